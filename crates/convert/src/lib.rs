@@ -1,1 +1,14 @@
-//! convert
+//! Executes a plan: reads each file of the checkpoint once, from front to back, and writes all artifacts.
+//!
+//! Workers take row blocks in the order of the input, encode them for every artifact and write each to its
+//! place; memory is workers × a block, whatever the model. Nothing here knows what a model means. Output
+//! appears under its final name only when it is complete and on disk; hashes are taken on the way.
+
+mod blocks;
+mod encode;
+mod manifest;
+mod run;
+mod target;
+
+pub use manifest::{ArtifactEntry, FileEntry, MANIFEST_SUFFIX, Manifest};
+pub use run::{Finished, Options, Progress, run};

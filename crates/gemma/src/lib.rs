@@ -1,1 +1,30 @@
-//! gemma
+//! What Gemma 4 is: its variants, the role of each tensor, the names and keys of its GGUF files.
+//!
+//! Everything that can be a table is one, in `formats/`: names and shapes of tensors, keys in their order,
+//! token types, named sizes. The code here fills the tables with what `config.json` and the tokenizer say.
+//! Bytes of containers are the business of `gguf` and `checkpoint`, types of tensors that of `plan`.
+
+mod card;
+mod config;
+mod formats;
+mod keys;
+mod model;
+mod tensors;
+mod vocabulary;
+
+pub use card::FIELDS as METADATA_FIELDS;
+pub use config::{Attention, Config, Kind};
+pub use formats::Store;
+pub use keys::{KeySources, Parameters, is_key, metadata};
+pub use model::Model;
+pub use tensors::{Dropped, Found, Inventory, Slot, is_role, slots};
+pub use vocabulary::Vocabulary;
+
+impl Config {
+    /// The name of this size, if it is one of the published ones: `E2B`, `E4B`, `12B`, `26B-A4B`, `31B`.
+    pub fn variant(&self) -> Option<&'static str> {
+        let named = formats::variants().variant.iter();
+        let mut matching = named.filter(|v| v.layers == self.layers() && v.hidden == self.hidden);
+        matching.next().map(|v| v.name.as_str())
+    }
+}

@@ -1,1 +1,15 @@
-//! plan
+//! From a recipe and a model to a plan: every output tensor, its input, type, file and offset.
+//!
+//! Planning reads nothing and writes nothing; a plan can be printed, compared and digested. `convert`
+//! executes it. Where a type comes from is data: `formats/gguf-presets.toml` and the recipes.
+
+mod build;
+mod presets;
+mod recipe;
+mod rules;
+mod types;
+
+pub use build::{Request, Shards, plan};
+pub use presets::{Preset, preset_names};
+pub use recipe::{Output, Recipe, TypeRule, Types, UnusedKv, Via};
+pub use types::{Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored};

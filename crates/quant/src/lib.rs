@@ -1,1 +1,78 @@
-//! quant
+//! Block codecs: rows of f32 to and from the types of GGUF files, with or without importance weights.
+//!
+//! The bytes equal those of llama.cpp's stock x86-64 build (ggml 0.25.3, `ggml-quants.c`), whatever the
+//! vector width: every sum runs in ggml's order, because a vector lane is a block of its own
+//! (see [`lanes`]). Goldens made by that build hold every type to it, at every [`Simd`] level.
+//!
+//! A type is one file in `types/`, listed in one table there; the searches for good scales that types
+//! share are in `search/`. This crate knows nothing of files, threads or models.
+
+mod float;
+mod lanes;
+mod search;
+mod simd;
+mod types;
+
+pub use simd::Simd;
+use tensor::DType;
+
+use types::{Rows, codec};
+
+/// Whether [`encode`] and [`decode`] know this type.
+pub fn can_encode(dtype: DType) -> bool {
+    codec(dtype).is_some()
+}
+
+/// Encodes whole rows of `cols` values each.
+///
+/// `importance` holds `cols` weights (one an input column, all ≥ 0) that are shared by the rows. It steers the
+/// search of the types that have a weighted one; the others ignore it, as ggml does.
+/// `out` receives exactly the encoded bytes. Values should be finite, see [`first_non_finite`]: others do no
+/// harm but to their own block.
+///
+/// # Panics
+/// When the sizes do not fit together, the type cannot be encoded or the CPU lacks `simd`:
+/// mistakes of the caller, not of its input.
+pub fn encode(
+    simd: Simd,
+    dtype: DType,
+    cols: usize,
+    x: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    let codec = codec(dtype).unwrap_or_else(|| panic!("{dtype} has no encoder"));
+    assert!(cols.is_multiple_of(dtype.block_len()), "{cols} columns are not whole blocks of {dtype}");
+    assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values are not whole rows of {cols}", x.len());
+    assert_eq!(out.len(), x.len() / dtype.block_len() * dtype.block_bytes(), "bytes of the output");
+    if let Some(weights) = importance {
+        assert_eq!(weights.len(), cols, "one importance weight a column");
+    }
+    codec.encode(simd, &Rows { x, cols, importance }, out);
+}
+
+/// Decodes whole blocks; `out` receives exactly their values.
+///
+/// # Panics
+/// As [`encode`].
+pub fn decode(simd: Simd, dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    let codec = codec(dtype).unwrap_or_else(|| panic!("{dtype} has no decoder"));
+    assert!(out.len().is_multiple_of(dtype.block_len()), "{} values are not whole blocks of {dtype}", out.len());
+    assert_eq!(bytes.len(), out.len() / dtype.block_len() * dtype.block_bytes(), "bytes of the input");
+    codec.decode(simd, bytes, out);
+}
+
+/// The index of the first infinity or NaN.
+pub fn first_non_finite(x: &[f32]) -> Option<usize> {
+    float::first_bad(x, |v| v.to_bits() & 0x7f80_0000 == 0x7f80_0000)
+}
+
+/// The index of the first block that cannot be right: a scale (or, in the plain types, a value) that is
+/// infinite or NaN. What `ggml_validate_row_data` refuses. Types without such values have no invalid block.
+///
+/// # Panics
+/// When `bytes` are not whole blocks of a type that [`can_encode`].
+pub fn invalid_block(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    assert!(bytes.len().is_multiple_of(dtype.block_bytes()), "{} bytes are not whole {dtype}", bytes.len());
+    codec(dtype)?.invalid_block(bytes)
+}

@@ -73,7 +73,7 @@ impl DType {
     /// Bytes that `cols` elements take. `None` when `cols` is not a whole number of blocks.
     pub const fn row_bytes(self, cols: u64) -> Option<u64> {
         let block = self.block_len() as u64;
-        if cols % block != 0 {
+        if !cols.is_multiple_of(block) {
             return None;
         }
         (cols / block).checked_mul(self.block_bytes() as u64)

@@ -1,0 +1,73 @@
+//! Small text and JSON files, whole, with errors that name file, line and column.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use tensor::{Error, Result};
+
+/// No companion file is near this; the largest, `tokenizer.json`, has 32 MB.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// The regular file at `path`, symlinks followed, and its size. `None` if there is none.
+///
+/// # Errors
+/// `Malformed` for a dangling link or something that is not a file (a pipe would block the reader for ever).
+pub(crate) fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>> {
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return match fs::read_link(path) {
+                Ok(to) => Err(Error::malformed(path.display(), "a link to a file that does not exist")
+                    .expected("a file", to.display())
+                    .help("the download is incomplete: fetch the model again")),
+                Err(_) => Ok(None),
+            };
+        }
+        Err(error) => return Err(Error::io(path.display(), &error)),
+    };
+    if !meta.is_file() {
+        let found = if meta.is_dir() { "a folder" } else { "a special file" };
+        return Err(Error::malformed(path.display(), "not a regular file").expected("a file", found));
+    }
+    let file = File::open(path).map_err(|e| Error::io(path.display(), &e))?;
+    let meta = file.metadata().map_err(|e| Error::io(path.display(), &e))?;
+    Ok(Some((file, meta)))
+}
+
+/// The UTF-8 text of a file, `None` if there is none.
+pub(crate) fn text(path: &Path) -> Result<Option<String>> {
+    let Some((file, meta)) = open(path)? else { return Ok(None) };
+    if meta.len() > MAX_BYTES {
+        return Err(Error::limit(path.display(), "the file is too large")
+            .expected(format!("at most {MAX_BYTES} bytes"), meta.len()));
+    }
+    let mut bytes = Vec::with_capacity(meta.len() as usize);
+    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|e| Error::io(path.display(), &e))?;
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|&&b| b == b'\n').count();
+        Error::malformed(format!("{}:{line}", path.display()), "not UTF-8 text")
+    })
+}
+
+/// As [`text`], with line ends as Python's text mode reads them: `\r\n` and `\r` become `\n`.
+pub(crate) fn text_lf(path: &Path) -> Result<Option<String>> {
+    Ok(text(path)?
+        .map(|text| if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }))
+}
+
+/// A JSON file, `None` if there is none.
+pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let Some(text) = text(path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|e| json_error(path.display(), &e))
+}
+
+/// `file:line:column: what serde says`.
+pub(crate) fn json_error(place: impl std::fmt::Display, error: &serde_json::Error) -> Error {
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    let problem = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    Error::malformed(format!("{place}:{line}:{column}"), problem)
+}

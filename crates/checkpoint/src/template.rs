@@ -1,0 +1,90 @@
+//! The chat templates, chosen as `SpecialVocab` in llama.cpp's `gguf-py/gguf/vocab.py` does.
+//!
+//! A `chat_template` key in `tokenizer_config.json` wins (even `null`, which means none); then
+//! `chat_template.jinja` with `additional_chat_templates/*.jinja`; then `chat_template.json`.
+//! Unlike there, a folder without `tokenizer_config.json` may have a template, and a value of the wrong
+//! type is an error instead of a warning.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tensor::{Error, Result};
+
+use crate::files;
+
+/// The templates of a model; most have only a default one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChatTemplates {
+    /// The template to use unless another is asked for by name.
+    pub default: Option<String>,
+    /// Others as (name, template), in the order of the file; those from a folder by name.
+    pub named: Vec<(String, String)>,
+}
+
+pub(crate) fn read(dir: &Path, tokenizer_config: Option<&Value>) -> Result<ChatTemplates> {
+    if let Some(value) = tokenizer_config.and_then(|c| c.get("chat_template")) {
+        return from_value(value, &dir.join("tokenizer_config.json"));
+    }
+    if let Some(default) = files::text_lf(&dir.join("chat_template.jinja"))? {
+        return Ok(ChatTemplates { default: Some(default), named: additional(dir)? });
+    }
+    let path = dir.join("chat_template.json");
+    match files::json::<Value>(&path)? {
+        Some(json) => from_value(json.get("chat_template").unwrap_or(&Value::Null), &path),
+        None => Ok(ChatTemplates::default()),
+    }
+}
+
+/// A string, or a list of `{"name": …, "template": …}`; of two with the same name the last counts.
+fn from_value(value: &Value, path: &Path) -> Result<ChatTemplates> {
+    let wrong = |found: &Value| {
+        Error::malformed(format!("{}: chat_template", path.display()), "not a template")
+            .expected("a string or a list of {name, template}", found)
+    };
+    let mut templates = ChatTemplates::default();
+    match value {
+        Value::Null => {}
+        Value::String(text) => templates.default = Some(text.clone()),
+        Value::Array(list) => {
+            for entry in list {
+                match (entry.get("name"), entry.get("template")) {
+                    (Some(Value::String(name)), Some(Value::String(text))) => {
+                        templates.add(name, text.clone())
+                    }
+                    _ => return Err(wrong(entry)),
+                }
+            }
+        }
+        other => return Err(wrong(other)),
+    }
+    Ok(templates)
+}
+
+fn additional(dir: &Path) -> Result<Vec<(String, String)>> {
+    let dir = dir.join("additional_chat_templates");
+    let Ok(entries) = fs::read_dir(&dir) else { return Ok(Vec::new()) };
+    let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
+    paths.retain(|p| p.extension().is_some_and(|e| e == "jinja"));
+    paths.sort();
+    let mut templates = ChatTemplates::default();
+    for path in paths {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        if let Some(text) = files::text_lf(&path)? {
+            templates.add(&name, text);
+        }
+    }
+    Ok(templates.named)
+}
+
+impl ChatTemplates {
+    fn add(&mut self, name: &str, text: String) {
+        if name == "default" {
+            self.default = Some(text);
+        } else if let Some(same) = self.named.iter_mut().find(|(n, _)| n == name) {
+            same.1 = text;
+        } else {
+            self.named.push((name.to_owned(), text));
+        }
+    }
+}

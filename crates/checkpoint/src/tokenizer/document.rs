@@ -1,0 +1,181 @@
+//! `tokenizer.json` as serde reads it: the vocabulary and the merges straight into [`Strings`].
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use super::AddedToken;
+
+/// Only the type of the model, for a file that is not a [`Document`].
+#[derive(Deserialize)]
+pub(super) struct Probe {
+    pub(super) model: ProbeModel,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ProbeModel {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Document {
+    #[serde(default)]
+    pub(super) added_tokens: Vec<AddedToken>,
+    #[serde(default)]
+    pub(super) normalizer: Value,
+    #[serde(default)]
+    pub(super) pre_tokenizer: Value,
+    #[serde(default)]
+    pub(super) post_processor: Value,
+    #[serde(default)]
+    pub(super) decoder: Value,
+    pub(super) model: Model,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Model {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) byte_fallback: bool,
+    pub(super) unk_token: Option<String>,
+    pub(super) vocab: Vocab,
+    pub(super) merges: Merges,
+}
+
+/// Many strings in one.
+#[derive(Debug, Default)]
+pub(super) struct Strings {
+    text: String,
+    ends: Vec<u32>,
+}
+
+impl Strings {
+    /// Ends are 32 bits wide, so 4 GiB of text are the limit; `files` has refused such a file already.
+    fn push(&mut self, string: &str) {
+        self.text.push_str(string);
+        self.ends.push(self.text.len() as u32);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn get(&self, index: usize) -> &str {
+        let start = index.checked_sub(1).map_or(0, |i| self.ends[i]);
+        &self.text[start as usize..self.ends[index] as usize]
+    }
+}
+
+/// Reads a string to the end of a [`Strings`].
+impl<'de> DeserializeSeed<'de> for &mut Strings {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for &mut Strings {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E>(self, string: &str) -> Result<(), E> {
+        self.push(string);
+        Ok(())
+    }
+}
+
+/// `{"token": id, …}`.
+#[derive(Default)]
+pub(super) struct Vocab {
+    pub(super) tokens: Strings,
+    pub(super) ids: Vec<u32>,
+}
+
+impl<'de> Deserialize<'de> for Vocab {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Vocab::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Vocab {
+    type Value = Vocab;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a vocabulary of token: id")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Vocab, A::Error> {
+        while map.next_key_seed(&mut self.tokens)?.is_some() {
+            self.ids.push(map.next_value()?);
+        }
+        Ok(self)
+    }
+}
+
+/// A list of `["left", "right"]` or, before tokenizers 0.20, `"left right"`.
+pub(super) struct Merges(pub(super) Strings);
+
+impl<'de> Deserialize<'de> for Merges {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Merges(Strings::default()))
+    }
+}
+
+impl<'de> Visitor<'de> for Merges {
+    type Value = Merges;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of merges")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Merges, A::Error> {
+        while list.next_element_seed(Merge(&mut self.0))?.is_some() {}
+        Ok(self)
+    }
+}
+
+struct Merge<'a>(&'a mut Strings);
+
+impl<'de> DeserializeSeed<'de> for Merge<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Merge<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"a merge, ["left", "right"] or "left right""#)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        let parts = text.split_once(' ').filter(|(_, right)| !right.contains(' '));
+        let (left, right) = parts.ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))?;
+        self.0.push(left);
+        self.0.push(right);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<(), A::Error> {
+        for found in 0..2 {
+            if pair.next_element_seed(&mut *self.0)?.is_none() {
+                return Err(A::Error::invalid_length(found, &self));
+            }
+        }
+        match pair.next_element::<IgnoredAny>()? {
+            None => Ok(()),
+            Some(_) => Err(A::Error::invalid_length(3, &self)),
+        }
+    }
+}

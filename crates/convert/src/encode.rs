@@ -1,0 +1,107 @@
+//! One block of rows: from the bytes of the checkpoint to the bytes of each artifact.
+
+use quant::Simd;
+use tensor::{DType, Error, Result};
+
+use crate::blocks::{Use, Wanted};
+
+/// Buffers that a worker keeps from block to block.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    values: Vec<f32>,
+    rounded: Vec<f32>,
+    narrow: Vec<u8>,
+    pub(crate) encoded: Vec<u8>,
+}
+
+/// What is wrong with a block.
+pub(crate) enum Flaw {
+    /// A value is not finite; where and how many of them there are is for [`report`] to find out.
+    NotFinite,
+    /// The values cannot be stored in the type that was chosen.
+    Overflow(Error),
+}
+
+impl Scratch {
+    /// Widens a block and checks that every value is finite.
+    pub(crate) fn load(&mut self, simd: Simd, wanted: &Wanted, bytes: &[u8]) -> Result<(), Flaw> {
+        let count = bytes.len() / wanted.stored.dtype.block_bytes();
+        self.values.resize(count, 0.0);
+        quant::decode(simd, wanted.stored.dtype, bytes, &mut self.values);
+        match quant::first_non_finite(&self.values) {
+            Some(_) => Err(Flaw::NotFinite),
+            None => Ok(()),
+        }
+    }
+
+    /// Encodes the loaded block for one use, into `self.encoded`.
+    pub(crate) fn encode(&mut self, simd: Simd, wanted: &Wanted, to: &Use) -> Result<(), Flaw> {
+        let values = match to.via {
+            Some(via) => {
+                self.narrow.resize(self.values.len() * via.block_bytes(), 0);
+                quant::encode(simd, via, wanted.cols, &self.values, None, &mut self.narrow);
+                self.rounded.resize(self.values.len(), 0.0);
+                quant::decode(simd, via, &self.narrow, &mut self.rounded);
+                &self.rounded
+            }
+            None => &self.values,
+        };
+        let dtype = to.desc.dtype;
+        self.encoded.resize(values.len() / dtype.block_len() * dtype.block_bytes(), 0);
+        quant::encode(simd, dtype, wanted.cols, values, None, &mut self.encoded);
+        match quant::invalid_block(dtype, &self.encoded) {
+            None => Ok(()),
+            Some(_) => Err(Flaw::Overflow(
+                Error::unsupported(
+                    format!("tensor {}", wanted.stored.tensor),
+                    format!("its values are too large for {dtype}"),
+                )
+                .expected(format!("values whose scale fits into {}", scale(dtype)), largest(values))
+                .help("Choose another type for this tensor, such as bf16."),
+            )),
+        }
+    }
+}
+
+fn scale(dtype: DType) -> &'static str {
+    if dtype.is_quantized() { "an f16" } else { "the type" }
+}
+
+fn largest(values: &[f32]) -> String {
+    format!("{:e}", values.iter().fold(0f32, |max, v| max.max(v.abs())))
+}
+
+/// Describes the values of a tensor that are not finite. `read` gives its bytes in pieces of whole elements.
+pub(crate) fn report(
+    wanted: &Wanted,
+    file: &str,
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
+) -> Result<Error> {
+    const PIECE: u64 = 1 << 20;
+    let dtype = wanted.stored.dtype;
+    let size = dtype.block_bytes() as u64;
+    let (mut count, mut first) = (0u64, None);
+    let mut bytes = Vec::new();
+    let mut values = Vec::new();
+    let mut at = 0;
+    while at < wanted.stored.bytes {
+        let piece = PIECE.min(wanted.stored.bytes - at);
+        bytes.resize(piece as usize, 0);
+        values.resize((piece / size) as usize, 0.0);
+        read(at, &mut bytes)?;
+        quant::decode(Simd::detect(), dtype, &bytes, &mut values);
+        for (i, value) in values.iter().enumerate().filter(|(_, v)| !v.is_finite()) {
+            count += 1;
+            first.get_or_insert((at / size + i as u64, *value));
+        }
+        at += piece;
+    }
+    let (index, value) = first.unwrap_or((0, f32::NAN));
+    let cols = wanted.cols as u64;
+    Ok(Error::malformed(
+        format!("{file}: tensor {}", wanted.stored.tensor),
+        format!("{count} values are not finite, the first at element {index} (row {}, column {})", index / cols, index % cols),
+    )
+    .expected("finite weights", value)
+    .help("The checkpoint is damaged or its training diverged; no output was written."))
+}

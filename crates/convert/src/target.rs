@@ -1,0 +1,222 @@
+//! A file in the making: written at any position, hashed in order, renamed when complete.
+//!
+//! The temporary lies beside the target as `NAME.partial`, locked against a second run; one left behind by a
+//! killed run is taken over. Rows arrive in the order of the input, SHA-256 needs the order of the file: finished
+//! stretches are noted, and the gapless beginning is read back (from the page cache, as it was just written).
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError as TryMutexError};
+
+use sha2::{Digest, Sha256};
+use tensor::{Error, Result};
+
+/// Bytes read back and hashed at a time.
+const HASH_BYTES: usize = 1 << 20;
+
+pub(crate) struct Target {
+    path: PathBuf,
+    partial: PathBuf,
+    file: File,
+    len: u64,
+    done: Mutex<Done>,
+    hash: Mutex<Hash>,
+    published: bool,
+    /// An unfinished file of an earlier run was there.
+    pub(crate) took_over: bool,
+}
+
+/// Stretches that are written, from start to end, none touching another.
+#[derive(Default)]
+struct Done(BTreeMap<u64, u64>);
+
+struct Hash {
+    state: Sha256,
+    bytes: u64,
+    buffer: Vec<u8>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // a panic elsewhere leaves plain numbers behind, which are still right
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Target {
+    /// Opens the temporary for `path`, which will have `len` bytes, all zero at first.
+    pub(crate) fn create(path: &Path, len: u64) -> Result<Target> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".partial");
+        let partial = PathBuf::from(name);
+        let took_over = partial.exists();
+        let fail = |e: std::io::Error| Error::write(partial.display(), &e);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&partial).map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::target(partial.display(), "another run is writing this file")
+                    .help("Wait for it to end, or choose another target."));
+            }
+            Err(TryLockError::Error(e)) => return Err(fail(e)),
+        }
+        file.set_len(0).and_then(|()| file.set_len(len)).map_err(fail)?;
+        let hash = Hash { state: Sha256::new(), bytes: 0, buffer: Vec::new() };
+        Ok(Target {
+            path: path.to_owned(),
+            partial,
+            file,
+            len,
+            done: Mutex::default(),
+            hash: Mutex::new(hash),
+            published: false,
+            took_over,
+        })
+    }
+
+    fn fail(&self, error: &std::io::Error) -> Error {
+        let fault = Error::write(self.path.display(), error);
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                fault.expected(format!("room for {} bytes", self.len), "a full disk")
+            }
+            _ => fault,
+        }
+    }
+
+    /// Writes `bytes` at `offset`. The stretch up to `end` counts as done, so that padding after it is covered.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8], end: u64) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|e| self.fail(&e))?;
+        locked(&self.done).add(offset, end);
+        Ok(())
+    }
+
+    /// Hashes up to `limit` bytes of the gapless beginning, unless another worker is at it.
+    pub(crate) fn hash_some(&self, limit: u64) -> Result<()> {
+        match self.hash.try_lock() {
+            Ok(mut hash) => self.hash_to(&mut hash, limit),
+            Err(TryMutexError::WouldBlock | TryMutexError::Poisoned(_)) => Ok(()),
+        }
+    }
+
+    fn hash_to(&self, hash: &mut Hash, limit: u64) -> Result<()> {
+        let end = locked(&self.done).beginning().min(hash.bytes.saturating_add(limit));
+        hash.buffer.resize(HASH_BYTES, 0);
+        while hash.bytes < end {
+            let count = ((end - hash.bytes) as usize).min(HASH_BYTES);
+            let Hash { state, bytes, buffer } = hash;
+            self.file.read_exact_at(&mut buffer[..count], *bytes).map_err(|e| self.fail(&e))?;
+            state.update(&buffer[..count]);
+            *bytes += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Starts writing to the disk what is in the page cache, and waits for it.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| self.fail(&e))
+    }
+
+    /// Hashes the rest. Call when everything is written.
+    pub(crate) fn digest(&self) -> Result<String> {
+        let mut hash = locked(&self.hash);
+        self.hash_to(&mut hash, u64::MAX)?;
+        if hash.bytes != self.len {
+            return Err(Error::target(self.path.display(), "a stretch of the file was never written")
+                .expected(format!("{} bytes", self.len), hash.bytes)
+                .help("This is a fault of gemma-convert: please report it with the command."));
+        }
+        Ok(hash.state.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Gives the file its name.
+    pub(crate) fn publish(&mut self) -> Result<()> {
+        self.file.sync_all().map_err(|e| self.fail(&e))?;
+        std::fs::rename(&self.partial, &self.path).map_err(|e| self.fail(&e))?;
+        self.published = true;
+        Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Drop for Target {
+    /// A run that fails leaves nothing behind.
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = std::fs::remove_file(&self.partial); // nothing more can be done about it
+        }
+    }
+}
+
+impl Done {
+    fn add(&mut self, mut start: u64, mut end: u64) {
+        if let Some((&before, &until)) = self.0.range(..=start).next_back()
+            && until >= start
+        {
+            start = before;
+            end = end.max(until);
+        }
+        while let Some((&next, &until)) = self.0.range(start..).next().filter(|(next, _)| **next <= end) {
+            end = end.max(until);
+            self.0.remove(&next);
+        }
+        self.0.insert(start, end);
+    }
+
+    /// How far the file is written without a gap.
+    fn beginning(&self) -> u64 {
+        self.0.first_key_value().filter(|(start, _)| **start == 0).map_or(0, |(_, end)| *end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_join() {
+        let mut done = Done::default();
+        done.add(10, 20);
+        done.add(30, 40);
+        assert_eq!(done.beginning(), 0);
+        done.add(0, 10);
+        assert_eq!(done.beginning(), 20);
+        done.add(20, 30);
+        assert_eq!(done.beginning(), 40);
+        assert_eq!(done.0.len(), 1);
+    }
+
+    #[test]
+    fn a_target_appears_only_when_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.gguf");
+        let mut target = Target::create(&path, 64).unwrap();
+        target.write(32, &[1; 32], 64).unwrap();
+        assert!(target.digest().is_err(), "the beginning is missing");
+        target.write(0, &[2; 8], 32).unwrap();
+        assert!(Target::create(&path, 64).err().unwrap().problem().contains("another run"));
+        // sha256 of 8 bytes of 2, 24 of 0, 32 of 1
+        let bytes = [[2; 8].as_slice(), &[0; 24], &[1; 32]].concat();
+        let expected: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(target.digest().unwrap(), expected);
+        assert!(!path.exists());
+        target.publish().unwrap();
+        drop(target);
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_dropped_target_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Target::create(&dir.path().join("x.gguf"), 64).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

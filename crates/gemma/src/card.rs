@@ -1,0 +1,203 @@
+//! `general.*`: names, licence and origin, from the recipe or the model card.
+//!
+//! gguf-py also guesses them from the name of the folder; this does not. A model without a card has no name.
+//! Titles and hub addresses are made as `gguf-py/gguf/metadata.py` does.
+
+use gguf::Metadata;
+use serde_json::Value as Json;
+
+use crate::KeySources;
+use crate::formats::KeyRow;
+use crate::keys::Parameters;
+
+/// The fields of a card that stand for a key, first match wins.
+const ALIASES: &[(&str, &[&str])] = &[
+    ("name", &["name", "model_name"]),
+    ("author", &["author", "model_author", "model_creator"]),
+    ("version", &["version", "model_version"]),
+    ("organization", &["organization", "model_organization"]),
+    ("description", &["description", "model_description"]),
+    ("finetune", &["finetune", "model_finetune"]),
+    ("basename", &["basename", "model_basename", "model_type"]),
+    ("size_label", &["size_label", "model_size_label"]),
+    ("source_url", &["url", "model_url"]),
+    ("source_repo_url", &["repo_url", "model_repo_url"]),
+];
+
+/// The fields that a recipe's `[metadata]` may have.
+pub const FIELDS: &[&str] = &[
+    "name",
+    "author",
+    "version",
+    "organization",
+    "finetune",
+    "basename",
+    "description",
+    "quantized_by",
+    "size_label",
+    "license",
+    "license_name",
+    "license_link",
+    "url",
+    "source_url",
+    "source_repo_url",
+    "tags",
+    "languages",
+];
+
+/// One `card.…` value of the key table.
+pub(crate) fn field(from: &KeySources<'_>, field: &str) -> Option<Json> {
+    if let Some(named) = from.names.get(field) {
+        return Some(named.clone());
+    }
+    let card = from.card;
+    match field {
+        "license" => card.license().map(Json::from),
+        "license_name" => card.license_name().map(Json::from),
+        "license_link" => card.license_link().map(Json::from),
+        "tags" => Some(card.tags().into()),
+        "languages" => Some(card.languages().into()),
+        _ => {
+            let aliases = ALIASES.iter().find(|(name, _)| *name == field).map(|(_, aliases)| *aliases)?;
+            let text = card.text(aliases).map(Json::from);
+            if field == "size_label" {
+                text.or_else(|| Some(size_label(from.parameters).into()))
+            } else {
+                text
+            }
+        }
+    }
+}
+
+/// `general.base_model.*` and `general.dataset.*`: a count, then the fields of each entry.
+pub(crate) fn listed(from: &KeySources<'_>, row: &KeyRow, metadata: &mut Metadata) {
+    let entries = match row.value.as_str() {
+        "card.base_models" => from.card.base_models(),
+        _ => from.card.datasets(),
+    };
+    if entries.is_empty() {
+        return;
+    }
+    let stem = row.key.trim_end_matches(".*");
+    metadata.insert(format!("{stem}.count"), entries.len() as u32);
+    for (number, entry) in entries.iter().enumerate() {
+        for (field, text) in described(entry) {
+            metadata.insert(format!("{stem}.{number}.{field}"), text);
+        }
+    }
+}
+
+/// Name, organization and address of a model or data set given as a hub id, an address or a mapping.
+fn described(entry: &Json) -> Vec<(&'static str, String)> {
+    const FIELDS: [&str; 9] =
+        ["name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url"];
+    match entry {
+        Json::Object(map) => {
+            FIELDS.iter().filter_map(|&field| Some((field, map.get(field)?.as_str()?.to_owned()))).collect()
+        }
+        Json::String(id) if id.contains("://") => {
+            let hub = id
+                .split_once("huggingface.co/")
+                .map(|(_, path)| path)
+                .filter(|path| path.matches('/').count() == 1);
+            let mut fields = hub.map_or(Vec::new(), names);
+            fields.push(("repo_url", id.clone()));
+            fields
+        }
+        Json::String(id) => {
+            let mut fields = names(id);
+            if id.contains('/') {
+                fields.push(("repo_url", format!("https://huggingface.co/{id}")));
+            }
+            fields
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// `owner/model-name` as titles.
+fn names(id: &str) -> Vec<(&'static str, String)> {
+    match id.split_once('/') {
+        Some((owner, model)) => vec![("name", title(model)), ("organization", title(owner))],
+        None => vec![("name", title(id))],
+    }
+}
+
+/// `gemma-4-E2B-it` → `Gemma 4 E2B It`: words in lower case get a capital, unless they are a version.
+fn title(id: &str) -> String {
+    let version = |word: &str| {
+        let digits = word.strip_prefix('v').unwrap_or(word);
+        let numbers = digits.split('.').all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        word.starts_with(|c: char| c.is_ascii_digit()) || word.starts_with('v') && numbers
+    };
+    let lower = |word: &str| word.chars().any(char::is_lowercase) && !word.chars().any(char::is_uppercase);
+    let capital = |word: &str| {
+        // as Python's str.title: a letter after anything but a letter is upper case
+        let mut after_letter = false;
+        let mut out = String::new();
+        for c in word.chars() {
+            if after_letter {
+                out.push(c)
+            } else {
+                out.extend(c.to_uppercase())
+            }
+            after_letter = c.is_alphabetic();
+        }
+        out
+    };
+    let words = id.trim().replace('-', " ");
+    let words = words.split_whitespace();
+    let titled =
+        words.map(|word| if lower(word) && !version(word) { capital(word) } else { word.to_owned() });
+    titled.collect::<Vec<_>>().join(" ")
+}
+
+/// `4.6B`, `128x2.6B`: parameters, with experts times the size of the model with one expert.
+fn size_label(parameters: Parameters) -> String {
+    let size = rounded(parameters.shared + parameters.one_expert);
+    match parameters.experts {
+        0 => size,
+        experts => format!("{experts}x{size}"),
+    }
+}
+
+/// Two significant digits at least, with the letter of the thousands.
+fn rounded(count: u64) -> String {
+    let count = count as f64;
+    let (scale, letter) = match count {
+        n if n > 1e12 => (1e-12, 'T'),
+        n if n > 1e9 => (1e-9, 'B'),
+        n if n > 1e6 => (1e-6, 'M'),
+        _ => (1e-3, 'K'),
+    };
+    let scaled = count * scale;
+    let digits = match scaled.round_ties_even() {
+        0.0 => 0,
+        whole => format!("{whole}").len(),
+    };
+    format!("{scaled:.*}{letter}", 2usize.saturating_sub(digits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_are_python_titles() {
+        assert_eq!(title("gemma-4-E2B-it"), "Gemma 4 E2B It");
+        assert_eq!(title("google"), "Google");
+        assert_eq!(title("my-model-v1.5-31B"), "My Model v1.5 31B");
+    }
+
+    #[test]
+    fn size_labels() {
+        let dense = |shared| size_label(Parameters { shared, ..Parameters::default() });
+        assert_eq!(dense(4_647_450_147), "4.6B");
+        assert_eq!(dense(30_697_345_596), "31B");
+        assert_eq!(dense(7_404_000), "7.4M");
+        assert_eq!(
+            size_label(Parameters { shared: 2_000_000_000, one_expert: 600_000_000, experts: 128 }),
+            "128x2.6B"
+        );
+    }
+}

@@ -1,0 +1,340 @@
+//! `config.json` as facts about a text model.
+//!
+//! Two dialects say the same: the published files name the sizes of full-attention layers
+//! (`global_head_dim`, `num_global_key_value_heads`), transformers writes them back as `per_layer_config`.
+//! Text-only fine-tunes have the text fields at the top. Defaults are those of transformers'
+//! `Gemma4TextConfig`. Vision, audio and draft fields are not read here.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tensor::{Error, Result};
+
+/// What kind of attention a layer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// Sees the last `sliding_window` positions.
+    Sliding,
+    /// Sees everything before it.
+    Full,
+}
+
+/// What a checkpoint folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A text model with image (and audio) towers.
+    Multimodal,
+    /// The 12B: image patches and audio samples go into the text model without a tower.
+    Unified,
+    /// A text model alone.
+    Text,
+}
+
+/// The text model's configuration. Sizes count elements, layers are numbered from 0.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `architectures[0]`.
+    pub architecture: String,
+    /// What the folder holds.
+    pub kind: Kind,
+    /// One entry a layer.
+    pub attention: Vec<Attention>,
+    /// `hidden_size`.
+    pub hidden: u64,
+    /// `intermediate_size`, before any doubling.
+    pub ffn: u64,
+    /// `use_double_wide_mlp`: layers that share K/V have twice the `ffn`.
+    pub double_wide: bool,
+    /// `num_attention_heads`.
+    pub heads: u64,
+    /// `num_key_value_heads` of sliding layers.
+    pub kv_heads: u64,
+    /// K/V heads of full layers, where the config gives them a number of their own.
+    pub full_kv_heads: Option<u64>,
+    /// `head_dim` of sliding layers.
+    pub head_dim: u64,
+    /// Head size of full layers.
+    pub full_head_dim: u64,
+    /// `attention_k_eq_v`: full layers have no value projection, the key projection serves.
+    pub k_eq_v: bool,
+    /// `num_kv_shared_layers`: the last so many layers read the K/V of an earlier one.
+    pub shared_kv_layers: u64,
+    /// `hidden_size_per_layer_input`; 0 without per-layer embeddings.
+    pub ple: u64,
+    /// `vocab_size`.
+    pub vocab: u64,
+    /// `vocab_size_per_layer_input`.
+    pub vocab_ple: u64,
+    /// `num_experts`; `None` in dense models.
+    pub experts: Option<u64>,
+    /// `top_k_experts`.
+    pub experts_used: Option<u64>,
+    /// `expert_intermediate_size` or `moe_intermediate_size`.
+    pub expert_ffn: Option<u64>,
+    /// `max_position_embeddings`.
+    pub context: u64,
+    /// `sliding_window`.
+    pub window: u64,
+    /// `rms_norm_eps`.
+    pub norm_eps: f32,
+    /// `final_logit_softcapping`, if any.
+    pub softcap: Option<f32>,
+    /// RoPE base of full layers.
+    pub rope_base: f32,
+    /// RoPE base of sliding layers.
+    pub rope_base_swa: f32,
+    /// Fraction of a full layer's head that is rotated.
+    pub rotary_fraction: f64,
+    /// `tie_word_embeddings`.
+    pub tied: bool,
+}
+
+#[derive(Deserialize)]
+struct Rope {
+    rope_theta: f32,
+    partial_rotary_factor: Option<f64>,
+    rope_type: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LayerConfig {
+    head_dim: Option<u64>,
+    num_key_value_heads: Option<u64>,
+}
+
+/// The fields of the text model, as they are in the file.
+#[derive(Deserialize)]
+struct Raw {
+    num_hidden_layers: u64,
+    layer_types: Option<Vec<String>>,
+    hidden_size: u64,
+    intermediate_size: u64,
+    use_double_wide_mlp: Option<bool>,
+    num_attention_heads: u64,
+    num_key_value_heads: u64,
+    num_global_key_value_heads: Option<u64>,
+    head_dim: u64,
+    global_head_dim: Option<u64>,
+    per_layer_config: Option<BTreeMap<String, LayerConfig>>,
+    attention_k_eq_v: Option<bool>,
+    num_kv_shared_layers: Option<u64>,
+    hidden_size_per_layer_input: Option<u64>,
+    vocab_size: u64,
+    vocab_size_per_layer_input: Option<u64>,
+    enable_moe_block: Option<bool>,
+    num_experts: Option<u64>,
+    top_k_experts: Option<u64>,
+    expert_intermediate_size: Option<u64>,
+    moe_intermediate_size: Option<u64>,
+    max_position_embeddings: u64,
+    sliding_window: u64,
+    rms_norm_eps: Option<f32>,
+    final_logit_softcapping: Option<f32>,
+    rope_parameters: Option<BTreeMap<String, Rope>>,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    hidden_activation: Option<String>,
+}
+
+const FILE: &str = "config.json";
+
+fn field(name: &str) -> String {
+    format!("{FILE}: {name}")
+}
+
+impl Config {
+    /// Reads the text model's configuration out of a whole `config.json`.
+    ///
+    /// # Errors
+    /// `Unsupported` for another architecture, `Malformed` for a missing, mistyped or contradictory field.
+    pub fn from_json(json: &Value) -> Result<Config> {
+        let (architecture, kind) = architecture(json)?;
+        if !json.get("quantization_config").is_none_or(Value::is_null) {
+            return Err(Error::unsupported(
+                field("quantization_config"),
+                "this checkpoint is already quantised",
+            )
+            .help("Give the BF16 checkpoint that it was made from."));
+        }
+        let text = match json.get("text_config") {
+            Some(text) if !text.is_null() => text,
+            _ => json,
+        };
+        let raw = Raw::deserialize(text).map_err(|e| Error::malformed(FILE, e))?;
+        let tied =
+            raw.tie_word_embeddings.or_else(|| json.get("tie_word_embeddings")?.as_bool()).unwrap_or(true);
+        Config::from_raw(raw, architecture, kind, tied)
+    }
+
+    fn from_raw(raw: Raw, architecture: String, kind: Kind, tied: bool) -> Result<Config> {
+        if raw.num_hidden_layers == 0 || raw.num_hidden_layers > 1000 {
+            return Err(Error::malformed(field("num_hidden_layers"), "no such number of layers")
+                .expected("1 to 1000", raw.num_hidden_layers));
+        }
+        let attention = attention(&raw)?;
+        let shared_kv_layers = raw.num_kv_shared_layers.unwrap_or(0);
+        check_donors(&attention, shared_kv_layers)?;
+        if raw.attention_bias == Some(true) {
+            return Err(Error::unsupported(field("attention_bias"), "Gemma 4 has no attention bias"));
+        }
+        if let Some(other) = raw.hidden_activation.as_deref().filter(|&a| a != "gelu_pytorch_tanh") {
+            return Err(Error::unsupported(
+                field("hidden_activation"),
+                "GGUF has no key for another activation",
+            )
+            .expected("gelu_pytorch_tanh", other));
+        }
+
+        // The first full layer speaks for all of them, as in the stock converter.
+        let full = attention.iter().position(|&a| a == Attention::Full);
+        let per_layer = raw.per_layer_config.as_ref().and_then(|all| all.get(&full?.to_string()));
+        let full_head_dim = raw.global_head_dim.or_else(|| per_layer?.head_dim).unwrap_or(512);
+        let k_eq_v = raw.attention_k_eq_v.unwrap_or(false);
+        let full_kv_heads = if raw.per_layer_config.is_some() {
+            per_layer.and_then(|l| l.num_key_value_heads)
+        } else {
+            // transformers ignores the number where keys and values have weights of their own
+            raw.num_global_key_value_heads.filter(|_| k_eq_v)
+        };
+
+        let rope = raw.rope_parameters.unwrap_or_default();
+        let full_rope = rope.get("full_attention");
+        if let Some(kind) = full_rope.and_then(|r| r.rope_type.as_deref()).filter(|&t| t != "proportional") {
+            return Err(Error::unsupported(
+                field("rope_parameters.full_attention.rope_type"),
+                "no such RoPE in Gemma 4",
+            )
+            .expected("proportional", kind));
+        }
+        let experts = raw.num_experts.filter(|_| raw.enable_moe_block != Some(false));
+
+        Ok(Config {
+            architecture,
+            kind,
+            attention,
+            hidden: raw.hidden_size,
+            ffn: raw.intermediate_size,
+            double_wide: raw.use_double_wide_mlp.unwrap_or(false),
+            heads: raw.num_attention_heads,
+            kv_heads: raw.num_key_value_heads,
+            full_kv_heads,
+            head_dim: raw.head_dim,
+            full_head_dim,
+            k_eq_v,
+            shared_kv_layers,
+            ple: raw.hidden_size_per_layer_input.unwrap_or(0),
+            vocab: raw.vocab_size,
+            vocab_ple: raw.vocab_size_per_layer_input.unwrap_or(raw.vocab_size),
+            experts,
+            experts_used: raw.top_k_experts,
+            expert_ffn: raw.expert_intermediate_size.or(raw.moe_intermediate_size),
+            context: raw.max_position_embeddings,
+            window: raw.sliding_window,
+            norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
+            softcap: raw.final_logit_softcapping.filter(|&s| s != 0.0),
+            rope_base: full_rope.map_or(1e6, |r| r.rope_theta),
+            rope_base_swa: rope.get("sliding_attention").map_or(1e4, |r| r.rope_theta),
+            rotary_fraction: full_rope.and_then(|r| r.partial_rotary_factor).unwrap_or(0.25),
+            tied,
+        })
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.attention.len()
+    }
+
+    /// True for the layers at the end that read the K/V of an earlier layer.
+    pub fn shares_kv(&self, layer: usize) -> bool {
+        (layer as u64) + self.shared_kv_layers >= self.layers() as u64
+    }
+
+    /// Head size of a layer.
+    pub fn head_dim_of(&self, layer: usize) -> u64 {
+        match self.attention[layer] {
+            Attention::Sliding => self.head_dim,
+            Attention::Full => self.full_head_dim,
+        }
+    }
+
+    /// K/V heads of a layer.
+    pub fn kv_heads_of(&self, layer: usize) -> u64 {
+        match self.attention[layer] {
+            Attention::Sliding => self.kv_heads,
+            Attention::Full => self.full_kv_heads.unwrap_or(self.kv_heads),
+        }
+    }
+
+    /// Width of a layer's feed-forward network.
+    pub fn ffn_of(&self, layer: usize) -> u64 {
+        if self.double_wide && self.shares_kv(layer) { 2 * self.ffn } else { self.ffn }
+    }
+
+    /// `rope_freqs`: divisors of the rotation frequencies of full layers, one a pair of dimensions.
+    /// The pairs beyond the rotary fraction get 1e30, which stops them from turning.
+    pub fn rope_freqs(&self) -> Vec<f32> {
+        let pairs = self.full_head_dim / 2;
+        let turning = (self.full_head_dim as f64 * self.rotary_fraction / 2.0) as u64;
+        (0..pairs).map(|i| if i < turning { 1.0 } else { 1e30 }).collect()
+    }
+}
+
+fn architecture(json: &Value) -> Result<(String, Kind)> {
+    let known = &crate::formats::variants().architectures;
+    let supported = || known.keys().cloned().collect::<Vec<_>>().join(", ");
+    let place = field("architectures");
+    let Some(name) = json.pointer("/architectures/0").and_then(Value::as_str) else {
+        return Err(Error::malformed(place, "the model's architecture is not named")
+            .expected(supported(), json.get("architectures").unwrap_or(&Value::Null)));
+    };
+    match known.get(name) {
+        Some(&kind) => Ok((name.to_owned(), kind)),
+        None => {
+            let error = Error::unsupported(place, "unknown architecture").expected(supported(), name);
+            Err(if name.ends_with("AssistantForCausalLM") {
+                error.help("This is a draft model; this version converts only the models it drafts for.")
+            } else {
+                error
+            })
+        }
+    }
+}
+
+fn attention(raw: &Raw) -> Result<Vec<Attention>> {
+    let layers = raw.num_hidden_layers as usize;
+    let Some(types) = &raw.layer_types else {
+        // transformers: five sliding layers to a full one, the last layer full
+        let full = |i: usize| (i + 1).is_multiple_of(6) || i + 1 == layers;
+        return Ok((0..layers).map(|i| if full(i) { Attention::Full } else { Attention::Sliding }).collect());
+    };
+    if types.len() != layers {
+        return Err(
+            Error::malformed(field("layer_types"), "not one entry a layer").expected(layers, types.len())
+        );
+    }
+    let parse = |(i, name): (usize, &String)| match name.as_str() {
+        "sliding_attention" => Ok(Attention::Sliding),
+        "full_attention" => Ok(Attention::Full),
+        other => Err(Error::malformed(field(&format!("layer_types[{i}]")), "unknown kind of layer")
+            .expected("sliding_attention or full_attention", other)),
+    };
+    types.iter().enumerate().map(parse).collect()
+}
+
+/// Each layer that shares K/V needs an earlier layer of its kind that has them.
+fn check_donors(attention: &[Attention], shared: u64) -> Result<()> {
+    let place = || field("num_kv_shared_layers");
+    let Some(owners) = (attention.len() as u64).checked_sub(shared) else {
+        return Err(Error::malformed(place(), "more than there are layers")
+            .expected(format!("at most {}", attention.len()), shared));
+    };
+    let (owners, sharing) = attention.split_at(owners as usize);
+    match sharing.iter().find(|kind| !owners.contains(kind)) {
+        Some(kind) => {
+            Err(Error::malformed(place(), format!("no layer is left to own the K/V of {kind:?} layers")))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,260 @@
+//! The keys of a GGUF: the table `formats/gemma4.keys.toml` filled with the facts of a checkpoint.
+
+use std::collections::BTreeMap;
+
+use checkpoint::{ChatTemplates, ModelCard};
+use gguf::{Metadata, Value};
+use serde_json::Value as Json;
+use tensor::{Error, Result};
+
+use crate::config::{Attention, Config, Kind};
+use crate::formats::{self, KeyRow, KeyType};
+use crate::{Vocabulary, card};
+
+/// Everything that ends up in the keys of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct KeySources<'a> {
+    /// The text model.
+    pub config: &'a Config,
+    /// Its tokenizer.
+    pub vocabulary: &'a Vocabulary,
+    /// Its chat templates.
+    pub templates: &'a ChatTemplates,
+    /// `generation_config.json`.
+    pub generation: Option<&'a Json>,
+    /// The front matter of the checkpoint's README.
+    pub card: &'a ModelCard,
+    /// What the recipe says in `[metadata]`; goes before the card.
+    pub names: &'a BTreeMap<String, Json>,
+    /// What the recipe says in `[kv]`: key → value, in the type of the table.
+    pub overrides: &'a BTreeMap<String, Json>,
+    /// Parameters of the text model: `(all, of one expert of each layer, number of experts)`.
+    pub parameters: Parameters,
+}
+
+/// Counts for the size label.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parameters {
+    /// All but those of experts.
+    pub shared: u64,
+    /// Of one expert in every layer.
+    pub one_expert: u64,
+    /// Experts a layer; 0 in a dense model.
+    pub experts: u64,
+}
+
+/// The version of ggml's quantised layouts that the types of this tool have.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// The keys of a text model's GGUF, in the order of the file. `file_type` is llama.cpp's number of the preset.
+///
+/// # Errors
+/// `Malformed` when a value does not fit its type, `Recipe` for an override that does not fit or names no key.
+pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
+    let table = formats::keys();
+    let mut metadata = Metadata::new();
+    for row in &table.key {
+        if row.key.ends_with(".*") {
+            card::listed(from, row, &mut metadata);
+            continue;
+        }
+        let key = row.key.replace("{arch}", &table.architecture);
+        if key == "tokenizer.chat_template" {
+            named_templates(from.templates, &mut metadata);
+        }
+        if let Some(fact) = fact(from, &row.value, file_type)
+            && let Some(value) = fact.typed(&key, row.kind)?
+        {
+            metadata.insert(key, value);
+        }
+    }
+    for (key, json) in from.overrides {
+        let place = format!("recipe: [kv] {key}");
+        let row = row_of(key).ok_or_else(|| {
+            Error::recipe(&place, "a Gemma 4 file has no such key")
+                .help("formats/gemma4.keys.toml lists the keys.")
+        })?;
+        let value = convert(key, row.kind, json).map_err(|e| {
+            Error::recipe(&place, "the value does not fit the key's type").expected(
+                type_name(row.kind),
+                e.expected_found().map_or("something else", |(_, found)| found),
+            )
+        })?;
+        if let Some(value) = value {
+            metadata.insert(key.clone(), value);
+        }
+    }
+    Ok(metadata)
+}
+
+fn row_of(key: &str) -> Option<&'static KeyRow> {
+    let table = formats::keys();
+    table.key.iter().find(|row| row.key.replace("{arch}", &table.architecture) == key)
+}
+
+/// A value before it has a type.
+enum Fact {
+    Json(Json),
+    /// Large arrays, typed where they are made.
+    Typed(Value),
+}
+
+impl Fact {
+    fn typed(self, key: &str, kind: KeyType) -> Result<Option<Value>> {
+        match self {
+            Fact::Json(json) => convert(key, kind, &json),
+            Fact::Typed(value) => Ok(Some(value)),
+        }
+    }
+}
+
+impl<T: Into<Json>> From<T> for Fact {
+    fn from(value: T) -> Fact {
+        Fact::Json(value.into())
+    }
+}
+
+/// The value that a row of the table names; `None` if this model has none.
+fn fact(from: &KeySources<'_>, name: &str, file_type: u32) -> Option<Fact> {
+    if let Some((source, field)) = name.split_once('.') {
+        return match (source, field) {
+            ("generation", "repetition_penalty") => {
+                let config = from.generation?;
+                config.get("penalty_repeat").or_else(|| config.get(field)).cloned().map(Fact::Json)
+            }
+            ("generation", _) => from.generation?.get(field).cloned().map(Fact::Json),
+            ("card", _) => card::field(from, field).map(Fact::Json),
+            ("file", "type") => Some(file_type.into()),
+            ("file", "quantization_version") => Some(QUANTIZATION_VERSION.into()),
+            _ => unreachable!("formats/gemma4.keys.toml: value {name:?}; the table is tested"),
+        };
+    }
+    model_fact(from.config, name).or_else(|| tokenizer_fact(from, name))
+}
+
+fn model_fact(config: &Config, name: &str) -> Option<Fact> {
+    let layers = 0..config.layers();
+    Some(match name {
+        "architecture" => formats::keys().architecture.clone().into(),
+        "type" => "model".into(),
+        "layers" => config.layers().into(),
+        "context" => config.context.into(),
+        "hidden" => config.hidden.into(),
+        "heads" => config.heads.into(),
+        "head_dim" => config.head_dim.into(),
+        "full_head_dim" => config.full_head_dim.into(),
+        "window" => config.window.into(),
+        "shared_kv_layers" => config.shared_kv_layers.into(),
+        "ple" => config.ple.into(),
+        "norm_eps" => config.norm_eps.into(),
+        "rope_base" => config.rope_base.into(),
+        "rope_base_swa" => config.rope_base_swa.into(),
+        "softcap" => config.softcap?.into(),
+        "experts" => config.experts?.into(),
+        "experts_used" => config.experts_used?.into(),
+        "expert_ffn" => config.expert_ffn?.into(),
+        // one number where all layers are alike by design, an array where the family says they are not
+        "ffn" if config.double_wide => layers.map(|n| config.ffn_of(n)).collect::<Vec<_>>().into(),
+        "ffn" => config.ffn.into(),
+        "kv_heads" if config.full_kv_heads.is_some() => {
+            layers.map(|n| config.kv_heads_of(n)).collect::<Vec<_>>().into()
+        }
+        "kv_heads" => config.kv_heads.into(),
+        "sliding" => config.attention.iter().map(|&a| a == Attention::Sliding).collect::<Vec<_>>().into(),
+        _ => return None,
+    })
+}
+
+fn tokenizer_fact(from: &KeySources<'_>, name: &str) -> Option<Fact> {
+    let vocabulary = from.vocabulary;
+    let table = formats::vocabulary();
+    Some(match name {
+        // the 12B must not say its image and audio markers
+        "suppress_tokens" if from.config.kind == Kind::Unified => {
+            Fact::Json(from.generation?.get(name)?.clone())
+        }
+        "suppress_tokens" => return None,
+        "tokenizer_model" => table.tokenizer_model.clone().into(),
+        "tokens" => Fact::Typed(vocabulary.tokens.clone().into()),
+        "scores" => Fact::Typed(vec![table.score; vocabulary.tokens.len()].into()),
+        "token_types" => Fact::Typed(vocabulary.types.clone().into()),
+        "merges" if vocabulary.merges.is_empty() => return None,
+        "merges" => Fact::Typed(vocabulary.merges.clone().into()),
+        "chat_template" => from.templates.default.clone()?.into(),
+        "add_space_prefix" => false.into(),
+        // always true; the place of the key tells whether the tokenizer's files say so themselves
+        "add_bos_early" => vocabulary.add.get("bos").map(|_| true)?.into(),
+        "add_bos_late" => true.into(),
+        "add_eos" | "add_sep" => (*vocabulary.add.get(&name[4..])?).into(),
+        id => (*vocabulary.special.get(id.strip_suffix("_id")?)?).into(),
+    })
+}
+
+/// Templates other than the default one, each under a key of its own, and the list of their names.
+fn named_templates(templates: &ChatTemplates, metadata: &mut Metadata) {
+    let safe = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let mut names = Vec::new();
+    for (name, template) in templates.named.iter().filter(|(name, _)| !name.is_empty()) {
+        metadata.insert(format!("tokenizer.chat_template.{}", safe(name)), template.clone());
+        names.push(safe(name));
+    }
+    if !names.is_empty() {
+        metadata.insert("tokenizer.chat_templates", names);
+    }
+}
+
+fn type_name(kind: KeyType) -> &'static str {
+    match kind {
+        KeyType::U32 => "an integer from 0 to 4294967295",
+        KeyType::I32 => "an integer from -2147483648 to 2147483647",
+        KeyType::F32 => "a number",
+        KeyType::Bool => "true or false",
+        KeyType::Str => "a text",
+        KeyType::U32OrI32s => "an integer, or one integer a layer",
+        KeyType::I32s => "a list of integers",
+        KeyType::F32s => "a list of numbers",
+        KeyType::Bools => "a list of true and false",
+        KeyType::Strs => "a list of texts",
+    }
+}
+
+/// `json` as a GGUF value; `None` for null and for empty texts and lists, which are not written.
+fn convert(key: &str, kind: KeyType, json: &Json) -> Result<Option<Value>> {
+    let misfit =
+        || Error::malformed(format!("key {key}"), "the value does not fit").expected(type_name(kind), json);
+    if json.is_null() {
+        return Ok(None);
+    }
+    let u32_of = |v: &Json| v.as_u64().and_then(|n| u32::try_from(n).ok());
+    let i32_of = |v: &Json| v.as_i64().and_then(|n| i32::try_from(n).ok());
+    let f32_of = |v: &Json| v.as_f64().map(|n| n as f32).filter(|n| n.is_finite());
+    let value = match kind {
+        KeyType::U32 => u32_of(json).map(Value::U32),
+        KeyType::I32 => i32_of(json).map(Value::I32),
+        KeyType::F32 => f32_of(json).map(Value::F32),
+        KeyType::Bool => json.as_bool().map(Value::Bool),
+        KeyType::Str => json.as_str().map(Value::from),
+        KeyType::U32OrI32s if !json.is_array() => u32_of(json).map(Value::U32),
+        KeyType::I32s | KeyType::U32OrI32s => list(json, i32_of),
+        KeyType::F32s => list(json, f32_of),
+        KeyType::Bools => list(json, Json::as_bool),
+        KeyType::Strs => list(json, |v| v.as_str().map(str::to_owned)),
+    };
+    match value.ok_or_else(misfit)? {
+        Value::Str(text) if text.is_empty() => Ok(None),
+        Value::Array(items) if items.is_empty() => Ok(None),
+        value => Ok(Some(value)),
+    }
+}
+
+fn list<T>(json: &Json, item: impl Fn(&Json) -> Option<T>) -> Option<Value>
+where
+    Vec<T>: Into<Value>,
+{
+    json.as_array()?.iter().map(item).collect::<Option<Vec<T>>>().map(Into::into)
+}
+
+/// True when `key` may stand in a Gemma 4 text GGUF.
+pub fn is_key(key: &str) -> bool {
+    row_of(key).is_some()
+}

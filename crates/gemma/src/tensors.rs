@@ -1,0 +1,229 @@
+//! Which tensor of a checkpoint is which: roles, GGUF names, shapes, and what is left out.
+//!
+//! The table is `formats/gemma4.tensors.toml`; here it is unrolled over the layers of a config and held
+//! against what a checkpoint contains. Every tensor is used or dropped with a reason, or it is an error.
+
+use std::collections::HashMap;
+
+use tensor::{DType, Error, Result, TensorDesc};
+
+use crate::config::{Attention, Config};
+use crate::formats::{self, Store, TensorRow};
+
+/// A tensor that a text model of a given config has.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// llama.cpp's name for what it does: `attn_q`, `ffn_down`, …
+    pub role: &'static str,
+    /// Its layer, if it belongs to one.
+    pub layer: Option<usize>,
+    /// Name in the checkpoint, without the prefix of the text model.
+    pub hf: String,
+    /// Name in a GGUF.
+    pub gguf: String,
+    /// Dimensions, slowest first.
+    pub shape: Vec<u64>,
+    /// Who decides its type.
+    pub store: Store,
+    /// K/V of a layer that reads another layer's: may be there, is never read.
+    pub unused: bool,
+    unprefixed: bool,
+}
+
+/// A tensor of the text model, found in the checkpoint.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What it is.
+    pub slot: Slot,
+    /// Its number among the tensors of the checkpoint.
+    pub index: usize,
+}
+
+/// A tensor that does not go into a text model.
+#[derive(Clone, Debug)]
+pub struct Dropped {
+    /// Its number among the tensors of the checkpoint.
+    pub index: usize,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// The checkpoint's tensors, all accounted for.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    /// The text model, in the order of the table, layer by layer.
+    pub text: Vec<Found>,
+    /// Everything else.
+    pub dropped: Vec<Dropped>,
+}
+
+/// All tensors that a text model of this config has or may have.
+///
+/// # Errors
+/// `Malformed` when a size overflows.
+pub fn slots(config: &Config) -> Result<Vec<Slot>> {
+    let mut slots = Vec::new();
+    let (of_layer, of_model): (Vec<_>, Vec<_>) =
+        formats::tensors().tensor.iter().partition(|row| row.hf.contains("{n}"));
+    for row in of_model {
+        slots.extend(slot(config, row, None)?);
+    }
+    for layer in 0..config.layers() {
+        for row in &of_layer {
+            slots.extend(slot(config, row, Some(layer))?);
+        }
+    }
+    Ok(slots)
+}
+
+fn slot(config: &Config, row: &'static TensorRow, layer: Option<usize>) -> Result<Option<Slot>> {
+    if !row.when.iter().all(|condition| holds(config, condition, layer)) {
+        return Ok(None);
+    }
+    let named = |pattern: &str| layer.map_or(pattern.to_owned(), |n| pattern.replace("{n}", &n.to_string()));
+    let shape = row.shape.iter().map(|dimension| size(config, dimension, layer)).collect::<Result<_>>()?;
+    Ok(Some(Slot {
+        role: &row.role,
+        layer,
+        hf: named(&row.hf),
+        gguf: named(&row.gguf),
+        shape,
+        store: row.store,
+        unused: row.unused_when.as_deref().is_some_and(|condition| holds(config, condition, layer)),
+        unprefixed: row.unprefixed,
+    }))
+}
+
+/// A condition of the table's `when` and `unused_when`.
+fn holds(config: &Config, condition: &str, layer: Option<usize>) -> bool {
+    match (condition, layer) {
+        ("ple", _) => config.ple > 0,
+        ("moe", _) => config.experts.is_some(),
+        ("untied", _) => !config.tied,
+        ("v", Some(n)) => !(config.k_eq_v && config.attention[n] == Attention::Full),
+        ("shared_kv", Some(n)) => config.shares_kv(n),
+        _ => unreachable!("formats/gemma4.tensors.toml: condition {condition:?}; the table is tested"),
+    }
+}
+
+/// A dimension of the table's `shape`: symbols and numbers, multiplied.
+fn size(config: &Config, expression: &str, layer: Option<usize>) -> Result<u64> {
+    let symbol = |name: &str| match (name, layer) {
+        ("vocab", _) => config.vocab,
+        ("vocab_ple", _) => config.vocab_ple,
+        ("hidden", _) => config.hidden,
+        ("ple", _) => config.ple,
+        ("layers", _) => config.layers() as u64,
+        ("heads", _) => config.heads,
+        ("experts", _) => config.experts.unwrap_or(0),
+        ("expert_ffn", _) => config.expert_ffn.unwrap_or(0),
+        ("kv_heads", Some(n)) => config.kv_heads_of(n),
+        ("head_dim", Some(n)) => config.head_dim_of(n),
+        ("ffn", Some(n)) => config.ffn_of(n),
+        (number, _) => match number.parse() {
+            Ok(number) => number,
+            Err(_) => unreachable!("formats/gemma4.tensors.toml: symbol {name:?}; the table is tested"),
+        },
+    };
+    expression.split('*').map(symbol).try_fold(1u64, u64::checked_mul).ok_or_else(|| {
+        Error::malformed("config.json", format!("the size {expression} does not fit into 64 bits"))
+    })
+}
+
+/// Finds every tensor of the text model and accounts for the others.
+///
+/// # Errors
+/// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor nobody uses or whose
+/// elements are not F32, F16 or BF16. `file_of` names the file of a tensor, by its number.
+pub(crate) fn inventory(
+    config: &Config,
+    tensors: &[TensorDesc],
+    file_of: &dyn Fn(usize) -> String,
+) -> Result<Inventory> {
+    let by_name: HashMap<&str, usize> =
+        tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+    let slots = slots(config)?;
+    let prefix = prefix(&slots, &by_name);
+
+    let mut owner = vec![false; tensors.len()];
+    let mut text = Vec::with_capacity(slots.len());
+    let mut missing = Vec::new();
+    for slot in slots {
+        let name = if slot.unprefixed { slot.hf.clone() } else { format!("{prefix}{}", slot.hf) };
+        match by_name.get(name.as_str()) {
+            Some(&index) => {
+                check(&slot, &tensors[index]).map_err(|e| e.within(file_of(index)))?;
+                owner[index] = true;
+                text.push(Found { slot, index });
+            }
+            None if slot.unused => {}
+            None => missing.push(name),
+        }
+    }
+    if let Some(first) = missing.first() {
+        let more = match missing.len() - 1 {
+            0 => String::new(),
+            n => format!(", and {n} more"),
+        };
+        return Err(Error::malformed(
+            format!("tensor {first}"),
+            format!("missing: a {} model of {} layers has it{more}", config.architecture, config.layers()),
+        )
+        .help("Is config.json the one of this checkpoint, and is every shard there?"));
+    }
+
+    let mut dropped = Vec::new();
+    for (index, tensor) in tensors.iter().enumerate().filter(|&(index, _)| !owner[index]) {
+        let reason = reason(config, tensor).map_err(|e| e.within(file_of(index)))?;
+        dropped.push(Dropped { index, reason });
+    }
+    Ok(Inventory { text, dropped })
+}
+
+/// The prefix under which the most tensors of the text model are found.
+fn prefix(slots: &[Slot], by_name: &HashMap<&str, usize>) -> &'static str {
+    let hits = |prefix: &&String| {
+        slots.iter().filter(|slot| by_name.contains_key(format!("{prefix}{}", slot.hf).as_str())).count()
+    };
+    let prefixes = &formats::tensors().prefixes;
+    // `rev`, because `max_by_key` takes the last of equals and the first is the usual one
+    prefixes.iter().rev().max_by_key(hits).map_or("", String::as_str)
+}
+
+fn check(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
+    let place = || format!("tensor {}", tensor.name);
+    if tensor.shape != slot.shape {
+        return Err(Error::malformed(place(), "wrong shape for the config")
+            .expected(format!("{:?}", slot.shape), format!("{:?}", tensor.shape)));
+    }
+    if !matches!(tensor.dtype, DType::BF16 | DType::F16 | DType::F32) {
+        return Err(Error::unsupported(place(), "not a type of weights that can be converted")
+            .expected("bf16, f16 or f32", tensor.dtype));
+    }
+    Ok(())
+}
+
+fn reason(config: &Config, tensor: &TensorDesc) -> Result<&'static str> {
+    if config.tied && tensor.name == "lm_head.weight" {
+        return Ok("tied: config.json says tie_word_embeddings, the head is token_embd");
+    }
+    let table = &formats::tensors().dropped;
+    let row =
+        table.iter().find(|row| row.prefixes.iter().any(|prefix| tensor.name.starts_with(prefix.as_str())));
+    row.map(|row| row.reason.as_str()).ok_or_else(|| {
+        Error::unsupported(
+            format!("tensor {}", tensor.name),
+            format!("no {} model of this config uses it", config.architecture),
+        )
+        .expected(
+            "only tensors of the text model and of the towers",
+            format!("{:?} {}", tensor.shape, tensor.dtype),
+        )
+        .help("Nothing is dropped without a reason: check that config.json belongs to this checkpoint.")
+    })
+}
+
+/// The first role of this name, for error messages and rules that name roles.
+pub fn is_role(name: &str) -> bool {
+    formats::tensors().tensor.iter().any(|row| row.role == name)
+}

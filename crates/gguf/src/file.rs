@@ -1,0 +1,83 @@
+//! One file on disk as a source of tensors.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tensor::{Error, Result, TensorDesc, TensorSource};
+
+use crate::header::Header;
+use crate::metadata::Metadata;
+
+/// An open GGUF file. Its header is in memory, its tensors are read by position and so from any thread.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    metadata: Metadata,
+    tensors: Vec<TensorDesc>,
+    offsets: Vec<u64>,
+}
+
+impl GgufFile {
+    /// Opens one file and reads its header. A part of a split is opened as what it is; see [`crate::GgufSet`].
+    ///
+    /// # Errors
+    /// Those of [`Header::read`], naming the file.
+    pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
+        let path = path.as_ref();
+        let place = path.display();
+        let file = File::open(path).map_err(|e| Error::io(&place, &e))?;
+        let len = file.metadata().map_err(|e| Error::io(&place, &e))?.len();
+        let header = Header::read(&mut BufReader::new(&file), len).map_err(|e| e.within(&place))?;
+        let (tensors, offsets) = header.tensors.into_iter().map(|t| (t.desc, t.offset)).unzip();
+        Ok(GgufFile { path: path.into(), file, len, metadata: header.metadata, tensors, offsets })
+    }
+
+    /// The path given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the file when it was opened.
+    pub fn file_len(&self) -> u64 {
+        self.len
+    }
+
+    /// The key-value pairs.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The first byte of each tensor, counted from the start of the file.
+    pub fn offsets(&self) -> &[u64] {
+        &self.offsets
+    }
+}
+
+impl TensorSource for GgufFile {
+    fn tensors(&self) -> &[TensorDesc] {
+        &self.tensors
+    }
+
+    fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
+        let Some(desc) = self.tensors.get(index) else {
+            return Err(Error::malformed(self.path.display(), format!("there is no tensor number {index}")));
+        };
+        let place = || format!("{}: tensor {}", self.path.display(), desc.name);
+        let (row, len) = (desc.row_bytes(), out.len() as u64);
+        let begin = first.checked_mul(row);
+        let fits = begin.and_then(|b| b.checked_add(len)).is_some_and(|end| end <= desc.byte_len());
+        match begin {
+            Some(begin) if fits && len.is_multiple_of(row) => {
+                self.file.read_exact_at(out, self.offsets[index] + begin).map_err(|e| Error::io(place(), &e))
+            }
+            _ => Err(Error::malformed(
+                place(),
+                format!("there are no {len} bytes of whole rows from row {first} on"),
+            )),
+        }
+    }
+}

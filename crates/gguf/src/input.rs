@@ -1,0 +1,114 @@
+//! Bytes with an end: no read is tried, and nothing allocated, for more than the file can still hold.
+
+use std::io::{ErrorKind, Read};
+
+use tensor::{Error, Result};
+
+/// The most that a file may say before its first tensor byte. Gemma's vocabulary takes 16 MB.
+const MAX_HEADER: u64 = 256 << 20;
+
+/// A file read forward, within its length.
+pub(crate) struct Input<'a> {
+    from: &'a mut dyn Read,
+    at: u64,
+    len: u64,
+    /// What is being read: the place of every error.
+    pub(crate) place: String,
+}
+
+impl<'a> Input<'a> {
+    pub(crate) fn new(from: &'a mut dyn Read, len: u64) -> Self {
+        Input { from, at: 0, len, place: "header".into() }
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// An error at the current place.
+    pub(crate) fn malformed(&self, problem: impl std::fmt::Display) -> Error {
+        Error::malformed(&self.place, problem)
+    }
+
+    /// Checks that `count` things of at least `size` bytes can still follow.
+    pub(crate) fn expect(&self, count: u64, size: u64) -> Result<()> {
+        let left = self.len - self.at;
+        match count.checked_mul(size) {
+            Some(bytes) if bytes > left => {
+                Err(self.malformed("the file is too short").expected(format!("{bytes} bytes"), left))
+            }
+            None => Err(self.malformed(format!("the file cannot hold {count} of these"))),
+            Some(bytes) if bytes > MAX_HEADER.saturating_sub(self.at) => {
+                Err(Error::limit(&self.place, format!("metadata larger than {MAX_HEADER} bytes")))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// How many `T` to make room for when `count` are announced: no more memory than the file still has bytes.
+    pub(crate) fn room<T>(&self, count: u64) -> usize {
+        let left = (self.len - self.at).min(MAX_HEADER) / size_of::<T>().max(1) as u64;
+        count.min(left) as usize
+    }
+
+    fn fill(&mut self, out: &mut [u8]) -> Result<()> {
+        self.from.read_exact(out).map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => self.malformed("the file ended while it was being read"),
+            _ => Error::io(&self.place, &e),
+        })?;
+        self.at += out.len() as u64;
+        Ok(())
+    }
+
+    pub(crate) fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
+        self.expect(1, N as u64)?;
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32> {
+        self.bytes().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64> {
+        self.bytes().map(u64::from_le_bytes)
+    }
+
+    /// A string of at most `max` bytes.
+    pub(crate) fn string(&mut self, max: u64) -> Result<String> {
+        let len = self.u64()?;
+        if len > max {
+            return Err(self.malformed("too long").expected(format!("at most {max} bytes"), len));
+        }
+        self.expect(len, 1)?;
+        let mut bytes = vec![0; len as usize];
+        self.fill(&mut bytes)?;
+        String::from_utf8(bytes).map_err(|_| self.malformed("not valid UTF-8"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tensor::Fault;
+
+    #[test]
+    fn metadata_has_a_limit_whatever_the_file_holds() {
+        let mut nothing = std::io::empty();
+        let input = Input::new(&mut nothing, 1 << 40);
+        assert!(input.expect(MAX_HEADER, 1).is_ok());
+        assert_eq!(input.expect(MAX_HEADER / 8 + 1, 8).unwrap_err().fault(), Fault::Limit);
+        assert_eq!(input.expect(u64::MAX, 8).unwrap_err().fault(), Fault::Malformed);
+        assert_eq!(input.expect(1 << 41, 1).unwrap_err().fault(), Fault::Malformed);
+        assert!(input.room::<String>(u64::MAX) * size_of::<String>() <= MAX_HEADER as usize);
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_malformed() {
+        let mut four: &[u8] = &[0; 4];
+        let error = Input::new(&mut four, 8).u64().unwrap_err();
+        assert_eq!(error.fault(), Fault::Malformed);
+    }
+}

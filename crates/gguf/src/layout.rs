@@ -1,0 +1,211 @@
+//! Where every byte of a file goes, before any is written.
+
+use std::collections::HashSet;
+
+use gguf_rs_lib::format::GGUFHeader;
+use tensor::{Error, Result, TensorDesc};
+
+use crate::dtype::type_id;
+use crate::metadata::Metadata;
+use crate::value::{Item, Value, put_str};
+
+/// The most bytes of a tensor's name: ggml keeps 64, one of them a zero.
+pub(crate) const MAX_NAME: usize = 63;
+/// The most bytes of a key, by the format's description.
+pub(crate) const MAX_KEY: usize = 65_535;
+/// The most dimensions of a tensor in ggml.
+pub(crate) const MAX_DIMS: usize = 4;
+
+const ALIGNMENT_KEY: &str = "general.alignment";
+/// What every tensor's offset is a multiple of, unless [`ALIGNMENT_KEY`] says otherwise.
+pub(crate) const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// A tensor and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The tensor.
+    pub desc: TensorDesc,
+    /// Its first byte, counted from the start of the file.
+    pub offset: u64,
+}
+
+/// Where every byte of a file goes. What neither the header nor a tensor covers is zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// All that precedes the first tensor byte, with its padding.
+    pub header: Vec<u8>,
+    /// The tensors, in the order given.
+    pub tensors: Vec<Placed>,
+    /// Bytes of the whole file; the last tensor is padded as the others are.
+    pub len: u64,
+}
+
+impl Layout {
+    /// Lays out a file as gguf-py does: shapes as they are (see [`ggml_shape`]), a scalar as one element.
+    ///
+    /// # Errors
+    /// `Unsupported` for a type that GGUF lacks; `Limit` for names, keys and shapes that ggml cannot hold;
+    /// `Malformed` for a name that is unusable or occurs twice, an impossible shape or a bad `general.alignment`.
+    pub fn new(metadata: &Metadata, tensors: Vec<TensorDesc>) -> Result<Layout> {
+        let alignment = alignment(metadata)?;
+        let mut header = Vec::new();
+        GGUFHeader::new(tensors.len() as u64, metadata.len() as u64)
+            .write_to(&mut header)
+            .map_err(|e| Error::malformed("header", e))?;
+        for (key, value) in metadata.iter() {
+            write_pair(key, value, &mut header)?;
+        }
+
+        let mut names = HashSet::new();
+        let mut placed = Vec::with_capacity(tensors.len());
+        let mut end = 0;
+        for desc in tensors {
+            // Made anew, because its fields are public and the sums below rely on its checks.
+            let desc = TensorDesc::new(desc.name, desc.dtype, desc.shape)?;
+            if !names.insert(desc.name.clone()) {
+                return Err(Error::malformed(format!("tensor {}", desc.name), "there are two of this name"));
+            }
+            write_record(&desc, end, &mut header)?;
+            let offset = end;
+            end = padded_end(&desc, offset, alignment)?;
+            placed.push(Placed { desc, offset });
+        }
+
+        let start = (header.len() as u64).next_multiple_of(alignment);
+        header.resize(start as usize, 0);
+        for tensor in &mut placed {
+            tensor.offset += start;
+        }
+        Ok(Layout { header, tensors: placed, len: start + end })
+    }
+}
+
+/// The end of a tensor that begins at `offset`, padded. Stays below 2^63, so that a header can be added.
+pub(crate) fn padded_end(desc: &TensorDesc, offset: u64, alignment: u64) -> Result<u64> {
+    offset
+        .checked_add(desc.byte_len())
+        .and_then(|end| end.checked_next_multiple_of(alignment))
+        .filter(|&end| end <= i64::MAX as u64)
+        .ok_or_else(|| Error::limit(format!("tensor {}", desc.name), "the file would be too large"))
+}
+
+/// The alignment that a file's own metadata asks for.
+pub(crate) fn alignment(metadata: &Metadata) -> Result<u64> {
+    match metadata.typed::<u32>(ALIGNMENT_KEY)? {
+        None => Ok(DEFAULT_ALIGNMENT),
+        Some(n) if n.is_power_of_two() => Ok(n.into()),
+        Some(n) => Err(Error::malformed(format!("key {ALIGNMENT_KEY}"), "not an alignment")
+            .expected("a power of two", n)),
+    }
+}
+
+/// The shape as ggml's own writers (`llama-quantize`, `llama-gguf-split`) leave it: without leading dimensions of 1,
+/// where gguf-py writes all that the checkpoint has. `[1, 1, 5]` becomes `[5]`, `[1]` stays.
+pub fn ggml_shape(shape: &[u64]) -> &[u64] {
+    let ones = shape.iter().take(shape.len().saturating_sub(1)).take_while(|&&d| d == 1).count();
+    &shape[ones..]
+}
+
+/// Why a key or a tensor's name cannot be one, its length aside: ggml's tools end them at the first NUL.
+pub(crate) fn unusable(name: &str) -> Option<&'static str> {
+    match name {
+        "" => Some("an empty name"),
+        _ if name.contains('\0') => Some("a name with a NUL in it"),
+        _ => None,
+    }
+}
+
+fn check_name(place: &str, name: &str, max: usize) -> Result<()> {
+    if let Some(problem) = unusable(name) {
+        return Err(Error::malformed(place, problem));
+    }
+    if name.len() > max {
+        return Err(
+            Error::limit(place, "the name is too long").expected(format!("at most {max} bytes"), name.len())
+        );
+    }
+    Ok(())
+}
+
+fn write_pair(key: &str, value: &Value, out: &mut Vec<u8>) -> Result<()> {
+    check_name(&format!("key {key}"), key, MAX_KEY)?;
+    put_str(key, out);
+    value.write(out);
+    Ok(())
+}
+
+fn write_record(desc: &TensorDesc, offset: u64, out: &mut Vec<u8>) -> Result<()> {
+    let place = format!("tensor {}", desc.name);
+    check_name(&place, &desc.name, MAX_NAME)?;
+    let scalar: &[u64] = &[1];
+    let shape = if desc.shape.is_empty() { scalar } else { &desc.shape };
+    if shape.len() > MAX_DIMS {
+        return Err(Error::limit(place, "more dimensions than ggml has").expected(MAX_DIMS, shape.len()));
+    }
+    let type_id = type_id(desc.dtype).map_err(|e| e.within(&place))?;
+    put_str(&desc.name, out);
+    (shape.len() as u32).put(out);
+    shape.iter().rev().for_each(|d| d.put(out));
+    type_id.put(out);
+    offset.put(out);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tensor::{DType, Fault};
+
+    fn desc(name: &str, shape: &[u64]) -> TensorDesc {
+        TensorDesc::new(name, DType::I8, shape).unwrap()
+    }
+
+    fn refused(tensors: Vec<TensorDesc>) -> Fault {
+        Layout::new(&Metadata::new(), tensors).unwrap_err().fault()
+    }
+
+    #[test]
+    fn every_tensor_is_padded_the_last_too() {
+        let layout =
+            Layout::new(&Metadata::new(), vec![desc("a", &[33]), desc("b", &[]), desc("c", &[0])]).unwrap();
+        let start = layout.header.len() as u64;
+        assert_eq!(start % 32, 0);
+        let offsets: Vec<_> = layout.tensors.iter().map(|t| t.offset - start).collect();
+        assert_eq!((offsets, layout.len - start), (vec![0, 64, 96], 96));
+    }
+
+    #[test]
+    fn what_ggml_cannot_hold_is_refused() {
+        assert!(Layout::new(&Metadata::new(), vec![desc(&"n".repeat(63), &[1, 1, 1, 1])]).is_ok());
+        assert_eq!(refused(vec![desc(&"n".repeat(64), &[1])]), Fault::Limit);
+        assert_eq!(refused(vec![desc("", &[1])]), Fault::Malformed);
+        assert_eq!(refused(vec![desc("a\0b", &[1])]), Fault::Malformed);
+        assert_eq!(refused(vec![desc("x", &[1, 1, 1, 1, 1])]), Fault::Limit);
+        assert_eq!(refused(vec![desc("x", &[1]), desc("x", &[2])]), Fault::Malformed);
+        assert_eq!(refused(vec![desc("x", &[i64::MAX as u64])]), Fault::Limit);
+        assert_eq!(refused(vec![TensorDesc::new("x", DType::U8, [1]).unwrap()]), Fault::Unsupported);
+        let unchecked = TensorDesc { name: "x".into(), dtype: DType::I8, shape: vec![u64::MAX, u64::MAX] };
+        assert_eq!(refused(vec![unchecked]), Fault::Malformed);
+        let mut metadata = Metadata::new();
+        metadata.insert("", 1u8);
+        assert_eq!(Layout::new(&metadata, vec![]).unwrap_err().fault(), Fault::Malformed);
+    }
+
+    #[test]
+    fn the_alignment_key_is_obeyed() {
+        let mut metadata = Metadata::new();
+        metadata.insert(ALIGNMENT_KEY, 128u32);
+        let layout = Layout::new(&metadata, vec![desc("a", &[1])]).unwrap();
+        assert_eq!((layout.header.len(), layout.len), (128, 256));
+        metadata.insert(ALIGNMENT_KEY, 48u32);
+        assert_eq!(Layout::new(&metadata, vec![]).unwrap_err().fault(), Fault::Malformed);
+    }
+
+    #[test]
+    fn shapes_of_ggml() {
+        assert_eq!(ggml_shape(&[1, 1, 5]), [5]);
+        assert_eq!(ggml_shape(&[5, 1]), [5, 1]);
+        assert_eq!(ggml_shape(&[1, 1]), [1]);
+        assert_eq!(ggml_shape(&[]), [0u64; 0]);
+    }
+}

@@ -1,0 +1,156 @@
+//! A model in one file or in the parts of a split, as one source of tensors.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use tensor::{Error, Result, TensorDesc, TensorSource};
+
+use crate::file::GgufFile;
+use crate::metadata::Metadata;
+use crate::split::{COUNT, NUMBER, TENSORS, part_name};
+
+/// A model: one file, or all parts of a split.
+#[derive(Debug)]
+pub struct GgufSet {
+    parts: Vec<GgufFile>,
+    metadata: Metadata,
+    tensors: Vec<TensorDesc>,
+    /// The number, in `tensors`, of each part's first.
+    starts: Vec<usize>,
+}
+
+impl GgufSet {
+    /// Opens a file; if it is any part of a split, opens the others beside it.
+    ///
+    /// # Errors
+    /// Those of [`GgufFile::open`], and `Malformed`, naming the part, when a part is missing, misnamed or of
+    /// another set, or when tensors are missing or occur twice.
+    pub fn open(path: impl AsRef<Path>) -> Result<GgufSet> {
+        let given = GgufFile::open(path)?;
+        let place = given.path().display().to_string();
+        let count = given.metadata().typed::<u16>(COUNT).map_err(|e| e.within(&place))?.unwrap_or(0);
+        if count <= 1 {
+            return GgufSet::join(vec![given]);
+        }
+        let id = PartId::of(&given)?;
+        let parts = open_parts(given, id)?;
+        let found: usize = parts.iter().map(|p| p.tensors().len()).sum();
+        if i32::try_from(found) != Ok(id.tensors) {
+            return Err(Error::malformed(place, "the parts do not hold all tensors of the model")
+                .expected(id.tensors, found));
+        }
+        GgufSet::join(parts)
+    }
+
+    fn join(parts: Vec<GgufFile>) -> Result<GgufSet> {
+        let mut metadata = parts[0].metadata().clone();
+        for key in [NUMBER, COUNT, TENSORS] {
+            metadata.remove(key);
+        }
+        let mut seen = HashSet::new();
+        let mut starts = Vec::with_capacity(parts.len());
+        let mut tensors = Vec::new();
+        for part in &parts {
+            starts.push(tensors.len());
+            for desc in part.tensors() {
+                if !seen.insert(desc.name.as_str()) {
+                    let place = format!("{}: tensor {}", part.path().display(), desc.name);
+                    return Err(Error::malformed(place, "an earlier part has a tensor of this name"));
+                }
+                tensors.push(desc.clone());
+            }
+        }
+        Ok(GgufSet { parts, metadata, tensors, starts })
+    }
+
+    /// The files, in order.
+    pub fn parts(&self) -> &[GgufFile] {
+        &self.parts
+    }
+
+    /// The model's key-value pairs: those of the first part, without `split.*`.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+impl TensorSource for GgufSet {
+    fn tensors(&self) -> &[TensorDesc] {
+        &self.tensors
+    }
+
+    fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
+        // The last part that begins at or before the tensor; parts without tensors begin where the next does.
+        let part = self.starts.partition_point(|&start| start <= index) - 1;
+        self.parts[part].read_rows(index - self.starts[part], first, out)
+    }
+}
+
+/// What a part says about itself and its set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PartId {
+    number: u16,
+    count: u16,
+    tensors: i32,
+}
+
+impl PartId {
+    fn of(file: &GgufFile) -> Result<PartId> {
+        let read = |metadata: &Metadata| {
+            Ok(PartId {
+                number: metadata.required(NUMBER)?,
+                count: metadata.required(COUNT)?,
+                tensors: metadata.required(TENSORS)?,
+            })
+        };
+        let id = read(file.metadata()).map_err(|e: Error| e.within(file.path().display()))?;
+        if id.number >= id.count {
+            return Err(Error::malformed(
+                file.path().display(),
+                "its part number is beyond the number of parts",
+            )
+            .expected(format!("{NUMBER} below {}", id.count), id.number));
+        }
+        Ok(id)
+    }
+
+    fn describe(self) -> String {
+        format!("part {} of {}, {} tensors in all", u32::from(self.number) + 1, self.count, self.tensors)
+    }
+
+    fn file_name(self, prefix: &str) -> String {
+        part_name(prefix, usize::from(self.number) + 1, self.count.into())
+    }
+}
+
+fn open_parts(given: GgufFile, id: PartId) -> Result<Vec<GgufFile>> {
+    let suffix = id.file_name("");
+    let path = given.path().to_owned();
+    let name = path.file_name().and_then(|n| n.to_str());
+    let Some(prefix) = name.and_then(|n| n.strip_suffix(&suffix)) else {
+        return Err(Error::malformed(
+            path.display(),
+            "it is part of a split, and its name is not that of its part",
+        )
+        .expected(format!("a name that ends in {suffix}"), name.unwrap_or("another")));
+    };
+
+    let mut given = Some(given);
+    let mut parts = Vec::new();
+    for number in 0..id.count {
+        let expected = PartId { number, ..id };
+        let part = match given.take_if(|_| number == id.number) {
+            Some(part) => part,
+            None => GgufFile::open(path.with_file_name(expected.file_name(prefix))).map_err(|e| {
+                e.help(format!("{} is one of {} parts; all must lie beside it.", path.display(), id.count))
+            })?,
+        };
+        let found = PartId::of(&part)?;
+        if found != expected {
+            return Err(Error::malformed(part.path().display(), "it belongs to another set of parts")
+                .expected(expected.describe(), found.describe()));
+        }
+        parts.push(part);
+    }
+    Ok(parts)
+}

@@ -1,0 +1,195 @@
+//! Metadata values: twelve scalar types and arrays of each, and their bytes.
+//!
+//! Left out: arrays of arrays. `docs/gguf.md` allows them, ggml refuses them, and no tool writes them.
+
+use gguf_rs_lib::format::GGUFValueType as Kind;
+use tensor::{Error, Result};
+
+use crate::input::Input;
+
+/// A type that values and arrays are made of.
+pub(crate) trait Item: Sized {
+    /// The fewest bytes that one takes.
+    const MIN_BYTES: u64;
+    fn put(&self, out: &mut Vec<u8>);
+    fn take(input: &mut Input) -> Result<Self>;
+}
+
+macro_rules! numbers {
+    ($($type:ident)*) => {$(
+        impl Item for $type {
+            const MIN_BYTES: u64 = size_of::<$type>() as u64;
+            fn put(&self, out: &mut Vec<u8>) {
+                out.extend(self.to_le_bytes());
+            }
+            fn take(input: &mut Input) -> Result<Self> {
+                input.bytes().map($type::from_le_bytes)
+            }
+        }
+    )*};
+}
+
+numbers! { u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 }
+
+impl Item for bool {
+    const MIN_BYTES: u64 = 1;
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+    fn take(input: &mut Input) -> Result<Self> {
+        match u8::take(input)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(input.malformed("not a truth value").expected("0 or 1", other)),
+        }
+    }
+}
+
+impl Item for String {
+    const MIN_BYTES: u64 = 8;
+    fn put(&self, out: &mut Vec<u8>) {
+        put_str(self, out);
+    }
+    fn take(input: &mut Input) -> Result<Self> {
+        input.string(u64::MAX)
+    }
+}
+
+/// A string as GGUF writes it: its length as u64, then its bytes.
+pub(crate) fn put_str(text: &str, out: &mut Vec<u8>) {
+    (text.len() as u64).put(out);
+    out.extend(text.as_bytes());
+}
+
+fn take_kind(input: &mut Input) -> Result<Kind> {
+    let id = input.u32()?;
+    Kind::from_u32(id).map_err(|_| input.malformed(format!("no value type has the number {id}")))
+}
+
+fn take_items<T: Item>(input: &mut Input, count: u64) -> Result<Vec<T>> {
+    input.expect(count, T::MIN_BYTES)?;
+    let mut items = Vec::with_capacity(input.room::<T>(count));
+    for _ in 0..count {
+        items.push(T::take(input)?);
+    }
+    Ok(items)
+}
+
+macro_rules! kinds {
+    ($($variant:ident $type:ty, $kind:ident $doc:literal;)*) => {
+        /// A metadata value.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Value {
+            $(#[doc = $doc] $variant($type),)*
+            /// Any number of values of one type.
+            Array(Array),
+        }
+
+        /// An array of values of one type.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Array { $(#[doc = $doc] $variant(Vec<$type>),)* }
+
+        $(
+            impl From<$type> for Value {
+                fn from(value: $type) -> Value {
+                    Value::$variant(value)
+                }
+            }
+
+            impl From<Vec<$type>> for Value {
+                fn from(items: Vec<$type>) -> Value {
+                    Value::Array(Array::$variant(items))
+                }
+            }
+        )*
+
+        impl Array {
+            /// Number of items.
+            pub fn len(&self) -> usize {
+                match self { $(Array::$variant(items) => items.len(),)* }
+            }
+
+            fn kind(&self) -> Kind {
+                match self { $(Array::$variant(_) => Kind::$kind,)* }
+            }
+
+            fn write(&self, out: &mut Vec<u8>) {
+                match self { $(Array::$variant(items) => items.iter().for_each(|item| item.put(out)),)* }
+            }
+
+            fn read(input: &mut Input) -> Result<Array> {
+                let kind = take_kind(input)?;
+                let count = input.u64()?;
+                match kind {
+                    $(Kind::$kind => take_items(input, count).map(Array::$variant),)*
+                    Kind::Array => Err(Error::unsupported(&input.place, "an array of arrays")),
+                }
+            }
+        }
+
+        impl Value {
+            fn kind(&self) -> Kind {
+                match self { $(Value::$variant(_) => Kind::$kind,)* Value::Array(_) => Kind::Array }
+            }
+
+            /// Appends the type and the value.
+            pub(crate) fn write(&self, out: &mut Vec<u8>) {
+                (self.kind() as u32).put(out);
+                match self {
+                    $(Value::$variant(value) => value.put(out),)*
+                    Value::Array(array) => {
+                        (array.kind() as u32).put(out);
+                        (array.len() as u64).put(out);
+                        array.write(out);
+                    }
+                }
+            }
+
+            /// Reads the type and the value.
+            pub(crate) fn read(input: &mut Input) -> Result<Value> {
+                match take_kind(input)? {
+                    $(Kind::$kind => <$type>::take(input).map(Value::$variant),)*
+                    Kind::Array => Array::read(input).map(Value::Array),
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    U8 u8, U8 "Unsigned, 8 bits.";
+    I8 i8, I8 "Signed, 8 bits.";
+    U16 u16, U16 "Unsigned, 16 bits.";
+    I16 i16, I16 "Signed, 16 bits.";
+    U32 u32, U32 "Unsigned, 32 bits.";
+    I32 i32, I32 "Signed, 32 bits.";
+    U64 u64, U64 "Unsigned, 64 bits.";
+    I64 i64, I64 "Signed, 64 bits.";
+    F32 f32, F32 "IEEE single precision.";
+    F64 f64, F64 "IEEE double precision.";
+    Bool bool, Bool "A truth value.";
+    Str String, String "UTF-8 text.";
+}
+
+impl Array {
+    /// True when there are no items.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Value {
+    /// The type's name, such as `u32` or `array of string`.
+    pub fn type_name(&self) -> String {
+        match self {
+            Value::Array(array) => format!("array of {}", array.kind().name()),
+            _ => self.kind().name().into(),
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value::Str(text.into())
+    }
+}

@@ -1,0 +1,303 @@
+//! Recipes: what a user asks for, as TOML. The keys are documented in `recipes/README.md`.
+//!
+//! Recipes of the `recipes/` folder are embedded; no code knows one by name.
+
+use std::collections::BTreeMap;
+
+use include_dir::{Dir, include_dir};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use tensor::{DType, Error, Result};
+
+static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
+
+/// A recipe, checked as far as it can be without a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub purpose: String,
+    /// What happens to K/V that no layer reads.
+    #[serde(default)]
+    pub unused_kv: UnusedKv,
+    /// Types of tensors.
+    pub types: Types,
+    /// Files.
+    #[serde(default)]
+    pub output: Output,
+    /// `general.*` keys by their short names: see [`gemma::METADATA_FIELDS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, Json>,
+    /// Any key of a file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kv: BTreeMap<String, Json>,
+}
+
+/// What happens to K/V that no layer reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnusedKv {
+    /// They are written, as llama.cpp's converter does.
+    #[default]
+    Keep,
+    /// They are left out, as in Google's own files.
+    Drop,
+}
+
+/// `[types]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Types {
+    /// A preset of `formats/gguf-presets.toml`.
+    pub preset: String,
+    /// Type of `token_embd`, which is also the head of a tied model.
+    #[serde(default, with = "optional_type", skip_serializing_if = "Option::is_none")]
+    pub token_embd: Option<DType>,
+    /// Type of the per-layer table.
+    #[serde(default, with = "optional_type", skip_serializing_if = "Option::is_none")]
+    pub per_layer_token_embd: Option<DType>,
+    /// What weights are rounded to before they are quantised.
+    #[serde(default)]
+    pub via: Via,
+    /// The first rule that matches a tensor decides its type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<TypeRule>,
+}
+
+/// What weights that are not BF16 are rounded to before they are quantised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// BF16, like the file between llama.cpp's two steps.
+    #[default]
+    Bf16,
+    /// Nothing.
+    None,
+}
+
+/// A type for the tensors whose GGUF name a regular expression finds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TypeRule {
+    /// Searched in the name, as llama-quantize's `--tensor-type` does.
+    pub tensors: String,
+    /// The type.
+    #[serde(rename = "type", with = "type_name")]
+    pub dtype: DType,
+    /// The variants it is meant for; all when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<String>,
+}
+
+/// `[output]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// The most bytes of tensors in a part, as `2GB` or `500MB` (powers of ten).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_max_size: Option<String>,
+}
+
+impl Output {
+    /// `split_max_size` in bytes.
+    ///
+    /// # Errors
+    /// `Recipe` when it is no size.
+    pub fn split_max_bytes(&self) -> Result<Option<u64>> {
+        self.split_max_size.as_deref().map(bytes).transpose()
+    }
+}
+
+/// `2GB` → 2,000,000,000. `G`, `GB`, `M` and `MB` are powers of ten, `GiB` and `MiB` of two.
+fn bytes(text: &str) -> Result<u64> {
+    const UNITS: [(&str, u64); 9] = [
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("KB", 1000),
+        ("G", 1_000_000_000),
+        ("M", 1_000_000),
+        ("K", 1000),
+    ];
+    let (number, unit) = UNITS
+        .iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
+        .unwrap_or((text, 1));
+    let size = number.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
+    size.ok_or_else(|| {
+        Error::recipe("output.split_max_size", "no size in bytes").expected("such as 2GB or 500MB", text)
+    })
+}
+
+impl Recipe {
+    /// A recipe that holds nothing but a preset.
+    ///
+    /// # Errors
+    /// `Recipe` when there is no such preset.
+    pub fn of_preset(name: &str) -> Result<Recipe> {
+        let preset = &crate::Preset::named(name)?.name;
+        Recipe::from_toml(&format!("types.preset = \"{preset}\""), name)
+    }
+
+    /// The names of the embedded recipes with their purpose.
+    pub fn embedded() -> Vec<(String, String)> {
+        let files = EMBEDDED.files().filter_map(|file| Some((stem(file.path())?, file.contents_utf8()?)));
+        let mut all: Vec<_> = files
+            .filter_map(|(name, text)| Some((name.clone(), Recipe::from_toml(text, &name).ok()?.purpose)))
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// The text of an embedded recipe.
+    pub fn embedded_text(name: &str) -> Option<&'static str> {
+        EMBEDDED.get_file(format!("{name}.toml"))?.contents_utf8()
+    }
+
+    /// Parses a recipe; `name` is for errors.
+    ///
+    /// # Errors
+    /// `Recipe`, with the line of the text.
+    pub fn from_toml(text: &str, name: &str) -> Result<Recipe> {
+        Recipe::from_toml_with(text, name, &[])
+    }
+
+    /// As [`Recipe::from_toml`], with `KEY=VALUE` settings on top; KEY is dotted (`output.split_max_size`).
+    ///
+    /// # Errors
+    /// `Recipe` for a text or a setting that does not parse or names no key.
+    pub fn from_toml_with(text: &str, name: &str, settings: &[String]) -> Result<Recipe> {
+        let place = || format!("recipe {name}");
+        let mut table: toml::Table = text.parse().map_err(|e| Error::recipe(place(), e))?;
+        for setting in settings {
+            set(&mut table, setting)?;
+        }
+        let recipe: Recipe = table.try_into().map_err(|e: toml::de::Error| {
+            Error::recipe(place(), e.message()).help("The keys of a recipe are in recipes/README.md.")
+        })?;
+        recipe.check().map_err(|e| e.within(place()))?;
+        Ok(recipe)
+    }
+
+    fn check(&self) -> Result<()> {
+        crate::Preset::named(&self.types.preset)?;
+        self.output.split_max_bytes()?;
+        for key in self.metadata.keys().filter(|key| !gemma::METADATA_FIELDS.contains(&key.as_str())) {
+            return Err(Error::recipe(format!("[metadata] {key}"), "no such field")
+                .expected(gemma::METADATA_FIELDS.join(", "), key));
+        }
+        Ok(())
+    }
+}
+
+fn stem(path: &std::path::Path) -> Option<String> {
+    let is_recipe = path.extension().is_some_and(|e| e == "toml");
+    path.file_stem().filter(|_| is_recipe).map(|s| s.to_string_lossy().into_owned())
+}
+
+/// Applies one `KEY=VALUE`. The value is TOML where it parses as such, else a string: `unused_kv=drop` works.
+fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let place = || format!("--set {setting}");
+    let Some((key, value)) = setting.split_once('=') else {
+        return Err(Error::recipe(place(), "not a setting").expected("KEY=VALUE", setting));
+    };
+    let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("value"));
+    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    // keys of a file contain dots themselves
+    let path: Vec<&str> = match key.strip_prefix("kv.") {
+        Some(rest) => vec!["kv", rest],
+        None => key.split('.').collect(),
+    };
+    let (last, parents) = path.split_last().unwrap_or((&"", &[]));
+    let mut at = table;
+    for parent in parents {
+        let entry = at.entry(*parent).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = entry
+            .as_table_mut()
+            .ok_or_else(|| Error::recipe(place(), format!("{parent} is not a section")))?;
+    }
+    at.insert((*last).to_owned(), value);
+    Ok(())
+}
+
+mod type_name {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use tensor::DType;
+
+    pub(super) fn serialize<S: Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(dtype.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DType, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+mod optional_type {
+    use serde::{Deserializer, Serializer};
+    use tensor::DType;
+
+    pub(super) fn serialize<S: Serializer>(dtype: &Option<DType>, to: S) -> Result<S::Ok, S::Error> {
+        match dtype {
+            Some(dtype) => super::type_name::serialize(dtype, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DType>, D::Error> {
+        super::type_name::deserialize(from).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_embedded_recipe_parses_and_says_its_purpose() {
+        for file in EMBEDDED.files().filter(|f| stem(f.path()).is_some()) {
+            let name = stem(file.path()).unwrap();
+            let recipe = Recipe::from_toml(file.contents_utf8().unwrap(), &name).unwrap();
+            assert!(!recipe.purpose.is_empty(), "{name}");
+        }
+        assert!(Recipe::embedded().iter().any(|(name, _)| name == "q4_0"));
+    }
+
+    #[test]
+    fn settings() {
+        let with = |settings: &[&str]| {
+            let settings: Vec<_> = settings.iter().map(|s| (*s).to_owned()).collect();
+            Recipe::from_toml_with("types.preset = 'q4_0'", "test", &settings)
+        };
+        assert_eq!(with(&["unused_kv=drop"]).unwrap().unused_kv, UnusedKv::Drop);
+        assert_eq!(with(&["types.token_embd=q8_0"]).unwrap().types.token_embd, Some(DType::Q8_0));
+        assert_eq!(with(&["kv.gemma4.context_length=4096"]).unwrap().kv["gemma4.context_length"], 4096);
+        assert_eq!(
+            with(&["output.split_max_size=2GB"]).unwrap().output.split_max_bytes().unwrap(),
+            Some(2_000_000_000)
+        );
+        for bad in [
+            "unused_kv",
+            "unused_kv=perhaps",
+            "typo=1",
+            "types.preset=q4",
+            "output.split_max_size=0",
+            "metadata.nmae=x",
+        ] {
+            let error = with(&[bad]).unwrap_err();
+            assert_eq!(error.fault(), tensor::Fault::Recipe, "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("500MB").unwrap(), 500_000_000);
+        assert_eq!(bytes("1GiB").unwrap(), 1 << 30);
+        assert_eq!(bytes("2G").unwrap(), 2_000_000_000);
+        assert_eq!(bytes("4096").unwrap(), 4096);
+        assert!(bytes("-1GB").is_err());
+    }
+}

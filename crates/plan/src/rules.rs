@@ -1,0 +1,145 @@
+//! The type of one tensor: what always holds, then the recipe's rules, its embedding types, its preset.
+//!
+//! A rule changes only what it names: llama-quantize, where an overridden tensor drops out of the count of
+//! layers, also moves the preset's extra bits to other layers. And a rule without effect is an error.
+
+use gemma::{Config, Slot, Store};
+use regex::Regex;
+use tensor::{DType, Error, Result};
+
+use crate::presets::{Place, Preset, fall_back};
+use crate::recipe::{Recipe, TypeRule};
+
+pub(crate) struct Rules<'a> {
+    recipe: &'a Recipe,
+    preset: &'static Preset,
+    config: &'a Config,
+    rules: Vec<Rule<'a>>,
+}
+
+struct Rule<'a> {
+    rule: &'a TypeRule,
+    pattern: Regex,
+    effect: Effect,
+}
+
+/// What has become of a rule so far.
+#[derive(Default)]
+struct Effect {
+    applied: bool,
+    /// A tensor that it matches, and why its type is not the rule's to choose.
+    blocked: Option<(String, &'static str)>,
+}
+
+const PROTECTED: &str = "is never quantised: llama.cpp and its runtimes expect it as it is";
+const EARLIER: &str = "is decided by an earlier rule";
+
+impl<'a> Rules<'a> {
+    /// Compiles the rules that are meant for this model.
+    pub(crate) fn new(recipe: &'a Recipe, preset: &'static Preset, config: &'a Config) -> Result<Self> {
+        let variant = config.variant();
+        let meant = |rule: &&TypeRule| {
+            rule.variants.is_empty() || variant.is_some_and(|v| rule.variants.iter().any(|name| name == v))
+        };
+        let compile = |rule: &'a TypeRule| {
+            let place = place(rule);
+            if !(rule.dtype.is_quantized() || matches!(rule.dtype, DType::F32 | DType::F16 | DType::BF16)) {
+                return Err(Error::recipe(place, "not a type of weights")
+                    .expected("a type such as q8_0 or f16", rule.dtype));
+            }
+            let pattern = Regex::new(&rule.tensors).map_err(|e| Error::recipe(place, e))?;
+            Ok(Rule { rule, pattern, effect: Effect::default() })
+        };
+        let rules = recipe.types.rules.iter().filter(meant).map(compile).collect::<Result<_>>()?;
+        Ok(Rules { recipe, preset, config, rules })
+    }
+
+    /// The type of a tensor that is stored as `source`, and why. Fall-backs are noted.
+    pub(crate) fn choose(
+        &mut self,
+        slot: &Slot,
+        place: Place,
+        source: DType,
+        notes: &mut Vec<String>,
+    ) -> Result<(DType, String)> {
+        let flat = gguf::ggml_shape(&slot.shape).len() < 2;
+        let fixed = match slot.store {
+            Store::F32 => Some((DType::F32, "always f32")),
+            Store::Keep => Some((self.sixteen_bits(source), "kept in 16 bits")),
+            Store::Recipe if flat => Some((self.sixteen_bits(source), "kept in 16 bits: a single row")),
+            Store::Recipe => None,
+        };
+        if let Some((dtype, why)) = fixed {
+            self.matching(&slot.gguf, Some(PROTECTED));
+            return Ok((dtype, why.to_owned()));
+        }
+        let cols = slot.shape.last().copied().unwrap_or(1);
+        if let Some(rule) = self.matching(&slot.gguf, None) {
+            if rule.dtype.row_bytes(cols).is_none() {
+                return Err(Error::recipe(self::place(rule), format!("{} cannot take this type", slot.gguf))
+                    .expected(format!("rows of a multiple of {}", rule.dtype.block_len()), cols));
+            }
+            return Ok((rule.dtype, format!("rule {:?}", rule.tensors)));
+        }
+        let named = match slot.role {
+            "token_embd" => self.recipe.types.token_embd,
+            "per_layer_token_embd" => self.recipe.types.per_layer_token_embd,
+            _ => None,
+        };
+        let (wanted, why) = match named {
+            Some(dtype) => (dtype, "recipe"),
+            None => self.preset.choose(self.config, slot, place),
+        };
+        let dtype = fall_back(wanted, cols);
+        if dtype == wanted {
+            return Ok((dtype, why.to_owned()));
+        }
+        let why = format!("rows of {cols} are not whole blocks of {wanted}: falls back to {dtype}");
+        notes.push(format!("{}: {why}", slot.role));
+        Ok((dtype, why))
+    }
+
+    /// What the converter writes for tensors that are not quantised: BF16, but nothing less than the checkpoint has
+    /// in a file that is not quantised at all.
+    fn sixteen_bits(&self, source: DType) -> DType {
+        let preset = self.preset.default_type();
+        if preset.is_quantized() || source == DType::BF16 { DType::BF16 } else { preset }
+    }
+
+    /// The first rule that matches `name`. All that match are marked as effective or not.
+    fn matching(&mut self, name: &str, mut blocked: Option<&'static str>) -> Option<&'a TypeRule> {
+        let mut first = None;
+        for rule in self.rules.iter_mut().filter(|rule| rule.pattern.is_match(name)) {
+            match blocked {
+                Some(reason) => {
+                    rule.effect.blocked.get_or_insert_with(|| (name.to_owned(), reason));
+                }
+                None => {
+                    rule.effect.applied = true;
+                    first = Some(rule.rule);
+                    blocked = Some(EARLIER);
+                }
+            }
+        }
+        first
+    }
+
+    /// Refuses rules that have changed nothing.
+    pub(crate) fn finish(self) -> Result<()> {
+        let Some(rule) = self.rules.iter().find(|rule| !rule.effect.applied) else { return Ok(()) };
+        let place = place(rule.rule);
+        Err(match &rule.effect.blocked {
+            Some((name, reason)) => Error::recipe(place, format!("has no effect: {name} {reason}")),
+            None if self.config.tied && rule.pattern.is_match("output.weight") => {
+                Error::recipe(place, "matches no tensor: the head of this model is tied to its embedding")
+                    .help("The head has the type of token_embd.")
+            }
+            None => Error::recipe(place, "matches no tensor")
+                .help("`gemma-convert plan` lists the names. To allow for models without the tensor, use `variants`."),
+        })
+    }
+}
+
+fn place(rule: &TypeRule) -> String {
+    format!("type rule {}={}", rule.tensors, rule.dtype)
+}

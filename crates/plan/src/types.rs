@@ -1,0 +1,197 @@
+//! The plan itself: plain data, serialisable.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tensor::{DType, TensorDesc};
+
+/// What a run reads and writes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// `E2B`, …; `None` for a size without a name.
+    pub variant: Option<&'static str>,
+    /// The architecture that config.json names.
+    pub architecture: String,
+    /// The checkpoint's files, in the order in which they are read.
+    pub inputs: Vec<InputFile>,
+    /// What is made of them, one entry a recipe.
+    pub artifacts: Vec<Artifact>,
+    /// Tensors of the checkpoint that none of the artifacts holds, and why.
+    pub dropped: Vec<Dropped>,
+}
+
+/// A file of the checkpoint.
+#[derive(Clone, Debug, Serialize)]
+pub struct InputFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// The files that one recipe makes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Artifact {
+    /// The recipe's name.
+    pub recipe: String,
+    /// Its preset.
+    pub preset: &'static str,
+    /// One file, or the parts of a split.
+    pub files: Vec<OutputFile>,
+    /// What it leaves out of the text model, and why.
+    pub dropped: Vec<Dropped>,
+    /// What a reader should know: fall-backs, tensors that are kept though never read.
+    pub notes: Vec<String>,
+}
+
+/// A file to write. Bytes that neither the header nor a tensor covers are zero.
+#[derive(Clone, Debug, Serialize)]
+pub struct OutputFile {
+    /// Its name in the target folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Everything before the first tensor.
+    #[serde(serialize_with = "digest_of")]
+    pub header: Vec<u8>,
+    /// The tensors, in the order of the file.
+    pub tensors: Vec<OutputTensor>,
+}
+
+/// A tensor to write.
+#[derive(Clone, Debug, Serialize)]
+pub struct OutputTensor {
+    /// Name, type and shape in the file.
+    #[serde(flatten, serialize_with = "described")]
+    pub desc: TensorDesc,
+    /// llama.cpp's name for what it does.
+    pub role: &'static str,
+    /// Its layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// Its first byte in the file.
+    pub offset: u64,
+    /// Its bytes without padding.
+    pub bytes: u64,
+    /// Why it has this type.
+    pub why: String,
+    /// Where its values come from.
+    pub from: Origin,
+}
+
+/// Where a tensor's values come from.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The checkpoint.
+    Checkpoint(Stored),
+    /// They are computed from the config.
+    Generated(Vec<f32>),
+}
+
+/// A tensor in the checkpoint.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stored {
+    /// Its name there.
+    pub tensor: String,
+    /// Its type there.
+    #[serde(serialize_with = "type_name")]
+    pub dtype: DType,
+    /// Number of its file in [`Plan::inputs`].
+    pub file: usize,
+    /// Its first byte in that file.
+    pub offset: u64,
+    /// Its bytes there.
+    pub bytes: u64,
+    /// The type to round to before encoding, if any.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_type_name")]
+    pub via: Option<DType>,
+}
+
+/// A tensor that is left out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Dropped {
+    /// Its name in the checkpoint.
+    pub tensor: String,
+    /// Its bytes there.
+    pub bytes: u64,
+    /// Why.
+    pub reason: &'static str,
+}
+
+impl Plan {
+    /// SHA-256 of the plan's JSON, in hexadecimal: equal plans write equal bytes.
+    ///
+    /// The digest does not cover the weights, only where they are.
+    pub fn digest(&self) -> String {
+        // a plan is maps, lists, numbers and texts, which serialise without fail
+        hex(&Sha256::digest(serde_json::to_vec(self).unwrap_or_default()))
+    }
+
+    /// The same plan with one artifact only, for a digest that does not depend on the others.
+    pub fn only(&self, artifact: usize) -> Plan {
+        let mut plan = self.clone();
+        plan.artifacts = plan.artifacts.into_iter().skip(artifact).take(1).collect();
+        plan
+    }
+}
+
+impl Artifact {
+    /// Bytes of all its files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// All its tensors, in the order of the files.
+    pub fn tensors(&self) -> impl Iterator<Item = &OutputTensor> {
+        self.files.iter().flat_map(|file| &file.tensors)
+    }
+
+    /// Number of tensors and bytes by type.
+    pub fn by_type(&self) -> BTreeMap<DType, (usize, u64)> {
+        let mut types = BTreeMap::new();
+        for tensor in self.tensors() {
+            let entry: &mut (usize, u64) = types.entry(tensor.desc.dtype).or_default();
+            *entry = (entry.0 + 1, entry.1 + tensor.bytes);
+        }
+        types
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}"); // writing to a string cannot fail
+    }
+    text
+}
+
+fn digest_of<S: serde::Serializer>(header: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeStruct;
+    let mut fields = to.serialize_struct("header", 2)?;
+    fields.serialize_field("bytes", &header.len())?;
+    fields.serialize_field("sha256", &hex(&Sha256::digest(header)))?;
+    fields.end()
+}
+
+fn described<S: serde::Serializer>(desc: &TensorDesc, to: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeStruct;
+    let mut fields = to.serialize_struct("tensor", 3)?;
+    fields.serialize_field("tensor", &desc.name)?;
+    fields.serialize_field("type", desc.dtype.name())?;
+    fields.serialize_field("shape", &desc.shape)?;
+    fields.end()
+}
+
+fn type_name<S: serde::Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(dtype.name())
+}
+
+fn optional_type_name<S: serde::Serializer>(dtype: &Option<DType>, to: S) -> Result<S::Ok, S::Error> {
+    match dtype {
+        Some(dtype) => type_name(dtype, to),
+        None => to.serialize_none(),
+    }
+}

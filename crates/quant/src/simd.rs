@@ -1,0 +1,53 @@
+//! The vector levels a codec is compiled for, and the choice among them.
+
+/// A vector level. All levels give the same bytes; they differ in speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Simd {
+    /// One block at a time: the specification.
+    Scalar,
+    /// Four lanes of plain Rust, for whatever the target always has (SSE2, NEON).
+    Baseline,
+    /// Eight lanes.
+    Avx2,
+    /// Sixteen lanes; needs AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Simd {
+    /// Every level, slowest first.
+    pub const ALL: [Simd; 4] = [Simd::Scalar, Simd::Baseline, Simd::Avx2, Simd::Avx512];
+
+    /// The best level of this CPU.
+    pub fn detect() -> Simd {
+        if Simd::Avx512.is_available() {
+            Simd::Avx512
+        } else if Simd::Avx2.is_available() {
+            Simd::Avx2
+        } else {
+            Simd::Baseline
+        }
+    }
+
+    /// The levels this CPU has, slowest first.
+    pub fn available() -> Vec<Simd> {
+        Simd::ALL.into_iter().filter(|level| level.is_available()).collect()
+    }
+
+    /// Whether this CPU has the level. Cheap: the standard library caches what the CPU says.
+    pub fn is_available(self) -> bool {
+        match self {
+            Simd::Scalar | Simd::Baseline => true,
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Simd::Avx2 | Simd::Avx512 => false,
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The subcommands.
+
+mod bench;
+mod oracle;
+mod synth;
+mod tidy;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    Oracle(oracle::Args),
+    Tidy(tidy::Args),
+    Synth(synth::Args),
+    Bench(bench::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::Oracle(args) => args.run(),
+            Command::Tidy(args) => args.run(),
+            Command::Synth(args) => args.run(),
+            Command::Bench(args) => args.run(),
+        }
+    }
+}

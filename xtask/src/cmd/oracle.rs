@@ -1,0 +1,45 @@
+//! `cargo xtask oracle`: makes sure the real llama.cpp is there and says where.
+
+use std::path::Path;
+
+use xtask::oracle::{Oracle, Scope};
+
+/// Find the real llama.cpp (LLAMA_BIN, LLAMA_SRC, LLAMA_PY), or build it once in the cache folder.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Print shell assignments: eval "$(cargo xtask oracle --env)"
+    #[arg(long)]
+    env: bool,
+    /// Leave out torch and transformers: the tools alone, without convert_hf_to_gguf.py
+    #[arg(long)]
+    no_torch: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let oracle = Oracle::find_or_build(if self.no_torch { Scope::Tools } else { Scope::Converter })?;
+        let places = [("LLAMA_BIN", &oracle.bin), ("LLAMA_SRC", &oracle.src), ("LLAMA_PY", &oracle.python)];
+        for (var, path) in places {
+            if self.env {
+                println!("export {var}={}", shell_quoted(path));
+            } else {
+                println!("{var:9}  {}", path.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shell_quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_survive_the_shell() {
+        assert_eq!(shell_quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+}

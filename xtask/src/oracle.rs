@@ -1,0 +1,126 @@
+//! The real llama.cpp: the judge of what we write, and the peer in benchmarks.
+//!
+//! `LLAMA_BIN` (folder of the tools), `LLAMA_SRC` (source tree with `convert_hf_to_gguf.py`) and `LLAMA_PY`
+//! (a Python with `gguf`; with `torch` and `transformers` for conversions) point at an existing one, each on its
+//! own. What they leave open comes from the cache folder, where [`Oracle::find_or_build`] builds it once.
+
+mod build;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+pub use build::{Scope, VERSION, home};
+
+/// Where the tools, the source tree and the Python interpreter are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oracle {
+    /// Folder of `llama-quantize` and its siblings.
+    pub bin: PathBuf,
+    /// Source tree; holds `convert_hf_to_gguf.py`.
+    pub src: PathBuf,
+    /// Python interpreter that can import `gguf`.
+    pub python: PathBuf,
+}
+
+impl Oracle {
+    /// The oracle if it is there, complete; builds nothing. A `LLAMA_*` variable that points nowhere means `None`.
+    pub fn find() -> Option<Oracle> {
+        let cached = home().ok().filter(|home| build::is_built(home));
+        let place =
+            |var, cached_part: &str| set(var).or_else(|| cached.as_ref().map(|home| home.join(cached_part)));
+        let oracle = Oracle {
+            bin: place("LLAMA_BIN", build::BIN)?,
+            src: place("LLAMA_SRC", build::SRC)?,
+            python: place("LLAMA_PY", build::PYTHON)?,
+        };
+        oracle.check().is_ok().then_some(oracle)
+    }
+
+    /// As [`Oracle::find`], but builds what is missing in the cache folder (minutes; progress on stderr).
+    ///
+    /// # Errors
+    /// A `LLAMA_*` variable that points to the wrong place, or a failed step with the end of its log.
+    pub fn find_or_build(scope: Scope) -> Result<Oracle> {
+        let home = home()?;
+        let oracle = Oracle {
+            bin: set("LLAMA_BIN").unwrap_or_else(|| home.join(build::BIN)),
+            src: set("LLAMA_SRC").unwrap_or_else(|| home.join(build::SRC)),
+            python: set("LLAMA_PY").unwrap_or_else(|| home.join(build::PYTHON)),
+        };
+        if [&oracle.bin, &oracle.src, &oracle.python].iter().any(|path| path.starts_with(&home)) {
+            build::build(&home, scope)?;
+        }
+        oracle.check()?;
+        Ok(oracle)
+    }
+
+    /// For tests that need the oracle: `None`, with a note on stderr, means skip. Where
+    /// `GEMMA_CONVERT_ORACLE=require` is set, as in `.ci/run`, nothing is skipped.
+    ///
+    /// # Panics
+    /// When the oracle is required and missing.
+    pub fn for_tests() -> Option<Oracle> {
+        let oracle = Oracle::find();
+        if oracle.is_none() {
+            let help = "the real llama.cpp was not found; `cargo xtask oracle` builds it";
+            let required = std::env::var_os("GEMMA_CONVERT_ORACLE").is_some_and(|value| value == "require");
+            assert!(!required, "{help}");
+            eprintln!("skipped: {help}");
+        }
+        oracle
+    }
+
+    /// A command for one of the tools, such as `llama-quantize`.
+    pub fn tool(&self, name: &str) -> Command {
+        Command::new(self.bin.join(name))
+    }
+
+    /// A command that runs a script of the source tree, such as `convert_hf_to_gguf.py`, with the tree's own
+    /// `gguf` package.
+    pub fn script(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.python);
+        command.arg(self.src.join(name)).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+
+    /// Whether Python has what `convert_hf_to_gguf.py` imports. A build with [`Scope::Tools`] has not.
+    pub fn can_convert(&self) -> bool {
+        let probe = "import importlib.util as u, sys; \
+                     sys.exit(not all(u.find_spec(m) for m in ('torch', 'transformers')))";
+        let status = Command::new(&self.python)
+            .args(["-c", probe])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    fn check(&self) -> Result<()> {
+        let must = [
+            ("LLAMA_BIN", self.bin.join("llama-quantize")),
+            ("LLAMA_SRC", self.src.join("convert_hf_to_gguf.py")),
+            ("LLAMA_PY", self.python.clone()),
+        ];
+        for (var, path) in must {
+            if !is_file(&path) {
+                bail!("{} is not there{}", path.display(), hint(var));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hint(var: &str) -> String {
+    if set(var).is_some() { format!(" ({var} points to the wrong place)") } else { String::new() }
+}
+
+fn set(var: impl AsRef<OsStr>) -> Option<PathBuf> {
+    std::env::var_os(var).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn is_file(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file())
+}
