@@ -6,8 +6,7 @@
 
 mod build;
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
@@ -36,7 +35,7 @@ impl Oracle {
             src: place("LLAMA_SRC", build::SRC)?,
             python: place("LLAMA_PY", build::PYTHON)?,
         };
-        oracle.check().is_ok().then_some(oracle)
+        oracle.missing().is_empty().then_some(oracle)
     }
 
     /// As [`Oracle::find`], but builds what is missing in the cache folder (minutes; progress on stderr).
@@ -50,11 +49,18 @@ impl Oracle {
             src: set("LLAMA_SRC").unwrap_or_else(|| home.join(build::SRC)),
             python: set("LLAMA_PY").unwrap_or_else(|| home.join(build::PYTHON)),
         };
+        if let Some((var, path)) = oracle.missing().into_iter().find(|(var, _)| set(var).is_some()) {
+            bail!("{var} points to the wrong place: there is no {}", path.display());
+        }
         if [&oracle.bin, &oracle.src, &oracle.python].iter().any(|path| path.starts_with(&home)) {
             build::build(&home, scope)?;
         }
-        oracle.check()?;
-        Ok(oracle)
+        match oracle.missing().first() {
+            Some((_, path)) => {
+                bail!("there is still no {}; delete {} and try again", path.display(), home.display())
+            }
+            None => Ok(oracle),
+        }
     }
 
     /// For tests that need the oracle: `None`, with a note on stderr, means skip. Where
@@ -98,29 +104,17 @@ impl Oracle {
         status.is_ok_and(|status| status.success())
     }
 
-    fn check(&self) -> Result<()> {
+    /// What should be there and is not, each with the variable that can say where it is.
+    fn missing(&self) -> Vec<(&'static str, PathBuf)> {
         let must = [
             ("LLAMA_BIN", self.bin.join("llama-quantize")),
             ("LLAMA_SRC", self.src.join("convert_hf_to_gguf.py")),
             ("LLAMA_PY", self.python.clone()),
         ];
-        for (var, path) in must {
-            if !is_file(&path) {
-                bail!("{} is not there{}", path.display(), hint(var));
-            }
-        }
-        Ok(())
+        must.into_iter().filter(|(_, path)| !path.is_file()).collect()
     }
 }
 
-fn hint(var: &str) -> String {
-    if set(var).is_some() { format!(" ({var} points to the wrong place)") } else { String::new() }
-}
-
-fn set(var: impl AsRef<OsStr>) -> Option<PathBuf> {
+fn set(var: &str) -> Option<PathBuf> {
     std::env::var_os(var).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-fn is_file(path: &Path) -> bool {
-    path.metadata().is_ok_and(|meta| meta.is_file())
 }

@@ -1,1 +1,26 @@
-fn main() {}
+//! `gemma-convert`: turns Gemma 4 checkpoints into GGUF files.
+//!
+//! Only the command line lives here: arguments, progress, tables, exit codes. Results go to stdout, everything
+//! else to stderr; with `--json` stdout is one document.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one crate that talks to people")]
+
+mod args;
+mod commands;
+mod outcome;
+mod progress;
+mod table;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    let result = match &args.command {
+        Command::Inspect(inspect) => commands::inspect::run(inspect),
+        Command::Plan(plan) => commands::plan::run(plan),
+        Command::Convert(convert) => commands::convert::run(convert),
+    };
+    outcome::report(result, args.json)
+}

@@ -61,6 +61,9 @@ impl Work {
         let targets = plan.artifacts.iter().flat_map(|a| &a.files);
         for (target, tensor) in targets.enumerate().flat_map(|(i, f)| f.tensors.iter().map(move |t| (i, t))) {
             let Origin::Checkpoint(stored) = &tensor.from else { continue };
+            if stored.bytes == 0 {
+                continue;
+            }
             let key = (stored.file, stored.offset);
             let at = *number.entry(key).or_insert_with(|| {
                 by_file[stored.file].push((stored.offset..stored.offset + stored.bytes, wanted.len()));
@@ -83,7 +86,7 @@ impl Work {
 
     /// Every byte of every file once, in order.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = Block> {
-        self.lens.iter().enumerate().flat_map(|(file, &len)| {
+        self.lens.iter().enumerate().flat_map(move |(file, &len)| {
             let mut at = 0;
             let mut tensors = self.by_file[file].iter();
             let mut current: Option<&(Range<u64>, usize)> = tensors.next();
@@ -113,7 +116,7 @@ impl Work {
 
     fn row_bytes(&self, tensor: usize) -> u64 {
         let Wanted { stored, cols, .. } = &self.wanted[tensor];
-        // plain types have blocks of one element, so this is exact; an empty row is one byte for the division
-        (*cols as u64 * stored.dtype.block_bytes() as u64).max(1)
+        // plain types have blocks of one element; no wanted tensor is empty
+        *cols as u64 * stored.dtype.block_bytes() as u64
     }
 }

@@ -100,7 +100,11 @@ pub(crate) fn report(
     let cols = wanted.cols as u64;
     Ok(Error::malformed(
         format!("{file}: tensor {}", wanted.stored.tensor),
-        format!("{count} values are not finite, the first at element {index} (row {}, column {})", index / cols, index % cols),
+        format!(
+            "{count} values are not finite, the first at element {index} (row {}, column {})",
+            index / cols,
+            index % cols
+        ),
     )
     .expected("finite weights", value)
     .help("The checkpoint is damaged or its training diverged; no output was written."))

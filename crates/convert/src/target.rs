@@ -51,7 +51,13 @@ impl Target {
         let partial = PathBuf::from(name);
         let took_over = partial.exists();
         let fail = |e: std::io::Error| Error::write(partial.display(), &e);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&partial).map_err(fail)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&partial)
+            .map_err(fail)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

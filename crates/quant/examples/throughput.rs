@@ -1,5 +1,5 @@
 //! Prints millions of weights a second, on one core, for every type and level: encoded, encoded with importance,
-//! decoded. `cargo run --release -p quant --example throughput [TYPE…]`
+//! decoded, checked for invalid blocks. `cargo run --release -p quant --example throughput [TYPE…]`
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
@@ -33,7 +33,10 @@ fn main() {
         (0..COLS * ROWS).map(|_| 0.02 * (uniform() + uniform() + uniform() + uniform())).collect();
     let importance: Vec<f32> = (0..COLS).map(|_| 1.0 + uniform()).collect();
 
-    println!("{:8} {:10} {:>10} {:>10} {:>10}   M weights/s", "type", "level", "encode", "weighted", "decode");
+    println!(
+        "{:8} {:10} {:>10} {:>10} {:>10}   M weights/s",
+        "type", "level", "encode", "weighted", "decode"
+    );
     for &dtype in DType::ALL.iter().filter(|&&t| quant::can_encode(t)) {
         if !wanted.is_empty() && !wanted.contains(&dtype) {
             continue;
@@ -44,7 +47,9 @@ fn main() {
             let plain = rate(|| quant::encode(simd, dtype, COLS, &x, None, &mut bytes));
             let weighted = rate(|| quant::encode(simd, dtype, COLS, &x, Some(&importance), &mut bytes));
             let decode = rate(|| quant::decode(simd, dtype, &bytes, &mut decoded));
-            println!("{dtype:8} {:10} {plain:10.0} {weighted:10.0} {decode:10.0}", format!("{simd:?}"));
+            let check = rate(|| assert_eq!(quant::invalid_block(dtype, &bytes), None));
+            let level = format!("{simd:?}");
+            println!("{dtype:8} {level:10} {plain:10.0} {weighted:10.0} {decode:10.0} {check:10.0}");
         }
     }
     println!("{:30} {:10.0}", "first_non_finite", rate(|| assert_eq!(quant::first_non_finite(&x), None)));

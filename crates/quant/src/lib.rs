@@ -33,14 +33,7 @@ pub fn can_encode(dtype: DType) -> bool {
 /// # Panics
 /// When the sizes do not fit together, the type cannot be encoded or the CPU lacks `simd`:
 /// mistakes of the caller, not of its input.
-pub fn encode(
-    simd: Simd,
-    dtype: DType,
-    cols: usize,
-    x: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) {
+pub fn encode(simd: Simd, dtype: DType, cols: usize, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let codec = codec(dtype).unwrap_or_else(|| panic!("{dtype} has no encoder"));
     assert!(cols.is_multiple_of(dtype.block_len()), "{cols} columns are not whole blocks of {dtype}");
     assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values are not whole rows of {cols}", x.len());
@@ -57,7 +50,11 @@ pub fn encode(
 /// As [`encode`].
 pub fn decode(simd: Simd, dtype: DType, bytes: &[u8], out: &mut [f32]) {
     let codec = codec(dtype).unwrap_or_else(|| panic!("{dtype} has no decoder"));
-    assert!(out.len().is_multiple_of(dtype.block_len()), "{} values are not whole blocks of {dtype}", out.len());
+    assert!(
+        out.len().is_multiple_of(dtype.block_len()),
+        "{} values are not whole blocks of {dtype}",
+        out.len()
+    );
     assert_eq!(bytes.len(), out.len() / dtype.block_len() * dtype.block_bytes(), "bytes of the input");
     codec.decode(simd, bytes, out);
 }

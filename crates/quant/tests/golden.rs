@@ -105,8 +105,12 @@ fn decodes_as_ggml() {
 
 #[test]
 fn narrows_floats_as_ggml() {
-    let x: Vec<f32> =
-        read("float/input.u32").as_chunks().0.iter().map(|b| f32::from_bits(u32::from_le_bytes(*b))).collect();
+    let x: Vec<f32> = read("float/input.u32")
+        .as_chunks()
+        .0
+        .iter()
+        .map(|b| f32::from_bits(u32::from_le_bytes(*b)))
+        .collect();
     assert_eq!(x.len(), 17_380);
     for (dtype, name) in [(DType::F16, "float/f16.u16"), (DType::BF16, "float/bf16.u16")] {
         let expected = read_u16(name);

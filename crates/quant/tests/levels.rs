@@ -100,7 +100,10 @@ fn levels_agree() {
                         "first block that differs: {dtype} {simd:?} {rows} rows of {cols}, weighted: {}",
                         importance.is_some()
                     );
-                    assert!(values(simd, &found) == decoded, "decoded {dtype} {simd:?} {rows} rows of {cols}");
+                    assert!(
+                        values(simd, &found) == decoded,
+                        "decoded {dtype} {simd:?} {rows} rows of {cols}"
+                    );
                 }
             }
         }

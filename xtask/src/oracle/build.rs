@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -71,14 +71,15 @@ pub(super) fn is_built(home: &Path) -> bool {
 /// Runs the missing steps, one process at a time.
 pub(super) fn build(home: &Path, scope: Scope) -> Result<()> {
     fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
-    let lock = File::create(home.join(".lock")).with_context(|| format!("cannot lock {}", home.display()))?;
+    let lock = File::options().read(true).append(true).create(true).open(home.join(".lock"));
+    let lock = lock.with_context(|| format!("cannot lock {}", home.display()))?;
     if lock.try_lock().is_err() {
         eprintln!("waiting for another build in {}", home.display());
         lock.lock()?;
     }
     for step in steps(home, scope) {
         eprintln!("llama.cpp: {} (log: {})", step.what, home.join(step.log).display());
-        step.run(home)?;
+        step.run(home, &lock)?;
     }
     Ok(())
 }
@@ -169,7 +170,7 @@ fn with(mut words: Vec<OsString>, more: &[&str]) -> Vec<OsString> {
 }
 
 impl Step {
-    fn run(&self, home: &Path) -> Result<()> {
+    fn run(&self, home: &Path, lock: &File) -> Result<()> {
         match &self.mark {
             Mark::Touch(_) => {}
             Mark::Move(scratch, ..) => {
@@ -190,7 +191,8 @@ impl Step {
             let status = Command::new(&words[0])
                 .args(&words[1..])
                 .env("PATH", &path)
-                .stdin(Stdio::null())
+                // An empty file, and the lock: if we are killed, it is held until the command has ended too.
+                .stdin(lock.try_clone()?)
                 .stdout(log.try_clone()?)
                 .stderr(log.try_clone()?)
                 .status()
@@ -257,8 +259,26 @@ mod tests {
         let words = ["sh", "-c", "echo the reason; exit 3"].map(OsString::from).to_vec();
         let step =
             Step { what: "a step", log: "x.log", commands: vec![words], mark: Mark::Touch(mark.clone()) };
-        let message = step.run(dir.path()).unwrap_err().to_string();
+        let message = step.run(dir.path(), &tempfile::tempfile().unwrap()).unwrap_err().to_string();
         assert!(message.contains("the reason") && message.contains("x.log"), "{message}");
+        assert!(!mark.exists());
+    }
+
+    #[test]
+    fn an_unfinished_step_is_known_by_its_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("mark");
+        let step = |script: &str| Step {
+            what: "a step",
+            log: "x.log",
+            commands: vec![["sh", "-c", script].map(OsString::from).to_vec()],
+            mark: Mark::While(mark.clone()),
+        };
+        let lock = tempfile::tempfile().unwrap();
+        let fails = format!("test -e '{}' && exit 1", mark.display());
+        step(&fails).run(dir.path(), &lock).unwrap_err();
+        assert!(mark.exists());
+        step("true").run(dir.path(), &lock).unwrap();
         assert!(!mark.exists());
     }
 
@@ -270,7 +290,8 @@ mod tests {
         File::create(scratch.join("left over")).unwrap();
         let words = [OsString::from("mkdir"), scratch.join("tree").into()].to_vec();
         let mark = Mark::Move(scratch.clone(), scratch.join("tree"), to.clone());
-        Step { what: "unpack", log: "x.log", commands: vec![words], mark }.run(dir.path()).unwrap();
+        let step = Step { what: "unpack", log: "x.log", commands: vec![words], mark };
+        step.run(dir.path(), &tempfile::tempfile().unwrap()).unwrap();
         assert!(to.is_dir() && !scratch.exists());
     }
 }

@@ -165,4 +165,51 @@ impl Lanes for X16 {
     fn any(mask: __mmask16) -> bool {
         mask != 0
     }
+    /// With shuffles; LLVM makes sixteen slow gathers of the general one.
+    #[inline(always)]
+    fn transpose<const K: usize>(groups: &[[f32; K]]) -> [X16; K] {
+        const { assert!(K.is_multiple_of(16)) };
+        let mut out = [X16::splat(0.0); K];
+        for (n, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let mut rows = [X16::splat(0.0); 16];
+            for (row, group) in rows.iter_mut().zip(groups) {
+                *row = X16::load(&group[16 * n..]);
+            }
+            *out = transpose_square(rows);
+        }
+        out
+    }
+}
+
+/// 16 × 16, in four rounds.
+#[inline(always)]
+fn transpose_square(rows: [X16; 16]) -> [X16; 16] {
+    let (mut quads, mut out) = (rows, rows);
+    // Columns of four rows: part b of quads[4·i + c] becomes column 4·b + c of rows 4·i ‥ 4·i + 3.
+    for i in (0..16).step_by(4) {
+        let [a, b, c, d] = [rows[i].0, rows[i + 1].0, rows[i + 2].0, rows[i + 3].0];
+        unsafe {
+            let low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+            let high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+            let low_b = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+            let high_b = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+            quads[i] = X16(_mm512_castpd_ps(_mm512_unpacklo_pd(low, low_b)));
+            quads[i + 1] = X16(_mm512_castpd_ps(_mm512_unpackhi_pd(low, low_b)));
+            quads[i + 2] = X16(_mm512_castpd_ps(_mm512_unpacklo_pd(high, high_b)));
+            quads[i + 3] = X16(_mm512_castpd_ps(_mm512_unpackhi_pd(high, high_b)));
+        }
+    }
+    // Then the parts, four by four.
+    for i in 0..4 {
+        let [a, b, c, d] = [quads[i].0, quads[i + 4].0, quads[i + 8].0, quads[i + 12].0];
+        unsafe {
+            let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let (even_b, odd_b) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            out[i] = X16(_mm512_shuffle_f32x4::<0x88>(even, even_b));
+            out[i + 4] = X16(_mm512_shuffle_f32x4::<0x88>(odd, odd_b));
+            out[i + 8] = X16(_mm512_shuffle_f32x4::<0xdd>(even, even_b));
+            out[i + 12] = X16(_mm512_shuffle_f32x4::<0xdd>(odd, odd_b));
+        }
+    }
+    out
 }

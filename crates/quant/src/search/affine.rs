@@ -46,12 +46,7 @@ impl Affine<f32> {
 ///
 /// The minimum of a fit that was kept is the base of the later candidates: the order of the steps matters.
 #[inline(always)]
-pub(crate) fn affine<V: Lanes, const K: usize>(
-    nmax: i32,
-    steps: Steps,
-    x: &[V; K],
-    w: &[V; K],
-) -> Affine<V> {
+pub(crate) fn affine<V: Lanes, const K: usize>(nmax: i32, steps: Steps, x: &[V; K], w: &[V; K]) -> Affine<V> {
     let zero = V::splat(0.0);
     let nmax = nmax as f32;
     let (mut min, mut max) = (x[0], x[0]);
@@ -114,7 +109,14 @@ fn codes<V: Lanes, const K: usize>(nmax: f32, inverse: V, min: V, x: &[V; K]) ->
 
 /// Σ w·|scale·l + min − x|, or of the squares.
 #[inline(always)]
-fn error<V: Lanes, const K: usize>(absolute: bool, scale: V, min: V, l: &[V; K], x: &[V; K], w: &[V; K]) -> V {
+fn error<V: Lanes, const K: usize>(
+    absolute: bool,
+    scale: V,
+    min: V,
+    l: &[V; K],
+    x: &[V; K],
+    w: &[V; K],
+) -> V {
     let mut sum = V::splat(0.0);
     for i in 0..K {
         let difference = scale * l[i] + min - x[i];

@@ -63,7 +63,8 @@ fn moments<V: Lanes, const K: usize>(nmax: i32, inverse: V, x: &[V; K], w: &[V; 
     let (low, high) = (V::splat(-nmax as f32), V::splat((nmax - 1) as f32));
     let (mut sum_lx, mut sum_l2) = (V::splat(0.0), V::splat(0.0));
     for i in 0..K {
-        let l = (inverse * x[i]).nearest_int().min(high).max(low);
+        // Small: no candidate makes the extremum larger than nmax + 1.
+        let l = (inverse * x[i]).nearest_small_int().min(high).max(low);
         sum_lx = sum_lx + wx[i] * l;
         sum_l2 = sum_l2 + w[i] * l * l;
     }

@@ -6,7 +6,8 @@ use crate::lanes::Lanes;
 use crate::search::extrema;
 
 /// The values of the codes.
-pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(super) const VALUES: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Where the nearest value changes: ggml gives a value halfway between two to the higher one.
 const BOUNDS: [f32; 15] = {
@@ -101,7 +102,8 @@ mod tests {
 
     #[test]
     fn bounds_decide_as_ggml_does() {
-        let around = |v: f32| [v.next_down().next_down(), v.next_down(), v, v.next_up(), v.next_up().next_up()];
+        let around =
+            |v: f32| [v.next_down().next_down(), v.next_down(), v, v.next_up(), v.next_up().next_up()];
         let points = BOUNDS.into_iter().chain(VALUES.map(f32::from)).flat_map(around);
         for v in points.chain((-1400..1400).map(|i| i as f32 * 0.1)).chain([0.0, -0.0, f32::INFINITY]) {
             assert_eq!(code(v), by_bisection(v), "{v}");

@@ -5,9 +5,9 @@ use tensor::DType;
 
 use super::blocks::{QK, from_nibbles, nibbles};
 use super::iq4::{VALUES, codes, scale};
-use super::superblocks::{QK_K, largest_scale};
+use super::superblocks::QK_K;
 use super::{Codec, Rows, invalid_f16};
-use crate::float::{f16_at, f32_to_f16, nearest_int};
+use crate::float::{extremum, f16_at, f32_to_f16, nearest_int};
 use crate::lanes::{Lanes, MAX_LANES};
 use crate::search::{squares, sum_of_squares, weigh};
 
@@ -42,8 +42,8 @@ fn scales<V: Lanes>(x: &[f32], importance: Option<&[f32]>) -> [f32; MAX_LANES] {
 }
 
 #[inline(always)]
-fn pack(x: &[f32; QK_K], scales: &[f32]) -> [u8; BYTES] {
-    let d = -largest_scale(scales) / 32.0;
+fn pack(x: &[f32; QK_K], scales: &[f32; G]) -> [u8; BYTES] {
+    let d = -extremum(scales) / 32.0;
     let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
     let mut out = [0; BYTES];
     let mut high = 0u16;
@@ -71,7 +71,7 @@ impl Codec for Iq4Xs {
             for (n, x) in run.x.chunks(2 * QK_K).enumerate() {
                 let importance = run.importance.map(|w| &w[n * 2 * QK_K..][..x.len()]);
                 let scales = scales::<V>(x, importance);
-                for (x, scales) in x.as_chunks::<QK_K>().0.iter().zip(scales.chunks(G)) {
+                for (x, scales) in x.as_chunks::<QK_K>().0.iter().zip(scales.as_chunks::<G>().0) {
                     let Some(out) = out.next() else { return };
                     *out = pack(x, scales);
                 }

@@ -3,11 +3,9 @@
 
 use tensor::DType;
 
-use super::superblocks::{
-    QK_K, largest_scale, pack_pairs_of_bits, round_symmetric, unpack_pairs_of_bits,
-};
+use super::superblocks::{QK_K, pack_pairs_of_bits, round_symmetric, unpack_pairs_of_bits};
 use super::{Codec, Rows, invalid_f16};
-use crate::float::{f16_at, f16_to_f32, f32_to_f16, nearest_int};
+use crate::float::{extremum, f16_at, f16_to_f32, f32_to_f16, nearest_int};
 use crate::lanes::Lanes;
 use crate::search::{Symmetric, descend, sum, sum_of_squares, symmetric, weigh};
 
@@ -42,7 +40,7 @@ fn fit<V: Lanes>(x: &[f32; QK_K]) -> Block {
             }
         }
     }
-    let largest = largest_scale(&scales);
+    let largest = extremum(&scales);
     if largest == 0.0 {
         return Block { d: 0, scales: [0; G], codes };
     }
@@ -130,7 +128,8 @@ impl Codec for Q3K {
             let d = f16_at(block, 108);
             let low = unpack_pairs_of_bits(&block[32..]);
             for (j, out) in out.as_chunks_mut::<G>().0.iter_mut().enumerate() {
-                let scale = (block[96 + j % 8] >> (4 * (j / 8)) & 15) | (block[104 + j % 4] >> (2 * (j / 4)) & 3) << 4;
+                let scale = (block[96 + j % 8] >> (4 * (j / 8)) & 15)
+                    | (block[104 + j % 4] >> (2 * (j / 4)) & 3) << 4;
                 let scale = d * (f32::from(scale) - 32.0);
                 let high = &block[16 * (j % 2)..][..16];
                 for ((v, low), high) in out.iter_mut().zip(&low[j * G..]).zip(high) {

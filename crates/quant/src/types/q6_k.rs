@@ -3,9 +3,9 @@
 
 use tensor::DType;
 
-use super::superblocks::{QK_K, largest_scale, round_symmetric};
+use super::superblocks::{QK_K, round_symmetric};
 use super::{Codec, Rows, invalid_f16};
-use crate::float::{GROUP_MAX_EPS, f16_at, f16_to_f32, f32_to_f16, nearest_int};
+use crate::float::{GROUP_MAX_EPS, extremum, f16_at, f16_to_f32, f32_to_f16, nearest_int};
 use crate::lanes::Lanes;
 use crate::search::{Symmetric, squares, symmetric};
 
@@ -32,7 +32,7 @@ fn encode_block<V: Lanes>(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>) -> 
     }
 
     let mut out = [0; BYTES];
-    let largest = largest_scale(&scales);
+    let largest = extremum(&scales);
     if largest.abs() < GROUP_MAX_EPS {
         return out;
     }
@@ -49,6 +49,15 @@ fn encode_block<V: Lanes>(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>) -> 
         };
     }
 
+    pack(&codes, &mut out);
+    out[192..208].copy_from_slice(&scales.map(|scale| scale as u8));
+    out[208..].copy_from_slice(&d.to_le_bytes());
+    out
+}
+
+/// Codes `l`, `l + 32`, `l + 64` and `l + 96` of a half: their low nibbles in two bytes, their high bits in one.
+#[inline(always)]
+fn pack(codes: &[u8; QK_K], out: &mut [u8; BYTES]) {
     for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
         for l in 0..32 {
             let [a, b, c, d] = [codes[l], codes[l + 32], codes[l + 64], codes[l + 96]];
@@ -57,9 +66,22 @@ fn encode_block<V: Lanes>(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>) -> 
             out[128 + 32 * half + l] = a >> 4 | b >> 4 << 2 | c >> 4 << 4 | d >> 4 << 6;
         }
     }
-    out[192..208].copy_from_slice(&scales.map(|scale| scale as u8));
-    out[208..].copy_from_slice(&d.to_le_bytes());
-    out
+}
+
+#[inline(always)]
+fn unpack(block: &[u8; BYTES]) -> [u8; QK_K] {
+    let mut codes = [0; QK_K];
+    for (half, codes) in codes.as_chunks_mut::<128>().0.iter_mut().enumerate() {
+        for l in 0..32 {
+            let (ac, bd) = (block[64 * half + l], block[64 * half + l + 32]);
+            let high = block[128 + 32 * half + l];
+            codes[l] = (ac & 15) | (high & 3) << 4;
+            codes[l + 32] = (bd & 15) | (high >> 2 & 3) << 4;
+            codes[l + 64] = ac >> 4 | (high >> 4 & 3) << 4;
+            codes[l + 96] = bd >> 4 | high >> 6 << 4;
+        }
+    }
+    codes
 }
 
 impl Codec for Q6K {
@@ -81,14 +103,11 @@ impl Codec for Q6K {
     fn decode(bytes: &[u8], out: &mut [f32]) {
         for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<QK_K>().0) {
             let d = f16_at(block, 208);
-            for (j, out) in out.as_chunks_mut::<G>().0.iter_mut().enumerate() {
-                // Group j: half, quarter of the half, and which 16 of its 32 values.
-                let (half, quarter, side) = (j / 8, j % 8 / 2, j % 2);
-                let scale = d * f32::from(block[192 + j] as i8);
-                let low = &block[64 * half + 32 * (quarter % 2) + 16 * side..][..16];
-                let high = &block[128 + 32 * half + 16 * side..][..16];
-                for ((v, low), high) in out.iter_mut().zip(low).zip(high) {
-                    let code = (low >> (4 * (quarter / 2)) & 15) | (high >> (2 * quarter) & 3) << 4;
+            let codes = unpack(block);
+            let groups = out.as_chunks_mut::<G>().0.iter_mut().zip(codes.as_chunks::<G>().0);
+            for ((out, codes), &scale) in groups.zip(&block[192..208]) {
+                let scale = d * f32::from(scale as i8);
+                for (v, &code) in out.iter_mut().zip(codes) {
                     *v = scale * f32::from(code as i8 - 32);
                 }
             }

@@ -263,9 +263,3 @@ pub(super) fn round_symmetric(scale: f32, nmax: i32, x: &[f32; 16]) -> [u8; 16] 
     }
     codes
 }
-
-/// The first scale of largest magnitude, with its sign; 0 where there is none.
-#[inline(always)]
-pub(super) fn largest_scale(scales: &[f32]) -> f32 {
-    scales.iter().fold(0.0, |most: f32, &v| if v.abs() > most.abs() { v } else { most })
-}

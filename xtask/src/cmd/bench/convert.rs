@@ -71,7 +71,10 @@ impl Args {
             rows.extend(run_peer(&oracle, &model, &self.types, &outputs)?);
         }
         print!("{}", table(&rows, &self.types));
-        println!("\n{} runs each of ours, median by wall time; every run gave the same bytes.", self.runs);
+        println!(
+            "\nOurs: median of {} runs by wall time, the same bytes each time. llama.cpp: one run.",
+            self.runs
+        );
         println!("{}", digests.join("\n"));
         Ok(())
     }
@@ -109,7 +112,7 @@ fn run_ours(ours: &Path, model: &Path, preset: &str, outputs: &Outputs, runs: u3
         let out = outputs.fresh(&name)?;
         warm(model)?;
         let mut command = Command::new(ours);
-        command.arg("convert").arg(model).args(["--recipe", preset, "-o"]).arg(&out);
+        command.arg("convert").arg(model).args(["--type", preset, "-o"]).arg(&out);
         let cost = measure::run(&mut command)?;
         eprintln!("{name}, run {number}: {:.2} s", cost.wall.as_secs_f64());
         costs.push(cost);

@@ -1,0 +1,78 @@
+//! `convert`: the main job.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use ::convert::Options;
+use quant::Simd;
+use serde_json::json;
+use tensor::{Error, Result};
+
+use crate::args;
+use crate::commands::{Out, Planned, plan_for, requests};
+use crate::outcome::Output;
+use crate::progress::Bar;
+use crate::table::{Table, grouped};
+
+pub(crate) fn run(args: &args::Convert) -> Result<Output> {
+    let simd = simd(args.simd.as_deref())?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build_global()
+        .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))?;
+    let out = Out::new(&args.out);
+    let requests = requests(&args.what, &out)?;
+    let Planned { checkpoint, plan } = plan_for(&args.model, &requests)?;
+
+    let names: Vec<_> = requests.iter().map(|r| r.name.as_str()).collect();
+    let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
+    let bar = Bar::new(&names.join(", "), bytes, args.quiet);
+    for note in plan.artifacts.iter().flat_map(|artifact| &artifact.notes) {
+        ::convert::Progress::note(&bar, note);
+    }
+    let options = Options {
+        folder: out.folder.clone(),
+        named: out.named,
+        force: args.force,
+        simd,
+        settings: requests.iter().map(|r| serde_json::to_value(&r.recipe).unwrap_or_default()).collect(),
+        tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    let start = Instant::now();
+    let finished = ::convert::run(&checkpoint, &plan, &options, &bar);
+    bar.finish();
+    let finished = finished?;
+    let seconds = start.elapsed().as_secs_f64();
+
+    let mut table = Table::new(&["file", "bytes", "sha256"]);
+    for file in finished.artifacts.iter().flat_map(|artifact| &artifact.outputs) {
+        table.row(vec![
+            out.folder.join(&file.name).display().to_string(),
+            grouped(file.bytes),
+            file.sha256.clone(),
+        ]);
+    }
+    let mut text = table.render();
+    let speed = bytes as f64 / 1e6 / seconds;
+    let _ = writeln!(text, "{} bytes of checkpoint in {seconds:.1} s ({speed:.0} MB/s)", grouped(bytes));
+    let _ = writeln!(text, "manifest: {}", finished.manifest.display());
+    let json = json!({
+        "artifacts": finished.artifacts,
+        "folder": out.folder,
+        "manifest": finished.manifest,
+        "seconds": seconds,
+    });
+    Ok(Output { text, json })
+}
+
+/// The best level that this machine has, or the one asked for.
+fn simd(wanted: Option<&str>) -> Result<Simd> {
+    let Some(name) = wanted else { return Ok(Simd::detect()) };
+    let available = Simd::available();
+    let named = |level: &&Simd| format!("{level:?}").eq_ignore_ascii_case(name);
+    available.iter().find(named).copied().ok_or_else(|| {
+        let known: Vec<_> = available.iter().map(|level| format!("{level:?}").to_lowercase()).collect();
+        Error::recipe(format!("--simd {name}"), "this processor does not have it")
+            .expected(known.join(", "), name)
+    })
+}

@@ -1,0 +1,137 @@
+//! One file a command, and what they share: from arguments to a plan.
+
+pub(crate) mod convert;
+pub(crate) mod inspect;
+pub(crate) mod plan;
+
+use std::path::{Path, PathBuf};
+
+use ::checkpoint::Checkpoint;
+use ::gemma::Model;
+use ::plan::{InputFile, Plan, Recipe, Request, Shards};
+use tensor::{Error, Result, TensorSource};
+
+use crate::args::What;
+
+/// Where the outputs go.
+pub(crate) struct Out {
+    pub(crate) folder: PathBuf,
+    /// The file that was asked for by name.
+    pub(crate) named: Option<String>,
+}
+
+impl Out {
+    /// A path that ends in `.gguf` and is no folder is the name of a file.
+    pub(crate) fn new(path: &Path) -> Out {
+        let is_file = path.extension().is_some_and(|e| e == "gguf") && !path.is_dir();
+        match path.file_name().filter(|_| is_file) {
+            Some(name) => {
+                let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                Out { folder: parent.to_owned(), named: Some(name.to_string_lossy().into_owned()) }
+            }
+            None => Out { folder: path.to_owned(), named: None },
+        }
+    }
+}
+
+/// The recipes that the arguments ask for.
+pub(crate) fn requests(what: &What, out: &Out) -> Result<Vec<Request>> {
+    let settings = settings(what)?;
+    let mut requests = Vec::new();
+    for name in &what.recipes {
+        let (name, text) = recipe_text(name)?;
+        requests.push(request(name.clone(), Recipe::from_toml_with(&text, &name, &settings)?, what)?);
+    }
+    for preset in &what.types {
+        // checked by name first, so that a typo is not reported as a fault of a recipe
+        let name = Recipe::of_preset(preset)?.types.preset;
+        let text = format!("types.preset = \"{name}\"");
+        requests.push(request(name.clone(), Recipe::from_toml_with(&text, &name, &settings)?, what)?);
+    }
+    if let Some(name) = &out.named {
+        let [only] = requests.as_mut_slice() else {
+            return Err(Error::recipe(format!("-o {name}"), "several outputs cannot go into one file")
+                .expected("one recipe or type", requests.len())
+                .help("Give a folder instead."));
+        };
+        only.stem = name.trim_end_matches(".gguf").to_owned();
+    }
+    Ok(requests)
+}
+
+/// `--set` and the options that stand for keys of a recipe.
+fn settings(what: &What) -> Result<Vec<String>> {
+    let mut settings = what.settings.clone();
+    if let Some(size) = &what.split_max_size {
+        settings.push(format!("output.split_max_size={size}"));
+    }
+    Ok(settings)
+}
+
+/// The name and the text of a recipe given by name or as a file.
+fn recipe_text(name: &str) -> Result<(String, String)> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|e| e == "toml") || name.contains('/') {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::recipe(name, e))?;
+        return Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text));
+    }
+    match Recipe::embedded_text(name) {
+        Some(text) => Ok((name.to_owned(), text.to_owned())),
+        None => {
+            let known: Vec<_> = Recipe::embedded().into_iter().map(|(name, _)| name).collect();
+            Err(Error::recipe(format!("recipe {name:?}"), "no such recipe")
+                .expected(known.join(", "), name)
+                .help("Presets of llama-quantize go by --type; a recipe of your own by the path of its .toml file."))
+        }
+    }
+}
+
+/// Rules of the command line go before those of the recipe.
+fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
+    let embedding = |role: &str, dtype: &Option<String>| {
+        dtype.as_ref().map(|dtype| {
+            Ok(::plan::TypeRule {
+                tensors: format!(r"^{role}\.weight$"),
+                dtype: dtype.parse()?,
+                variants: Vec::new(),
+            })
+        })
+    };
+    let rule = |text: &String| {
+        let (tensors, dtype) = text.rsplit_once('=').ok_or_else(|| {
+            Error::recipe(format!("--tensor-type {text}"), "not a rule").expected("REGEX=TYPE", text)
+        })?;
+        Ok(::plan::TypeRule { tensors: tensors.to_owned(), dtype: dtype.parse()?, variants: Vec::new() })
+    };
+    let rules = what.tensor_types.iter().map(rule);
+    let embeddings =
+        [("token_embd", &what.token_embd_type), ("per_layer_token_embd", &what.per_layer_token_embd_type)];
+    let embeddings = embeddings.into_iter().filter_map(|(role, dtype)| embedding(role, dtype));
+    let mut first = rules.chain(embeddings).collect::<Result<Vec<_>>>()?;
+    first.append(&mut recipe.types.rules);
+    recipe.types.rules = first;
+    Ok(Request { stem: format!("model-{name}"), name, recipe })
+}
+
+/// A checkpoint with the plan for it.
+pub(crate) struct Planned {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) plan: Plan,
+}
+
+/// Opens a checkpoint and plans the requests.
+pub(crate) fn plan_for(path: &Path, requests: &[Request]) -> Result<Planned> {
+    let checkpoint = Checkpoint::open(path)?;
+    let model = Model::open(&checkpoint)?;
+    let plan = ::plan::plan(&model, &shards(&checkpoint), requests)?;
+    Ok(Planned { checkpoint, plan })
+}
+
+fn shards(checkpoint: &Checkpoint) -> Shards<'_> {
+    let place = |index| checkpoint.location(index).map_or((0, 0), |l| (l.shard, l.offset));
+    Shards {
+        files: checkpoint.shards().iter().map(|s| InputFile { name: s.name.clone(), bytes: s.len }).collect(),
+        tensors: checkpoint.tensors(),
+        places: (0..checkpoint.tensors().len()).map(place).collect(),
+    }
+}

@@ -1,0 +1,86 @@
+//! `plan`: what would be written.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use ::plan::{Artifact, Dropped, Plan};
+use tensor::Result;
+
+use crate::args;
+use crate::commands::{Out, plan_for, requests};
+use crate::outcome::Output;
+use crate::table::{Table, grouped};
+
+pub(crate) fn run(args: &args::Plan) -> Result<Output> {
+    let requests = requests(&args.what, &Out::new(&args.out))?;
+    let plan = plan_for(&args.model, &requests)?.plan;
+    let mut json = serde_json::to_value(&plan).unwrap_or_default();
+    json["plan_sha256"] = plan.digest().into();
+    Ok(Output { text: describe(&plan), json })
+}
+
+fn describe(plan: &Plan) -> String {
+    let mut text = format!(
+        "{} ({}), {} bytes in {} file(s)\n",
+        plan.variant.unwrap_or("Gemma 4 of no published size"),
+        plan.architecture,
+        grouped(plan.inputs.iter().map(|input| input.bytes).sum()),
+        plan.inputs.len()
+    );
+    for artifact in &plan.artifacts {
+        let _ = writeln!(text, "\nrecipe {}\n", artifact.recipe);
+        text.push_str(&tensors(artifact).render());
+        text.push('\n');
+        text.push_str(&summary(artifact));
+    }
+    dropped("not in any output", &plan.dropped, &mut text);
+    text
+}
+
+fn tensors(artifact: &Artifact) -> Table {
+    let mut table = Table::new(&["tensor", "type", "shape", "file", "offset", "bytes", "why"]);
+    for file in &artifact.files {
+        for tensor in &file.tensors {
+            table.row(vec![
+                tensor.desc.name.clone(),
+                tensor.desc.dtype.to_string(),
+                format!("{:?}", tensor.desc.shape),
+                file.name.clone(),
+                grouped(tensor.offset),
+                grouped(tensor.bytes),
+                tensor.why.clone(),
+            ]);
+        }
+    }
+    table
+}
+
+/// Types and files of an artifact, with its notes.
+pub(crate) fn summary(artifact: &Artifact) -> String {
+    let mut table = Table::new(&["type", "tensors", "bytes"]);
+    for (dtype, (count, bytes)) in artifact.by_type() {
+        table.row(vec![dtype.to_string(), grouped(count as u64), grouped(bytes)]);
+    }
+    let mut text = table.render();
+    for file in &artifact.files {
+        let _ =
+            writeln!(text, "\n{}: {} bytes, {} tensors", file.name, grouped(file.bytes), file.tensors.len());
+    }
+    for note in &artifact.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    dropped("left out", &artifact.dropped, &mut text);
+    text
+}
+
+/// Dropped tensors by reason.
+fn dropped(title: &str, tensors: &[Dropped], text: &mut String) {
+    let mut reasons: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for tensor in tensors {
+        let entry = reasons.entry(tensor.reason).or_default();
+        *entry = (entry.0 + 1, entry.1 + tensor.bytes);
+    }
+    for (reason, (count, bytes)) in reasons {
+        let _ = writeln!(text, "{title}: {} tensors, {} bytes: {reason}", grouped(count), grouped(bytes));
+    }
+}

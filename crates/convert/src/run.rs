@@ -1,0 +1,365 @@
+//! The run: one pass over the input, many workers, outputs that appear together at the end.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use checkpoint::Checkpoint;
+use plan::{Origin, OutputFile, Plan};
+use quant::Simd;
+use sha2::{Digest, Sha256};
+use tensor::{Error, Result};
+
+use crate::blocks::{Block, Use, Work};
+use crate::encode::{Flaw, Scratch, report};
+use crate::manifest::{ArtifactEntry, FileEntry, Manifest};
+use crate::target::Target;
+
+/// After so many bytes of output the disk is asked to begin, so that it works while the processors do.
+const FLUSH_BYTES: u64 = 64 << 20;
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder to write to; made if it is not there.
+    pub folder: PathBuf,
+    /// The file name that was asked for, if it was not a folder.
+    pub named: Option<String>,
+    /// Replace files that are there.
+    pub force: bool,
+    /// The vector instructions to use.
+    pub simd: Simd,
+    /// The recipe of each artifact of the plan, for the manifest.
+    pub settings: Vec<serde_json::Value>,
+    /// Name and version of the tool, for the manifest.
+    pub tool: String,
+}
+
+/// Told what happens; called from many threads.
+pub trait Progress: Sync {
+    /// So many more bytes of the checkpoint have been read and dealt with.
+    fn advance(&self, bytes: u64);
+    /// Something that a user should know.
+    fn note(&self, text: &str);
+}
+
+/// What a run has made.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The entries of the artifacts in the manifest, in the order of the plan.
+    pub artifacts: Vec<ArtifactEntry>,
+    /// Where the manifest is.
+    pub manifest: PathBuf,
+}
+
+/// Executes `plan` on the current rayon pool.
+///
+/// # Errors
+/// `Malformed` for values that are not finite or an input that changes, `Unsupported` for values too large for their
+/// type, `Target` for a place that cannot be written, `Io`. No output has appeared then.
+pub fn run(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Finished> {
+    let outputs: Vec<&OutputFile> = plan.artifacts.iter().flat_map(|artifact| &artifact.files).collect();
+    let manifest_path = Manifest::path(&options.folder, options.named.as_deref());
+    let mut manifest = prepare(plan, &outputs, options, &manifest_path)?;
+
+    let mut targets = Vec::with_capacity(outputs.len());
+    for output in &outputs {
+        let target = Target::create(&options.folder.join(&output.name), output.bytes)?;
+        if target.took_over {
+            progress.note(&format!("{}: an unfinished file of an earlier run is made anew", output.name));
+        }
+        write_fixed(&target, output)?;
+        targets.push(target);
+    }
+
+    let inputs = convert(checkpoint, plan, options.simd, &targets, progress)?;
+    checkpoint.check_unchanged()?;
+    let digests = digests(&targets)?;
+
+    // from here on the old files are gone: their entries must not outlive them
+    if !manifest.artifacts.is_empty() {
+        manifest.forget(outputs.iter().map(|output| output.name.as_str()));
+        manifest.write(&manifest_path)?;
+    }
+    for target in &mut targets {
+        target.publish()?;
+    }
+    let mut files = targets.iter().zip(digests).map(|(target, sha256)| FileEntry {
+        name: target.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        bytes: target.len(),
+        sha256,
+    });
+    let artifacts: Vec<_> = plan
+        .artifacts
+        .iter()
+        .enumerate()
+        .map(|(number, artifact)| ArtifactEntry {
+            recipe: artifact.recipe.clone(),
+            settings: options.settings.get(number).cloned().unwrap_or_default(),
+            tool: options.tool.clone(),
+            plan_sha256: plan.only(number).digest(),
+            inputs: inputs.clone(),
+            outputs: files.by_ref().take(artifact.files.len()).collect(),
+        })
+        .collect();
+    manifest.artifacts.extend(artifacts.iter().cloned());
+    manifest.write(&manifest_path)?;
+    sync_folder(&options.folder)?;
+    Ok(Finished { artifacts, manifest: manifest_path })
+}
+
+/// Makes the folder, and refuses a target that cannot take the output before anything is read.
+fn prepare(
+    plan: &Plan,
+    outputs: &[&OutputFile],
+    options: &Options,
+    manifest_path: &Path,
+) -> Result<Manifest> {
+    let folder = &options.folder;
+    fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
+    let manifest = Manifest::read(manifest_path)?;
+    let mut names: Vec<_> = outputs.iter().map(|output| output.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(
+            Error::recipe(twice[0], "two outputs have this name").help("Give the recipes different names.")
+        );
+    }
+    for output in outputs {
+        let path = folder.join(&output.name);
+        if path.symlink_metadata().is_ok() && !options.force {
+            return Err(exists(plan, &manifest, &path, output));
+        }
+    }
+    let needed: u64 = outputs.iter().map(|output| output.bytes).sum();
+    // what cannot be asked is left to the writes themselves
+    if let Ok(disk) = rustix::fs::statvfs(folder) {
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < needed {
+            return Err(Error::target(folder.display(), "the disk is too full")
+                .expected(format!("{needed} bytes free"), free)
+                .help("Free some space, or choose another target."));
+        }
+    }
+    Ok(manifest)
+}
+
+/// What to say about an output that is there already: whether it is what would be written.
+fn exists(plan: &Plan, manifest: &Manifest, path: &Path, output: &OutputFile) -> Error {
+    let error = Error::target(path.display(), "the output exists already");
+    let Some(entry) = manifest.entry_of(&output.name) else {
+        return error.help("Use --force to replace it. No manifest says what it is.");
+    };
+    let planned = (0..plan.artifacts.len()).any(|number| plan.only(number).digest() == entry.plan_sha256);
+    let complete = fs::metadata(path).is_ok_and(|found| found.len() == output.bytes);
+    error.help(match (planned, complete) {
+        (true, true) => {
+            "It is complete and was made by this very plan: it can be used as it is. --force makes it anew."
+        }
+        (true, false) => {
+            "It was made by this very plan, but its size has changed since. Use --force to replace it."
+        }
+        (false, _) => "It was made by another plan (see its manifest). Use --force to replace it.",
+    })
+}
+
+/// Writes what does not come from the checkpoint: the header and generated tensors.
+fn write_fixed(target: &Target, output: &OutputFile) -> Result<()> {
+    target.write(0, &output.header, output.header.len() as u64)?;
+    for (at, tensor) in output.tensors.iter().enumerate() {
+        if let Origin::Generated(values) = &tensor.from {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            target.write(tensor.offset, &bytes, end(output, at))?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the padding after a tensor ends.
+fn end(output: &OutputFile, tensor: usize) -> u64 {
+    output.tensors.get(tensor + 1).map_or(output.bytes, |next| next.offset)
+}
+
+/// All that the workers share.
+struct Pass<'a> {
+    checkpoint: &'a Checkpoint,
+    work: &'a Work,
+    simd: Simd,
+    targets: &'a [Target],
+    /// End of the padding of each tensor of each target, by its offset.
+    ends: Vec<std::collections::HashMap<u64, u64>>,
+    progress: &'a dyn Progress,
+    written: AtomicU64,
+    stop: AtomicBool,
+    /// The failure of the earliest block.
+    failure: Mutex<Option<(usize, Error)>>,
+}
+
+/// The input: blocks are taken, read and hashed one after the other.
+struct Input<I> {
+    blocks: I,
+    taken: usize,
+    hashes: Vec<Sha256>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads the checkpoint once and writes every tensor of the plan that comes from it. Returns the inputs' hashes.
+fn convert(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    simd: Simd,
+    targets: &[Target],
+    progress: &dyn Progress,
+) -> Result<Vec<FileEntry>> {
+    let work = Work::new(plan);
+    let outputs = plan.artifacts.iter().flat_map(|artifact| &artifact.files);
+    let pass = Pass {
+        checkpoint,
+        work: &work,
+        simd,
+        targets,
+        ends: outputs
+            .map(|o| o.tensors.iter().enumerate().map(|(i, t)| (t.offset, end(o, i))).collect())
+            .collect(),
+        progress,
+        written: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        failure: Mutex::new(None),
+    };
+    let input =
+        Mutex::new(Input { blocks: work.blocks(), taken: 0, hashes: vec![Sha256::new(); plan.inputs.len()] });
+    let ended = (Mutex::new(false), Condvar::new());
+    std::thread::scope(|threads| {
+        threads.spawn(|| pass.flush_until(&ended));
+        rayon::scope(|scope| {
+            for _ in 0..rayon::current_num_threads() {
+                scope.spawn(|_| pass.worker(&input));
+            }
+        });
+        *locked(&ended.0) = true;
+        ended.1.notify_all();
+    });
+    if let Some((_, error)) = locked(&pass.failure).take() {
+        return Err(error);
+    }
+    let hashes = input.into_inner().unwrap_or_else(PoisonError::into_inner).hashes;
+    let entry = |(input, hash): (&plan::InputFile, Sha256)| FileEntry {
+        name: input.name.clone(),
+        bytes: input.bytes,
+        sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    Ok(plan.inputs.iter().zip(hashes).map(entry).collect())
+}
+
+impl Pass<'_> {
+    /// Takes blocks until there are no more.
+    fn worker(&self, input: &Mutex<Input<impl Iterator<Item = Block>>>) {
+        let mut bytes = Vec::new();
+        let mut scratch = Scratch::default();
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut source = locked(input);
+            let Some(block) = source.blocks.next() else { return };
+            let number = source.taken;
+            source.taken += 1;
+            bytes.resize(block.bytes, 0);
+            let read = self.checkpoint.read_at(block.file, block.offset, &mut bytes);
+            // in order, because the lock is held
+            source.hashes[block.file].update(&bytes);
+            drop(source);
+            match read.and_then(|()| self.block(&block, &bytes, &mut scratch)) {
+                Ok(()) => self.progress.advance(block.bytes as u64),
+                Err(error) => return self.fail(number, error),
+            }
+        }
+    }
+
+    fn fail(&self, number: usize, error: Error) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failure = locked(&self.failure);
+        if failure.as_ref().is_none_or(|(earlier, _)| number < *earlier) {
+            *failure = Some((number, error));
+        }
+    }
+
+    /// Encodes a block for everything that uses it.
+    fn block(&self, block: &Block, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+        let Some(rows) = &block.rows else { return Ok(()) };
+        let wanted = &self.work.wanted[rows.tensor];
+        let file = &self.checkpoint.shards()[wanted.stored.file].path;
+        let describe = |flaw| match flaw {
+            Flaw::Overflow(error) => error.within(file.display()),
+            Flaw::NotFinite => {
+                let read = |at, out: &mut [u8]| {
+                    self.checkpoint.read_at(wanted.stored.file, wanted.stored.offset + at, out)
+                };
+                report(wanted, &file.display().to_string(), read).unwrap_or_else(|e| e)
+            }
+        };
+        scratch.load(self.simd, wanted, bytes).map_err(describe)?;
+        for to in &wanted.uses {
+            if to.desc.dtype == wanted.stored.dtype {
+                self.write(to, rows.first, bytes)?;
+            } else {
+                scratch.encode(self.simd, wanted, to).map_err(describe)?;
+                self.write(to, rows.first, &scratch.encoded)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, to: &Use, first: u64, bytes: &[u8]) -> Result<()> {
+        let target = &self.targets[to.target];
+        let offset = to.offset + first * to.desc.row_bytes();
+        let mut end = offset + bytes.len() as u64;
+        if end == to.offset + to.desc.byte_len() {
+            end = self.ends[to.target].get(&to.offset).copied().unwrap_or(end);
+        }
+        target.write(offset, bytes, end)?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // twice what was written, so that a file that comes in another order than its input is caught up with
+        target.hash_some(2 * bytes.len() as u64)
+    }
+
+    /// Keeps the disk busy during the pass, so that little is left to wait for at its end.
+    fn flush_until(&self, (ended, signal): &(Mutex<bool>, Condvar)) {
+        let mut flushed = 0;
+        let mut over = locked(ended);
+        while !*over {
+            over = signal
+                .wait_timeout(over, Duration::from_millis(50))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            let written = self.written.load(Ordering::Relaxed);
+            if !*over && written - flushed >= FLUSH_BYTES {
+                flushed = written;
+                drop(over);
+                for target in self.targets {
+                    if let Err(error) = target.flush() {
+                        self.fail(usize::MAX, error);
+                    }
+                }
+                over = locked(ended);
+            }
+        }
+    }
+}
+
+fn digests(targets: &[Target]) -> Result<Vec<String>> {
+    use rayon::prelude::*;
+    targets.par_iter().map(Target::digest).collect()
+}
+
+/// Makes the new names durable.
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| Error::write(folder.display(), &e))
+}
