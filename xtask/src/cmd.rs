@@ -1,6 +1,7 @@
 //! The subcommands.
 
 mod bench;
+mod fixtures;
 mod oracle;
 mod synth;
 mod tidy;
@@ -8,6 +9,7 @@ mod tidy;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Oracle(oracle::Args),
+    Fixtures(fixtures::Args),
     Tidy(tidy::Args),
     Synth(synth::Args),
     Bench(bench::Args),
@@ -17,6 +19,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Command::Oracle(args) => args.run(),
+            Command::Fixtures(args) => args.run(),
             Command::Tidy(args) => args.run(),
             Command::Synth(args) => args.run(),
             Command::Bench(args) => args.run(),

@@ -84,6 +84,14 @@ impl Oracle {
         Command::new(self.bin.join(name))
     }
 
+    /// A command for one of the tools that run a model, such as `llama-perplexity`. Weights are not repacked: where the
+    /// processor has AMX, this version's path for repacked weights crashes.
+    pub fn runner(&self, name: &str) -> Command {
+        let mut command = self.tool(name);
+        command.arg("--no-repack");
+        command
+    }
+
     /// A command that runs a script of the source tree, such as `convert_hf_to_gguf.py`, with the tree's own
     /// `gguf` package.
     pub fn script(&self, name: &str) -> Command {

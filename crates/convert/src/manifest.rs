@@ -77,25 +77,51 @@ impl Manifest {
         self.artifacts.iter().find(|entry| entry.outputs.iter().any(|file| file.name == name))
     }
 
-    /// Takes out every entry that holds one of these outputs.
-    pub fn forget<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+    /// Takes out every entry that holds one of these outputs. Returns whether there was one.
+    pub fn forget<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> bool {
+        let before = self.artifacts.len();
         for name in names {
             self.artifacts.retain(|entry| entry.outputs.iter().all(|file| file.name != name));
         }
+        self.artifacts.len() < before
     }
 
-    /// Writes the manifest in place of an older one, in one step.
+    /// Writes the manifest beside `path`, so that nothing but a change of names is left to do.
     ///
     /// # Errors
     /// `Target`.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let fail = |e: std::io::Error| Error::write(path.display(), &e);
+    pub(crate) fn stage(&self, path: &Path) -> Result<Staged> {
         let mut text = serde_json::to_vec_pretty(self).map_err(|e| Error::target(path.display(), e))?;
         text.push(b'\n');
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
-        let mut file = File::create(&partial).map_err(fail)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail)?;
-        fs::rename(&partial, path).map_err(fail)
+        let staged = Staged { partial: partial.into(), path: path.to_owned() };
+        let mut file = File::create(&staged.partial).map_err(|e| staged.fail(&e))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| staged.fail(&e))?;
+        Ok(staged)
+    }
+}
+
+/// A manifest on disk without its name. Dropped, it leaves nothing behind.
+pub(crate) struct Staged {
+    partial: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    fn fail(&self, error: &std::io::Error) -> Error {
+        Error::write(self.path.display(), error)
+    }
+
+    /// Puts it in the place of an older one, in one step.
+    pub(crate) fn publish(self) -> Result<()> {
+        fs::rename(&self.partial, &self.path).map_err(|e| self.fail(&e))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // not there any more when it was published
+        let _ = fs::remove_file(&self.partial);
     }
 }

@@ -67,7 +67,7 @@ pub fn run(
 ) -> Result<Finished> {
     let outputs: Vec<&OutputFile> = plan.artifacts.iter().flat_map(|artifact| &artifact.files).collect();
     let manifest_path = Manifest::path(&options.folder, options.named.as_deref());
-    let mut manifest = prepare(plan, &outputs, options, &manifest_path)?;
+    prepare(plan, &outputs, options, &manifest_path)?;
 
     let mut targets = Vec::with_capacity(outputs.len());
     for output in &outputs {
@@ -78,18 +78,15 @@ pub fn run(
         write_fixed(&target, output)?;
         targets.push(target);
     }
+    // again, now that no other run can be making them
+    vacant(plan, &outputs, options, &Manifest::read(&manifest_path)?)?;
 
     let inputs = convert(checkpoint, plan, options.simd, &targets, progress)?;
     checkpoint.check_unchanged()?;
     let digests = digests(&targets)?;
 
-    // from here on the old files are gone: their entries must not outlive them
-    if !manifest.artifacts.is_empty() {
-        manifest.forget(outputs.iter().map(|output| output.name.as_str()));
-        manifest.write(&manifest_path)?;
-    }
-    for target in &mut targets {
-        target.publish()?;
+    for target in &targets {
+        target.flush()?;
     }
     let mut files = targets.iter().zip(digests).map(|(target, sha256)| FileEntry {
         name: target.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -109,35 +106,41 @@ pub fn run(
             outputs: files.by_ref().take(artifact.files.len()).collect(),
         })
         .collect();
-    manifest.artifacts.extend(artifacts.iter().cloned());
-    manifest.write(&manifest_path)?;
-    sync_folder(&options.folder)?;
+    drop(files);
+    publish(targets, &artifacts, options, &manifest_path)?;
     Ok(Finished { artifacts, manifest: manifest_path })
 }
 
-/// Makes the folder, and refuses a target that cannot take the output before anything is read.
-fn prepare(
-    plan: &Plan,
-    outputs: &[&OutputFile],
+/// Gives all outputs and the manifest their names. What can run out of space comes before the first of them.
+fn publish(
+    targets: Vec<Target>,
+    artifacts: &[ArtifactEntry],
     options: &Options,
     manifest_path: &Path,
-) -> Result<Manifest> {
+) -> Result<()> {
+    let fail = |e: std::io::Error| Error::write(options.folder.display(), &e);
+    let folder = File::open(&options.folder).map_err(fail)?;
+    // a run beside this one may be adding to the manifest; the lock goes with the file
+    folder.lock().map_err(fail)?;
+    let mut manifest = Manifest::read(manifest_path)?;
+    // the old files are about to go: their entries must not outlive them
+    if manifest.forget(artifacts.iter().flat_map(|a| &a.outputs).map(|file| file.name.as_str())) {
+        manifest.stage(manifest_path)?.publish()?;
+    }
+    manifest.artifacts.extend_from_slice(artifacts);
+    let manifest = manifest.stage(manifest_path)?;
+    for mut target in targets {
+        target.publish()?;
+    }
+    manifest.publish()?;
+    folder.sync_all().map_err(fail)
+}
+
+/// Makes the folder, and refuses a target that cannot take the output before anything is read.
+fn prepare(plan: &Plan, outputs: &[&OutputFile], options: &Options, manifest_path: &Path) -> Result<()> {
     let folder = &options.folder;
     fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
-    let manifest = Manifest::read(manifest_path)?;
-    let mut names: Vec<_> = outputs.iter().map(|output| output.name.as_str()).collect();
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(
-            Error::recipe(twice[0], "two outputs have this name").help("Give the recipes different names.")
-        );
-    }
-    for output in outputs {
-        let path = folder.join(&output.name);
-        if path.symlink_metadata().is_ok() && !options.force {
-            return Err(exists(plan, &manifest, &path, output));
-        }
-    }
+    vacant(plan, outputs, options, &Manifest::read(manifest_path)?)?;
     let needed: u64 = outputs.iter().map(|output| output.bytes).sum();
     // what cannot be asked is left to the writes themselves
     if let Ok(disk) = rustix::fs::statvfs(folder) {
@@ -148,7 +151,23 @@ fn prepare(
                 .help("Free some space, or choose another target."));
         }
     }
-    Ok(manifest)
+    Ok(())
+}
+
+/// Refuses outputs that are there already, unless they may be replaced.
+fn vacant(plan: &Plan, outputs: &[&OutputFile], options: &Options, manifest: &Manifest) -> Result<()> {
+    for output in outputs {
+        let path = options.folder.join(&output.name);
+        match path.symlink_metadata() {
+            Ok(found) if found.is_dir() => {
+                return Err(Error::target(path.display(), "a folder has the name of the output")
+                    .help("Move it away, or choose another target."));
+            }
+            Ok(_) if !options.force => return Err(exists(plan, manifest, &path, output)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What to say about an output that is there already: whether it is what would be written.
@@ -161,7 +180,8 @@ fn exists(plan: &Plan, manifest: &Manifest, path: &Path, output: &OutputFile) ->
     let complete = fs::metadata(path).is_ok_and(|found| found.len() == output.bytes);
     error.help(match (planned, complete) {
         (true, true) => {
-            "It is complete and was made by this very plan: it can be used as it is. --force makes it anew."
+            "It is complete and was made by this very plan. If the weights are still those whose SHA-256 is in its manifest, \
+             it can be used as it is. --force makes it anew."
         }
         (true, false) => {
             "It was made by this very plan, but its size has changed since. Use --force to replace it."
@@ -357,9 +377,4 @@ impl Pass<'_> {
 fn digests(targets: &[Target]) -> Result<Vec<String>> {
     use rayon::prelude::*;
     targets.par_iter().map(Target::digest).collect()
-}
-
-/// Makes the new names durable.
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| Error::write(folder.display(), &e))
 }

@@ -1,12 +1,12 @@
 //! A file in the making: written at any position, hashed in order, renamed when complete.
 //!
 //! The temporary lies beside the target as `NAME.partial`, locked against a second run; one left behind by a
-//! killed run is taken over. Rows arrive in the order of the input, SHA-256 needs the order of the file: finished
+//! killed run is made anew. Rows arrive in the order of the input, SHA-256 needs the order of the file: finished
 //! stretches are noted, and the gapless beginning is read back (from the page cache, as it was just written).
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError as TryMutexError};
 
@@ -49,24 +49,9 @@ impl Target {
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let partial = PathBuf::from(name);
-        let took_over = partial.exists();
         let fail = |e: std::io::Error| Error::write(partial.display(), &e);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&partial)
-            .map_err(fail)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::target(partial.display(), "another run is writing this file")
-                    .help("Wait for it to end, or choose another target."));
-            }
-            Err(TryLockError::Error(e)) => return Err(fail(e)),
-        }
-        file.set_len(0).and_then(|()| file.set_len(len)).map_err(fail)?;
+        let (file, took_over) = open_locked(&partial)?;
+        file.set_len(len).map_err(fail)?;
         let hash = Hash { state: Sha256::new(), bytes: 0, buffer: Vec::new() };
         Ok(Target {
             path: path.to_owned(),
@@ -120,7 +105,7 @@ impl Target {
 
     /// Starts writing to the disk what is in the page cache, and waits for it.
     pub(crate) fn flush(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| self.fail(&e))
+        self.file.sync_all().map_err(|e| self.fail(&e))
     }
 
     /// Hashes the rest. Call when everything is written.
@@ -135,9 +120,8 @@ impl Target {
         Ok(hash.state.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Gives the file its name.
+    /// Gives the file its name. Call when it is on disk.
     pub(crate) fn publish(&mut self) -> Result<()> {
-        self.file.sync_all().map_err(|e| self.fail(&e))?;
         std::fs::rename(&self.partial, &self.path).map_err(|e| self.fail(&e))?;
         self.published = true;
         Ok(())
@@ -157,6 +141,41 @@ impl Drop for Target {
     fn drop(&mut self) {
         if !self.published {
             let _ = std::fs::remove_file(&self.partial); // nothing more can be done about it
+        }
+    }
+}
+
+/// A new, empty and locked file at `partial`, and whether an unfinished one was there.
+fn open_locked(partial: &Path) -> Result<(File, bool)> {
+    let fail = |e: std::io::Error| Error::write(partial.display(), &e);
+    let mut took_over = false;
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(partial)
+            .map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::target(partial.display(), "another run is writing this file")
+                    .help("Wait for it to end, or choose another target."));
+            }
+            Err(TryLockError::Error(e)) => return Err(fail(e)),
+        }
+        // Between opening and locking another run may have finished: then this is its output, under its final name.
+        let locked = file.metadata().map_err(fail)?;
+        let same = std::fs::metadata(partial)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino()));
+        if same && locked.len() == 0 {
+            return Ok((file, took_over));
+        }
+        if same {
+            // not truncated but made anew, so that it has the permissions of this run
+            std::fs::remove_file(partial).map_err(fail)?;
+            took_over = true;
         }
     }
 }
@@ -217,6 +236,24 @@ mod tests {
         drop(target);
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_unfinished_file_is_made_anew() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let [path, partial] = ["x.gguf", "x.gguf.partial"].map(|name| dir.path().join(name));
+        std::fs::write(&partial, [9; 100]).unwrap();
+        std::fs::set_permissions(&partial, PermissionsExt::from_mode(0o600)).unwrap();
+        // whoever still has it open keeps it, and cannot touch the new one
+        let old = OpenOptions::new().write(true).open(&partial).unwrap();
+        let mut target = Target::create(&path, 4).unwrap();
+        assert!(target.took_over);
+        old.set_len(1).unwrap();
+        target.write(0, &[1; 4], 4).unwrap();
+        target.publish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [1; 4]);
+        assert_ne!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -173,6 +173,17 @@ impl Config {
             return Err(Error::malformed(field("num_hidden_layers"), "no such number of layers")
                 .expected("1 to 1000", raw.num_hidden_layers));
         }
+        let sizes = [
+            ("hidden_size", raw.hidden_size),
+            ("intermediate_size", raw.intermediate_size),
+            ("num_attention_heads", raw.num_attention_heads),
+            ("num_key_value_heads", raw.num_key_value_heads),
+            ("head_dim", raw.head_dim),
+            ("vocab_size", raw.vocab_size),
+        ];
+        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Err(Error::malformed(field(name), "no such size").expected("at least 1", size));
+        }
         let attention = attention(&raw)?;
         let shared_kv_layers = raw.num_kv_shared_layers.unwrap_or(0);
         check_donors(&attention, shared_kv_layers)?;
@@ -187,13 +198,19 @@ impl Config {
             .expected("gelu_pytorch_tanh", other));
         }
 
-        // The first full layer speaks for all of them, as in the stock converter.
-        let full = attention.iter().position(|&a| a == Attention::Full);
-        let per_layer = raw.per_layer_config.as_ref().and_then(|all| all.get(&full?.to_string()));
-        let full_head_dim = raw.global_head_dim.or_else(|| per_layer?.head_dim).unwrap_or(512);
+        // The first full layer that has a number speaks for all of them, as in the stock converter.
+        // Keys are parsed, as transformers pads them: "05" in a model of ten layers or more.
+        let of_full = |number: fn(&LayerConfig) -> Option<u64>| {
+            let layers = raw.per_layer_config.iter().flatten();
+            let numbers =
+                layers.filter_map(|(key, layer)| Some((key.parse::<usize>().ok()?, number(layer)?)));
+            let full = numbers.filter(|&(n, _)| attention.get(n) == Some(&Attention::Full));
+            full.min().map(|(_, number)| number)
+        };
+        let full_head_dim = raw.global_head_dim.or_else(|| of_full(|l| l.head_dim)).unwrap_or(512);
         let k_eq_v = raw.attention_k_eq_v.unwrap_or(false);
         let full_kv_heads = if raw.per_layer_config.is_some() {
-            per_layer.and_then(|l| l.num_key_value_heads)
+            of_full(|l| l.num_key_value_heads)
         } else {
             // transformers ignores the number where keys and values have weights of their own
             raw.num_global_key_value_heads.filter(|_| k_eq_v)

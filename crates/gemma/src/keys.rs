@@ -63,7 +63,7 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
             named_templates(from.templates, &mut metadata);
         }
         if let Some(fact) = fact(from, &row.value, file_type)
-            && let Some(value) = fact.typed(&key, row.kind)?
+            && let Some(value) = fact.typed(&key, row.kind).map_err(|e| from.blame(row, e))?
         {
             metadata.insert(key, value);
         }
@@ -80,11 +80,25 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
                 e.expected_found().map_or("something else", |(_, found)| found),
             )
         })?;
-        if let Some(value) = value {
-            metadata.insert(key.clone(), value);
-        }
+        // what is not written cannot take effect, and the model's own value would stay
+        let value = value.ok_or_else(|| {
+            Error::recipe(&place, "empty values are not written").expected(type_name(row.kind), json)
+        })?;
+        metadata.insert(key.clone(), value);
     }
     Ok(metadata)
+}
+
+impl KeySources<'_> {
+    /// A value that does not fit is the recipe's fault if it comes from there.
+    fn blame(&self, row: &KeyRow, error: Error) -> Error {
+        let Some(field) = row.value.strip_prefix("card.").filter(|field| self.names.contains_key(*field))
+        else {
+            return error;
+        };
+        let (expected, found) = error.expected_found().unwrap_or_default();
+        Error::recipe(format!("recipe: [metadata] {field}"), error.problem()).expected(expected, found)
+    }
 }
 
 fn row_of(key: &str) -> Option<&'static KeyRow> {

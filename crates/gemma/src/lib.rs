@@ -17,8 +17,13 @@ pub use config::{Attention, Config, Kind};
 pub use formats::Store;
 pub use keys::{KeySources, Parameters, is_key, metadata};
 pub use model::Model;
-pub use tensors::{Dropped, Found, Inventory, Slot, is_role, slots};
+pub use tensors::{Dropped, Found, Inventory, Slot, inventory, is_role, slots};
 pub use vocabulary::Vocabulary;
+
+/// The names of the published sizes.
+pub fn variant_names() -> impl Iterator<Item = &'static str> {
+    formats::variants().variant.iter().map(|variant| variant.name.as_str())
+}
 
 impl Config {
     /// The name of this size, if it is one of the published ones: `E2B`, `E4B`, `12B`, `26B-A4B`, `31B`.

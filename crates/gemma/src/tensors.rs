@@ -135,7 +135,7 @@ fn size(config: &Config, expression: &str, layer: Option<usize>) -> Result<u64> 
 /// # Errors
 /// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor nobody uses or whose
 /// elements are not F32, F16 or BF16. `file_of` names the file of a tensor, by its number.
-pub(crate) fn inventory(
+pub fn inventory(
     config: &Config,
     tensors: &[TensorDesc],
     file_of: &dyn Fn(usize) -> String,

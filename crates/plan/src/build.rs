@@ -1,10 +1,10 @@
 //! Making a plan: which tensors go into each artifact, in which type and where.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use gemma::{Attention, Found, KeySources, Model, Parameters};
 use gguf::{Layout, Metadata, SplitBy};
-use tensor::{DType, Result, TensorDesc};
+use tensor::{DType, Error, Result, TensorDesc};
 
 use crate::presets::{Place, Preset};
 use crate::recipe::{Recipe, UnusedKv, Via};
@@ -38,14 +38,19 @@ const UNUSED_KV: &str = "K/V of a layer that reads another layer's: never used (
 /// Plans all `requests` over one reading of the checkpoint.
 ///
 /// # Errors
-/// `Recipe` for a rule or a value that cannot take effect, and what the containers refuse.
+/// `Recipe` for a rule or a value that cannot take effect or two outputs of one name, and what the containers refuse.
 pub fn plan(model: &Model, shards: &Shards<'_>, requests: &[Request]) -> Result<Plan> {
-    let artifacts = requests
+    let artifacts: Vec<_> = requests
         .iter()
         .map(|request| {
             artifact(model, shards, request).map_err(|e| e.within(format!("recipe {}", request.name)))
         })
         .collect::<Result<_>>()?;
+    let mut names = HashSet::new();
+    if let Some(twice) = artifacts.iter().flat_map(|a| &a.files).find(|file| !names.insert(&file.name)) {
+        return Err(Error::recipe(&twice.name, "two outputs have this name")
+            .help("Give each recipe once, or one of them another name."));
+    }
     let dropped = model.inventory.dropped.iter().map(|d| dropped(shards, d.index, d.reason)).collect();
     Ok(Plan {
         variant: model.config.variant(),

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tensor::{DType, Error, Result};
 
+use crate::rules;
+
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
 
 /// A recipe, checked as far as it can be without a model.
@@ -185,6 +187,21 @@ impl Recipe {
     fn check(&self) -> Result<()> {
         crate::Preset::named(&self.types.preset)?;
         self.output.split_max_bytes()?;
+        let embeddings = [
+            ("types.token_embd", self.types.token_embd),
+            ("types.per_layer_token_embd", self.types.per_layer_token_embd),
+        ];
+        for (key, dtype) in embeddings {
+            dtype.map_or(Ok(()), |dtype| rules::of_weights(key, dtype))?;
+        }
+        let known: Vec<_> = gemma::variant_names().collect();
+        for rule in &self.types.rules {
+            if let Some(name) = rule.variants.iter().find(|name| !known.contains(&name.as_str())) {
+                return Err(
+                    Error::recipe(rules::place(rule), "no such variant").expected(known.join(", "), name)
+                );
+            }
+        }
         for key in self.metadata.keys().filter(|key| !gemma::METADATA_FIELDS.contains(&key.as_str())) {
             return Err(Error::recipe(format!("[metadata] {key}"), "no such field")
                 .expected(gemma::METADATA_FIELDS.join(", "), key));

@@ -43,11 +43,14 @@ impl<'a> Rules<'a> {
         };
         let compile = |rule: &'a TypeRule| {
             let place = place(rule);
-            if !(rule.dtype.is_quantized() || matches!(rule.dtype, DType::F32 | DType::F16 | DType::BF16)) {
-                return Err(Error::recipe(place, "not a type of weights")
-                    .expected("a type such as q8_0 or f16", rule.dtype));
-            }
-            let pattern = Regex::new(&rule.tensors).map_err(|e| Error::recipe(place, e))?;
+            of_weights(&place, rule.dtype)?;
+            let pattern = Regex::new(&rule.tensors).map_err(|e| {
+                // the last line says what is wrong, those before it draw where
+                let text = e.to_string();
+                let what = text.lines().last().unwrap_or_default();
+                Error::recipe(place, "not a regular expression")
+                    .expected("the syntax of the regex crate", what.trim_start_matches("error: "))
+            })?;
             Ok(Rule { rule, pattern, effect: Effect::default() })
         };
         let rules = recipe.types.rules.iter().filter(meant).map(compile).collect::<Result<_>>()?;
@@ -140,6 +143,14 @@ impl<'a> Rules<'a> {
     }
 }
 
-fn place(rule: &TypeRule) -> String {
+/// Refuses the types that no tensor of a model is quantised to.
+pub(crate) fn of_weights(place: &str, dtype: DType) -> Result<()> {
+    if dtype.is_quantized() || matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+        return Ok(());
+    }
+    Err(Error::recipe(place, "not a type of weights").expected("a type such as q8_0 or f16", dtype))
+}
+
+pub(crate) fn place(rule: &TypeRule) -> String {
     format!("type rule {}={}", rule.tensors, rule.dtype)
 }

@@ -64,7 +64,8 @@ pub(crate) fn f16_at(block: &[u8], at: usize) -> f32 {
 /// The first value of largest magnitude, with its sign; +0 where there is none but zeros.
 #[inline(always)]
 pub(crate) fn extremum<const K: usize>(x: &[f32; K]) -> f32 {
-    // In general a chain of comparisons, but three passes that vectorise say the same when only one sign has the largest magnitude.
+    // In general a chain of comparisons; but when only one sign has the largest magnitude,
+    // three passes that vectorise say the same.
     let magnitude = x.iter().fold(0, |most, v| most.max(v.to_bits() as i32 & i32::MAX)) as u32;
     let plus = x.iter().fold(false, |any, v| any | (v.to_bits() == magnitude));
     let minus = x.iter().fold(false, |any, v| any | (v.to_bits() == magnitude | 0x8000_0000));

@@ -38,12 +38,6 @@ pub(crate) trait Lanes:
     fn min(self, other: Self) -> Self;
     /// [`nearest_int`](crate::float::nearest_int), as a float.
     fn nearest_int(self) -> Self;
-    /// The same where magnitudes are known to be below 2^22: two instructions instead of four.
-    #[inline(always)]
-    fn nearest_small_int(self) -> Self {
-        let magic = Self::splat(12_582_912.0);
-        self + magic - magic
-    }
     fn gt(self, other: Self) -> Self::Mask;
     fn eq(self, other: Self) -> Self::Mask;
     /// `yes` where the mask is set, else `no`.

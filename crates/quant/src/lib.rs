@@ -2,7 +2,7 @@
 //!
 //! The bytes equal those of llama.cpp's stock x86-64 build (ggml 0.25.3, `ggml-quants.c`), whatever the
 //! vector width: every sum runs in ggml's order, because a vector lane is a block of its own
-//! (see [`lanes`]). Goldens made by that build hold every type to it, at every [`Simd`] level.
+//! (see `lanes.rs`). Goldens made by that build hold every type to it, at every [`Simd`] level.
 //!
 //! A type is one file in `types/`, listed in one table there; the searches for good scales that types
 //! share are in `search/`. This crate knows nothing of files, threads or models.

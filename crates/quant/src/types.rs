@@ -87,8 +87,8 @@ impl<'a> Rows<'a> {
 
 /// How a type encodes and decodes.
 ///
-/// `encode` and `decode` must be `#[inline(always)]`, as must be what they call in their loops: they are compiled once for each
-/// [`Simd`] level, inside a function that enables it.
+/// `encode` and `decode` must be `#[inline(always)]`, as must be what they call in their loops:
+/// they are compiled once for each [`Simd`] level, inside a function that enables it.
 pub(crate) trait Codec: Sync {
     const DTYPE: DType;
 

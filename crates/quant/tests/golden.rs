@@ -52,14 +52,14 @@ fn assert_blocks_equal(dtype: DType, simd: Simd, what: &str, found: &[u8], expec
     }
 }
 
-fn check_folder(cols: usize, types: &[DType]) {
-    let x = read_f32(&format!("n{cols}/input.f32"));
-    let weights = read_f32(&format!("n{cols}/weights.f32"));
+fn check_folder(folder: &str, cols: usize, types: &[DType]) {
+    let x = read_f32(&format!("{folder}/input.f32"));
+    let weights = read_f32(&format!("{folder}/weights.f32"));
     for &dtype in types {
-        let plain = read(&format!("n{cols}/{dtype}.bin"));
+        let plain = read(&format!("{folder}/{dtype}.bin"));
         let weighted = match dtype {
             DType::Q8_0 | DType::MXFP4 => plain.clone(),
-            _ => read(&format!("n{cols}/{dtype}.weighted.bin")),
+            _ => read(&format!("{folder}/{dtype}.weighted.bin")),
         };
         for simd in Simd::available() {
             assert_blocks_equal(dtype, simd, "plain", &encode(simd, dtype, cols, &x, None), &plain);
@@ -76,12 +76,18 @@ fn check_folder(cols: usize, types: &[DType]) {
 
 #[test]
 fn encodes_rows_of_1536_as_ggml() {
-    check_folder(1536, &[&BLOCKS_OF_32[..], &BLOCKS_OF_256[..]].concat());
+    check_folder("n1536", 1536, &[&BLOCKS_OF_32[..], &BLOCKS_OF_256[..]].concat());
 }
 
 #[test]
 fn encodes_rows_of_704_as_ggml() {
-    check_folder(704, &BLOCKS_OF_32);
+    check_folder("n704", 704, &BLOCKS_OF_32);
+}
+
+/// Subnormal, huge, tied and flat values: where casts, overflows and NaN decide.
+#[test]
+fn encodes_extremes_as_ggml() {
+    check_folder("extremes", 1536, &[&BLOCKS_OF_32[..], &BLOCKS_OF_256[..]].concat());
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn values(random: &mut Random, n: usize) -> Vec<f32> {
                 kind = random.next() % 10;
             }
             if i % 32 == 0 {
-                zero = random.next() % 11 == 0;
+                zero = random.next().is_multiple_of(11);
             }
             let u = random.uniform();
             match kind {

@@ -54,7 +54,7 @@ pub(crate) fn requests(what: &What, out: &Out) -> Result<Vec<Request>> {
                 .expected("one recipe or type", requests.len())
                 .help("Give a folder instead."));
         };
-        only.stem = name.trim_end_matches(".gguf").to_owned();
+        only.stem = name.strip_suffix(".gguf").unwrap_or(name).to_owned();
     }
     Ok(requests)
 }
@@ -63,7 +63,7 @@ pub(crate) fn requests(what: &What, out: &Out) -> Result<Vec<Request>> {
 fn settings(what: &What) -> Result<Vec<String>> {
     let mut settings = what.settings.clone();
     if let Some(size) = &what.split_max_size {
-        settings.push(format!("output.split_max_size={size}"));
+        settings.push(format!("output.split_max_size={size:?}")); // a text, even if it is a number
     }
     Ok(settings)
 }

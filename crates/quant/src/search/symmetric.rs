@@ -9,7 +9,7 @@ use crate::lanes::Lanes;
 pub(crate) struct Symmetric<V> {
     /// The scale, of either sign; 0 for a zero group.
     pub(crate) scale: V,
-    /// What values are multiplied with to get the codes the scale was fitted to; 0 for a zero group.
+    /// What values are multiplied with to get the codes the scale was fitted to; infinite for a zero group.
     pub(crate) inverse: V,
 }
 
@@ -18,7 +18,7 @@ impl Symmetric<f32> {
     #[inline(always)]
     pub(crate) fn codes<const K: usize>(inverse: f32, nmax: i32, x: &[f32; K]) -> [u8; K] {
         let mut codes = [0; K];
-        if inverse != 0.0 {
+        if inverse.is_finite() {
             for (code, v) in codes.iter_mut().zip(x) {
                 *code = (nearest_int(inverse * v).min(nmax - 1).max(-nmax) + nmax) as u8;
             }
@@ -54,7 +54,10 @@ pub(crate) fn symmetric<V: Lanes, const K: usize>(nmax: i32, x: &[V; K], w: &[V;
         inverse = V::select(better, candidate, inverse);
     }
     let empty = V::splat(GROUP_MAX_EPS).gt(magnitude);
-    Symmetric { scale: V::select(empty, zero, scale), inverse: V::select(empty, zero, inverse) }
+    Symmetric {
+        scale: V::select(empty, zero, scale),
+        inverse: V::select(empty, V::splat(f32::INFINITY), inverse),
+    }
 }
 
 /// Σ w·x·l and Σ w·l² of the codes l that `inverse` gives.
@@ -63,8 +66,7 @@ fn moments<V: Lanes, const K: usize>(nmax: i32, inverse: V, x: &[V; K], w: &[V; 
     let (low, high) = (V::splat(-nmax as f32), V::splat((nmax - 1) as f32));
     let (mut sum_lx, mut sum_l2) = (V::splat(0.0), V::splat(0.0));
     for i in 0..K {
-        // Small: no candidate makes the extremum larger than nmax + 1.
-        let l = (inverse * x[i]).nearest_small_int().min(high).max(low);
+        let l = (inverse * x[i]).nearest_int().min(high).max(low);
         sum_lx = sum_lx + wx[i] * l;
         sum_l2 = sum_l2 + w[i] * l * l;
     }

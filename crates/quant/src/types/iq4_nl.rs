@@ -1,4 +1,4 @@
-//! IQ4_NL: 32 values x = d·table[code]. F16 scale, 16 bytes of nibbles.
+//! IQ4_NL: 32 values `x = d·table[code]`. F16 scale, 16 bytes of nibbles.
 
 use tensor::DType;
 

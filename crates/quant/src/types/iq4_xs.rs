@@ -1,4 +1,4 @@
-//! IQ4_XS: 8 groups of 32 values x = d·(scale − 32)·table[code]. F16 d, 16 high and 32 low bits of 6-bit scales,
+//! IQ4_XS: 8 groups of 32 values `x = d·(scale − 32)·table[code]`. F16 d, 16 high and 32 low bits of 6-bit scales,
 //! 128 bytes of nibbles.
 
 use tensor::DType;

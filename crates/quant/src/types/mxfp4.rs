@@ -27,7 +27,7 @@ fn exponent(magnitude: f32) -> u8 {
     if magnitude == 0.0 {
         return 0;
     }
-    // Rounded to f32 as by C's `log2f`, which reaches the next integer a little before its argument reaches the power of two.
+    // Rounded to f32 as by C's `log2f`, which reaches an integer a little before its argument reaches the power of two.
     let log2 = f64::from(magnitude).log2() as f32;
     (log2.floor() - 2.0 + 127.0) as i32 as u8
 }

@@ -1,0 +1,571 @@
+//! Input that must be refused: exit 3, one message that names the file, tensor or key with what was expected and found,
+//! and nothing in the target. Every case is a good checkpoint with one thing broken; a new way to break one is a new
+//! row. What may be wrong with a recipe or an option belongs in `traps.rs`, with the place to write to in `target.rs`.
+
+mod support;
+
+use std::fs;
+
+use serde_json::{Value, json};
+use support::{Folder, INDEX, Random, Run, WEIGHTS, command, convert, convert_args, names, run};
+
+/// One way to break a checkpoint.
+struct Case {
+    what: &'static str,
+    base: &'static str,
+    /// All of this is in the message.
+    says: &'static [&'static str],
+    breaks: fn(&Folder),
+}
+
+/// When the damage can be seen.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Seen {
+    /// By every command.
+    Opening,
+    /// By `plan` and `convert`.
+    Planning,
+    /// Only when the weights are read.
+    Reading,
+}
+
+fn case(
+    what: &'static str,
+    base: &'static str,
+    says: &'static [&'static str],
+    breaks: fn(&Folder),
+) -> Case {
+    Case { what, base, says, breaks }
+}
+
+fn all_refused(seen: Seen, options: &[&str], cases: &[Case]) {
+    for case in cases {
+        println!("{}", case.what); // shown when the test fails
+        let folder = Folder::of(case.base);
+        (case.breaks)(&folder);
+        refused(&folder, seen, options, case.says);
+    }
+}
+
+fn refused(folder: &Folder, seen: Seen, options: &[&str], says: &[&str]) {
+    let path = folder.path();
+    let model = path.to_str().unwrap();
+    let plan: Vec<_> = ["plan", model].iter().chain(options).copied().collect();
+    let attempts = [
+        (Seen::Opening, run(["inspect", model])),
+        (Seen::Planning, run(plan)),
+        (Seen::Reading, convert(&path, &folder.out(), options)),
+    ];
+    for (by, attempt) in attempts {
+        if by < seen {
+            attempt.good();
+            continue;
+        }
+        let message = attempt.refusal(3);
+        for &part in says {
+            assert!(message.contains(part), "{part:?} is not in {message}");
+        }
+        assert_eq!(attempt.stdout, "");
+    }
+    let as_json: Vec<_> =
+        ["--json".to_owned()].into_iter().chain(convert_args(&path, &folder.out(), options)).collect();
+    documented(&run(as_json));
+    assert_eq!(names(&folder.out()), [""; 0]);
+}
+
+/// The document of `--json` says the same as the message.
+fn documented(run: &Run) {
+    let message = run.refusal(3);
+    let document = run.json();
+    let error = &document["error"];
+    assert_eq!(error["exit_code"], 3);
+    assert!(["malformed", "unsupported", "limit", "target"].map(Value::from).contains(&error["fault"]));
+    for field in ["place", "problem", "expected", "found", "help"] {
+        if let Some(text) = error[field].as_str() {
+            assert!(!text.is_empty() && message.contains(text), "{field} {text:?} is not in {message}");
+        }
+    }
+    assert!(error["place"].is_string() && error["problem"].is_string());
+}
+
+const Q_PROJ: &str = "layers.0.self_attn.q_proj.weight";
+const NORM: &str = "layers.1.input_layernorm.weight";
+const Q4_0: &[&str] = &["--type", "q4_0"];
+
+#[test]
+fn shards_and_their_index() {
+    const LAST: &str = "model.language_model.norm.weight";
+    all_refused(
+        Seen::Opening,
+        Q4_0,
+        &[
+            case(
+                "a missing shard",
+                "31b",
+                &[INDEX, "missing: model-00002-of-00003.safetensors", "expected 3 shards, found 2"],
+                |f| {
+                    f.shard(3, |_| {});
+                    f.remove("model-00002-of-00003.safetensors");
+                },
+            ),
+            case(
+                "an index that climbs out of the folder",
+                "31b",
+                &[INDEX, LAST, "inside the folder", "without `..`", "found \"../x.safetensors\""],
+                |f| f.shard(2, |map| map[LAST] = "../x.safetensors".into()),
+            ),
+            case(
+                "an index with an absolute path",
+                "31b",
+                &[INDEX, LAST, "expected a relative path", "found \"/etc/x.safetensors\""],
+                |f| f.shard(2, |map| map[LAST] = "/etc/x.safetensors".into()),
+            ),
+            case(
+                "an index that names an absent tensor",
+                "31b",
+                &[INDEX, "tensor model.extra", "expected model-00001-of-00002", "found no shard has it"],
+                |f| {
+                    f.shard(2, |map| {
+                        map.insert("model.extra".into(), support::shard_name(0, 2).into());
+                    })
+                },
+            ),
+            case(
+                "an index that lacks a tensor",
+                "31b",
+                &[INDEX, "holds tensors that the index lacks", LAST],
+                |f| {
+                    f.shard(2, |map| {
+                        map.remove(LAST);
+                    })
+                },
+            ),
+            case("an index that is cut off", "31b", &[INDEX, "safetensors.index.json:1:", "EOF"], |f| {
+                f.shard(2, |_| {});
+                let text = fs::read_to_string(f.file(INDEX)).unwrap();
+                f.write(INDEX, &text[..text.len() / 2]);
+            }),
+        ],
+    );
+}
+
+#[test]
+fn safetensors_files() {
+    all_refused(
+        Seen::Opening,
+        Q4_0,
+        &[
+            case("data cut off", "31b", &[WEIGHTS, "truncated", "within tensor model.", "found 11072260"], |f| {
+                with_bytes(f, |bytes| bytes.truncate(bytes.len() - 1000))
+            }),
+            case("bytes to spare", "31b", &[WEIGHTS, "bytes after the last tensor", "found 11073261"], |f| {
+                with_bytes(f, |bytes| bytes.push(0))
+            }),
+            case("overlapping offsets", "31b", &[WEIGHTS, Q_PROJ, "overlaps", "expected data from"], |f| {
+                move_tensor(f, -2)
+            }),
+            case("a gap between tensors", "31b", &[WEIGHTS, Q_PROJ, "gap", "expected data from"], |f| {
+                move_tensor(f, 2)
+            }),
+            case("a header longer than the file", "31b", &[WEIGHTS, "longer than the file", "found 11073260"], |f| {
+                with_bytes(f, |bytes| bytes[..8].copy_from_slice(&11_073_253u64.to_le_bytes()))
+            }),
+            case("a header of impossible length", "31b", &[WEIGHTS, "header is longer than the file"], |f| {
+                with_bytes(f, |bytes| bytes[..8].fill(0xff))
+            }),
+            case("no JSON in the header", "31b", &[WEIGHTS, "header: not JSON", "expected `{`", "byte 0x78"], |f| {
+                with_bytes(f, |bytes| bytes[8] = b'x')
+            }),
+            case("a dtype nobody knows", "31b", &[WEIGHTS, Q_PROJ, "unknown dtype", "BF16, F16", "found Q4"], |f| {
+                f.reweigh(|w| w.get(Q_PROJ).dtype = "Q4".into())
+            }),
+            case("a shape that is not the data's", "31b", &[WEIGHTS, Q_PROJ, "expected 131584", "131072"], |f| {
+                f.reweigh(|w| w.get(Q_PROJ).shape = vec![257, 256])
+            }),
+            case("a negative dimension", "31b", &[WEIGHTS, Q_PROJ, "header:1:"], |f| {
+                f.rehead(|h| h[&format!("model.language_model.{Q_PROJ}")]["shape"] = json!([-1, 256]))
+            }),
+            case("an empty file", "31b", &[WEIGHTS, "expected safetensors, found an empty file"], |f| {
+                f.write(WEIGHTS, "")
+            }),
+            case("a git-lfs pointer", "31b", &[WEIGHTS, "found a git-lfs pointer", "git lfs pull"], |f| {
+                f.write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+            }),
+            case("a web page", "31b", &[WEIGHTS, "found a web page"], |f| f.write(WEIGHTS, "<!DOCTYPE html>")),
+            case("a GGUF file", "31b", &[WEIGHTS, "found a GGUF file"], |f| f.write(WEIGHTS, "GGUF\x03\0\0\0")),
+        ],
+    );
+}
+
+fn with_bytes(folder: &Folder, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(folder.file(WEIGHTS)).unwrap();
+    change(&mut bytes);
+    folder.write(WEIGHTS, bytes);
+}
+
+/// Shifts the data of a tensor by some bytes.
+fn move_tensor(folder: &Folder, by: i64) {
+    folder.rehead(|header| {
+        let offsets = &mut header[&format!("model.language_model.{Q_PROJ}")]["data_offsets"];
+        for offset in offsets.as_array_mut().unwrap() {
+            *offset = (offset.as_i64().unwrap() + by).into();
+        }
+    });
+}
+
+#[test]
+fn weights_that_are_not_those_of_the_config() {
+    all_refused(
+        Seen::Opening,
+        Q4_0,
+        &[
+            case("a wrong shape", "31b", &[WEIGHTS, Q_PROJ, "expected [256, 256], found [128, 512]"], |f| {
+                f.reweigh(|w| w.get(Q_PROJ).shape = vec![128, 512])
+            }),
+            case("a flattened tensor", "26b-a4b", &["experts.down_proj", "found [2048, 128]"], |f| {
+                f.reweigh(|w| w.get("layers.2.experts.down_proj").shape = vec![2048, 128])
+            }),
+            case("a config of another width", "31b", &[WEIGHTS, "embed_tokens", "[2048, 512]", "[2048, 256]"], |f| {
+                f.configure("hidden_size", 512)
+            }),
+            case("weights of no weights' type", "31b", &[WEIGHTS, Q_PROJ, "bf16, f16 or f32", "found i16"], |f| {
+                f.reweigh(|w| w.get(Q_PROJ).dtype = "I16".into())
+            }),
+            case("a tensor nobody uses", "31b", &[WEIGHTS, "layers.0.mlp.extra.weight", "uses it", "[2, 3] f32"], |f| {
+                f.reweigh(|w| w.add("model.language_model.layers.0.mlp.extra.weight", "F32", &[2, 3], 24))
+            }),
+            case("a layer too many", "31b", &[WEIGHTS, "tensor model.language_model.layers.6.layer_scalar"], |f| {
+                f.reweigh(|w| w.add("model.language_model.layers.6.layer_scalar", "BF16", &[1], 2))
+            }),
+            case("a missing tensor", "31b", &["tensor model.language_model.layers.3.mlp.up_proj.weight: missing"], |f| {
+                f.reweigh(|w| w.drop("language_model.layers.3.mlp.up_proj.weight"))
+            }),
+            case("a renamed tensor", "e2b", &["tensor model.language_model.layers.0.layer_scalar: missing"], |f| {
+                f.reweigh(|w| w.get("language_model.layers.0.layer_scalar").name.push('s'))
+            }),
+            case("no per-layer table", "e2b", &["embed_tokens_per_layer.weight: missing"], |f| {
+                f.reweigh(|w| w.drop("embed_tokens_per_layer.weight"))
+            }),
+            case("an untied head that is not there", "31b", &["tensor lm_head.weight: missing"], |f| {
+                f.configure("tie_word_embeddings", false)
+            }),
+        ],
+    );
+}
+
+#[test]
+fn configs() {
+    all_refused(
+        Seen::Opening,
+        Q4_0,
+        &[
+            case(
+                "an unknown architecture",
+                "31b",
+                &[
+                    "config.json: architectures",
+                    "Gemma4ForCausalLM, Gemma4ForConditionalGeneration, ",
+                    "Gemma4UnifiedForConditionalGeneration, ",
+                    "found LlamaForCausalLM",
+                ],
+                |f| f.edit("config.json", |c| c["architectures"] = json!(["LlamaForCausalLM"])),
+            ),
+            case(
+                "a draft model",
+                "31b",
+                &["config.json: architectures", "found Gemma4AssistantForCausalLM", "draft model"],
+                |f| f.edit("config.json", |c| c["architectures"] = json!(["Gemma4AssistantForCausalLM"])),
+            ),
+            case("no architecture", "31b", &["config.json: architectures", "found null"], |f| {
+                f.edit("config.json", |c| {
+                    c.as_object_mut().unwrap().remove("architectures");
+                })
+            }),
+            case("a quantised checkpoint", "31b", &["config.json: quantization_config", "already quantised"], |f| {
+                f.edit("config.json", |c| c["quantization_config"] = json!({ "quant_method": "gptq" }))
+            }),
+            case("a missing field", "31b", &["config.json", "hidden_size"], |f| {
+                f.edit("config.json", |c| {
+                    c["text_config"].as_object_mut().unwrap().remove("hidden_size");
+                })
+            }),
+            case("a text for a number", "31b", &["config.json", "\"many\"", "u64"], |f| {
+                f.configure("num_attention_heads", "many")
+            }),
+            case("a model of no width", "31b", &["config.json: hidden_size", "at least 1, found 0"], |f| {
+                f.configure("hidden_size", 0)
+            }),
+            case("too few layer types", "31b", &["config.json: layer_types", "expected 7, found 6"], |f| {
+                f.configure("num_hidden_layers", 7)
+            }),
+            case("a kind of layer nobody knows", "31b", &["layer_types[0]", "found linear_attention"], |f| {
+                f.edit("config.json", |c| c["text_config"]["layer_types"][0] = "linear_attention".into())
+            }),
+            case("more shared layers than layers", "e2b", &["num_kv_shared_layers", "at most 8, found 9"], |f| {
+                f.configure("num_kv_shared_layers", 9)
+            }),
+            case("nobody to share with", "e2b", &["config.json: num_kv_shared_layers", "no layer is left"], |f| {
+                f.configure("num_kv_shared_layers", 8)
+            }),
+            case("no config.json", "31b", &["config.json: no such file"], |f| f.remove("config.json")),
+            case("a config that is no JSON", "31b", &["config.json:2:10: "], |f| {
+                f.write("config.json", "{\n \"a\": tru }")
+            }),
+        ],
+    );
+}
+
+#[test]
+fn companion_files() {
+    all_refused(
+        Seen::Opening,
+        Q4_0,
+        &[
+            case("no tokenizer.json", "31b", &["tokenizer.json: no such file"], |f| f.remove("tokenizer.json")),
+            case("a tokenizer too small", "31b", &["tokenizer.json", "vocab_size 2048 tokens", "found 2047"], |f| {
+                f.edit("tokenizer.json", |t| {
+                    t["added_tokens"].as_array_mut().unwrap().pop();
+                    t["model"]["vocab"].as_object_mut().unwrap().remove("<|video|>");
+                })
+            }),
+            case("a tokenizer too large", "31b", &["tokenizer.json", "vocab_size 2048", "\"new\" with id 2048"], |f| {
+                f.edit("tokenizer.json", |t| t["model"]["vocab"]["new"] = 2048.into())
+            }),
+            case("another kind of tokenizer", "31b", &["tokenizer.json: model.type", "BPE, found Unigram"], |f| {
+                f.write("tokenizer.json", "{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",-1.5]]}}")
+            }),
+            case("a tokenizer that is no JSON", "31b", &["tokenizer.json:1:40: "], |f| {
+                let text = fs::read(f.file("tokenizer.json")).unwrap();
+                f.write("tokenizer.json", &text[..40]);
+            }),
+            case("a broken generation_config.json", "31b", &["generation_config.json:1:11: "], |f| {
+                f.write("generation_config.json", "{\"top_k\": }")
+            }),
+            case("a broken tokenizer_config.json", "31b", &["tokenizer_config.json:2:1: "], |f| {
+                f.write("tokenizer_config.json", "{\n]")
+            }),
+            case("a template that is no text", "31b", &["tokenizer_config.json: chat_template", "found 5"], |f| {
+                f.edit("tokenizer_config.json", |t| t["chat_template"] = 5.into())
+            }),
+            case("a template that is not UTF-8", "31b", &["chat_template.jinja:2: not UTF-8"], |f| {
+                f.write("chat_template.jinja", b"a\nb\xff")
+            }),
+            case("broken front matter", "31b", &["README.md:3:", "front matter"], |f| {
+                f.write("README.md", "---\nlicense: mit\ntags: [a\n---\n")
+            }),
+            case("endless front matter", "31b", &["README.md:1: ", "no end"], |f| {
+                f.write("README.md", "---\nlicense: mit\n")
+            }),
+        ],
+    );
+    all_refused(
+        Seen::Planning,
+        Q4_0,
+        &[
+            case("a text for a number", "31b", &["general.sampling.top_k", "an integer", "found \"many\""], |f| {
+                f.edit("generation_config.json", |g| g["top_k"] = "many".into())
+            }),
+            case("a number too large", "31b", &["gemma4.context_length", "4294967295", "found 4294967296"], |f| {
+                f.configure("max_position_embeddings", 1u64 << 32)
+            }),
+        ],
+    );
+}
+
+#[test]
+fn weights_that_are_not_finite() {
+    const NAN: f32 = f32::NAN;
+    const INF: f32 = f32::INFINITY;
+    all_refused(
+        Seen::Reading,
+        Q4_0,
+        &[
+            case(
+                "NaN in BF16",
+                "31b",
+                &[WEIGHTS, Q_PROJ, "3 values", "element 700 (row 2, column 188)", "found NaN"],
+                |f| {
+                    f.reweigh(|w| {
+                        let tensor = w.get(Q_PROJ);
+                        tensor.poke(700, NAN);
+                        tensor.poke(701, INF);
+                        tensor.poke(256 * 256 - 1, -INF);
+                    })
+                },
+            ),
+            case("an infinity in F16", "31b", &[Q_PROJ, "1 value", "element 0 (row 0, column 0)", "found -inf"], |f| {
+                f.reweigh(|w| {
+                    w.get(Q_PROJ).retype("F16");
+                    w.get(Q_PROJ).poke(0, -INF);
+                })
+            }),
+            case("NaN in F32", "31b", &[Q_PROJ, "2 values", "element 65534 (row 255, column 254)"], |f| {
+                f.reweigh(|w| {
+                    w.get(Q_PROJ).retype("F32");
+                    w.get(Q_PROJ).poke(65_534, NAN);
+                    w.get(Q_PROJ).poke(65_535, NAN);
+                })
+            }),
+            case("NaN in a norm", "31b", &[NORM, "1 value", "element 255 (row 0, column 255)"], |f| {
+                f.reweigh(|w| w.get(NORM).poke(255, NAN))
+            }),
+            case(
+                "NaN in an expert",
+                "26b-a4b",
+                &["layers.2.experts.gate_up_proj", "1 value", "element 327689 (row 1280, column 9)"],
+                |f| f.reweigh(|w| w.get("layers.2.experts.gate_up_proj").poke(5 * 256 * 256 + 9, NAN)),
+            ),
+            case(
+                "NaN in two tensors: the first in the file is named",
+                "31b",
+                &["layers.0.mlp.down_proj.weight", "1 value", "element 5 "],
+                |f| {
+                    f.reweigh(|w| {
+                        w.get("language_model.layers.0.mlp.down_proj.weight").poke(5, INF);
+                        w.get("language_model.layers.4.mlp.down_proj.weight").poke(0, INF);
+                    })
+                },
+            ),
+        ],
+    );
+    // also where rows are copied as they are
+    let folder = Folder::of("31b");
+    folder.reweigh(|w| w.get(Q_PROJ).poke(9, INF));
+    refused(&folder, Seen::Reading, &["--type", "bf16"], &[Q_PROJ, "element 9 "]);
+}
+
+#[test]
+fn weights_too_large_for_their_type() {
+    let large = |value: f32| {
+        let folder = Folder::of("31b");
+        folder.reweigh(|w| {
+            w.get(Q_PROJ).retype("F32");
+            w.get(Q_PROJ).poke(77, value);
+        });
+        folder
+    };
+    let says = [WEIGHTS, Q_PROJ, "too large for q4_0", "scale fits into an f16", "found 1.00025555e30"];
+    refused(&large(1e30), Seen::Reading, &["--type", "q4_0"], &says); // rounded to BF16 on the way
+    for dtype in ["q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"] {
+        let rule = format!(r"blk\.0\.attn_q\.weight={dtype}");
+        let problem = format!("too large for {dtype}");
+        let says = [WEIGHTS, Q_PROJ, &problem, "found 9.999221e9"];
+        refused(&large(1e10), Seen::Reading, &["--type", "q4_0", "--tensor-type", &rule], &says);
+    }
+    refused(&large(7e4), Seen::Reading, &["--type", "f16"], &[Q_PROJ, "too large for f16", "found 7e4"]);
+    refused(&large(f32::MAX), Seen::Reading, &["--type", "bf16"], &[Q_PROJ, "too large for bf16", "3.4028235e38"]);
+    // what is too large for one type is not for another
+    convert(&large(1e30).path(), &large(1e30).out(), &["--type", "f32"]).good();
+    // nor is it for mxfp4, whose scale is a power of two
+    let folder = large(1e30);
+    let rule = ["--type", "f32", "--tensor-type", r"blk\.0\.attn_q\.weight=mxfp4"];
+    convert(&folder.path(), &folder.out(), &rule).good();
+}
+
+#[test]
+fn what_is_no_checkpoint_folder() {
+    let folder = Folder::of("31b");
+    let [empty, absent] = ["empty", "absent"].map(|name| folder.home().join(name));
+    fs::create_dir(&empty).unwrap();
+    for (model, says) in [
+        (folder.file("config.json"), ["config.json", "a file"]),
+        (folder.file(WEIGHTS), ["the folder of a checkpoint", "a file"]),
+        (empty, ["empty/config.json", "no such file"]),
+        (absent, ["absent", "No such file"]),
+    ] {
+        let attempt = convert(&model, &folder.out(), Q4_0);
+        let message = attempt.refusal(3);
+        assert!(says.iter().all(|part| message.contains(part)), "{message}");
+        run(["inspect", model.to_str().unwrap()]).refusal(3);
+        assert_eq!(names(&folder.out()), [""; 0]);
+    }
+}
+
+/// A file cut anywhere is refused by every command: all of the header's first KiB, then steps through the rest.
+#[test]
+fn a_file_cut_anywhere() {
+    let folder = Folder::of("31b");
+    folder.reweigh(support::Weights::drop_towers);
+    let len = fs::metadata(folder.file(WEIGHTS)).unwrap().len();
+    let header = 8 + fs::read(folder.file(WEIGHTS)).unwrap()[..8].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut cuts: Vec<u64> = (0..1032).step_by(8).chain([1, 7, 9, 1023]).collect();
+    cuts.extend((0..60).map(|_| random.below(header)));
+    cuts.extend((0..60).map(|_| header + random.below(len - header)));
+    cuts.extend([header - 1, header, header + 1, len - 1]);
+    cuts.sort_unstable_by_key(|&at| std::cmp::Reverse(at)); // so that cutting is enough
+    let file = fs::File::options().write(true).open(folder.file(WEIGHTS)).unwrap();
+    let path = folder.path();
+    let model = path.to_str().unwrap();
+    for (number, at) in cuts.into_iter().enumerate() {
+        file.set_len(at).unwrap();
+        let attempt = match number % 3 {
+            0 => run(["inspect", model]),
+            1 => run(["plan", model, "--type", "q4_0"]),
+            _ => convert(&path, &folder.out(), Q4_0),
+        };
+        let message = attempt.refusal(3);
+        assert!(message.contains(WEIGHTS) && !message.contains("panicked"), "cut to {at} bytes: {message}");
+    }
+    assert_eq!(names(&folder.out()), [""; 0]);
+}
+
+/// Random bytes in header and config: good or refused, never a crash.
+#[test]
+fn noise_never_panics() {
+    let folder = Folder::of("e2b");
+    folder.reweigh(support::Weights::drop_towers);
+    let path = folder.path();
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for (name, rounds, span) in
+        [(WEIGHTS, 120, 16_000), ("config.json", 80, 3373), ("tokenizer.json", 40, 57_000), ("tokenizer_config.json", 40, 275)]
+    {
+        let good = fs::read(folder.file(name)).unwrap();
+        let mut refusals = 0;
+        for _ in 0..rounds {
+            let mut bytes = good.clone();
+            bytes[random.below(span) as usize] ^= 1 << random.below(7);
+            folder.write(name, bytes);
+            let attempt = run(["plan", path.to_str().unwrap(), "--type", "q4_0"]);
+            assert!(matches!(attempt.code, Some(0 | 3)), "{name}: {}", attempt.stderr);
+            refusals += i32::from(attempt.code == Some(3));
+        }
+        assert!(refusals > rounds / 8, "{name}: only {refusals} changes were noticed");
+        folder.write(name, good);
+    }
+}
+
+/// Numbers no config has: good where the text model does not depend on them, refused where it does.
+#[test]
+fn impossible_numbers_in_a_config() {
+    let folder = Folder::of("e2b");
+    folder.reweigh(support::Weights::drop_towers);
+    let path = folder.path();
+    let config: Value = serde_json::from_slice(&fs::read(folder.file("config.json")).unwrap()).unwrap();
+    let fields: Vec<String> = config["text_config"].as_object().unwrap().keys().cloned().collect();
+    for field in fields.iter().filter(|field| config["text_config"][*field].is_number()) {
+        for value in [json!(0), json!(-1), json!(1u64 << 31), json!(1u64 << 62), json!(u64::MAX), json!(1e300)] {
+            folder.configure(field, value.clone());
+            let attempt = run(["plan", path.to_str().unwrap(), "--type", "q4_0"]);
+            assert!(matches!(attempt.code, Some(0 | 3)), "{field} {value}: {}", attempt.stderr);
+            let sizes = ["hidden_size", "head_dim", "num_attention_heads", "num_hidden_layers", "vocab_size"];
+            assert!(attempt.code == Some(3) || !sizes.contains(&field.as_str()), "{field} {value} was accepted");
+        }
+        folder.configure(field, config["text_config"][field].clone());
+    }
+}
+
+#[test]
+fn the_document_of_an_error_is_all_of_stdout() {
+    let folder = Folder::of("31b");
+    folder.reweigh(|w| w.get(Q_PROJ).shape = vec![128, 512]);
+    let path = folder.path();
+    let output = command(["--json", "inspect", path.to_str().unwrap()]).output().unwrap();
+    let found = Run::of(output).json();
+    let place = format!("{}: tensor model.language_model.{Q_PROJ}", folder.file(WEIGHTS).display());
+    let expected = json!({ "error": {
+        "fault": "malformed", "place": place, "problem": "wrong shape for the config",
+        "expected": "[256, 256]", "found": "[128, 512]", "help": null, "exit_code": 3,
+    } });
+    assert_eq!(found, expected);
+}

@@ -1,0 +1,132 @@
+//! The real llama.cpp judges: it loads each file, and `llama-perplexity` computes the same logits for it, and so the same
+//! perplexity, as for llama.cpp's own. Skipped, with a word, where llama.cpp is not built (`cargo xtask oracle`);
+//! `.ci/run` requires it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use xtask::oracle::Oracle;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+fn ok(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}\n{text}");
+    text
+}
+
+fn convert(checkpoint: &str, out: &Path, arguments: &[&str]) {
+    let model = fixtures().join("checkpoints").join(checkpoint);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-convert"));
+    ok(command.arg("convert").arg(model).args(arguments).arg("-o").arg(out));
+}
+
+/// What `llama-perplexity` computes for a model: all logits, as it saves them, and the perplexity that they give.
+///
+/// The number is computed here from the saved logits, because the tool's logger loses its last lines on a busy machine.
+fn perplexity(oracle: &Oracle, model: &Path) -> (Vec<u8>, f64) {
+    let saved = model.with_extension("logits");
+    let mut tool = oracle.runner("llama-perplexity");
+    tool.args(["-c", "256", "--chunks", "8", "-t", "2", "-f"]).arg(fixtures().join("text/eval.txt"));
+    ok(tool.arg("--save-all-logits").arg(&saved).arg("-m").arg(model));
+    let bytes = std::fs::read(&saved).unwrap();
+    let perplexity = perplexity_of(&bytes);
+    (bytes, perplexity)
+}
+
+/// The file: magic, n_ctx, n_vocab, n_chunk, tokens; then for every scored position a scale, the smallest log
+/// probability and 16-bit steps above it (llama.cpp, tools/perplexity/perplexity.cpp).
+fn perplexity_of(file: &[u8]) -> f64 {
+    let int = |at: usize| i32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+    let float = |at: usize| f64::from(f32::from_le_bytes(file[at..at + 4].try_into().unwrap()));
+    assert_eq!(&file[..8], b"_logits_");
+    let (context, vocab, chunks) = (int(8), int(12), int(16));
+    let mut row = 20 + 4 * context * chunks;
+    let row_bytes = 2 * (2 * vocab.div_ceil(2) + 4);
+    let mut sum = 0.0;
+    let mut count = 0;
+    for chunk in 0..chunks {
+        for position in context / 2..context - 1 {
+            let target = int(20 + 4 * (chunk * context + position + 1));
+            let step = u16::from_le_bytes(file[row + 8 + 2 * target..][..2].try_into().unwrap());
+            sum += float(row) * f64::from(step) + float(row + 4);
+            count += 1;
+            row += row_bytes;
+        }
+    }
+    assert_eq!(row, file.len());
+    (-sum / f64::from(count)).exp()
+}
+
+fn compare(checkpoint: &str) {
+    let Some(oracle) = Oracle::for_tests() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let types = ["q4_0", "q8_0", "q4_k_m"];
+    convert(checkpoint, dir.path(), &types.map(|t| ["--type", t]).concat());
+
+    let base = dir.path().join("stock-bf16.gguf");
+    let mut script = oracle.script("convert_hf_to_gguf.py");
+    ok(script
+        .arg(fixtures().join("checkpoints").join(checkpoint))
+        .args(["--outtype", "bf16", "--outfile"])
+        .arg(&base));
+    for preset in types {
+        let stock = dir.path().join(format!("stock-{preset}.gguf"));
+        ok(oracle.tool("llama-quantize").arg(&base).arg(&stock).arg(preset.to_uppercase()));
+        let (ours, perplexity) = self::perplexity(&oracle, &dir.path().join(format!("model-{preset}.gguf")));
+        assert!(ours == self::perplexity(&oracle, &stock).0, "{checkpoint} {preset}: other logits than stock's");
+        // a model that talks nonsense has a perplexity in the hundreds
+        assert!(perplexity < 20.0, "{checkpoint} {preset}: perplexity {perplexity}");
+    }
+}
+
+#[test]
+fn per_layer_embeddings_and_shared_kv() {
+    compare("e2b");
+}
+
+#[test]
+fn mixture_of_experts() {
+    compare("26b-a4b");
+}
+
+/// A split is loaded by its first part; the parts are those that `llama-gguf-split` makes of the whole file.
+#[test]
+fn split_files() {
+    let Some(oracle) = Oracle::for_tests() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let ours = dir.path().join("ours");
+    convert("31b", &ours, &["--type", "q8_0", "--split-max-size", "2MB"]);
+    let whole = dir.path().join("model-q8_0.gguf");
+    convert("31b", &whole, &["--type", "q8_0"]);
+
+    let stock = dir.path().join("stock");
+    std::fs::create_dir(&stock).unwrap();
+    let mut split = oracle.tool("llama-gguf-split");
+    ok(split.args(["--split", "--split-max-size", "2M"]).arg(&whole).arg(stock.join("model-q8_0")));
+    let mut names: Vec<_> = std::fs::read_dir(&stock).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert!(names.len() > 2);
+    for name in &names {
+        let [a, b] = [&ours, &stock].map(|folder| std::fs::read(folder.join(name)).unwrap());
+        assert!(a == b, "{name:?} differs");
+    }
+    assert!(perplexity(&oracle, &ours.join(&names[0])) == perplexity(&oracle, &whole));
+}
+
+/// A finished file passes through `llama-quantize COPY` (which Ollama runs on import) unchanged.
+#[test]
+fn copies_are_identical() {
+    let Some(oracle) = Oracle::for_tests() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let [ours, copy] = ["ours.gguf", "copy.gguf"].map(|name| dir.path().join(name));
+    for preset in ["bf16", "q4_0", "q3_k_m"] {
+        convert("e2b", &ours, &["--type", preset, "--force"]);
+        ok(oracle.tool("llama-quantize").arg(&ours).arg(&copy).arg("COPY"));
+        assert!(std::fs::read(&ours).unwrap() == std::fs::read(&copy).unwrap(), "{preset}");
+    }
+}

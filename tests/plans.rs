@@ -1,0 +1,182 @@
+//! Plans for the real models, from headers alone: names, order, types and sizes against what llama.cpp's tools make of
+//! the same shapes (`fixtures/type-maps`, `fixtures/inventories`).
+
+use std::path::{Path, PathBuf};
+
+use checkpoint::{ChatTemplates, ModelCard};
+use gemma::{Config, Model, Vocabulary};
+use plan::{InputFile, Recipe, Request, Shards, plan};
+use tensor::{DType, TensorDesc};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+fn lines(path: PathBuf) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
+}
+
+/// The tensors of a real checkpoint, as its headers tell them.
+fn tensors(name: &str) -> Vec<TensorDesc> {
+    let rows = lines(fixtures().join(format!("inventories/{name}.tsv")));
+    let desc = |row: &Vec<String>| {
+        let shape: Vec<u64> = serde_json::from_str(&row[1]).unwrap();
+        TensorDesc::new(&row[0], row[2].parse::<DType>().unwrap(), shape).unwrap()
+    };
+    rows.iter().filter(|row| !row[0].starts_with('#')).map(desc).collect()
+}
+
+/// A real model with a vocabulary of one token: the plan does not look into it.
+fn model(name: &str, tensors: &[TensorDesc]) -> Model {
+    let json = std::fs::read_to_string(fixtures().join(format!("configs/{name}.json"))).unwrap();
+    let config = Config::from_json(&serde_json::from_str(&json).unwrap()).unwrap();
+    Model {
+        inventory: gemma::inventory(&config, tensors, &|_| name.to_owned()).unwrap(),
+        vocabulary: Vocabulary {
+            tokens: vec!["<pad>".to_owned()],
+            types: vec![3],
+            merges: Vec::new(),
+            special: Default::default(),
+            add: Default::default(),
+        },
+        templates: ChatTemplates::default(),
+        generation: None,
+        card: ModelCard::default(),
+        config,
+    }
+}
+
+fn shards(tensors: &[TensorDesc]) -> Shards<'_> {
+    let mut at = 0;
+    let places = tensors.iter().map(|t| {
+        let place = (0, at);
+        at += t.byte_len();
+        place
+    });
+    let places = places.collect();
+    Shards { files: vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }], tensors, places }
+}
+
+/// Presets by the heading of their column in a type map.
+const COLUMNS: [(&str, &str); 10] = [
+    ("Q4_0", "q4_0"),
+    ("Q8_0", "q8_0"),
+    ("Q4_K_S", "q4_k_s"),
+    ("Q4_K_M", "q4_k_m"),
+    ("Q5_K_M", "q5_k_m"),
+    ("Q6_K", "q6_k"),
+    ("IQ4_NL", "iq4_nl"),
+    ("IQ4_XS", "iq4_xs"),
+    ("Q3_K_M", "q3_k_m"),
+    ("Q2_K", "q2_k"),
+];
+
+fn check(name: &str, map: &str, settings: &[&str]) {
+    let tensors = tensors(name);
+    let model = model(name, &tensors);
+    let map = lines(fixtures().join(format!("type-maps/{map}.tsv")));
+    let settings: Vec<_> = settings.iter().map(|s| (*s).to_owned()).collect();
+    for (heading, preset) in COLUMNS {
+        let recipe =
+            Recipe::from_toml_with(&format!("types.preset = {preset:?}"), preset, &settings).unwrap();
+        let request = Request { name: preset.to_owned(), recipe, stem: "model".to_owned() };
+        let plan = plan(&model, &shards(&tensors), &[request]).unwrap();
+        let column = map[0].iter().position(|cell| cell == heading).unwrap();
+        let ours: Vec<_> = plan.artifacts[0]
+            .tensors()
+            .map(|t| {
+                let ne: Vec<_> = t.desc.shape.iter().rev().map(u64::to_string).collect();
+                (t.desc.name.clone(), format!("[{}]", ne.join(", ")), t.desc.dtype.name().to_uppercase())
+            })
+            .collect();
+        let theirs: Vec<_> =
+            map[1..].iter().map(|row| (row[0].clone(), row[1].clone(), row[column].to_uppercase())).collect();
+        assert_eq!(ours.len(), theirs.len(), "{name} {preset}");
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert_eq!(ours, theirs, "{name} {preset}");
+        }
+    }
+}
+
+#[test]
+fn types_of_e2b() {
+    check("gemma-4-E2B-it", "gemma-4-E2B-it", &[]);
+    check("gemma-4-E2B-it", "gemma-4-E2B-it.no-shared-kv", &["unused_kv=drop"]);
+}
+
+#[test]
+fn types_of_e4b() {
+    check("gemma-4-E4B-it", "gemma-4-E4B-it", &[]);
+    check("gemma-4-E4B-it", "gemma-4-E4B-it.no-shared-kv", &["unused_kv=drop"]);
+}
+
+#[test]
+fn types_of_12b() {
+    check("gemma-4-12B-it", "gemma-4-12B-it", &[]);
+}
+
+#[test]
+fn types_of_26b() {
+    check("gemma-4-26B-A4B-it", "gemma-4-26B-A4B-it", &[]);
+}
+
+#[test]
+fn types_of_31b() {
+    check("gemma-4-31B-it", "gemma-4-31B-it", &[]);
+}
+
+/// Bytes of the padded tensors of Google's own Q4_0 files, which leave out unused K/V: the published sizes less the
+/// metadata (ggml-org/llama.cpp's tools on the real shapes give the same sums).
+#[test]
+fn sizes_of_the_published_q4_0_files() {
+    const PAYLOADS: [(&str, u64); 5] = [
+        ("gemma-4-E2B-it", 3_333_700_704),
+        ("gemma-4-E4B-it", 5_139_118_400),
+        ("gemma-4-12B-it", 6_960_055_808),
+        ("gemma-4-26B-A4B-it", 14_423_539_648),
+        ("gemma-4-31B-it", 17_635_168_128),
+    ];
+    for (name, payload) in PAYLOADS {
+        let tensors = tensors(name);
+        let model = model(name, &tensors);
+        let recipe = Recipe::from_toml("types.preset = 'q4_0'\nunused_kv = 'drop'", "q4_0").unwrap();
+        let request = Request { name: "q4_0".to_owned(), recipe, stem: "model".to_owned() };
+        let plan = plan(&model, &shards(&tensors), &[request]).unwrap();
+        let file = &plan.artifacts[0].files[0];
+        assert_eq!(file.bytes - file.header.len() as u64, payload, "{name}");
+        // every input byte is used or dropped
+        let dropped = plan.dropped.iter().chain(&plan.artifacts[0].dropped).map(|d| d.bytes).sum::<u64>();
+        let used: u64 =
+            model.inventory.text.iter().filter(|f| !f.slot.unused).map(|f| tensors[f.index].byte_len()).sum();
+        assert_eq!(dropped + used, plan.inputs[0].bytes, "{name}");
+    }
+}
+
+/// The two config dialects of every size say the same.
+#[test]
+fn config_dialects_agree() {
+    for name in ["E2B", "E4B", "12B", "26B-A4B", "31B"] {
+        let json =
+            std::fs::read_to_string(fixtures().join(format!("configs/gemma-4-{name}-it.json"))).unwrap();
+        let published: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let mut resaved = published.clone();
+        let text = resaved["text_config"].as_object_mut().unwrap();
+        let full_head = text.remove("global_head_dim").unwrap();
+        let full_kv = text.remove("num_global_key_value_heads").filter(|n| !n.is_null());
+        text.remove("expert_intermediate_size");
+        let kinds = text["layer_types"].as_array().unwrap().clone();
+        let mut layers = serde_json::Map::new();
+        for (i, _) in kinds.iter().enumerate().filter(|(_, kind)| *kind == "full_attention") {
+            let mut layer = serde_json::json!({ "head_dim": full_head });
+            if let Some(heads) = &full_kv {
+                layer["num_key_value_heads"] = heads.clone();
+            }
+            layers.insert(i.to_string(), layer);
+        }
+        text.insert("per_layer_config".to_owned(), layers.into());
+        let facts = |json| format!("{:?}", Config::from_json(json).unwrap());
+        assert_eq!(facts(&published), facts(&resaved), "{name}");
+        assert_eq!(Config::from_json(&published).unwrap().variant(), Some(name));
+    }
+}
