@@ -78,7 +78,10 @@ fn compare(checkpoint: &str) {
         let stock = dir.path().join(format!("stock-{preset}.gguf"));
         ok(oracle.tool("llama-quantize").arg(&base).arg(&stock).arg(preset.to_uppercase()));
         let (ours, perplexity) = self::perplexity(&oracle, &dir.path().join(format!("model-{preset}.gguf")));
-        assert!(ours == self::perplexity(&oracle, &stock).0, "{checkpoint} {preset}: other logits than stock's");
+        assert!(
+            ours == self::perplexity(&oracle, &stock).0,
+            "{checkpoint} {preset}: other logits than stock's"
+        );
         // a model that talks nonsense has a perplexity in the hundreds
         assert!(perplexity < 20.0, "{checkpoint} {preset}: perplexity {perplexity}");
     }

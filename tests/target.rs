@@ -25,7 +25,8 @@ fn with_mounts(script: &str, disk: &Path, args: &[String]) -> Option<Run> {
     });
     let Some(way) = way else {
         // past the capture of the test's output, so that it is seen
-        let _ = writeln!(std::io::stderr(), "SKIPPED: nothing can be mounted here; full disks are NOT tested");
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED: nothing can be mounted here; full disks are NOT tested");
         return None;
     };
     let mut shell = Command::new("unshare");
@@ -45,7 +46,8 @@ fn disk(folder: &Folder) -> (std::path::PathBuf, std::path::PathBuf) {
 fn a_disk_too_small() {
     let folder = Folder::of("31b");
     let (disk, out) = disk(&folder);
-    let script = "mount -t tmpfs -o size=1m none \"$0\" || exit 99; \"$@\"; code=$?; ls -A \"$0/out\"; exit $code";
+    let script =
+        "mount -t tmpfs -o size=1m none \"$0\" || exit 99; \"$@\"; code=$?; ls -A \"$0/out\"; exit $code";
     let Some(run) = with_mounts(script, &disk, &convert_args(&folder.path(), &out, Q4_0)) else { return };
     let message = run.refusal(3);
     assert!(message.contains("too full (expected ") && message.contains(out.to_str().unwrap()), "{message}");
@@ -101,7 +103,8 @@ fn places_that_cannot_be_written() {
     assert_eq!(fs::read(folder.home().join("file")).unwrap(), b"x");
 
     let (disk, out) = disk(&folder);
-    let script = "mount -t tmpfs -o size=40m none \"$0\" && mkdir \"$0/out\" && mount -o remount,ro \"$0\" || exit 99
+    let script =
+        "mount -t tmpfs -o size=40m none \"$0\" && mkdir \"$0/out\" && mount -o remount,ro \"$0\" || exit 99
         \"$@\"; code=$?; ls -A \"$0/out\"; exit $code";
     let Some(run) = with_mounts(script, &disk, &convert_args(&folder.path(), &out, Q4_0)) else { return };
     let message = run.refusal(3);
@@ -115,8 +118,7 @@ fn a_folder_of_the_output_s_name() {
     let folder = Folder::of("31b");
     let taken = folder.out().join("model-q8_0.gguf");
     fs::create_dir_all(&taken).unwrap();
-    let attempt =
-        convert(&folder.path(), &folder.out(), &["--type", "q4_0", "--type", "q8_0", "--force"]);
+    let attempt = convert(&folder.path(), &folder.out(), &["--type", "q4_0", "--type", "q8_0", "--force"]);
     let message = attempt.refusal(3);
     assert!(message.contains(taken.to_str().unwrap()) && message.contains("a folder"), "{message}");
     assert_eq!(names(&folder.out()), ["model-q8_0.gguf"]);

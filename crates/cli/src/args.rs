@@ -60,8 +60,8 @@ pub(crate) struct Convert {
     /// Number of threads; 0 for one a processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
-    /// Vector instructions to use at most; the bytes are the same with any
-    #[arg(long, value_name = "LEVEL", value_parser = ["scalar", "avx2", "avx512"])]
+    /// Vector instructions to use: scalar, baseline, avx2 or avx512; the bytes are the same with any
+    #[arg(long, value_name = "LEVEL")]
     pub(crate) simd: Option<String>,
     /// No progress bar and no notes
     #[arg(short, long)]

@@ -21,6 +21,8 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("basename", &["basename", "model_basename", "model_type"]),
     ("size_label", &["size_label", "model_size_label"]),
     ("source_url", &["url", "model_url"]),
+    ("source_doi", &["doi", "model_doi"]),
+    ("source_uuid", &["uuid", "model_uuid"]),
     ("source_repo_url", &["repo_url", "model_repo_url"]),
 ];
 
@@ -40,6 +42,8 @@ pub const FIELDS: &[&str] = &[
     "license_link",
     "url",
     "source_url",
+    "source_doi",
+    "source_uuid",
     "source_repo_url",
     "tags",
     "languages",
@@ -81,7 +85,7 @@ pub(crate) fn listed(from: &KeySources<'_>, row: &KeyRow, metadata: &mut Metadat
     let stem = row.key.trim_end_matches(".*");
     metadata.insert(format!("{stem}.count"), entries.len() as u32);
     for (number, entry) in entries.iter().enumerate() {
-        for (field, text) in described(entry) {
+        for (field, text) in described(entry).into_iter().filter(|(_, text)| !text.is_empty()) {
             metadata.insert(format!("{stem}.{number}.{field}"), text);
         }
     }

@@ -77,6 +77,8 @@ pub struct Config {
     pub context: u64,
     /// `sliding_window`.
     pub window: u64,
+    /// False with `use_bidirectional_attention: "all"`: a token sees those after it too.
+    pub causal: bool,
     /// `rms_norm_eps`.
     pub norm_eps: f32,
     /// `final_logit_softcapping`, if any.
@@ -130,6 +132,7 @@ struct Raw {
     moe_intermediate_size: Option<u64>,
     max_position_embeddings: u64,
     sliding_window: u64,
+    use_bidirectional_attention: Option<String>,
     rms_norm_eps: Option<f32>,
     final_logit_softcapping: Option<f32>,
     rope_parameters: Option<BTreeMap<String, Rope>>,
@@ -249,6 +252,7 @@ impl Config {
             expert_ffn: raw.expert_intermediate_size.or(raw.moe_intermediate_size),
             context: raw.max_position_embeddings,
             window: raw.sliding_window,
+            causal: raw.use_bidirectional_attention.as_deref() != Some("all"),
             norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
             softcap: raw.final_logit_softcapping.filter(|&s| s != 0.0),
             rope_base: full_rope.map_or(1e6, |r| r.rope_theta),

@@ -160,6 +160,8 @@ fn model_fact(config: &Config, name: &str) -> Option<Fact> {
         "window" => config.window.into(),
         "shared_kv_layers" => config.shared_kv_layers.into(),
         "ple" => config.ple.into(),
+        "causal" if config.causal => return None,
+        "causal" => false.into(),
         "norm_eps" => config.norm_eps.into(),
         "rope_base" => config.rope_base.into(),
         "rope_base_swa" => config.rope_base_swa.into(),

@@ -117,7 +117,15 @@ fn special_texts(settings: &Value) -> HashSet<&str> {
         defaults.filter(|(key, _)| settings.get(key).is_none()).map(|(_, text)| text.as_str()).collect();
     let named = settings.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
     texts.extend(named.filter_map(|(_, value)| text_of(value)));
-    for key in ["extra_special_tokens", "additional_special_tokens"] {
+    // as transformers, which takes the older of the first two names only without the newer
+    let extra = ["extra_special_tokens", "additional_special_tokens"];
+    let given = |key: &&str| match settings.get(key) {
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(map)) => !map.is_empty(),
+        _ => false,
+    };
+    let extra = extra.into_iter().find(given);
+    for key in extra.into_iter().chain(["model_specific_special_tokens"]) {
         match settings.get(key) {
             Some(Value::Array(list)) => texts.extend(list.iter().filter_map(text_of)),
             Some(Value::Object(map)) => texts.extend(map.values().filter_map(text_of)),

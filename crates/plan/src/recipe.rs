@@ -135,13 +135,9 @@ fn bytes(text: &str) -> Result<u64> {
 }
 
 impl Recipe {
-    /// A recipe that holds nothing but a preset.
-    ///
-    /// # Errors
-    /// `Recipe` when there is no such preset.
-    pub fn of_preset(name: &str) -> Result<Recipe> {
-        let preset = &crate::Preset::named(name)?.name;
-        Recipe::from_toml(&format!("types.preset = \"{preset}\""), name)
+    /// The text of a recipe that holds nothing but a preset.
+    pub fn text_of_preset(name: &str) -> String {
+        format!("types.preset = {name:?}\n")
     }
 
     /// The names of the embedded recipes with their purpose.
@@ -178,7 +174,9 @@ impl Recipe {
             set(&mut table, setting)?;
         }
         let recipe: Recipe = table.try_into().map_err(|e: toml::de::Error| {
-            Error::recipe(place(), e.message()).help("The keys of a recipe are in recipes/README.md.")
+            // the second line names the key
+            let problem = e.to_string().trim_end().replace('\n', " ");
+            Error::recipe(place(), problem).help("The keys of a recipe are in recipes/README.md.")
         })?;
         recipe.check().map_err(|e| e.within(place()))?;
         Ok(recipe)
@@ -202,7 +200,7 @@ impl Recipe {
                 );
             }
         }
-        for key in self.metadata.keys().filter(|key| !gemma::METADATA_FIELDS.contains(&key.as_str())) {
+        if let Some(key) = self.metadata.keys().find(|key| !gemma::METADATA_FIELDS.contains(&key.as_str())) {
             return Err(Error::recipe(format!("[metadata] {key}"), "no such field")
                 .expected(gemma::METADATA_FIELDS.join(", "), key));
         }

@@ -13,6 +13,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+pub(super) use weights::Fill;
+
 /// Write a full-size synthetic checkpoint: real names, shapes and config, noise as weights.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -26,20 +28,30 @@ pub(crate) struct Args {
     /// Also write a tokenizer of real size, tokenizer_config.json and generation_config.json
     #[arg(long)]
     tokenizer: bool,
+    /// Write zeros that take no room on the disk instead of noise: good for memory and sizes only
+    #[arg(long)]
+    sparse: bool,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let start = Instant::now();
         let limit = if self.shard_gb > 0.0 { (self.shard_gb * 1e9) as u64 } else { u64::MAX };
-        let summary = checkpoint(&self.name, &self.out, limit, self.tokenizer)?;
+        let fill = if self.sparse { Fill::Holes } else { Fill::Noise };
+        let summary = checkpoint(&self.name, &self.out, limit, self.tokenizer, fill)?;
         println!("{}: {summary}, {:.1} s", self.out.display(), start.elapsed().as_secs_f64());
         Ok(())
     }
 }
 
 /// Writes the folder and says what is in it. config.json comes last, so its presence means that the rest is there.
-pub(super) fn checkpoint(name: &str, out: &Path, shard_limit: u64, with_tokenizer: bool) -> Result<String> {
+pub(super) fn checkpoint(
+    name: &str,
+    out: &Path,
+    shard_limit: u64,
+    with_tokenizer: bool,
+    fill: Fill,
+) -> Result<String> {
     let fixtures = crate::root().join("fixtures");
     let tensors = inventory::read(&fixtures.join("inventories"), name)?;
     let configs = fixtures.join("configs");
@@ -48,7 +60,7 @@ pub(super) fn checkpoint(name: &str, out: &Path, shard_limit: u64, with_tokenize
 
     let bytes = tensors.iter().map(|tensor| tensor.byte_len()).sum::<u64>();
     let count = tensors.len();
-    let files = weights::write(out, tensors, shard_limit)?;
+    let files = weights::write(out, tensors, shard_limit, fill)?;
     if with_tokenizer {
         fs::write(out.join("tokenizer.json"), serde_json::to_vec(&tokenizer::document())?)?;
         copy(&configs.join("tokenizer_config.it.json"), &out.join("tokenizer_config.json"))?;

@@ -72,7 +72,7 @@ fn simd(wanted: Option<&str>) -> Result<Simd> {
     let named = |level: &&Simd| format!("{level:?}").eq_ignore_ascii_case(name);
     available.iter().find(named).copied().ok_or_else(|| {
         let known: Vec<_> = available.iter().map(|level| format!("{level:?}").to_lowercase()).collect();
-        Error::recipe(format!("--simd {name}"), "this processor does not have it")
+        Error::recipe(format!("--simd {name}"), "no such level on this processor")
             .expected(known.join(", "), name)
     })
 }

@@ -96,17 +96,18 @@ fn short(value: &Value) -> String {
     const MOST: usize = 72;
     let text = match value {
         Value::Str(text) => format!("{text:?}"),
-        Value::Array(items) if items.len() > 64 => format!("{} × {}", items.len(), value.type_name()),
-        Value::Array(items) => {
-            let text = format!("{items:?}");
-            text.find('(').map_or(text.clone(), |at| text[at + 1..text.len() - 1].to_owned())
+        Value::Array(items) if items.len() > 64 => {
+            format!("{} × {}", items.len(), value.type_name().trim_start_matches("array of "))
         }
-        scalar => {
-            let text = format!("{scalar:?}");
-            text.find('(').map_or(text.clone(), |at| text[at + 1..text.len() - 1].to_owned())
-        }
+        Value::Array(items) => within(&format!("{items:?}")),
+        scalar => within(&format!("{scalar:?}")),
     };
     if text.chars().count() <= MOST { text } else { text.chars().take(MOST - 1).chain(['…']).collect() }
+}
+
+/// `U32(8)` → `8`.
+fn within(text: &str) -> String {
+    text.split_once('(').map_or(text, |(_, rest)| rest.trim_end_matches(')')).to_owned()
 }
 
 fn described(listed: &Listed<'_>) -> serde_json::Value {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ::checkpoint::Checkpoint;
 use ::gemma::Model;
-use ::plan::{InputFile, Plan, Recipe, Request, Shards};
+use ::plan::{InputFile, Plan, Preset, Recipe, Request, Shards, TypeRule};
 use tensor::{Error, Result, TensorSource};
 
 use crate::args::What;
@@ -43,9 +43,8 @@ pub(crate) fn requests(what: &What, out: &Out) -> Result<Vec<Request>> {
         requests.push(request(name.clone(), Recipe::from_toml_with(&text, &name, &settings)?, what)?);
     }
     for preset in &what.types {
-        // checked by name first, so that a typo is not reported as a fault of a recipe
-        let name = Recipe::of_preset(preset)?.types.preset;
-        let text = format!("types.preset = \"{name}\"");
+        let name = Preset::named(preset)?.name.clone();
+        let text = Recipe::text_of_preset(&name);
         requests.push(request(name.clone(), Recipe::from_toml_with(&text, &name, &settings)?, what)?);
     }
     if let Some(name) = &out.named {
@@ -90,7 +89,7 @@ fn recipe_text(name: &str) -> Result<(String, String)> {
 fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
     let embedding = |role: &str, dtype: &Option<String>| {
         dtype.as_ref().map(|dtype| {
-            Ok(::plan::TypeRule {
+            Ok(TypeRule {
                 tensors: format!(r"^{role}\.weight$"),
                 dtype: dtype.parse()?,
                 variants: Vec::new(),
@@ -101,7 +100,7 @@ fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
         let (tensors, dtype) = text.rsplit_once('=').ok_or_else(|| {
             Error::recipe(format!("--tensor-type {text}"), "not a rule").expected("REGEX=TYPE", text)
         })?;
-        Ok(::plan::TypeRule { tensors: tensors.to_owned(), dtype: dtype.parse()?, variants: Vec::new() })
+        Ok(TypeRule { tensors: tensors.to_owned(), dtype: dtype.parse()?, variants: Vec::new() })
     };
     let rules = what.tensor_types.iter().map(rule);
     let embeddings =

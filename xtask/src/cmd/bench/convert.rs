@@ -98,7 +98,7 @@ fn synthetic(folder: &Path) -> Result<PathBuf> {
     let model = folder.join("gemma-4-E2B-it");
     if !model.join("config.json").exists() {
         eprintln!("writing {} (10.2 GB, once)", model.display());
-        synth::checkpoint("gemma-4-E2B-it", &model, u64::MAX, true)?;
+        synth::checkpoint("gemma-4-E2B-it", &model, u64::MAX, true, synth::Fill::Noise)?;
     }
     Ok(model)
 }
@@ -112,7 +112,7 @@ fn run_ours(ours: &Path, model: &Path, preset: &str, outputs: &Outputs, runs: u3
         let out = outputs.fresh(&name)?;
         warm(model)?;
         let mut command = Command::new(ours);
-        command.arg("convert").arg(model).args(["--type", preset, "-o"]).arg(&out);
+        command.arg("convert").arg(model).args(["--type", preset, "--quiet", "-o"]).arg(&out);
         let cost = measure::run(&mut command)?;
         eprintln!("{name}, run {number}: {:.2} s", cost.wall.as_secs_f64());
         costs.push(cost);

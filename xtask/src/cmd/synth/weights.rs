@@ -14,8 +14,16 @@ use super::noise::Noise;
 const BLOCK: u64 = 4 << 20;
 const BF16_ONE: [u8; 2] = 0x3F80u16.to_le_bytes();
 
+/// What the weights are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fill {
+    Noise,
+    /// Zeros that take no room on the disk.
+    Holes,
+}
+
 /// Writes one file, or several with an index when they would pass `limit` bytes; returns how many.
-pub(super) fn write(out: &Path, tensors: Vec<TensorDesc>, limit: u64) -> Result<usize> {
+pub(super) fn write(out: &Path, tensors: Vec<TensorDesc>, limit: u64, fill: Fill) -> Result<usize> {
     let noise = Noise::new();
     let total: u64 = tensors.iter().map(TensorDesc::byte_len).sum();
     let shards = shards(tensors, limit);
@@ -27,7 +35,13 @@ pub(super) fn write(out: &Path, tensors: Vec<TensorDesc>, limit: u64) -> Result<
             _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
         };
         weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), json!(name))));
-        write_file(&out.join(&name), shard, &noise, (number as u64) << 32)?;
+        let path = out.join(&name);
+        match fill {
+            Fill::Noise => write_file(&path, shard, &noise, (number as u64) << 32)?,
+            Fill::Holes => {
+                SafetensorsWriter::create(&path, shard, &[("format", "pt")])?.finish_with_holes()?
+            }
+        }
     }
     if count > 1 {
         let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});

@@ -1,0 +1,215 @@
+//! Runs that are cut short: whatever the moment, a file under its final name is whole, and the next run succeeds.
+
+mod support;
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::{Folder, Random, Run, command, convert, convert_args, names, sha256};
+
+/// Several outputs, made slowly, so that there is time to be cut short.
+const SLOW: [&str; 8] =
+    ["--type=q4_k_m", "--type=q8_0", "--type=bf16", "--quiet", "--threads", "2", "--simd", "scalar"];
+
+/// In the order of the folder.
+const OUTPUTS: [&str; 3] = ["model-bf16.gguf", "model-q4_k_m.gguf", "model-q8_0.gguf"];
+
+/// One test at a time: they depend on how long a run takes.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// What a whole run makes, and how long it takes.
+struct Good {
+    folder: Folder,
+    digests: Vec<String>,
+    time: Duration,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Good {
+    fn new() -> Good {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = Folder::of("e2b");
+        let out = folder.home().join("good");
+        let start = Instant::now();
+        convert(&folder.path(), &out, &SLOW).good();
+        let time = start.elapsed();
+        let digests = OUTPUTS.iter().map(|name| sha256(&out.join(name))).collect();
+        Good { folder, digests, time, _alone: alone }
+    }
+
+    fn start(&self, options: &[&str]) -> Child {
+        let mut command = command(convert_args(&self.folder.path(), &self.folder.out(), options));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Every file under a final name is the good one, and the manifest speaks only of good ones.
+    fn check(&self) {
+        let out = self.folder.out();
+        for name in names(&out) {
+            if let Some(number) = OUTPUTS.iter().position(|output| *output == name) {
+                assert_eq!(sha256(&out.join(&name)), self.digests[number], "{name}");
+            } else if name == "manifest.json" {
+                let manifest: Value = serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap();
+                for file in manifest["artifacts"].as_array().unwrap().iter().flat_map(outputs) {
+                    assert_eq!(file.1, sha256(&out.join(&file.0)), "{}", file.0);
+                }
+            } else {
+                assert!(name.ends_with(".partial"), "{name} should not be there");
+            }
+        }
+    }
+
+    /// The next run makes everything, and takes away what the last one left.
+    fn run_again(&mut self) {
+        let options = [SLOW.as_slice(), &["--force"]].concat();
+        let start = Instant::now();
+        convert(&self.folder.path(), &self.folder.out(), &options).good();
+        self.time = start.elapsed();
+        self.check();
+        assert_eq!(names(&self.folder.out()), [&["manifest.json"], OUTPUTS.as_slice()].concat());
+    }
+}
+
+fn outputs(entry: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let files = entry["outputs"].as_array().unwrap();
+    files.iter().map(|file| (text(&file["name"]), text(&file["sha256"]))).collect()
+}
+
+fn unfinished(folder: &Path) -> bool {
+    names(folder).iter().any(|name| name.ends_with(".gguf.partial"))
+}
+
+fn wait_until_writing(good: &Good) {
+    let start = Instant::now();
+    while !unfinished(&good.folder.out()) {
+        assert!(start.elapsed() < Duration::from_secs(60), "the run has not begun to write");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+/// Half of the moments are spread over the whole run, half over its end, where files get their names.
+#[test]
+fn killed_fifty_times() {
+    let mut good = Good::new();
+    let mut random = Random(0x0123_4567_89ab_cdef);
+    let (mut killed, mut partials) = (0, 0);
+    for round in 0..50 {
+        // every other time there are whole files to be replaced
+        if round % 2 == 0 && good.folder.out().exists() {
+            fs::remove_dir_all(good.folder.out()).unwrap();
+        }
+        let share = random.below(1000) as f64 / 1000.0;
+        let share = if round % 4 < 2 { share } else { 0.8 + 0.3 * share };
+        let mut child = good.start(&[SLOW.as_slice(), &["--force"]].concat());
+        sleep(good.time.mul_f64(share));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        killed += i32::from(status.signal() == Some(9));
+        partials += i32::from(unfinished(&good.folder.out()));
+        assert!(status.signal() == Some(9) || status.success());
+        good.check();
+        good.run_again();
+    }
+    println!("{killed} of 50 were killed, {partials} of them while writing");
+    assert!(killed >= 20 && partials >= 10, "{killed} were killed, {partials} of them while writing");
+}
+
+#[test]
+fn told_to_stop() {
+    let mut good = Good::new();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut child = good.start(&SLOW);
+        wait_until_writing(&good);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert!(!child.wait().unwrap().success());
+        good.check();
+        assert!(OUTPUTS.iter().all(|name| !good.folder.out().join(name).exists()), "too late to tell");
+        good.run_again();
+        fs::remove_dir_all(good.folder.out()).unwrap();
+    }
+}
+
+/// What a killed run left is not taken for anything, whatever is in it.
+#[test]
+fn leftovers() {
+    let good = Good::new();
+    let out = good.folder.out();
+    fs::create_dir(&out).unwrap();
+    let partial = |number: usize| out.join(format!("{}.partial", OUTPUTS[number]));
+    fs::write(partial(0), "").unwrap();
+    fs::write(partial(1), vec![0x55; 20_000_000]).unwrap();
+    fs::copy(good.folder.home().join("good").join(OUTPUTS[2]), partial(2)).unwrap();
+    fs::write(out.join("manifest.json.partial"), "{").unwrap();
+    let options: Vec<_> = SLOW.into_iter().filter(|&option| option != "--quiet").collect();
+    let run = convert(&good.folder.path(), &out, &options).good();
+    for name in &OUTPUTS[1..] {
+        assert!(
+            run.stderr.contains(&format!("{name}: an unfinished file of an earlier run")),
+            "{}",
+            run.stderr
+        );
+    }
+    good.check();
+    assert_eq!(names(&out), [&["manifest.json"], OUTPUTS.as_slice()].concat());
+}
+
+/// A second run with the same output gives way to the first, and does it no harm.
+#[test]
+fn two_runs_into_one_file() {
+    let good = Good::new();
+    let first = good.start(&SLOW);
+    wait_until_writing(&good);
+    let second = convert(&good.folder.path(), &good.folder.out(), &SLOW);
+    let message = second.refusal(3);
+    assert!(message.contains(".gguf.partial: another run is writing this file"), "{message}");
+    Run::of(first.wait_with_output().unwrap()).good();
+    good.check();
+    assert_eq!(names(&good.folder.out()), [&["manifest.json"], OUTPUTS.as_slice()].concat());
+}
+
+/// Many runs with the same outputs at once: some succeed, the others say why not, the files are whole.
+#[test]
+fn many_runs_into_one_file() {
+    let good = Good::new();
+    let options = [SLOW.as_slice(), &["--force"]].concat();
+    let runs: Vec<_> = (0..8)
+        .map(|number| {
+            sleep(good.time.mul_f64(0.3 * f64::from(number % 2)));
+            good.start(&options)
+        })
+        .collect();
+    let mut made = 0;
+    for run in runs {
+        let run = Run::of(run.wait_with_output().unwrap());
+        match run.code {
+            Some(0) => made += 1,
+            _ => assert!(run.refusal(3).contains("another run is writing this file"), "{}", run.stderr),
+        }
+    }
+    assert!(made > 0);
+    good.check();
+    assert_eq!(names(&good.folder.out()), [&["manifest.json"], OUTPUTS.as_slice()].concat());
+}
+
+/// A checkpoint that is written to while it is read is no input.
+#[test]
+fn a_checkpoint_that_changes() {
+    let good = Good::new();
+    let child = good.start(&SLOW);
+    wait_until_writing(&good);
+    let weights = good.folder.file(support::WEIGHTS);
+    let file = fs::File::options().append(true).open(&weights).unwrap();
+    file.set_modified(std::time::SystemTime::now()).unwrap();
+    let run = Run::of(child.wait_with_output().unwrap());
+    let message = run.refusal(3);
+    assert!(message.contains("was changed while it was being read"), "{message}");
+    assert_eq!(names(&good.folder.out()), [""; 0]);
+}
