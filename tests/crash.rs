@@ -1,5 +1,7 @@
 //! Runs that are cut short: whatever the moment, a file under its final name is whole, and the next run succeeds.
 
+#![allow(clippy::print_stdout, reason = "shown only when a test fails: what it was at")]
+
 mod support;
 
 use std::fs;

@@ -2,6 +2,8 @@
 //! run; the manifest that says what they are; ordinary permissions. Whether the bytes are the right ones is for
 //! `bytes.rs` to say.
 
+#![allow(clippy::print_stdout, reason = "shown only when a test fails: what it was at")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! What stock tools accept and ignore, or do beside what was asked: here an error (exit 2, with the option or key, and
 //! what would be right), or exactly what was asked and nothing else. One row a trap.
 
+#![allow(clippy::print_stdout, reason = "shown only when a test fails: what it was at")]
+
 mod support;
 
 use std::collections::BTreeMap;

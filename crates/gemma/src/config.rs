@@ -345,7 +345,7 @@ fn attention(raw: &Raw) -> Result<Vec<Attention>> {
 }
 
 /// Each layer that shares K/V needs an earlier layer of its kind that has them.
-fn check_donors(attention: &[Attention], shared: u64) -> Result<()> {
+pub(crate) fn check_donors(attention: &[Attention], shared: u64) -> Result<()> {
     let place = || field("num_kv_shared_layers");
     let Some(owners) = (attention.len() as u64).checked_sub(shared) else {
         return Err(Error::malformed(place(), "more than there are layers")

@@ -7,6 +7,7 @@
 mod card;
 mod config;
 mod formats;
+mod from_gguf;
 mod keys;
 mod model;
 mod tensors;
@@ -15,6 +16,7 @@ mod vocabulary;
 pub use card::FIELDS as METADATA_FIELDS;
 pub use config::{Attention, Config, Kind};
 pub use formats::Store;
+pub use from_gguf::{ROPE_FREQS, gguf_inventory};
 pub use keys::{KeySources, Parameters, is_key, metadata};
 pub use model::Model;
 pub use tensors::{Dropped, Found, Inventory, Slot, inventory, is_role, slots};

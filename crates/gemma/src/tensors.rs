@@ -27,7 +27,7 @@ pub struct Slot {
     pub store: Store,
     /// K/V of a layer that reads another layer's: may be there, is never read.
     pub unused: bool,
-    unprefixed: bool,
+    pub(crate) unprefixed: bool,
 }
 
 /// A tensor of the text model, found in the checkpoint.
@@ -160,17 +160,8 @@ pub fn inventory(
             None => missing.push(name),
         }
     }
-    if let Some(first) = missing.first() {
-        let more = match missing.len() - 1 {
-            0 => String::new(),
-            n => format!(", and {n} more"),
-        };
-        return Err(Error::malformed(
-            format!("tensor {first}"),
-            format!("missing: a {} model of {} layers has it{more}", config.architecture, config.layers()),
-        )
-        .help("Is config.json the one of this checkpoint, and is every shard there?"));
-    }
+    complete(config, &missing)
+        .map_err(|e| e.help("Is config.json the one of this checkpoint, and is every shard there?"))?;
 
     let mut dropped = Vec::new();
     for (index, tensor) in tensors.iter().enumerate().filter(|&(index, _)| !owner[index]) {
@@ -191,16 +182,31 @@ fn prefix(slots: &[Slot], by_name: &HashMap<&str, usize>) -> &'static str {
 }
 
 fn check(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
-    let place = || format!("tensor {}", tensor.name);
-    if tensor.shape != slot.shape {
-        return Err(Error::malformed(place(), "wrong shape for the config")
-            .expected(format!("{:?}", slot.shape), format!("{:?}", tensor.shape)));
-    }
+    check_shape(slot, tensor)?;
     if !matches!(tensor.dtype, DType::BF16 | DType::F16 | DType::F32) {
-        return Err(Error::unsupported(place(), "not a type of weights that can be converted")
+        let place = format!("tensor {}", tensor.name);
+        return Err(Error::unsupported(place, "not a type of weights that can be converted")
             .expected("bf16, f16 or f32", tensor.dtype));
     }
     Ok(())
+}
+
+/// Is the tensor of the size that the config gives it?
+pub(crate) fn check_shape(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
+    if tensor.shape == slot.shape {
+        return Ok(());
+    }
+    Err(Error::malformed(format!("tensor {}", tensor.name), "wrong shape for the config")
+        .expected(format!("{:?}", slot.shape), format!("{:?}", tensor.shape)))
+}
+
+/// An error if names of tensors are missing.
+pub(crate) fn complete(config: &Config, missing: &[String]) -> Result<()> {
+    let Some((first, more)) = missing.split_first() else { return Ok(()) };
+    let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+    let problem =
+        format!("missing: a {} model of {} layers has it{more}", config.architecture, config.layers());
+    Err(Error::malformed(format!("tensor {first}"), problem))
 }
 
 fn reason(config: &Config, tensor: &TensorDesc) -> Result<&'static str> {

@@ -106,7 +106,7 @@ mod tests {
             desc("scalar", DType::BF16, &[]),
             desc("order", DType::I64, &[5]),
         ];
-        assert_eq!(write(dir.path(), tensors, 100).unwrap(), 2);
+        assert_eq!(write(dir.path(), tensors, 100, Fill::Noise).unwrap(), 2);
         fs::write(dir.path().join("config.json"), "{}").unwrap();
         let read = Checkpoint::open(dir.path()).unwrap();
         let mut order = [0; 40];

@@ -1,0 +1,236 @@
+//! A GGUF understood: the config back out of its keys, and its tensors by role.
+//!
+//! The inverse of `keys.rs` and of the names in `formats/gemma4.tensors.toml`. Some facts have no key: the
+//! vocabulary is as large as the embedding, the head is tied unless it has a tensor, full layers without a value
+//! projection use their keys (all as llama.cpp's `src/models/gemma4.cpp` decides them), and what part of a head
+//! turns is in the tensor `rope_freqs`, which is therefore one of the model's weights here.
+
+use std::collections::{HashMap, HashSet};
+
+use gguf::{Array, Metadata, Value};
+use tensor::{Error, Result, TensorDesc};
+
+use crate::config::{Attention, Config, Kind};
+use crate::formats::{self, Store};
+use crate::tensors::{Found, Inventory, Slot, check_shape, complete, slots};
+
+/// The role, and the name without `.weight`, of the divisors of the rotation frequencies of full layers.
+pub const ROPE_FREQS: &str = "rope_freqs";
+
+impl Config {
+    /// The config of a GGUF, from its keys and from which tensors it has.
+    ///
+    /// `architecture` is the file's `general.architecture` and `kind` is [`Kind::Text`], whatever the checkpoint
+    /// was. `rotary_fraction` is the family's; the file's own is in its tensor [`ROPE_FREQS`].
+    ///
+    /// # Errors
+    /// `Unsupported` for another architecture or for layers that differ in a way no config can say, `Malformed`
+    /// for a missing, mistyped or contradictory key.
+    pub fn from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
+        let keys = Keys { metadata, architecture: &formats::keys().architecture };
+        let architecture: &str = metadata.required("general.architecture")?;
+        if architecture != keys.architecture {
+            return Err(Error::unsupported("key general.architecture", "not a Gemma 4 text model")
+                .expected(keys.architecture, architecture));
+        }
+        let layers = keys.size("block_count")?;
+        if layers == 0 || layers > 1000 {
+            return Err(Error::malformed(keys.place("block_count"), "no such number of layers")
+                .expected("1 to 1000", layers));
+        }
+        let attention = keys.attention(layers as usize)?;
+        let shared_kv_layers = keys.optional("attention.shared_kv_layers")?.unwrap_or(0);
+        crate::config::check_donors(&attention, shared_kv_layers)
+            .map_err(|e| Error::malformed(keys.place("attention.shared_kv_layers"), e.problem()))?;
+
+        let named: HashMap<&str, &TensorDesc> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+        let rows = |name: &str| {
+            let desc = named.get(name).ok_or_else(|| Error::malformed(format!("tensor {name}"), "missing"))?;
+            Ok(desc.rows())
+        };
+        let ple = keys.optional("embedding_length_per_layer_input")?.unwrap_or(0);
+        let vocab = rows("token_embd.weight")?;
+        let owned_full =
+            attention[..(layers - shared_kv_layers) as usize].iter().position(|&a| a == Attention::Full);
+        let ffn = keys.per_layer("feed_forward_length", layers as usize)?;
+        let kv_heads = keys.per_layer("attention.head_count_kv", layers as usize)?;
+        let of_kind =
+            |kind| attention.iter().position(|&a| a == kind).map(|layer| kv_heads[layer]).unwrap_or(kv_heads[0]);
+
+        let config = Config {
+            architecture: architecture.to_owned(),
+            kind: Kind::Text,
+            hidden: keys.size("embedding_length")?,
+            ffn: ffn[0],
+            double_wide: ffn.iter().any(|&n| n != ffn[0]),
+            heads: keys.size("attention.head_count")?,
+            kv_heads: of_kind(Attention::Sliding),
+            full_kv_heads: Some(of_kind(Attention::Full)).filter(|&n| n != of_kind(Attention::Sliding)),
+            head_dim: keys.size("attention.key_length_swa")?,
+            full_head_dim: keys.size("attention.key_length")?,
+            k_eq_v: owned_full.is_some_and(|n| !named.contains_key(format!("blk.{n}.attn_v.weight").as_str())),
+            shared_kv_layers,
+            ple,
+            vocab,
+            vocab_ple: if ple > 0 { rows("per_layer_token_embd.weight")? } else { vocab },
+            experts: keys.optional("expert_count")?.filter(|&n| n > 0),
+            experts_used: keys.optional("expert_used_count")?,
+            expert_ffn: keys.optional("expert_feed_forward_length")?,
+            context: keys.size("context_length")?,
+            window: keys.size("attention.sliding_window")?,
+            causal: keys.typed("attention.causal")?.unwrap_or(true),
+            norm_eps: keys.required("attention.layer_norm_rms_epsilon")?,
+            softcap: keys.typed("final_logit_softcapping")?.filter(|&s: &f32| s != 0.0),
+            rope_base: keys.required("rope.freq_base")?,
+            rope_base_swa: keys.required("rope.freq_base_swa")?,
+            rotary_fraction: 0.25,
+            tied: !named.contains_key("output.weight"),
+            attention,
+        };
+        keys.check(&config, &ffn, &kv_heads)?;
+        Ok(config)
+    }
+}
+
+/// The keys of the model, without their prefix.
+struct Keys<'a> {
+    metadata: &'a Metadata,
+    architecture: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn place(&self, key: &str) -> String {
+        format!("key {}", self.name(key))
+    }
+
+    fn typed<T: gguf::FromValue<'a>>(&self, key: &str) -> Result<Option<T>> {
+        self.metadata.typed(&self.name(key))
+    }
+
+    fn required<T: gguf::FromValue<'a>>(&self, key: &str) -> Result<T> {
+        self.metadata.required(&self.name(key))
+    }
+
+    fn optional(&self, key: &str) -> Result<Option<u64>> {
+        Ok(self.typed::<u32>(key)?.map(u64::from))
+    }
+
+    /// A size that no model is without.
+    fn size(&self, key: &str) -> Result<u64> {
+        match self.required::<u32>(key)? {
+            0 => Err(Error::malformed(self.place(key), "no such size").expected("at least 1", 0)),
+            size => Ok(size.into()),
+        }
+    }
+
+    /// A size a layer: one number for all of them, or an array.
+    fn per_layer(&self, key: &str, layers: usize) -> Result<Vec<u64>> {
+        let sizes: Vec<u64> = match self.metadata.get(&self.name(key)) {
+            Some(Value::Array(Array::I32(sizes))) => sizes.iter().map(|&n| n.max(0) as u64).collect(),
+            Some(Value::Array(Array::U32(sizes))) => sizes.iter().map(|&n| n.into()).collect(),
+            _ => vec![self.size(key)?; layers],
+        };
+        if sizes.len() != layers {
+            return Err(
+                Error::malformed(self.place(key), "not one entry a layer").expected(layers, sizes.len())
+            );
+        }
+        match sizes.iter().position(|&n| n == 0) {
+            Some(layer) => {
+                Err(Error::malformed(self.place(key), format!("layer {layer}: no such size")).expected("at least 1", 0))
+            }
+            None => Ok(sizes),
+        }
+    }
+
+    fn attention(&self, layers: usize) -> Result<Vec<Attention>> {
+        let key = "attention.sliding_window_pattern";
+        let sliding: &[bool] = self.required(key)?;
+        if sliding.len() != layers {
+            return Err(
+                Error::malformed(self.place(key), "not one entry a layer").expected(layers, sliding.len())
+            );
+        }
+        Ok(sliding.iter().map(|&s| if s { Attention::Sliding } else { Attention::Full }).collect())
+    }
+
+    /// What the keys repeat, or could say and a config cannot.
+    fn check(&self, config: &Config, ffn: &[u64], kv_heads: &[u64]) -> Result<()> {
+        for layer in 0..config.layers() {
+            let sizes = [
+                ("feed_forward_length", config.ffn_of(layer), ffn[layer]),
+                ("attention.head_count_kv", config.kv_heads_of(layer), kv_heads[layer]),
+            ];
+            for (key, expected, found) in sizes {
+                if expected != found {
+                    let problem = format!("layer {layer} differs from the layers of its kind");
+                    return Err(Error::unsupported(self.place(key), problem).expected(expected, found));
+                }
+            }
+        }
+        let repeated = [
+            ("attention.value_length", config.full_head_dim),
+            ("attention.value_length_swa", config.head_dim),
+            ("rope.dimension_count", config.full_head_dim),
+            ("rope.dimension_count_swa", config.head_dim),
+        ];
+        for (key, expected) in repeated {
+            if let Some(found) = self.optional(key)?.filter(|&found| found != expected) {
+                return Err(Error::unsupported(self.place(key), "not the length of a key").expected(expected, found));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finds every tensor of the model in a GGUF, [`ROPE_FREQS`] among them; nothing in it may be left over.
+///
+/// # Errors
+/// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor nobody uses.
+pub fn gguf_inventory(config: &Config, tensors: &[TensorDesc]) -> Result<Inventory> {
+    let by_name: HashMap<&str, usize> =
+        tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+    let mut slots = slots(config)?;
+    slots.push(rope_freqs(config));
+
+    let mut text = Vec::with_capacity(slots.len());
+    let mut missing = Vec::new();
+    for slot in slots {
+        match by_name.get(slot.gguf.as_str()) {
+            Some(&index) => {
+                check_shape(&slot, &tensors[index])?;
+                text.push(Found { slot, index });
+            }
+            None if slot.unused => {}
+            None => missing.push(slot.gguf),
+        }
+    }
+    complete(config, &missing).map_err(|e| e.help("Is the file whole, and are all its parts there?"))?;
+
+    let used: HashSet<usize> = text.iter().map(|found| found.index).collect();
+    match tensors.iter().enumerate().find(|(index, _)| !used.contains(index)) {
+        Some((_, stray)) => Err(Error::unsupported(
+            format!("tensor {}", stray.name),
+            "no Gemma 4 text model with the keys of this file uses it",
+        )),
+        None => Ok(Inventory { text, dropped: Vec::new() }),
+    }
+}
+
+/// Not in the table, because no checkpoint has it. A model without full layers may do without.
+fn rope_freqs(config: &Config) -> Slot {
+    Slot {
+        role: ROPE_FREQS,
+        layer: None,
+        hf: String::new(),
+        gguf: format!("{ROPE_FREQS}.weight"),
+        shape: vec![config.full_head_dim / 2],
+        store: Store::F32,
+        unused: !config.attention.contains(&Attention::Full),
+        unprefixed: true,
+    }
+}
