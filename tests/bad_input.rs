@@ -1,93 +1,17 @@
 //! Input that must be refused: exit 3, one message that names the file, tensor or key with what was expected and found,
 //! and nothing in the target. Every case is a good checkpoint with one thing broken; a new way to break one is a new
-//! row. What may be wrong with a recipe or an option belongs in `traps.rs`, with the place to write to in `target.rs`;
-//! damage without a plan is in `noise.rs`.
-
-#![allow(clippy::print_stdout, reason = "shown only when a test fails: what it was at")]
+//! row. Weights that must be refused belong in `bad_weights.rs`, recipes and options in `traps.rs`, places to write to
+//! in `target.rs`; damage without a plan is in `noise.rs`.
 
 mod support;
 
 use std::fs;
 
-use serde_json::{Value, json};
-use support::{Folder, INDEX, Run, WEIGHTS, command, convert, convert_args, names, run};
-
-/// One way to break a checkpoint.
-struct Case {
-    what: &'static str,
-    base: &'static str,
-    /// All of this is in the message.
-    says: &'static [&'static str],
-    breaks: fn(&Folder),
-}
-
-/// When the damage can be seen.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
-enum Seen {
-    /// By every command.
-    Opening,
-    /// By `plan` and `convert`.
-    Planning,
-    /// Only when the weights are read.
-    Reading,
-}
-
-fn case(what: &'static str, base: &'static str, says: &'static [&'static str], breaks: fn(&Folder)) -> Case {
-    Case { what, base, says, breaks }
-}
-
-fn all_refused(seen: Seen, options: &[&str], cases: &[Case]) {
-    for case in cases {
-        println!("{}", case.what); // shown when the test fails
-        let folder = Folder::of(case.base);
-        (case.breaks)(&folder);
-        refused(&folder, seen, options, case.says);
-    }
-}
-
-fn refused(folder: &Folder, seen: Seen, options: &[&str], says: &[&str]) {
-    let path = folder.path();
-    let model = path.to_str().unwrap();
-    let plan: Vec<_> = ["plan", model].iter().chain(options).copied().collect();
-    let attempts = [
-        (Seen::Opening, run(["inspect", model])),
-        (Seen::Planning, run(plan)),
-        (Seen::Reading, convert(&path, &folder.out(), options)),
-    ];
-    for (by, attempt) in attempts {
-        if by < seen {
-            attempt.good();
-            continue;
-        }
-        let message = attempt.refusal(3);
-        for &part in says {
-            assert!(message.contains(part), "{part:?} is not in {message}");
-        }
-        assert_eq!(attempt.stdout, "");
-    }
-    let as_json: Vec<_> =
-        ["--json".to_owned()].into_iter().chain(convert_args(&path, &folder.out(), options)).collect();
-    documented(&run(as_json));
-    assert_eq!(names(&folder.out()), [""; 0]);
-}
-
-/// The document of `--json` says the same as the message.
-fn documented(run: &Run) {
-    let message = run.refusal(3);
-    let document = run.json();
-    let error = &document["error"];
-    assert_eq!(error["exit_code"], 3);
-    assert!(["malformed", "unsupported", "limit", "target"].map(Value::from).contains(&error["fault"]));
-    for field in ["place", "problem", "expected", "found", "help"] {
-        if let Some(text) = error[field].as_str() {
-            assert!(!text.is_empty() && message.contains(text), "{field} {text:?} is not in {message}");
-        }
-    }
-    assert!(error["place"].is_string() && error["problem"].is_string());
-}
+use serde_json::json;
+use support::refused::{Seen, all_refused, case};
+use support::{Folder, INDEX, Run, WEIGHTS, command, convert, names, run};
 
 const Q_PROJ: &str = "layers.0.self_attn.q_proj.weight";
-const NORM: &str = "layers.1.input_layernorm.weight";
 const Q4_0: &[&str] = &["--type", "q4_0"];
 
 #[test]
@@ -438,107 +362,6 @@ fn companion_files() {
             ),
         ],
     );
-}
-
-#[test]
-fn weights_that_are_not_finite() {
-    const NAN: f32 = f32::NAN;
-    const INF: f32 = f32::INFINITY;
-    all_refused(
-        Seen::Reading,
-        Q4_0,
-        &[
-            case(
-                "NaN in BF16",
-                "31b",
-                &[WEIGHTS, Q_PROJ, "3 values", "element 700 (row 2, column 188)", "found NaN"],
-                |f| {
-                    f.reweigh(|w| {
-                        let tensor = w.get(Q_PROJ);
-                        tensor.poke(700, NAN);
-                        tensor.poke(701, INF);
-                        tensor.poke(256 * 256 - 1, -INF);
-                    })
-                },
-            ),
-            case(
-                "an infinity in F16",
-                "31b",
-                &[Q_PROJ, "1 value", "element 0 (row 0, column 0)", "found -inf"],
-                |f| {
-                    f.reweigh(|w| {
-                        w.get(Q_PROJ).retype("F16");
-                        w.get(Q_PROJ).poke(0, -INF);
-                    })
-                },
-            ),
-            case("NaN in F32", "31b", &[Q_PROJ, "2 values", "element 65534 (row 255, column 254)"], |f| {
-                f.reweigh(|w| {
-                    w.get(Q_PROJ).retype("F32");
-                    w.get(Q_PROJ).poke(65_534, NAN);
-                    w.get(Q_PROJ).poke(65_535, NAN);
-                })
-            }),
-            case("NaN in a norm", "31b", &[NORM, "1 value", "element 255 (row 0, column 255)"], |f| {
-                f.reweigh(|w| w.get(NORM).poke(255, NAN))
-            }),
-            case(
-                "NaN in an expert",
-                "26b-a4b",
-                &["layers.2.experts.gate_up_proj", "1 value", "element 327689 (row 1280, column 9)"],
-                |f| f.reweigh(|w| w.get("layers.2.experts.gate_up_proj").poke(5 * 256 * 256 + 9, NAN)),
-            ),
-            case(
-                "NaN in two tensors: the first in the file is named",
-                "31b",
-                &["layers.0.mlp.down_proj.weight", "1 value", "element 5 "],
-                |f| {
-                    f.reweigh(|w| {
-                        w.get("language_model.layers.0.mlp.down_proj.weight").poke(5, INF);
-                        w.get("language_model.layers.4.mlp.down_proj.weight").poke(0, INF);
-                    })
-                },
-            ),
-        ],
-    );
-    // also where rows are copied as they are
-    let folder = Folder::of("31b");
-    folder.reweigh(|w| w.get(Q_PROJ).poke(9, INF));
-    refused(&folder, Seen::Reading, &["--type", "bf16"], &[Q_PROJ, "element 9 "]);
-}
-
-#[test]
-fn weights_too_large_for_their_type() {
-    let large = |value: f32| {
-        let folder = Folder::of("31b");
-        folder.reweigh(|w| {
-            w.get(Q_PROJ).retype("F32");
-            w.get(Q_PROJ).poke(77, value);
-        });
-        folder
-    };
-    let says = [WEIGHTS, Q_PROJ, "too large for q4_0", "scale fits into an f16", "found 1.00025555e30"];
-    refused(&large(1e30), Seen::Reading, &["--type", "q4_0"], &says); // rounded to BF16 on the way
-    for dtype in ["q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"]
-    {
-        let rule = format!(r"blk\.0\.attn_q\.weight={dtype}");
-        let problem = format!("too large for {dtype}");
-        let says = [WEIGHTS, Q_PROJ, &problem, "found 9.999221e9"];
-        refused(&large(1e10), Seen::Reading, &["--type", "q4_0", "--tensor-type", &rule], &says);
-    }
-    refused(&large(7e4), Seen::Reading, &["--type", "f16"], &[Q_PROJ, "too large for f16", "found 7e4"]);
-    refused(
-        &large(f32::MAX),
-        Seen::Reading,
-        &["--type", "bf16"],
-        &[Q_PROJ, "too large for bf16", "3.4028235e38"],
-    );
-    // what is too large for one type is not for another
-    convert(&large(1e30).path(), &large(1e30).out(), &["--type", "f32"]).good();
-    // nor is it for mxfp4, whose scale is a power of two
-    let folder = large(1e30);
-    let rule = ["--type", "f32", "--tensor-type", r"blk\.0\.attn_q\.weight=mxfp4"];
-    convert(&folder.path(), &folder.out(), &rule).good();
 }
 
 #[test]

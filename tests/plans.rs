@@ -172,7 +172,8 @@ fn config_dialects_agree() {
             if let Some(heads) = &full_kv {
                 layer["num_key_value_heads"] = heads.clone();
             }
-            layers.insert(i.to_string(), layer);
+            // as transformers numbers them: all with as many digits
+            layers.insert(format!("{i:02}"), layer);
         }
         text.insert("per_layer_config".to_owned(), layers.into());
         let facts = |json| format!("{:?}", Config::from_json(json).unwrap());

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod refused;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -87,7 +87,7 @@ impl ModelCard {
 
     /// The text of the first of `keys` that is there; numbers as written, lists joined with commas.
     pub fn text(&self, keys: &[&str]) -> Option<String> {
-        let value = keys.iter().find_map(|k| self.fields.get(*k))?;
+        let value = keys.iter().find_map(|k| self.fields.get(*k).filter(|value| !value.is_null()))?;
         match value {
             Value::Array(items) => {
                 Some(items.iter().filter_map(scalar).collect::<Vec<_>>().join(",")).filter(|s| !s.is_empty())

@@ -23,14 +23,21 @@ pub(crate) enum Flaw {
 }
 
 impl Scratch {
-    /// Widens a block and checks that every value is finite.
+    /// Widens a block and checks that every value is finite and no type that it goes into is far too small.
     pub(crate) fn load(&mut self, simd: Simd, wanted: &Wanted, bytes: &[u8]) -> Result<(), Flaw> {
         let count = bytes.len() / wanted.stored.dtype.block_bytes();
         self.values.resize(count, 0.0);
         quant::decode(simd, wanted.stored.dtype, bytes, &mut self.values);
-        match quant::first_non_finite(&self.values) {
-            Some(_) => Err(Flaw::NotFinite),
+        let narrowest = wanted
+            .uses
+            .iter()
+            .map(|to| to.desc.dtype)
+            .min_by(|a, b| quant::largest(*a).total_cmp(&quant::largest(*b)));
+        let Some(narrowest) = narrowest else { return Ok(()) };
+        match quant::first_beyond(&self.values, quant::largest(narrowest)) {
             None => Ok(()),
+            Some(at) if self.values[at].is_finite() => Err(overflow(wanted, narrowest, &self.values)),
+            Some(_) => Err(Flaw::NotFinite),
         }
     }
 
@@ -51,16 +58,18 @@ impl Scratch {
         quant::encode(simd, dtype, wanted.cols, values, None, &mut self.encoded);
         match quant::invalid_block(dtype, &self.encoded) {
             None => Ok(()),
-            Some(_) => Err(Flaw::Overflow(
-                Error::unsupported(
-                    format!("tensor {}", wanted.stored.tensor),
-                    format!("its values are too large for {dtype}"),
-                )
-                .expected(format!("values whose scale fits into {}", scale(dtype)), largest(values))
-                .help("Choose another type for this tensor, such as bf16."),
-            )),
+            Some(_) => Err(overflow(wanted, dtype, values)),
         }
     }
+}
+
+fn overflow(wanted: &Wanted, dtype: DType, values: &[f32]) -> Flaw {
+    let place = format!("tensor {}", wanted.stored.tensor);
+    Flaw::Overflow(
+        Error::unsupported(place, format!("its values are too large for {dtype}"))
+            .expected(format!("values whose scale fits into {}", scale(dtype)), largest(values))
+            .help("Choose another type for this tensor, such as bf16."),
+    )
 }
 
 fn scale(dtype: DType) -> &'static str {

@@ -75,13 +75,22 @@ pub(crate) fn field(from: &KeySources<'_>, field: &str) -> Option<Json> {
 
 /// `general.base_model.*` and `general.dataset.*`: a count, then the fields of each entry.
 pub(crate) fn listed(from: &KeySources<'_>, row: &KeyRow, metadata: &mut Metadata) {
-    let entries = match row.value.as_str() {
-        "card.base_models" => from.card.base_models(),
-        _ => from.card.datasets(),
+    let (keys, entries) = match row.value.as_str() {
+        "card.base_models" => (["base_model", "base_models", "base_model_sources"], from.card.base_models()),
+        _ => (["datasets", "dataset", "dataset_sources"], from.card.datasets()),
     };
-    if entries.is_empty() {
+    // a card that names the key but no model has the count 0
+    if keys.iter().all(|key| from.card.get(key).is_none()) {
         return;
     }
+    // gguf-py takes a text or a list; a number alone, say, is none
+    let entries = if matches!(entries, [Json::String(_)])
+        || keys.iter().find_map(|k| from.card.get(k)).is_some_and(Json::is_array)
+    {
+        entries
+    } else {
+        &[]
+    };
     let stem = row.key.trim_end_matches(".*");
     metadata.insert(format!("{stem}.count"), entries.len() as u32);
     for (number, entry) in entries.iter().enumerate() {
@@ -99,18 +108,19 @@ fn described(entry: &Json) -> Vec<(&'static str, String)> {
         Json::Object(map) => {
             FIELDS.iter().filter_map(|&field| Some((field, map.get(field)?.as_str()?.to_owned()))).collect()
         }
-        Json::String(id) if id.contains("://") => {
-            let hub = id
-                .split_once("huggingface.co/")
-                .map(|(_, path)| path)
-                .filter(|path| path.matches('/').count() == 1);
+        Json::String(id) if ["http://", "https://", "ssh://"].iter().any(|scheme| id.starts_with(scheme)) => {
+            let hub =
+                ["https", "http"].iter().find_map(|s| id.strip_prefix(&format!("{s}://huggingface.co/")));
+            let hub = hub.filter(|path| {
+                path.split('/').filter(|p| !p.is_empty()).count() == 2 && path.matches('/').count() == 1
+            });
             let mut fields = hub.map_or(Vec::new(), names);
             fields.push(("repo_url", id.clone()));
             fields
         }
         Json::String(id) => {
             let mut fields = names(id);
-            if id.contains('/') {
+            if id.contains('/') && !id.contains(' ') && !id.starts_with('.') {
                 fields.push(("repo_url", format!("https://huggingface.co/{id}")));
             }
             fields
@@ -119,12 +129,78 @@ fn described(entry: &Json) -> Vec<(&'static str, String)> {
     }
 }
 
-/// `owner/model-name` as titles.
+/// `owner/model-name` as titles, and the version that the name ends with.
 fn names(id: &str) -> Vec<(&'static str, String)> {
-    match id.split_once('/') {
-        Some((owner, model)) => vec![("name", title(model)), ("organization", title(owner))],
-        None => vec![("name", title(id))],
+    let (owner, model) = id
+        .split_once('/')
+        .filter(|_| !id.contains(' '))
+        .map_or((None, id), |(owner, model)| (Some(owner), model));
+    let mut fields = vec![("name", title(model))];
+    fields.extend(version(model).map(|version| ("version", version)));
+    // `./model` has no owner
+    fields.extend(owner.filter(|owner| !owner.starts_with('.')).map(|owner| ("organization", title(owner))));
+    fields
+}
+
+/// The version in a model's name, as `get_model_id_components` of gguf-py finds it: `v2` in `model-7B-v2`, but not
+/// the `4` in `gemma-4-31B`, which belongs to the name. There a size that is far from the model's counts as a finetune;
+/// here every number of parameters is a size, which matters only next to a size in words.
+fn version(model: &str) -> Option<String> {
+    if model.contains(' ') {
+        return None;
     }
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    let is_version = |part: &str| {
+        let number = part.strip_prefix("iter").or_else(|| part.strip_prefix('v')).unwrap_or(part);
+        number.split('.').all(digits)
+    };
+    let is_type = |part: &str| {
+        let bits = part
+            .strip_prefix('i')
+            .unwrap_or(part)
+            .strip_prefix('q')
+            .and_then(|q| q.split_once('_').map_or(Some((q, "")), Some));
+        let quant = bits.is_some_and(|(bits, rest)| {
+            bits.len() == 1
+                && digits(bits)
+                && (rest.is_empty() && !part.ends_with('_')
+                    || rest.split('_').all(|r| r.chars().count() == 1))
+        });
+        let float = part
+            .strip_prefix('b')
+            .unwrap_or(part)
+            .strip_prefix('f')
+            .map(|f| f.strip_prefix('p').unwrap_or(f));
+        quant || matches!(float, Some("16" | "32"))
+    };
+    let is_count = |part: &str| {
+        let part = part.strip_suffix(|c: char| c.is_ascii_digit()).unwrap_or(part);
+        let Some(number) = part.strip_suffix(['k', 'm', 'b', 't']) else { return false };
+        let times = number.split_once('x').filter(|(n, _)| digits(n)).map(|(_, rest)| rest);
+        let number = number.strip_prefix('a').or(times).unwrap_or(number);
+        let (whole, fraction) = number.split_once(['.', '_']).unwrap_or((number, "0"));
+        digits(whole) && digits(fraction)
+    };
+    const SIZES: [&str; 6] = ["small", "mini", "medium", "large", "xl", "xxl"];
+    const TUNES: [&str; 4] = ["chat", "instruct", "vision", "lora"];
+
+    let parts: Vec<&str> = model.split('-').filter(|part| !part.is_empty()).collect();
+    let lower: Vec<String> = parts.iter().map(|part| part.to_lowercase()).collect();
+    let counted = lower.iter().skip(1).any(|part| is_count(part));
+    let typed = |i: usize, part: &str| {
+        let later = is_count(part) || TUNES.contains(&part) || SIZES.contains(&part) && !counted;
+        is_type(part) || i > 0 && later
+    };
+    let of_name = |(i, part): &(usize, &String)| {
+        is_version(part) || !typed(*i, part) && part.starts_with(char::is_alphabetic)
+    };
+    let start = lower.iter().enumerate().take_while(of_name).count();
+    // a version that ends the name is one after all
+    let trailing =
+        if start < parts.len() { 0 } else { lower.iter().rev().take_while(|part| is_version(part)).count() };
+    let versions = parts.iter().zip(&lower).skip(start - trailing).filter(|(_, part)| is_version(part));
+    let versions: Vec<&str> = versions.map(|(part, _)| *part).collect();
+    Some(versions.join("-")).filter(|v| !v.is_empty())
 }
 
 /// `gemma-4-E2B-it` → `Gemma 4 E2B It`: words in lower case get a capital, unless they are a version.

@@ -64,7 +64,10 @@ pub enum Store {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DroppedRow {
+    #[serde(default)]
     pub(crate) prefixes: Vec<String>,
+    #[serde(default)]
+    pub(crate) suffixes: Vec<String>,
     pub(crate) reason: String,
 }
 

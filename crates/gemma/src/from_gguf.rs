@@ -45,7 +45,8 @@ impl Config {
 
         let named: HashMap<&str, &TensorDesc> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let rows = |name: &str| {
-            let desc = named.get(name).ok_or_else(|| Error::malformed(format!("tensor {name}"), "missing"))?;
+            let desc =
+                named.get(name).ok_or_else(|| Error::malformed(format!("tensor {name}"), "missing"))?;
             Ok(desc.rows())
         };
         let ple = keys.optional("embedding_length_per_layer_input")?.unwrap_or(0);
@@ -54,8 +55,9 @@ impl Config {
             attention[..(layers - shared_kv_layers) as usize].iter().position(|&a| a == Attention::Full);
         let ffn = keys.per_layer("feed_forward_length", layers as usize)?;
         let kv_heads = keys.per_layer("attention.head_count_kv", layers as usize)?;
-        let of_kind =
-            |kind| attention.iter().position(|&a| a == kind).map(|layer| kv_heads[layer]).unwrap_or(kv_heads[0]);
+        let of_kind = |kind| {
+            attention.iter().position(|&a| a == kind).map(|layer| kv_heads[layer]).unwrap_or(kv_heads[0])
+        };
 
         let config = Config {
             architecture: architecture.to_owned(),
@@ -68,7 +70,8 @@ impl Config {
             full_kv_heads: Some(of_kind(Attention::Full)).filter(|&n| n != of_kind(Attention::Sliding)),
             head_dim: keys.size("attention.key_length_swa")?,
             full_head_dim: keys.size("attention.key_length")?,
-            k_eq_v: owned_full.is_some_and(|n| !named.contains_key(format!("blk.{n}.attn_v.weight").as_str())),
+            k_eq_v: owned_full
+                .is_some_and(|n| !named.contains_key(format!("blk.{n}.attn_v.weight").as_str())),
             shared_kv_layers,
             ple,
             vocab,
@@ -140,9 +143,8 @@ impl<'a> Keys<'a> {
             );
         }
         match sizes.iter().position(|&n| n == 0) {
-            Some(layer) => {
-                Err(Error::malformed(self.place(key), format!("layer {layer}: no such size")).expected("at least 1", 0))
-            }
+            Some(layer) => Err(Error::malformed(self.place(key), format!("layer {layer}: no such size"))
+                .expected("at least 1", 0)),
             None => Ok(sizes),
         }
     }
@@ -180,7 +182,9 @@ impl<'a> Keys<'a> {
         ];
         for (key, expected) in repeated {
             if let Some(found) = self.optional(key)?.filter(|&found| found != expected) {
-                return Err(Error::unsupported(self.place(key), "not the length of a key").expected(expected, found));
+                return Err(
+                    Error::unsupported(self.place(key), "not the length of a key").expected(expected, found)
+                );
             }
         }
         Ok(())

@@ -53,7 +53,7 @@ const QUANTIZATION_VERSION: u32 = 2;
 pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     let table = formats::keys();
     let mut metadata = Metadata::new();
-    for row in &table.key {
+    for row in rows(from.vocabulary) {
         if row.key.ends_with(".*") {
             card::listed(from, row, &mut metadata);
             continue;
@@ -99,6 +99,18 @@ impl KeySources<'_> {
         let (expected, found) = error.expected_found().unwrap_or_default();
         Error::recipe(format!("recipe: [metadata] {field}"), error.problem()).expected(expected, found)
     }
+}
+
+/// The rows of the table; those of special tokens in the order in which the tokenizer names them.
+fn rows(vocabulary: &Vocabulary) -> Vec<&'static KeyRow> {
+    let mut rows: Vec<_> = formats::keys().key.iter().collect();
+    if let Some(first) = rows.iter().position(|row| vocabulary.place(&row.value).is_some()) {
+        let mut special =
+            rows.extract_if(first.., |row| vocabulary.place(&row.value).is_some()).collect::<Vec<_>>();
+        special.sort_by_key(|row| vocabulary.place(&row.value));
+        rows.splice(first..first, special);
+    }
+    rows
 }
 
 fn row_of(key: &str) -> Option<&'static KeyRow> {
@@ -199,10 +211,13 @@ fn tokenizer_fact(from: &KeySources<'_>, name: &str) -> Option<Fact> {
         "chat_template" => from.templates.default.clone()?.into(),
         "add_space_prefix" => false.into(),
         // always true; the place of the key tells whether the tokenizer's files say so themselves
-        "add_bos_early" => vocabulary.add.get("bos").map(|_| true)?.into(),
+        "add_bos_early" => vocabulary.add.iter().find(|(kind, _)| *kind == "bos").map(|_| true)?.into(),
         "add_bos_late" => true.into(),
-        "add_eos" | "add_sep" => (*vocabulary.add.get(&name[4..])?).into(),
-        id => (*vocabulary.special.get(id.strip_suffix("_id")?)?).into(),
+        "add_eos" | "add_sep" => vocabulary.add.iter().find(|(kind, _)| *kind == &name[4..])?.1.into(),
+        id => {
+            let kind = id.strip_suffix("_id")?;
+            vocabulary.special.iter().find(|(k, _)| *k == kind)?.1.into()
+        }
     })
 }
 

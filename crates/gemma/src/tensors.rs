@@ -193,7 +193,8 @@ fn check(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
 
 /// Is the tensor of the size that the config gives it?
 pub(crate) fn check_shape(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
-    if tensor.shape == slot.shape {
+    // one value may be a vector of one or a scalar
+    if tensor.shape == slot.shape || slot.shape == [1] && tensor.shape.is_empty() {
         return Ok(());
     }
     Err(Error::malformed(format!("tensor {}", tensor.name), "wrong shape for the config")
@@ -214,8 +215,12 @@ fn reason(config: &Config, tensor: &TensorDesc) -> Result<&'static str> {
         return Ok("tied: config.json says tie_word_embeddings, the head is token_embd");
     }
     let table = &formats::tensors().dropped;
-    let row =
-        table.iter().find(|row| row.prefixes.iter().any(|prefix| tensor.name.starts_with(prefix.as_str())));
+    let name = tensor.name.as_str();
+    let drops = |row: &&formats::DroppedRow| {
+        row.prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
+            || row.suffixes.iter().any(|suffix| name.ends_with(suffix.as_str()))
+    };
+    let row = table.iter().find(drops);
     row.map(|row| row.reason.as_str()).ok_or_else(|| {
         Error::unsupported(
             format!("tensor {}", tensor.name),

@@ -21,16 +21,23 @@ pub struct Vocabulary {
     pub types: Vec<i32>,
     /// `left right`, best first; a space inside a part is written as `Ġ`.
     pub merges: Vec<String>,
-    /// `bos`, `eos`, … → id.
-    pub special: BTreeMap<&'static str, u32>,
-    /// `add_bos`, `add_sep`, `add_eos`, where the tokenizer's own files say.
-    pub add: BTreeMap<&'static str, bool>,
+    /// `bos`, `eos`, … and their ids, in the order of the file.
+    pub special: Vec<(&'static str, u32)>,
+    /// `bos`, `sep`, `eos`: whether it is put around a text, where the tokenizer's own files say; in the order of the file.
+    pub add: Vec<(&'static str, bool)>,
 }
 
 /// The kinds of special token that have an id in a GGUF, in gguf-py's order.
 const SPECIAL: [&str; 6] = ["bos", "eos", "unk", "sep", "pad", "mask"];
 
 impl Vocabulary {
+    /// The place of a fact of the key table (`bos_id`, `add_eos`, …) among those whose order the tokenizer decides.
+    pub(crate) fn place(&self, fact: &str) -> Option<usize> {
+        let id = fact.strip_suffix("_id").and_then(|kind| self.special.iter().position(|(k, _)| *k == kind));
+        let flag = fact.strip_prefix("add_").map(|f| f.trim_end_matches("_early"));
+        id.or_else(|| Some(self.special.len() + self.add.iter().position(|(k, _)| Some(*k) == flag)?))
+    }
+
     /// Types the tokens of `tokenizer` with the help of `tokenizer_config.json` and `config.json`.
     ///
     /// # Errors
@@ -44,11 +51,11 @@ impl Vocabulary {
         let tokens = tokens(tokenizer, vocab)?;
         let settings = tokenizer_config.unwrap_or(&Value::Null);
         let types = types(&tokens, tokenizer, settings);
-        let special = special_ids(tokenizer, settings, config)?;
+        let Found { named, add } = find_special(tokenizer, settings)?;
         Ok(Vocabulary {
             types,
-            special,
-            add: add_flags(tokenizer, settings)?,
+            special: special_ids(tokenizer, &named, config)?,
+            add,
             merges: merges(tokenizer),
             tokens,
         })
@@ -78,7 +85,8 @@ fn tokens(tokenizer: &Tokenizer, vocab: u64) -> Result<Vec<String>> {
     }
     if count != vocab {
         return Err(Error::malformed("tokenizer.json", "the tokenizer contradicts config.json")
-            .expected(format!("vocab_size {vocab} tokens"), count));
+            .expected(format!("vocab_size {vocab} tokens"), count)
+            .help("If the embedding was padded after tokens were added, cut it to the tokenizer: llama.cpp cannot load it either."));
     }
     Ok(by_id.into_iter().flatten().map(str::to_owned).collect())
 }
@@ -140,73 +148,112 @@ fn text_of(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-fn special_ids(
-    tokenizer: &Tokenizer,
-    settings: &Value,
-    config: &Value,
-) -> Result<BTreeMap<&'static str, u32>> {
-    let added: HashMap<&str, u32> =
-        tokenizer.added_tokens.iter().rev().map(|token| (token.content.as_str(), token.id)).collect();
-    let mut ids = BTreeMap::new();
-    for kind in SPECIAL {
-        let named = settings.get(format!("{kind}_token")).and_then(text_of);
-        let configured = || {
-            let key = format!("{kind}_token_id");
-            let root = config.get(&key).filter(|id| !id.is_null());
-            root.or_else(|| config.get("text_config")?.get(&key))?.as_u64()
-        };
-        let id = named.and_then(|text| added.get(text).copied()).map(u64::from).or_else(configured);
-        if let Some(id) = id {
-            let id = u32::try_from(id).map_err(|_| {
-                Error::malformed(format!("config.json: {kind}_token_id"), "no such token")
-                    .expected("a token id", id)
-            })?;
-            ids.insert(kind, id);
-        }
-    }
-    Ok(ids)
+/// The names of special tokens and the flags about them, as `SpecialVocab` of gguf-py finds them.
+struct Found<'a> {
+    /// `bos` → text: of `tokenizer_config.json`, or where that is silent of the post-processor.
+    named: BTreeMap<&'static str, &'a str>,
+    /// What is put around a text, in the order of finding.
+    add: Vec<(&'static str, bool)>,
 }
 
-/// What the tokenizer puts around a text: from its `TemplateProcessing`, else from tokenizer_config.json.
-fn add_flags(tokenizer: &Tokenizer, settings: &Value) -> Result<BTreeMap<&'static str, bool>> {
-    let mut add = BTreeMap::new();
+/// Reads tokenizer_config.json and the post-processor's `TemplateProcessing`, which goes before its flags.
+fn find_special<'a>(tokenizer: &'a Tokenizer, settings: &'a Value) -> Result<Found<'a>> {
+    let mut named = BTreeMap::new();
+    for kind in SPECIAL.into_iter().chain(["cls"]) {
+        if let Some(text) = settings.get(format!("{kind}_token")).and_then(text_of).filter(|t| !t.is_empty())
+        {
+            named.insert(kind, text);
+        }
+    }
+    for (kind, other) in [("bos", "cls"), ("eos", "sep")] {
+        if let Some(&text) = named.get(other) {
+            named.entry(kind).or_insert(text);
+        }
+    }
+    let mut add: Vec<(&'static str, bool)> = Vec::new();
     let processor = &tokenizer.post_processor;
     let list = processor.get("processors").and_then(Value::as_array);
     let templates = list.map_or(std::slice::from_ref(processor), Vec::as_slice);
     for template in templates.iter().filter(|p| p["type"] == "TemplateProcessing") {
-        let special =
-            |entry: Option<&Value>| Some(entry?.get("SpecialToken")?.get("id")?.as_str()?.to_owned());
+        let special = |entry: Option<&'a Value>| entry?.get("SpecialToken")?.get("id")?.as_str();
         let single = template["single"].as_array().map_or(&[][..], Vec::as_slice);
-        if single.len() > 1 && special(single.last()).is_some() {
-            return Err(Error::unsupported(
-                "tokenizer.json: post_processor",
-                "a tokenizer that ends every text with a special token",
-            ));
+        let at_end = |entry| special(entry).filter(|_| single.len() > 1);
+        let (first, last) = (at_end(single.first()), at_end(single.last()));
+        if let Some(first) = first {
+            let known = named.get("cls") == Some(&first);
+            let bos = *named.entry("bos").or_insert(first);
+            set(&mut add, "bos", known || bos == first);
         }
-        let first = (single.len() > 1).then(|| special(single.first())).flatten();
-        if first.is_some() {
-            add.insert("bos", true);
+        if let Some(last) = last {
+            if named.get("eos") != Some(&last) {
+                return Err(Error::unsupported(
+                    "tokenizer.json: post_processor",
+                    "a tokenizer that ends every text with a special token other than eos_token",
+                )
+                .expected(named.get("eos").unwrap_or(&"an eos_token"), last));
+            }
+            set(&mut add, "eos", true);
         }
-        let pair = template["pair"].as_array().map_or(&[][..], Vec::as_slice);
-        let skip = usize::from(first.is_some() && special(pair.first()) == first);
-        if let [a, middle @ .., b] = &pair[skip.min(pair.len())..]
+        let mut pair = template["pair"].as_array().map_or(&[][..], Vec::as_slice);
+        if first.is_some() && special(pair.first()) == first {
+            pair = &pair[1..];
+        }
+        if last.is_some() && special(pair.last()) == last {
+            pair = &pair[..pair.len() - 1];
+        }
+        if let [a, middle @ .., b] = pair
             && a["Sequence"]["id"] == "A"
             && b["Sequence"]["id"] == "B"
             && !middle.is_empty()
         {
-            let separators =
-                [settings.get("sep_token"), settings.get("eos_token")].map(|t| t.and_then(text_of));
-            let separates = |entry: &Value| separators.contains(&special(Some(entry)).as_deref());
-            let considered = if middle.len() == 2 { middle } else { &middle[..1] };
-            add.insert("sep", considered.iter().any(separates));
+            let separators = [named.get("sep").copied(), named.get("eos").copied()];
+            let separates =
+                |entry: &'a Value| special(Some(entry)).is_some_and(|s| separators.contains(&Some(s)));
+            let sep = last.is_none() && separates(&middle[0]) || middle.len() == 2 && separates(&middle[1]);
+            set(&mut add, "sep", sep);
+            if let Some(&eos) = named.get("eos").filter(|_| sep) {
+                named.entry("sep").or_insert(eos);
+            }
         }
     }
     for kind in ["bos", "eos", "sep"] {
-        if let Some(flag) = settings.get(format!("add_{kind}_token")).and_then(Value::as_bool) {
-            add.entry(kind).or_insert(flag);
+        let flag = settings.get(format!("add_{kind}_token")).and_then(Value::as_bool);
+        if let Some(flag) = flag.filter(|_| add.iter().all(|(k, _)| *k != kind)) {
+            add.push((kind, flag));
         }
     }
-    Ok(add)
+    Ok(Found { named, add })
+}
+
+fn set(list: &mut Vec<(&'static str, bool)>, kind: &'static str, flag: bool) {
+    match list.iter_mut().find(|(k, _)| *k == kind) {
+        Some((_, old)) => *old = flag,
+        None => list.push((kind, flag)),
+    }
+}
+
+/// The ids of special tokens: those that have a name, then those that only config.json knows.
+fn special_ids(
+    tokenizer: &Tokenizer,
+    named: &BTreeMap<&'static str, &str>,
+    config: &Value,
+) -> Result<Vec<(&'static str, u32)>> {
+    let added: HashMap<&str, u32> =
+        tokenizer.added_tokens.iter().rev().map(|token| (token.content.as_str(), token.id)).collect();
+    let id_of = |kind| Some((kind, *added.get(named.get(kind)?)?));
+    let mut ids: Vec<_> = SPECIAL.into_iter().filter_map(id_of).collect();
+    for kind in SPECIAL {
+        let key = format!("{kind}_token_id");
+        let root = config.get(&key).filter(|id| !id.is_null());
+        let id = root.or_else(|| config.get("text_config")?.get(&key)).and_then(Value::as_u64);
+        if let Some(id) = id.filter(|_| ids.iter().all(|(k, _)| *k != kind)) {
+            let id = u32::try_from(id).map_err(|_| {
+                Error::malformed(format!("config.json: {key}"), "no such token").expected("a token id", id)
+            })?;
+            ids.push((kind, id));
+        }
+    }
+    Ok(ids)
 }
 
 fn merges(tokenizer: &Tokenizer) -> Vec<String> {

@@ -27,7 +27,7 @@ pub fn can_encode(dtype: DType) -> bool {
 ///
 /// `importance` holds `cols` weights (one an input column, all ≥ 0) that are shared by the rows. It steers the
 /// search of the types that have a weighted one; the others ignore it, as ggml does.
-/// `out` receives exactly the encoded bytes. Values should be finite, see [`first_non_finite`]: others do no
+/// `out` receives exactly the encoded bytes. Values should be finite, see [`first_beyond`]: others do no
 /// harm but to their own block.
 ///
 /// # Panics
@@ -59,9 +59,23 @@ pub fn decode(simd: Simd, dtype: DType, bytes: &[u8], out: &mut [f32]) {
     codec.decode(simd, bytes, out);
 }
 
-/// The index of the first infinity or NaN.
-pub fn first_non_finite(x: &[f32]) -> Option<usize> {
-    float::first_bad(x, |v| v.to_bits() & 0x7f80_0000 == 0x7f80_0000)
+/// No block of this type can hold a larger value: for most, an f16 scale times the group scale and code of Q6_K, which
+/// reach furthest. (Near the square root of `f32::MAX` their searches overflow and give blocks of zeros.)
+/// A smaller value may still be too large: see [`invalid_block`].
+pub fn largest(dtype: DType) -> f32 {
+    match dtype {
+        DType::MXFP4 => f32::MAX,
+        dtype if dtype.is_quantized() => 65504.0 * 128.0 * 32.0,
+        _ => f32::MAX,
+    }
+}
+
+/// The index of the first value that is NaN or larger than `limit` in magnitude; with `f32::MAX` the first that is not
+/// finite.
+pub fn first_beyond(x: &[f32], limit: f32) -> Option<usize> {
+    // magnitudes are ordered as their bits, NaN last
+    let limit = limit.to_bits();
+    float::first_bad(x, |v| v.abs().to_bits() > limit)
 }
 
 /// The index of the first block that cannot be right: a scale (or, in the plain types, a value) that is

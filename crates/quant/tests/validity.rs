@@ -1,18 +1,18 @@
 //! The scans for values and scales that are not finite.
 
-use quant::{Simd, first_non_finite, invalid_block};
+use quant::{Simd, first_beyond, invalid_block};
 use tensor::DType;
 
 #[test]
 fn finds_the_first_value_that_is_not_finite() {
     let mut x = vec![f32::MAX; 1000];
     x[3] = f32::MIN_POSITIVE / 2.0;
-    assert_eq!(first_non_finite(&x), None);
-    assert_eq!(first_non_finite(&[]), None);
+    assert_eq!(first_beyond(&x, f32::MAX), None);
+    assert_eq!(first_beyond(&[], f32::MAX), None);
     for at in [999, 512, 255, 0] {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             x[at] = bad;
-            assert_eq!(first_non_finite(&x), Some(at));
+            assert_eq!(first_beyond(&x, f32::MAX), Some(at));
         }
     }
 }

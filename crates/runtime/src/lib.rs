@@ -1,1 +1,41 @@
-//! runtime
+//! What Gemma 4 computes: the text forward pass of every variant, in f32, with plain formulas.
+//!
+//! Read [`Model::layer`] first: it is the model on one page, and each line of it is a file here.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `model.rs` | embedding, layers, head: what follows what |
+//! | `attention.rs`, `rope.rs`, `cache.rs` | queries against the keys that a layer sees; turning by position; what is kept |
+//! | `ffn.rs`, `moe.rs` | the dense feed-forward network; the mixture of experts beside it |
+//! | `ple.rs` | per-layer embeddings (E2B, E4B) |
+//! | `norm.rs`, `math.rs` | RMS norm; exp, tanh, gelu |
+//! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role, decoded a few rows at a time where they are multiplied |
+//!
+//! The source of the formulas is `models/gemma4/modeling_gemma4.py` of huggingface/transformers, whose results in
+//! f32 this crate reproduces, and `src/models/gemma4.cpp` of ggml-org/llama.cpp for what a GGUF means.
+//!
+//! The unit of work is one layer over a [`Batch`] of independent sequences: a model that is larger than memory
+//! is read once, layer by layer, however many sequences there are.
+//!
+//! Left out: image and audio input, draft models, training, sampling. Where tensors come from and what text the
+//! tokens stand for is the caller's business. Work runs on the caller's rayon pool.
+
+mod attention;
+mod batch;
+mod cache;
+mod ffn;
+mod math;
+mod matmul;
+mod matrix;
+mod model;
+mod moe;
+mod norm;
+mod ple;
+mod rope;
+mod weights;
+
+pub use batch::Batch;
+pub use cache::KvCache;
+pub use matrix::{Matrix, argmax};
+pub use model::{Model, Stage};
+pub use weights::{LayerWeights, Weight, Weights};

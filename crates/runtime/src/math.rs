@@ -1,0 +1,163 @@
+//! exp, tanh and gelu over whole slices, written so that the compiler can vectorise them.
+//!
+//! libm's take 10 to 20 ns a value, which is a fifth of a prompt's time. These are within 3 units in the last
+//! place of exp, and the same on every machine: nothing here is a fused multiply-add.
+
+/// Compiles a function for AVX-512, AVX2 and the baseline, and calls the best that the CPU has.
+macro_rules! vectorised {
+    ($(#[$doc:meta])* $visibility:vis fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)? $body:block) => {
+        $(#[$doc])*
+        $visibility fn $name($($arg: $type),*) $(-> $out)? {
+            #[inline(always)]
+            fn plain($($arg: $type),*) $(-> $out)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+                fn avx512($($arg: $type),*) $(-> $out)? {
+                    plain($($arg),*)
+                }
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $type),*) $(-> $out)? {
+                    plain($($arg),*)
+                }
+                match quant::Simd::detect() {
+                    // SAFETY: the CPU has these features
+                    quant::Simd::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above
+                    quant::Simd::Avx2 => return unsafe { avx2($($arg),*) },
+                    _ => {}
+                }
+            }
+            plain($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorised;
+
+/// e^x. Beyond ±87 the result stays at that of the end; NaN stays NaN.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // adding 1.5 · 2^23 leaves the rounded integer in the low bits
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 87.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // x = n·ln 2 + r, |r| ≤ ln 2 / 2: exact in two steps, because LN2_HI has few bits
+    let r = (x - n * LN2_HI) - n * LN2_LO;
+    let mut series = 1.987_569_1e-4;
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+        series = series * r + coefficient;
+    }
+    let two_to_n = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    (series * r * r + r + 1.0) * two_to_n
+}
+
+vectorised! {
+    /// `gate = gelu(gate) * up`, gelu in its tanh form: `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+    pub(crate) fn gelu_times(gate: &mut [f32], up: &[f32]) {
+        const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+        for (g, u) in gate.iter_mut().zip(up) {
+            let x = *g;
+            let inner = SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x);
+            // (1 + tanh a) / 2 = 1 / (1 + e^-2a)
+            *g = x / (1.0 + exp(-2.0 * inner)) * u;
+        }
+    }
+}
+
+vectorised! {
+    /// `x = cap · tanh(x / cap)`.
+    pub(crate) fn softcap(x: &mut [f32], cap: f32) {
+        for x in x {
+            *x = cap * (1.0 - 2.0 / (1.0 + exp(2.0 * (*x / cap))));
+        }
+    }
+}
+
+vectorised! {
+    /// `x = e^x / Σ e^x`.
+    pub(crate) fn softmax(x: &mut [f32]) {
+        let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for x in x.iter_mut() {
+            *x = exp(*x - max);
+        }
+        let sum = sum(x, |x| x);
+        for x in x {
+            *x /= sum;
+        }
+    }
+}
+
+vectorised! {
+    /// `Σ a·b`.
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+        const LANES: usize = 64;
+        let mut sums = [0.0f32; LANES];
+        let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+        let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+        for (a, b) in a_blocks.iter().zip(b_blocks) {
+            for lane in 0..LANES {
+                sums[lane] += a[lane] * b[lane];
+            }
+        }
+        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+        sums.iter().sum::<f32>() + rest
+    }
+}
+
+/// `Σ f(x)` in 16 lanes, which is both faster and more exact than one after the other.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f32; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            sums[lane] += f(block[lane]);
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|&x| f(x)).sum::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_three_units_in_the_last_place() {
+        for step in -870_000..=870_000 {
+            let x = step as f32 * 1e-4;
+            let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((ours - exact).abs() <= 3.0 * f64::from(f32::EPSILON) * exact, "exp({x}) = {ours}, not {exact}");
+        }
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(f32::INFINITY) > 1e37 && exp(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn gelu_and_softcap_are_their_formulas() {
+        for step in -2000..=2000 {
+            let x = step as f64 * 0.01;
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            let mut gelu = [x as f32];
+            gelu_times(&mut gelu, &[2.0]);
+            assert!((f64::from(gelu[0]) - x * (1.0 + inner.tanh())).abs() < 1e-5, "gelu({x}) = {}", gelu[0]);
+            let mut capped = [x as f32];
+            softcap(&mut capped, 30.0);
+            assert!((f64::from(capped[0]) - 30.0 * (x / 30.0).tanh()).abs() < 1e-5, "softcap({x})");
+        }
+    }
+
+    #[test]
+    fn sums_take_every_value() {
+        let x: Vec<f32> = (0..150).map(|n| n as f32).collect();
+        assert_eq!(sum(&x, |x| x), 11_175.0);
+        assert_eq!(dot(&x, &x), 1_113_775.0);
+        let mut p = vec![0.0, 1.0, f32::NEG_INFINITY];
+        softmax(&mut p);
+        assert!((p[1] - 0.731_058_6).abs() < 1e-6 && p[2] < 1e-30);
+    }
+}

@@ -1,0 +1,242 @@
+//! The model: embedding, layers, head.
+
+use gemma::{Attention, Config, ROPE_FREQS};
+use tensor::{Error, Result};
+
+use crate::batch::{Batch, Sequence};
+use crate::norm::rms;
+use crate::{KvCache, Matrix, Weights, math, rope};
+
+/// A Gemma 4 text model.
+pub struct Model<'a> {
+    config: &'a Config,
+    weights: Weights<'a>,
+    sliding: Vec<f32>,
+    full: Vec<f32>,
+}
+
+/// A point in the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// After the embedding.
+    Embedding,
+    /// After a layer.
+    Layer(usize),
+}
+
+impl<'a> Model<'a> {
+    /// A model of this config with these weights.
+    ///
+    /// # Errors
+    /// `Unsupported` for a model that looks ahead; `Malformed` for sizes that do not go together; what the source of
+    /// the weights says.
+    pub fn new(config: &'a Config, weights: Weights<'a>) -> Result<Model<'a>> {
+        check(config)?;
+        // a checkpoint says it in its config, a GGUF in a tensor
+        let divisors = match weights.global().find(ROPE_FREQS) {
+            Some(weight) => weight.vector()?,
+            None => config.rope_freqs(),
+        };
+        Ok(Model {
+            sliding: rope::frequencies(config.rope_base_swa, config.head_dim as usize, None),
+            full: rope::frequencies(config.rope_base, config.full_head_dim as usize, Some(&divisors)),
+            config,
+            weights,
+        })
+    }
+
+    /// Its config.
+    pub fn config(&self) -> &'a Config {
+        self.config
+    }
+
+    /// Its tensors.
+    pub fn weights(&self) -> &Weights<'a> {
+        &self.weights
+    }
+
+    /// Rotation frequencies of the layers of a kind.
+    pub(crate) fn frequencies(&self, kind: Attention) -> &[f32] {
+        match kind {
+            Attention::Sliding => &self.sliding,
+            Attention::Full => &self.full,
+        }
+    }
+
+    /// Sequences from their first token on, embedded: `√hidden · E[token]`.
+    ///
+    /// # Errors
+    /// `Malformed` for a token beyond the vocabulary, `Limit` for more tokens than the model's context, and what
+    /// the source of the weights says.
+    pub fn embed(&self, sequences: &[&[u32]]) -> Result<Batch> {
+        let new = || KvCache::of_one_pass(self.config);
+        self.start(sequences.iter().map(|&tokens| (tokens, new())))
+    }
+
+    fn start<'t>(&self, parts: impl Iterator<Item = (&'t [u32], KvCache)>) -> Result<Batch> {
+        let (mut tokens, mut positions, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
+        for (part, cache) in parts {
+            let start = cache.len();
+            self.check_tokens(part, start)?;
+            sequences.push(Sequence { rows: tokens.len()..tokens.len() + part.len(), start, cache });
+            positions.extend(start..start + part.len());
+            tokens.extend_from_slice(part);
+        }
+        let hidden = self.config.hidden as usize;
+        let mut hidden = self.weights.global().get("token_embd")?.gather(&tokens, 0, hidden)?;
+        hidden.scale((self.config.hidden as f32).sqrt());
+        let embedding = if self.config.ple > 0 { hidden.clone() } else { Matrix::default() };
+        let batch = Batch { tokens, positions, sequences, hidden, embedding, done: 0 };
+        self.check_finite(&batch, "token_embd")?;
+        Ok(batch)
+    }
+
+    /// Takes a batch through one layer, which must be the next one.
+    ///
+    /// # Errors
+    /// `Malformed`, naming the layer, when a hidden state is infinite or NaN; what the source of the weights says.
+    ///
+    /// # Panics
+    /// When it is not the batch's next layer.
+    pub fn layer(&self, layer: usize, batch: &mut Batch) -> Result<()> {
+        assert_eq!(layer, batch.done, "the batch's next layer");
+        let (eps, w) = (self.config.norm_eps, self.weights.layer(layer));
+
+        let a = self.attention(layer, batch)?;
+        batch.hidden.add(&rms(&a, Some(&w.vector("post_attention_norm")?), eps));
+
+        let f = match self.config.experts {
+            None => self.dense(&w, &batch.hidden)?,
+            Some(_) => self.dense_and_experts(&w, &batch.hidden)?,
+        };
+        batch.hidden.add(&rms(&f, Some(&w.vector("post_ffw_norm")?), eps));
+
+        if self.config.ple > 0 {
+            let p = self.per_layer(layer, batch)?;
+            batch.hidden.add(&p);
+        }
+
+        batch.hidden.scale(w.vector("layer_output_scale")?[0]);
+        batch.done += 1;
+        self.check_finite(batch, &format!("layer {layer}"))
+    }
+
+    /// The hidden states after the last layer, normalised: what the head multiplies.
+    ///
+    /// # Errors
+    /// What the source of the weights says.
+    pub fn norm(&self, hidden: &Matrix) -> Result<Matrix> {
+        Ok(rms(hidden, Some(&self.weights.global().vector("output_norm")?), self.config.norm_eps))
+    }
+
+    /// Logits of normalised hidden states for a range of the vocabulary: `cap · tanh(E h / cap)`.
+    ///
+    /// # Errors
+    /// `Malformed` when one is infinite or NaN; what the source of the weights says.
+    ///
+    /// # Panics
+    /// When the range is beyond the vocabulary.
+    pub fn logits(&self, normed: &Matrix, tokens: std::ops::Range<u64>) -> Result<Matrix> {
+        use rayon::prelude::*;
+        let head = if self.config.tied { "token_embd" } else { "output" };
+        let mut logits = self.weights.global().get(head)?.project(normed, tokens)?;
+        // before the cap, which would hide an infinity
+        if let Some(bad) = quant::first_beyond(logits.data(), f32::MAX) {
+            let place = format!("logits of row {}", bad / logits.cols());
+            return Err(Error::malformed(place, "not finite, while all layers are").expected("numbers", logits.data()[bad]));
+        }
+        if let Some(cap) = self.config.softcap {
+            logits.data_mut().par_chunks_mut(16 * 1024).for_each(|logits| math::softcap(logits, cap));
+        }
+        Ok(logits)
+    }
+
+    /// Logits of the whole vocabulary for hidden states after the last layer, one row a token.
+    ///
+    /// # Errors
+    /// Those of [`Model::logits`].
+    pub fn head(&self, hidden: &Matrix) -> Result<Matrix> {
+        self.logits(&self.norm(hidden)?, 0..self.config.vocab)
+    }
+
+    /// Takes the next tokens of one sequence through all layers; `cache` remembers those before. Returns their
+    /// hidden states after the last layer. `observe` sees the hidden states at every stage.
+    ///
+    /// # Errors
+    /// Those of [`Model::embed`] and [`Model::layer`]; the cache is empty then.
+    pub fn forward(
+        &self,
+        tokens: &[u32],
+        cache: &mut KvCache,
+        mut observe: impl FnMut(Stage, &Matrix),
+    ) -> Result<Matrix> {
+        let taken = std::mem::replace(cache, KvCache::new(self.config));
+        let mut batch = self.start(std::iter::once((tokens, taken)))?;
+        observe(Stage::Embedding, &batch.hidden);
+        for layer in 0..self.config.layers() {
+            self.layer(layer, &mut batch)?;
+            observe(Stage::Layer(layer), &batch.hidden);
+        }
+        if let Some(sequence) = batch.sequences.pop() {
+            *cache = sequence.cache;
+        }
+        Ok(batch.hidden)
+    }
+
+    fn check_tokens(&self, tokens: &[u32], start: usize) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::malformed("tokens", "there are none").expected("at least one", 0));
+        }
+        if let Some(at) = tokens.iter().position(|&token| u64::from(token) >= self.config.vocab) {
+            return Err(Error::malformed(format!("token at position {}", start + at), "beyond the vocabulary")
+                .expected(format!("below {}", self.config.vocab), tokens[at])
+                .help("Do the tokenizer and the model belong together?"));
+        }
+        let end = (start + tokens.len()) as u64;
+        if end > self.config.context {
+            return Err(Error::limit("context", "longer than the model's")
+                .expected(format!("at most {} tokens", self.config.context), end));
+        }
+        Ok(())
+    }
+
+    fn check_finite(&self, batch: &Batch, place: &str) -> Result<()> {
+        let Some(bad) = quant::first_beyond(batch.hidden.data(), f32::MAX) else { return Ok(()) };
+        let row = bad / batch.hidden.cols();
+        let problem =
+            format!("the hidden state at position {} (token {}) is not finite", batch.positions[row], batch.tokens[row]);
+        Err(Error::malformed(place, problem).expected("numbers", batch.hidden.data()[bad]))
+    }
+}
+
+/// What a config may say and this crate cannot do, or what would divide by zero.
+fn check(config: &Config) -> Result<()> {
+    if !config.causal {
+        return Err(Error::unsupported("model", "its tokens see those after them; there is no next token to predict"));
+    }
+    for layer in 0..config.layers() {
+        let (heads, kv_heads) = (config.heads, config.kv_heads_of(layer));
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(Error::malformed(format!("layer {layer}"), "query heads cannot share its key heads evenly")
+                .expected(format!("a divisor of {heads}"), kv_heads));
+        }
+        if !config.head_dim_of(layer).is_multiple_of(2) {
+            return Err(Error::malformed(format!("layer {layer}"), "a head cannot be turned in pairs")
+                .expected("an even size", config.head_dim_of(layer)));
+        }
+    }
+    if let Some(experts) = config.experts {
+        let used = config.experts_used.unwrap_or(0);
+        if used == 0 || used > experts {
+            return Err(Error::malformed("model", "experts used for a token").expected(format!("1 to {experts}"), used));
+        }
+    }
+    if config.window == 0 {
+        return Err(Error::malformed("model", "sliding layers see nothing").expected("a window of at least 1", 0));
+    }
+    if config.ple > 0 && config.vocab_ple < config.vocab {
+        return Err(Error::malformed("model", "tokens without per-layer embeddings")
+            .expected(format!("at least {}", config.vocab), config.vocab_ple));
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The mixture of experts (26B-A4B), which stands beside the dense network.
+//!
+//! A router picks a few experts for each token and weighs them. It looks at the residual stream itself, not at what
+//! the experts see. All tokens of an expert go through it together, so each expert's weights are read once.
+
+use tensor::Result;
+
+use crate::ffn::gated;
+use crate::math::softmax;
+use crate::model::Model;
+use crate::norm::rms;
+use crate::{LayerWeights, Matrix};
+
+impl Model<'_> {
+    /// Dense network plus experts, each with a norm of its own behind it.
+    pub(crate) fn dense_and_experts(&self, w: &LayerWeights<'_>, x: &Matrix) -> Result<Matrix> {
+        let eps = self.config().norm_eps;
+        let mut out = rms(&self.dense(w, x)?, Some(&w.vector("post_ffw_norm_1")?), eps);
+        let n = rms(x, Some(&w.vector("pre_ffw_norm_2")?), eps);
+        let mixed = self.experts(w, &n, &self.route(w, x)?)?;
+        out.add(&rms(&mixed, Some(&w.vector("post_ffw_norm_2")?), eps));
+        Ok(out)
+    }
+
+    /// The tokens of each expert, with the weight that the router gives it there.
+    fn route(&self, w: &LayerWeights<'_>, x: &Matrix) -> Result<Vec<Vec<(usize, f32)>>> {
+        let config = self.config();
+        let used = config.experts_used.unwrap_or(0) as usize;
+        let mut r = rms(x, None, config.norm_eps);
+        let scale = w.vector("ffn_gate_inp_scale")?;
+        let root = (config.hidden as f32).sqrt();
+        for row in r.data_mut().chunks_exact_mut(scale.len()) {
+            row.iter_mut().zip(&scale).for_each(|(r, scale)| *r *= scale / root);
+        }
+        let mut probabilities = w.project("ffn_gate_inp", &r)?;
+        let expert_scale = w.vector("ffn_down_exps_scale")?;
+
+        let mut tokens = vec![Vec::new(); expert_scale.len()];
+        for token in 0..x.rows() {
+            let p = probabilities.row_mut(token);
+            softmax(p);
+            let mut best: Vec<usize> = (0..p.len()).collect();
+            best.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
+            best.truncate(used);
+            let sum: f32 = best.iter().map(|&expert| p[expert]).sum();
+            for expert in best {
+                tokens[expert].push((token, p[expert] / sum * expert_scale[expert]));
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// `Σ weight · down(gelu(gate n) · up n)` over the experts of each token. Gate and up are one tensor, gate first.
+    fn experts(&self, w: &LayerWeights<'_>, n: &Matrix, tokens: &[Vec<(usize, f32)>]) -> Result<Matrix> {
+        let (gate_up, down) = (w.get("ffn_gate_up_exps")?, w.get("ffn_down_exps")?);
+        let (ffn, hidden) = (down.desc().cols(), n.cols() as u64);
+        let mut out = Matrix::zeros(n.rows(), n.cols());
+        for (expert, tokens) in tokens.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
+            let expert = expert as u64;
+            let n = n.select(tokens.iter().map(|&(token, _)| token));
+            let start = expert * 2 * ffn;
+            let mut gate = gate_up.project(&n, start..start + ffn)?;
+            gated(&mut gate, &gate_up.project(&n, start + ffn..start + 2 * ffn)?);
+            let result = down.project(&gate, expert * hidden..(expert + 1) * hidden)?;
+            for (row, &(token, weight)) in tokens.iter().enumerate() {
+                out.row_mut(token).iter_mut().zip(result.row(row)).for_each(|(out, x)| *out += weight * x);
+            }
+        }
+        Ok(out)
+    }
+}

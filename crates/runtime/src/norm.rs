@@ -1,0 +1,35 @@
+//! RMS norm: `x · (mean(x²) + ε)^-½ · w`. Gemma 4 multiplies by `w` itself, not by `1 + w` as Gemma 1 to 3 did.
+
+use rayon::prelude::*;
+
+use crate::Matrix;
+use crate::math::{sum, vectorised};
+
+/// Normalises each run of `width` values in place: whole rows, or the heads in a row. Without a weight it is 1.
+pub(crate) fn rms_in_place(x: &mut Matrix, width: usize, weight: Option<&[f32]>, eps: f32) {
+    x.data_mut().par_chunks_mut(width * PIECE.div_ceil(width)).for_each(|piece| rms_runs(piece, width, weight, eps));
+}
+
+/// The normalised rows of `x`.
+pub(crate) fn rms(x: &Matrix, weight: Option<&[f32]>, eps: f32) -> Matrix {
+    let mut x = x.clone();
+    let width = x.cols();
+    rms_in_place(&mut x, width, weight, eps);
+    x
+}
+
+/// Values that make a piece of work worth a thread.
+const PIECE: usize = 16 * 1024;
+
+vectorised! {
+    fn rms_runs(x: &mut [f32], width: usize, weight: Option<&[f32]>, eps: f32) {
+        for run in x.chunks_exact_mut(width) {
+            let mean = sum(run, |x| x * x) / width as f32;
+            let factor = 1.0 / (mean + eps).sqrt();
+            match weight {
+                Some(weight) => run.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * factor * w),
+                None => run.iter_mut().for_each(|x| *x *= factor),
+            }
+        }
+    }
+}

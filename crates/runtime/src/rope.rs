@@ -1,0 +1,56 @@
+//! Rotary positions: pairs of dimensions turn by an angle that grows with the position.
+//!
+//! Pairs are (j, j + d/2), as in GPT-NeoX. Sliding layers turn all pairs; full layers turn the first quarter, whose
+//! frequencies still count over the whole head ("proportional"). The others stand still, because `rope_freqs`
+//! divides their frequencies by 1e30.
+
+use rayon::prelude::*;
+
+use crate::Matrix;
+
+/// The frequency of each pair of a head, in radians a position.
+pub(crate) fn frequencies(base: f32, head_dim: usize, divisors: Option<&[f32]>) -> Vec<f32> {
+    let frequency = |j: usize| {
+        let exponent = 2.0 * j as f64 / head_dim as f64;
+        // as torch does it: the power in f32, and its inverse
+        let frequency = 1.0 / f64::from(base).powf(exponent) as f32;
+        divisors.map_or(frequency, |divisors| frequency / divisors[j])
+    };
+    (0..head_dim / 2).map(frequency).collect()
+}
+
+/// Turns all heads of each row by the row's position.
+pub(crate) fn rotate(x: &mut Matrix, positions: &[usize], frequencies: &[f32]) {
+    let half = frequencies.len();
+    let cols = x.cols();
+    x.data_mut().par_chunks_mut(cols).zip(positions).with_min_len(8).for_each_init(
+        || vec![(0.0, 0.0); half],
+        |turn, (row, &position)| {
+            for (turn, frequency) in turn.iter_mut().zip(frequencies) {
+                *turn = (position as f32 * frequency).sin_cos();
+            }
+            for head in row.chunks_exact_mut(2 * half) {
+                let (left, right) = head.split_at_mut(half);
+                for ((a, b), (sin, cos)) in left.iter_mut().zip(right).zip(turn.iter()) {
+                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                }
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_turns_by_position_times_frequency() {
+        let frequencies = frequencies(1e4, 4, Some(&[1.0, 1e30]));
+        assert_eq!(frequencies, [1.0, 0.01 / 1e30]);
+        let mut x = Matrix::zeros(2, 4);
+        x.data_mut().copy_from_slice(&[1.0, 2.0, 0.0, 3.0, 1.0, 2.0, 0.0, 3.0]);
+        rotate(&mut x, &[0, 2], &frequencies);
+        assert_eq!(x.row(0), [1.0, 2.0, 0.0, 3.0]);
+        assert_eq!(x.row(1), [2f32.cos(), 2.0, 2f32.sin(), 3.0]);
+    }
+}

@@ -1,0 +1,150 @@
+//! A model's tensors by role and layer, and their rows as f32.
+
+use std::collections::HashMap;
+
+use gemma::Inventory;
+use quant::Simd;
+use rayon::prelude::*;
+use tensor::{Error, Result, TensorDesc, TensorSource};
+
+use crate::Matrix;
+
+/// The weights of a model: a source of tensors, and which of them does what.
+#[derive(Clone)]
+pub struct Weights<'a> {
+    source: &'a dyn TensorSource,
+    /// By role and layer, see [`gemma::Slot`].
+    tensors: HashMap<(&'static str, Option<usize>), usize>,
+}
+
+/// The weights of one layer, or those of no layer.
+#[derive(Clone, Copy)]
+pub struct LayerWeights<'a> {
+    weights: &'a Weights<'a>,
+    layer: Option<usize>,
+}
+
+/// One tensor.
+#[derive(Clone, Copy)]
+pub struct Weight<'a> {
+    source: &'a dyn TensorSource,
+    index: usize,
+}
+
+impl<'a> Weights<'a> {
+    /// The tensors of `source` that `inventory` names.
+    ///
+    /// # Errors
+    /// `Unsupported` for an element type that cannot be read as numbers.
+    pub fn new(source: &'a dyn TensorSource, inventory: &Inventory) -> Result<Weights<'a>> {
+        let mut tensors = HashMap::new();
+        for found in &inventory.text {
+            let desc = &source.tensors()[found.index];
+            if !quant::can_encode(desc.dtype) {
+                return Err(Error::unsupported(format!("tensor {}", desc.name), "its elements cannot be read as weights")
+                    .expected("a float or a quantised type of GGUF", desc.dtype));
+            }
+            tensors.insert((found.slot.role, found.slot.layer), found.index);
+        }
+        Ok(Weights { source, tensors })
+    }
+
+    /// The tensors of a layer.
+    pub fn layer(&self, layer: usize) -> LayerWeights<'_> {
+        LayerWeights { weights: self, layer: Some(layer) }
+    }
+
+    /// The tensors that belong to no layer.
+    pub fn global(&self) -> LayerWeights<'_> {
+        LayerWeights { weights: self, layer: None }
+    }
+}
+
+impl<'a> LayerWeights<'a> {
+    /// The tensor of a role, if this model has one there.
+    pub fn find(&self, role: &'static str) -> Option<Weight<'a>> {
+        let index = *self.weights.tensors.get(&(role, self.layer))?;
+        Some(Weight { source: self.weights.source, index })
+    }
+
+    /// The tensor of a role.
+    ///
+    /// # Errors
+    /// `Malformed` when the model has none there.
+    pub fn get(&self, role: &'static str) -> Result<Weight<'a>> {
+        self.find(role).ok_or_else(|| {
+            let of_layer = self.layer.map_or(String::new(), |layer| format!(" of layer {layer}"));
+            Error::malformed(format!("tensor {role}{of_layer}"), "missing")
+        })
+    }
+
+    /// All values of a small tensor: a norm, a scale.
+    pub(crate) fn vector(&self, role: &'static str) -> Result<Vec<f32>> {
+        self.get(role)?.vector()
+    }
+
+    /// `x · Wᵀ`.
+    pub(crate) fn project(&self, role: &'static str, x: &Matrix) -> Result<Matrix> {
+        let weight = self.get(role)?;
+        weight.project(x, 0..weight.desc().rows())
+    }
+}
+
+impl<'a> Weight<'a> {
+    /// Its name, type and shape.
+    pub fn desc(&self) -> &'a TensorDesc {
+        &self.source.tensors()[self.index]
+    }
+
+    /// Reads the rows from `first` on that fill `out`, through `bytes`.
+    ///
+    /// # Errors
+    /// What the source says.
+    pub(crate) fn read(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+        let desc = self.desc();
+        let rows = out.len() / desc.cols() as usize;
+        // only ever grown: zeroing it for each block would show
+        let len = rows * desc.row_bytes() as usize;
+        if bytes.len() < len {
+            bytes.resize(len, 0);
+        }
+        let bytes = &mut bytes[..len];
+        self.source.read_rows(self.index, first, bytes)?;
+        quant::decode(Simd::detect(), desc.dtype, bytes, out);
+        Ok(())
+    }
+
+    /// All values. Meant for small tensors.
+    ///
+    /// # Errors
+    /// What the source says.
+    pub fn vector(&self) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; self.desc().elements() as usize];
+        self.read(0, &mut Vec::new(), &mut out)?;
+        Ok(out)
+    }
+
+    /// For each id, the values `first .. first + len` of that row.
+    ///
+    /// # Errors
+    /// What the source says.
+    pub(crate) fn gather(&self, ids: &[u32], first: usize, len: usize) -> Result<Matrix> {
+        let desc = self.desc();
+        let block = desc.dtype.block_len();
+        // the blocks around the values
+        let (from, to) = (first / block, (first + len).div_ceil(block));
+        let span = from * desc.dtype.block_bytes()..to * desc.dtype.block_bytes();
+        let mut out = Matrix::zeros(ids.len(), len);
+        let rows = out.data_mut().par_chunks_mut(len).zip(ids).with_min_len(16);
+        rows.try_for_each_init(
+            || (vec![0; desc.row_bytes() as usize], vec![0.0; (to - from) * block]),
+            |(bytes, values), (row, &id)| {
+                self.source.read_rows(self.index, id.into(), bytes)?;
+                quant::decode(Simd::detect(), desc.dtype, &bytes[span.clone()], values);
+                row.copy_from_slice(&values[first - from * block..][..len]);
+                Ok(())
+            },
+        )?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,200 @@
+//! The tokenizer of Gemma 4: byte-fallback BPE over whole texts, without words.
+//!
+//! A text is cut at the tokens that are written out in it (`<|turn>` …), each gap has its spaces replaced by `▁` and
+//! is merged as one piece; a character that is no token becomes its bytes, `<0x00>` to `<0xFF>`.
+//!
+//! Which tokens are found written out is where transformers and llama.cpp part, and `parse_special` chooses:
+//! - true, as transformers reads a prompt: all added tokens of `tokenizer.json`. The markers of [`markers`] count as
+//!   such in a GGUF too, even one that types them `NORMAL` because the checkpoint's `tokenizer_config.json` did not
+//!   name them; llama.cpp would spell those out.
+//! - false, as llama.cpp reads plain text: only tokens that a chat parser must see ([`markers::VISIBLE`], unless they
+//!   end a generation), so no text can pose as control. (transformers' `split_special_tokens` spells out those too.)
+//!
+//! One more difference shows with no Gemma: if a vocabulary had tokens that mix newlines with other characters,
+//! transformers would merge across newlines and llama.cpp would not. Each source is read as its own program does.
+//!
+//! Sources: huggingface/tokenizers 0.23 `added_vocabulary.rs` and `models/bpe`; llama.cpp `src/llama-vocab.cpp`
+//! (`tokenizer_st_partition`, `llm_tokenizer_bpe_session`, the list of end-of-generation texts).
+
+mod bpe;
+mod decoder;
+mod finder;
+mod from_checkpoint;
+mod from_metadata;
+mod markers;
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+
+use tensor::{Error, Result};
+
+use bpe::Bpe;
+pub use decoder::Decoder;
+use finder::Finder;
+
+/// Turns text into token ids and back. Ids are the rows of the embedding table.
+#[derive(Debug)]
+pub struct Tokenizer {
+    /// By id; empty where an id is unused.
+    tokens: Vec<Box<str>>,
+    bpe: Bpe,
+    /// Without and with `parse_special`.
+    finders: [Finder; 2],
+    newlines: Newlines,
+    bos: u32,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    add_eos: bool,
+    end_of_generation: BTreeSet<u32>,
+}
+
+/// What happens to newlines between written-out tokens.
+#[derive(Debug)]
+enum Newlines {
+    /// Merged like any character, as transformers does.
+    Merged,
+    /// Runs are merged on their own, and a run that is a token is taken whole, as llama.cpp does.
+    /// Holds that token by the length of the run.
+    Apart(HashMap<usize, u32>),
+}
+
+/// What both sources say, before it is checked.
+struct Parts<M> {
+    tokens: Vec<Box<str>>,
+    /// Left and right part, best first.
+    merges: M,
+    added: Vec<Added>,
+    newlines_apart: bool,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    add_eos: bool,
+}
+
+/// A token that can be written out in a text.
+struct Added {
+    id: u32,
+    text: Box<str>,
+    /// Looked for after spaces have become `▁`, and with its own spaces replaced.
+    normalized: bool,
+    /// Found in plain text too, not only with `parse_special`.
+    plain: bool,
+}
+
+impl Tokenizer {
+    fn new<'a>(parts: Parts<impl Iterator<Item = Result<(Cow<'a, str>, Cow<'a, str>)>>>) -> Result<Tokenizer> {
+        let Parts { tokens, merges, added, newlines_apart, bos, eos, pad, add_eos } = parts;
+        let mut ids = HashMap::with_capacity(tokens.len());
+        for (id, token) in (0u32..).zip(&tokens).filter(|(_, token)| !token.is_empty()) {
+            if let Some(first) = ids.insert(&**token, id) {
+                return Err(Error::malformed(format!("token {token:?}"), "has two ids")
+                    .expected("one id", format!("{first} and {id}")));
+            }
+        }
+        for (kind, id) in [("bos", bos), ("eos", eos), ("pad", pad)] {
+            if let Some(id) = id.filter(|&id| id as usize >= tokens.len()) {
+                return Err(Error::malformed(format!("{kind} token"), "is not in the vocabulary")
+                    .expected(format!("an id below {}", tokens.len()), id));
+            }
+        }
+        let bos = bos.ok_or_else(|| {
+            Error::malformed("bos token", "the tokenizer has none").help("Gemma reads no text without one")
+        })?;
+        let end_texts = markers::END_OF_GENERATION.iter().filter_map(|text| ids.get(text).copied());
+        let end_of_generation = end_texts.chain(eos).collect();
+
+        let newlines = if newlines_apart {
+            let runs = ids.iter().filter(|(token, _)| token.bytes().all(|b| b == b'\n'));
+            Newlines::Apart(runs.map(|(token, &id)| (token.len(), id)).collect())
+        } else {
+            Newlines::Merged
+        };
+        let bpe = Bpe::new(&ids, tokens.len(), merges)?;
+        let plain = Finder::new(added.iter().filter(|token| token.plain))?;
+        let all = Finder::new(added.iter())?;
+        let finders = [plain, all];
+        Ok(Tokenizer { bpe, finders, newlines, bos, eos, pad, add_eos, end_of_generation, tokens })
+    }
+
+    /// The ids of `text`. `add_special` puts BOS before it (also before a BOS that is written out), and EOS after it
+    /// where the model wants that; for `parse_special` see the module's documentation: true for prompts made by a
+    /// chat template, false for everything that users and corpora write.
+    ///
+    /// # Errors
+    /// `Limit` for a text of 4 GiB or more.
+    pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        if u32::try_from(text.len()).is_err() {
+            return Err(Error::limit("text", "too long to be tokenized in one piece")
+                .expected("less than 4 GiB", format!("{} bytes", text.len())));
+        }
+        let mut ids = Vec::with_capacity(text.len() / 4 + 2);
+        ids.extend(add_special.then_some(self.bos));
+        self.finders[usize::from(parse_special)].split(text, &mut ids, |gap, ids| self.merge(gap, ids));
+        ids.extend(self.eos.filter(|_| add_special && self.add_eos));
+        Ok(ids)
+    }
+
+    /// Merges a piece of normalized text without written-out tokens.
+    fn merge(&self, text: &str, ids: &mut Vec<u32>) {
+        let Newlines::Apart(runs) = &self.newlines else { return self.bpe.encode(text, ids) };
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            let end = rest.find(|c| (c == '\n') != (first == '\n')).unwrap_or(rest.len());
+            let (piece, tail) = rest.split_at(end);
+            match runs.get(&end).filter(|_| first == '\n') {
+                Some(&run) => ids.push(run),
+                None => self.bpe.encode(piece, ids),
+            }
+            rest = tail;
+        }
+    }
+
+    /// The text of ids: `▁` is a space, bytes are joined to characters and become `U+FFFD` where they make none,
+    /// control tokens are spelled out. Ids that the vocabulary lacks are skipped.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut decoder = self.decoder();
+        let mut text: String = ids.iter().map(|&id| decoder.push(id)).collect();
+        text.push_str(&decoder.finish());
+        text
+    }
+
+    /// As [`decode`](Self::decode), id by id.
+    pub fn decoder(&self) -> Decoder<'_> {
+        Decoder::new(self)
+    }
+
+    /// The token that begins every text.
+    pub fn bos(&self) -> u32 {
+        self.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token that fills up batches.
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// The tokens after which a generation is over: EOS, and by their text `<eos>`, `<turn|>` and `<|tool_response>`.
+    pub fn end_of_generation(&self) -> &BTreeSet<u32> {
+        &self.end_of_generation
+    }
+
+    /// A token as the vocabulary writes it (`▁the`, `<0x0A>`).
+    pub fn token(&self, id: u32) -> Option<&str> {
+        self.tokens.get(id as usize).map(|token| &**token).filter(|token| !token.is_empty())
+    }
+
+    /// The number of ids, used or not.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Never: a tokenizer has at least its byte tokens.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+}

@@ -1,0 +1,156 @@
+//! Byte-pair merging on ids.
+//!
+//! The merge that comes first in the list is done first, and of equal ones the leftmost; a heap of candidates keeps
+//! the time at n log n although a whole text is one piece. A candidate is a merge's rank and the place of its left
+//! part in one `u64`, whose order is just that; one that is outdated no longer finds its two parts there.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use tensor::{Error, Result};
+
+/// No token, no symbol.
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(super) struct Bpe {
+    /// Token of a character, by code point.
+    chars: Vec<u32>,
+    /// Token of a byte.
+    bytes: [u32; 256],
+    rules: Vec<Rule>,
+    /// Merges by left part: those of token `l` are `rights[starts[l]..starts[l + 1]]`.
+    starts: Vec<u32>,
+    /// Right part and rank, ascending.
+    rights: Vec<(u32, u32)>,
+}
+
+/// A merge, by rank.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    left: u32,
+    right: u32,
+    product: u32,
+}
+
+/// A piece of the text: a token with its neighbours. Merged into its left neighbour, its token is `NONE`.
+struct Symbol {
+    token: u32,
+    previous: u32,
+    next: u32,
+}
+
+impl Bpe {
+    /// `ids` are all tokens by text, all below `len`.
+    pub(super) fn new<'a>(
+        ids: &HashMap<&str, u32>,
+        len: usize,
+        merges: impl Iterator<Item = Result<(Cow<'a, str>, Cow<'a, str>)>>,
+    ) -> Result<Bpe> {
+        let mut bytes = [NONE; 256];
+        for (byte, token) in bytes.iter_mut().enumerate() {
+            let text = format!("<0x{byte:02X}>");
+            *token = *ids.get(&*text).ok_or_else(|| {
+                Error::malformed("vocabulary", "cannot spell every text").expected(format!("a token {text}"), "none")
+            })?;
+        }
+        let mut chars = Vec::new();
+        for (text, &id) in ids {
+            let mut letters = text.chars();
+            if let (Some(letter), None) = (letters.next(), letters.next()) {
+                let at = letter as usize;
+                chars.resize(chars.len().max(at + 1), NONE);
+                chars[at] = id;
+            }
+        }
+        let rules = merges.zip(0..).map(|(merge, rank)| rule(merge?, rank, ids)).collect::<Result<Vec<_>>>()?;
+
+        let mut by_pair: Vec<u32> = (0..rules.len() as u32).collect();
+        let pair = |rank: u32| (rules[rank as usize].left, rules[rank as usize].right);
+        by_pair.sort_unstable_by_key(|&rank| pair(rank));
+        if let Some(twice) = by_pair.windows(2).find(|two| pair(two[0]) == pair(two[1])) {
+            let [a, b] = [twice[0].min(twice[1]), twice[0].max(twice[1])];
+            return Err(Error::malformed(format!("merge {b}"), "is there twice")
+                .expected("each merge once", format!("the same as merge {a}")));
+        }
+        let mut starts = vec![0; len + 1];
+        for rule in &rules {
+            starts[rule.left as usize + 1] += 1;
+        }
+        for left in 0..len {
+            starts[left + 1] += starts[left];
+        }
+        let rights = by_pair.iter().map(|&rank| (pair(rank).1, rank)).collect();
+        Ok(Bpe { chars, bytes, rules, starts, rights })
+    }
+
+    fn rank(&self, left: u32, right: u32) -> Option<u32> {
+        let range = self.starts[left as usize] as usize..self.starts[left as usize + 1] as usize;
+        let rights = &self.rights[range];
+        rights.binary_search_by_key(&right, |&(right, _)| right).ok().map(|at| rights[at].1)
+    }
+
+    /// Appends the ids of `text`, which has less than 2³² characters.
+    pub(super) fn encode(&self, text: &str, ids: &mut Vec<u32>) {
+        let mut symbols = self.symbols(text);
+        let pairs = (0u32..).zip(symbols.windows(2));
+        let first = pairs.filter_map(|(at, two)| Some(candidate(self.rank(two[0].token, two[1].token)?, at)));
+        let mut queue: BinaryHeap<Reverse<u64>> = first.collect();
+        while let Some(Reverse(next)) = queue.pop() {
+            let (rank, at) = ((next >> 32) as usize, next as u32);
+            let rule = self.rules[rank];
+            let Symbol { token, previous, next: right } = symbols[at as usize];
+            if token != rule.left || right == NONE || symbols[right as usize].token != rule.right {
+                continue;
+            }
+            let after = symbols[right as usize].next;
+            symbols[right as usize].token = NONE;
+            symbols[at as usize].token = rule.product;
+            symbols[at as usize].next = after;
+            if after != NONE {
+                symbols[after as usize].previous = at;
+                let rank = self.rank(rule.product, symbols[after as usize].token);
+                queue.extend(rank.map(|rank| candidate(rank, at)));
+            }
+            if previous != NONE {
+                let rank = self.rank(symbols[previous as usize].token, rule.product);
+                queue.extend(rank.map(|rank| candidate(rank, previous)));
+            }
+        }
+        ids.extend(symbols.iter().map(|symbol| symbol.token).filter(|&token| token != NONE));
+    }
+
+    /// A symbol a character, or a byte where the character is no token.
+    fn symbols(&self, text: &str) -> Vec<Symbol> {
+        let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
+        let mut push = |token| {
+            let at = symbols.len() as u32;
+            symbols.push(Symbol { token, previous: at.wrapping_sub(1), next: at + 1 });
+        };
+        for letter in text.chars() {
+            match self.chars.get(letter as usize) {
+                Some(&token) if token != NONE => push(token),
+                _ => letter.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| push(self.bytes[usize::from(byte)])),
+            }
+        }
+        if let Some(last) = symbols.last_mut() {
+            last.next = NONE;
+        }
+        symbols
+    }
+}
+
+fn candidate(rank: u32, at: u32) -> Reverse<u64> {
+    Reverse(u64::from(rank) << 32 | u64::from(at))
+}
+
+fn rule((left, right): (Cow<str>, Cow<str>), rank: usize, ids: &HashMap<&str, u32>) -> Result<Rule> {
+    let id = |text: &str| {
+        ids.get(text).copied().ok_or_else(|| {
+            Error::malformed(format!("merge {rank}: {left:?} with {right:?}"), "needs a token that there is not")
+                .expected(format!("token {text:?}"), "none")
+        })
+    };
+    Ok(Rule { left: id(&left)?, right: id(&right)?, product: id(&format!("{left}{right}"))? })
+}

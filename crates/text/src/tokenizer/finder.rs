@@ -1,0 +1,63 @@
+//! Finding the tokens that are written out in a text.
+//!
+//! The longest of those that begin first wins. As in transformers there are two rounds: tokens as they are in the raw
+//! text, then, in what is left between them, normalized tokens in the normalized text.
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use tensor::{Error, Result};
+
+use super::Added;
+
+#[derive(Debug)]
+pub(super) struct Finder {
+    raw: Patterns,
+    normalized: Patterns,
+}
+
+impl Finder {
+    pub(super) fn new<'a>(tokens: impl Iterator<Item = &'a Added> + Clone) -> Result<Finder> {
+        let text = |token: &'a Added| (normalize(&token.text), token.id);
+        Ok(Finder {
+            raw: Patterns::new(tokens.clone().filter(|t| !t.normalized).map(|t| (t.text.to_string(), t.id)))?,
+            normalized: Patterns::new(tokens.filter(|t| t.normalized).map(text))?,
+        })
+    }
+
+    /// Appends the ids of `text`; `gap` appends those of the normalized text between the tokens found.
+    pub(super) fn split(&self, text: &str, ids: &mut Vec<u32>, mut gap: impl FnMut(&str, &mut Vec<u32>)) {
+        self.raw.split(text, ids, |text, ids| self.normalized.split(&normalize(text), ids, &mut gap));
+    }
+}
+
+/// What the tokenizer does to text: a space becomes `▁`.
+fn normalize(text: &str) -> String {
+    text.replace(' ', "▁")
+}
+
+#[derive(Debug)]
+struct Patterns {
+    automaton: AhoCorasick,
+    /// By pattern.
+    ids: Vec<u32>,
+}
+
+impl Patterns {
+    fn new(tokens: impl Iterator<Item = (String, u32)>) -> Result<Patterns> {
+        let (texts, ids): (Vec<_>, Vec<_>) = tokens.filter(|(text, _)| !text.is_empty()).unzip();
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(texts)
+            .map_err(|e| Error::limit("added tokens", e))?;
+        Ok(Patterns { automaton, ids })
+    }
+
+    fn split(&self, text: &str, ids: &mut Vec<u32>, mut gap: impl FnMut(&str, &mut Vec<u32>)) {
+        let mut done = 0;
+        for found in self.automaton.find_iter(text) {
+            gap(&text[done..found.start()], ids);
+            ids.push(self.ids[found.pattern().as_usize()]);
+            done = found.end();
+        }
+        gap(&text[done..], ids);
+    }
+}

@@ -1,0 +1,103 @@
+//! A tokenizer from `tokenizer.json`, as transformers loads it.
+
+use std::borrow::Cow;
+
+use checkpoint::Checkpoint;
+use serde_json::{Value, json};
+use tensor::{Error, Result};
+
+use super::{Added, Parts, Tokenizer, markers};
+
+impl Tokenizer {
+    /// The tokenizer of a checkpoint. Its special ids are those that a GGUF made of the checkpoint gets.
+    ///
+    /// # Errors
+    /// `Malformed` as [`checkpoint::Tokenizer::read`], and for a vocabulary that cannot spell every text or merges
+    /// of tokens that it lacks; `Unsupported` for anything but Gemma's make.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Tokenizer> {
+        let place = checkpoint.dir().join("tokenizer.json");
+        let file = checkpoint.tokenizer()?;
+        let settings = checkpoint.tokenizer_config()?.unwrap_or_default();
+        let within = |e: Error| e.within(place.display());
+        check(&file).map_err(within)?;
+
+        let known = file.vocab().map(|(text, id)| (text, id));
+        let added = file.added_tokens.iter().map(|token| (token.content.as_str(), token.id));
+        let mut tokens = Vec::new();
+        let limit = file.vocab_len() + file.added_tokens.len();
+        for (text, id) in known.chain(added) {
+            let at = id as usize;
+            if at >= limit {
+                return Err(within(
+                    Error::malformed(format!("token {text:?}"), "its id leaves others unused")
+                        .expected(format!("an id below {limit}"), id),
+                ));
+            }
+            tokens.resize(tokens.len().max(at + 1), Box::default());
+            tokens[at] = text.into();
+        }
+        let special = |kind| special(&file, &settings, checkpoint.config(), kind);
+        Tokenizer::new(Parts {
+            tokens,
+            merges: file.merges().map(|(left, right)| Ok((Cow::Borrowed(left), Cow::Borrowed(right)))),
+            added: file.added_tokens.iter().map(|token| self::added(token, file.vocab_len())).collect(),
+            newlines_apart: false,
+            bos: special("bos"),
+            eos: special("eos"),
+            pad: special("pad"),
+            add_eos: settings["add_eos_token"] == true,
+        })
+        .map_err(within)
+    }
+}
+
+/// llama.cpp finds in plain text what a GGUF types USER_DEFINED: visible markers, and what a fine-tune has put behind
+/// the vocabulary.
+fn added(token: &checkpoint::AddedToken, vocab: usize) -> Added {
+    let text = token.content.as_str();
+    let user_defined = markers::VISIBLE.contains(&text) || (token.id as usize >= vocab && !token.special);
+    Added {
+        id: token.id,
+        text: text.into(),
+        normalized: token.normalized,
+        plain: user_defined && markers::in_plain_text(text),
+    }
+}
+
+/// That what the file asks for is what is done here.
+fn check(file: &checkpoint::Tokenizer) -> Result<()> {
+    let space = json!({"String": " "});
+    let normalizer = json!({"type": "Replace", "pattern": space, "content": "▁"});
+    let refuse = |key, expected: &str, found: &Value| {
+        Err(Error::unsupported(key, "a tokenizer of another make than Gemma's").expected(expected, found))
+    };
+    if !file.byte_fallback {
+        return refuse("model.byte_fallback", "true", &false.into());
+    }
+    if file.normalizer != normalizer {
+        return refuse("normalizer", &normalizer.to_string(), &file.normalizer);
+    }
+    // After the normalizer there is no space left to split at, so this one does nothing.
+    let split = &file.pre_tokenizer;
+    if !split.is_null() && !(split["type"] == "Split" && split["pattern"] == space) {
+        return refuse("pre_tokenizer", "none, or a Split at spaces", split);
+    }
+    match file.added_tokens.iter().find(|token| token.single_word || token.lstrip || token.rstrip) {
+        Some(token) => Err(Error::unsupported(
+            format!("added_tokens: token {:?}", token.content),
+            "a token with conditions on what is around it",
+        )
+        .expected("single_word, lstrip and rstrip false", "one that is true")),
+        None => Ok(()),
+    }
+}
+
+/// The id of `bos`, `eos` or `pad`: by the text that tokenizer_config.json names, else from config.json.
+fn special(file: &checkpoint::Tokenizer, settings: &Value, config: &Value, kind: &str) -> Option<u32> {
+    let named = &settings[format!("{kind}_token")];
+    let text = named.as_str().or_else(|| named["content"].as_str());
+    let added = text.and_then(|text| file.added_tokens.iter().find(|token| token.content == text));
+    let key = format!("{kind}_token_id");
+    let configured = || [config, &config["text_config"]].into_iter().find_map(|c| c[&key].as_u64()?.try_into().ok());
+    added.map(|token| token.id).or_else(configured)
+}

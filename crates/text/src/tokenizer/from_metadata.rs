@@ -1,0 +1,69 @@
+//! A tokenizer rebuilt from the keys of a GGUF, as llama.cpp loads it.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use gguf::Metadata;
+use tensor::{Error, Result};
+
+use super::{Added, Parts, Tokenizer, markers};
+
+/// `llama_token_type` in llama.h.
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+
+impl Tokenizer {
+    /// The tokenizer that the `tokenizer.ggml.*` keys describe.
+    ///
+    /// # Errors
+    /// `Malformed` for keys that are missing, of another type or at odds, for a vocabulary that cannot spell every
+    /// text and for merges of tokens that it lacks; `Unsupported` for anything but Gemma 4's make.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Tokenizer> {
+        let model: &str = metadata.required("tokenizer.ggml.model")?;
+        if model != "gemma4" {
+            return Err(Error::unsupported("key tokenizer.ggml.model", "a tokenizer that is not handled")
+                .expected("gemma4", model));
+        }
+        let texts: &[String] = metadata.required("tokenizer.ggml.tokens")?;
+        let types: &[i32] = metadata.required("tokenizer.ggml.token_type")?;
+        let merges: &[String] = metadata.required("tokenizer.ggml.merges")?;
+        if types.len() != texts.len() {
+            return Err(Error::malformed("key tokenizer.ggml.token_type", "contradicts tokenizer.ggml.tokens")
+                .expected(format!("{} types", texts.len()), types.len()));
+        }
+        let known: HashSet<&str> = texts.iter().map(String::as_str).collect();
+        let special = |kind| metadata.typed::<u32>(&format!("tokenizer.ggml.{kind}_token_id"));
+        Tokenizer::new(Parts {
+            tokens: texts.iter().map(|text| text.as_str().into()).collect(),
+            merges: (0..).zip(merges).map(|(rank, merge)| parts(rank, merge, &known)),
+            added: (0..).zip(texts.iter().zip(types)).filter_map(added).collect(),
+            newlines_apart: true,
+            bos: special("bos")?,
+            eos: special("eos")?,
+            pad: special("padding")?,
+            add_eos: metadata.typed("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
+        })
+        .map_err(|e| e.within("keys tokenizer.ggml.*"))
+    }
+}
+
+fn added((id, (text, &kind)): (u32, (&String, &i32))) -> Option<Added> {
+    let text = text.as_str();
+    let typed = [UNKNOWN, CONTROL, USER_DEFINED].contains(&kind);
+    let named = markers::CONTROL.contains(&text) || markers::VISIBLE.contains(&text);
+    let plain = kind == USER_DEFINED && markers::in_plain_text(text);
+    (typed || named).then(|| Added { id, text: text.into(), normalized: false, plain })
+}
+
+/// `left right`, where a space inside a part is written `Ġ`, unless there is a token with a `Ġ` of its own.
+fn parts<'a>(rank: usize, merge: &'a str, known: &HashSet<&str>) -> Result<(Cow<'a, str>, Cow<'a, str>)> {
+    let (left, right) = merge.split_once(' ').ok_or_else(|| {
+        Error::malformed(format!("merge {rank}"), "has no two parts").expected("left right", format!("{merge:?}"))
+    })?;
+    let part = |text: &'a str| match text.contains('Ġ') && !known.contains(text) {
+        true => Cow::Owned(text.replace('Ġ', " ")),
+        false => Cow::Borrowed(text),
+    };
+    Ok((part(left), part(right)))
+}

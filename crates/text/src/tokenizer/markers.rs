@@ -1,0 +1,38 @@
+//! The named tokens of Gemma 4, known by their text.
+//!
+//! Sources: the vocabulary of google/gemma-4; llama.cpp `conversion/gemma.py` (the visible ones) and
+//! `src/llama-vocab.cpp` (those that end a generation).
+
+/// Tokens that chat parsers read in the output, so llama.cpp finds them in plain text as well.
+pub(super) const VISIBLE: [&str; 7] = [
+    "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|\"|>",
+];
+
+/// Tokens that steer the model, found only where a prompt is parsed.
+pub(super) const CONTROL: [&str; 17] = [
+    "<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|tool>", "<tool|>", "<|think|>", "<|turn>", "<turn|>",
+    "<|image>", "<image|>", "<|image|>", "<|audio>", "<audio|>", "<|audio|>", "<|video|>",
+];
+
+/// Tokens after which the model has said what it had to say. Being here makes a visible token a control token.
+pub(super) const END_OF_GENERATION: [&str; 3] = ["<eos>", "<turn|>", "<|tool_response>"];
+
+/// Whether plain text may contain this token, if it is visible.
+pub(super) fn in_plain_text(text: &str) -> bool {
+    !END_OF_GENERATION.contains(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The converter types the same tokens USER_DEFINED.
+    #[test]
+    fn visible_tokens_are_those_of_the_contract() {
+        let contract = include_str!("../../../../formats/gemma4.vocabulary.toml");
+        let list = contract.split("visible = [").nth(1).unwrap().split(']').next().unwrap();
+        let quoted = |text: &&str| list.contains(&format!("\"{text}\"")) || list.contains(&format!("'{text}'"));
+        assert!(VISIBLE.iter().all(|text| quoted(&text)));
+        assert_eq!(list.trim().trim_end_matches(',').split(", ").count(), VISIBLE.len());
+    }
+}
