@@ -57,6 +57,9 @@ pub(crate) struct Convert {
     /// Replace outputs that are there
     #[arg(long)]
     pub(crate) force: bool,
+    /// Do not wait for the disk: a power cut may lose the output, a killed run still leaves no half file
+    #[arg(long)]
+    pub(crate) no_sync: bool,
     /// Number of threads; 0 for one a processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,

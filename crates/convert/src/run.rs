@@ -9,6 +9,7 @@ use std::time::Duration;
 use checkpoint::Checkpoint;
 use plan::{Origin, OutputFile, Plan};
 use quant::Simd;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
@@ -29,6 +30,9 @@ pub struct Options {
     pub named: Option<String>,
     /// Replace files that are there.
     pub force: bool,
+    /// Wait until everything is on the disk before a file gets its name. Without, a power cut may lose what the
+    /// system had not written yet; a killed run still cannot leave half a file.
+    pub sync: bool,
     /// The vector instructions to use.
     pub simd: Simd,
     /// The recipe of each artifact of the plan, for the manifest.
@@ -81,12 +85,10 @@ pub fn run(
     // again, now that no other run can be making them
     vacant(plan, &outputs, options, &Manifest::read(&manifest_path)?)?;
 
-    let inputs = convert(checkpoint, plan, options.simd, &targets, progress)?;
+    let (inputs, digests) = convert(checkpoint, plan, options, &targets, progress)?;
     checkpoint.check_unchanged()?;
-    let digests = digests(&targets)?;
-
-    for target in &targets {
-        target.flush()?;
+    if options.sync {
+        targets.iter().try_for_each(Target::flush)?;
     }
     let mut files = targets.iter().zip(digests).map(|(target, sha256)| FileEntry {
         name: target.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -233,20 +235,21 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads the checkpoint once and writes every tensor of the plan that comes from it. Returns the inputs' hashes.
+/// Reads the checkpoint once and writes every tensor of the plan that comes from it. Returns the hashes of the inputs and
+/// of the targets.
 fn convert(
     checkpoint: &Checkpoint,
     plan: &Plan,
-    simd: Simd,
+    options: &Options,
     targets: &[Target],
     progress: &dyn Progress,
-) -> Result<Vec<FileEntry>> {
+) -> Result<(Vec<FileEntry>, Vec<String>)> {
     let work = Work::new(plan);
     let outputs = plan.artifacts.iter().flat_map(|artifact| &artifact.files);
     let pass = Pass {
         checkpoint,
         work: &work,
-        simd,
+        simd: options.simd,
         targets,
         ends: outputs
             .map(|o| o.tensors.iter().enumerate().map(|(i, t)| (t.offset, end(o, i))).collect())
@@ -259,16 +262,23 @@ fn convert(
     let input =
         Mutex::new(Input { blocks: work.blocks(), taken: 0, hashes: vec![Sha256::new(); plan.inputs.len()] });
     let ended = (Mutex::new(false), Condvar::new());
-    std::thread::scope(|threads| {
-        threads.spawn(|| pass.flush_until(&ended));
+    let digests = std::thread::scope(|threads| {
+        if options.sync {
+            threads.spawn(|| pass.flush_until(&ended));
+        }
         rayon::scope(|scope| {
             for _ in 0..rayon::current_num_threads() {
                 scope.spawn(|_| pass.worker(&input));
             }
         });
+        let digests = match locked(&pass.failure).take() {
+            Some((_, error)) => Err(error),
+            None => targets.par_iter().map(Target::digest).collect(),
+        };
         *locked(&ended.0) = true;
         ended.1.notify_all();
-    });
+        digests
+    })?;
     if let Some((_, error)) = locked(&pass.failure).take() {
         return Err(error);
     }
@@ -278,7 +288,7 @@ fn convert(
         bytes: input.bytes,
         sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
     };
-    Ok(plan.inputs.iter().zip(hashes).map(entry).collect())
+    Ok((plan.inputs.iter().zip(hashes).map(entry).collect(), digests))
 }
 
 impl Pass<'_> {
@@ -372,9 +382,4 @@ impl Pass<'_> {
             }
         }
     }
-}
-
-fn digests(targets: &[Target]) -> Result<Vec<String>> {
-    use rayon::prelude::*;
-    targets.par_iter().map(Target::digest).collect()
 }

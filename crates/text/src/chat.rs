@@ -122,7 +122,8 @@ mod tests {
         let filter = render("\n\n{{ 'a' | no_such_filter }}", json!({})).unwrap_err();
         assert_eq!(filter.place(), "chat template: line 3");
         assert!(filter.problem().contains("no_such_filter"), "{filter}");
-        let raised = render("\n{{ raise_exception('Unknown role: ' + role) }}", json!({"role": "bard"})).unwrap_err();
+        let raised =
+            render("\n{{ raise_exception('Unknown role: ' + role) }}", json!({"role": "bard"})).unwrap_err();
         assert_eq!(raised.to_string(), "chat template: line 2: Unknown role: bard");
         let undefined = render("{{ x.y.z }}", json!({})).unwrap_err();
         assert_eq!(undefined.place(), "chat template: line 1");

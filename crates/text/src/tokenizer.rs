@@ -82,7 +82,9 @@ struct Added {
 }
 
 impl Tokenizer {
-    fn new<'a>(parts: Parts<impl Iterator<Item = Result<(Cow<'a, str>, Cow<'a, str>)>>>) -> Result<Tokenizer> {
+    fn new<'a>(
+        parts: Parts<impl Iterator<Item = Result<(Cow<'a, str>, Cow<'a, str>)>>>,
+    ) -> Result<Tokenizer> {
         let Parts { tokens, merges, added, newlines_apart, bos, eos, pad, add_eos } = parts;
         let mut ids = HashMap::with_capacity(tokens.len());
         for (id, token) in (0u32..).zip(&tokens).filter(|(_, token)| !token.is_empty()) {

@@ -34,7 +34,9 @@ fn as_transformers_renders() {
     let conversations = json(&folder.join("conversations.json"));
     let tiny = ("tiny", fixtures().join("checkpoints/e2b/chat_template.jinja"));
     let real = ["gemma-4-large.2026-07", "gemma-4-small.2026-07", "gemma-4-31B.2026-04"];
-    for (name, path) in real.map(|name| (name, folder.join(format!("{name}.jinja")))).into_iter().chain([tiny]) {
+    for (name, path) in
+        real.map(|name| (name, folder.join(format!("{name}.jinja")))).into_iter().chain([tiny])
+    {
         let template = ChatTemplate::new(&fs::read_to_string(path).unwrap()).unwrap();
         let expected = json(&folder.join(format!("rendered/{name}.json")));
         assert_eq!(expected.len(), conversations.len());

@@ -34,6 +34,7 @@ pub(crate) fn run(args: &args::Convert) -> Result<Output> {
         folder: out.folder.clone(),
         named: out.named,
         force: args.force,
+        sync: !args.no_sync,
         simd,
         settings: requests.iter().map(|r| serde_json::to_value(&r.recipe).unwrap_or_default()).collect(),
         tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -1,22 +1,30 @@
 //! Byte-pair merging on ids.
 //!
 //! The merge that comes first in the list is done first, and of equal ones the leftmost; a heap of candidates keeps
-//! the time at n log n although a whole text is one piece. A candidate is a merge's rank and the place of its left
-//! part in one `u64`, whose order is just that; one that is outdated no longer finds its two parts there.
+//! the time at n log n although a text is not split into words. A candidate is a merge's rank and the place of its
+//! left part in one `u64`, whose order is just that; one that is outdated no longer finds its two parts there.
+//!
+//! To keep that heap small, a text is cut where no merge reaches across: before a character that begins tokens and is
+//! never inside one, unless it follows itself. In Gemma's vocabulary `▁` is one, so the ids are the same.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use tensor::{Error, Result};
 
 /// No token, no symbol.
 const NONE: u32 = u32::MAX;
 
+/// Pieces are cut at the first chance after so many bytes.
+const PIECE: usize = 4096;
+
 #[derive(Debug)]
 pub(super) struct Bpe {
     /// Token of a character, by code point.
     chars: Vec<u32>,
+    /// Characters that no merge joins to another one before them.
+    heads: HashSet<char>,
     /// Token of a byte.
     bytes: [u32; 256],
     rules: Vec<Rule>,
@@ -52,19 +60,29 @@ impl Bpe {
         for (byte, token) in bytes.iter_mut().enumerate() {
             let text = format!("<0x{byte:02X}>");
             *token = *ids.get(&*text).ok_or_else(|| {
-                Error::malformed("vocabulary", "cannot spell every text").expected(format!("a token {text}"), "none")
+                Error::malformed("vocabulary", "cannot spell every text")
+                    .expected(format!("a token {text}"), "none")
             })?;
         }
         let mut chars = Vec::new();
+        let mut heads = HashSet::new();
         for (text, &id) in ids {
             let mut letters = text.chars();
             if let (Some(letter), None) = (letters.next(), letters.next()) {
                 let at = letter as usize;
                 chars.resize(chars.len().max(at + 1), NONE);
                 chars[at] = id;
+                heads.insert(letter);
             }
         }
-        let rules = merges.zip(0..).map(|(merge, rank)| rule(merge?, rank, ids)).collect::<Result<Vec<_>>>()?;
+        let mut rules = Vec::new();
+        for merge in merges {
+            let (left, right) = merge?;
+            rules.push(rule(&left, &right, rules.len(), ids)?);
+            if let Some(first) = right.chars().next().filter(|&first| !left.ends_with(first)) {
+                heads.remove(&first);
+            }
+        }
 
         let mut by_pair: Vec<u32> = (0..rules.len() as u32).collect();
         let pair = |rank: u32| (rules[rank as usize].left, rules[rank as usize].right);
@@ -82,7 +100,7 @@ impl Bpe {
             starts[left + 1] += starts[left];
         }
         let rights = by_pair.iter().map(|&rank| (pair(rank).1, rank)).collect();
-        Ok(Bpe { chars, bytes, rules, starts, rights })
+        Ok(Bpe { chars, heads, bytes, rules, starts, rights })
     }
 
     fn rank(&self, left: u32, right: u32) -> Option<u32> {
@@ -93,6 +111,22 @@ impl Bpe {
 
     /// Appends the ids of `text`, which has less than 2³² characters.
     pub(super) fn encode(&self, text: &str, ids: &mut Vec<u32>) {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (piece, tail) = rest.split_at(self.cut(rest));
+            self.merge(piece, ids);
+            rest = tail;
+        }
+    }
+
+    /// Where the first piece of `text` ends.
+    fn cut(&self, text: &str) -> usize {
+        let pairs = text.char_indices().zip(text.char_indices().skip(1));
+        let mut cuts = pairs.filter(|((_, a), (at, b))| *at >= PIECE && a != b && self.heads.contains(b));
+        cuts.next().map_or(text.len(), |(_, (at, _))| at)
+    }
+
+    fn merge(&self, text: &str, ids: &mut Vec<u32>) {
         let mut symbols = self.symbols(text);
         let pairs = (0u32..).zip(symbols.windows(2));
         let first = pairs.filter_map(|(at, two)| Some(candidate(self.rank(two[0].token, two[1].token)?, at)));
@@ -131,7 +165,10 @@ impl Bpe {
         for letter in text.chars() {
             match self.chars.get(letter as usize) {
                 Some(&token) if token != NONE => push(token),
-                _ => letter.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| push(self.bytes[usize::from(byte)])),
+                _ => letter
+                    .encode_utf8(&mut [0; 4])
+                    .bytes()
+                    .for_each(|byte| push(self.bytes[usize::from(byte)])),
             }
         }
         if let Some(last) = symbols.last_mut() {
@@ -145,12 +182,15 @@ fn candidate(rank: u32, at: u32) -> Reverse<u64> {
     Reverse(u64::from(rank) << 32 | u64::from(at))
 }
 
-fn rule((left, right): (Cow<str>, Cow<str>), rank: usize, ids: &HashMap<&str, u32>) -> Result<Rule> {
+fn rule(left: &str, right: &str, rank: usize, ids: &HashMap<&str, u32>) -> Result<Rule> {
     let id = |text: &str| {
         ids.get(text).copied().ok_or_else(|| {
-            Error::malformed(format!("merge {rank}: {left:?} with {right:?}"), "needs a token that there is not")
-                .expected(format!("token {text:?}"), "none")
+            Error::malformed(
+                format!("merge {rank}: {left:?} with {right:?}"),
+                "needs a token that there is not",
+            )
+            .expected(format!("token {text:?}"), "none")
         })
     };
-    Ok(Rule { left: id(&left)?, right: id(&right)?, product: id(&format!("{left}{right}"))? })
+    Ok(Rule { left: id(left)?, right: id(right)?, product: id(&format!("{left}{right}"))? })
 }

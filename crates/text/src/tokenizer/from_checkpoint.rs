@@ -98,6 +98,7 @@ fn special(file: &checkpoint::Tokenizer, settings: &Value, config: &Value, kind:
     let text = named.as_str().or_else(|| named["content"].as_str());
     let added = text.and_then(|text| file.added_tokens.iter().find(|token| token.content == text));
     let key = format!("{kind}_token_id");
-    let configured = || [config, &config["text_config"]].into_iter().find_map(|c| c[&key].as_u64()?.try_into().ok());
+    let configured =
+        || [config, &config["text_config"]].into_iter().find_map(|c| c[&key].as_u64()?.try_into().ok());
     added.map(|token| token.id).or_else(configured)
 }

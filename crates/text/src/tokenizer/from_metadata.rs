@@ -29,8 +29,11 @@ impl Tokenizer {
         let types: &[i32] = metadata.required("tokenizer.ggml.token_type")?;
         let merges: &[String] = metadata.required("tokenizer.ggml.merges")?;
         if types.len() != texts.len() {
-            return Err(Error::malformed("key tokenizer.ggml.token_type", "contradicts tokenizer.ggml.tokens")
-                .expected(format!("{} types", texts.len()), types.len()));
+            return Err(Error::malformed(
+                "key tokenizer.ggml.token_type",
+                "contradicts tokenizer.ggml.tokens",
+            )
+            .expected(format!("{} types", texts.len()), types.len()));
         }
         let known: HashSet<&str> = texts.iter().map(String::as_str).collect();
         let special = |kind| metadata.typed::<u32>(&format!("tokenizer.ggml.{kind}_token_id"));
@@ -59,7 +62,8 @@ fn added((id, (text, &kind)): (u32, (&String, &i32))) -> Option<Added> {
 /// `left right`, where a space inside a part is written `Ġ`, unless there is a token with a `Ġ` of its own.
 fn parts<'a>(rank: usize, merge: &'a str, known: &HashSet<&str>) -> Result<(Cow<'a, str>, Cow<'a, str>)> {
     let (left, right) = merge.split_once(' ').ok_or_else(|| {
-        Error::malformed(format!("merge {rank}"), "has no two parts").expected("left right", format!("{merge:?}"))
+        Error::malformed(format!("merge {rank}"), "has no two parts")
+            .expected("left right", format!("{merge:?}"))
     })?;
     let part = |text: &'a str| match text.contains('Ġ') && !known.contains(text) {
         true => Cow::Owned(text.replace('Ġ', " ")),

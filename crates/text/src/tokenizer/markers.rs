@@ -5,13 +5,34 @@
 
 /// Tokens that chat parsers read in the output, so llama.cpp finds them in plain text as well.
 pub(super) const VISIBLE: [&str; 7] = [
-    "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|\"|>",
+    "<|channel>",
+    "<channel|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    "<|\"|>",
 ];
 
 /// Tokens that steer the model, found only where a prompt is parsed.
 pub(super) const CONTROL: [&str; 17] = [
-    "<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|tool>", "<tool|>", "<|think|>", "<|turn>", "<turn|>",
-    "<|image>", "<image|>", "<|image|>", "<|audio>", "<audio|>", "<|audio|>", "<|video|>",
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "<mask>",
+    "<|tool>",
+    "<tool|>",
+    "<|think|>",
+    "<|turn>",
+    "<turn|>",
+    "<|image>",
+    "<image|>",
+    "<|image|>",
+    "<|audio>",
+    "<audio|>",
+    "<|audio|>",
+    "<|video|>",
 ];
 
 /// Tokens after which the model has said what it had to say. Being here makes a visible token a control token.
@@ -31,7 +52,8 @@ mod tests {
     fn visible_tokens_are_those_of_the_contract() {
         let contract = include_str!("../../../../formats/gemma4.vocabulary.toml");
         let list = contract.split("visible = [").nth(1).unwrap().split(']').next().unwrap();
-        let quoted = |text: &&str| list.contains(&format!("\"{text}\"")) || list.contains(&format!("'{text}'"));
+        let quoted =
+            |text: &&str| list.contains(&format!("\"{text}\"")) || list.contains(&format!("'{text}'"));
         assert!(VISIBLE.iter().all(|text| quoted(&text)));
         assert_eq!(list.trim().trim_end_matches(',').split(", ").count(), VISIBLE.len());
     }

@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// Measure this binary instead of building ours
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// Do not wait for the disk at the end, as llama.cpp's tools do not
+    #[arg(long)]
+    no_sync: bool,
     /// Leave llama.cpp out
     #[arg(long)]
     no_peer: bool,
@@ -63,7 +66,7 @@ impl Args {
         let mut digests = Vec::new();
         let mut rows = Vec::new();
         for preset in &self.types {
-            let (row, digest) = run_ours(&ours, &model, preset, &outputs, self.runs)?;
+            let (row, digest) = run_ours(&ours, &model, preset, self.no_sync, &outputs, self.runs)?;
             rows.push(row);
             digests.push(format!("{preset}: sha256 {digest}"));
         }
@@ -103,7 +106,14 @@ fn synthetic(folder: &Path) -> Result<PathBuf> {
     Ok(model)
 }
 
-fn run_ours(ours: &Path, model: &Path, preset: &str, outputs: &Outputs, runs: u32) -> Result<(Row, String)> {
+fn run_ours(
+    ours: &Path,
+    model: &Path,
+    preset: &str,
+    no_sync: bool,
+    outputs: &Outputs,
+    runs: u32,
+) -> Result<(Row, String)> {
     let name = format!("ours-{preset}");
     let mut costs = Vec::new();
     let mut digests = Vec::new();
@@ -113,6 +123,9 @@ fn run_ours(ours: &Path, model: &Path, preset: &str, outputs: &Outputs, runs: u3
         warm(model)?;
         let mut command = Command::new(ours);
         command.arg("convert").arg(model).args(["--type", preset, "--quiet", "-o"]).arg(&out);
+        if no_sync {
+            command.arg("--no-sync");
+        }
         let cost = measure::run(&mut command)?;
         eprintln!("{name}, run {number}: {:.2} s", cost.wall.as_secs_f64());
         costs.push(cost);
