@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+pub mod keys;
 pub mod oracle;
 
 /// The folder for what is expensive to make and safe to delete: `$GEMMA_CONVERT_CACHE`, else `gemma-convert`

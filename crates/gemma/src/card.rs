@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 
 use crate::KeySources;
 use crate::formats::KeyRow;
+use crate::hub_name;
 use crate::keys::Parameters;
 
 /// The fields of a card that stand for a key, first match wins.
@@ -114,12 +115,12 @@ fn described(entry: &Json) -> Vec<(&'static str, String)> {
             let hub = hub.filter(|path| {
                 path.split('/').filter(|p| !p.is_empty()).count() == 2 && path.matches('/').count() == 1
             });
-            let mut fields = hub.map_or(Vec::new(), names);
+            let mut fields = hub.map_or(Vec::new(), hub_name::fields);
             fields.push(("repo_url", id.clone()));
             fields
         }
         Json::String(id) => {
-            let mut fields = names(id);
+            let mut fields = hub_name::fields(id);
             if id.contains('/') && !id.contains(' ') && !id.starts_with('.') {
                 fields.push(("repo_url", format!("https://huggingface.co/{id}")));
             }
@@ -127,109 +128,6 @@ fn described(entry: &Json) -> Vec<(&'static str, String)> {
         }
         _ => Vec::new(),
     }
-}
-
-/// `owner/model-name` as titles, and the version that the name ends with.
-fn names(id: &str) -> Vec<(&'static str, String)> {
-    let (owner, model) = id
-        .split_once('/')
-        .filter(|_| !id.contains(' '))
-        .map_or((None, id), |(owner, model)| (Some(owner), model));
-    let mut fields = vec![("name", title(model))];
-    fields.extend(version(model).map(|version| ("version", version)));
-    // `./model` has no owner
-    fields.extend(owner.filter(|owner| !owner.starts_with('.')).map(|owner| ("organization", title(owner))));
-    fields
-}
-
-/// The version in a model's name, as `get_model_id_components` of gguf-py finds it: `v2` in `model-7B-v2`, but not
-/// the `4` in `gemma-4-31B`, which belongs to the name. There a size that is far from the model's counts as a finetune;
-/// here every number of parameters is a size, which matters only next to a size in words.
-fn version(model: &str) -> Option<String> {
-    if model.contains(' ') {
-        return None;
-    }
-    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-    let is_version = |part: &str| {
-        let number = part.strip_prefix("iter").or_else(|| part.strip_prefix('v')).unwrap_or(part);
-        number.split('.').all(digits)
-    };
-    let is_type = |part: &str| {
-        let bits = part
-            .strip_prefix('i')
-            .unwrap_or(part)
-            .strip_prefix('q')
-            .and_then(|q| q.split_once('_').map_or(Some((q, "")), Some));
-        let quant = bits.is_some_and(|(bits, rest)| {
-            bits.len() == 1
-                && digits(bits)
-                && (rest.is_empty() && !part.ends_with('_')
-                    || rest.split('_').all(|r| r.chars().count() == 1))
-        });
-        let float = part
-            .strip_prefix('b')
-            .unwrap_or(part)
-            .strip_prefix('f')
-            .map(|f| f.strip_prefix('p').unwrap_or(f));
-        quant || matches!(float, Some("16" | "32"))
-    };
-    let is_count = |part: &str| {
-        let part = part.strip_suffix(|c: char| c.is_ascii_digit()).unwrap_or(part);
-        let Some(number) = part.strip_suffix(['k', 'm', 'b', 't']) else { return false };
-        let times = number.split_once('x').filter(|(n, _)| digits(n)).map(|(_, rest)| rest);
-        let number = number.strip_prefix('a').or(times).unwrap_or(number);
-        let (whole, fraction) = number.split_once(['.', '_']).unwrap_or((number, "0"));
-        digits(whole) && digits(fraction)
-    };
-    const SIZES: [&str; 6] = ["small", "mini", "medium", "large", "xl", "xxl"];
-    const TUNES: [&str; 4] = ["chat", "instruct", "vision", "lora"];
-
-    let parts: Vec<&str> = model.split('-').filter(|part| !part.is_empty()).collect();
-    let lower: Vec<String> = parts.iter().map(|part| part.to_lowercase()).collect();
-    let counted = lower.iter().skip(1).any(|part| is_count(part));
-    let typed = |i: usize, part: &str| {
-        let later = is_count(part) || TUNES.contains(&part) || SIZES.contains(&part) && !counted;
-        is_type(part) || i > 0 && later
-    };
-    let of_name = |(i, part): &(usize, &String)| {
-        is_version(part) || !typed(*i, part) && part.starts_with(char::is_alphabetic)
-    };
-    let start = lower.iter().enumerate().take_while(of_name).count();
-    // a version that ends the name is one after all
-    let trailing =
-        if start < parts.len() { 0 } else { lower.iter().rev().take_while(|part| is_version(part)).count() };
-    let versions = parts.iter().zip(&lower).skip(start - trailing).filter(|(_, part)| is_version(part));
-    let versions: Vec<&str> = versions.map(|(part, _)| *part).collect();
-    Some(versions.join("-")).filter(|v| !v.is_empty())
-}
-
-/// `gemma-4-E2B-it` → `Gemma 4 E2B It`: words in lower case get a capital, unless they are a version.
-fn title(id: &str) -> String {
-    let version = |word: &str| {
-        let digits = word.strip_prefix('v').unwrap_or(word);
-        let numbers = digits.split('.').all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-        word.starts_with(|c: char| c.is_ascii_digit()) || word.starts_with('v') && numbers
-    };
-    let lower = |word: &str| word.chars().any(char::is_lowercase) && !word.chars().any(char::is_uppercase);
-    let capital = |word: &str| {
-        // as Python's str.title: a letter after anything but a letter is upper case
-        let mut after_letter = false;
-        let mut out = String::new();
-        for c in word.chars() {
-            if after_letter {
-                out.push(c)
-            } else {
-                out.extend(c.to_uppercase())
-            }
-            after_letter = c.is_alphabetic();
-        }
-        out
-    };
-    let words = id.trim().replace('-', " ");
-    let words = words.split_whitespace();
-    let titled =
-        words.map(|word| if lower(word) && !version(word) { capital(word) } else { word.to_owned() });
-    titled.collect::<Vec<_>>().join(" ")
 }
 
 /// `4.6B`, `128x2.6B`: parameters, with experts times the size of the model with one expert.
@@ -261,13 +159,6 @@ fn rounded(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn titles_are_python_titles() {
-        assert_eq!(title("gemma-4-E2B-it"), "Gemma 4 E2B It");
-        assert_eq!(title("google"), "Google");
-        assert_eq!(title("my-model-v1.5-31B"), "My Model v1.5 31B");
-    }
 
     #[test]
     fn size_labels() {

@@ -8,8 +8,10 @@ mod card;
 mod config;
 mod formats;
 mod from_gguf;
+mod hub_name;
 mod keys;
 mod model;
+mod special;
 mod tensors;
 mod vocabulary;
 

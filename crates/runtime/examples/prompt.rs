@@ -32,7 +32,8 @@ fn main() -> Result<()> {
 
 fn time(model: &Model<'_>, tokens: usize, sequences: usize) -> Result<()> {
     let vocab = model.config().vocab as u32;
-    let ids: Vec<u32> = (0..(tokens * sequences) as u32).map(|n| n.wrapping_mul(2_654_435_761) % vocab).collect();
+    let ids: Vec<u32> =
+        (0..(tokens * sequences) as u32).map(|n| n.wrapping_mul(2_654_435_761) % vocab).collect();
     let ids: Vec<&[u32]> = ids.chunks(tokens).collect();
 
     let start = Instant::now();

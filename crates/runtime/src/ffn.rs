@@ -22,5 +22,8 @@ impl Model<'_> {
 /// `gate = gelu(gate) · up`.
 pub(crate) fn gated(gate: &mut Matrix, up: &Matrix) {
     const PIECE: usize = 32 * 1024;
-    gate.data_mut().par_chunks_mut(PIECE).zip(up.data().par_chunks(PIECE)).for_each(|(g, u)| gelu_times(g, u));
+    gate.data_mut()
+        .par_chunks_mut(PIECE)
+        .zip(up.data().par_chunks(PIECE))
+        .for_each(|(g, u)| gelu_times(g, u));
 }

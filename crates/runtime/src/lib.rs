@@ -36,6 +36,7 @@ mod weights;
 
 pub use batch::Batch;
 pub use cache::KvCache;
+pub use matmul::Kernel;
 pub use matrix::{Matrix, argmax};
 pub use model::{Model, Stage};
 pub use weights::{LayerWeights, Weight, Weights};

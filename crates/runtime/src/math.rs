@@ -131,7 +131,10 @@ mod tests {
         for step in -870_000..=870_000 {
             let x = step as f32 * 1e-4;
             let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!((ours - exact).abs() <= 3.0 * f64::from(f32::EPSILON) * exact, "exp({x}) = {ours}, not {exact}");
+            assert!(
+                (ours - exact).abs() <= 3.0 * f64::from(f32::EPSILON) * exact,
+                "exp({x}) = {ours}, not {exact}"
+            );
         }
         assert!(exp(f32::NAN).is_nan());
         assert!(exp(f32::INFINITY) > 1e37 && exp(f32::NEG_INFINITY) < 1e-37);

@@ -1,16 +1,49 @@
 //! `y = x · Wᵀ` with weights that are decoded a few rows at a time, where they are used.
 //!
-//! A piece of work is a block of rows of W: read, decoded to f32, multiplied with all of x. So a matrix is read
-//! once, whatever the number of tokens, and is never whole in memory.
+//! A piece of work is a block of rows of W: read, decoded, multiplied with all of x. So a matrix is read once, whatever
+//! the number of tokens, and is never whole in memory. There are three ways to multiply:
+//!
+//! | way | when | how exact |
+//! |---|---|---|
+//! | dot products | one token | f32 |
+//! | the `gemm` crate | several tokens | f32 |
+//! | `tiles.rs` | several tokens, on a CPU with AMX, see [`Kernel`] | BF16 weights: as f32; others: 16 bits of x and of W |
+
+mod parts;
+mod tiles;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
+use quant::Simd;
 use rayon::prelude::*;
-use tensor::Result;
+use tensor::{DType, Result};
 
+use self::parts::{Packed, split};
+use self::tiles::{SUMS, TILE_COLS, TILE_ROWS};
 use crate::math::dot;
 use crate::{Matrix, Weight};
+
+/// How matrices are multiplied where there are several tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// In f32: the reference.
+    Plain,
+    /// On AMX tiles, with values as sums of BF16 parts.
+    Tiles,
+}
+
+impl Kernel {
+    /// The fastest that this CPU and its operating system offer.
+    pub fn detect() -> Kernel {
+        if Kernel::Tiles.is_available() { Kernel::Tiles } else { Kernel::Plain }
+    }
+
+    /// Whether this CPU and its operating system offer it.
+    pub fn is_available(self) -> bool {
+        self == Kernel::Plain || tiles::is_available()
+    }
+}
 
 /// f32 values of a block of weights: what a core's second-level cache holds.
 const BLOCK: usize = 512 * 1024;
@@ -18,9 +51,36 @@ const BLOCK: usize = 512 * 1024;
 /// The same where each weight is used once, and the first-level cache decides.
 const BLOCK_ONE_TOKEN: usize = 16 * 1024;
 
+/// Rows of a block of weights for the tiles.
+const TILED_ROWS: usize = 128;
+
+/// Columns that the tiles go through at a time: those of two groups of tokens fit into a first-level cache.
+const TILED_COLS: usize = 192;
+
 thread_local! {
-    /// A block as stored, and decoded.
-    static SCRATCH: RefCell<(Vec<u8>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
+
+/// A block of weights. Kept from block to block, because fresh memory costs as much as the work on it.
+#[derive(Default)]
+struct Scratch {
+    /// As stored.
+    bytes: Vec<u8>,
+    /// Decoded.
+    values: Vec<f32>,
+    /// Decoded, in parts.
+    high: Vec<u16>,
+    low: Vec<u16>,
+    /// Results of tiles.
+    sums: Vec<[f32; SUMS]>,
+}
+
+/// The first `len` items, of which there are enough afterwards.
+fn room<T: Clone + Default>(items: &mut Vec<T>, len: usize) -> &mut [T] {
+    if items.len() < len {
+        items.resize(len, T::default());
+    }
+    &mut items[..len]
 }
 
 impl Weight<'_> {
@@ -33,43 +93,140 @@ impl Weight<'_> {
     /// # Panics
     /// When the rows are not there or `x` is not as wide as they are.
     pub(crate) fn project(&self, x: &Matrix, rows: Range<u64>) -> Result<Matrix> {
-        let (cols, count) = (x.cols(), (rows.end - rows.start) as usize);
-        assert_eq!(cols as u64, self.desc().cols(), "columns of {}", self.desc().name);
-        let mut y = Matrix::zeros(x.rows(), count);
+        assert_eq!(x.cols() as u64, self.desc().cols(), "columns of {}", self.desc().name);
+        let mut y = Matrix::zeros(x.rows(), (rows.end - rows.start) as usize);
         if x.rows() == 1 {
-            let block = (BLOCK_ONE_TOKEN / cols).max(1);
-            y.data_mut().par_chunks_mut(block).enumerate().try_for_each(|(n, y)| {
-                self.with_rows(rows.start + (n * block) as u64, y.len(), |w| {
-                    y.iter_mut().zip(w.chunks_exact(cols)).for_each(|(y, w)| *y = dot(x.row(0), w));
-                })
-            })?;
+            self.dot_products(x.row(0), rows.start, y.data_mut())?;
+        } else if self.kernel() == Kernel::Tiles && x.cols().is_multiple_of(TILE_COLS) {
+            self.tiled(x, rows.start, &mut y)?;
         } else {
-            let block = (BLOCK / cols).clamp(1, count);
-            let out = Columns { first: y.data_mut().as_mut_ptr(), stride: count };
-            (0..count).into_par_iter().step_by(block).try_for_each(|n| {
-                let len = block.min(count - n);
-                self.with_rows(rows.start + n as u64, len, |w| {
-                    let shape = Shape { m: x.rows(), n: len, k: cols };
-                    let (a, b) = (View { data: x.data(), row: cols, col: 1 }, View { data: w, row: 1, col: cols });
-                    // SAFETY: no other block writes these columns
-                    unsafe { product(shape, a, b, out.column(n), out.stride) }
-                })
-            })?;
+            self.blocks(x, rows.start, &mut y)?;
         }
         Ok(y)
     }
 
+    fn dot_products(&self, x: &[f32], first: u64, y: &mut [f32]) -> Result<()> {
+        let block = (BLOCK_ONE_TOKEN / x.len()).max(1);
+        y.par_chunks_mut(block).enumerate().try_for_each(|(n, y)| {
+            self.with_rows(first + (n * block) as u64, y.len(), |w| {
+                y.iter_mut().zip(w.chunks_exact(x.len())).for_each(|(y, w)| *y = dot(x, w));
+            })
+        })
+    }
+
+    fn blocks(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
+        let (cols, count) = (x.cols(), y.cols());
+        let block = (BLOCK / cols).clamp(1, count);
+        let out = Columns { first: y.data_mut().as_mut_ptr(), stride: count };
+        (0..count).into_par_iter().step_by(block).try_for_each(|n| {
+            let len = block.min(count - n);
+            self.with_rows(first + n as u64, len, |w| {
+                let shape = Shape { m: x.rows(), n: len, k: cols };
+                let a = View { data: x.data(), row: cols, col: 1 };
+                let b = View { data: w, row: 1, col: cols };
+                // SAFETY: no other block writes these columns
+                unsafe { product(shape, a, b, out.column(n), out.stride) }
+            })
+        })
+    }
+
     /// Calls `work` with `count` decoded rows.
     fn with_rows(&self, first: u64, count: usize, work: impl FnOnce(&[f32])) -> Result<()> {
-        let values = count * self.desc().cols() as usize;
-        SCRATCH.with_borrow_mut(|(bytes, out)| {
-            if out.len() < values {
-                out.resize(values, 0.0);
-            }
-            self.read(first, bytes, &mut out[..values])?;
-            work(&out[..values]);
+        SCRATCH.with_borrow_mut(|Scratch { bytes, values, .. }| {
+            let values = room(values, count * self.desc().cols() as usize);
+            self.read(first, bytes, values)?;
+            work(values);
             Ok(())
         })
+    }
+
+    fn tiled(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
+        let count = y.cols();
+        let x_tiles = Packed::new(x, if self.desc().dtype == DType::BF16 { 3 } else { 2 });
+        let out = Columns { first: y.data_mut().as_mut_ptr(), stride: count };
+        (0..count).into_par_iter().step_by(TILED_ROWS).try_for_each(|n| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let rows = TILED_ROWS.min(count - n);
+                self.read_parts(first + n as u64, rows, scratch)?;
+                tile_products(&x_tiles, rows, x.cols(), scratch);
+                // SAFETY: no other block writes these columns, and `y` has them
+                unsafe { store(&scratch.sums, rows, x.rows(), out.column(n), out.stride) };
+                Ok(())
+            })
+        })
+    }
+
+    /// Rows of weights as BF16 parts; rows up to a whole pair of tiles are whatever was there.
+    fn read_parts(&self, first: u64, rows: usize, scratch: &mut Scratch) -> Result<()> {
+        let (desc, cols) = (self.desc(), self.desc().cols() as usize);
+        let padded = rows.next_multiple_of(2 * TILE_ROWS) * cols;
+        let high = room(&mut scratch.high, padded);
+        if desc.dtype == DType::BF16 {
+            // where there are tiles, numbers are little-endian, as in the file
+            return self.read_bytes(first, bytemuck::cast_slice_mut(&mut high[..rows * cols]));
+        }
+        let bytes = room(&mut scratch.bytes, rows * desc.row_bytes() as usize);
+        self.read_bytes(first, bytes)?;
+        let low = room(&mut scratch.low, padded);
+        let values = room(&mut scratch.values, cols);
+        let parts = high.chunks_exact_mut(cols).zip(low.chunks_exact_mut(cols));
+        for (bytes, (high, low)) in bytes.chunks_exact(desc.row_bytes() as usize).zip(parts) {
+            quant::decode(Simd::detect(), desc.dtype, bytes, values);
+            split(values, high, low);
+        }
+        Ok(())
+    }
+}
+
+/// All sums of a block of weights, in tiles: pairs of tiles of rows, in each the pairs of groups of tokens.
+fn tile_products(x: &Packed, rows: usize, cols: usize, scratch: &mut Scratch) {
+    let pair = 2 * TILE_ROWS;
+    let (row_pairs, token_pairs) = (rows.div_ceil(pair), x.tokens / pair);
+    let sums = room_of_zeros(&mut scratch.sums, row_pairs * token_pairs);
+    for col in (0..cols).step_by(TILED_COLS) {
+        let steps = (cols - col).min(TILED_COLS) / TILE_COLS;
+        for token_pair in 0..token_pairs {
+            let group = |n: usize| &x.data[n * x.group..][..x.group][col / 2 * TILE_ROWS * x.parts..];
+            for row_pair in 0..row_pairs {
+                let at = row_pair * pair * cols + col;
+                let block = tiles::Block {
+                    high: &scratch.high[at..],
+                    low: (x.parts == 2).then(|| &scratch.low[at..]),
+                    stride: cols,
+                    left: group(2 * token_pair),
+                    right: group(2 * token_pair + 1),
+                    steps,
+                };
+                tiles::multiply(block, &mut sums[row_pair * token_pairs + token_pair]);
+            }
+        }
+    }
+}
+
+fn room_of_zeros(sums: &mut Vec<[f32; SUMS]>, len: usize) -> &mut [[f32; SUMS]] {
+    sums.clear();
+    sums.resize(len, [0.0; SUMS]);
+    sums
+}
+
+/// Writes what [`tile_products`] left to `rows` columns of `out`.
+///
+/// # Safety
+/// `out` must be valid for writes of `tokens` rows of `rows` values, `stride` apart, that nothing else accesses.
+unsafe fn store(sums: &[[f32; SUMS]], rows: usize, tokens: usize, out: *mut f32, stride: usize) {
+    const TILE: usize = TILE_ROWS * TILE_ROWS;
+    let token_pairs = tokens.div_ceil(2 * TILE_ROWS);
+    for row in (0..rows).step_by(TILE_ROWS) {
+        for token in (0..tokens).step_by(TILE_ROWS) {
+            let block = &sums[row / (2 * TILE_ROWS) * token_pairs + token / (2 * TILE_ROWS)];
+            let tile = &block[(row / TILE_ROWS % 2 * 2 + token / TILE_ROWS % 2) * TILE..][..TILE];
+            let (rows, tokens) = ((rows - row).min(TILE_ROWS), (tokens - token).min(TILE_ROWS));
+            for t in 0..tokens {
+                // SAFETY: within what the caller promised
+                let out = unsafe { std::slice::from_raw_parts_mut(out.add((token + t) * stride + row), rows) };
+                out.iter_mut().enumerate().for_each(|(r, out)| *out = tile[r * TILE_ROWS + t]);
+            }
+        }
     }
 }
 

@@ -143,7 +143,8 @@ impl<'a> Model<'a> {
         // before the cap, which would hide an infinity
         if let Some(bad) = quant::first_beyond(logits.data(), f32::MAX) {
             let place = format!("logits of row {}", bad / logits.cols());
-            return Err(Error::malformed(place, "not finite, while all layers are").expected("numbers", logits.data()[bad]));
+            return Err(Error::malformed(place, "not finite, while all layers are")
+                .expected("numbers", logits.data()[bad]));
         }
         if let Some(cap) = self.config.softcap {
             logits.data_mut().par_chunks_mut(16 * 1024).for_each(|logits| math::softcap(logits, cap));
@@ -188,9 +189,12 @@ impl<'a> Model<'a> {
             return Err(Error::malformed("tokens", "there are none").expected("at least one", 0));
         }
         if let Some(at) = tokens.iter().position(|&token| u64::from(token) >= self.config.vocab) {
-            return Err(Error::malformed(format!("token at position {}", start + at), "beyond the vocabulary")
-                .expected(format!("below {}", self.config.vocab), tokens[at])
-                .help("Do the tokenizer and the model belong together?"));
+            return Err(Error::malformed(
+                format!("token at position {}", start + at),
+                "beyond the vocabulary",
+            )
+            .expected(format!("below {}", self.config.vocab), tokens[at])
+            .help("Do the tokenizer and the model belong together?"));
         }
         let end = (start + tokens.len()) as u64;
         if end > self.config.context {
@@ -203,8 +207,10 @@ impl<'a> Model<'a> {
     fn check_finite(&self, batch: &Batch, place: &str) -> Result<()> {
         let Some(bad) = quant::first_beyond(batch.hidden.data(), f32::MAX) else { return Ok(()) };
         let row = bad / batch.hidden.cols();
-        let problem =
-            format!("the hidden state at position {} (token {}) is not finite", batch.positions[row], batch.tokens[row]);
+        let problem = format!(
+            "the hidden state at position {} (token {}) is not finite",
+            batch.positions[row], batch.tokens[row]
+        );
         Err(Error::malformed(place, problem).expected("numbers", batch.hidden.data()[bad]))
     }
 }
@@ -212,13 +218,19 @@ impl<'a> Model<'a> {
 /// What a config may say and this crate cannot do, or what would divide by zero.
 fn check(config: &Config) -> Result<()> {
     if !config.causal {
-        return Err(Error::unsupported("model", "its tokens see those after them; there is no next token to predict"));
+        return Err(Error::unsupported(
+            "model",
+            "its tokens see those after them; there is no next token to predict",
+        ));
     }
     for layer in 0..config.layers() {
         let (heads, kv_heads) = (config.heads, config.kv_heads_of(layer));
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-            return Err(Error::malformed(format!("layer {layer}"), "query heads cannot share its key heads evenly")
-                .expected(format!("a divisor of {heads}"), kv_heads));
+            return Err(Error::malformed(
+                format!("layer {layer}"),
+                "query heads cannot share its key heads evenly",
+            )
+            .expected(format!("a divisor of {heads}"), kv_heads));
         }
         if !config.head_dim_of(layer).is_multiple_of(2) {
             return Err(Error::malformed(format!("layer {layer}"), "a head cannot be turned in pairs")
@@ -228,11 +240,14 @@ fn check(config: &Config) -> Result<()> {
     if let Some(experts) = config.experts {
         let used = config.experts_used.unwrap_or(0);
         if used == 0 || used > experts {
-            return Err(Error::malformed("model", "experts used for a token").expected(format!("1 to {experts}"), used));
+            return Err(Error::malformed("model", "experts used for a token")
+                .expected(format!("1 to {experts}"), used));
         }
     }
     if config.window == 0 {
-        return Err(Error::malformed("model", "sliding layers see nothing").expected("a window of at least 1", 0));
+        return Err(
+            Error::malformed("model", "sliding layers see nothing").expected("a window of at least 1", 0)
+        );
     }
     if config.ple > 0 && config.vocab_ple < config.vocab {
         return Err(Error::malformed("model", "tokens without per-layer embeddings")

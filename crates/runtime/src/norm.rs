@@ -7,7 +7,9 @@ use crate::math::{sum, vectorised};
 
 /// Normalises each run of `width` values in place: whole rows, or the heads in a row. Without a weight it is 1.
 pub(crate) fn rms_in_place(x: &mut Matrix, width: usize, weight: Option<&[f32]>, eps: f32) {
-    x.data_mut().par_chunks_mut(width * PIECE.div_ceil(width)).for_each(|piece| rms_runs(piece, width, weight, eps));
+    x.data_mut()
+        .par_chunks_mut(width * PIECE.div_ceil(width))
+        .for_each(|piece| rms_runs(piece, width, weight, eps));
 }
 
 /// The normalised rows of `x`.

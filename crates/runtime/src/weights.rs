@@ -7,7 +7,7 @@ use quant::Simd;
 use rayon::prelude::*;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-use crate::Matrix;
+use crate::{Kernel, Matrix};
 
 /// The weights of a model: a source of tensors, and which of them does what.
 #[derive(Clone)]
@@ -15,6 +15,7 @@ pub struct Weights<'a> {
     source: &'a dyn TensorSource,
     /// By role and layer, see [`gemma::Slot`].
     tensors: HashMap<(&'static str, Option<usize>), usize>,
+    kernel: Kernel,
 }
 
 /// The weights of one layer, or those of no layer.
@@ -29,6 +30,7 @@ pub struct LayerWeights<'a> {
 pub struct Weight<'a> {
     source: &'a dyn TensorSource,
     index: usize,
+    kernel: Kernel,
 }
 
 impl<'a> Weights<'a> {
@@ -41,12 +43,29 @@ impl<'a> Weights<'a> {
         for found in &inventory.text {
             let desc = &source.tensors()[found.index];
             if !quant::can_encode(desc.dtype) {
-                return Err(Error::unsupported(format!("tensor {}", desc.name), "its elements cannot be read as weights")
-                    .expected("a float or a quantised type of GGUF", desc.dtype));
+                return Err(Error::unsupported(
+                    format!("tensor {}", desc.name),
+                    "its elements cannot be read as weights",
+                )
+                .expected("a float or a quantised type of GGUF", desc.dtype));
             }
             tensors.insert((found.slot.role, found.slot.layer), found.index);
         }
-        Ok(Weights { source, tensors })
+        Ok(Weights { source, tensors, kernel: Kernel::detect() })
+    }
+
+    /// The same weights, multiplied in a way of the caller's choice.
+    ///
+    /// # Errors
+    /// `Unsupported` when this machine has no such kernel.
+    pub fn with_kernel(self, kernel: Kernel) -> Result<Weights<'a>> {
+        if !kernel.is_available() {
+            return Err(Error::unsupported(
+                format!("kernel {kernel:?}"),
+                "this CPU or its operating system lacks it",
+            ));
+        }
+        Ok(Weights { kernel, ..self })
     }
 
     /// The tensors of a layer.
@@ -64,7 +83,7 @@ impl<'a> LayerWeights<'a> {
     /// The tensor of a role, if this model has one there.
     pub fn find(&self, role: &'static str) -> Option<Weight<'a>> {
         let index = *self.weights.tensors.get(&(role, self.layer))?;
-        Some(Weight { source: self.weights.source, index })
+        Some(Weight { source: self.weights.source, index, kernel: self.weights.kernel })
     }
 
     /// The tensor of a role.
@@ -96,21 +115,32 @@ impl<'a> Weight<'a> {
         &self.source.tensors()[self.index]
     }
 
+    /// How it is multiplied.
+    pub(crate) fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Rows from `first` on, as stored.
+    ///
+    /// # Errors
+    /// What the source says.
+    pub(crate) fn read_bytes(&self, first: u64, out: &mut [u8]) -> Result<()> {
+        self.source.read_rows(self.index, first, out)
+    }
+
     /// Reads the rows from `first` on that fill `out`, through `bytes`.
     ///
     /// # Errors
     /// What the source says.
     pub(crate) fn read(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         let desc = self.desc();
-        let rows = out.len() / desc.cols() as usize;
+        let len = out.len() / desc.cols() as usize * desc.row_bytes() as usize;
         // only ever grown: zeroing it for each block would show
-        let len = rows * desc.row_bytes() as usize;
         if bytes.len() < len {
             bytes.resize(len, 0);
         }
-        let bytes = &mut bytes[..len];
-        self.source.read_rows(self.index, first, bytes)?;
-        quant::decode(Simd::detect(), desc.dtype, bytes, out);
+        self.read_bytes(first, &mut bytes[..len])?;
+        quant::decode(Simd::detect(), desc.dtype, &bytes[..len], out);
         Ok(())
     }
 

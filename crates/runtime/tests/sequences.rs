@@ -46,7 +46,11 @@ fn token_by_token_is_the_same_as_all_at_once() {
         let tokens = folder.tokens(2 * window + 9);
         let whole = logits(&model, &tokens);
         for piece in [1, 7, window + 1] {
-            assert_same(whole.data(), &in_pieces(&model, &tokens, piece), &format!("{path}, {piece} at a time"));
+            assert_same(
+                whole.data(),
+                &in_pieces(&model, &tokens, piece),
+                &format!("{path}, {piece} at a time"),
+            );
         }
     }
 }

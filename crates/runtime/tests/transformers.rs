@@ -10,13 +10,14 @@ const LOGITS: f32 = 2e-3;
 fn agrees(name: &str) {
     let folder = Folder::open(&format!("checkpoints/{name}"));
     let golden = Golden::read(&format!("golden/transformers/{name}.transformers.safetensors"));
-    let model = folder.model();
-    for prompt in ["short", "medium", "long"] {
-        check_prompt(&model, &golden, prompt, LOGITS);
-    }
     let expected = golden.ids("greedy.output_ids");
     let prompt = golden.ids("greedy.input_ids");
-    assert_eq!(greedy(&model, &prompt, expected.len() - prompt.len()), expected);
+    for model in folder.models() {
+        for prompt in ["short", "medium", "long"] {
+            check_prompt(&model, &golden, prompt, LOGITS);
+        }
+        assert_eq!(greedy(&model, &prompt, expected.len() - prompt.len()), expected);
+    }
 }
 
 #[test]

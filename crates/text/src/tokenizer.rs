@@ -3,15 +3,9 @@
 //! A text is cut at the tokens that are written out in it (`<|turn>` …), each gap has its spaces replaced by `▁` and
 //! is merged as one piece; a character that is no token becomes its bytes, `<0x00>` to `<0xFF>`.
 //!
-//! Which tokens are found written out is where transformers and llama.cpp part, and `parse_special` chooses:
-//! - true, as transformers reads a prompt: all added tokens of `tokenizer.json`. The markers of [`markers`] count as
-//!   such in a GGUF too, even one that types them `NORMAL` because the checkpoint's `tokenizer_config.json` did not
-//!   name them; llama.cpp would spell those out.
-//! - false, as llama.cpp reads plain text: only tokens that a chat parser must see ([`markers::VISIBLE`], unless they
-//!   end a generation), so no text can pose as control. (transformers' `split_special_tokens` spells out those too.)
-//!
-//! One more difference shows with no Gemma: if a vocabulary had tokens that mix newlines with other characters,
-//! transformers would merge across newlines and llama.cpp would not. Each source is read as its own program does.
+//! Where transformers and llama.cpp part, [`Tokenizer::encode`] says which one is followed. One difference shows with
+//! no Gemma: if a vocabulary had tokens that mix newlines with other characters, transformers would merge across
+//! newlines and llama.cpp would not. There each source is read as its own program reads it.
 //!
 //! Sources: huggingface/tokenizers 0.23 `added_vocabulary.rs` and `models/bpe`; llama.cpp `src/llama-vocab.cpp`
 //! (`tokenizer_st_partition`, `llm_tokenizer_bpe_session`, the list of end-of-generation texts).
@@ -118,9 +112,14 @@ impl Tokenizer {
         Ok(Tokenizer { bpe, finders, newlines, bos, eos, pad, add_eos, end_of_generation, tokens })
     }
 
-    /// The ids of `text`. `add_special` puts BOS before it (also before a BOS that is written out), and EOS after it
-    /// where the model wants that; for `parse_special` see the module's documentation: true for prompts made by a
-    /// chat template, false for everything that users and corpora write.
+    /// The ids of `text`. `add_special` puts BOS before it (even before a BOS that is written out), and EOS after it
+    /// where the model wants that. `parse_special` is for prompts that a chat template made, not for what users and
+    /// corpora write; it decides which tokens are found where their text is written out:
+    /// - true, as transformers does: all added tokens of `tokenizer.json`. In a GGUF the named tokens of Gemma 4 count
+    ///   as such whatever their type. llama.cpp, where the file types them `NORMAL` (as its converter does when
+    ///   `tokenizer_config.json` does not name them), spells them out.
+    /// - false, as llama.cpp does: only tokens that a chat parser must see, such as `<|channel>`, and none that end a
+    ///   generation. transformers' nearest mode, `split_special_tokens`, spells those out too.
     ///
     /// # Errors
     /// `Limit` for a text of 4 GiB or more.

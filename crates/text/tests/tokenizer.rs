@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
 use gguf::Metadata;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tensor::{Error, Fault};
 use text::Tokenizer;
 
@@ -209,25 +209,40 @@ fn keys_that_make_no_tokenizer() {
     assert!(Tokenizer::from_metadata(&keys).unwrap_err().to_string().contains("bos token"));
 }
 
+/// The tiny checkpoint with another tokenizer.json.
+fn changed(change: impl FnOnce(&mut Value)) -> tensor::Result<Tokenizer> {
+    let original = fixtures().join("checkpoints/e2b");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer_config.json", "model.safetensors"] {
+        fs::copy(original.join(name), dir.path().join(name)).unwrap();
+    }
+    let text = fs::read_to_string(original.join("tokenizer.json")).unwrap();
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    change(&mut json);
+    fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+    Tokenizer::from_checkpoint(&Checkpoint::open(dir.path()).unwrap())
+}
+
+#[test]
+fn what_a_fine_tune_adds() {
+    let tokenizer = changed(|json| {
+        let added = json["added_tokens"].as_array_mut().unwrap();
+        added.push(json!({"id": 2048, "content": "<two words>", "normalized": true}));
+        added.push(json!({"id": 2049, "content": "<hidden>", "special": true}));
+        let eos = json!({"SpecialToken": {"id": "<eos>", "type_id": 0}});
+        json["post_processor"]["single"].as_array_mut().unwrap().push(eos);
+    })
+    .unwrap();
+    let text = "<hidden><two words><two▁words>";
+    assert_eq!(tokenizer.encode(text, true, true).unwrap(), [2, 2049, 2048, 2048, 1]);
+    let plain = tokenizer.encode(text, false, false).unwrap();
+    assert!(plain.len() > 3 && plain.ends_with(&[2048, 2048]));
+}
+
 #[test]
 fn checkpoints_of_another_make() {
-    let original = fixtures().join("checkpoints/e2b");
-    let json: Value =
-        serde_json::from_str(&fs::read_to_string(original.join("tokenizer.json")).unwrap()).unwrap();
-    let refusal = |change: &dyn Fn(&mut Value)| {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["config.json", "tokenizer_config.json", "model.safetensors"] {
-            fs::copy(original.join(name), dir.path().join(name)).unwrap();
-        }
-        let mut json = json.clone();
-        change(&mut json);
-        fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
-        let checkpoint = Checkpoint::open(dir.path()).unwrap();
-        Tokenizer::from_checkpoint(&checkpoint).map(|_| ()).unwrap_err()
-    };
-    for (key, value) in
-        [("normalizer", Value::Null), ("pre_tokenizer", serde_json::json!({"type": "ByteLevel"}))]
-    {
+    let refusal = |change: &dyn Fn(&mut Value)| changed(change).map(|_| ()).unwrap_err();
+    for (key, value) in [("normalizer", Value::Null), ("pre_tokenizer", json!({"type": "ByteLevel"}))] {
         let error = refusal(&|json| json[key] = value.clone());
         assert_eq!(error.fault(), Fault::Unsupported);
         assert!(error.place().ends_with(&format!("tokenizer.json: {key}")), "{error}");

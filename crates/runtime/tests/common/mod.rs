@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
 use gemma::Config;
-use runtime::{KvCache, Matrix, Model, Stage, Weights};
+use runtime::{Kernel, KvCache, Matrix, Model, Stage, Weights};
 use safetensors::SafeTensors;
 use tensor::{Result, TensorSource};
 
@@ -31,15 +31,28 @@ impl Folder {
         self.model_over(&self.checkpoint).unwrap()
     }
 
+    /// One model for each way to multiply that this machine has.
+    pub(crate) fn models(&self) -> Vec<Model<'_>> {
+        let kernels = [Kernel::Plain, Kernel::Tiles].into_iter().filter(|kernel| kernel.is_available());
+        let with = |kernel| Model::new(&self.config, self.weights(&self.checkpoint)?.with_kernel(kernel)?);
+        kernels.map(|kernel| with(kernel).unwrap()).collect()
+    }
+
+    fn weights<'a>(&self, source: &'a dyn TensorSource) -> Result<Weights<'a>> {
+        let inventory = gemma::inventory(&self.config, source.tensors(), &|_| "the fixture".into()).unwrap();
+        Weights::new(source, &inventory)
+    }
+
     /// The model with another source of the same tensors.
     pub(crate) fn model_over<'a>(&'a self, source: &'a dyn TensorSource) -> Result<Model<'a>> {
-        let inventory = gemma::inventory(&self.config, source.tensors(), &|_| "the fixture".into()).unwrap();
-        Model::new(&self.config, Weights::new(source, &inventory)?)
+        Model::new(&self.config, self.weights(source)?)
     }
 
     /// As many tokens as asked for, of those that text has.
     pub(crate) fn tokens(&self, count: usize) -> Vec<u32> {
-        (0..count as u32).map(|n| if n == 0 { 2 } else { (n * n * 7919 + n * 31) % (self.config.vocab as u32 - 16) }).collect()
+        (0..count as u32)
+            .map(|n| if n == 0 { 2 } else { (n * n * 7919 + n * 31) % (self.config.vocab as u32 - 16) })
+            .collect()
     }
 }
 

@@ -21,11 +21,10 @@ impl Tokenizer {
         let within = |e: Error| e.within(place.display());
         check(&file).map_err(within)?;
 
-        let known = file.vocab().map(|(text, id)| (text, id));
         let added = file.added_tokens.iter().map(|token| (token.content.as_str(), token.id));
         let mut tokens = Vec::new();
         let limit = file.vocab_len() + file.added_tokens.len();
-        for (text, id) in known.chain(added) {
+        for (text, id) in file.vocab().chain(added) {
             let at = id as usize;
             if at >= limit {
                 return Err(within(
@@ -37,15 +36,18 @@ impl Tokenizer {
             tokens[at] = text.into();
         }
         let special = |kind| special(&file, &settings, checkpoint.config(), kind);
+        let eos = special("eos");
+        let ends = ending(&file.post_processor)
+            .is_some_and(|text| eos.and_then(|id| tokens.get(id as usize)).is_some_and(|eos| **eos == *text));
         Tokenizer::new(Parts {
             tokens,
             merges: file.merges().map(|(left, right)| Ok((Cow::Borrowed(left), Cow::Borrowed(right)))),
             added: file.added_tokens.iter().map(|token| self::added(token, file.vocab_len())).collect(),
             newlines_apart: false,
             bos: special("bos"),
-            eos: special("eos"),
+            eos,
             pad: special("pad"),
-            add_eos: settings["add_eos_token"] == true,
+            add_eos: ends || settings["add_eos_token"] == true,
         })
         .map_err(within)
     }
@@ -79,7 +81,8 @@ fn check(file: &checkpoint::Tokenizer) -> Result<()> {
     }
     // After the normalizer there is no space left to split at, so this one does nothing.
     let split = &file.pre_tokenizer;
-    if !split.is_null() && !(split["type"] == "Split" && split["pattern"] == space) {
+    let at_spaces = split["type"] == "Split" && split["pattern"] == space;
+    if !(split.is_null() || at_spaces) {
         return refuse("pre_tokenizer", "none, or a Split at spaces", split);
     }
     match file.added_tokens.iter().find(|token| token.single_word || token.lstrip || token.rstrip) {
@@ -90,6 +93,13 @@ fn check(file: &checkpoint::Tokenizer) -> Result<()> {
         .expected("single_word, lstrip and rstrip false", "one that is true")),
         None => Ok(()),
     }
+}
+
+/// The special token that the post-processor puts after a text.
+fn ending(processor: &Value) -> Option<&str> {
+    let list = processor["processors"].as_array().map_or(std::slice::from_ref(processor), Vec::as_slice);
+    let template = list.iter().find(|processor| processor["type"] == "TemplateProcessing")?;
+    template["single"].as_array()?.last()?["SpecialToken"]["id"].as_str()
 }
 
 /// The id of `bos`, `eos` or `pad`: by the text that tokenizer_config.json names, else from config.json.

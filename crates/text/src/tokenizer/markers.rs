@@ -54,7 +54,7 @@ mod tests {
         let list = contract.split("visible = [").nth(1).unwrap().split(']').next().unwrap();
         let quoted =
             |text: &&str| list.contains(&format!("\"{text}\"")) || list.contains(&format!("'{text}'"));
-        assert!(VISIBLE.iter().all(|text| quoted(&text)));
+        assert!(VISIBLE.iter().all(quoted));
         assert_eq!(list.trim().trim_end_matches(',').split(", ").count(), VISIBLE.len());
     }
 }
