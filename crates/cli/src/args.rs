@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Convert a checkpoint folder to GGUF
     Convert(Convert),
+    /// Continue a prompt with the reference runtime, always with the likeliest token
+    Generate(Generate),
 }
 
 #[derive(Debug, clap::Args)]
@@ -95,4 +97,25 @@ pub(crate) struct What {
     /// Set a key of the recipe: unused_kv=drop, metadata.name="My Gemma"
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Generate {
+    /// Checkpoint folder or GGUF file (any part of a split)
+    pub(crate) model: PathBuf,
+    /// The text to continue, or with --chat what the user says
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Put the prompt through the model's chat template
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// Tools that the model may call: a JSON list, for the chat template
+    #[arg(long, value_name = "FILE", requires = "chat")]
+    pub(crate) tools: Option<PathBuf>,
+    /// The most tokens to generate
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    pub(crate) max_tokens: usize,
+    /// No figures on stderr
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }

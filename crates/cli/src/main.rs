@@ -1,4 +1,4 @@
-//! `gemma-convert`: turns Gemma 4 checkpoints into GGUF files.
+//! `gemma-convert`: turns Gemma 4 checkpoints into GGUF files, and runs them.
 //!
 //! Only the command line lives here: arguments, progress, tables, exit codes. Results go to stdout, everything
 //! else to stderr; with `--json` stdout is one document.
@@ -21,6 +21,7 @@ fn main() -> std::process::ExitCode {
         Command::Inspect(inspect) => commands::inspect::run(inspect),
         Command::Plan(plan) => commands::plan::run(plan),
         Command::Convert(convert) => commands::convert::run(convert),
+        Command::Generate(generate) => commands::generate::run(generate, args.json),
     };
     outcome::report(result, args.json)
 }

@@ -10,6 +10,7 @@
 //! | `ple.rs` | per-layer embeddings (E2B, E4B) |
 //! | `norm.rs`, `math.rs` | RMS norm; exp, tanh, gelu |
 //! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role, decoded a few rows at a time where they are multiplied |
+//! | `matmul/` | the same on AMX tiles, with f32 values as sums of BF16 values |
 //!
 //! The source of the formulas is `models/gemma4/modeling_gemma4.py` of huggingface/transformers, whose results in
 //! f32 this crate reproduces, and `src/models/gemma4.cpp` of ggml-org/llama.cpp for what a GGUF means.

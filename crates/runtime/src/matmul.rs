@@ -51,11 +51,14 @@ const BLOCK: usize = 512 * 1024;
 /// The same where each weight is used once, and the first-level cache decides.
 const BLOCK_ONE_TOKEN: usize = 16 * 1024;
 
-/// Rows of a block of weights for the tiles.
-const TILED_ROWS: usize = 128;
+/// Columns that the tiles go through at a time. Fewer, and loading and storing the sums shows; more, and weights and
+/// tokens come from beyond the second-level cache.
+const TILED_COLS: usize = 512;
 
-/// Columns that the tiles go through at a time: those of two groups of tokens fit into a first-level cache.
-const TILED_COLS: usize = 192;
+/// Rows of a block of weights for the tiles, at most, and tokens at a time. The more rows, the less often the tokens
+/// come from beyond the second-level cache, which has to hold the sums of a block.
+const TILED_ROWS: usize = 512;
+const TILED_TOKENS: usize = 512;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
@@ -125,7 +128,7 @@ impl Weight<'_> {
                 let a = View { data: x.data(), row: cols, col: 1 };
                 let b = View { data: w, row: 1, col: cols };
                 // SAFETY: no other block writes these columns
-                unsafe { product(shape, a, b, out.column(n), out.stride) }
+                unsafe { product(shape, a, b, out.at(0, n), out.stride) }
             })
         })
     }
@@ -141,72 +144,83 @@ impl Weight<'_> {
     }
 
     fn tiled(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
-        let count = y.cols();
+        let (count, cols) = (y.cols(), x.cols());
         let x_tiles = Packed::new(x, if self.desc().dtype == DType::BF16 { 3 } else { 2 });
         let out = Columns { first: y.data_mut().as_mut_ptr(), stride: count };
-        (0..count).into_par_iter().step_by(TILED_ROWS).try_for_each(|n| {
+        let shares = 2 * rayon::current_num_threads();
+        let block = count.div_ceil(shares).next_multiple_of(2 * TILE_ROWS).min(TILED_ROWS);
+        (0..count).into_par_iter().step_by(block).try_for_each(|n| {
             SCRATCH.with_borrow_mut(|scratch| {
-                let rows = TILED_ROWS.min(count - n);
+                let rows = block.min(count - n);
                 self.read_parts(first + n as u64, rows, scratch)?;
-                tile_products(&x_tiles, rows, x.cols(), scratch);
-                // SAFETY: no other block writes these columns, and `y` has them
-                unsafe { store(&scratch.sums, rows, x.rows(), out.column(n), out.stride) };
+                for token in (0..x.rows()).step_by(TILED_TOKENS) {
+                    let tokens = TILED_TOKENS.min(x.rows() - token);
+                    tile_products(&x_tiles, token..token + tokens, rows, cols, scratch);
+                    // SAFETY: no other block writes these columns, and `y` has them
+                    unsafe { store(&scratch.sums, rows, tokens, out.at(token, n), out.stride) };
+                }
                 Ok(())
             })
         })
     }
 
-    /// Rows of weights as BF16 parts; rows up to a whole pair of tiles are whatever was there.
+    /// Rows of weights as BF16 parts, in tiles; rows up to a whole pair of tiles are whatever was there.
     fn read_parts(&self, first: u64, rows: usize, scratch: &mut Scratch) -> Result<()> {
         let (desc, cols) = (self.desc(), self.desc().cols() as usize);
         let padded = rows.next_multiple_of(2 * TILE_ROWS) * cols;
+        let bytes = room(&mut scratch.bytes, rows * desc.row_bytes() as usize);
+        self.read_bytes(first, bytes)?;
         let high = room(&mut scratch.high, padded);
         if desc.dtype == DType::BF16 {
             // where there are tiles, numbers are little-endian, as in the file
-            return self.read_bytes(first, bytemuck::cast_slice_mut(&mut high[..rows * cols]));
+            let high = bytemuck::cast_slice_mut(high);
+            for (row, bytes) in bytes.chunks_exact(2 * cols).enumerate() {
+                let tiles = &mut high[row / TILE_ROWS * TILE_ROWS * 2 * cols..];
+                for (line, bytes) in
+                    tiles[row % TILE_ROWS * 64..].chunks_mut(TILE_ROWS * 64).zip(bytes.chunks_exact(64))
+                {
+                    line[..64].copy_from_slice(bytes);
+                }
+            }
+            return Ok(());
         }
-        let bytes = room(&mut scratch.bytes, rows * desc.row_bytes() as usize);
-        self.read_bytes(first, bytes)?;
         let low = room(&mut scratch.low, padded);
         let values = room(&mut scratch.values, cols);
-        let parts = high.chunks_exact_mut(cols).zip(low.chunks_exact_mut(cols));
-        for (bytes, (high, low)) in bytes.chunks_exact(desc.row_bytes() as usize).zip(parts) {
+        for (row, bytes) in bytes.chunks_exact(desc.row_bytes() as usize).enumerate() {
             quant::decode(Simd::detect(), desc.dtype, bytes, values);
-            split(values, high, low);
+            let tiles = row / TILE_ROWS * TILE_ROWS * cols + row % TILE_ROWS * TILE_COLS;
+            split(values, &mut high[tiles..], &mut low[tiles..]);
         }
         Ok(())
     }
 }
 
 /// All sums of a block of weights, in tiles: pairs of tiles of rows, in each the pairs of groups of tokens.
-fn tile_products(x: &Packed, rows: usize, cols: usize, scratch: &mut Scratch) {
+fn tile_products(x: &Packed, tokens: Range<usize>, rows: usize, cols: usize, scratch: &mut Scratch) {
     let pair = 2 * TILE_ROWS;
-    let (row_pairs, token_pairs) = (rows.div_ceil(pair), x.tokens / pair);
-    let sums = room_of_zeros(&mut scratch.sums, row_pairs * token_pairs);
+    let (row_pairs, token_pairs) = (rows.div_ceil(pair), tokens.len().div_ceil(pair));
+    let first_group = tokens.start / TILE_ROWS;
+    scratch.sums.clear();
+    scratch.sums.resize(row_pairs * token_pairs, [0.0; SUMS]);
     for col in (0..cols).step_by(TILED_COLS) {
         let steps = (cols - col).min(TILED_COLS) / TILE_COLS;
         for token_pair in 0..token_pairs {
-            let group = |n: usize| &x.data[n * x.group..][..x.group][col / 2 * TILE_ROWS * x.parts..];
+            let group =
+                |n: usize| &x.data[(first_group + n) * x.group..][..x.group][col / 2 * TILE_ROWS * x.parts..];
             for row_pair in 0..row_pairs {
-                let at = row_pair * pair * cols + col;
+                let at = row_pair * pair * cols + TILE_ROWS * col;
                 let block = tiles::Block {
                     high: &scratch.high[at..],
                     low: (x.parts == 2).then(|| &scratch.low[at..]),
-                    stride: cols,
+                    second: TILE_ROWS * cols,
                     left: group(2 * token_pair),
                     right: group(2 * token_pair + 1),
                     steps,
                 };
-                tiles::multiply(block, &mut sums[row_pair * token_pairs + token_pair]);
+                tiles::multiply(block, &mut scratch.sums[row_pair * token_pairs + token_pair]);
             }
         }
     }
-}
-
-fn room_of_zeros(sums: &mut Vec<[f32; SUMS]>, len: usize) -> &mut [[f32; SUMS]] {
-    sums.clear();
-    sums.resize(len, [0.0; SUMS]);
-    sums
 }
 
 /// Writes what [`tile_products`] left to `rows` columns of `out`.
@@ -223,7 +237,8 @@ unsafe fn store(sums: &[[f32; SUMS]], rows: usize, tokens: usize, out: *mut f32,
             let (rows, tokens) = ((rows - row).min(TILE_ROWS), (tokens - token).min(TILE_ROWS));
             for t in 0..tokens {
                 // SAFETY: within what the caller promised
-                let out = unsafe { std::slice::from_raw_parts_mut(out.add((token + t) * stride + row), rows) };
+                let out =
+                    unsafe { std::slice::from_raw_parts_mut(out.add((token + t) * stride + row), rows) };
                 out.iter_mut().enumerate().for_each(|(r, out)| *out = tile[r * TILE_ROWS + t]);
             }
         }
@@ -241,9 +256,8 @@ struct Columns {
 unsafe impl Sync for Columns {}
 
 impl Columns {
-    /// Where column `n` begins.
-    fn column(&self, n: usize) -> *mut f32 {
-        self.first.wrapping_add(n)
+    fn at(&self, row: usize, col: usize) -> *mut f32 {
+        self.first.wrapping_add(row * self.stride + col)
     }
 }
 
@@ -305,5 +319,74 @@ unsafe fn product(Shape { m, n, k }: Shape, a: View<'_>, b: View<'_>, out: *mut 
             false,
             gemm::Parallelism::None,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::{TensorDesc, TensorSource};
+
+    use super::*;
+
+    /// One tensor in memory.
+    struct Memory(TensorDesc, Vec<u8>);
+
+    impl TensorSource for Memory {
+        fn tensors(&self) -> &[TensorDesc] {
+            std::slice::from_ref(&self.0)
+        }
+
+        fn read_rows(&self, _: usize, first: u64, out: &mut [u8]) -> Result<()> {
+            out.copy_from_slice(&self.1[(first * self.0.row_bytes()) as usize..][..out.len()]);
+            Ok(())
+        }
+    }
+
+    /// Numbers around 0 that repeat after a long time.
+    fn fill(out: &mut [f32], seed: usize) {
+        for (n, x) in out.iter_mut().enumerate() {
+            *x = ((n * 7919 + seed) % 1009) as f32 / 504.0 - 1.0 + (n % 13) as f32 * 1e-4;
+        }
+    }
+
+    #[test]
+    fn every_kernel_gives_the_sums_of_products_whatever_the_sizes() {
+        // tokens, rows, columns: whole tiles, less, more than the tiles take at a time
+        for (tokens, rows, cols) in
+            [(1, 5, 64), (2, 1, 32), (33, 47, 96), (530, 70, 64), (40, 600, 1056), (7, 40, 48)]
+        {
+            let mut w = vec![0.0; rows * cols];
+            fill(&mut w, 1);
+            let mut x = Matrix::zeros(tokens, cols);
+            fill(x.data_mut(), 5);
+            for dtype in [DType::BF16, DType::F32, DType::Q8_0, DType::Q6_K] {
+                let Ok(desc) = TensorDesc::new("w", dtype, [rows as u64, cols as u64]) else { continue };
+                let mut bytes = vec![0; desc.byte_len() as usize];
+                quant::encode(Simd::detect(), dtype, cols, &w, None, &mut bytes);
+                let mut stored = vec![0.0; w.len()];
+                quant::decode(Simd::detect(), dtype, &bytes, &mut stored);
+                let source = Memory(desc, bytes);
+                for kernel in
+                    [Kernel::Plain, Kernel::Tiles].into_iter().filter(|kernel| kernel.is_available())
+                {
+                    let (first, last) = (rows / 3, rows);
+                    let y = Weight::alone(&source, kernel).project(&x, first as u64..last as u64).unwrap();
+                    // f32 sums, or factors of 16 bits
+                    let exact = kernel == Kernel::Plain || dtype == DType::BF16;
+                    let limit = if exact { 2f64.powi(-19) } else { 2f64.powi(-15) };
+                    for (token, row) in (0..tokens).flat_map(|t| (first..last).map(move |r| (t, r))) {
+                        let pairs = x.row(token).iter().zip(&stored[row * cols..][..cols]);
+                        let products = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w));
+                        let (sum, size) =
+                            products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
+                        let found = f64::from(y.row(token)[row - first]);
+                        assert!(
+                            (found - sum).abs() <= limit * size,
+                            "{kernel:?} {dtype} {tokens}×{rows}×{cols} at {token}, {row}: {found}, not {sum}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }

@@ -110,6 +110,12 @@ impl<'a> LayerWeights<'a> {
 }
 
 impl<'a> Weight<'a> {
+    /// Without a model around it.
+    #[cfg(test)]
+    pub(crate) fn alone(source: &'a dyn TensorSource, kernel: Kernel) -> Weight<'a> {
+        Weight { source, index: 0, kernel }
+    }
+
     /// Its name, type and shape.
     pub fn desc(&self) -> &'a TensorDesc {
         &self.source.tensors()[self.index]

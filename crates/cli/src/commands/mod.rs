@@ -1,6 +1,7 @@
 //! One file a command, and what they share: from arguments to a plan.
 
 pub(crate) mod convert;
+pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod plan;
 

@@ -11,9 +11,8 @@ use crate::math::vectorised;
 
 /// `x` transposed into tiles: for each group of 16 tokens and each 32 columns, `parts` tiles after another.
 pub(super) struct Packed {
+    /// Groups in pairs; tokens that are not there are zeros.
     pub(super) data: Vec<u32>,
-    /// Tokens, rounded up to whole pairs of groups; those that are not there are zeros.
-    pub(super) tokens: usize,
     /// Values (pairs of BF16) of a group.
     pub(super) group: usize,
     /// How many parts a value has: 2 (16 bits) or 3 (all 24).
@@ -28,7 +27,7 @@ impl Packed {
         let mut data = vec![0; tokens / TILE_ROWS * group];
         let rows = x.data().par_chunks(TILE_ROWS * x.cols());
         rows.zip(data.par_chunks_mut(group)).for_each(|(x_rows, group)| pack(x_rows, x.cols(), parts, group));
-        Packed { data, tokens, group, parts }
+        Packed { data, group, parts }
     }
 }
 
@@ -58,12 +57,15 @@ vectorised! {
 const TILE: usize = TILE_ROWS * TILE_COLS / 2;
 
 vectorised! {
-    /// A row of weights as two parts.
+    /// A row of weights as two parts, to a row of consecutive tiles each.
     pub(super) fn split(w: &[f32], high: &mut [u16], low: &mut [u16]) {
-        for ((w, high), low) in w.iter().zip(high).zip(low) {
-            let mut rest = *w;
-            *high = cut(&mut rest) as u16;
-            *low = round(rest) as u16;
+        let tiles = high.chunks_mut(TILE_ROWS * TILE_COLS).zip(low.chunks_mut(TILE_ROWS * TILE_COLS));
+        for (w, (high, low)) in w.as_chunks::<TILE_COLS>().0.iter().zip(tiles) {
+            for ((w, high), low) in w.iter().zip(&mut high[..TILE_COLS]).zip(&mut low[..TILE_COLS]) {
+                let mut rest = *w;
+                *high = cut(&mut rest) as u16;
+                *low = round(rest) as u16;
+            }
         }
     }
 }
@@ -98,8 +100,8 @@ mod tests {
             let mut rest = x;
             let parts = [cut(&mut rest), cut(&mut rest), round(rest)];
             assert_eq!(parts.map(value).iter().sum::<f32>(), x);
-            let (mut high, mut low) = ([0], [0]);
-            split(&[x], &mut high, &mut low);
+            let (mut high, mut low) = ([0; TILE_COLS], [0; TILE_COLS]);
+            split(&[x; TILE_COLS], &mut high, &mut low);
             let error = (value(high[0].into()) + value(low[0].into()) - x).abs();
             assert!(error <= x.abs() * 2f32.powi(-16), "{x}: {error}");
         }
@@ -110,7 +112,7 @@ mod tests {
         let mut x = Matrix::zeros(18, 64);
         x.data_mut().iter_mut().enumerate().for_each(|(n, x)| *x = n as f32 / 3.0);
         let packed = Packed::new(&x, 3);
-        assert_eq!((packed.tokens, packed.data.len()), (32, 32 * 64 / 2 * 3));
+        assert_eq!(packed.data.len(), 32 * 64 / 2 * 3);
         for (token, column) in [(0, 0), (5, 1), (15, 31), (16, 32), (17, 63)] {
             let tiles = &packed.data[token / 16 * packed.group..][column / 32 * 3 * TILE..];
             let pair = |part: usize| tiles[part * TILE + column % 32 / 2 * 16 + token % 16];

@@ -2,8 +2,7 @@
 //! some fifteen times what AVX-512 does in f32.
 //!
 //! A tile has 16 rows of 64 bytes. `TDPBF16PS c, a, b` adds to `c[m][n]` the products of row m of `a` (32 columns) with
-//! column n of `b`, whose row k holds the columns 2k and 2k + 1 of each n. Weights are `a`, as they lie in a file; the
-//! few tokens are `b` and get packed. Source: Intel's Software Developer's Manual, volume 2.
+//! column n of `b`, whose row k holds the columns 2k and 2k + 1 of each n. Weights are `a`, tokens are `b`. Source: Intel's Software Developer's Manual, volume 2.
 //!
 //! The intrinsics are not stable in Rust, hence the assembly. All tile state is made and released inside one block of
 //! it, so that nothing of it outlives a call.
@@ -18,12 +17,12 @@ pub(crate) const SUMS: usize = 4 * TILE_ROWS * TILE_ROWS;
 /// Two tiles of rows of weights against two groups of tokens, over `steps` tiles of columns.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
-    /// BF16 rows; the second tile begins `TILE_ROWS` rows after the first.
+    /// BF16 weights, tile after tile.
     pub(crate) high: &'a [u16],
     /// What `high` leaves of the weights, in the same layout; none if they are BF16.
     pub(crate) low: Option<&'a [u16]>,
-    /// Values of a row of weights.
-    pub(crate) stride: usize,
+    /// Where the second tile of rows begins.
+    pub(crate) second: usize,
     /// A group of tokens as packed: 3 parts with plain BF16 weights, else 2.
     pub(crate) left: &'a [u32],
     /// The next one.
@@ -86,9 +85,9 @@ mod amx {
     /// # Panics
     /// When slices are too short or the CPU has no tiles.
     pub(crate) fn multiply(block: Block<'_>, sums: &mut [f32; SUMS]) {
-        let Block { high, low, stride, left, right, steps } = block;
+        let Block { high, low, second, left, right, steps } = block;
         assert!(is_available());
-        let rows = (2 * TILE_ROWS - 1) * stride + steps * TILE_COLS;
+        let rows = second + steps * TILE_ROWS * TILE_COLS;
         let parts = if low.is_some() { 2 } else { 3 };
         let tokens = steps * parts * TILE_ROWS * TILE_COLS / 2;
         assert!(high.len() >= rows && low.is_none_or(|low| low.len() >= rows), "rows of weights");
@@ -96,7 +95,6 @@ mod amx {
         if steps == 0 {
             return;
         }
-        let second = TILE_ROWS * stride;
         // the four sums of the tiles that are loaded
         macro_rules! step {
             () => {
@@ -131,8 +129,8 @@ mod amx {
                 asm!(
                     begin!(),
                     "2:",
-                    "tileloadd tmm4, [{a} + {stride}]",
-                    "tileloadd tmm5, [{b} + {stride}]",
+                    "tileloadd tmm4, [{a} + {line}]",
+                    "tileloadd tmm5, [{b} + {line}]",
                     "tileloadd tmm6, [{left} + {line} + 2048]",
                     "tileloadd tmm7, [{right} + {line} + 2048]",
                     step!(),
@@ -142,8 +140,8 @@ mod amx {
                     "tileloadd tmm6, [{left} + {line}]",
                     "tileloadd tmm7, [{right} + {line}]",
                     step!(),
-                    "add {a}, 64",
-                    "add {b}, 64",
+                    "add {a}, 1024",
+                    "add {b}, 1024",
                     "add {left}, 3072",
                     "add {right}, 3072",
                     "dec {steps}",
@@ -152,7 +150,6 @@ mod amx {
                     config = in(reg) &raw const CONFIG,
                     sums = in(reg) sums.as_mut_ptr(),
                     line = in(reg) 64usize,
-                    stride = in(reg) 2 * stride,
                     a = inout(reg) high.as_ptr() => _,
                     b = inout(reg) high[second..].as_ptr() => _,
                     left = inout(reg) left.as_ptr() => _,
@@ -166,21 +163,21 @@ mod amx {
                 asm!(
                     begin!(),
                     "2:",
-                    "tileloadd tmm4, [{a} + {stride}]",
-                    "tileloadd tmm5, [{b} + {stride}]",
+                    "tileloadd tmm4, [{a} + {line}]",
+                    "tileloadd tmm5, [{b} + {line}]",
                     "tileloadd tmm6, [{left} + {line} + 1024]",
                     "tileloadd tmm7, [{right} + {line} + 1024]",
                     step!(),
                     "tileloadd tmm6, [{left} + {line}]",
                     "tileloadd tmm7, [{right} + {line}]",
                     step!(),
-                    "tileloadd tmm4, [{c} + {stride}]",
-                    "tileloadd tmm5, [{d} + {stride}]",
+                    "tileloadd tmm4, [{c} + {line}]",
+                    "tileloadd tmm5, [{d} + {line}]",
                     step!(),
-                    "add {a}, 64",
-                    "add {b}, 64",
-                    "add {c}, 64",
-                    "add {d}, 64",
+                    "add {a}, 1024",
+                    "add {b}, 1024",
+                    "add {c}, 1024",
+                    "add {d}, 1024",
                     "add {left}, 2048",
                     "add {right}, 2048",
                     "dec {steps}",
@@ -189,7 +186,6 @@ mod amx {
                     config = in(reg) &raw const CONFIG,
                     sums = in(reg) sums.as_mut_ptr(),
                     line = in(reg) 64usize,
-                    stride = in(reg) 2 * stride,
                     a = inout(reg) high.as_ptr() => _,
                     b = inout(reg) high[second..].as_ptr() => _,
                     c = inout(reg) low.as_ptr() => _,

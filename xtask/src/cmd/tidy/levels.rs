@@ -14,7 +14,7 @@ pub(super) const DOCUMENT: &str = "docs/ARCHITECTURE.md";
 const LEVELS: &[(u8, &[&str])] = &[
     (0, &["tensor"]),
     (1, &["quant", "gguf", "checkpoint", "hub"]),
-    (2, &["gemma"]),
+    (2, &["gemma", "text"]),
     (3, &["plan", "runtime"]),
     (4, &["calibrate", "convert", "verify"]),
     (5, &[CLI]),
