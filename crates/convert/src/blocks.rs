@@ -42,6 +42,8 @@ pub(crate) struct Use {
     pub(crate) target: usize,
     pub(crate) desc: TensorDesc,
     pub(crate) offset: u64,
+    /// Where the padding after it ends.
+    pub(crate) padded_end: u64,
     pub(crate) via: Option<DType>,
 }
 
@@ -58,8 +60,10 @@ impl Work {
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut number: HashMap<(usize, u64), usize> = HashMap::new();
         let mut by_file = vec![Vec::new(); plan.inputs.len()];
-        let targets = plan.artifacts.iter().flat_map(|a| &a.files);
-        for (target, tensor) in targets.enumerate().flat_map(|(i, f)| f.tensors.iter().map(move |t| (i, t))) {
+        let files = plan.artifacts.iter().flat_map(|a| &a.files).enumerate();
+        let tensors =
+            files.flat_map(|(i, f)| f.tensors.iter().enumerate().map(move |(n, t)| (i, f.padded_end(n), t)));
+        for (target, padded_end, tensor) in tensors {
             let Origin::Checkpoint(stored) = &tensor.from else { continue };
             if stored.bytes == 0 {
                 continue;
@@ -75,6 +79,7 @@ impl Work {
                 target,
                 desc: tensor.desc.clone(),
                 offset: tensor.offset,
+                padded_end,
                 via: stored.via,
             });
         }

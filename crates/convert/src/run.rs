@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use checkpoint::Checkpoint;
@@ -16,7 +16,7 @@ use tensor::{Error, Result};
 use crate::blocks::{Block, Use, Work};
 use crate::encode::{Flaw, Scratch, report};
 use crate::manifest::{ArtifactEntry, FileEntry, Manifest};
-use crate::target::Target;
+use crate::target::{Target, locked};
 
 /// After so many bytes of output the disk is asked to begin, so that it works while the processors do.
 const FLUSH_BYTES: u64 = 64 << 20;
@@ -198,15 +198,10 @@ fn write_fixed(target: &Target, output: &OutputFile) -> Result<()> {
     for (at, tensor) in output.tensors.iter().enumerate() {
         if let Origin::Generated(values) = &tensor.from {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            target.write(tensor.offset, &bytes, end(output, at))?;
+            target.write(tensor.offset, &bytes, output.padded_end(at))?;
         }
     }
     Ok(())
-}
-
-/// Where the padding after a tensor ends.
-fn end(output: &OutputFile, tensor: usize) -> u64 {
-    output.tensors.get(tensor + 1).map_or(output.bytes, |next| next.offset)
 }
 
 /// All that the workers share.
@@ -215,8 +210,6 @@ struct Pass<'a> {
     work: &'a Work,
     simd: Simd,
     targets: &'a [Target],
-    /// End of the padding of each tensor of each target, by its offset.
-    ends: Vec<std::collections::HashMap<u64, u64>>,
     progress: &'a dyn Progress,
     written: AtomicU64,
     stop: AtomicBool,
@@ -231,10 +224,6 @@ struct Input<I> {
     hashes: Vec<Sha256>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Reads the checkpoint once and writes every tensor of the plan that comes from it. Returns the hashes of the inputs and
 /// of the targets.
 fn convert(
@@ -245,15 +234,11 @@ fn convert(
     progress: &dyn Progress,
 ) -> Result<(Vec<FileEntry>, Vec<String>)> {
     let work = Work::new(plan);
-    let outputs = plan.artifacts.iter().flat_map(|artifact| &artifact.files);
     let pass = Pass {
         checkpoint,
         work: &work,
         simd: options.simd,
         targets,
-        ends: outputs
-            .map(|o| o.tensors.iter().enumerate().map(|(i, t)| (t.offset, end(o, i))).collect())
-            .collect(),
         progress,
         written: AtomicU64::new(0),
         stop: AtomicBool::new(false),
@@ -286,7 +271,7 @@ fn convert(
     let entry = |(input, hash): (&plan::InputFile, Sha256)| FileEntry {
         name: input.name.clone(),
         bytes: input.bytes,
-        sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+        sha256: plan::hex(&hash.finalize()),
     };
     Ok((plan.inputs.iter().zip(hashes).map(entry).collect(), digests))
 }
@@ -352,7 +337,7 @@ impl Pass<'_> {
         let offset = to.offset + first * to.desc.row_bytes();
         let mut end = offset + bytes.len() as u64;
         if end == to.offset + to.desc.byte_len() {
-            end = self.ends[to.target].get(&to.offset).copied().unwrap_or(end);
+            end = to.padded_end;
         }
         target.write(offset, bytes, end)?;
         self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);

@@ -38,7 +38,7 @@ struct Hash {
     buffer: Vec<u8>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // a panic elsewhere leaves plain numbers behind, which are still right
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -117,7 +117,7 @@ impl Target {
                 .expected(format!("{} bytes", self.len), hash.bytes)
                 .help("This is a fault of gemma-convert: please report it with the command."));
         }
-        Ok(hash.state.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(plan::hex(&hash.state.clone().finalize()))
     }
 
     /// Gives the file its name. Call when it is on disk.

@@ -284,8 +284,3 @@ where
 {
     json.as_array()?.iter().map(item).collect::<Option<Vec<T>>>().map(Into::into)
 }
-
-/// True when `key` may stand in a Gemma 4 text GGUF.
-pub fn is_key(key: &str) -> bool {
-    row_of(key).is_some()
-}

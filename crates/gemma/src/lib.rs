@@ -19,9 +19,9 @@ pub use card::FIELDS as METADATA_FIELDS;
 pub use config::{Attention, Config, Kind};
 pub use formats::Store;
 pub use from_gguf::{ROPE_FREQS, gguf_inventory};
-pub use keys::{KeySources, Parameters, is_key, metadata};
+pub use keys::{KeySources, Parameters, metadata};
 pub use model::Model;
-pub use tensors::{Dropped, Found, Inventory, Slot, inventory, is_role, slots};
+pub use tensors::{Dropped, Found, Inventory, Slot, inventory, is_role};
 pub use vocabulary::Vocabulary;
 
 /// The names of the published sizes.

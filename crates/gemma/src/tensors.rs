@@ -61,7 +61,7 @@ pub struct Inventory {
 ///
 /// # Errors
 /// `Malformed` when a size overflows.
-pub fn slots(config: &Config) -> Result<Vec<Slot>> {
+pub(crate) fn slots(config: &Config) -> Result<Vec<Slot>> {
     let mut slots = Vec::new();
     let (of_layer, of_model): (Vec<_>, Vec<_>) =
         formats::tensors().tensor.iter().partition(|row| row.hf.contains("{n}"));

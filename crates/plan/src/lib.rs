@@ -12,4 +12,4 @@ mod types;
 pub use build::{Request, Shards, plan};
 pub use presets::{Preset, preset_names};
 pub use recipe::{Output, Recipe, TypeRule, Types, UnusedKv, Via};
-pub use types::{Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored};
+pub use types::{Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, hex};

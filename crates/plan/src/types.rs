@@ -138,6 +138,13 @@ impl Plan {
     }
 }
 
+impl OutputFile {
+    /// Where the padding after a tensor ends, by the tensor's number.
+    pub fn padded_end(&self, tensor: usize) -> u64 {
+        self.tensors.get(tensor + 1).map_or(self.bytes, |next| next.offset)
+    }
+}
+
 impl Artifact {
     /// Bytes of all its files.
     pub fn bytes(&self) -> u64 {
@@ -160,7 +167,8 @@ impl Artifact {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// A digest as text.
+pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {
         let _ = write!(text, "{byte:02x}"); // writing to a string cannot fail

@@ -37,7 +37,7 @@ impl Out {
 
 /// The recipes that the arguments ask for.
 pub(crate) fn requests(what: &What, out: &Out) -> Result<Vec<Request>> {
-    let settings = settings(what)?;
+    let settings = settings(what);
     let mut requests = Vec::new();
     for name in &what.recipes {
         let (name, text) = recipe_text(name)?;
@@ -60,12 +60,12 @@ pub(crate) fn requests(what: &What, out: &Out) -> Result<Vec<Request>> {
 }
 
 /// `--set` and the options that stand for keys of a recipe.
-fn settings(what: &What) -> Result<Vec<String>> {
+fn settings(what: &What) -> Vec<String> {
     let mut settings = what.settings.clone();
     if let Some(size) = &what.split_max_size {
         settings.push(format!("output.split_max_size={size:?}")); // a text, even if it is a number
     }
-    Ok(settings)
+    settings
 }
 
 /// The name and the text of a recipe given by name or as a file.
