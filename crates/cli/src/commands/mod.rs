@@ -3,6 +3,7 @@
 pub(crate) mod convert;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+mod opened;
 pub(crate) mod plan;
 
 use std::path::{Path, PathBuf};
