@@ -1,8 +1,12 @@
 //! `generate`: the same text from a checkpoint and from the file made of it, and the text that llama.cpp generates.
-//! The forward pass itself is held against transformers in the crate `runtime`.
+//! The forward pass itself is held against transformers in the crate `runtime`, sampling against its distribution
+//! where it is done.
 
+mod support;
+
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use xtask::oracle::Oracle;
 
@@ -18,7 +22,12 @@ fn tool(arguments: &[&str], model: &Path) -> Output {
 }
 
 fn generate(model: &Path, more: &[&str]) -> serde_json::Value {
-    let output = tool(&[&["generate", "--json", "-q", "-n", "40", "-p", PROMPT], more].concat(), model);
+    let tokens = if more.contains(&"-n") { &[][..] } else { &["-n", "40"] };
+    generate_alone(model, &[&["-p", PROMPT], tokens, more].concat())
+}
+
+fn generate_alone(model: &Path, arguments: &[&str]) -> serde_json::Value {
+    let output = tool(&[&["generate", "--json", "-q"], arguments].concat(), model);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -71,6 +80,92 @@ fn llama_cpp_says_the_same() {
 }
 
 #[test]
+fn a_seed_says_what_is_drawn() {
+    let model = checkpoint("31b");
+    let greedy = generate(&model, &[]);
+    let drawn = |more: &[&str]| generate(&model, &[&["--temperature", "1.5"], more].concat());
+    let first = drawn(&["--seed", "1"]);
+    assert_eq!(first["sampling"]["seed"], 1);
+    assert_eq!(drawn(&["--seed", "1"])["tokens"], first["tokens"]);
+    assert_ne!(drawn(&["--seed", "2"])["tokens"], first["tokens"]);
+    assert_ne!(first["tokens"], greedy["tokens"]);
+    // with one token to choose from there is no chance
+    for narrow in [["--top-k", "1"], ["--top-p", "0"], ["--min-p", "1"]] {
+        assert_eq!(drawn(&narrow)["tokens"], greedy["tokens"], "{narrow:?}");
+    }
+    assert_eq!(
+        greedy["sampling"],
+        serde_json::json!({ "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0 })
+    );
+}
+
+#[test]
+fn a_prompt_comes_from_anywhere() {
+    let model = checkpoint("31b");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("prompt.txt");
+    std::fs::write(&file, format!("{PROMPT}\n")).unwrap();
+    let expected = generate(&model, &["-n", "4"]);
+    let same = |output: Output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["prompt_tokens"], expected["prompt_tokens"]);
+        assert_eq!(json["tokens"], expected["tokens"]);
+    };
+    same(tool(&["generate", "--json", "-n", "4", "--prompt-file", file.to_str().unwrap()], &model));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-convert"));
+    command.arg("generate").arg(&model).args(["--json", "-n", "4", "-p", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(PROMPT.as_bytes()).unwrap();
+    same(child.wait_with_output().unwrap());
+}
+
+#[test]
+fn it_says_why_it_stops() {
+    let model = checkpoint("e2b");
+    let prompt = generate(&model, &["-n", "1"])["prompt_tokens"].as_array().unwrap().len();
+    let run = |more: &[&str]| {
+        let json = generate_alone(&model, &[&["-p", PROMPT], more].concat());
+        (json["finish"].clone(), json["tokens"].as_array().unwrap().len())
+    };
+    assert_eq!(run(&["-n", "3"]), ("length".into(), 3));
+    assert_eq!(run(&["--context", &(prompt + 5).to_string()]), ("context".into(), 5));
+    assert_eq!(run(&["-n", "5", "--context", &(prompt + 5).to_string()]), ("length".into(), 5));
+    // the tiny models never end a text, so the fourth token they say becomes the end
+    let folder = support::Folder::of("e2b");
+    let free = generate(&folder.path(), &["-n", "8"]);
+    folder.edit("config.json", |config| config["eos_token_id"] = free["tokens"][3].clone());
+    folder.edit("tokenizer_config.json", |config| config["eos_token"] = serde_json::Value::Null);
+    let ended = generate(&folder.path(), &["-n", "8"]);
+    assert_eq!((&ended["finish"], &free["finish"]), (&"stop".into(), &"length".into()));
+    assert_eq!(ended["tokens"].as_array().unwrap(), &free["tokens"].as_array().unwrap()[..3]);
+    let (ended, free) = (ended["text"].as_str().unwrap(), free["text"].as_str().unwrap());
+    assert!(free.starts_with(ended) && ended.len() < free.len(), "{ended:?} {free:?}");
+}
+
+#[test]
+fn a_chat_has_a_system_prompt_and_thoughts() {
+    let folder = support::Folder::of("e2b");
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/chat-templates");
+    let template = std::fs::read(templates.join("gemma-4-large.2026-07.jinja")).unwrap();
+    folder.write("chat_template.jinja", template);
+    let checkpoint = checkpoint::Checkpoint::open(folder.path()).unwrap();
+    let tokenizer = text::Tokenizer::from_checkpoint(&checkpoint).unwrap();
+    let prompt = |more: &[&str]| {
+        let json = generate_alone(&folder.path(), &[&["--chat", "-p", "Why?", "-n", "1"], more].concat());
+        let ids: Vec<u32> = serde_json::from_value(json["prompt_tokens"].clone()).unwrap();
+        tokenizer.decode(&ids)
+    };
+    let user = "<|turn>user\nWhy?<turn|>\n<|turn>model\n";
+    let silent = "<|channel>thought\n<channel|>";
+    assert_eq!(prompt(&[]), format!("<bos>{user}{silent}"));
+    assert_eq!(prompt(&["--thinking", "off"]), format!("<bos>{user}{silent}"));
+    assert_eq!(prompt(&["--thinking", "on"]), format!("<bos><|turn>system\n<|think|>\n<turn|>\n{user}"));
+    let system = prompt(&["--system", "Be brief."]);
+    assert_eq!(system, format!("<bos><|turn>system\nBe brief.<turn|>\n{user}{silent}"));
+}
+
+#[test]
 fn what_cannot_be_run_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |model: &Path, more: &[&str], code: i32, says: &str| {
@@ -86,6 +181,29 @@ fn what_cannot_be_run_is_refused() {
     std::fs::write(&tools, "{").unwrap();
     refused(&checkpoint("31b"), &["--chat", "--tools", tools.to_str().unwrap()], 2, "tools.json");
     refused(&checkpoint("31b"), &["--tools", tools.to_str().unwrap()], 2, "--chat");
+    let model = checkpoint("31b");
+    let odd = dir.path().join("odd.txt");
+    std::fs::write(&odd, b"a\n\xFFb").unwrap();
+    for (more, says) in [
+        (&["--system", "Be brief."][..], "--chat"),
+        (&["--thinking", "on"], "--chat"),
+        (&["--chat", "--thinking", "maybe"], "--thinking"),
+        (&["--prompt-file", "a.txt"], "--prompt-file"),
+        (&["--top-k", "3"], "--temperature"),
+        (&["--temperature=-1"], "not 0 or more"),
+        (&["--temperature", "inf"], "not 0 or more"),
+        (&["--temperature", "1", "--top-p", "1.5"], "not between 0 and 1"),
+        (&["-n", "0"], "--max-tokens: nothing to do"),
+        (&["-n", "9999999"], "--context: a prompt of"),
+        (&["--context", "3"], "--context: a prompt of"),
+        (&["--context", "9999999"], "--context: longer than the model's"),
+    ] {
+        refused(&model, more, 2, says);
+    }
+    let output = tool(&["generate", "--prompt-file", odd.to_str().unwrap()], &model);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(message.contains("odd.txt: line 2: not UTF-8"), "{message}");
     refused(&dir.path().join("absent.gguf"), &[], 3, "absent.gguf");
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();

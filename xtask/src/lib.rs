@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+pub mod broken;
 pub mod keys;
 pub mod oracle;
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 
 /// Turns Gemma 4 checkpoints into GGUF files for llama.cpp and Ollama, byte for byte as llama.cpp's own tools.
@@ -9,10 +10,24 @@ use clap::{Parser, Subcommand};
 #[command(version, max_term_width = 100)]
 pub(crate) struct Args {
     /// Print one JSON document on stdout
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// Whether stdout is for a machine.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+            || match &self.command {
+                Command::Inspect(args) => args.json,
+                Command::Plan(args) => args.json,
+                Command::Convert(args) => args.json,
+                Command::Verify(args) => matches!(args.json, Some(None)),
+                Command::Generate(args) => args.json,
+            }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -23,7 +38,9 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Convert a checkpoint folder to GGUF
     Convert(Convert),
-    /// Continue a prompt with the reference runtime, always with the likeliest token
+    /// Check an artifact against its checkpoint: structure, weights, perplexity, KL divergence
+    Verify(Verify),
+    /// Continue a prompt with the reference runtime
     Generate(Generate),
 }
 
@@ -34,6 +51,9 @@ pub(crate) struct Inspect {
     /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -45,6 +65,9 @@ pub(crate) struct Plan {
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, value_name = "OUT", default_value = ".")]
     pub(crate) out: PathBuf,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,6 +94,9 @@ pub(crate) struct Convert {
     /// No progress bar and no notes
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What to make. Several recipes or types are made in one pass over the checkpoint.
@@ -103,19 +129,131 @@ pub(crate) struct What {
 pub(crate) struct Generate {
     /// Checkpoint folder or GGUF file (any part of a split)
     pub(crate) model: PathBuf,
-    /// The text to continue, or with --chat what the user says
-    #[arg(short, long, value_name = "TEXT")]
-    pub(crate) prompt: String,
+    /// The text to continue, or with --chat what the user says; - for stdin
+    #[arg(short, long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    pub(crate) prompt: Option<String>,
+    /// The same, from a file; one newline at its end is not read
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub(crate) prompt_file: Option<PathBuf>,
     /// Put the prompt through the model's chat template
     #[arg(long)]
     pub(crate) chat: bool,
+    /// What the model is told before the user speaks
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
+    /// Whether the model should think first; without it the template decides
+    #[arg(long, value_name = "on|off", requires = "chat", hide_possible_values = true)]
+    #[arg(value_parser = BoolishValueParser::new())]
+    pub(crate) thinking: Option<bool>,
     /// Tools that the model may call: a JSON list, for the chat template
     #[arg(long, value_name = "FILE", requires = "chat")]
     pub(crate) tools: Option<PathBuf>,
-    /// The most tokens to generate
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
-    pub(crate) max_tokens: usize,
+    /// The most tokens to generate; 128, if the context has room
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// The most tokens of prompt and answer together; the model's context, if left out
+    #[arg(short, long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    /// Draw tokens at random: the higher, the more surprising; 0 takes the likeliest
+    #[arg(long, value_name = "F", default_value_t = 0.0, value_parser = temperature)]
+    pub(crate) temperature: f64,
+    /// Draw from so many of the likeliest tokens; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature")]
+    pub(crate) top_k: usize,
+    /// Draw from the fewest of the likeliest tokens that have this share of the probability
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = share, requires = "temperature")]
+    pub(crate) top_p: f64,
+    /// Draw from tokens at least so likely as this share of the likeliest
+    #[arg(long, value_name = "F", default_value_t = 0.0, value_parser = share, requires = "temperature")]
+    pub(crate) min_p: f64,
+    /// Where the random numbers begin: the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature")]
+    pub(crate) seed: u64,
     /// No figures on stderr
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// GGUF file (any part of a split)
+    pub(crate) artifact: PathBuf,
+    /// What to hold it against: the checkpoint folder it is of, a GGUF of the same model, or llama-perplexity's file of
+    /// base logits
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) against: Option<PathBuf>,
+    /// Text to predict; a .jsonl file has conversations, a list of messages each line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Tokens of a chunk of text, or of a conversation at most
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    pub(crate) context: usize,
+    /// The most chunks or conversations of each text
+    #[arg(long, value_name = "N")]
+    pub(crate) chunks: Option<usize>,
+    /// What of a conversation is predicted
+    #[arg(long, value_name = "WHAT", default_value = "all")]
+    pub(crate) score: Score,
+    /// The recipe that the artifact should be of, by name or as a file; else its manifest says, or its file type
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) recipe: Option<String>,
+    /// Fail when the mean KL divergence is larger, in nats a token
+    #[arg(long, value_name = "X")]
+    pub(crate) max_kld: Option<f64>,
+    /// Fail when the perplexity is more than so many times the checkpoint's
+    #[arg(long, value_name = "X")]
+    pub(crate) max_ppl_ratio: Option<f64>,
+    /// Fail when a smaller share of tokens has the same likeliest one in both
+    #[arg(long, value_name = "X")]
+    pub(crate) min_top1: Option<f64>,
+    /// Go on with later steps when an earlier one has failed
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+    /// Do not compare weights
+    #[arg(long)]
+    pub(crate) no_tensors: bool,
+    /// Memory for what lies between two layers; what a layer needs besides is some 500 MiB
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub(crate) memory: String,
+    /// Write the logits of the base (of the artifact, if there is none) as llama-perplexity's --kl-divergence-base does:
+    /// 134 MB a chunk of 512 tokens
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_logits: Option<PathBuf>,
+    /// Write the report as JSON, to stdout without a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<Option<PathBuf>>,
+    /// Write the report as a page with plots
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Append the report as Markdown, as for a CI summary
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Number of threads; 0 for one a processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// No progress bar
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// What of a conversation is predicted.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Score {
+    /// Every token but the first
+    All,
+    /// What the model says
+    Answers,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().map_err(|e| format!("{e}"))?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("not between 0 and 1".into()) }
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    let temperature: f64 = text.parse().map_err(|e| format!("{e}"))?;
+    if temperature >= 0.0 && temperature.is_finite() { Ok(temperature) } else { Err("not 0 or more".into()) }
 }

@@ -9,6 +9,8 @@ mod args;
 mod commands;
 mod outcome;
 mod progress;
+mod report;
+mod sampling;
 mod table;
 
 use clap::Parser;
@@ -17,11 +19,13 @@ use crate::args::{Args, Command};
 
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
+    let json = args.is_json();
     let result = match &args.command {
         Command::Inspect(inspect) => commands::inspect::run(inspect),
         Command::Plan(plan) => commands::plan::run(plan),
         Command::Convert(convert) => commands::convert::run(convert),
-        Command::Generate(generate) => commands::generate::run(generate, args.json),
+        Command::Verify(verify) => commands::verify::run(verify),
+        Command::Generate(generate) => commands::generate::run(generate, json),
     };
-    outcome::report(result, args.json)
+    outcome::report(result, json)
 }

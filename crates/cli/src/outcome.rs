@@ -11,9 +11,17 @@ pub(crate) struct Output {
     pub(crate) text: String,
     /// For machines.
     pub(crate) json: serde_json::Value,
+    /// False when what was verified is not good: exit code 1.
+    pub(crate) passed: bool,
 }
 
-/// 2 for usage and recipes, 3 for what was given to the run: the checkpoint, or a target that cannot take the output;
+impl Output {
+    pub(crate) fn new(text: String, json: serde_json::Value) -> Output {
+        Output { text, json, passed: true }
+    }
+}
+
+/// 1 is for what was verified and is not good. 2 for usage and recipes, 3 for what was given to the run: the checkpoint, or a target that cannot take the output;
 /// 4 for the operating system.
 fn exit_code(fault: Fault) -> u8 {
     match fault {
@@ -26,8 +34,11 @@ fn exit_code(fault: Fault) -> u8 {
 /// Prints the outcome and says how to exit.
 pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
     match result {
-        Ok(output) if as_json => print(&format!("{:#}\n", output.json)),
-        Ok(output) => print(&output.text),
+        Ok(output) => {
+            let text = if as_json { format!("{:#}\n", output.json) } else { output.text };
+            let printed = print(&text);
+            if output.passed || printed != ExitCode::SUCCESS { printed } else { ExitCode::from(1) }
+        }
         Err(error) => {
             eprintln!("error: {error}");
             if as_json {

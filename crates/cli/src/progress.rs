@@ -10,15 +10,32 @@ pub(crate) struct Bar {
 impl Bar {
     /// `what` says what is being made of `bytes` bytes of input.
     pub(crate) fn new(what: &str, bytes: u64, quiet: bool) -> Bar {
+        Bar::styled(
+            what,
+            bytes,
+            quiet,
+            "{msg} [{bar:32}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        )
+    }
+
+    /// For work that is not measured in bytes.
+    pub(crate) fn steps(what: &str, steps: u64, quiet: bool) -> Bar {
+        Bar::styled(what, steps, quiet, "{msg} [{bar:32}] {percent} %, {eta} left")
+    }
+
+    fn styled(what: &str, len: u64, quiet: bool, style: &str) -> Bar {
         // hidden by indicatif itself when stderr is no terminal
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(bytes), target).with_message(what.to_owned());
-        let style = "{msg} [{bar:32}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        let bar = ProgressBar::with_draw_target(Some(len), target).with_message(what.to_owned());
         bar.set_style(
             ProgressStyle::with_template(style)
                 .map_or_else(|_| ProgressStyle::default_bar(), |s| s.progress_chars("=> ")),
         );
         Bar { bar, quiet }
+    }
+
+    pub(crate) fn advance(&self, by: u64) {
+        self.bar.inc(by);
     }
 
     pub(crate) fn finish(&self) {
@@ -28,7 +45,7 @@ impl Bar {
 
 impl convert::Progress for Bar {
     fn advance(&self, bytes: u64) {
-        self.bar.inc(bytes);
+        Bar::advance(self, bytes);
     }
 
     fn note(&self, text: &str) {

@@ -10,5 +10,4 @@ mod manifest;
 mod run;
 mod target;
 
-pub use manifest::{ArtifactEntry, FileEntry, MANIFEST_SUFFIX, Manifest};
 pub use run::{Finished, Options, Progress, run};

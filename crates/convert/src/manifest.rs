@@ -1,105 +1,40 @@
-//! `manifest.json`: what was made of what, with SHA-256 of every file on both sides.
-//!
-//! A folder has one manifest for everything in it; a run replaces the entries of the files it writes and keeps the
-//! others. A file that was asked for by name has its manifest beside it, under the same name with a suffix.
+//! The manifest on disk: read before a run, replaced in one step after it.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use plan::Manifest;
 use tensor::{Error, Result};
 
-/// What follows the name of a single output file in the name of its manifest.
-pub const MANIFEST_SUFFIX: &str = ".manifest.json";
-
-/// The manifest of a folder or a file.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// One entry a recipe.
-    pub artifacts: Vec<ArtifactEntry>,
+/// Reads a manifest; empty if there is none.
+///
+/// # Errors
+/// `Target` when there is a file that is no manifest of this tool, or that cannot be read.
+pub(crate) fn read(path: &Path) -> Result<Manifest> {
+    match fs::read(path) {
+        Ok(bytes) => Manifest::parse(&bytes).map_err(|e| {
+            Error::target(path.display(), e.problem())
+                .help("Choose another target folder, or move the file away.")
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Manifest::default()),
+        Err(e) => Err(Error::write(path.display(), &e)),
+    }
 }
 
-/// What one recipe made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ArtifactEntry {
-    /// The recipe's name.
-    pub recipe: String,
-    /// The whole recipe, with all settings.
-    pub settings: serde_json::Value,
-    /// `gemma-convert` and its version.
-    pub tool: String,
-    /// SHA-256 of the plan: equal plans over equal inputs give equal outputs.
-    pub plan_sha256: String,
-    /// The checkpoint's files.
-    pub inputs: Vec<FileEntry>,
-    /// The files of the artifact.
-    pub outputs: Vec<FileEntry>,
-}
-
-/// A file, its size and hash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileEntry {
-    /// Name within its folder.
-    pub name: String,
-    /// Size.
-    pub bytes: u64,
-    /// SHA-256 in hexadecimal.
-    pub sha256: String,
-}
-
-impl Manifest {
-    /// Where the manifest of `outputs` in `folder` is: `named` is the file that was asked for by name, if any.
-    pub fn path(folder: &Path, named: Option<&str>) -> PathBuf {
-        match named {
-            Some(name) => folder.join(format!("{name}{MANIFEST_SUFFIX}")),
-            None => folder.join("manifest.json"),
-        }
-    }
-
-    /// Reads a manifest; empty if there is none.
-    ///
-    /// # Errors
-    /// `Target` when there is a file that is no manifest of this tool.
-    pub fn read(path: &Path) -> Result<Manifest> {
-        match fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                Error::target(path.display(), format!("not a manifest of gemma-convert: {e}"))
-                    .help("Choose another target folder, or move the file away.")
-            }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Manifest::default()),
-            Err(e) => Err(Error::write(path.display(), &e)),
-        }
-    }
-
-    /// The entry that holds an output of this name.
-    pub fn entry_of(&self, name: &str) -> Option<&ArtifactEntry> {
-        self.artifacts.iter().find(|entry| entry.outputs.iter().any(|file| file.name == name))
-    }
-
-    /// Takes out every entry that holds one of these outputs. Returns whether there was one.
-    pub fn forget<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> bool {
-        let before = self.artifacts.len();
-        for name in names {
-            self.artifacts.retain(|entry| entry.outputs.iter().all(|file| file.name != name));
-        }
-        self.artifacts.len() < before
-    }
-
-    /// Writes the manifest beside `path`, so that nothing but a change of names is left to do.
-    ///
-    /// # Errors
-    /// `Target`.
-    pub(crate) fn stage(&self, path: &Path) -> Result<Staged> {
-        let mut text = serde_json::to_vec_pretty(self).map_err(|e| Error::target(path.display(), e))?;
-        text.push(b'\n');
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let staged = Staged { partial: partial.into(), path: path.to_owned() };
-        let mut file = File::create(&staged.partial).map_err(|e| staged.fail(&e))?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| staged.fail(&e))?;
-        Ok(staged)
-    }
+/// Writes a manifest beside `path`, so that nothing but a change of names is left to do.
+///
+/// # Errors
+/// `Target`.
+pub(crate) fn stage(manifest: &Manifest, path: &Path) -> Result<Staged> {
+    let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::target(path.display(), e))?;
+    text.push(b'\n');
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let staged = Staged { partial: partial.into(), path: path.to_owned() };
+    let mut file = File::create(&staged.partial).map_err(|e| staged.fail(&e))?;
+    file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| staged.fail(&e))?;
+    Ok(staged)
 }
 
 /// A manifest on disk without its name. Dropped, it leaves nothing behind.

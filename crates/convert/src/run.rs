@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use checkpoint::Checkpoint;
-use plan::{Origin, OutputFile, Plan};
+use plan::{ArtifactEntry, FileEntry, Manifest, Origin, OutputFile, Plan};
 use quant::Simd;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -15,7 +15,7 @@ use tensor::{Error, Result};
 
 use crate::blocks::{Block, Use, Work};
 use crate::encode::{Flaw, Scratch, report};
-use crate::manifest::{ArtifactEntry, FileEntry, Manifest};
+use crate::manifest;
 use crate::target::{Target, locked};
 
 /// After so many bytes of output the disk is asked to begin, so that it works while the processors do.
@@ -83,7 +83,7 @@ pub fn run(
         targets.push(target);
     }
     // again, now that no other run can be making them
-    vacant(plan, &outputs, options, &Manifest::read(&manifest_path)?)?;
+    vacant(plan, &outputs, options, &manifest::read(&manifest_path)?)?;
 
     let (inputs, digests) = convert(checkpoint, plan, options, &targets, progress)?;
     checkpoint.check_unchanged()?;
@@ -124,13 +124,13 @@ fn publish(
     let folder = File::open(&options.folder).map_err(fail)?;
     // a run beside this one may be adding to the manifest; the lock goes with the file
     folder.lock().map_err(fail)?;
-    let mut manifest = Manifest::read(manifest_path)?;
+    let mut manifest = manifest::read(manifest_path)?;
     // the old files are about to go: their entries must not outlive them
     if manifest.forget(artifacts.iter().flat_map(|a| &a.outputs).map(|file| file.name.as_str())) {
-        manifest.stage(manifest_path)?.publish()?;
+        manifest::stage(&manifest, manifest_path)?.publish()?;
     }
     manifest.artifacts.extend_from_slice(artifacts);
-    let manifest = manifest.stage(manifest_path)?;
+    let manifest = manifest::stage(&manifest, manifest_path)?;
     for mut target in targets {
         target.publish()?;
     }
@@ -142,7 +142,7 @@ fn publish(
 fn prepare(plan: &Plan, outputs: &[&OutputFile], options: &Options, manifest_path: &Path) -> Result<()> {
     let folder = &options.folder;
     fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
-    vacant(plan, outputs, options, &Manifest::read(manifest_path)?)?;
+    vacant(plan, outputs, options, &manifest::read(manifest_path)?)?;
     let needed: u64 = outputs.iter().map(|output| output.bytes).sum();
     // what cannot be asked is left to the writes themselves
     if let Ok(disk) = rustix::fs::statvfs(folder) {

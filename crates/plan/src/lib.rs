@@ -4,12 +4,16 @@
 //! executes it. Where a type comes from is data: `formats/gguf-presets.toml` and the recipes.
 
 mod build;
+mod manifest;
 mod presets;
 mod recipe;
 mod rules;
+mod size;
 mod types;
 
 pub use build::{Request, Shards, plan};
+pub use manifest::{ArtifactEntry, FileEntry, MANIFEST_SUFFIX, Manifest};
 pub use presets::{Preset, preset_names};
-pub use recipe::{Output, Recipe, TypeRule, Types, UnusedKv, Via};
+pub use recipe::{Output, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
+pub use size::byte_size;
 pub use types::{Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, hex};

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use tensor::{DType, Error, Result};
 
 use crate::rules;
+use crate::size::byte_size;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
 
@@ -31,6 +32,9 @@ pub struct Recipe {
     /// `general.*` keys by their short names: see [`gemma::METADATA_FIELDS`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Json>,
+    /// What `verify` asks.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub verify: Thresholds,
     /// Any key of a file.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub kv: BTreeMap<String, Json>,
@@ -107,31 +111,48 @@ impl Output {
     /// # Errors
     /// `Recipe` when it is no size.
     pub fn split_max_bytes(&self) -> Result<Option<u64>> {
-        self.split_max_size.as_deref().map(bytes).transpose()
+        self.split_max_size.as_deref().map(|text| byte_size("output.split_max_size", text)).transpose()
     }
 }
 
-/// `2GB` → 2,000,000,000. `G`, `GB`, `M` and `MB` are powers of ten, `GiB` and `MiB` of two.
-fn bytes(text: &str) -> Result<u64> {
-    const UNITS: [(&str, u64); 9] = [
-        ("GiB", 1 << 30),
-        ("MiB", 1 << 20),
-        ("KiB", 1 << 10),
-        ("GB", 1_000_000_000),
-        ("MB", 1_000_000),
-        ("KB", 1000),
-        ("G", 1_000_000_000),
-        ("M", 1_000_000),
-        ("K", 1000),
-    ];
-    let (number, unit) = UNITS
-        .iter()
-        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
-        .unwrap_or((text, 1));
-    let size = number.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
-    size.ok_or_else(|| {
-        Error::recipe("output.split_max_size", "no size in bytes").expected("such as 2GB or 500MB", text)
-    })
+/// The least that `verify` asks of what a recipe makes. Missing limits are not asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Thresholds {
+    /// The largest mean KL divergence from the checkpoint, in nats a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_kld: Option<f64>,
+    /// The largest perplexity, as a multiple of the checkpoint's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ppl_ratio: Option<f64>,
+    /// The smallest share of tokens at which both think the same one likeliest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_top1: Option<f64>,
+}
+
+impl Thresholds {
+    /// These, and where they set none, those of `other`.
+    #[must_use]
+    pub fn or(self, other: Thresholds) -> Thresholds {
+        Thresholds {
+            max_kld: self.max_kld.or(other.max_kld),
+            max_ppl_ratio: self.max_ppl_ratio.or(other.max_ppl_ratio),
+            min_top1: self.min_top1.or(other.min_top1),
+        }
+    }
+
+    /// # Errors
+    /// `Recipe` for a limit that nothing, or everything, meets.
+    pub fn check(&self) -> Result<()> {
+        let check = |name: &str, limit: Option<f64>, good: std::ops::RangeInclusive<f64>| match limit {
+            Some(limit) if !good.contains(&limit) => Err(Error::recipe(name, "no such limit")
+                .expected(format!("{} to {}", good.start(), good.end()), limit)),
+            _ => Ok(()),
+        };
+        check("max_kld", self.max_kld, 0.0..=f64::MAX)?;
+        check("max_ppl_ratio", self.max_ppl_ratio, 0.0..=f64::MAX)?;
+        check("min_top1", self.min_top1, 0.0..=1.0)
+    }
 }
 
 impl Recipe {
@@ -185,6 +206,7 @@ impl Recipe {
     fn check(&self) -> Result<()> {
         crate::Preset::named(&self.types.preset)?;
         self.output.split_max_bytes()?;
+        self.verify.check()?;
         let embeddings = [
             ("types.token_embd", self.types.token_embd),
             ("types.per_layer_token_embd", self.types.per_layer_token_embd),
@@ -206,6 +228,10 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+fn is_default(thresholds: &Thresholds) -> bool {
+    *thresholds == Thresholds::default()
 }
 
 fn stem(path: &std::path::Path) -> Option<String> {

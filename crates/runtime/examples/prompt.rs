@@ -1,5 +1,5 @@
-//! How long a prompt takes: `prompt MODEL [TOKENS [SEQUENCES]]`, MODEL a checkpoint folder or a GGUF.
-//! Threads are rayon's: set `RAYON_NUM_THREADS`.
+//! How long the forward pass of a perplexity takes: `prompt MODEL [TOKENS [SEQUENCES [plain]]]`, MODEL a checkpoint
+//! folder or a GGUF, `plain` to do without AMX. Threads are rayon's: set `RAYON_NUM_THREADS`.
 
 #![allow(clippy::print_stdout, reason = "it is a program")]
 
@@ -9,24 +9,32 @@ use std::time::Instant;
 use checkpoint::Checkpoint;
 use gemma::Config;
 use gguf::GgufSet;
-use runtime::{Model, Weights};
+use runtime::{Kernel, Model, Weights};
 use tensor::{Result, TensorSource};
+
+/// Logits of a token at a time.
+const PIECE: usize = 8192;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let path = args.next().unwrap_or_else(|| "model.gguf".into());
     let mut number = |otherwise| args.next().and_then(|arg| arg.parse().ok()).unwrap_or(otherwise);
     let (tokens, sequences) = (number(512), number(1));
+    let kernel = if args.next().is_some() { Kernel::Plain } else { Kernel::detect() };
     if Path::new(&path).is_dir() {
         let checkpoint = Checkpoint::open(&path)?;
         let config = Config::from_json(checkpoint.config())?;
         let inventory = gemma::inventory(&config, checkpoint.tensors(), &|_| path.clone())?;
-        time(&Model::new(&config, Weights::new(&checkpoint, &inventory)?)?, tokens, sequences)
+        time(
+            &Model::new(&config, Weights::new(&checkpoint, &inventory)?.with_kernel(kernel)?)?,
+            tokens,
+            sequences,
+        )
     } else {
         let file = GgufSet::open(&path)?;
         let config = Config::from_metadata(file.metadata(), file.tensors())?;
         let inventory = gemma::gguf_inventory(&config, file.tensors())?;
-        time(&Model::new(&config, Weights::new(&file, &inventory)?)?, tokens, sequences)
+        time(&Model::new(&config, Weights::new(&file, &inventory)?.with_kernel(kernel)?)?, tokens, sequences)
     }
 }
 
@@ -38,15 +46,19 @@ fn time(model: &Model<'_>, tokens: usize, sequences: usize) -> Result<()> {
 
     let start = Instant::now();
     let mut batch = model.embed(&ids)?;
+    // as a perplexity with llama-perplexity's stride: the second half of each sequence
+    let wanted: Vec<usize> =
+        batch.sequences().flat_map(|rows| rows.start + rows.len() / 2..rows.end).collect();
+    batch.want(wanted);
     let embedded = start.elapsed();
     for layer in 0..model.config().layers() {
         model.layer(layer, &mut batch)?;
     }
     let layers = start.elapsed() - embedded;
-    // as a perplexity with llama-perplexity's stride: the second half of each sequence
-    for rows in batch.sequences() {
-        let half = rows.start + rows.len() / 2;
-        model.head(&batch.hidden().select(half..rows.end))?;
+    let normed = model.norm(batch.hidden())?;
+    let vocab = model.config().vocab;
+    for first in (0..vocab).step_by(PIECE) {
+        model.logits(&normed, first..vocab.min(first + PIECE as u64))?;
     }
     let all = start.elapsed();
     println!(

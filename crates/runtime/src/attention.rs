@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use tensor::Result;
 
 use crate::batch::Batch;
-use crate::cache::{LayerKv, donor};
+use crate::cache::{LayerKv, donor, is_last_owner};
 use crate::math::softmax;
 use crate::matmul::{Shape, View, multiply};
 use crate::model::Model;
@@ -27,11 +27,7 @@ impl Model<'_> {
         let head_dim = config.head_dim_of(layer) as usize;
         let frequencies = self.frequencies(config.attention[layer]);
 
-        let a = rms(&batch.hidden, Some(&w.vector("attn_norm")?), eps);
-        let mut q = w.project("attn_q", &a)?;
-        rms_in_place(&mut q, head_dim, Some(&w.vector("attn_q_norm")?), eps);
-        rope::rotate(&mut q, &batch.positions, frequencies);
-
+        let mut a = rms(&batch.hidden, Some(&w.vector("attn_norm")?), eps);
         if !config.shares_kv(layer) {
             let mut k = w.project("attn_k", &a)?;
             // without a value projection, the keys as they are before their norm
@@ -44,7 +40,14 @@ impl Model<'_> {
                 let span = sequence.rows.start * width..sequence.rows.end * width;
                 sequence.cache.extend(layer, &k.data()[span.clone()], &v.data()[span]);
             }
+            if is_last_owner(config, layer) {
+                batch.drop_unwanted(&mut a);
+            }
         }
+
+        let mut q = w.project("attn_q", &a)?;
+        rms_in_place(&mut q, head_dim, Some(&w.vector("attn_q_norm")?), eps);
+        rope::rotate(&mut q, &batch.positions, frequencies);
 
         let heads = Heads {
             count: config.heads as usize,
@@ -59,9 +62,9 @@ impl Model<'_> {
         for sequence in &mut batch.sequences {
             let span = sequence.rows.start * q.cols()..sequence.rows.end * q.cols();
             let kv = sequence.cache.layer(donor(config, layer));
-            heads.attend(&q.data()[span.clone()], kv, sequence.start, &mut o.data_mut()[span]);
-            let end = sequence.start + sequence.rows.len();
-            sequence.cache.release(config, layer, end);
+            let positions = &batch.positions[sequence.rows.clone()];
+            heads.attend(&q.data()[span.clone()], kv, positions, &mut o.data_mut()[span]);
+            sequence.cache.release(config, layer, sequence.end);
         }
         w.project("attn_output", &o)
     }
@@ -83,23 +86,32 @@ thread_local! {
 }
 
 impl Heads {
-    /// The values that the queries of one sequence, from position `start` on, find.
-    fn attend(&self, q: &[f32], kv: &LayerKv, start: usize, out: &mut [f32]) {
+    /// The values that the queries of one sequence find, which stand at these positions.
+    fn attend(&self, mut q: &[f32], kv: &LayerKv, positions: &[usize], mut out: &mut [f32]) {
         let width = self.count * self.dim;
-        let blocks = q.par_chunks(QUERIES * width).zip(out.par_chunks_mut(QUERIES * width));
-        blocks.enumerate().for_each(|(block, (q, out))| {
+        // blocks begin at the same positions whatever rows there are: a query's sums are then always the same
+        let blocks: Vec<_> = positions
+            .chunk_by(|a, b| a / QUERIES == b / QUERIES)
+            .map(|positions| {
+                let q = q.split_off(..positions.len() * width).unwrap_or_default();
+                let out = out.split_off_mut(..positions.len() * width).unwrap_or_default();
+                (q, positions, out)
+            })
+            .collect();
+        blocks.into_par_iter().for_each(|(q, positions, out)| {
             for head in 0..self.count {
-                self.attend_head(head, q, kv, start + block * QUERIES, out);
+                self.attend_head(head, q, kv, positions, out);
             }
         });
     }
 
-    fn attend_head(&self, head: usize, q: &[f32], kv: &LayerKv, start: usize, out: &mut [f32]) {
+    fn attend_head(&self, head: usize, q: &[f32], kv: &LayerKv, positions: &[usize], out: &mut [f32]) {
         let (q_width, kv_width) = (self.count * self.dim, self.kv * self.dim);
-        let queries = q.len() / q_width;
-        // what any of these queries sees, as rows of the cache
-        let first = self.oldest(start).max(kv.first);
-        let keys = start + queries - first;
+        let queries = positions.len();
+        // what any query of the block sees, as rows of the cache
+        let block = positions[0] / QUERIES * QUERIES;
+        let first = self.oldest(block).max(kv.first);
+        let keys = (block + QUERIES).min(kv.first + kv.keys.len() / kv_width) - first;
         let offset = (first - kv.first) * kv_width + head / (self.count / self.kv) * self.dim;
 
         SCORES.with_borrow_mut(|scores| {
@@ -114,8 +126,7 @@ impl Heads {
                 scores,
                 keys,
             );
-            for (n, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                let position = start + n;
+            for (scores, &position) in scores.chunks_exact_mut(keys).zip(positions) {
                 let (past, rest) = scores.split_at_mut(self.oldest(position).max(first) - first);
                 let (seen, future) = rest.split_at_mut(position + 1 - first - past.len());
                 softmax(seen);

@@ -18,6 +18,8 @@ pub struct Batch {
     pub(crate) embedding: Matrix,
     /// Layers done.
     pub(crate) done: usize,
+    /// The rows that will be asked for, if not all, until the others have left.
+    pub(crate) wanted: Option<Vec<usize>>,
 }
 
 /// One sequence of a batch.
@@ -25,18 +27,46 @@ pub struct Batch {
 pub(crate) struct Sequence {
     /// Its rows.
     pub(crate) rows: Range<usize>,
-    /// The position of its first row.
-    pub(crate) start: usize,
+    /// Positions so far, those of this batch included.
+    pub(crate) end: usize,
     pub(crate) cache: KvCache,
 }
 
 impl Batch {
-    /// Hidden states, one row a token.
+    /// Says, before the first layer, which rows will be asked for after the last: `rows` ascend. The others leave the
+    /// batch as soon as no layer looks at them any more, and what is wanted stays the same, but for the rounding of
+    /// sums where a single row is left.
+    ///
+    /// In E2B and E4B that is before half of the layers, because those at the end read keys and values of earlier ones.
+    ///
+    /// # Panics
+    /// When the rows do not ascend or are not there, or a layer has been done.
+    pub fn want(&mut self, rows: Vec<usize>) {
+        assert!(self.done == 0, "wanted after a layer");
+        assert!(rows.is_sorted_by(|a, b| a < b) && rows.last().is_none_or(|&row| row < self.tokens.len()));
+        self.wanted = Some(rows);
+    }
+
+    /// Lets go of the rows that nobody wants, here and in `x`, which has the same rows.
+    pub(crate) fn drop_unwanted(&mut self, x: &mut Matrix) {
+        let Some(wanted) = self.wanted.take() else { return };
+        for matrix in [x, &mut self.hidden, &mut self.embedding] {
+            *matrix = matrix.select(wanted.iter().copied());
+        }
+        self.tokens = wanted.iter().map(|&row| self.tokens[row]).collect();
+        self.positions = wanted.iter().map(|&row| self.positions[row]).collect();
+        let before = |row: usize| wanted.partition_point(|&wanted| wanted < row);
+        for sequence in &mut self.sequences {
+            sequence.rows = before(sequence.rows.start)..before(sequence.rows.end);
+        }
+    }
+
+    /// Hidden states, one row a token; after the last layer, of the tokens that are [wanted](Batch::want).
     pub fn hidden(&self) -> &Matrix {
         &self.hidden
     }
 
-    /// The rows of each sequence.
+    /// The rows of each sequence that are there.
     pub fn sequences(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
         self.sequences.iter().map(|sequence| sequence.rows.clone())
     }

@@ -104,6 +104,11 @@ impl LayerKv {
     }
 }
 
+/// True for the last layer with keys and values of its own: what becomes of a row after it, no other row sees.
+pub(crate) fn is_last_owner(config: &Config, layer: usize) -> bool {
+    !config.shares_kv(layer) && (layer + 1..config.layers()).all(|later| config.shares_kv(later))
+}
+
 /// The layer whose keys and values a layer reads: itself, or the last owner of its kind.
 pub(crate) fn donor(config: &Config, layer: usize) -> usize {
     if !config.shares_kv(layer) {

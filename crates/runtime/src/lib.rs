@@ -8,7 +8,7 @@
 //! | `attention.rs`, `rope.rs`, `cache.rs` | queries against the keys that a layer sees; turning by position; what is kept |
 //! | `ffn.rs`, `moe.rs` | the dense feed-forward network; the mixture of experts beside it |
 //! | `ple.rs` | per-layer embeddings (E2B, E4B) |
-//! | `norm.rs`, `math.rs` | RMS norm; exp, tanh, gelu |
+//! | `norm.rs`, `math.rs`, `sums.rs` | RMS norm; exp, tanh, gelu; sums of exponentials |
 //! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role, decoded a few rows at a time where they are multiplied |
 //! | `matmul/` | the same on AMX tiles, with f32 values as sums of BF16 values |
 //!
@@ -33,6 +33,7 @@ mod moe;
 mod norm;
 mod ple;
 mod rope;
+mod sums;
 mod weights;
 
 pub use batch::Batch;
@@ -40,4 +41,5 @@ pub use cache::KvCache;
 pub use matmul::Kernel;
 pub use matrix::{Matrix, argmax};
 pub use model::{Model, Stage};
+pub use sums::{ExpSums, exp_sums};
 pub use weights::{LayerWeights, Weight, Weights};

@@ -37,7 +37,7 @@ pub(crate) use vectorised;
 
 /// e^x. Beyond ±87 the result stays at that of the end; NaN stays NaN.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // adding 1.5 · 2^23 leaves the rounded integer in the low bits
     const ROUND: f32 = 12_582_912.0;
     const LN2_HI: f32 = 0.693_359_4;

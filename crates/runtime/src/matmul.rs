@@ -7,20 +7,19 @@
 //! |---|---|---|
 //! | dot products | one token | f32 |
 //! | the `gemm` crate | several tokens | f32 |
-//! | `tiles.rs` | several tokens, on a CPU with AMX, see [`Kernel`] | BF16 weights: as f32; others: 16 bits of x and of W |
+//! | `tiled.rs` | several tokens, on a CPU with AMX, see [`Kernel`] | BF16 weights: as f32; others: 16 bits of x and of W |
 
 mod parts;
+mod tiled;
 mod tiles;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use quant::Simd;
 use rayon::prelude::*;
-use tensor::{DType, Result};
+use tensor::Result;
 
-use self::parts::{Packed, split};
-use self::tiles::{SUMS, TILE_COLS, TILE_ROWS};
+use self::tiles::{Sums, TILE_COLS, Values};
 use crate::math::dot;
 use crate::{Matrix, Weight};
 
@@ -51,15 +50,6 @@ const BLOCK: usize = 512 * 1024;
 /// The same where each weight is used once, and the first-level cache decides.
 const BLOCK_ONE_TOKEN: usize = 16 * 1024;
 
-/// Columns that the tiles go through at a time. Fewer, and loading and storing the sums shows; more, and weights and
-/// tokens come from beyond the second-level cache.
-const TILED_COLS: usize = 512;
-
-/// Rows of a block of weights for the tiles, at most, and tokens at a time. The more rows, the less often the tokens
-/// come from beyond the second-level cache, which has to hold the sums of a block.
-const TILED_ROWS: usize = 512;
-const TILED_TOKENS: usize = 512;
-
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
@@ -71,17 +61,16 @@ struct Scratch {
     bytes: Vec<u8>,
     /// Decoded.
     values: Vec<f32>,
-    /// Decoded, in parts.
-    high: Vec<u16>,
-    low: Vec<u16>,
-    /// Results of tiles.
-    sums: Vec<[f32; SUMS]>,
+    /// Decoded, in tiles: for each pair of tiles of rows, for each 32 columns, for each part, the pair.
+    tiles: Vec<Values>,
+    /// Sums so far: for each pair of tiles of tokens, for each pair of tiles of rows.
+    sums: Vec<Sums>,
 }
 
 /// The first `len` items, of which there are enough afterwards.
-fn room<T: Clone + Default>(items: &mut Vec<T>, len: usize) -> &mut [T] {
+fn room<T: Clone>(items: &mut Vec<T>, len: usize, new: T) -> &mut [T] {
     if items.len() < len {
-        items.resize(len, T::default());
+        items.resize(len, new);
     }
     &mut items[..len]
 }
@@ -136,112 +125,11 @@ impl Weight<'_> {
     /// Calls `work` with `count` decoded rows.
     fn with_rows(&self, first: u64, count: usize, work: impl FnOnce(&[f32])) -> Result<()> {
         SCRATCH.with_borrow_mut(|Scratch { bytes, values, .. }| {
-            let values = room(values, count * self.desc().cols() as usize);
+            let values = room(values, count * self.desc().cols() as usize, 0.0);
             self.read(first, bytes, values)?;
             work(values);
             Ok(())
         })
-    }
-
-    fn tiled(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
-        let (count, cols) = (y.cols(), x.cols());
-        let x_tiles = Packed::new(x, if self.desc().dtype == DType::BF16 { 3 } else { 2 });
-        let out = Columns { first: y.data_mut().as_mut_ptr(), stride: count };
-        let shares = 2 * rayon::current_num_threads();
-        let block = count.div_ceil(shares).next_multiple_of(2 * TILE_ROWS).min(TILED_ROWS);
-        (0..count).into_par_iter().step_by(block).try_for_each(|n| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                let rows = block.min(count - n);
-                self.read_parts(first + n as u64, rows, scratch)?;
-                for token in (0..x.rows()).step_by(TILED_TOKENS) {
-                    let tokens = TILED_TOKENS.min(x.rows() - token);
-                    tile_products(&x_tiles, token..token + tokens, rows, cols, scratch);
-                    // SAFETY: no other block writes these columns, and `y` has them
-                    unsafe { store(&scratch.sums, rows, tokens, out.at(token, n), out.stride) };
-                }
-                Ok(())
-            })
-        })
-    }
-
-    /// Rows of weights as BF16 parts, in tiles; rows up to a whole pair of tiles are whatever was there.
-    fn read_parts(&self, first: u64, rows: usize, scratch: &mut Scratch) -> Result<()> {
-        let (desc, cols) = (self.desc(), self.desc().cols() as usize);
-        let padded = rows.next_multiple_of(2 * TILE_ROWS) * cols;
-        let bytes = room(&mut scratch.bytes, rows * desc.row_bytes() as usize);
-        self.read_bytes(first, bytes)?;
-        let high = room(&mut scratch.high, padded);
-        if desc.dtype == DType::BF16 {
-            // where there are tiles, numbers are little-endian, as in the file
-            let high = bytemuck::cast_slice_mut(high);
-            for (row, bytes) in bytes.chunks_exact(2 * cols).enumerate() {
-                let tiles = &mut high[row / TILE_ROWS * TILE_ROWS * 2 * cols..];
-                for (line, bytes) in
-                    tiles[row % TILE_ROWS * 64..].chunks_mut(TILE_ROWS * 64).zip(bytes.chunks_exact(64))
-                {
-                    line[..64].copy_from_slice(bytes);
-                }
-            }
-            return Ok(());
-        }
-        let low = room(&mut scratch.low, padded);
-        let values = room(&mut scratch.values, cols);
-        for (row, bytes) in bytes.chunks_exact(desc.row_bytes() as usize).enumerate() {
-            quant::decode(Simd::detect(), desc.dtype, bytes, values);
-            let tiles = row / TILE_ROWS * TILE_ROWS * cols + row % TILE_ROWS * TILE_COLS;
-            split(values, &mut high[tiles..], &mut low[tiles..]);
-        }
-        Ok(())
-    }
-}
-
-/// All sums of a block of weights, in tiles: pairs of tiles of rows, in each the pairs of groups of tokens.
-fn tile_products(x: &Packed, tokens: Range<usize>, rows: usize, cols: usize, scratch: &mut Scratch) {
-    let pair = 2 * TILE_ROWS;
-    let (row_pairs, token_pairs) = (rows.div_ceil(pair), tokens.len().div_ceil(pair));
-    let first_group = tokens.start / TILE_ROWS;
-    scratch.sums.clear();
-    scratch.sums.resize(row_pairs * token_pairs, [0.0; SUMS]);
-    for col in (0..cols).step_by(TILED_COLS) {
-        let steps = (cols - col).min(TILED_COLS) / TILE_COLS;
-        for token_pair in 0..token_pairs {
-            let group =
-                |n: usize| &x.data[(first_group + n) * x.group..][..x.group][col / 2 * TILE_ROWS * x.parts..];
-            for row_pair in 0..row_pairs {
-                let at = row_pair * pair * cols + TILE_ROWS * col;
-                let block = tiles::Block {
-                    high: &scratch.high[at..],
-                    low: (x.parts == 2).then(|| &scratch.low[at..]),
-                    second: TILE_ROWS * cols,
-                    left: group(2 * token_pair),
-                    right: group(2 * token_pair + 1),
-                    steps,
-                };
-                tiles::multiply(block, &mut scratch.sums[row_pair * token_pairs + token_pair]);
-            }
-        }
-    }
-}
-
-/// Writes what [`tile_products`] left to `rows` columns of `out`.
-///
-/// # Safety
-/// `out` must be valid for writes of `tokens` rows of `rows` values, `stride` apart, that nothing else accesses.
-unsafe fn store(sums: &[[f32; SUMS]], rows: usize, tokens: usize, out: *mut f32, stride: usize) {
-    const TILE: usize = TILE_ROWS * TILE_ROWS;
-    let token_pairs = tokens.div_ceil(2 * TILE_ROWS);
-    for row in (0..rows).step_by(TILE_ROWS) {
-        for token in (0..tokens).step_by(TILE_ROWS) {
-            let block = &sums[row / (2 * TILE_ROWS) * token_pairs + token / (2 * TILE_ROWS)];
-            let tile = &block[(row / TILE_ROWS % 2 * 2 + token / TILE_ROWS % 2) * TILE..][..TILE];
-            let (rows, tokens) = ((rows - row).min(TILE_ROWS), (tokens - token).min(TILE_ROWS));
-            for t in 0..tokens {
-                // SAFETY: within what the caller promised
-                let out =
-                    unsafe { std::slice::from_raw_parts_mut(out.add((token + t) * stride + row), rows) };
-                out.iter_mut().enumerate().for_each(|(r, out)| *out = tile[r * TILE_ROWS + t]);
-            }
-        }
     }
 }
 
@@ -324,7 +212,8 @@ unsafe fn product(Shape { m, n, k }: Shape, a: View<'_>, b: View<'_>, out: *mut 
 
 #[cfg(test)]
 mod tests {
-    use tensor::{TensorDesc, TensorSource};
+    use quant::Simd;
+    use tensor::{DType, TensorDesc, TensorSource};
 
     use super::*;
 

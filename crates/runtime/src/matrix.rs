@@ -54,6 +54,16 @@ impl Matrix {
         Matrix { cols: self.cols, data }
     }
 
+    /// Adds the rows of `other`, which are as long as these unless there are none yet.
+    ///
+    /// # Panics
+    /// When they are not.
+    pub fn append(&mut self, other: &Matrix) {
+        assert!(self.data.is_empty() || self.cols == other.cols, "rows of one length");
+        self.cols = other.cols;
+        self.data.extend_from_slice(&other.data);
+    }
+
     /// `self + other`.
     pub(crate) fn add(&mut self, other: &Matrix) {
         self.data.iter_mut().zip(&other.data).for_each(|(a, b)| *a += b);

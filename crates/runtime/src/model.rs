@@ -65,6 +65,9 @@ impl<'a> Model<'a> {
 
     /// Sequences from their first token on, embedded: `√hidden · E[token]`.
     ///
+    /// A batch of a thousand tokens makes the decoding of weights cheap; a larger one takes memory and saves no more.
+    /// Where only some rows are needed at the end, see [`Batch::want`].
+    ///
     /// # Errors
     /// `Malformed` for a token beyond the vocabulary, `Limit` for more tokens than the model's context, and what
     /// the source of the weights says.
@@ -78,15 +81,16 @@ impl<'a> Model<'a> {
         for (part, cache) in parts {
             let start = cache.len();
             self.check_tokens(part, start)?;
-            sequences.push(Sequence { rows: tokens.len()..tokens.len() + part.len(), start, cache });
-            positions.extend(start..start + part.len());
+            let end = start + part.len();
+            sequences.push(Sequence { rows: tokens.len()..tokens.len() + part.len(), end, cache });
+            positions.extend(start..end);
             tokens.extend_from_slice(part);
         }
         let hidden = self.config.hidden as usize;
         let mut hidden = self.weights.global().get("token_embd")?.gather(&tokens, 0, hidden)?;
         hidden.scale((self.config.hidden as f32).sqrt());
         let embedding = if self.config.ple > 0 { hidden.clone() } else { Matrix::default() };
-        let batch = Batch { tokens, positions, sequences, hidden, embedding, done: 0 };
+        let batch = Batch { tokens, positions, sequences, hidden, embedding, done: 0, wanted: None };
         self.check_finite(&batch, "token_embd")?;
         Ok(batch)
     }

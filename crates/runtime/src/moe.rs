@@ -3,6 +3,7 @@
 //! A router picks a few experts for each token and weighs them. It looks at the residual stream itself, not at what
 //! the experts see. All tokens of an expert go through it together, so each expert's weights are read once.
 
+use rayon::prelude::*;
 use tensor::Result;
 
 use crate::ffn::gated;
@@ -54,16 +55,24 @@ impl Model<'_> {
     fn experts(&self, w: &LayerWeights<'_>, n: &Matrix, tokens: &[Vec<(usize, f32)>]) -> Result<Matrix> {
         let (gate_up, down) = (w.get("ffn_gate_up_exps")?, w.get("ffn_down_exps")?);
         let (ffn, hidden) = (down.desc().cols(), n.cols() as u64);
-        let mut out = Matrix::zeros(n.rows(), n.cols());
-        for (expert, tokens) in tokens.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
+        let expert = |&expert: &usize| {
+            let n = n.select(tokens[expert].iter().map(|&(token, _)| token));
             let expert = expert as u64;
-            let n = n.select(tokens.iter().map(|&(token, _)| token));
             let start = expert * 2 * ffn;
             let mut gate = gate_up.project(&n, start..start + ffn)?;
             gated(&mut gate, &gate_up.project(&n, start + ffn..start + 2 * ffn)?);
-            let result = down.project(&gate, expert * hidden..(expert + 1) * hidden)?;
-            for (row, &(token, weight)) in tokens.iter().enumerate() {
-                out.row_mut(token).iter_mut().zip(result.row(row)).for_each(|(out, x)| *out += weight * x);
+            down.project(&gate, expert * hidden..(expert + 1) * hidden)
+        };
+        let busy: Vec<usize> = (0..tokens.len()).filter(|&expert| !tokens[expert].is_empty()).collect();
+        let mut out = Matrix::zeros(n.rows(), n.cols());
+        // side by side, because each alone is little work; not all, because their results take room
+        for some in busy.chunks(2 * rayon::current_num_threads()) {
+            let results: Vec<Matrix> = some.par_iter().map(expert).collect::<Result<_>>()?;
+            for (tokens, result) in some.iter().map(|&expert| &tokens[expert]).zip(&results) {
+                for (row, &(token, weight)) in tokens.iter().enumerate() {
+                    let out = out.row_mut(token).iter_mut();
+                    out.zip(result.row(row)).for_each(|(out, x)| *out += weight * x);
+                }
             }
         }
         Ok(out)

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Mutex;
 
 use common::{Folder, logits, max_difference};
-use runtime::{KvCache, Model};
+use runtime::{KvCache, Matrix, Model};
 use tensor::{Fault, Result, TensorDesc, TensorSource};
 
 /// One of each family, the random ones included.
@@ -83,6 +83,36 @@ fn sequences_in_a_batch_do_not_see_each_other() {
         for (part, rows) in parts.iter().zip(batch.sequences()) {
             assert_eq!(part.len(), rows.len());
             assert_same(logits(&model, part).data(), together.select(rows).data(), path);
+        }
+    }
+}
+
+/// The layers over a batch of which some rows are wanted, and the state of those.
+fn wanted(model: &Model<'_>, parts: &[&[u32]], rows: &[usize]) -> Matrix {
+    let mut batch = model.embed(parts).unwrap();
+    batch.want(rows.to_vec());
+    for layer in 0..model.config().layers() {
+        model.layer(layer, &mut batch).unwrap();
+    }
+    assert_eq!(batch.sequences().last().unwrap().end, rows.len());
+    batch.hidden().clone()
+}
+
+#[test]
+fn what_is_wanted_of_a_batch_does_not_depend_on_what_is_not() {
+    for path in FOLDERS {
+        let folder = Folder::open(path);
+        let tokens = folder.tokens(300);
+        let parts: [&[u32]; 3] = [&tokens[..140], &tokens[140..150], &tokens[150..]];
+        for model in folder.models() {
+            let all = wanted(&model, &parts, &(0..300).collect::<Vec<_>>());
+            // half of one sequence, none of another, every third of the last
+            let some: Vec<usize> = (70..140).chain((150..300).step_by(3)).collect();
+            let found = wanted(&model, &parts, &some);
+            assert!(found == all.select(some), "{path}: other bits");
+            let last = wanted(&model, &parts, &[299]);
+            assert_same(last.row(0), all.row(299), path);
+            assert_eq!(wanted(&model, &parts, &[]).rows(), 0);
         }
     }
 }

@@ -2,12 +2,43 @@
 //!
 //! | file | idea |
 //! |---|---|
+//! | `protocol.rs`, `protocol/` | text files as the sequences that models read: plain chunks, conversations |
+//! | `provenance.rs`, `expected.rs` | which recipe the artifact is of; what it should be therefore |
+//! | `structure.rs`, `keys.rs`, `values.rs` | keys and tensors against that; which differences matter; what they are |
+//! | `errors.rs`, `limits.rs`, `summary.rs` | weights against those of the base; what is too far; the figures by role |
+//! | `diagnose.rs`, `diagnose/` | why a tensor is wrong |
+//! | `lockstep.rs`, `scores.rs` | both models over one text; what two rows of logits say about a token |
+//! | `statistics.rs` | figures and their intervals |
+//! | `logits_file.rs` | llama-perplexity's file of base logits |
 //! | `report.rs` | what is found: the document that everything ends in |
 //!
 //! Nothing here knows how a report is shown. Work runs on the caller's rayon pool.
 
+mod diagnose;
+mod errors;
+mod expected;
+mod keys;
+mod limits;
+mod lockstep;
+mod logits_file;
+mod protocol;
+mod provenance;
 mod report;
+mod scores;
 mod sequences;
+mod statistics;
+mod structure;
+mod summary;
+mod values;
 
+pub use errors::{tensor_errors, weights};
+pub use expected::{Expected, ExpectedTensor, Values};
+pub use lockstep::{Base, Options, evaluate, work};
+pub use logits_file::{LogitsFile, LogitsWriter};
+pub use protocol::{Corpus, Cut, Reader, utf8};
+pub use provenance::Provenance;
 pub use report::*;
+pub use scores::{Against, Token};
 pub use sequences::Sequence;
+pub use statistics::summarise;
+pub use structure::structure;

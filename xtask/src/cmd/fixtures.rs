@@ -1,4 +1,7 @@
 //! `cargo xtask fixtures`: makes again what llama.cpp made in `fixtures/golden`: digests of whole files, keys.
+//! `cargo xtask fixtures broken`: makes files with mistakes that `verify` must find.
+
+mod broken;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,9 +14,17 @@ use sha2::{Digest, Sha256};
 use xtask::keys::Case;
 use xtask::oracle::{Oracle, Scope};
 
-/// Make fixtures/golden again with the real llama.cpp.
+/// Make fixtures/golden again with the real llama.cpp, or files with mistakes.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    Broken(broken::Args),
+}
 
 const CHECKPOINTS: [&str; 3] = ["e2b", "26b-a4b", "31b"];
 
@@ -42,6 +53,9 @@ const PRESETS: [&str; 20] = [
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
+        if let Some(What::Broken(args)) = self.what {
+            return args.run();
+        }
         let oracle = Oracle::find_or_build(Scope::Converter)?;
         let fixtures = crate::root().join("fixtures");
         digests(&oracle, &fixtures)?;

@@ -63,7 +63,7 @@ pub(crate) fn run(args: &args::Convert) -> Result<Output> {
         "manifest": finished.manifest,
         "seconds": seconds,
     });
-    Ok(Output { text, json })
+    Ok(Output::new(text, json))
 }
 
 /// The best level that this machine has, or the one asked for.

@@ -1,38 +1,60 @@
-//! `generate`: text from the reference runtime, greedily, from a checkpoint folder or a GGUF file.
+//! `generate`: text from the reference runtime, from a checkpoint folder or a GGUF file.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use ::runtime::{KvCache, Matrix, Weights, argmax};
+use ::runtime::{KvCache, Matrix, Weights};
 use ::text::{Chat, ChatTemplate};
+use ::verify::utf8;
 use serde_json::{Value, json};
 use tensor::{Error, Result};
 
 use crate::args;
 use crate::commands::opened::Opened;
 use crate::outcome::Output;
+use crate::sampling::{Sampler, Sampling};
+
+/// Tokens to generate, if nothing is said.
+const TOKENS: usize = 128;
 
 pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     let model = Opened::new(&args.model)?;
     let prompt = prompt(&model, args)?;
+    let limit = Limit::new(&model, args, prompt.len())?;
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        seed: args.seed,
+    };
+    let mut sampler = Sampler::new(sampling);
     let runtime = ::runtime::Model::new(&model.config, Weights::new(&*model.source, &model.inventory)?)?;
 
     let start = Instant::now();
     let mut cache = KvCache::new(&model.config);
+    let mut next = |tokens: &[u32]| -> Result<u32> {
+        let hidden = runtime.forward(tokens, &mut cache, |_, _| {})?;
+        Ok(sampler.choose(&sayable(&model, &runtime.head(&last(&hidden))?)))
+    };
     let mut decoder = model.tokenizer.decoder();
     let (mut tokens, mut text) = (Vec::new(), String::new());
-    let mut next = pick(&model, &runtime.head(&last(&runtime.forward(&prompt, &mut cache, |_, _| {})?))?);
+    let mut token = next(&prompt)?;
     let read = start.elapsed().as_secs_f64();
-    while tokens.len() < args.max_tokens && !model.tokenizer.end_of_generation().contains(&next) {
-        let piece = decoder.push(next);
+    let finish = loop {
+        if model.tokenizer.end_of_generation().contains(&token) {
+            break "stop";
+        }
+        let piece = decoder.push(token);
         show(&piece, as_json)?;
         text.push_str(&piece);
-        tokens.push(next);
-        if tokens.len() < args.max_tokens {
-            next = pick(&model, &runtime.head(&last(&runtime.forward(&[next], &mut cache, |_, _| {})?))?);
+        tokens.push(token);
+        if tokens.len() == limit.tokens {
+            break limit.reason;
         }
-    }
+        token = next(&[token])?;
+    };
     let rest = decoder.finish();
     show(&rest, as_json)?;
     text.push_str(&rest);
@@ -49,10 +71,45 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
         "prompt_tokens": prompt,
         "tokens": tokens,
         "text": text,
+        "finish": finish,
+        "sampling": sampling,
         "prompt_seconds": read,
         "seconds": seconds,
     });
-    Ok(Output { text: "\n".to_owned(), json })
+    Ok(Output::new("\n".to_owned(), json))
+}
+
+/// When to stop, whatever the model says.
+struct Limit {
+    /// At most so many, at least one.
+    tokens: usize,
+    /// Why there: `length`, as asked for, or `context`, for want of room.
+    reason: &'static str,
+}
+
+impl Limit {
+    fn new(model: &Opened, args: &args::Generate, prompt: usize) -> Result<Limit> {
+        let trained = usize::try_from(model.config.context).unwrap_or(usize::MAX);
+        let context = args.context.unwrap_or(trained);
+        if context > trained {
+            return Err(Error::recipe("--context", "longer than the model's")
+                .expected(format!("at most {trained} tokens"), context));
+        }
+        let room = context.saturating_sub(prompt);
+        match args.max_tokens {
+            Some(0) => Err(Error::recipe("--max-tokens", "nothing to do").expected("at least 1", 0)),
+            Some(tokens) if tokens <= room => Ok(Limit { tokens, reason: "length" }),
+            None if room >= TOKENS => Ok(Limit { tokens: TOKENS, reason: "length" }),
+            None if room > 0 => Ok(Limit { tokens: room, reason: "context" }),
+            wanted => {
+                let wanted = wanted.unwrap_or(1);
+                let problem = format!("a prompt of {prompt} tokens leaves too little room");
+                Err(Error::recipe("--context", problem)
+                    .expected(format!("room for {wanted} tokens"), format!("{room} of {context}"))
+                    .help("Ask for fewer tokens, or shorten the prompt."))
+            }
+        }
+    }
 }
 
 /// Shows a piece of the text as soon as it is there.
@@ -69,10 +126,22 @@ fn last(hidden: &Matrix) -> Matrix {
     hidden.select([hidden.rows() - 1])
 }
 
+/// The logits of a token, without what may not be said.
+fn sayable(model: &Opened, logits: &Matrix) -> Vec<f32> {
+    let mut row = logits.row(0).to_vec();
+    for &id in &model.suppressed {
+        if let Some(logit) = row.get_mut(id as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    row
+}
+
 /// The tokens of the prompt, through the chat template if asked for.
 fn prompt(model: &Opened, args: &args::Generate) -> Result<Vec<u32>> {
+    let prompt = prompt_text(args)?;
     if !args.chat {
-        return model.tokenizer.encode(&args.prompt, true, false);
+        return model.tokenizer.encode(&prompt, true, false);
     }
     let Some(template) = &model.template else {
         return Err(
@@ -80,25 +149,33 @@ fn prompt(model: &Opened, args: &args::Generate) -> Result<Vec<u32>> {
         );
     };
     let tools = args.tools.as_deref().map(tools).transpose()?.unwrap_or_default();
+    let system = args.system.as_ref().map(|text| json!({ "role": "system", "content": text }));
+    let user = json!({ "role": "user", "content": prompt });
     let text = ChatTemplate::new(template)?.render(&Chat {
-        messages: &[json!({ "role": "user", "content": args.prompt })],
+        messages: &system.into_iter().chain([user]).collect::<Vec<_>>(),
         tools: &tools,
         add_generation_prompt: true,
+        enable_thinking: args.thinking,
         bos_token: model.tokenizer.token(model.tokenizer.bos()).unwrap_or_default(),
         ..Chat::default()
     })?;
     model.tokenizer.encode(&text, false, true)
 }
 
-/// The likeliest token that may be said.
-fn pick(model: &Opened, logits: &Matrix) -> u32 {
-    let mut row = logits.row(0).to_vec();
-    for &id in &model.suppressed {
-        if let Some(logit) = row.get_mut(id as usize) {
-            *logit = f32::NEG_INFINITY;
+/// The prompt from wherever it is. What editors and `echo` put at the end of a text is no part of it.
+fn prompt_text(args: &args::Generate) -> Result<String> {
+    let text = match (&args.prompt_file, args.prompt.as_deref().unwrap_or_default()) {
+        (Some(path), _) => {
+            utf8(path.display(), std::fs::read(path).map_err(|e| Error::io(path.display(), &e))?)?
         }
-    }
-    argmax(&row) as u32
+        (None, "-") => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).map_err(|e| Error::io("stdin", &e))?;
+            utf8("stdin", bytes)?
+        }
+        (None, prompt) => return Ok(prompt.to_owned()),
+    };
+    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
 
 /// A JSON list of tools.

@@ -65,7 +65,7 @@ fn folder(path: &Path, list: bool) -> Result<Output> {
         "files": checkpoint.shards().iter().map(|s| json!({ "name": s.name, "bytes": s.len })).collect::<Vec<_>>(),
         "tensors": listed.iter().map(described).collect::<Vec<_>>(),
     });
-    Ok(Output { text: render(&facts, &listed, list), json })
+    Ok(Output::new(render(&facts, &listed, list), json))
 }
 
 fn gguf(path: &Path, list: bool) -> Result<Output> {
@@ -82,7 +82,7 @@ fn gguf(path: &Path, list: bool) -> Result<Output> {
         "metadata": set.metadata().iter().map(|(key, value)| (key.to_owned(), json!({ "type": value.type_name(), "value": short(value) }))).collect::<serde_json::Map<_, _>>(),
         "tensors": listed.iter().map(described).collect::<Vec<_>>(),
     });
-    Ok(Output { text: render(&facts, &listed, list), json })
+    Ok(Output::new(render(&facts, &listed, list), json))
 }
 
 /// `blk.3.attn_q.weight` → `attn_q`.

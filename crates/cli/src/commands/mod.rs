@@ -5,6 +5,7 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 mod opened;
 pub(crate) mod plan;
+pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 

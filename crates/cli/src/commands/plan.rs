@@ -16,7 +16,7 @@ pub(crate) fn run(args: &args::Plan) -> Result<Output> {
     let plan = plan_for(&args.model, &requests)?.plan;
     let mut json = serde_json::to_value(&plan).unwrap_or_default();
     json["plan_sha256"] = plan.digest().into();
-    Ok(Output { text: describe(&plan), json })
+    Ok(Output::new(describe(&plan), json))
 }
 
 fn describe(plan: &Plan) -> String {

@@ -3,17 +3,16 @@
 //! The input is in the page cache before each run, so the numbers are those of the program and of writing.
 //! The table goes to stdout as Markdown; its notes belong in docs/BENCHMARKS.md.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use xtask::oracle::Oracle;
 
+use super::files::{build, each_block, remove, synthetic, warm};
 use super::measure::{self, Cost};
-use crate::cmd::synth;
 
 /// Convert the synthetic E2B (10.2 GB, made once in the cache folder) with our tool and with llama.cpp.
 #[derive(clap::Args)]
@@ -81,29 +80,6 @@ impl Args {
         println!("{}", digests.join("\n"));
         Ok(())
     }
-}
-
-/// Builds our binary as a user would and says where it is.
-fn build() -> Result<PathBuf> {
-    let output = crate::cargo()
-        .args(["build", "--release", "--package", "gemma-convert", "--message-format=json"])
-        .stderr(Stdio::inherit())
-        .output()?;
-    ensure!(output.status.success(), "cargo build failed");
-    let messages = String::from_utf8(output.stdout)?;
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut binaries = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
-    binaries.find(|path| path.ends_with("gemma-convert")).context("cargo built no binary gemma-convert")
-}
-
-/// The checkpoint in the cache folder, made if it is not there whole.
-fn synthetic(folder: &Path) -> Result<PathBuf> {
-    let model = folder.join("gemma-4-E2B-it");
-    if !model.join("config.json").exists() {
-        eprintln!("writing {} (10.2 GB, once)", model.display());
-        synth::checkpoint("gemma-4-E2B-it", &model, u64::MAX, true, synth::Fill::Noise)?;
-    }
-    Ok(model)
 }
 
 fn run_ours(
@@ -191,15 +167,6 @@ impl Outputs {
     }
 }
 
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The Markdown table, and under it how many times faster and smaller we are.
 fn table(rows: &[Row], presets: &[String]) -> String {
     let mut text = String::from(
@@ -225,34 +192,10 @@ fn table(rows: &[Row], presets: &[String]) -> String {
     text
 }
 
-/// Reads the files once, so that they are in the page cache (as far as it is large enough).
-fn warm(path: &Path) -> Result<()> {
-    let files = if path.is_dir() {
-        fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?
-    } else {
-        vec![path.to_owned()]
-    };
-    for file in files.iter().filter(|file| file.is_file()) {
-        each_block(file, |_| {})?;
-    }
-    Ok(())
-}
-
 fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     each_block(path, |block| hash.update(block))?;
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn each_block(path: &Path, mut act: impl FnMut(&[u8])) -> Result<()> {
-    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut block = vec![0; 4 << 20];
-    loop {
-        match file.read(&mut block)? {
-            0 => return Ok(()),
-            count => act(&block[..count]),
-        }
-    }
 }
 
 #[cfg(test)]

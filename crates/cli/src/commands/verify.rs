@@ -1,0 +1,246 @@
+//! `verify`: an artifact against its checkpoint, step by step, and the report in its forms.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ::plan::{Thresholds, byte_size};
+use ::runtime::{Model, Weights};
+use ::verify::{
+    Base, Corpus, Cut, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Reader, Report, SCHEMA, Scored,
+    Severity, Skipped, Step, Threshold,
+};
+use tensor::{Error, Result};
+
+use crate::args;
+use crate::commands::opened::Opened;
+use crate::outcome::Output;
+use crate::progress::Bar;
+use crate::report;
+
+pub(crate) fn run(args: &args::Verify) -> Result<Output> {
+    let limits =
+        Thresholds { max_kld: args.max_kld, max_ppl_ratio: args.max_ppl_ratio, min_top1: args.min_top1 };
+    limits.check()?;
+    let memory = byte_size("--memory", &args.memory)?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build_global()
+        .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))?;
+
+    let artifact = Opened::new(&args.artifact)?;
+    let against = args.against.as_deref().map(Against::open).transpose()?;
+    let mut report = Report {
+        schema: SCHEMA,
+        tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
+        artifact: info(&args.artifact, &artifact),
+        base: match (&against, &args.against) {
+            (Some(Against::Model(base)), Some(path)) => Some(info(path, base)),
+            _ => None,
+        },
+        ..Report::default()
+    };
+    let limits = steps(args, memory, limits, &artifact, against.as_ref(), &mut report)?;
+    check(limits, &mut report);
+    report.passed = report.findings.iter().all(|finding| finding.severity != Severity::Failure);
+
+    let json = serde_json::to_value(&report).unwrap_or_default();
+    if let Some(Some(path)) = &args.json {
+        write(path, &format!("{json:#}\n"), false)?;
+    }
+    if let Some(path) = &args.html {
+        write(path, &report::html(&report), false)?;
+    }
+    if let Some(path) = &args.markdown {
+        write(path, &report::markdown(&report), true)?;
+    }
+    Ok(Output { text: report::text(&report), json, passed: report.passed })
+}
+
+/// What the artifact is held against.
+enum Against {
+    Model(Box<Opened>),
+    Logits(LogitsFile),
+}
+
+impl Against {
+    fn open(path: &Path) -> Result<Against> {
+        if LogitsFile::is_one(path) {
+            return LogitsFile::open(path).map(Against::Logits);
+        }
+        Ok(Against::Model(Box::new(Opened::new(path)?)))
+    }
+}
+
+/// Runs the steps in their order. Returns the limits that the figures are to keep.
+fn steps(
+    args: &args::Verify,
+    memory: u64,
+    limits: Thresholds,
+    artifact: &Opened,
+    against: Option<&Against>,
+    report: &mut Report,
+) -> Result<Thresholds> {
+    if args.text.is_empty() && !matches!(against, Some(Against::Logits(_))) {
+        skip(report, Step::Text, "no --text was given");
+    } else if failed(report) && !args.keep_going {
+        skip(report, Step::Text, "an earlier step has failed; --keep-going runs it nevertheless");
+    } else {
+        timed(report, "text", |report| text(args, memory, artifact, against, report))?;
+    }
+    Ok(limits)
+}
+
+/// Both models over the text.
+fn text(
+    args: &args::Verify,
+    memory: u64,
+    artifact: &Opened,
+    against: Option<&Against>,
+    report: &mut Report,
+) -> Result<()> {
+    // where the tokenizers differ, structure has said so; the base's is right
+    let reader = match against {
+        Some(Against::Model(base)) => base,
+        _ => artifact,
+    };
+    let corpus = match against {
+        Some(Against::Logits(file)) if args.text.is_empty() => of_logits(file, &args.against, reader),
+        _ => Corpus::read(
+            &args.text,
+            &Reader {
+                tokenizer: &reader.tokenizer,
+                template: reader.template.as_deref(),
+                context: reader.config.context,
+            },
+            &Cut {
+                context: args.context,
+                most: args.chunks,
+                scored: match args.score {
+                    args::Score::All => Scored::All,
+                    args::Score::Answers => Scored::Answers,
+                },
+            },
+        )?,
+    };
+    let Corpus { sequences, text, findings } = corpus;
+    report.findings.extend(findings);
+    report.text = Some(text);
+    if let Some(Against::Logits(file)) = against
+        && file.sequences(reader.tokenizer.bos()) != sequences
+    {
+        return Err(Error::malformed(
+            "--against",
+            "these logits are of another text, or of another cut of it",
+        )
+        .expected("the same chunks of tokens", "others")
+        .help("Leave --text out: the file has the tokens."));
+    }
+
+    let model = runtime(&args.artifact, artifact)?;
+    let base_model = match (against, &args.against) {
+        (Some(Against::Model(base)), Some(path)) => Some(runtime(path, base)?),
+        _ => None,
+    };
+    let base = match (against, &base_model) {
+        (Some(Against::Logits(file)), _) => Some(Base::Logits(file)),
+        (_, base) => base.as_ref().map(Base::Model),
+    };
+    let mut writer = match &args.save_logits {
+        Some(path) => Some(LogitsWriter::create(path, &sequences, artifact.config.vocab)?),
+        None => None,
+    };
+    let configs: Vec<_> = std::iter::once(&model).chain(&base_model).map(Model::config).collect();
+    let bar = Bar::steps("perplexity", ::verify::work(&configs, &sequences), args.quiet);
+    let options = Options { memory, logits: writer.as_mut(), progress: &|done| bar.advance(done) };
+    let tokens = ::verify::evaluate(&model, base, &sequences, options);
+    bar.finish();
+    ::verify::summarise(&tokens?, report);
+    writer.map_or(Ok(()), LogitsWriter::finish)
+}
+
+/// A model that runs.
+fn runtime<'a>(path: &Path, opened: &'a Opened) -> Result<Model<'a>> {
+    let weights = Weights::new(&*opened.source, &opened.inventory);
+    weights.and_then(|weights| Model::new(&opened.config, weights)).map_err(|e| e.within(path.display()))
+}
+
+/// The text that is in a file of logits.
+fn of_logits(file: &LogitsFile, path: &Option<PathBuf>, reader: &Opened) -> Corpus {
+    let text = ::verify::Text {
+        files: path.iter().map(|path| path.display().to_string()).collect(),
+        context: file.context(),
+        ..::verify::Text::default()
+    };
+    Corpus { sequences: file.sequences(reader.tokenizer.bos()), text, findings: Vec::new() }
+}
+
+/// Holds the figures against the limits.
+fn check(limits: Thresholds, report: &mut Report) {
+    let kld = report.kld.as_ref().map(|kld| kld.mean);
+    let ratio = report.perplexity.as_ref().and_then(|perplexity| perplexity.ratio);
+    let figures = [
+        ("kld.mean", limits.max_kld, kld, f64::le as fn(&f64, &f64) -> bool),
+        ("perplexity.ratio", limits.max_ppl_ratio, ratio, f64::le),
+        ("top1", limits.min_top1, report.top1, f64::ge),
+    ];
+    for (figure, limit, found, holds) in figures {
+        let Some(limit) = limit else { continue };
+        let finding = |problem: &str| Finding::new(Severity::Failure, Step::Thresholds, figure, problem);
+        match found {
+            Some(found) => {
+                let holds = holds(&found, &limit);
+                report.thresholds.push(Threshold { figure: figure.to_owned(), limit, found, holds });
+                if !holds {
+                    report.findings.push(finding("beyond its limit").expected(limit, found));
+                }
+            }
+            None => report.findings.push(finding("has a limit, and could not be measured")),
+        }
+    }
+}
+
+fn failed(report: &Report) -> bool {
+    report.findings.iter().any(|finding| finding.severity == Severity::Failure)
+}
+
+fn skip(report: &mut Report, step: Step, why: &str) {
+    report.skipped.push(Skipped { step, why: why.to_owned() });
+}
+
+/// Runs a step and takes its time.
+fn timed(report: &mut Report, step: &str, run: impl FnOnce(&mut Report) -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    run(report)?;
+    report.seconds.insert(step.to_owned(), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn info(path: &Path, model: &Opened) -> ModelInfo {
+    let mut info = ModelInfo {
+        path: path.display().to_string(),
+        variant: model.config.variant().map(str::to_owned),
+        ..ModelInfo::default()
+    };
+    let mut types: BTreeMap<String, u64> = BTreeMap::new();
+    for found in &model.inventory.text {
+        let desc = &model.source.tensors()[found.index];
+        info.bytes += desc.byte_len();
+        info.weights += desc.elements();
+        *types.entry(desc.dtype.to_string()).or_default() += desc.byte_len();
+    }
+    info.types = types;
+    info
+}
+
+/// Writes a file, or adds to one.
+fn write(path: &Path, text: &str, append: bool) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).append(append).truncate(!append);
+    options
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|e| Error::write(path.display(), &e))
+}

@@ -1,0 +1,23 @@
+//! A verification's report for people: on a terminal, as Markdown, as one HTML page.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `number.rs` | how numbers are written, and which characters of a stranger's name are not |
+//! | `tables.rs` | what is said: the verdict and the tables, the same in each form |
+//! | `text.rs`, `markdown.rs`, `html.rs` | the three forms |
+//! | `scale.rs`, `svg.rs`, `plots/` | the plots of the page, one file a plot |
+//!
+//! [`Report`](::verify::Report) is the only input. The JSON of `--json` is that structure itself: `docs/report.md`.
+
+mod html;
+mod markdown;
+mod number;
+mod plots;
+mod scale;
+mod svg;
+mod tables;
+mod text;
+
+pub(crate) use self::html::html;
+pub(crate) use self::markdown::markdown;
+pub(crate) use self::text::text;

@@ -1,0 +1,66 @@
+//! The plots of the page. Each takes its part of the report and gives a drawing, or a sentence where there is nothing to
+//! draw.
+
+mod along;
+mod delta_p;
+mod layers;
+mod sizes;
+
+pub(super) use along::along;
+pub(super) use delta_p::delta_p;
+pub(super) use layers::layers;
+pub(super) use sizes::sizes;
+
+use super::number;
+use super::scale::Scale;
+use super::svg::{Anchor, Svg};
+
+/// The width of every drawing, in its own units.
+const WIDTH: f64 = 880.0;
+
+/// A drawing and what explains it.
+pub(super) struct Plot {
+    pub(super) title: &'static str,
+    /// A sentence or two, plain text.
+    pub(super) caption: String,
+    /// Nothing if the caption says it all.
+    pub(super) svg: Option<String>,
+}
+
+/// The place of the data: left, top, right, bottom.
+struct Frame {
+    left: f64,
+    top: f64,
+    right: f64,
+    bottom: f64,
+}
+
+impl Frame {
+    /// Horizontal lines at the ticks of the vertical axis, their numbers, and what they are.
+    fn vertical(&self, svg: &mut Svg, scale: &Scale, ticks: &[f64], title: &str) {
+        for tick in ticks {
+            let y = scale.at(*tick);
+            svg.line("g", [self.left, y], [self.right, y]);
+            svg.text("n", Anchor::End, [self.left - 8.0, y + 4.0], &number::tick(*tick));
+        }
+        svg.text("t", Anchor::Start, [0.0, self.top - 14.0], title);
+    }
+
+    /// The base line, ticks below it, their numbers, and what they are.
+    fn horizontal(
+        &self,
+        svg: &mut Svg,
+        scale: &Scale,
+        ticks: &[f64],
+        write: impl Fn(f64) -> String,
+        title: &str,
+    ) {
+        svg.line("a", [self.left, self.bottom], [self.right, self.bottom]);
+        for tick in ticks {
+            let x = scale.at(*tick);
+            svg.line("a", [x, self.bottom], [x, self.bottom + 4.0]);
+            svg.text("n", Anchor::Middle, [x, self.bottom + 18.0], &write(*tick));
+        }
+        svg.text("t", Anchor::Middle, [f64::midpoint(self.left, self.right), self.bottom + 38.0], title);
+    }
+}

@@ -1,0 +1,81 @@
+//! `manifest.json`: what was made of what, with SHA-256 of every file on both sides.
+//!
+//! A folder has one manifest for everything in it; a run replaces the entries of the files it writes and keeps the
+//! others. A file that was asked for by name has its manifest beside it, under the same name with a suffix.
+//! Files are read and written elsewhere.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tensor::{Error, Result};
+
+/// What follows the name of a single output file in the name of its manifest.
+pub const MANIFEST_SUFFIX: &str = ".manifest.json";
+
+/// The manifest of a folder or a file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// One entry a recipe.
+    pub artifacts: Vec<ArtifactEntry>,
+}
+
+/// What one recipe made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArtifactEntry {
+    /// The recipe's name.
+    pub recipe: String,
+    /// The whole recipe, with all settings.
+    pub settings: serde_json::Value,
+    /// `gemma-convert` and its version.
+    pub tool: String,
+    /// SHA-256 of the plan: equal plans over equal inputs give equal outputs.
+    pub plan_sha256: String,
+    /// The checkpoint's files.
+    pub inputs: Vec<FileEntry>,
+    /// The files of the artifact.
+    pub outputs: Vec<FileEntry>,
+}
+
+/// A file, its size and hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Name within its folder.
+    pub name: String,
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// Where the manifest of `outputs` in `folder` is: `named` is the file that was asked for by name, if any.
+    pub fn path(folder: &Path, named: Option<&str>) -> PathBuf {
+        match named {
+            Some(name) => folder.join(format!("{name}{MANIFEST_SUFFIX}")),
+            None => folder.join("manifest.json"),
+        }
+    }
+
+    /// Reads the text of a manifest.
+    ///
+    /// # Errors
+    /// `Malformed` for anything else.
+    pub fn parse(bytes: &[u8]) -> Result<Manifest> {
+        serde_json::from_slice(bytes)
+            .map_err(|e| Error::malformed("manifest", format!("not one of gemma-convert: {e}")))
+    }
+
+    /// The entry that holds an output of this name.
+    pub fn entry_of(&self, name: &str) -> Option<&ArtifactEntry> {
+        self.artifacts.iter().find(|entry| entry.outputs.iter().any(|file| file.name == name))
+    }
+
+    /// Takes out every entry that holds one of these outputs. Returns whether there was one.
+    pub fn forget<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> bool {
+        let before = self.artifacts.len();
+        for name in names {
+            self.artifacts.retain(|entry| entry.outputs.iter().all(|file| file.name != name));
+        }
+        self.artifacts.len() < before
+    }
+}

@@ -1,0 +1,203 @@
+//! Why a tensor is wrong: hypotheses, tried in order on a sample of its wrong rows, until one explains them all.
+//!
+//! `diagnose/values.rs` has those about values, `diagnose/places.rs` those about where values went. None holds a tensor in
+//! memory.
+
+mod places;
+mod values;
+
+use tensor::Result;
+
+use crate::errors::{Pair, Part, Sums};
+use crate::expected::Expected;
+use crate::limits::Judge;
+use crate::{Finding, Severity, Step};
+
+/// Rows that a hypothesis must explain.
+const SAMPLE: usize = 16;
+/// Tensors that are looked into; more are only counted.
+const DIAGNOSED: usize = 24;
+
+/// A hypothesis: the cause in a sentence, if it explains the sample.
+type Hypothesis = fn(&Case<'_>) -> Result<Option<String>>;
+
+/// The first that holds is told, so what is special goes before what is general.
+const HYPOTHESES: &[Hypothesis] = &[
+    values::constant,
+    values::offset_by_one,
+    values::byte_swapped,
+    values::scaled,
+    places::another_tensor,
+    places::shifted,
+    places::halves_exchanged,
+    places::slices_permuted,
+    places::heads_permuted,
+    places::columns_permuted,
+    places::transposed,
+    places::rows_permuted,
+];
+
+/// A tensor that is wrong.
+pub(crate) struct Case<'a> {
+    pair: &'a Pair<'a>,
+    /// All tensors.
+    pairs: &'a [Pair<'a>],
+    expected: &'a Expected,
+    part: &'a Part,
+    /// The sampled rows: their numbers, what they should be, what they are.
+    rows: Vec<u64>,
+    x: Vec<Vec<f32>>,
+    y: Vec<Vec<f32>>,
+}
+
+/// What is wrong with each tensor, in the order of the file.
+pub(crate) fn findings(pairs: &[Pair<'_>], errors: &[Part], expected: &Expected) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let mut wrong = 0;
+    for (pair, part) in pairs.iter().zip(errors) {
+        findings.extend(not_finite(pair, part));
+        if is_wrong(pair, part) {
+            wrong += 1;
+            if wrong <= DIAGNOSED {
+                findings.push(Case::new(pair, pairs, expected, part)?.finding()?);
+            }
+        } else {
+            findings.extend(remarkable(pair, part));
+        }
+    }
+    if wrong > DIAGNOSED {
+        let more = wrong - DIAGNOSED;
+        let problem = if 2 * wrong > pairs.len() {
+            format!("{more} more are wrong, most of all: this is an artifact of another checkpoint")
+        } else {
+            format!("{more} more are wrong")
+        };
+        findings.push(Finding::new(Severity::Failure, Step::Tensors, "tensors", problem));
+    }
+    Ok(findings)
+}
+
+fn is_wrong(pair: &Pair<'_>, part: &Part) -> bool {
+    part.bad_rows > 0
+        || matches!(pair.judge(), Judge::Blocks(limits) if (part.scale() - 1.0).abs() > limits.scale)
+}
+
+fn place(pair: &Pair<'_>) -> String {
+    format!("tensor {}", pair.name())
+}
+
+fn not_finite(pair: &Pair<'_>, part: &Part) -> Option<Finding> {
+    let (row, column) = part.first_not_finite?;
+    let problem = format!(
+        "{} weights are NaN or infinite, the first in row {row}, column {column}: its scale is damaged",
+        part.not_finite
+    );
+    Some(Finding::new(Severity::Failure, Step::Tensors, place(pair), problem))
+}
+
+/// A tensor that is right, but remarkably coarse.
+fn remarkable(pair: &Pair<'_>, part: &Part) -> Option<Finding> {
+    let Judge::Blocks(limits) = pair.judge() else { return None };
+    let relative = part.sums.relative();
+    (relative > limits.tensor).then(|| {
+        let problem = "its relative error is large for its type";
+        Finding::new(Severity::Warning, Step::Tensors, place(pair), problem)
+            .expected(format!("at most {} for {}", limits.tensor, limits.dtype), format!("{relative:.3}"))
+    })
+}
+
+impl<'a> Case<'a> {
+    fn new(
+        pair: &'a Pair<'a>,
+        pairs: &'a [Pair<'a>],
+        expected: &'a Expected,
+        part: &'a Part,
+    ) -> Result<Case<'a>> {
+        // without a bad row the whole is wrong: any row will do
+        let rows: Vec<u64> = if part.some_bad.is_empty() {
+            let step = (pair.rows() / SAMPLE as u64).max(1);
+            (0..pair.rows()).step_by(step as usize).take(SAMPLE).collect()
+        } else {
+            let some = &part.some_bad;
+            let count = some.len().min(SAMPLE);
+            let mut rows: Vec<u64> = (0..count).map(|i| some[i * some.len() / count]).collect();
+            rows.push(part.last_bad);
+            rows.dedup();
+            rows
+        };
+        let mut bytes = Vec::new();
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        for &row in &rows {
+            let mut values = [vec![0.0; pair.cols()], vec![0.0; pair.cols()]];
+            pair.read_base(row, &mut bytes, &mut values[0])?;
+            pair.read(row, &mut bytes, &mut values[1])?;
+            let [of_base, of_artifact] = values;
+            x.push(of_base);
+            y.push(of_artifact);
+        }
+        Ok(Case { pair, pairs, expected, part, rows, x, y })
+    }
+
+    fn finding(&self) -> Result<Finding> {
+        let mut problem = None;
+        for hypothesis in HYPOTHESES {
+            problem = hypothesis(self)?;
+            if problem.is_some() {
+                break;
+            }
+        }
+        let problem = problem.unwrap_or_else(|| self.unexplained());
+        // K/V that no layer reads do no harm
+        let severity = if self.pair.tensor.unused { Severity::Warning } else { Severity::Failure };
+        let finding = Finding::new(severity, Step::Tensors, place(self.pair), problem);
+        Ok(match self.part.first_bad {
+            Some((row, column)) => {
+                let at = self.rows.iter().position(|&r| r == row).unwrap_or(0);
+                let (row, column) = (self.rows[at], self.first_difference(at, column));
+                let value = |value: f32| format!("{value} in row {row}, column {column}");
+                finding.expected(value(self.x[at][column]), self.y[at][column])
+            }
+            None => finding.expected("a scale of 1", format!("{:.4}", self.part.scale())),
+        })
+    }
+
+    /// The first column from `column` on in which a sampled row clearly differs.
+    fn first_difference(&self, at: usize, column: usize) -> usize {
+        let (x, y) = (&self.x[at], &self.y[at]);
+        let largest = (column..x.len()).map(|c| (x[c] - y[c]).abs()).fold(0f32, f32::max);
+        (column..x.len()).find(|&c| (x[c] - y[c]).abs() >= largest / 2.0).unwrap_or(column)
+    }
+
+    fn unexplained(&self) -> String {
+        let (bad, rows) = (self.part.bad_rows, self.pair.rows());
+        if rows == 1 {
+            return "it holds other values than the base".to_owned();
+        }
+        format!("{bad} of {rows} rows hold other values than the base, in no order that this tool knows")
+    }
+
+    /// Whether `y` is what the artifact's type makes of `x`, and no other row that happens to look alike.
+    fn same(&self, x: &[f32], y: &[f32]) -> bool {
+        let sums = Sums::of(x, y);
+        match self.pair.judge() {
+            Judge::Values { relative, .. } => sums.relative() <= relative + 1e-6,
+            Judge::Blocks(_) => sums.cosine() > 0.85 && (0.6..1.6).contains(&(sums.yy / sums.xx)),
+        }
+    }
+
+    /// Whether the sampled rows are what `of` makes of the rows of the base.
+    fn explained(&self, of: impl Fn(&[f32], &mut Vec<f32>)) -> bool {
+        let mut changed = Vec::new();
+        self.x.iter().zip(&self.y).all(|(x, y)| {
+            changed.clear();
+            of(x, &mut changed);
+            self.same(&changed, y)
+        })
+    }
+
+    fn base_row(&self, row: u64) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.pair.cols()];
+        self.pair.read_base(row, &mut Vec::new(), &mut values)?;
+        Ok(values)
+    }
+}

@@ -1,0 +1,88 @@
+//! Causes that change each value where it is.
+
+use tensor::{DType, Result};
+
+use super::Case;
+
+/// Nothing but one value.
+pub(super) fn constant(case: &Case<'_>) -> Result<Option<String>> {
+    let value = case.y[0][0];
+    if case.y.iter().flatten().any(|&y| y != value) {
+        return Ok(None);
+    }
+    Ok(match (case.pair.tensor.role, case.pair.cols(), value) {
+        ("layer_output_scale", 1, 1.0) => Some("it is 1, as if the layer had no scalar".to_owned()),
+        (_, 1, 0.0 | 1.0) => Some(format!("it is {value}")),
+        (_, 1, _) => None,
+        _ if case.part.bad_rows < case.pair.rows() => {
+            Some(format!("{} rows hold nothing but the value {value}", case.part.bad_rows))
+        }
+        _ => Some(format!("all values are {value}")),
+    })
+}
+
+/// Norms of Gemma 1 to 3 are stored as w and multiply by 1 + w; their converters add the one.
+pub(super) fn offset_by_one(case: &Case<'_>) -> Result<Option<String>> {
+    for (offset, text) in [
+        (
+            1.0,
+            "it holds w + 1: that is how norms of Gemma 1 to 3 are stored, those of Gemma 4 stay as they are",
+        ),
+        (-1.0, "it holds w − 1: norms of Gemma 4 are stored as they are"),
+    ] {
+        let near = |(x, y): (&f32, &f32)| (y - x - offset).abs() <= 0.01 * (1.0 + x.abs());
+        if case.x.iter().flatten().zip(case.y.iter().flatten()).all(near) {
+            return Ok(Some(text.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The bytes of each value in the wrong order.
+pub(super) fn byte_swapped(case: &Case<'_>) -> Result<Option<String>> {
+    let dtype = case.pair.dtype();
+    if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+        return Ok(None);
+    }
+    let size = dtype.block_bytes();
+    let mut bytes = vec![0; case.pair.cols() * size];
+    let mut values = vec![0.0; case.pair.cols()];
+    for (&row, x) in case.rows.iter().zip(&case.x) {
+        case.pair.artifact.read_rows(case.pair.index, row, &mut bytes)?;
+        bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        quant::decode(quant::Simd::detect(), dtype, &bytes, &mut values);
+        if !case.same(x, &values) {
+            return Ok(None);
+        }
+    }
+    Ok(Some("the bytes of its values are swapped (big-endian)".to_owned()))
+}
+
+/// A constant factor, the sign among them.
+pub(super) fn scaled(case: &Case<'_>) -> Result<Option<String>> {
+    let factor = match case.part.bad_rows {
+        // some rows only: their own factor
+        bad if bad > 0 && bad < case.pair.rows() => {
+            let (xy, xx) =
+                case.x.iter().flatten().zip(case.y.iter().flatten()).fold((0.0, 0.0), |(xy, xx), (x, y)| {
+                    let (x, y) = (f64::from(*x), f64::from(*y));
+                    (xy + x * y, xx + x * x)
+                });
+            if xx > 0.0 { xy / xx } else { 0.0 }
+        }
+        _ => case.part.scale(),
+    };
+    // one value is always a multiple of another
+    if factor == 0.0 || case.pair.cols() == 1 {
+        return Ok(None);
+    }
+    let scaled =
+        |x: &[f32], out: &mut Vec<f32>| out.extend(x.iter().map(|x| (f64::from(*x) * factor) as f32));
+    if !case.explained(scaled) {
+        return Ok(None);
+    }
+    Ok(Some(match factor {
+        -1.01..=-0.99 => "its sign is flipped".to_owned(),
+        _ => format!("its values are those of the base times {factor:.4}"),
+    }))
+}

@@ -1,0 +1,350 @@
+//! The second step: how far each weight is from that of the base. Both sides stream by in blocks of rows, in parallel;
+//! sums are of f64 and added in the order of the rows, so that they are the same from any number of threads.
+//!
+//! What is far enough to be wrong is in `limits.rs`; why it is wrong, `diagnose.rs` finds out.
+
+use quant::Simd;
+use rayon::prelude::*;
+use tensor::{DType, Error, Result, TensorSource};
+
+use crate::expected::{Expected, ExpectedTensor, Values};
+use crate::limits::{Judge, Limits};
+use crate::structure::comparable;
+use crate::{Finding, Tensors, WorstBlock, diagnose, summary};
+
+/// Bytes of decoded weights that a worker holds of each side (or a row, if that is more).
+const BLOCK: u64 = 1 << 20;
+/// Weights of a block in reports.
+pub(crate) const GROUP: usize = 32;
+/// Bad rows that are remembered of a block of rows.
+const REMEMBERED: usize = 4;
+
+/// Compares all tensors that both have. `progress` is told numbers of weights; see [`weights`].
+///
+/// # Errors
+/// `Io`, or `Malformed` when the base itself holds values that are not finite.
+pub fn tensor_errors(
+    artifact: &dyn TensorSource,
+    base: &dyn TensorSource,
+    expected: &Expected,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(Tensors, Vec<Finding>)> {
+    let pairs: Vec<Pair<'_>> = comparable(artifact.tensors(), expected)
+        .into_iter()
+        .map(|(index, tensor)| Pair { artifact, base, index, tensor })
+        .collect();
+    let parts: Vec<(usize, u64, u64)> = pairs
+        .iter()
+        .enumerate()
+        .flat_map(|(number, pair)| pair.parts().map(move |(first, rows)| (number, first, rows)))
+        .collect();
+    let compared = parts.into_par_iter().map_init(Buffers::default, |buffers, (number, first, rows)| {
+        let part = pairs[number].compare(first, rows, buffers)?;
+        progress(rows * pairs[number].cols() as u64);
+        Ok((number, part))
+    });
+    let mut errors = vec![Part::default(); pairs.len()];
+    for (number, part) in compared.collect::<Result<Vec<_>>>()? {
+        errors[number].add(part);
+    }
+    let findings = diagnose::findings(&pairs, &errors, expected)?;
+    Ok((summary::tensors(&pairs, &errors), findings))
+}
+
+/// How many weights [`tensor_errors`] will compare.
+pub fn weights(artifact: &dyn TensorSource, expected: &Expected) -> u64 {
+    comparable(artifact.tensors(), expected).iter().map(|(_, tensor)| tensor.desc.elements()).sum()
+}
+
+/// A tensor of the artifact and what it should be.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair<'a> {
+    pub(crate) artifact: &'a dyn TensorSource,
+    pub(crate) base: &'a dyn TensorSource,
+    /// In the artifact.
+    pub(crate) index: usize,
+    pub(crate) tensor: &'a ExpectedTensor,
+}
+
+/// Decoded rows of both sides.
+#[derive(Default)]
+struct Buffers {
+    bytes: Vec<u8>,
+    x: Vec<f32>,
+    y: Vec<f32>,
+    blocks: Vec<Sums>,
+}
+
+impl Pair<'_> {
+    pub(crate) fn name(&self) -> &str {
+        &self.tensor.desc.name
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.tensor.desc.cols() as usize
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.tensor.desc.rows()
+    }
+
+    /// The type in the artifact.
+    pub(crate) fn dtype(&self) -> DType {
+        self.artifact.tensors()[self.index].dtype
+    }
+
+    /// The type in the base.
+    pub(crate) fn base_dtype(&self) -> DType {
+        match self.tensor.from {
+            Values::Base(index) => self.base.tensors()[index].dtype,
+            Values::Generated(_) => DType::F32,
+        }
+    }
+
+    pub(crate) fn judge(&self) -> Judge {
+        Judge::of(self.base_dtype(), self.dtype())
+    }
+
+    /// Rows of a slice along the first of three dimensions (an expert); else all.
+    pub(crate) fn slice_rows(&self) -> u64 {
+        match self.tensor.desc.shape.as_slice() {
+            [_, rows, _] => *rows,
+            _ => self.rows(),
+        }
+    }
+
+    /// First rows and numbers of rows. No part spans two slices.
+    fn parts(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let slice = self.slice_rows().max(1);
+        let step = (BLOCK / (4 * self.cols().max(1)) as u64).clamp(1, slice);
+        let rows = self.rows();
+        (0..rows).step_by(slice as usize).flat_map(move |start| {
+            let end = start + slice;
+            (start..end).step_by(step as usize).map(move |first| (first, step.min(end - first)))
+        })
+    }
+
+    /// Rows of the artifact from `first` on, as many as fill `out`.
+    pub(crate) fn read(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+        read(self.artifact, self.index, first, bytes, out)
+    }
+
+    /// What they should be.
+    pub(crate) fn read_base(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+        match &self.tensor.from {
+            Values::Base(index) => read(self.base, *index, first, bytes, out),
+            Values::Generated(values) => {
+                let start = first as usize * self.cols();
+                out.copy_from_slice(&values[start..start + out.len()]);
+                Ok(())
+            }
+        }
+    }
+
+    fn compare(&self, first: u64, rows: u64, buffers: &mut Buffers) -> Result<Part> {
+        let Buffers { bytes, x, y, blocks } = buffers;
+        let (cols, count) = (self.cols(), rows as usize * self.cols());
+        for values in [&mut *x, &mut *y] {
+            values.resize(count.max(values.len()), 0.0);
+        }
+        let (x, y) = (&mut x[..count], &mut y[..count]);
+        self.read_base(first, bytes, x)?;
+        self.read(first, bytes, y)?;
+        if let Some(at) = quant::first_beyond(x, f32::MAX) {
+            let place = format!("row {}, column {}", first + (at / cols) as u64, at % cols);
+            return Err(Error::malformed(
+                format!("tensor {}", self.name()),
+                "the base holds values that are not finite",
+            )
+            .expected("finite weights", format!("{} in {place}", x[at])));
+        }
+        let mut part = Part::default();
+        part.drop_not_finite(first, cols, x, y);
+        let judge = self.judge();
+        for (row, (x, y)) in (first..).zip(x.chunks_exact(cols).zip(y.chunks_exact(cols))) {
+            blocks.clear();
+            blocks.extend(x.chunks(GROUP).zip(y.chunks(GROUP)).map(|(x, y)| Sums::of(x, y)));
+            let total = part.add_row(row, blocks);
+            let bad = match judge {
+                Judge::Values { relative, absolute } => {
+                    let beyond = |(x, y): (&f32, &f32)| {
+                        let (x, y) = (f64::from(*x), f64::from(*y));
+                        (y - x).abs() > relative * x.abs() + absolute
+                    };
+                    x.iter().zip(y).position(beyond)
+                }
+                Judge::Blocks(limits) => bad_block(limits, blocks, cols, total),
+            };
+            if let Some(column) = bad {
+                part.bad_row(row, column);
+            }
+        }
+        Ok(part)
+    }
+}
+
+/// The first column of the first block that is wrong, or of a row that is.
+fn bad_block(limits: &Limits, blocks: &[Sums], cols: usize, row: Sums) -> Option<usize> {
+    let len = limits.dtype.block_len();
+    let block = limits.errors(blocks, cols, row).position(|error| error > limits.block);
+    block.map(|block| block * len).or_else(|| limits.points_elsewhere(cols, row).then_some(0))
+}
+
+fn read(
+    source: &dyn TensorSource,
+    index: usize,
+    first: u64,
+    bytes: &mut Vec<u8>,
+    out: &mut [f32],
+) -> Result<()> {
+    let desc = &source.tensors()[index];
+    let len = out.len() / desc.dtype.block_len() * desc.dtype.block_bytes();
+    bytes.resize(len.max(bytes.len()), 0);
+    source.read_rows(index, first, &mut bytes[..len])?;
+    quant::decode(Simd::detect(), desc.dtype, &bytes[..len], out);
+    Ok(())
+}
+
+/// Sums over weights `x` of the base and `y` of the artifact.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) xx: f64,
+    pub(crate) yy: f64,
+    pub(crate) xy: f64,
+    pub(crate) ee: f64,
+}
+
+impl Sums {
+    pub(crate) fn of(x: &[f32], y: &[f32]) -> Sums {
+        // eight sums side by side, added up at the end: the same order on every machine
+        const LANES: usize = 8;
+        let mut lanes = [[0f64; LANES]; 4];
+        let mut add = |lane: usize, x: f32, y: f32| {
+            let (x, y) = (f64::from(x), f64::from(y));
+            lanes[0][lane] += x * x;
+            lanes[1][lane] += y * y;
+            lanes[2][lane] += x * y;
+            lanes[3][lane] += (y - x) * (y - x);
+        };
+        let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+        for (lane, (&x, &y)) in xs.remainder().iter().zip(ys.remainder()).enumerate() {
+            add(lane, x, y);
+        }
+        for (x, y) in xs.zip(ys) {
+            for lane in 0..LANES {
+                add(lane, x[lane], y[lane]);
+            }
+        }
+        let [xx, yy, xy, ee] = lanes.map(|lanes| lanes.iter().sum());
+        Sums { xx, yy, xy, ee }
+    }
+
+    pub(crate) fn plus(self, other: Sums) -> Sums {
+        Sums {
+            xx: self.xx + other.xx,
+            yy: self.yy + other.yy,
+            xy: self.xy + other.xy,
+            ee: self.ee + other.ee,
+        }
+    }
+
+    /// `√(Σ(y − x)² / Σx²)`; 1 where all x are zero and not all y.
+    pub(crate) fn relative(&self) -> f64 {
+        match (self.ee > 0.0, self.xx > 0.0) {
+            (false, _) => 0.0,
+            (true, true) => (self.ee / self.xx).sqrt(),
+            (true, false) => 1.0,
+        }
+    }
+
+    /// `Σxy / √(Σx² Σy²)`; 0 where one side alone is zero.
+    pub(crate) fn cosine(&self) -> f64 {
+        if self.ee == 0.0 {
+            return 1.0;
+        }
+        let norms = (self.xx * self.yy).sqrt();
+        if norms > 0.0 { self.xy / norms } else { 0.0 }
+    }
+}
+
+/// What was found in some rows of a tensor.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Part {
+    pub(crate) sums: Sums,
+    pub(crate) worst: WorstBlock,
+    /// Σxy and Σx² of the groups that are not all zeros in the artifact: importance of zero makes such.
+    pub(crate) shown: (f64, f64),
+    /// Values of the artifact that are not finite, and the first. They are left out of the sums.
+    pub(crate) not_finite: u64,
+    pub(crate) first_not_finite: Option<(u64, usize)>,
+    /// Rows that are wrong somewhere, and the first place.
+    pub(crate) bad_rows: u64,
+    pub(crate) first_bad: Option<(u64, usize)>,
+    /// Some of the bad rows, in order.
+    pub(crate) some_bad: Vec<u64>,
+    pub(crate) last_bad: u64,
+}
+
+impl Part {
+    fn add(&mut self, other: Part) {
+        self.sums = self.sums.plus(other.sums);
+        self.shown = (self.shown.0 + other.shown.0, self.shown.1 + other.shown.1);
+        if other.worst.relative > self.worst.relative {
+            self.worst = other.worst;
+        }
+        self.not_finite += other.not_finite;
+        self.first_not_finite = self.first_not_finite.or(other.first_not_finite);
+        if other.bad_rows > 0 {
+            self.last_bad = other.last_bad;
+        }
+        self.bad_rows += other.bad_rows;
+        self.first_bad = self.first_bad.or(other.first_bad);
+        self.some_bad.extend(other.some_bad);
+    }
+
+    /// Counts values that are not finite and makes them equal on both sides.
+    fn drop_not_finite(&mut self, first: u64, cols: usize, x: &mut [f32], y: &mut [f32]) {
+        if quant::first_beyond(y, f32::MAX).is_none() {
+            return;
+        }
+        for (at, (x, y)) in x.iter_mut().zip(y).enumerate().filter(|(_, (_, y))| !y.is_finite()) {
+            (*x, *y) = (0.0, 0.0);
+            self.not_finite += 1;
+            self.first_not_finite.get_or_insert((first + (at / cols) as u64, at % cols));
+        }
+    }
+
+    /// The factor that brings the base nearest to the artifact; 0 for an artifact of zeros.
+    pub(crate) fn scale(&self) -> f64 {
+        match self.shown {
+            (xy, xx) if xx > 0.0 => xy / xx,
+            _ if self.sums.xx > 0.0 => 0.0,
+            _ => 1.0,
+        }
+    }
+
+    pub(crate) fn add_row(&mut self, row: u64, blocks: &[Sums]) -> Sums {
+        let mut total = Sums::default();
+        for (number, block) in blocks.iter().enumerate() {
+            total = total.plus(*block);
+            if block.yy > 0.0 {
+                self.shown = (self.shown.0 + block.xy, self.shown.1 + block.xx);
+            }
+            if block.xx > 0.0 && block.relative() > self.worst.relative {
+                let column = (number * GROUP) as u64;
+                self.worst = WorstBlock { row, column, relative: block.relative() };
+            }
+        }
+        self.sums = self.sums.plus(total);
+        total
+    }
+
+    fn bad_row(&mut self, row: u64, column: usize) {
+        self.bad_rows += 1;
+        self.first_bad.get_or_insert((row, column));
+        self.last_bad = row;
+        if self.some_bad.len() < REMEMBERED {
+            self.some_bad.push(row);
+        }
+    }
+}

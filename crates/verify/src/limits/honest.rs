@@ -1,0 +1,170 @@
+//! Files that are as they should be: every type over weights that are hard for it, with and without importance and error
+//! feedback. None may be beyond a limit, and a wrong row always is.
+
+use quant::Simd;
+
+use super::*;
+use crate::errors::Part;
+
+const COLS: usize = 512;
+const ROWS: usize = 32;
+
+/// Marsaglia's xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn unit(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn gauss(&mut self) -> f64 {
+        (-2.0 * (1.0 - self.unit()).ln()).sqrt() * (self.unit() * std::f64::consts::TAU).cos()
+    }
+}
+
+/// Weights by row and column.
+type Weight = fn(&mut Random, usize, usize) -> f64;
+
+const ORDINARY: &[(&str, Weight)] = &[
+    ("gauss", |r, _, _| 0.02 * r.gauss()),
+    ("exponential", |r, _, _| 0.02 * (1.0 - r.unit()).ln() * if r.unit() < 0.5 { 1.0 } else { -1.0 }),
+    ("heavy tails", |r, _, _| 0.02 * r.gauss() / (r.gauss().abs() + 0.05)),
+    ("a loud group of 16", |r, row, c| 0.02 * r.gauss() * (((row * 7 + c / 16) % 13) as f64 - 8.0).exp2()),
+    ("a loud group of 32", |r, row, c| 0.02 * r.gauss() * (((row * 7 + c / 32) % 17) as f64 - 12.0).exp2()),
+    ("positive", |r, _, _| 0.02 * r.gauss().abs()),
+    ("biased", |r, _, _| 0.02 * (3.0 + r.gauss())),
+    ("far from zero", |r, _, _| -1.0 + 0.01 * r.gauss()),
+    ("two values", |r, _, _| if r.unit() < 0.5 { 0.03 } else { -0.02 }),
+    ("small", |r, _, _| 1e-4 * r.gauss()),
+    ("tiny", |r, _, _| 1e-6 * r.gauss()),
+    ("rows of any size", |r, row, _| r.gauss() * (-(row as f64) / 2.0).exp2()),
+    ("zeros", |_, _, _| 0.0),
+];
+
+/// A few weights carry everything: what becomes of them decides, so that they must not be declared unimportant.
+const OUTLIERS: &[(&str, Weight)] = &[
+    ("heavier tails", |r, _, _| 0.001 * r.gauss() / (r.gauss().abs() + 1e-3)),
+    ("loud columns", |r, _, c| 0.02 * r.gauss() * if c % 97 == 5 { 100.0 } else { 1.0 }),
+    ("one outlier", |r, _, c| 0.001 * r.gauss() + if c == 37 { 1.0 } else { 0.0 }),
+    ("sparse", |r, _, _| if r.unit() < 0.02 { r.gauss() } else { 0.0 }),
+    ("very sparse", |r, _, _| if r.unit() < 0.002 { r.gauss() } else { 0.0 }),
+];
+
+type Importance = fn(&mut Random, usize) -> f64;
+
+const UNEVEN: &[(&str, Importance)] =
+    &[("exponential", |r, _| -(1.0 - r.unit()).ln()), ("skewed", |r, _| (3.0 * r.gauss()).exp())];
+
+const DEAD: &[(&str, Importance)] = &[
+    ("dead columns", |r, c| if c % 3 == 0 { 0.0 } else { r.unit() }),
+    ("dead blocks", |r, c| if c / 32 % 5 == 1 { 0.0 } else { r.unit() }),
+];
+
+fn quantised(dtype: DType, x: &[f32], importance: Option<&[f32]>) -> Vec<f32> {
+    let mut bytes = vec![0; x.len() / dtype.block_len() * dtype.block_bytes()];
+    let mut y = vec![0.0; x.len()];
+    quant::encode(Simd::detect(), dtype, COLS, x, importance, &mut bytes);
+    quant::decode(Simd::detect(), dtype, &bytes, &mut y);
+    y
+}
+
+/// What error feedback does to weights: the errors of other columns are in them when they are rounded.
+fn fed_back(x: &[f32], y: &[f32]) -> Vec<f32> {
+    let other = |i: usize| i / COLS * COLS + (i % COLS * 5 + 3) % COLS;
+    (0..x.len()).map(|i| x[i] + (x[other(i)] - y[other(i)])).collect()
+}
+
+/// The largest block error, the least cosine of a row that counts, the scale and the error of the whole.
+fn figures(limits: &Limits, x: &[f32], y: &[f32]) -> (f64, f64, f64, f64) {
+    let (mut block, mut cosine, mut part) = (0f64, 1f64, Part::default());
+    for (row, (x, y)) in x.chunks(COLS).zip(y.chunks(COLS)).enumerate() {
+        let groups: Vec<Sums> = x.chunks(GROUP).zip(y.chunks(GROUP)).map(|(x, y)| Sums::of(x, y)).collect();
+        let sums = part.add_row(row as u64, &groups);
+        block = limits.errors(&groups, COLS, sums).fold(block, f64::max);
+        if sums.xx > limits.beneath(COLS) {
+            cosine = cosine.min(sums.cosine());
+        }
+    }
+    let counts = part.sums.xx > limits.beneath(x.len());
+    let scale = if counts { part.scale() } else { 1.0 };
+    (block, cosine, scale, part.sums.relative())
+}
+
+fn check(limits: &Limits, what: &str, x: &[f32], y: &[f32]) {
+    let (block, cosine, scale, relative) = figures(limits, x, y);
+    let found = format!(
+        "{} {what}: block {block:.3} cosine {cosine:.3} scale {scale:.4} error {relative:.3}",
+        limits.dtype
+    );
+    if std::env::var_os("SHOW").is_some() {
+        println!("{found}");
+        return;
+    }
+    assert!(block <= limits.block && cosine >= ROW_COSINE && (scale - 1.0).abs() <= limits.scale, "{found}");
+    if what == "gauss" {
+        assert!(relative < limits.tensor / 1.8, "{found}");
+    }
+}
+
+#[test]
+fn no_honest_file_is_beyond_a_limit() {
+    let random = || Random(88172645463325252);
+    let rows = |weight: Weight| {
+        let mut random = random();
+        (0..ROWS * COLS).map(|i| weight(&mut random, i / COLS, i % COLS) as f32).collect::<Vec<_>>()
+    };
+    let columns = |importance: Importance| {
+        let mut random = random();
+        (0..COLS).map(|c| importance(&mut random, c) as f32).collect::<Vec<_>>()
+    };
+    for limits in LIMITS {
+        let dtype = limits.dtype;
+        for &(name, weight) in ORDINARY.iter().chain(OUTLIERS) {
+            let x = rows(weight);
+            check(limits, name, &x, &quantised(dtype, &x, None));
+            for &(how, importance) in UNEVEN {
+                let weights = columns(importance);
+                check(limits, &format!("{name}, {how}"), &x, &quantised(dtype, &x, Some(&weights)));
+            }
+        }
+        for &(name, weight) in ORDINARY {
+            let x = rows(weight);
+            let fed = fed_back(&x, &quantised(dtype, &x, None));
+            check(limits, &format!("{name}, fed back"), &x, &quantised(dtype, &fed, None));
+            for &(how, importance) in UNEVEN {
+                let weights = columns(importance);
+                let fed = fed_back(&x, &quantised(dtype, &x, Some(&weights)));
+                check(
+                    limits,
+                    &format!("{name}, {how}, fed back"),
+                    &x,
+                    &quantised(dtype, &fed, Some(&weights)),
+                );
+            }
+            for &(how, importance) in DEAD {
+                let weights = columns(importance);
+                check(limits, &format!("{name}, {how}"), &x, &quantised(dtype, &x, Some(&weights)));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_wrong_row_is_beyond_one() {
+    let mut random = Random(88172645463325252);
+    let x: Vec<f32> = (0..ROWS * COLS).map(|_| (0.02 * random.gauss()) as f32).collect();
+    for limits in LIMITS {
+        let mut y = quantised(limits.dtype, &x, None);
+        // every row holds the next one, the last is zero
+        y.rotate_left(COLS);
+        y[(ROWS - 1) * COLS..].fill(0.0);
+        for (row, (x, y)) in x.chunks(COLS).zip(y.chunks(COLS)).enumerate() {
+            let (block, cosine, ..) = figures(limits, x, y);
+            let found = format!("{} row {row}: block {block:.3} cosine {cosine:.3}", limits.dtype);
+            assert!(block > limits.block || cosine < ROW_COSINE, "{found}");
+        }
+    }
+}

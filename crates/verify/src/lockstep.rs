@@ -1,0 +1,210 @@
+//! Two models over one text, together: each weight is read once, and no logits are ever stored.
+//!
+//! As many sequences as the memory holds go through layer i, batch by batch, before any goes through layer i + 1:
+//! between layers only their hidden states are kept. At the end both models' heads are multiplied a piece of the
+//! vocabulary at a time, and [`Row`] adds up what the pieces say.
+
+use std::ops::Range;
+
+use gemma::Config;
+use rayon::prelude::*;
+use runtime::{Batch, Matrix, Model};
+use tensor::{Error, Result};
+
+use crate::scores::Row;
+use crate::{LogitsFile, LogitsWriter, Sequence, Token};
+
+/// Tokens that go through a layer at a time: enough to make the decoding of a weight cheap, few enough for what a layer
+/// needs besides.
+const BATCH_TOKENS: usize = 2048;
+/// Scored positions whose logits are computed together, and the piece of the vocabulary: 64 MiB a model.
+const ROWS: usize = 2048;
+const PIECE: usize = 8192;
+/// Scored positions at a time when whole rows are needed, for a file.
+const WHOLE_ROWS: usize = 64;
+
+/// What the artifact is held against.
+pub enum Base<'a> {
+    /// A model that reads the same text.
+    Model(&'a Model<'a>),
+    /// What a model said, in llama-perplexity's file.
+    Logits(&'a LogitsFile),
+}
+
+/// How to run.
+pub struct Options<'a> {
+    /// Bytes for all hidden states between two layers.
+    pub memory: u64,
+    /// Where the logits of the base go (without one, those of the artifact), if they are wanted.
+    pub logits: Option<&'a mut LogitsWriter>,
+    /// Told how many tokens have gone through how many layers; see [`work`].
+    pub progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// What `progress` adds up to: layers and heads by tokens.
+pub fn work(configs: &[&Config], sequences: &[Sequence]) -> u64 {
+    let tokens: usize = sequences.iter().map(|s| s.tokens.len()).sum();
+    configs.iter().map(|config| (config.layers() + 1) as u64 * tokens as u64).sum()
+}
+
+/// How the artifact, and the base if there is one, predict the scored tokens of each sequence, in their order.
+///
+/// # Errors
+/// What the models and files say; `Malformed` for vocabularies of different sizes.
+pub fn evaluate(
+    artifact: &Model<'_>,
+    base: Option<Base<'_>>,
+    sequences: &[Sequence],
+    mut options: Options<'_>,
+) -> Result<Vec<Token>> {
+    let vocab = artifact.config().vocab;
+    let base_vocab = match &base {
+        Some(Base::Model(model)) => model.config().vocab,
+        Some(Base::Logits(file)) => file.vocab() as u64,
+        None => vocab,
+    };
+    if base_vocab != vocab {
+        return Err(Error::malformed("vocabulary", "the two models do not have the same")
+            .expected(format!("{base_vocab} tokens"), vocab));
+    }
+    let models: Vec<&Model<'_>> = match &base {
+        Some(Base::Model(model)) => vec![artifact, model],
+        _ => vec![artifact],
+    };
+    let mut tokens = Vec::new();
+    for group in groups(sequences, tokens_that_fit(&models, options.memory)) {
+        let members = &sequences[group.clone()];
+        let states = models
+            .iter()
+            .map(|model| states(model, members, options.progress))
+            .collect::<Result<Vec<_>>>()?;
+        score(&models, &states, base.as_ref(), group.start, members, &mut options, &mut tokens)?;
+    }
+    Ok(tokens)
+}
+
+/// Runs of sequences of at most so many tokens, or one.
+fn groups(sequences: &[Sequence], tokens: usize) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut room = 0;
+    for (number, sequence) in sequences.iter().enumerate() {
+        let len = sequence.tokens.len();
+        match groups.last_mut() {
+            Some(group) if len <= room => group.end += 1,
+            _ => {
+                groups.push(number..number + 1);
+                room = tokens.max(len);
+            }
+        }
+        room -= len;
+    }
+    groups
+}
+
+/// Tokens whose hidden states, of whatever model needs most, fit.
+fn tokens_that_fit(models: &[&Model<'_>], memory: u64) -> usize {
+    // the hidden state and, for per-layer embeddings, the embedding; K/V that shared layers will read;
+    // of each model, what is left for the head
+    let of_token = |config: &Config| {
+        let streams = if config.ple > 0 { 2 } else { 1 };
+        let shared = if config.shared_kv_layers > 0 {
+            2 * (config.kv_heads * config.head_dim + full_kv(config))
+        } else {
+            0
+        };
+        4 * (streams * config.hidden + shared)
+    };
+    let most = models.iter().map(|model| of_token(model.config())).max().unwrap_or(1);
+    let heads: u64 = models.iter().map(|model| 4 * model.config().hidden).sum();
+    (memory / (most + heads)).max(1) as usize
+}
+
+fn full_kv(config: &Config) -> u64 {
+    config.full_kv_heads.unwrap_or(config.kv_heads) * config.full_head_dim
+}
+
+/// The normalised hidden states that scored tokens are predicted from, in their order.
+fn states(model: &Model<'_>, sequences: &[Sequence], progress: &(dyn Fn(u64) + Sync)) -> Result<Matrix> {
+    let mut batches = Vec::new();
+    for members in groups(sequences, BATCH_TOKENS) {
+        let members = &sequences[members];
+        let tokens: Vec<&[u32]> = members.iter().map(|s| &s.tokens[..]).collect();
+        let mut batch = model.embed(&tokens)?;
+        batch.want(predictors(&batch, members));
+        batches.push((batch, tokens.iter().map(|tokens| tokens.len() as u64).sum()));
+    }
+    for layer in 0..model.config().layers() {
+        for (batch, tokens) in &mut batches {
+            model.layer(layer, batch)?;
+            progress(*tokens);
+        }
+    }
+    let mut all = Matrix::default();
+    batches.iter().try_for_each(|(batch, _)| model.norm(batch.hidden()).map(|normed| all.append(&normed)))?;
+    Ok(all)
+}
+
+/// The rows of a batch before scored tokens.
+fn predictors(batch: &Batch, sequences: &[Sequence]) -> Vec<usize> {
+    let members = batch.sequences().zip(sequences);
+    members.flat_map(|(rows, s)| s.scored.iter().map(move |&position| rows.start + position - 1)).collect()
+}
+
+/// Multiplies the heads and adds the scored tokens of these sequences, the first of which has number `first`.
+fn score(
+    models: &[&Model<'_>],
+    states: &[Matrix],
+    base: Option<&Base<'_>>,
+    first: usize,
+    sequences: &[Sequence],
+    options: &mut Options<'_>,
+    tokens: &mut Vec<Token>,
+) -> Result<()> {
+    let targets: Vec<(usize, u32)> = sequences
+        .iter()
+        .enumerate()
+        .flat_map(|(number, s)| s.scored.iter().map(move |&position| (first + number, s.tokens[position])))
+        .collect();
+    let vocab = models[0].config().vocab as usize;
+    let (rows, piece) = if options.logits.is_some() { (WHOLE_ROWS, vocab) } else { (ROWS, PIECE) };
+    let all: usize = sequences.iter().map(|s| s.tokens.len()).sum();
+    for start in (0..targets.len()).step_by(rows) {
+        let span = start..(start + rows).min(targets.len());
+        let stored_row = tokens.len();
+        let mut sums: Vec<Row> = targets[span.clone()].iter().map(|&(_, target)| Row::new(target)).collect();
+        let parts: Vec<Matrix> = states.iter().map(|state| state.select(span.clone())).collect();
+        for from in (0..vocab).step_by(piece) {
+            let range = from..(from + piece).min(vocab);
+            let logits = models
+                .iter()
+                .zip(&parts)
+                .map(|(model, part)| model.logits(part, range.start as u64..range.end as u64))
+                .collect::<Result<Vec<_>>>()?;
+            let base_logits = logits.get(1);
+            sums.par_iter_mut().enumerate().try_for_each_init(Vec::new, |bytes, (row, sums)| {
+                let artifact = logits[0].row(row);
+                if let Some(Base::Logits(file)) = base {
+                    let mut stored = vec![0.0; range.len()];
+                    file.read(stored_row + row, range.start, bytes, &mut stored)?;
+                    sums.take_stored(range.start, artifact, &mut stored);
+                } else {
+                    sums.take(range.start, artifact, base_logits.map(|logits| logits.row(row)));
+                }
+                Ok(())
+            })?;
+            if let (Some(writer), Some(logits)) = (&mut options.logits, logits.last()) {
+                (0..logits.rows()).try_for_each(|row| writer.write(logits.row(row)))?;
+            }
+        }
+        for (sums, &(document, _)) in sums.iter().zip(&targets[span.clone()]) {
+            tokens.push(match base {
+                None => sums.finish(document),
+                Some(Base::Model(_)) => sums.finish_against(document),
+                Some(Base::Logits(_)) => sums.finish_against_stored(document),
+            });
+        }
+        let done = |rows: usize| (rows * all / targets.len()) as u64;
+        (options.progress)((done(span.end) - done(span.start)) * models.len() as u64);
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Which recipe an artifact is of: the manifest beside it says so, or at least its `general.file_type` names a preset.
+//!
+//! A manifest also knows size and SHA-256 of the files as they were written, so that later damage shows.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use gguf::GgufSet;
+use plan::{ArtifactEntry, FileEntry, Manifest, Preset, Recipe, hex, preset_names};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use tensor::{Error, Result};
+
+use crate::expected::name;
+use crate::{Finding, Severity, Step};
+
+/// Bytes that are hashed at a time.
+const PIECE: usize = 1 << 20;
+
+/// Where an artifact comes from.
+#[derive(Clone, Debug)]
+pub struct Provenance {
+    /// What it was or must have been made with.
+    pub recipe: Recipe,
+    /// How that is known: `manifest`, `general.file_type 2 (q4_0)`.
+    pub plan: String,
+    /// The recipe is the one that was used, not only one of its preset: see [`crate::Expected::binding`].
+    pub binding: bool,
+    /// The artifact's entry in the manifest.
+    pub entry: Option<ArtifactEntry>,
+    /// What is worth knowing about that.
+    pub findings: Vec<Finding>,
+}
+
+impl Provenance {
+    /// Looks for a manifest beside the artifact, then at its keys.
+    ///
+    /// # Errors
+    /// `Io` for a manifest that cannot be read, `Recipe` for one whose recipe this version does not know,
+    /// `Malformed` for a `general.file_type` that is no number.
+    pub fn of(artifact: &GgufSet) -> Result<Provenance> {
+        let path = artifact.parts()[0].path();
+        let mut findings = Vec::new();
+        if let Some((manifest, entry)) = entry_beside(path, &mut findings) {
+            let recipe = serde_json::from_value(entry.settings.clone()).map_err(|e| {
+                Error::recipe(manifest, format!("its recipe is of another version of gemma-convert: {e}"))
+            })?;
+            let plan = "manifest".to_owned();
+            return Ok(Provenance { recipe, plan, binding: true, entry: Some(entry), findings });
+        }
+        let number: Option<u32> =
+            artifact.metadata().typed("general.file_type").map_err(|e| e.within(path.display()))?;
+        let preset = preset_names().filter_map(|name| Preset::named(name).ok());
+        let preset = preset.into_iter().find(|preset| Some(preset.file_type) == number);
+        let plan = match (number, preset) {
+            (Some(number), Some(preset)) => format!("general.file_type {number} ({})", preset.name),
+            (Some(number), None) => format!("general.file_type {number}, which is no preset of this version"),
+            (None, _) => "no manifest and no general.file_type".to_owned(),
+        };
+        let name = preset.map_or("bf16", |preset| preset.name.as_str());
+        let recipe = Recipe::from_toml(&Recipe::text_of_preset(name), name)?;
+        Ok(Provenance { recipe, plan, binding: false, entry: None, findings })
+    }
+
+    /// Holds the artifact's files against the manifest: names, sizes, SHA-256. Returns how many files were hashed.
+    /// `progress` is told the bytes.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn check_files(
+        &self,
+        artifact: &GgufSet,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(u64, Vec<Finding>)> {
+        let Some(entry) = &self.entry else { return Ok((0, Vec::new())) };
+        let checked = artifact.parts().par_iter().map(|part| {
+            let name = name(part.path());
+            match entry.outputs.iter().find(|file| file.name == name) {
+                Some(file) => changed(file, part.path(), part.file_len(), progress),
+                None => Ok(Some(failure(&name, "not one of the files that the manifest names"))),
+            }
+        });
+        let checked: Vec<Option<Finding>> = checked.collect::<Result<_>>()?;
+        Ok((checked.len() as u64, checked.into_iter().flatten().collect()))
+    }
+}
+
+/// The manifest's path and entry for a file, from the manifest of that file or from that of its folder.
+fn entry_beside(path: &Path, findings: &mut Vec<Finding>) -> Option<(String, ArtifactEntry)> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = name(path);
+    // a split that was asked for by name has the manifest of that name
+    let whole = name.rsplit_once("-of-").and_then(|(stem, _)| stem.rsplit_once('-'));
+    let whole = whole.map(|(stem, _)| format!("{stem}.gguf"));
+    let places = [Some(name.as_str()), whole.as_deref()].into_iter().flatten().map(Some).chain([None]);
+    for place in places {
+        let manifest = Manifest::path(folder, place);
+        // without a manifest there is nothing to say
+        let Ok(bytes) = std::fs::read(&manifest) else { continue };
+        match Manifest::parse(&bytes) {
+            Ok(read) => {
+                if let Some(entry) = read.entry_of(&name) {
+                    return Some((manifest.display().to_string(), entry.clone()));
+                }
+            }
+            Err(error) => findings.push(Finding::new(
+                Severity::Note,
+                Step::Structure,
+                manifest.display(),
+                format!("ignored: {}", error.problem()),
+            )),
+        }
+    }
+    None
+}
+
+/// How a file differs from what the manifest says of it.
+fn changed(
+    file: &FileEntry,
+    path: &Path,
+    len: u64,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Option<Finding>> {
+    let problem = "not the file that the manifest describes: it was changed after it was written";
+    if len != file.bytes {
+        let sizes = (format!("{} bytes", file.bytes), format!("{len} bytes"));
+        return Ok(Some(failure(&file.name, problem).expected(sizes.0, sizes.1)));
+    }
+    let found = sha256(path, progress)?;
+    Ok((found != file.sha256).then(|| {
+        failure(&file.name, problem).expected(format!("SHA-256 {}", file.sha256), format!("SHA-256 {found}"))
+    }))
+}
+
+fn failure(file: &str, problem: &str) -> Finding {
+    Finding::new(Severity::Failure, Step::Structure, file, problem)
+}
+
+fn sha256(path: &Path, progress: &(dyn Fn(u64) + Sync)) -> Result<String> {
+    let io = |e| Error::io(path.display(), &e);
+    let mut file = File::open(path).map_err(io)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match file.read(&mut buffer).map_err(io)? {
+            0 => return Ok(hex(&hash.finalize())),
+            count => {
+                hash.update(&buffer[..count]);
+                progress(count as u64);
+            }
+        }
+    }
+}

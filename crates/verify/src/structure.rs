@@ -1,0 +1,181 @@
+//! The first step: every key and every tensor of an artifact against the plan. No weight is read.
+
+use std::collections::{BTreeMap, HashMap};
+
+use gguf::{GgufSet, ggml_shape};
+use tensor::{Error, Result, TensorDesc, TensorSource};
+
+use crate::expected::{Expected, ExpectedTensor};
+use crate::{Finding, Severity, Step, Structure, keys};
+
+/// Keys that give tensors their shapes: another variant has others.
+const SIZES: &[&str] = &[
+    "block_count",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "embedding_length_per_layer_input",
+    "expert_count",
+];
+
+/// Holds keys and tensors of `artifact` against what is expected. [`Structure::hashed`] is left to
+/// [`crate::Provenance::check_files`].
+///
+/// # Errors
+/// `Unsupported` for another architecture or a tensor whose type cannot be read as weights, `Malformed` for an artifact
+/// of another variant than the base: nothing of it could be compared.
+pub fn structure(artifact: &GgufSet, expected: &Expected) -> Result<(Structure, Vec<Finding>)> {
+    let path = artifact.parts()[0].path().display();
+    same_variant(artifact, expected).map_err(|e| e.within(&path))?;
+    if let Some(strange) = artifact.tensors().iter().find(|desc| !quant::can_encode(desc.dtype)) {
+        return Err(Error::unsupported(
+            format!("{path}: tensor {}", strange.name),
+            "its elements cannot be read as weights",
+        )
+        .expected("a float or a quantised type of GGUF", strange.dtype));
+    }
+    let (keys, mut findings) = keys::compare(&expected.metadata, artifact.metadata(), expected.binding);
+    let (tensors, of_tensors) = compare_tensors(artifact.tensors(), expected);
+    findings.extend(of_tensors);
+    Ok((Structure { plan: expected.plan.clone(), keys, tensors, hashed: 0 }, findings))
+}
+
+/// The tensors of the artifact that are there and of the right shape, by their number, each with what is expected.
+pub(crate) fn comparable<'a>(
+    tensors: &[TensorDesc],
+    expected: &'a Expected,
+) -> Vec<(usize, &'a ExpectedTensor)> {
+    let by_name: HashMap<&str, &ExpectedTensor> =
+        expected.tensors.iter().map(|tensor| (tensor.desc.name.as_str(), tensor)).collect();
+    let pair = |(index, desc): (usize, &TensorDesc)| {
+        let expected = by_name.get(desc.name.as_str())?;
+        same_shape(desc, &expected.desc).then_some((index, *expected))
+    };
+    tensors.iter().enumerate().filter_map(pair).collect()
+}
+
+/// Shapes are compared without leading dimensions of one, which some writers leave out.
+fn same_shape(a: &TensorDesc, b: &TensorDesc) -> bool {
+    ggml_shape(&a.shape) == ggml_shape(&b.shape)
+}
+
+/// An artifact of other sizes, with tensors to match, is of another variant. If the tensors are those of the base, a
+/// key is wrong, and that is a finding.
+fn same_variant(artifact: &GgufSet, expected: &Expected) -> Result<()> {
+    let (theirs, ours) = (artifact.metadata(), &expected.metadata);
+    let architecture: &str = ours.required("general.architecture")?;
+    let found: &str = theirs.required("general.architecture")?;
+    if found != architecture {
+        return Err(Error::unsupported("key general.architecture", "not a Gemma 4 text model")
+            .expected(architecture, found));
+    }
+    let value =
+        |metadata: &gguf::Metadata, size: &str| metadata.get(&format!("{architecture}.{size}")).cloned();
+    let differs = |size: &&&str| match (value(ours, size), value(theirs, size)) {
+        (Some(a), Some(b)) => crate::values::difference(&a, &b).is_some(),
+        _ => false,
+    };
+    let Some(size) = SIZES.iter().find(differs) else { return Ok(()) };
+    let tensors = artifact.tensors();
+    let needed = expected.tensors.iter().filter(|tensor| !tensor.unused).count();
+    let there = comparable(tensors, expected).iter().filter(|(_, tensor)| !tensor.unused).count();
+    // a missing tensor or two are a finding too
+    if there + 2 >= needed {
+        return Ok(());
+    }
+    let describe = |metadata| {
+        let number =
+            |size| value(metadata, size).map_or("no".to_owned(), |value| crate::values::show(&value));
+        let experts = value(metadata, "expert_count")
+            .map_or(String::new(), |_| format!(" with {} experts", number("expert_count")));
+        format!("{} layers of {}{experts}", number("block_count"), number("embedding_length"))
+    };
+    let named =
+        |name: Option<&str>, size: String| name.map_or(size.clone(), |name| format!("{name}, {size}"));
+    let theirs_named = gemma::Config::from_metadata(theirs, tensors).ok().and_then(|config| config.variant());
+    Err(Error::malformed(
+        format!("key {architecture}.{size}"),
+        "an artifact of another variant than the checkpoint that it is held against",
+    )
+    .expected(named(expected.config.variant(), describe(ours)), named(theirs_named, describe(theirs)))
+    .help("Give the checkpoint that the artifact was made from with --against."))
+}
+
+fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Finding>) {
+    let by_name: HashMap<&str, &TensorDesc> = tensors.iter().map(|desc| (desc.name.as_str(), desc)).collect();
+    let failure = |name: &str, problem: &str| {
+        Finding::new(Severity::Failure, Step::Structure, format!("tensor {name}"), problem)
+    };
+    let mut good = 0;
+    let mut findings = Vec::new();
+    let mut types: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for tensor in &expected.tensors {
+        let ExpectedTensor { desc, .. } = tensor;
+        let Some(found) = by_name.get(desc.name.as_str()) else {
+            if !tensor.unused || expected.binding {
+                findings.push(failure(&desc.name, missing(tensor)).expected(shape(desc), "none"));
+            }
+            continue;
+        };
+        if !same_shape(found, desc) {
+            let transposed = ggml_shape(&found.shape).iter().rev().eq(ggml_shape(&desc.shape));
+            let problem = if transposed { "wrong shape: it is transposed" } else { "wrong shape" };
+            findings.push(failure(&desc.name, problem).expected(shape(desc), shape(found)));
+        } else if found.dtype != desc.dtype && expected.binding {
+            let problem = "another type than the recipe gives it";
+            findings.push(failure(&desc.name, problem).expected(desc.dtype, found.dtype));
+        } else {
+            good += 1;
+            if found.dtype != desc.dtype {
+                let change = format!("{} instead of {}", found.dtype, desc.dtype);
+                types.entry(change).or_default().push(tensor.role);
+            }
+        }
+    }
+
+    let known: HashMap<&str, ()> = expected.tensors.iter().map(|t| (t.desc.name.as_str(), ())).collect();
+    for desc in tensors.iter().filter(|desc| !known.contains_key(desc.name.as_str())) {
+        if !expected.is_unused_kv(&desc.name) {
+            let problem = "no tensor of the model has this name";
+            findings.push(failure(&desc.name, problem).expected("none", shape(desc)));
+        } else if expected.binding {
+            let problem = "the recipe leaves out K/V that no layer reads";
+            findings.push(failure(&desc.name, problem).expected("none", shape(desc)));
+        }
+    }
+    findings.extend(other_types(&types, &expected.plan));
+    (good, findings)
+}
+
+fn missing(tensor: &ExpectedTensor) -> &'static str {
+    match tensor.role {
+        gemma::ROPE_FREQS => {
+            "missing: without it full-attention layers turn every dimension, not only the first quarter"
+        }
+        "layer_output_scale" => "missing: without it the layer's output is not scaled",
+        _ => "missing",
+    }
+}
+
+fn shape(desc: &TensorDesc) -> String {
+    format!("{:?} {}", desc.shape, desc.dtype)
+}
+
+/// One finding for all tensors that have other types than the preset gives them.
+fn other_types(types: &BTreeMap<String, Vec<&str>>, plan: &str) -> Option<Finding> {
+    let count: usize = types.values().map(Vec::len).sum();
+    if count == 0 || plan.starts_with("file ") {
+        return None;
+    }
+    let changes: Vec<String> = types
+        .iter()
+        .map(|(change, roles)| {
+            let mut roles = roles.clone();
+            roles.sort_unstable();
+            roles.dedup();
+            format!("{change} for {}", roles.join(", "))
+        })
+        .collect();
+    let problem = format!("{count} tensors have another type than {plan} gives them: {}", changes.join("; "));
+    Some(Finding::new(Severity::Note, Step::Structure, "types", problem))
+}

@@ -1,0 +1,51 @@
+//! The errors of all tensors as the report has them: each tensor, and each role.
+
+use crate::errors::{Pair, Part, Sums};
+use crate::{RoleError, TensorError, Tensors};
+
+/// Figures of the tensors, in the order of the file.
+pub(crate) fn tensors(pairs: &[Pair<'_>], errors: &[Part]) -> Tensors {
+    let mut roles: Vec<(RoleError, Sums, u64)> = Vec::new();
+    let mut tensors = Vec::with_capacity(pairs.len());
+    for (pair, part) in pairs.iter().zip(errors) {
+        let desc = &pair.artifact.tensors()[pair.index];
+        let (dtype, bytes, weights) = (desc.dtype.name(), desc.byte_len(), desc.elements());
+        let sums = part.sums;
+        let name = pair.tensor.role;
+        let at = roles.iter().position(|(role, ..)| role.role == name).unwrap_or_else(|| {
+            roles.push((RoleError { role: name.to_owned(), ..RoleError::default() }, Sums::default(), 0));
+            roles.len() - 1
+        });
+        let (role, role_sums, role_weights) = &mut roles[at];
+        role.tensors += 1;
+        role.bytes += bytes;
+        *role.types.entry(dtype.to_owned()).or_default() += bytes;
+        let base = pair.base_dtype();
+        role.base_bytes += weights / base.block_len() as u64 * base.block_bytes() as u64;
+        *role_sums = role_sums.plus(sums);
+        *role_weights += weights;
+        tensors.push(TensorError {
+            name: desc.name.clone(),
+            role: name.to_owned(),
+            layer: pair.tensor.layer,
+            dtype: dtype.to_owned(),
+            bytes,
+            weights,
+            rmse: rmse(sums, weights),
+            relative: sums.relative(),
+            cosine: sums.cosine(),
+            worst_block: part.worst.clone(),
+        });
+    }
+    let roles = roles.into_iter().map(|(role, sums, weights)| RoleError {
+        rmse: rmse(sums, weights),
+        relative: sums.relative(),
+        cosine: sums.cosine(),
+        ..role
+    });
+    Tensors { roles: roles.collect(), tensors }
+}
+
+fn rmse(sums: Sums, weights: u64) -> f64 {
+    (sums.ee / weights.max(1) as f64).sqrt()
+}
