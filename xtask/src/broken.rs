@@ -1,4 +1,4 @@
-//! Files that llama.cpp loads without a word and that are wrong: one mistake each, made in a good file of a tiny
+//! Files that llama.cpp loads without a word (but for one) and that are wrong: one mistake each, made in a good file of a tiny
 //! checkpoint. What `verify` must say of them is in `tests/broken.rs`.
 //!
 //! Files are whole in memory here; they have a few megabytes.
@@ -19,6 +19,8 @@ pub struct Mistake {
     pub checkpoint: &'static str,
     /// How it comes about.
     pub about: &'static str,
+    /// This version of llama.cpp loads it without a word.
+    pub silent: bool,
     make: fn(&mut Model) -> Result<()>,
 }
 
@@ -28,7 +30,13 @@ const fn mistake(
     about: &'static str,
     make: fn(&mut Model) -> Result<()>,
 ) -> Mistake {
-    Mistake { name, checkpoint, about, make }
+    Mistake { name, checkpoint, about, silent: true, make }
+}
+
+impl Mistake {
+    const fn refused(self) -> Mistake {
+        Mistake { silent: false, ..self }
+    }
 }
 
 /// All mistakes.
@@ -46,6 +54,10 @@ pub const MISTAKES: &[Mistake] = &[
     mistake("rope-freqs-missing", "e2b", "a converter that does not know proportional rotation", |m| {
         m.tensors.retain(|t| t.desc.name != "rope_freqs.weight");
         Ok(())
+    })
+    .refused(),
+    mistake("rope-freqs-ones", "e2b", "rotation of every dimension", |m| {
+        m.tensor("rope_freqs.weight")?.map_f32(|_| 1.0)
     }),
     mistake("experts-exchanged", "26b-a4b", "one expert's down projection in another's place", |m| {
         m.tensor("blk.1.ffn_down_exps.weight")?.exchange_slices(2, 5);

@@ -1,8 +1,8 @@
 //! The types, one file each, and the table that lists them.
 //!
 //! To add one: write its file with a unit struct that implements [`Codec`], and name it in [`CODECS`]
-//! (and in `tensor::DType`, where its block is described). Layouts: ggml's `ggml-common.h`;
-//! algorithms: `quantize_row_*` and `dequantize_row_*` in `ggml-quants.c`.
+//! (and in `tensor::DType`, where its block is described). Layouts of ggml's types: its `ggml-common.h`;
+//! algorithms: `quantize_row_*` and `dequantize_row_*` in `ggml-quants.c`. The others name their source.
 
 use tensor::DType;
 
@@ -15,6 +15,7 @@ use crate::lanes::{X8, X16};
 mod bf16;
 mod f16;
 mod f32;
+pub(crate) mod f8_e4m3;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
@@ -28,12 +29,13 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+pub(crate) mod sfp8;
 
 mod blocks;
 mod iq4;
 mod superblocks;
 
-static CODECS: [&dyn AnyCodec; 16] = [
+static CODECS: [&dyn AnyCodec; 18] = [
     &f32::F32,
     &f16::F16,
     &bf16::Bf16,
@@ -50,6 +52,8 @@ static CODECS: [&dyn AnyCodec; 16] = [
     &iq4_nl::Iq4Nl,
     &iq4_xs::Iq4Xs,
     &mxfp4::Mxfp4,
+    &f8_e4m3::F8E4M3,
+    &sfp8::Sfp8,
 ];
 
 /// The codec of a type, if it has one.

@@ -67,6 +67,7 @@ dtypes! {
     BOOL   "bool"   1   1   "One byte a truth value.";
     F8_E4M3 "f8_e4m3" 1 1   "8-bit float, 4 exponent bits, no infinities.";
     F8_E5M2 "f8_e5m2" 1 1   "8-bit float, 5 exponent bits.";
+    SFP8   "sfp8"   1   1   "gemma.cpp's 8-bit float: 3 or 2 mantissa bits, by its magnitude.";
 }
 
 impl DType {

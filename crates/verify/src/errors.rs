@@ -187,7 +187,7 @@ impl Pair<'_> {
 fn bad_block(limits: &Limits, blocks: &[Sums], cols: usize, row: Sums) -> Option<usize> {
     let len = limits.dtype.block_len();
     let block = limits.errors(blocks, cols, row).position(|error| error > limits.block);
-    block.map(|block| block * len).or_else(|| limits.points_elsewhere(cols, row).then_some(0))
+    block.map(|block| block * len).or_else(|| limits.is_another(blocks, cols, row).then_some(0))
 }
 
 fn read(

@@ -9,13 +9,14 @@
 //!   honest quantisers come to 1.16. A tiny group inside a block of 256 may well be lost; the block is not, as its largest
 //!   group carries the sum. A block that is quieter than its row counts as if it had a quarter of the row's mean power,
 //!   because error feedback puts the errors of loud columns into quiet ones.
-//! - A *row* must point where the original does: at a cosine of at least 0.25. Honest ones have 0.99, and 0.32 at the very
-//!   least, with most of the row in blocks of no importance. This finds rows of zeros.
+//! - A *row* may be `row` times its own size away, not counting groups of zeros, which importance of zero makes. And it
+//!   must point where the original does, at a cosine of at least 0.25, or it has too many zeros: honest rows have 0.99, and
+//!   0.32 at the very least, with most of the row in blocks of no importance.
 //! - The *tensor's* best scale, `Σxy / Σx²`, may be `scale` away from 1.
 //! - What is smaller than `reach` steps of an f16 scale near zero (2⁻²⁴) is beneath the type and not judged.
 //!
 //! A wrong row, an exchanged expert, a shifted table is a random vector to the original: √2 times its size away, at a
-//! cosine of 0 ± 0.1. `limits/honest.rs` holds the table against files of all types over weights that are hard for them.
+//! cosine of 0 ± 0.1; rows of an embedding may be nearer to each other, therefore the tighter limit of rows. `limits/honest.rs` holds the table against files of all types over weights that are hard for them.
 
 use tensor::DType;
 
@@ -34,34 +35,36 @@ pub(crate) struct Limits {
     reach: f64,
     /// The largest relative error of a block.
     pub(crate) block: f64,
+    /// The largest relative error of a row, groups of zeros left out.
+    row: f64,
     /// The largest distance of the tensor's best scale from 1.
     pub(crate) scale: f64,
     /// The relative error of a tensor that is remarkable.
     pub(crate) tensor: f64,
 }
 
-/// The largest figures of honest files: of a block and of the scale by importance and outliers at their worst, of a tensor
-/// by rounding normally distributed weights. Q8_0 and MXFP4 know no importance.
+/// The largest figures of honest files: of a block, a row and the scale by importance and outliers at their worst, of a
+/// tensor by rounding normally distributed weights. Q8_0 and MXFP4 know no importance.
 #[rustfmt::skip]
 const LIMITS: &[Limits] = &[
-    //     type           reach   block  scale tensor   honest: block, scale, tensor
-    limits(DType::Q8_0,   127.0,  0.50,  0.01, 0.02), //        0.371  0.001  0.005
-    limits(DType::Q6_K,   4096.0, 1.35,  0.20, 0.06), //        0.973  0.047  0.018
-    limits(DType::Q5_0,   16.0,   1.35,  0.20, 0.10), //        1.000  0.024  0.042
-    limits(DType::Q5_1,   31.0,   1.35,  0.20, 0.10), //        0.960  0.126  0.038
-    limits(DType::Q5_K,   1953.0, 1.35,  0.20, 0.10), //        0.839  0.137  0.036
-    limits(DType::Q4_0,   8.0,    1.35,  0.35, 0.20), //        1.136  0.061  0.086
-    limits(DType::Q4_1,   15.0,   1.35,  0.35, 0.20), //        1.034  0.142  0.078
-    limits(DType::Q4_K,   945.0,  1.35,  0.35, 0.20), //        0.881  0.152  0.072
-    limits(DType::IQ4_NL, 127.0,  1.35,  0.35, 0.20), //        1.000  0.268  0.076
-    limits(DType::IQ4_XS, 4064.0, 1.35,  0.35, 0.20), //        0.973  0.204  0.077
-    limits(DType::MXFP4,  0.0,    1.35,  0.20, 0.25), //        0.803  0.148  0.114
-    limits(DType::Q3_K,   128.0,  1.35,  0.35, 0.35), //        0.973  0.092  0.150
-    limits(DType::Q2_K,   45.0,   1.35,  0.35, 0.60), //        1.164  0.234  0.295
+    //     type           reach   block row   scale tensor   honest: block, row, scale, tensor
+    limits(DType::Q8_0,   127.0,  0.50, 0.20, 0.01, 0.02), //    0.371  0.065  0.001  0.005
+    limits(DType::Q6_K,   4096.0, 1.35, 0.50, 0.20, 0.06), //    0.973  0.300  0.047  0.018
+    limits(DType::Q5_0,   16.0,   1.35, 0.90, 0.20, 0.10), //    1.000  0.305  0.024  0.042
+    limits(DType::Q5_1,   31.0,   1.35, 0.90, 0.20, 0.10), //    0.960  0.752  0.126  0.038
+    limits(DType::Q5_K,   1953.0, 1.35, 0.90, 0.20, 0.10), //    0.839  0.762  0.137  0.036
+    limits(DType::Q4_0,   8.0,    1.35, 0.90, 0.35, 0.20), //    1.136  0.296  0.061  0.086
+    limits(DType::Q4_1,   15.0,   1.35, 0.90, 0.35, 0.20), //    1.034  0.748  0.142  0.078
+    limits(DType::Q4_K,   945.0,  1.35, 0.90, 0.35, 0.20), //    0.881  0.801  0.152  0.072
+    limits(DType::IQ4_NL, 127.0,  1.35, 0.90, 0.35, 0.20), //    1.000  0.664  0.268  0.076
+    limits(DType::IQ4_XS, 4064.0, 1.35, 0.90, 0.35, 0.20), //    0.973  0.598  0.204  0.077
+    limits(DType::MXFP4,  0.0,    1.35, 0.60, 0.20, 0.25), //    0.803  0.255  0.148  0.114
+    limits(DType::Q3_K,   128.0,  1.35, 0.90, 0.35, 0.35), //    0.973  0.426  0.092  0.150
+    limits(DType::Q2_K,   45.0,   1.35, 0.95, 0.35, 0.60), //    1.164  0.797  0.234  0.295
 ];
 
-const fn limits(dtype: DType, reach: f64, block: f64, scale: f64, tensor: f64) -> Limits {
-    Limits { dtype, reach, block, scale, tensor }
+const fn limits(dtype: DType, reach: f64, block: f64, row: f64, scale: f64, tensor: f64) -> Limits {
+    Limits { dtype, reach, block, row, scale, tensor }
 }
 
 /// How weights of a type are judged.
@@ -103,9 +106,14 @@ impl Limits {
         })
     }
 
-    /// Whether a row has another direction than its original, and is large enough to have one.
-    pub(crate) fn points_elsewhere(&self, cols: usize, row: Sums) -> bool {
-        row.xx > self.beneath(cols) && row.cosine() < ROW_COSINE
+    /// Whether a row is not its original, unless that is too small to tell. `groups` as for [`Limits::errors`].
+    pub(crate) fn is_another(&self, groups: &[Sums], cols: usize, row: Sums) -> bool {
+        if row.xx <= self.beneath(cols) {
+            return false;
+        }
+        let shown = groups.iter().filter(|group| group.yy > 0.0);
+        let shown = shown.fold(Sums::default(), |sum, group| sum.plus(*group));
+        row.cosine() < ROW_COSINE || shown.xx > self.beneath(cols) && shown.relative() > self.row
     }
 
     /// The power of `count` weights that the type cannot tell from zeros.

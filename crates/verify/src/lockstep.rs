@@ -16,7 +16,7 @@ use crate::{LogitsFile, LogitsWriter, Sequence, Token};
 
 /// Tokens that go through a layer at a time: enough to make the decoding of a weight cheap, few enough for what a layer
 /// needs besides.
-const BATCH_TOKENS: usize = 2048;
+const BATCH_TOKENS: usize = 1024;
 /// Scored positions whose logits are computed together, and the piece of the vocabulary: 64 MiB a model.
 const ROWS: usize = 2048;
 const PIECE: usize = 8192;

@@ -51,16 +51,16 @@ fn arrays(expected: &Array, found: &Array) -> Option<Difference> {
     let shared = expected.len().min(found.len());
     let differs = |i: &usize| item(expected, *i) != item(found, *i);
     let first = (0..shared).find(differs);
-    let (longer, shorter) = (expected.len(), found.len());
+    let (should, is) = (expected.len(), found.len());
     let Some(first) = first else {
-        let problem = match longer.cmp(&shorter) {
+        let problem = match should.cmp(&is) {
             std::cmp::Ordering::Equal => return None,
             std::cmp::Ordering::Greater => {
-                format!("truncated: the last {} entries are missing", longer - shorter)
+                format!("truncated: {} missing at the end", entries(should - is))
             }
-            std::cmp::Ordering::Less => format!("{} entries follow after the last", shorter - longer),
+            std::cmp::Ordering::Less => format!("{} too many at the end", entries(is - should)),
         };
-        return Some(Difference::new(problem, format!("{longer} entries"), format!("{shorter} entries")));
+        return Some(Difference::new(problem, entries(should), entries(is)));
     };
     let mut problem = if let Some(by) = shift(expected, found, first) {
         match by {
@@ -80,8 +80,8 @@ fn arrays(expected: &Array, found: &Array) -> Option<Difference> {
             ),
         }
     };
-    if longer != shorter {
-        problem += &format!("; it has {shorter} entries, not {longer}");
+    if should != is {
+        problem += &format!("; it has {}, not {should}", entries(is));
     }
     Some(Difference::new(problem, show(&item(expected, first)), show(&item(found, first))))
 }
@@ -149,11 +149,15 @@ pub(crate) fn show(value: &Value) -> String {
                     let items: Vec<_> = (0..array.len()).map(|i| show(&item(array, i))).collect();
                     format!("[{}]", items.join(", "))
                 }
-                Value::Array(array) => format!("{} entries", array.len()),
+                Value::Array(array) => entries(array.len()),
             }
         };
     }
     plain! { U8 I8 U16 I16 U32 I32 U64 I64 F32 F64 Bool }
+}
+
+fn entries(count: usize) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
 }
 
 /// A text in quotes, cut when it is long.
@@ -192,8 +196,8 @@ mod tests {
     #[test]
     fn arrays_tell_how_they_differ() {
         assert_eq!(says("a b c d", "a c b d"), "entries 1 and 2 are exchanged");
-        assert_eq!(says("a b c d", "a b"), "truncated: the last 2 entries are missing");
-        assert_eq!(says("a b", "a b c"), "1 entries follow after the last");
+        assert_eq!(says("a b c d", "a b"), "truncated: 2 entries missing at the end");
+        assert_eq!(says("a b", "a b c"), "1 entry too many at the end");
         assert_eq!(says("a b c d", "a x c d"), "entry 1 is another");
         assert_eq!(says("a b c d e", "x y z d e"), "3 entries differ, the first is entry 0");
         assert!(says("a b c d e", "a c d e").contains("from entry 1 on it is shifted by 1"));

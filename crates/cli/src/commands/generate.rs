@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use ::runtime::{KvCache, Matrix, Weights};
+use ::runtime::{KvCache, Matrix};
 use ::text::{Chat, ChatTemplate};
 use ::verify::utf8;
 use serde_json::{Value, json};
@@ -30,10 +30,10 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
         seed: args.seed,
     };
     let mut sampler = Sampler::new(sampling);
-    let runtime = ::runtime::Model::new(&model.config, Weights::new(&*model.source, &model.inventory)?)?;
+    let runtime = model.runtime(&args.model)?;
 
     let start = Instant::now();
-    let mut cache = KvCache::new(&model.config);
+    let mut cache = KvCache::new(model.config());
     let mut next = |tokens: &[u32]| -> Result<u32> {
         let hidden = runtime.forward(tokens, &mut cache, |_, _| {})?;
         Ok(sampler.choose(&sayable(&model, &runtime.head(&last(&hidden))?)))
@@ -89,7 +89,7 @@ struct Limit {
 
 impl Limit {
     fn new(model: &Opened, args: &args::Generate, prompt: usize) -> Result<Limit> {
-        let trained = usize::try_from(model.config.context).unwrap_or(usize::MAX);
+        let trained = usize::try_from(model.config().context).unwrap_or(usize::MAX);
         let context = args.context.unwrap_or(trained);
         if context > trained {
             return Err(Error::recipe("--context", "longer than the model's")

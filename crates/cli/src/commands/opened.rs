@@ -5,41 +5,49 @@ use std::path::Path;
 use ::checkpoint::Checkpoint;
 use ::gemma::{Config, Inventory, Model};
 use ::gguf::GgufSet;
+use ::runtime::Weights;
 use ::text::Tokenizer;
+use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
 
 /// A model that can be run.
 pub(crate) struct Opened {
-    pub(crate) config: Config,
-    pub(crate) inventory: Inventory,
-    pub(crate) source: Box<dyn TensorSource>,
+    pub(crate) container: Container,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<String>,
     /// Tokens that must not be said.
     pub(crate) suppressed: Vec<u32>,
 }
 
+/// Where its weights are, and what they are.
+pub(crate) enum Container {
+    Checkpoint(Box<Checkpoint>, Box<Model>),
+    Gguf(Box<GgufSet>, Box<(Config, Inventory)>),
+}
+
 impl Opened {
     /// Opens a checkpoint folder or a GGUF file (any part of a split).
     pub(crate) fn new(path: &Path) -> Result<Opened> {
-        if path.is_dir() {
-            let checkpoint = Checkpoint::open(path)?;
-            let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
-            let Model { config, inventory, templates, generation, .. } = Model::open(&checkpoint)?;
-            let suppressed = generation.as_ref().and_then(|g| g.get("suppress_tokens")?.as_array());
-            let suppressed =
-                suppressed.into_iter().flatten().filter_map(|id| u32::try_from(id.as_u64()?).ok());
-            let (suppressed, template) = (suppressed.collect(), templates.default);
-            return Ok(Opened {
-                config,
-                inventory,
-                source: Box::new(checkpoint),
-                tokenizer,
-                template,
-                suppressed,
-            });
-        }
-        let set = GgufSet::open(path)?;
+        if path.is_dir() { Opened::checkpoint(path) } else { Opened::gguf(GgufSet::open(path)?) }
+    }
+
+    fn checkpoint(path: &Path) -> Result<Opened> {
+        let checkpoint = Checkpoint::open(path)?;
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
+        let model = Model::open(&checkpoint)?;
+        let suppressed = model.generation.as_ref().and_then(|g| g.get("suppress_tokens")?.as_array());
+        let suppressed = suppressed.into_iter().flatten().filter_map(Value::as_u64);
+        Ok(Opened {
+            tokenizer,
+            template: model.templates.default.clone(),
+            suppressed: suppressed.filter_map(|id| u32::try_from(id).ok()).collect(),
+            container: Container::Checkpoint(Box::new(checkpoint), Box::new(model)),
+        })
+    }
+
+    /// A GGUF whose header has been read.
+    pub(crate) fn gguf(set: GgufSet) -> Result<Opened> {
+        let path = set.parts()[0].path().to_owned();
         let within = |e: Error| e.within(path.display());
         let metadata = set.metadata();
         let config = Config::from_metadata(metadata, set.tensors()).map_err(within)?;
@@ -49,6 +57,36 @@ impl Opened {
         let suppressed = metadata.typed::<&[i32]>("tokenizer.ggml.suppress_tokens").map_err(within)?;
         let suppressed =
             suppressed.unwrap_or_default().iter().filter_map(|&id| u32::try_from(id).ok()).collect();
-        Ok(Opened { config, inventory, source: Box::new(set), tokenizer, template, suppressed })
+        let container = Container::Gguf(Box::new(set), Box::new((config, inventory)));
+        Ok(Opened { container, tokenizer, template, suppressed })
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        match &self.container {
+            Container::Checkpoint(_, model) => &model.config,
+            Container::Gguf(_, parts) => &parts.0,
+        }
+    }
+
+    pub(crate) fn inventory(&self) -> &Inventory {
+        match &self.container {
+            Container::Checkpoint(_, model) => &model.inventory,
+            Container::Gguf(_, parts) => &parts.1,
+        }
+    }
+
+    pub(crate) fn source(&self) -> &dyn TensorSource {
+        match &self.container {
+            Container::Checkpoint(checkpoint, _) => &**checkpoint,
+            Container::Gguf(set, _) => &**set,
+        }
+    }
+
+    /// The model that runs. `path` is for errors.
+    pub(crate) fn runtime(&self, path: &Path) -> Result<::runtime::Model<'_>> {
+        let weights = Weights::new(self.source(), self.inventory());
+        weights
+            .and_then(|weights| ::runtime::Model::new(self.config(), weights))
+            .map_err(|e| e.within(path.display()))
     }
 }

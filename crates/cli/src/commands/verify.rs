@@ -1,21 +1,23 @@
 //! `verify`: an artifact against its checkpoint, step by step, and the report in its forms.
 
-use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ::plan::{Thresholds, byte_size};
-use ::runtime::{Model, Weights};
+use ::gemma::Config;
+use ::gguf::GgufSet;
+use ::plan::{Recipe, Thresholds, byte_size};
+use ::runtime::Model;
 use ::verify::{
-    Base, Corpus, Cut, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Reader, Report, SCHEMA, Scored,
-    Severity, Skipped, Step, Threshold,
+    Base, Corpus, Cut, Expected, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Provenance, Reader,
+    Report, SCHEMA, Scored, Severity, Skipped, Step, Structure, Threshold,
 };
-use tensor::{Error, Result};
+use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::args;
-use crate::commands::opened::Opened;
+use crate::commands::opened::{Container, Opened};
+use crate::commands::recipe_text;
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::report;
@@ -30,19 +32,27 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         .build_global()
         .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))?;
 
-    let artifact = Opened::new(&args.artifact)?;
+    let artifact = GgufSet::open(&args.artifact)?;
     let against = args.against.as_deref().map(Against::open).transpose()?;
     let mut report = Report {
         schema: SCHEMA,
         tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
-        artifact: info(&args.artifact, &artifact),
+        artifact: artifact_info(&args.artifact, &artifact),
         base: match (&against, &args.against) {
-            (Some(Against::Model(base)), Some(path)) => Some(info(path, base)),
+            (Some(Against::Model(base)), Some(path)) => Some(base_info(path, base)),
             _ => None,
         },
         ..Report::default()
     };
-    let limits = steps(args, memory, limits, &artifact, against.as_ref(), &mut report)?;
+    let limits = limits.or(structure(args, &artifact, against.as_ref(), &mut report)?);
+    if args.text.is_empty() && !matches!(against, Some(Against::Logits(_))) {
+        skip(&mut report, Step::Text, "no --text was given");
+    } else if failed(&report) && !args.keep_going {
+        skip(&mut report, Step::Text, AFTER_FAILURE);
+    } else {
+        let artifact = Opened::gguf(artifact)?;
+        timed(&mut report, "text", |report| text(args, memory, &artifact, against.as_ref(), report))?;
+    }
     check(limits, &mut report);
     report.passed = report.findings.iter().all(|finding| finding.severity != Severity::Failure);
 
@@ -74,23 +84,83 @@ impl Against {
     }
 }
 
-/// Runs the steps in their order. Returns the limits that the figures are to keep.
-fn steps(
+const AFTER_FAILURE: &str = "an earlier step has failed; --keep-going runs it nevertheless";
+
+/// Keys, tensors and weights. Returns the limits that the artifact's recipe sets.
+fn structure(
     args: &args::Verify,
-    memory: u64,
-    limits: Thresholds,
-    artifact: &Opened,
+    artifact: &GgufSet,
     against: Option<&Against>,
     report: &mut Report,
 ) -> Result<Thresholds> {
-    if args.text.is_empty() && !matches!(against, Some(Against::Logits(_))) {
-        skip(report, Step::Text, "no --text was given");
+    let Provenance { recipe, plan, binding, .. } = &provenance(args, artifact, report)?;
+    let base = match against {
+        Some(Against::Model(base)) => base,
+        Some(Against::Logits(_)) => {
+            skip(report, Step::Structure, "logits are all that is known of the base");
+            skip(report, Step::Tensors, "logits are all that is known of the base");
+            return Ok(recipe.verify);
+        }
+        None => {
+            skip(report, Step::Structure, "there is nothing to hold it against (--against)");
+            skip(report, Step::Tensors, "there is nothing to hold it against (--against)");
+            return Ok(recipe.verify);
+        }
+    };
+    let expected = match &base.container {
+        Container::Checkpoint(checkpoint, model) => {
+            Expected::of_checkpoint(checkpoint, model, recipe, plan.clone(), *binding)?
+        }
+        Container::Gguf(set, _) => Expected::of_gguf(set)?,
+    };
+    timed(report, "structure", |report| {
+        let (structure, findings) = ::verify::structure(artifact, &expected)?;
+        report.structure =
+            Some(Structure { hashed: report.structure.take().map_or(0, |s| s.hashed), ..structure });
+        report.findings.extend(findings);
+        Ok(())
+    })?;
+    if args.no_tensors {
+        skip(report, Step::Tensors, "--no-tensors");
     } else if failed(report) && !args.keep_going {
-        skip(report, Step::Text, "an earlier step has failed; --keep-going runs it nevertheless");
+        skip(report, Step::Tensors, AFTER_FAILURE);
     } else {
-        timed(report, "text", |report| text(args, memory, artifact, against, report))?;
+        timed(report, "tensors", |report| {
+            let bar = Bar::steps("weights", ::verify::weights(artifact, &expected), args.quiet);
+            let compared =
+                ::verify::tensor_errors(artifact, base.source(), &expected, &|done| bar.advance(done));
+            bar.finish();
+            let (tensors, findings) = compared?;
+            report.tensors = Some(tensors);
+            report.findings.extend(findings);
+            Ok(())
+        })?;
     }
-    Ok(limits)
+    Ok(recipe.verify)
+}
+
+/// What the artifact should be: the recipe that was asked for, or what a manifest or the file itself says. The files
+/// are held against the manifest.
+fn provenance(args: &args::Verify, artifact: &GgufSet, report: &mut Report) -> Result<Provenance> {
+    let mut provenance = Provenance::of(artifact)?;
+    report.findings.append(&mut provenance.findings);
+    timed(report, "files", |report| {
+        let bytes = artifact.parts().iter().map(|part| part.file_len()).sum();
+        let bar = Bar::new("files", bytes, args.quiet);
+        let checked = provenance.check_files(artifact, &|done| bar.advance(done));
+        bar.finish();
+        let (hashed, findings) = checked?;
+        report.structure = Some(Structure { plan: provenance.plan.clone(), hashed, ..Structure::default() });
+        report.findings.extend(findings);
+        Ok(())
+    })?;
+    if let Some(name) = &args.recipe {
+        let (name, text) = recipe_text(name)?;
+        provenance.recipe = Recipe::from_toml(&text, &name)?;
+        provenance.plan = format!("recipe {name}");
+        provenance.binding = true;
+    }
+    Ok(provenance)
 }
 
 /// Both models over the text.
@@ -113,7 +183,7 @@ fn text(
             &Reader {
                 tokenizer: &reader.tokenizer,
                 template: reader.template.as_deref(),
-                context: reader.config.context,
+                context: reader.config().context,
             },
             &Cut {
                 context: args.context,
@@ -139,9 +209,9 @@ fn text(
         .help("Leave --text out: the file has the tokens."));
     }
 
-    let model = runtime(&args.artifact, artifact)?;
+    let model = artifact.runtime(&args.artifact)?;
     let base_model = match (against, &args.against) {
-        (Some(Against::Model(base)), Some(path)) => Some(runtime(path, base)?),
+        (Some(Against::Model(base)), Some(path)) => Some(base.runtime(path)?),
         _ => None,
     };
     let base = match (against, &base_model) {
@@ -149,7 +219,7 @@ fn text(
         (_, base) => base.as_ref().map(Base::Model),
     };
     let mut writer = match &args.save_logits {
-        Some(path) => Some(LogitsWriter::create(path, &sequences, artifact.config.vocab)?),
+        Some(path) => Some(LogitsWriter::create(path, &sequences, artifact.config().vocab)?),
         None => None,
     };
     let configs: Vec<_> = std::iter::once(&model).chain(&base_model).map(Model::config).collect();
@@ -159,12 +229,6 @@ fn text(
     bar.finish();
     ::verify::summarise(&tokens?, report);
     writer.map_or(Ok(()), LogitsWriter::finish)
-}
-
-/// A model that runs.
-fn runtime<'a>(path: &Path, opened: &'a Opened) -> Result<Model<'a>> {
-    let weights = Weights::new(&*opened.source, &opened.inventory);
-    weights.and_then(|weights| Model::new(&opened.config, weights)).map_err(|e| e.within(path.display()))
 }
 
 /// The text that is in a file of logits.
@@ -218,20 +282,32 @@ fn timed(report: &mut Report, step: &str, run: impl FnOnce(&mut Report) -> Resul
     Ok(())
 }
 
-fn info(path: &Path, model: &Opened) -> ModelInfo {
+fn artifact_info(path: &Path, set: &GgufSet) -> ModelInfo {
+    let config = Config::from_metadata(set.metadata(), set.tensors());
+    // what is wrong with it, structure will say
+    info(path, config.ok().as_ref(), set.tensors().iter())
+}
+
+fn base_info(path: &Path, base: &Opened) -> ModelInfo {
+    let tensors = base.source().tensors();
+    info(path, Some(base.config()), base.inventory().text.iter().map(|found| &tensors[found.index]))
+}
+
+fn info<'a>(
+    path: &Path,
+    config: Option<&Config>,
+    tensors: impl Iterator<Item = &'a TensorDesc>,
+) -> ModelInfo {
     let mut info = ModelInfo {
         path: path.display().to_string(),
-        variant: model.config.variant().map(str::to_owned),
+        variant: config.and_then(Config::variant).map(str::to_owned),
         ..ModelInfo::default()
     };
-    let mut types: BTreeMap<String, u64> = BTreeMap::new();
-    for found in &model.inventory.text {
-        let desc = &model.source.tensors()[found.index];
+    for desc in tensors {
         info.bytes += desc.byte_len();
         info.weights += desc.elements();
-        *types.entry(desc.dtype.to_string()).or_default() += desc.byte_len();
+        *info.types.entry(desc.dtype.to_string()).or_default() += desc.byte_len();
     }
-    info.types = types;
     info
 }
 

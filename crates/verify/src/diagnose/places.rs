@@ -32,21 +32,19 @@ pub(super) fn another_tensor(case: &Case<'_>) -> Result<Option<String>> {
             continue;
         }
         let name = other.name();
-        let (first, last, bad) = (case.rows[0], case.part.last_bad, case.part.bad_rows);
         // does the other hold ours?
         let theirs = case.rows.iter().map(|&row| row_of(other, row)).collect::<Result<Vec<_>>>()?;
         let back = holds(case, &theirs, &case.rows, pair)?;
-        return Ok(Some(match (bad == pair.rows(), back) {
-            (true, false) => format!("it holds the values of {name}"),
+        let shared = pair.rows().min(other.rows());
+        return Ok(Some(match (case.about(shared), back) {
             (true, true) if other.rows() == pair.rows() => format!("it is exchanged with {name}"),
-            (true, true) => format!("it is exchanged with the first rows of {name}"),
-            (false, _) if first == 0 && bad == last + 1 && back => {
-                format!("its first {bad} rows are exchanged with those of {name}")
+            (true, true) if shared == pair.rows() => format!("it is exchanged with the first rows of {name}"),
+            (true, true) => format!("its first {shared} rows are exchanged with those of {name}"),
+            (true, false) if shared == pair.rows() => format!("it holds the values of {name}"),
+            (true, false) => format!("its first {shared} rows are those of {name}"),
+            (false, _) => {
+                format!("{} rows, from row {} on, are those of {name}", case.part.bad_rows, case.rows[0])
             }
-            (false, _) if first == 0 && bad == last + 1 => {
-                format!("its first {bad} rows are those of {name}")
-            }
-            (false, _) => format!("{bad} rows, from row {first} on, are those of {name}"),
         }));
     }
     Ok(None)
@@ -89,7 +87,9 @@ pub(super) fn shifted(case: &Case<'_>) -> Result<Option<String>> {
         }
         if seen > 1 {
             let first = case.rows[0];
-            let from = if first > 0 { format!("from row {first} on ") } else { String::new() };
+            // rows that are like their neighbours do not look wrong
+            let throughout = 10 * first <= rows && 10 * (rows - case.part.last_bad) <= rows;
+            let from = if throughout { String::new() } else { format!("from row {first} on ") };
             let by = if slip.abs() == 1 { "one".to_owned() } else { slip.abs().to_string() };
             return Ok(Some(format!(
                 "{from}its rows are shifted by {by}: row {first} holds row {} of the base",
@@ -145,7 +145,7 @@ pub(super) fn slices_permuted(case: &Case<'_>) -> Result<Option<String>> {
             Some(_) => {}
         }
     }
-    Ok(Some(told("expert", "experts", &moves, case.part.bad_rows == 2 * slice)))
+    Ok(Some(told("expert", "experts", &moves, case.about(2 * slice))))
 }
 
 /// Which goes where: exchanged, if there are two, or a list.
@@ -252,7 +252,7 @@ pub(super) fn columns_permuted(case: &Case<'_>) -> Result<Option<String>> {
 /// Rows for columns, where there are as many.
 pub(super) fn transposed(case: &Case<'_>) -> Result<Option<String>> {
     let (rows, cols) = (case.pair.rows(), case.pair.cols());
-    if rows != cols as u64 || rows < 2 || rows > 1 << 14 {
+    if rows != cols as u64 || !(2..=1 << 14).contains(&rows) {
         return Ok(None);
     }
     // the columns of the artifact at the sampled rows

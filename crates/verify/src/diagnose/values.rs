@@ -6,14 +6,20 @@ use super::Case;
 
 /// Nothing but one value.
 pub(super) fn constant(case: &Case<'_>) -> Result<Option<String>> {
-    let value = case.y[0][0];
+    let value = case.y[0][0] + 0.0; // no −0
     if case.y.iter().flatten().any(|&y| y != value) {
         return Ok(None);
     }
     Ok(match (case.pair.tensor.role, case.pair.cols(), value) {
         ("layer_output_scale", 1, 1.0) => Some("it is 1, as if the layer had no scalar".to_owned()),
+        (gemma::ROPE_FREQS, _, 1.0) => {
+            Some("all values are 1: full-attention layers would turn every dimension".to_owned())
+        }
         (_, 1, 0.0 | 1.0) => Some(format!("it is {value}")),
         (_, 1, _) => None,
+        _ if case.part.bad_rows == 1 && case.pair.rows() > 1 => {
+            Some(format!("row {} holds nothing but the value {value}", case.rows[0]))
+        }
         _ if case.part.bad_rows < case.pair.rows() => {
             Some(format!("{} rows hold nothing but the value {value}", case.part.bad_rows))
         }
@@ -83,6 +89,6 @@ pub(super) fn scaled(case: &Case<'_>) -> Result<Option<String>> {
     }
     Ok(Some(match factor {
         -1.01..=-0.99 => "its sign is flipped".to_owned(),
-        _ => format!("its values are those of the base times {factor:.4}"),
+        _ => format!("its values are those of the base times {factor:.3}"),
     }))
 }

@@ -1,0 +1,174 @@
+//! Causes that no file of `xtask::broken` has, in one square matrix of BF16 and of Q4_0.
+
+use gemma::{Attention, Config, Kind};
+use gguf::Metadata;
+use quant::Simd;
+use tensor::{DType, Result, TensorDesc, TensorSource};
+
+use crate::{Expected, ExpectedTensor, Severity, Values, tensor_errors};
+
+const SIZE: usize = 64;
+
+/// One tensor in memory.
+struct Memory([TensorDesc; 1], Vec<u8>);
+
+impl Memory {
+    fn new(dtype: DType, values: &[f32]) -> Memory {
+        let desc = TensorDesc::new("blk.0.attn_output.weight", dtype, [SIZE as u64, SIZE as u64]).unwrap();
+        let mut bytes = vec![0; desc.byte_len() as usize];
+        quant::encode(Simd::detect(), dtype, SIZE, values, None, &mut bytes);
+        Memory([desc], bytes)
+    }
+}
+
+impl TensorSource for Memory {
+    fn tensors(&self) -> &[TensorDesc] {
+        &self.0
+    }
+
+    fn read_rows(&self, _: usize, first: u64, out: &mut [u8]) -> Result<()> {
+        let start = (first * self.0[0].row_bytes()) as usize;
+        out.copy_from_slice(&self.1[start..start + out.len()]);
+        Ok(())
+    }
+}
+
+fn config() -> Config {
+    Config {
+        architecture: "gemma4".to_owned(),
+        kind: Kind::Text,
+        attention: vec![Attention::Full],
+        hidden: SIZE as u64,
+        ffn: SIZE as u64,
+        double_wide: false,
+        heads: 4,
+        kv_heads: 4,
+        full_kv_heads: None,
+        head_dim: 16,
+        full_head_dim: 16,
+        k_eq_v: false,
+        shared_kv_layers: 0,
+        ple: 0,
+        vocab: 64,
+        vocab_ple: 64,
+        experts: None,
+        experts_used: None,
+        expert_ffn: None,
+        context: 64,
+        window: 64,
+        causal: true,
+        norm_eps: 1e-6,
+        softcap: None,
+        rope_base: 1e6,
+        rope_base_swa: 1e4,
+        rotary_fraction: 0.25,
+        tied: true,
+    }
+}
+
+/// Uneven numbers in BF16, with no order in them.
+fn values() -> Vec<f32> {
+    let mut state = 88172645463325252u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let unit = (state >> 40) as f32 / (1u64 << 24) as f32;
+        f32::from_bits((unit * 2.0 - 1.0).to_bits() & 0xffff_0000)
+    };
+    (0..SIZE * SIZE).map(|_| next()).collect()
+}
+
+/// What is said of an artifact with other values.
+fn said(base: &[f32], artifact: &Memory) -> Vec<String> {
+    let base = Memory::new(DType::BF16, base);
+    let tensor = ExpectedTensor {
+        desc: artifact.0[0].clone(),
+        role: "attn_output",
+        layer: Some(0),
+        unused: false,
+        from: Values::Base(0),
+    };
+    let (plan, metadata) = (String::new(), Metadata::new());
+    let expected = Expected { plan, config: config(), metadata, tensors: vec![tensor], binding: false };
+    let (_, findings) = tensor_errors(artifact, &base, &expected, &|_| {}).unwrap();
+    findings.into_iter().filter(|f| f.severity == Severity::Failure).map(|f| f.problem).collect()
+}
+
+#[test]
+fn causes_are_told_by_what_they_did() {
+    type Change = fn(&[f32], usize, usize) -> f32;
+    #[rustfmt::skip]
+    let cases: &[(&str, Change)] = &[
+        ("its sign is flipped", |x, r, c| -x[r * SIZE + c]),
+        ("its values are those of the base times", |x, r, c| 2.0 * x[r * SIZE + c]),
+        ("it is transposed", |x, r, c| x[c * SIZE + r]),
+        ("its upper and lower half are exchanged", |x, r, c| x[(r + SIZE / 2) % SIZE * SIZE + c]),
+        ("the columns of each head are permuted", |x, r, c| x[r * SIZE + c / 16 * 16 + c % 16 / 2 + c % 2 * 8]),
+        ("another packing of its bytes", |x, r, c| x[r * SIZE + c / 32 * 32 + c % 32 / 2 + c % 2 * 16]),
+        ("the halves of each block of 32 are exchanged", |x, r, c| x[r * SIZE + (c ^ 16)]),
+        ("reverse order", |x, r, c| x[r * SIZE + SIZE - 1 - c]),
+        ("shifted by one to the left", |x, r, c| x[r * SIZE + (c + 1) % SIZE]),
+        ("its rows are shifted by 3", |x, r, c| x[(r + 3) % SIZE * SIZE + c]),
+        ("its rows are permuted: row 0 holds row 5", |x, r, c| x[(r * 11 + 5) % SIZE * SIZE + c]),
+        ("all values are 0", |_, _, _| 0.0),
+        ("row 9 holds nothing but the value 0", |x, r, c| if r == 9 { 0.0 } else { x[r * SIZE + c] }),
+        ("in no order that this tool knows", |x, r, c| x[(r * 7 + c * 13 + r * c) % (SIZE * SIZE)]),
+    ];
+    let base = values();
+    for dtype in [DType::BF16, DType::Q4_0] {
+        assert_eq!(said(&base, &Memory::new(dtype, &base)), [""; 0], "{dtype}");
+        for (words, change) in cases {
+            let changed: Vec<f32> = (0..SIZE * SIZE).map(|i| change(&base, i / SIZE, i % SIZE)).collect();
+            let said = said(&base, &Memory::new(dtype, &changed));
+            assert!(said.len() == 1 && said[0].contains(words), "{dtype}: {words:?} is not in {said:?}");
+        }
+    }
+}
+
+#[test]
+fn swapped_bytes_are_recognised() {
+    let base = values();
+    let mut artifact = Memory::new(DType::BF16, &base);
+    artifact.1.chunks_exact_mut(2).for_each(<[u8]>::reverse);
+    let said = said(&base, &artifact);
+    assert!(said.iter().any(|problem| problem.contains("big-endian")), "{said:?}");
+}
+
+#[test]
+fn figures_are_those_of_the_definition() {
+    let base = values();
+    let artifact = Memory::new(DType::Q4_0, &base);
+    let mut decoded = vec![0f32; base.len()];
+    quant::decode(Simd::detect(), DType::Q4_0, &artifact.1, &mut decoded);
+    let pairs = || base.iter().zip(&decoded).map(|(x, y)| (f64::from(*x), f64::from(*y)));
+    let sum = |of: fn((f64, f64)) -> f64| pairs().map(of).sum::<f64>();
+    let (ee, xx) = (sum(|(x, y)| (y - x).powi(2)), sum(|(x, _)| x * x));
+    let (xy, yy) = (sum(|(x, y)| x * y), sum(|(_, y)| y * y));
+
+    let desc = artifact.0[0].clone();
+    let of_base = Memory::new(DType::BF16, &base);
+    let from = Values::Base(0);
+    let tensor = ExpectedTensor { desc, role: "attn_output", layer: Some(0), unused: false, from };
+    let (plan, metadata) = (String::new(), Metadata::new());
+    let expected = Expected { plan, config: config(), metadata, tensors: vec![tensor], binding: false };
+    let (tensors, _) = tensor_errors(&artifact, &of_base, &expected, &|_| {}).unwrap();
+    let error = &tensors.tensors[0];
+    for (found, definition) in [
+        (error.rmse, (ee / base.len() as f64).sqrt()),
+        (error.relative, (ee / xx).sqrt()),
+        (error.cosine, xy / (xx * yy).sqrt()),
+        (tensors.roles[0].relative, error.relative),
+    ] {
+        assert!((found - definition).abs() < 1e-12, "{found} {definition}");
+    }
+    let worst = &error.worst_block;
+    let start = (worst.row as usize * SIZE) + worst.column as usize;
+    let of = |values: &[(f64, f64)]| {
+        let (ee, xx) = values.iter().fold((0.0, 0.0), |(ee, xx), (x, y)| (ee + (y - x).powi(2), xx + x * x));
+        (ee / xx).sqrt()
+    };
+    let all: Vec<(f64, f64)> = pairs().collect();
+    assert!((of(&all[start..start + 32]) - worst.relative).abs() < 1e-12);
+    assert!(all.chunks(32).all(|block| of(block) <= worst.relative + 1e-12));
+}
