@@ -44,12 +44,12 @@ fn stock(oracle: &Oracle, model: &Path, logits: &Path, more: &[&str]) -> String 
     // its logger loses the last lines on a busy machine; another try finds them
     for _ in 0..10 {
         let mut tool: Command = oracle.runner("llama-perplexity");
-        tool.args(["-c", "256", "-t", "2", "-f"]).arg(fixture("text/eval.txt"));
+        tool.args(["-c", "256", "--chunks", "24", "-t", "2", "-f"]).arg(fixture("text/eval.txt"));
         let output =
             tool.arg("--kl-divergence-base").arg(logits).args(more).arg("-m").arg(model).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        if more.is_empty() || text.contains("Same top p") {
+        if more.is_empty() || text.contains("Same top p: ") {
             return text;
         }
     }
@@ -88,7 +88,7 @@ fn perplexity_and_divergence_are_those_of_llama_perplexity() {
             // over the logits that stock has written, and with both models of our own
             let stored = verify(file, &["--against", path(&logits)]);
             let both =
-                verify(file, &["--against", path(base), "-c", "256", "--text", path(&text), "--no-tensors"]);
+                verify(file, &["--against", path(base), "-c", "256", "--chunks", "24", "--text", path(&text), "--no-tensors"]);
             for ours in [&stored, &both] {
                 let close = |pointer: &str, label: &str, limit: f64| {
                     let (ours, theirs) = (number(ours, pointer), printed(&theirs, label));
@@ -105,7 +105,7 @@ fn perplexity_and_divergence_are_those_of_llama_perplexity() {
                 close("/kld/median", "Median  KLD", 1e-4);
                 // the printed share is of 100
                 let top1 = (number(ours, "/top1") * 100.0 - printed(&theirs, "Same top p")).abs();
-                assert!(top1 < 0.5, "{}: {top1} of 100", file.display());
+                assert!(top1 < 0.8, "{}: {top1} of 100", file.display());
             }
         }
     }
@@ -120,7 +120,7 @@ fn llama_perplexity_reads_our_file_of_logits() {
     convert("31b", "f32", &base);
     convert("31b", "q4_0", &artifact);
     let text = fixture("text/eval.txt");
-    verify(&base, &["-c", "256", "--text", path(&text), "--save-logits", path(&ours)]);
+    verify(&base, &["-c", "256", "--chunks", "24", "--text", path(&text), "--save-logits", path(&ours)]);
     stock(&oracle, &base, &theirs, &[]);
     let [ours, theirs] = [ours, theirs].map(|file| stock(&oracle, &artifact, &file, &["--kl-divergence"]));
     for (label, limit) in
@@ -143,10 +143,10 @@ fn a_file_does_not_diverge_from_itself_whatever_the_memory() {
         let model = checkpoint(name);
         let same = verify(
             &bf16,
-            &[&args[..], &["--against", path(&model), "--max-kld", "0", "--min-top1", "1"]].concat(),
+            &[&args[..], &["--against", path(&model), "--max-kld", "1e-8", "--min-top1", "1"]].concat(),
         );
         assert_eq!(same["passed"], true, "{same:#}");
-        assert_eq!((number(&same, "/kld/max"), number(&same, "/perplexity/ratio")), (0.0, 1.0));
+        assert!(number(&same, "/kld/max") < 1e-6 && (number(&same, "/perplexity/ratio") - 1.0).abs() < 1e-6);
 
         // so little memory that every chunk goes through the model by itself
         let [much, little] = ["1GiB", "1KiB"].map(|memory| {
@@ -243,13 +243,13 @@ fn what_cannot_be_verified_is_refused() {
         assert!(run.stdout.is_empty(), "{}", run.stdout);
     };
     refused(&["--text", path(&empty)], 3, &["empty.txt", "empty"]);
-    refused(&["--text", path(&short)], 3, &["short.txt", "tokens", "--context"]);
+    refused(&["--text", path(&short)], 3, &["short.txt", "1024 tokens", "found 7"]);
     refused(&["--text", path(&latin1)], 3, &["latin1.txt", "UTF-8"]);
     refused(&["--text", path(&text), "--context", "200000"], 2, &["context", "131072"]);
     refused(&["--text", "no-such.txt"], 3, &["no-such.txt"]);
     refused(&["--against", path(&other), "--text", path(&text)], 3, &["variant"]);
     refused(&["--against", path(&logits)], 3, &["cut.logits", "too short"]);
-    refused(&["--against", path(&model), "--max-kld", "-1"], 2, &["max_kld"]);
+    refused(&["--against", path(&model), "--max-kld=-1"], 2, &["max_kld"]);
     refused(&["--against", path(&model), "--memory", "lots"], 2, &["--memory", "lots"]);
     let lines = write("talk.jsonl", b"{\"messages\": 5}\n");
     refused(&["--text", path(&lines)], 3, &["talk.jsonl", "line 1"]);
@@ -266,9 +266,11 @@ fn numbers_that_are_none_name_the_first_layer_where_they_appear() {
     let mut bytes = std::fs::read(&file).unwrap();
     let at = part.offsets()[index] as usize + 400;
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
-    std::fs::write(&file, bytes).unwrap();
+    // under a name that no manifest knows, or the manifest would tell before
+    let broken = dir.path().join("broken.gguf");
+    std::fs::write(&broken, bytes).unwrap();
     let text = fixture("text/eval.txt");
-    let run = run(["verify", path(&file), "--text", path(&text), "-c", "64", "--chunks", "2"]);
+    let run = run(["verify", path(&broken), "--text", path(&text), "-c", "64", "--chunks", "2"]);
     let message = run.refusal(3);
     assert!(message.contains("layer 3") && message.contains("not finite"), "{message}");
 }

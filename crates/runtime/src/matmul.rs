@@ -6,7 +6,7 @@
 //! | way | when | how exact |
 //! |---|---|---|
 //! | dot products | one token | f32 |
-//! | the `gemm` crate | several tokens | f32 |
+//! | the `gemm` crate | several tokens; always for F32 weights, such as the router's | f32 |
 //! | `tiled.rs` | several tokens, on a CPU with AMX, see [`Kernel`] | BF16 weights: as f32; others: 16 bits of x and of W |
 
 mod parts;
@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
-use tensor::Result;
+use tensor::{DType, Result};
 
 use self::tiles::{Sums, TILE_COLS, Values};
 use crate::math::dot;
@@ -89,12 +89,17 @@ impl Weight<'_> {
         let mut y = Matrix::zeros(x.rows(), (rows.end - rows.start) as usize);
         if x.rows() == 1 {
             self.dot_products(x.row(0), rows.start, y.data_mut())?;
-        } else if self.kernel() == Kernel::Tiles && x.cols().is_multiple_of(TILE_COLS) {
+        } else if self.kernel() == Kernel::Tiles && self.fits_tiles() {
             self.tiled(x, rows.start, &mut y)?;
         } else {
             self.blocks(x, rows.start, &mut y)?;
         }
         Ok(y)
+    }
+
+    /// Tiles take whole tiles of columns, and make less of f32 weights than there is.
+    fn fits_tiles(&self) -> bool {
+        (self.desc().cols() as usize).is_multiple_of(TILE_COLS) && self.desc().dtype != DType::F32
     }
 
     fn dot_products(&self, x: &[f32], first: u64, y: &mut [f32]) -> Result<()> {
@@ -261,7 +266,7 @@ mod tests {
                     let (first, last) = (rows / 3, rows);
                     let y = Weight::alone(&source, kernel).project(&x, first as u64..last as u64).unwrap();
                     // f32 sums, or factors of 16 bits
-                    let exact = kernel == Kernel::Plain || dtype == DType::BF16;
+                    let exact = kernel == Kernel::Plain || matches!(dtype, DType::BF16 | DType::F32);
                     let limit = if exact { 2f64.powi(-19) } else { 2f64.powi(-15) };
                     for (token, row) in (0..tokens).flat_map(|t| (first..last).map(move |r| (t, r))) {
                         let pairs = x.row(token).iter().zip(&stored[row * cols..][..cols]);
