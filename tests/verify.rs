@@ -87,8 +87,20 @@ fn perplexity_and_divergence_are_those_of_llama_perplexity() {
             let theirs = stock(&oracle, file, &logits, &["--kl-divergence"]);
             // over the logits that stock has written, and with both models of our own
             let stored = verify(file, &["--against", path(&logits)]);
-            let both =
-                verify(file, &["--against", path(base), "-c", "256", "--chunks", "24", "--text", path(&text), "--no-tensors"]);
+            let both = verify(
+                file,
+                &[
+                    "--against",
+                    path(base),
+                    "-c",
+                    "256",
+                    "--chunks",
+                    "24",
+                    "--text",
+                    path(&text),
+                    "--no-tensors",
+                ],
+            );
             for ours in [&stored, &both] {
                 let close = |pointer: &str, label: &str, limit: f64| {
                     let (ours, theirs) = (number(ours, pointer), printed(&theirs, label));
@@ -157,6 +169,33 @@ fn a_file_does_not_diverge_from_itself_whatever_the_memory() {
             let (a, b) = (number(&much, pointer), number(&little, pointer));
             assert!((a - b).abs() <= 1e-6 * a.abs(), "{name} {pointer}: {a} and {b}");
         }
+    }
+}
+
+/// Tiles multiply quantised weights with 16 bits of each factor. On a CPU without them there is nothing to compare.
+#[test]
+fn the_fast_kernel_does_not_diverge_from_the_reference() {
+    use runtime::{Kernel, Model, Weights};
+    if !Kernel::Tiles.is_available() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["e2b", "31b", "26b-a4b"] {
+        let file = dir.path().join(format!("{name}.gguf"));
+        convert(name, "q4_0", &file);
+        let set = gguf::GgufSet::open(&file).unwrap();
+        let config = gemma::Config::from_metadata(set.metadata(), set.tensors()).unwrap();
+        let inventory = gemma::gguf_inventory(&config, set.tensors()).unwrap();
+        let [plain, tiles] = [Kernel::Plain, Kernel::Tiles].map(|kernel| {
+            Model::new(&config, Weights::new(&set, &inventory).unwrap().with_kernel(kernel).unwrap()).unwrap()
+        });
+        let tokens = (0..256u32).map(|n| if n == 0 { 2 } else { 300 + n * 7 % 1500 }).collect();
+        let sequences = [verify::Sequence { tokens, scored: (1..256).collect() }];
+        let options = verify::Options { memory: 1 << 30, logits: None, progress: &|_| {} };
+        let tokens =
+            verify::evaluate(&tiles, Some(verify::Base::Model(&plain)), &sequences, options).unwrap();
+        let mean = tokens.iter().map(|token| token.against.unwrap().kld).sum::<f64>() / tokens.len() as f64;
+        assert!(mean.abs() < 1e-7, "{name}: {mean}");
     }
 }
 
