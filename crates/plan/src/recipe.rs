@@ -332,13 +332,4 @@ mod tests {
             assert_eq!(error.fault(), tensor::Fault::Recipe, "{bad}");
         }
     }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(bytes("500MB").unwrap(), 500_000_000);
-        assert_eq!(bytes("1GiB").unwrap(), 1 << 30);
-        assert_eq!(bytes("2G").unwrap(), 2_000_000_000);
-        assert_eq!(bytes("4096").unwrap(), 4096);
-        assert!(bytes("-1GB").is_err());
-    }
 }

@@ -26,3 +26,18 @@ pub fn byte_size(place: &str, text: &str) -> Result<u64> {
     let size = number.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
     size.ok_or_else(|| Error::recipe(place, "no size in bytes").expected("such as 2GB or 500MiB", text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let bytes = |text| byte_size("--memory", text);
+        assert_eq!(bytes("500MB").unwrap(), 500_000_000);
+        assert_eq!(bytes("1GiB").unwrap(), 1 << 30);
+        assert_eq!(bytes("2G").unwrap(), 2_000_000_000);
+        assert_eq!(bytes("4096").unwrap(), 4096);
+        assert!(bytes("-1GB").unwrap_err().to_string().contains("--memory"));
+    }
+}
