@@ -62,7 +62,7 @@ impl Manifest {
     /// `Malformed` for anything else.
     pub fn parse(bytes: &[u8]) -> Result<Manifest> {
         serde_json::from_slice(bytes)
-            .map_err(|e| Error::malformed("manifest", format!("not one of gemma-convert: {e}")))
+            .map_err(|e| Error::malformed("manifest", format!("not a manifest of gemma-convert: {e}")))
     }
 
     /// The entry that holds an output of this name.
