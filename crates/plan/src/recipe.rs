@@ -131,16 +131,8 @@ pub struct Thresholds {
 }
 
 impl Thresholds {
-    /// These, and where they set none, those of `other`.
-    #[must_use]
-    pub fn or(self, other: Thresholds) -> Thresholds {
-        Thresholds {
-            max_kld: self.max_kld.or(other.max_kld),
-            max_ppl_ratio: self.max_ppl_ratio.or(other.max_ppl_ratio),
-            min_top1: self.min_top1.or(other.min_top1),
-        }
-    }
-
+    /// Checks that something could meet each limit, and something could not.
+    ///
     /// # Errors
     /// `Recipe` for a limit that nothing, or everything, meets.
     pub fn check(&self) -> Result<()> {

@@ -23,9 +23,9 @@ use crate::progress::Bar;
 use crate::report;
 
 pub(crate) fn run(args: &args::Verify) -> Result<Output> {
-    let limits =
+    let asked =
         Thresholds { max_kld: args.max_kld, max_ppl_ratio: args.max_ppl_ratio, min_top1: args.min_top1 };
-    limits.check()?;
+    asked.check()?;
     let memory = byte_size("--memory", &args.memory)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads)
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         },
         ..Report::default()
     };
-    let limits = limits.or(structure(args, &artifact, against.as_ref(), &mut report)?);
+    let of_recipe = structure(args, &artifact, against.as_ref(), &mut report)?;
     if args.text.is_empty() && !matches!(against, Some(Against::Logits(_))) {
         skip(&mut report, Step::Text, "no --text was given");
     } else if failed(&report) && !args.keep_going {
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         let artifact = Opened::gguf(artifact)?;
         timed(&mut report, "text", |report| text(args, memory, &artifact, against.as_ref(), report))?;
     }
-    check(limits, &mut report);
+    check(asked, of_recipe, &mut report);
     report.passed = report.findings.iter().all(|finding| finding.severity != Severity::Failure);
 
     let json = serde_json::to_value(&report).unwrap_or_default();
@@ -241,17 +241,19 @@ fn of_logits(file: &LogitsFile, path: &Option<PathBuf>, reader: &Opened) -> Corp
     Corpus { sequences: file.sequences(reader.tokenizer.bos()), text, findings: Vec::new() }
 }
 
-/// Holds the figures against the limits.
-fn check(limits: Thresholds, report: &mut Report) {
+/// Holds the figures against the limits. Those of the recipe are for runs that measure them.
+fn check(asked: Thresholds, of_recipe: Thresholds, report: &mut Report) {
+    let unmeasured_is_failure = !failed(report);
     let kld = report.kld.as_ref().map(|kld| kld.mean);
     let ratio = report.perplexity.as_ref().and_then(|perplexity| perplexity.ratio);
+    let at_most = f64::le as fn(&f64, &f64) -> bool;
     let figures = [
-        ("kld.mean", limits.max_kld, kld, f64::le as fn(&f64, &f64) -> bool),
-        ("perplexity.ratio", limits.max_ppl_ratio, ratio, f64::le),
-        ("top1", limits.min_top1, report.top1, f64::ge),
+        ("kld.mean", asked.max_kld, of_recipe.max_kld, kld, at_most),
+        ("perplexity.ratio", asked.max_ppl_ratio, of_recipe.max_ppl_ratio, ratio, at_most),
+        ("top1", asked.min_top1, of_recipe.min_top1, report.top1, f64::ge),
     ];
-    for (figure, limit, found, holds) in figures {
-        let Some(limit) = limit else { continue };
+    for (figure, asked, of_recipe, found, holds) in figures {
+        let Some(limit) = asked.or(of_recipe) else { continue };
         let finding = |problem: &str| Finding::new(Severity::Failure, Step::Thresholds, figure, problem);
         match found {
             Some(found) => {
@@ -261,7 +263,12 @@ fn check(limits: Thresholds, report: &mut Report) {
                     report.findings.push(finding("beyond its limit").expected(limit, found));
                 }
             }
-            None => report.findings.push(finding("has a limit, and could not be measured")),
+            None if asked.is_some() && unmeasured_is_failure => {
+                report
+                    .findings
+                    .push(finding("has a limit, and was not measured: --against and --text are needed"));
+            }
+            None => {}
         }
     }
 }
