@@ -167,7 +167,8 @@ fn a_file_does_not_diverge_from_itself_whatever_the_memory() {
         assert!(number(&much, "/kld/mean") > 0.0);
         for pointer in ["/kld/mean", "/kld/p99", "/perplexity/base", "/perplexity/artifact"] {
             let (a, b) = (number(&much, pointer), number(&little, pointer));
-            assert!((a - b).abs() <= 1e-6 * a.abs(), "{name} {pointer}: {a} and {b}");
+            // sums are rounded differently where other rows are beside them, and a router may see it
+            assert!((a - b).abs() <= 1e-4 * a.abs(), "{name} {pointer}: {a} and {b}");
         }
     }
 }
