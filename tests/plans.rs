@@ -30,7 +30,8 @@ fn tensors(name: &str) -> Vec<TensorDesc> {
 /// A real model with a vocabulary of one token: the plan does not look into it.
 fn model(name: &str, tensors: &[TensorDesc]) -> Model {
     let json = std::fs::read_to_string(fixtures().join(format!("configs/{name}.json"))).unwrap();
-    let config = Config::from_json(&serde_json::from_str(&json).unwrap()).unwrap();
+    let json = serde_json::from_str(&json).unwrap();
+    let config = Config::from_json(&json).unwrap();
     Model {
         inventory: gemma::inventory(&config, tensors, &|_| name.to_owned()).unwrap(),
         vocabulary: Vocabulary {
@@ -43,6 +44,9 @@ fn model(name: &str, tensors: &[TensorDesc]) -> Model {
         templates: ChatTemplates::default(),
         generation: None,
         card: ModelCard::default(),
+        json,
+        files: Vec::new(),
+        fingerprint: [0; 32],
         config,
     }
 }
@@ -55,7 +59,8 @@ fn shards(tensors: &[TensorDesc]) -> Shards<'_> {
         place
     });
     let places = places.collect();
-    Shards { files: vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }], tensors, places }
+    let files = vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }];
+    Shards { files, tensors, places, codes: Default::default() }
 }
 
 /// Presets by the heading of their column in a type map.

@@ -148,7 +148,13 @@ impl Weights {
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        self.to_bytes_with(None)
+    }
+
+    /// With `__metadata__`.
+    pub(crate) fn to_bytes_with(&self, metadata: Option<&Value>) -> Vec<u8> {
         let (mut header, mut data) = (Map::new(), Vec::new());
+        header.extend(metadata.map(|metadata| ("__metadata__".to_owned(), metadata.clone())));
         for Tensor { name, dtype, shape, data: bytes } in &self.tensors {
             let offsets = [data.len(), data.len() + bytes.len()];
             header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));

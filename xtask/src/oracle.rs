@@ -102,13 +102,20 @@ impl Oracle {
 
     /// Whether Python has what `convert_hf_to_gguf.py` imports. A build with [`Scope::Tools`] has not.
     pub fn can_convert(&self) -> bool {
-        let probe = "import importlib.util as u, sys; \
-                     sys.exit(not all(u.find_spec(m) for m in ('torch', 'transformers')))";
-        let status = Command::new(&self.python)
-            .args(["-c", probe])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        self.has(&["torch", "transformers"])
+    }
+
+    /// Whether Python's transformers can load FP8 of compressed-tensors.
+    pub fn can_load_fp8(&self) -> bool {
+        self.can_convert() && self.has(&["compressed_tensors"])
+    }
+
+    fn has(&self, modules: &[&str]) -> bool {
+        let probe =
+            "import importlib.util as u, sys; sys.exit(not all(u.find_spec(m) for m in sys.argv[1:]))";
+        let mut python = Command::new(&self.python);
+        let status =
+            python.args(["-c", probe]).args(modules).stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     }
 

@@ -71,3 +71,27 @@ pub(crate) fn json_error(place: impl std::fmt::Display, error: &serde_json::Erro
     let problem = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
     Error::malformed(format!("{place}:{line}:{column}"), problem)
 }
+
+/// The regular files in `dir` and in the folders in it, links followed, and their sizes. Sorted; names that are no
+/// UTF-8, hidden ones and what cannot be looked at are left out.
+pub(crate) fn list(dir: &Path) -> Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    let mut folders = vec![(dir.to_owned(), String::new())];
+    while let Some((folder, prefix)) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(|e| Error::io(folder.display(), &e))? {
+            let entry = entry.map_err(|e| Error::io(folder.display(), &e))?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Ok(meta) = fs::metadata(entry.path()) else { continue };
+            if name.starts_with('.') {
+                continue;
+            }
+            if meta.is_file() {
+                found.push((format!("{prefix}{name}"), meta.len()));
+            } else if meta.is_dir() && prefix.is_empty() {
+                folders.push((entry.path(), format!("{name}/")));
+            }
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}

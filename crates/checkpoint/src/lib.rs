@@ -3,20 +3,26 @@
 //! [`Checkpoint::open`] reads and checks the headers of all shards, and nothing of the weights; rows are then
 //! read where they lie. [`SafetensorsWriter`] writes one safetensors file, row by row.
 //!
-//! Knows no model and no other container (PyTorch's `.bin` is refused with advice). What the values of
+//! Weights stored as 8-bit floats (FP8 of compressed-tensors, our SFP8) are presented as the numbers they stand for.
+//!
+//! Of gemma.cpp's container [`Sbs`] lists what is in it. Knows no model and no other container (PyTorch's `.bin` is refused with advice). What the values of
 //! `config.json` mean is the business of the caller, so it is handed out raw.
 
 mod card;
+mod coded;
 mod files;
 mod header;
 mod layout;
 mod open;
+mod sbs;
 mod template;
 mod tokenizer;
 mod writer;
 
 pub use card::ModelCard;
-pub use open::{Checkpoint, Location, Shard};
+pub use coded::{Code, Scale, decode, is_fp8, multiply};
+pub use open::{Checkpoint, Location, SET, Shard};
+pub use sbs::{Sbs, SbsBlob, SbsTensor, is_sbs};
 pub use template::ChatTemplates;
 pub use tokenizer::{AddedToken, Tokenizer};
-pub use writer::SafetensorsWriter;
+pub use writer::{SafetensorsLayout, SafetensorsWriter};

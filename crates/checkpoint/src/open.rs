@@ -8,9 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
+use crate::coded::Code;
 use crate::{ChatTemplates, ModelCard, Tokenizer, files, header, layout, template};
+
+/// The key of `__metadata__`, ours, of what all shards of one conversion have in common and those of another have not.
+pub const SET: &str = "set";
 
 /// An open model folder whose headers have been checked.
 #[derive(Debug)]
@@ -18,8 +23,10 @@ pub struct Checkpoint {
     dir: PathBuf,
     config: Value,
     shards: Vec<Shard>,
-    tensors: Vec<TensorDesc>,
-    locations: Vec<Location>,
+    pub(crate) tensors: Vec<TensorDesc>,
+    pub(crate) locations: Vec<Location>,
+    /// As long as `tensors`, or empty if none is coded.
+    pub(crate) codes: Vec<Option<Code>>,
 }
 
 /// One safetensors file of a checkpoint.
@@ -39,7 +46,8 @@ pub struct Shard {
     modified: Option<SystemTime>,
 }
 
-/// Where the data of a tensor begins; its length is [`TensorDesc::byte_len`].
+/// Where the data of a tensor begins; its length is [`TensorDesc::byte_len`], of a [coded](Checkpoint::code) tensor
+/// one byte an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
     /// Index into [`Checkpoint::shards`].
@@ -50,11 +58,12 @@ pub struct Location {
 
 impl Checkpoint {
     /// Opens the folder: reads `config.json` and the headers of all shards, and checks them against each other
-    /// and against the sizes of the files.
+    /// and against the sizes of the files. Weights that are stored as 8-bit floats are presented as what they stand for:
+    /// see [`code`](Self::code).
     ///
     /// # Errors
-    /// `Malformed` for anything missing, cut short or contradictory, `Unsupported` for element types and
-    /// containers this crate does not read, `Limit` for a header over 100 MB.
+    /// `Malformed` for anything missing, cut short or contradictory, `Unsupported` for element types, containers and
+    /// kinds of quantisation that this crate does not read, `Limit` for a header over 100 MB.
     pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint> {
         let dir = dir.as_ref();
         let meta = fs::metadata(dir).map_err(|e| Error::io(dir.display(), &e))?;
@@ -79,6 +88,7 @@ impl Checkpoint {
             shards: Vec::new(),
             tensors: Vec::new(),
             locations: Vec::new(),
+            codes: Vec::new(),
         };
         let mut homes = HashMap::new();
         for (number, name) in layout.shards.iter().enumerate() {
@@ -100,6 +110,8 @@ impl Checkpoint {
         if let Some(index) = layout.index {
             checkpoint.check_index(&index, &homes)?;
         }
+        checkpoint.check_set()?;
+        checkpoint.resolve()?;
         Ok(checkpoint)
     }
 
@@ -126,6 +138,24 @@ impl Checkpoint {
                 .help("index and shards are of different versions: fetch the model again"));
         }
         Ok(())
+    }
+
+    /// Shards that this tool has dealt out say which belong together.
+    fn check_set(&self) -> Result<()> {
+        let set = |shard: &Shard| shard.metadata.get(SET).cloned();
+        let first = self.shards.first().and_then(set);
+        match self.shards.iter().find(|shard| set(shard) != first) {
+            None => Ok(()),
+            Some(other) => {
+                let none = || "none".to_owned();
+                Err(Error::malformed(
+                    other.path.display(),
+                    "it is of another conversion than the first shard",
+                )
+                .expected(format!("set {}", first.unwrap_or_else(none)), set(other).unwrap_or_else(none))
+                .help("Shards go together only if one run has made them: convert again."))
+            }
+        }
     }
 
     /// The folder.
@@ -167,6 +197,29 @@ impl Checkpoint {
         })
     }
 
+    /// A digest of `config.json`, of the headers and of a sample of the weights: 64 KiB from the beginning, the middle and
+    /// the end of each shard. What differs in it are different models; what does not is the same but by design.
+    ///
+    /// # Errors
+    /// Those of [`read_at`](Self::read_at).
+    pub fn fingerprint(&self) -> Result<[u8; 32]> {
+        const PIECE: u64 = 64 << 10;
+        let mut hash = Sha256::new();
+        hash.update(self.config.to_string());
+        for (number, shard) in self.shards.iter().enumerate() {
+            hash.update(shard.len.to_le_bytes());
+            let last = shard.len.saturating_sub(PIECE);
+            let stretches =
+                [(0, shard.data_start), (shard.data_start, PIECE), (shard.len / 2, PIECE), (last, PIECE)];
+            for (from, len) in stretches {
+                let mut bytes = vec![0; len.min(shard.len - from) as usize];
+                self.read_at(number, from, &mut bytes)?;
+                hash.update(&bytes);
+            }
+        }
+        Ok(hash.finalize().into())
+    }
+
     /// That no shard has been written to since it was opened: to be asked after the last read.
     ///
     /// # Errors
@@ -180,6 +233,14 @@ impl Checkpoint {
                 Err(shard.changed())
             }
         })
+    }
+
+    /// The names of all regular files of the folder and of its folders, with `/`, and their sizes, by name.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn files(&self) -> Result<Vec<(String, u64)>> {
+        files::list(&self.dir)
     }
 
     /// `generation_config.json`, if there.
@@ -271,6 +332,9 @@ impl TensorSource for Checkpoint {
         };
         let offset = rows_offset(desc, first, out.len())
             .map_err(|e| e.within(self.shards[location.shard].path.display()))?;
+        if let Some(code) = self.code(index) {
+            return self.read_coded(index, code, first, out);
+        }
         self.read_at(location.shard, location.offset + offset, out)
     }
 }

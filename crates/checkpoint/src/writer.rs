@@ -42,25 +42,25 @@ impl SafetensorsWriter {
         metadata: &[(&str, &str)],
     ) -> Result<SafetensorsWriter> {
         let path = path.as_ref().to_owned();
-        let (header, offsets, data_len) = layout(&tensors, metadata).map_err(|e| e.within(path.display()))?;
+        let SafetensorsLayout { header, offsets, len } =
+            SafetensorsLayout::new(&tensors, metadata).map_err(|e| e.within(path.display()))?;
         let mut partial = OsString::from(&path);
         partial.push(".partial");
         let partial = PathBuf::from(partial);
         let place = |e| Error::write(partial.display(), &e);
         let file = File::create(&partial).map_err(place)?;
-        let start = header.len() as u64;
         // From here on, dropping the writer removes the file.
         let writer = SafetensorsWriter {
             file,
             path,
             partial,
             tensors,
-            offsets: offsets.into_iter().map(|o| start + o).collect(),
-            data_len,
+            offsets,
+            data_len: len - header.len() as u64,
             written: AtomicU64::new(0),
         };
         let place = |e| Error::write(writer.partial.display(), &e);
-        writer.file.set_len(start + data_len).map_err(place)?;
+        writer.file.set_len(len).map_err(place)?;
         writer.file.write_all_at(&header, 0).map_err(place)?;
         Ok(writer)
     }
@@ -118,50 +118,68 @@ impl Drop for SafetensorsWriter {
     }
 }
 
-/// The length and the padded JSON, each tensor's offset from the start of the data, and the data's length.
-fn layout(tensors: &[TensorDesc], metadata: &[(&str, &str)]) -> Result<(Vec<u8>, Vec<u64>, u64)> {
-    let mut names = HashSet::from(["__metadata__"]);
-    let mut offsets = Vec::with_capacity(tensors.len());
-    let mut end = 0u64;
-    let mut entries = Vec::with_capacity(tensors.len() + 1);
-    if !metadata.is_empty() {
-        let pairs: Vec<_> = metadata.iter().map(|(k, v)| format!("{}:{}", quote(k), quote(v))).collect();
-        entries.push(format!("\"__metadata__\":{{{}}}", pairs.join(",")));
-    }
-    for desc in tensors {
-        let err = |fault, problem: &str| Error::new(fault, format!("tensor {}", desc.name), problem);
-        if !names.insert(&desc.name) {
-            return Err(err(tensor::Fault::Malformed, "the name is taken"));
+/// Where everything in a file lies, before anything is written.
+#[derive(Clone, Debug)]
+pub struct SafetensorsLayout {
+    /// Everything before the first tensor: the length, and the JSON padded to a multiple of eight.
+    pub header: Vec<u8>,
+    /// Offset of each tensor in the file.
+    pub offsets: Vec<u64>,
+    /// Bytes of the whole file.
+    pub len: u64,
+}
+
+impl SafetensorsLayout {
+    /// Lays out `tensors` without gaps, in the order given. SFP8 goes by the name of `U8`.
+    ///
+    /// # Errors
+    /// `Unsupported` for block types, `Malformed` for a name that occurs twice, `Limit` for a header longer than
+    /// readers accept.
+    pub fn new(tensors: &[TensorDesc], metadata: &[(&str, &str)]) -> Result<SafetensorsLayout> {
+        let mut names = HashSet::from(["__metadata__"]);
+        let mut offsets = Vec::with_capacity(tensors.len());
+        let mut end = 0u64;
+        let mut entries = Vec::with_capacity(tensors.len() + 1);
+        if !metadata.is_empty() {
+            let pairs: Vec<_> = metadata.iter().map(|(k, v)| format!("{}:{}", quote(k), quote(v))).collect();
+            entries.push(format!("\"__metadata__\":{{{}}}", pairs.join(",")));
         }
-        let Some((_, dtype)) = DTYPES.iter().find(|d| d.0 == desc.dtype) else {
-            return Err(err(tensor::Fault::Unsupported, "safetensors has no such type")
-                .expected("a plain type", desc.dtype));
-        };
-        let start = end;
-        end = start
-            .checked_add(desc.byte_len())
-            .filter(|&e| e <= i64::MAX as u64 - MAX_HEADER - 16)
-            .ok_or_else(|| err(tensor::Fault::Limit, "the file would be too large"))?;
-        offsets.push(start);
-        let shape: Vec<_> = desc.shape.iter().map(u64::to_string).collect();
-        entries.push(format!(
-            "{}:{{\"dtype\":\"{dtype}\",\"shape\":[{}],\"data_offsets\":[{start},{end}]}}",
-            quote(&desc.name),
-            shape.join(","),
-        ));
+        for desc in tensors {
+            let err = |fault, problem: &str| Error::new(fault, format!("tensor {}", desc.name), problem);
+            if !names.insert(&desc.name) {
+                return Err(err(tensor::Fault::Malformed, "the name is taken"));
+            }
+            let Some((_, dtype)) = DTYPES.iter().find(|d| d.0 == desc.dtype) else {
+                return Err(err(tensor::Fault::Unsupported, "safetensors has no such type")
+                    .expected("a plain type", desc.dtype));
+            };
+            let start = end;
+            end = start
+                .checked_add(desc.byte_len())
+                .filter(|&e| e <= i64::MAX as u64 - MAX_HEADER - 16)
+                .ok_or_else(|| err(tensor::Fault::Limit, "the file would be too large"))?;
+            offsets.push(start);
+            let shape: Vec<_> = desc.shape.iter().map(u64::to_string).collect();
+            entries.push(format!(
+                "{}:{{\"dtype\":\"{dtype}\",\"shape\":[{}],\"data_offsets\":[{start},{end}]}}",
+                quote(&desc.name),
+                shape.join(","),
+            ));
+        }
+        let mut json = format!("{{{}}}", entries.join(","));
+        while json.len() % 8 != 0 {
+            json.push(' ');
+        }
+        if json.len() as u64 > MAX_HEADER {
+            return Err(Error::limit("header", "too long")
+                .expected(format!("at most {MAX_HEADER} bytes"), json.len()));
+        }
+        let mut header = (json.len() as u64).to_le_bytes().to_vec();
+        header.extend_from_slice(json.as_bytes());
+        let start = header.len() as u64;
+        offsets.iter_mut().for_each(|offset| *offset += start);
+        Ok(SafetensorsLayout { header, offsets, len: start + end })
     }
-    let mut json = format!("{{{}}}", entries.join(","));
-    while json.len() % 8 != 0 {
-        json.push(' ');
-    }
-    if json.len() as u64 > MAX_HEADER {
-        return Err(
-            Error::limit("header", "too long").expected(format!("at most {MAX_HEADER} bytes"), json.len())
-        );
-    }
-    let mut header = (json.len() as u64).to_le_bytes().to_vec();
-    header.extend_from_slice(json.as_bytes());
-    Ok((header, offsets, end))
 }
 
 /// A JSON string.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 
-/// Turns Gemma 4 checkpoints into GGUF files for llama.cpp and Ollama, byte for byte as llama.cpp's own tools.
+/// Turns Gemma 4 checkpoints into GGUF files for llama.cpp and Ollama, byte for byte as llama.cpp's own tools, and into
+/// smaller safetensors.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -32,11 +33,11 @@ impl Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what a checkpoint folder or a GGUF file holds
+    /// Show what a checkpoint folder, a GGUF file or an .sbs file of gemma.cpp holds
     Inspect(Inspect),
     /// Show what would be written: every tensor, its type, file, offset and size; writes nothing
     Plan(Plan),
-    /// Convert a checkpoint folder to GGUF
+    /// Convert a checkpoint folder to GGUF, or to safetensors in other types or shards
     Convert(Convert),
     /// Check an artifact against its checkpoint: structure, weights, perplexity, KL divergence
     Verify(Verify),
@@ -46,7 +47,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
-    /// Checkpoint folder or GGUF file (any part of a split)
+    /// Checkpoint folder, GGUF file (any part of a split) or .sbs file
     pub(crate) model: PathBuf,
     /// List every tensor
     #[arg(long)]
@@ -120,6 +121,12 @@ pub(crate) struct What {
     /// Split the output into parts of at most so many bytes of tensors: 2GB, 500MB
     #[arg(long, value_name = "SIZE")]
     pub(crate) split_max_size: Option<String>,
+    /// Shards of safetensors of at most so many bytes of tensors: 5GB, 512MB; 50GB, as transformers does, if left out
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_shard_size: Option<String>,
+    /// Write only the text model to safetensors, as a model of its own; a GGUF never holds more
+    #[arg(long)]
+    pub(crate) text_only: bool,
     /// Set a key of the recipe: unused_kv=drop, metadata.name="My Gemma"
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use plan::{Origin, Plan, Stored};
+use plan::{OTHER, Origin, OutputFile, Plan, Stored};
 use tensor::{DType, TensorDesc};
+
+use crate::scales::Largest;
 
 /// Input bytes that a worker takes at a time. Large enough to make system calls and locks cheap, small enough that
 /// a block and what is made of it stay in the second-level cache's reach.
@@ -32,11 +34,13 @@ pub(crate) struct Rows {
 pub(crate) struct Wanted {
     pub(crate) stored: Stored,
     pub(crate) cols: usize,
+    /// Its values are weights; a tower may hold infinities as limits of what it clips.
+    pub(crate) finite: bool,
     pub(crate) uses: Vec<Use>,
 }
 
 /// One tensor to make of a tensor of the checkpoint.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Use {
     /// Number of the output file, counted over all artifacts.
     pub(crate) target: usize,
@@ -45,6 +49,26 @@ pub(crate) struct Use {
     /// Where the padding after it ends.
     pub(crate) padded_end: u64,
     pub(crate) via: Option<DType>,
+    /// The scales that are made with it.
+    pub(crate) scale: Option<ScaleTo>,
+}
+
+/// Where the scales of an encoded tensor go, in the file that it goes to.
+#[derive(Debug)]
+pub(crate) struct ScaleTo {
+    pub(crate) desc: TensorDesc,
+    pub(crate) offset: u64,
+    /// Where the padding after them ends.
+    pub(crate) padded_end: u64,
+    /// Of a tensor with one scale for all, which is known only when all of it has been seen.
+    pub(crate) largest: Option<Largest>,
+}
+
+impl Use {
+    /// Whether the bytes of the checkpoint are the bytes of the output.
+    pub(crate) fn copies(&self, stored: &Stored) -> bool {
+        self.desc.dtype == stored.dtype && self.scale.is_none() && stored.scale.is_none()
+    }
 }
 
 /// All tensors that a plan makes something of, and the stretches of the files they are in.
@@ -61,9 +85,8 @@ impl Work {
         let mut number: HashMap<(usize, u64), usize> = HashMap::new();
         let mut by_file = vec![Vec::new(); plan.inputs.len()];
         let files = plan.artifacts.iter().flat_map(|a| &a.files).enumerate();
-        let tensors =
-            files.flat_map(|(i, f)| f.tensors.iter().enumerate().map(move |(n, t)| (i, f.padded_end(n), t)));
-        for (target, padded_end, tensor) in tensors {
+        let tensors = files.flat_map(|(i, f)| f.tensors.iter().enumerate().map(move |(n, t)| (i, f, n, t)));
+        for (target, file, number_there, tensor) in tensors {
             let Origin::Checkpoint(stored) = &tensor.from else { continue };
             if stored.bytes == 0 {
                 continue;
@@ -72,15 +95,17 @@ impl Work {
             let at = *number.entry(key).or_insert_with(|| {
                 by_file[stored.file].push((stored.offset..stored.offset + stored.bytes, wanted.len()));
                 let cols = tensor.desc.cols() as usize;
-                wanted.push(Wanted { stored: stored.clone(), cols, uses: Vec::new() });
+                wanted.push(Wanted { stored: stored.clone(), cols, finite: false, uses: Vec::new() });
                 wanted.len() - 1
             });
+            wanted[at].finite |= tensor.role != OTHER;
             wanted[at].uses.push(Use {
                 target,
                 desc: tensor.desc.clone(),
                 offset: tensor.offset,
-                padded_end,
+                padded_end: file.padded_end(number_there),
                 via: stored.via,
+                scale: scale_to(file, &tensor.desc),
             });
         }
         for tensors in &mut by_file {
@@ -119,9 +144,35 @@ impl Work {
         })
     }
 
+    /// The blocks of one tensor.
+    pub(crate) fn blocks_of(&self, tensor: usize) -> impl Iterator<Item = Block> {
+        let Stored { file, offset, bytes, .. } = self.wanted[tensor].stored;
+        let row = self.row_bytes(tensor);
+        let step = (BLOCK_BYTES / row).max(1) * row;
+        (0..bytes.div_ceil(step)).map(move |n| Block {
+            file,
+            offset: offset + n * step,
+            bytes: step.min(bytes - n * step) as usize,
+            rows: Some(Rows { tensor, first: n * step / row }),
+        })
+    }
+
     fn row_bytes(&self, tensor: usize) -> u64 {
         let Wanted { stored, cols, .. } = &self.wanted[tensor];
         // plain types have blocks of one element; no wanted tensor is empty
         *cols as u64 * stored.dtype.block_bytes() as u64
     }
+}
+
+/// Where the scales of `weight` go, if it has some in `file`.
+fn scale_to(file: &OutputFile, weight: &TensorDesc) -> Option<ScaleTo> {
+    let of_it = |t: &plan::OutputTensor| matches!(&t.from, Origin::Scales(of) if *of == weight.name);
+    let number = file.tensors.iter().position(of_it)?;
+    let scale = &file.tensors[number];
+    Some(ScaleTo {
+        desc: scale.desc.clone(),
+        offset: scale.offset,
+        padded_end: file.padded_end(number),
+        largest: scale.desc.shape.is_empty().then(|| Largest::new(weight.rows())),
+    })
 }

@@ -4,6 +4,7 @@ use quant::Simd;
 use tensor::{DType, Error, Result};
 
 use crate::blocks::{Use, Wanted};
+use crate::scales::Divided;
 
 /// Buffers that a worker keeps from block to block.
 #[derive(Default)]
@@ -11,6 +12,7 @@ pub(crate) struct Scratch {
     values: Vec<f32>,
     rounded: Vec<f32>,
     narrow: Vec<u8>,
+    divided: Divided,
     pub(crate) encoded: Vec<u8>,
 }
 
@@ -18,27 +20,61 @@ pub(crate) struct Scratch {
 pub(crate) enum Flaw {
     /// A value is not finite; where and how many of them there are is for [`report`] to find out.
     NotFinite,
-    /// The values cannot be stored in the type that was chosen.
-    Overflow(Error),
+    /// The values cannot be stored in the type that was chosen, or are none.
+    Of(Error),
 }
 
 impl Scratch {
-    /// Widens a block and checks that every value is finite and no type that it goes into is far too small.
-    pub(crate) fn load(&mut self, simd: Simd, wanted: &Wanted, bytes: &[u8]) -> Result<(), Flaw> {
-        let count = bytes.len() / wanted.stored.dtype.block_bytes();
-        self.values.resize(count, 0.0);
-        quant::decode(simd, wanted.stored.dtype, bytes, &mut self.values);
-        let narrowest = wanted
-            .uses
-            .iter()
-            .map(|to| to.desc.dtype)
-            .min_by(|a, b| quant::largest(*a).total_cmp(&quant::largest(*b)));
-        let Some(narrowest) = narrowest else { return Ok(()) };
+    /// Widens a block and checks that every value is finite and no type that it goes into is far too small. `scales` are
+    /// those of its rows, if it is coded.
+    pub(crate) fn load(
+        &mut self,
+        simd: Simd,
+        wanted: &Wanted,
+        bytes: &[u8],
+        scales: &[f32],
+    ) -> Result<(), Flaw> {
+        let Wanted { stored, cols, uses, .. } = wanted;
+        self.values.resize(bytes.len() / stored.dtype.block_bytes(), 0.0);
+        if stored.scale.is_some() {
+            let within = |e: Error| Flaw::Of(e.within(format!("tensor {}", stored.tensor)));
+            checkpoint::decode(simd, stored.dtype, bytes, &mut self.values).map_err(within)?;
+            checkpoint::multiply(&mut self.values, *cols, scales);
+        } else {
+            quant::decode(simd, stored.dtype, bytes, &mut self.values);
+        }
+        if !wanted.finite {
+            return Ok(());
+        }
+        // what is scaled fits
+        let unscaled = uses.iter().filter(|to| to.scale.is_none()).map(|to| to.desc.dtype);
+        let narrowest = unscaled.min_by(|a, b| quant::largest(*a).total_cmp(&quant::largest(*b)));
+        let narrowest = narrowest.unwrap_or(DType::F32);
         match quant::first_beyond(&self.values, quant::largest(narrowest)) {
             None => Ok(()),
             Some(at) if self.values[at].is_finite() => Err(overflow(wanted, narrowest, &self.values)),
+            Some(_) if stored.scale.is_some() => {
+                let place = format!("tensor {}", stored.tensor);
+                Err(Flaw::Of(Error::malformed(place, "its scale is too large: a weight is infinite")))
+            }
             Some(_) => Err(Flaw::NotFinite),
         }
+    }
+
+    /// Checks a block that is only copied, without widening it where its type says by itself what is not finite.
+    pub(crate) fn check(&mut self, simd: Simd, wanted: &Wanted, bytes: &[u8]) -> Result<(), Flaw> {
+        match wanted.stored.dtype {
+            dtype @ (DType::BF16 | DType::F16 | DType::F32) => match quant::invalid_block(dtype, bytes) {
+                None => Ok(()),
+                Some(_) => Err(Flaw::NotFinite),
+            },
+            _ => self.load(simd, wanted, bytes, &[]),
+        }
+    }
+
+    /// The largest magnitude of the loaded block.
+    pub(crate) fn largest(&self) -> f32 {
+        quant::max_abs(&self.values)
     }
 
     /// Encodes the loaded block for one use, into `self.encoded`.
@@ -53,19 +89,47 @@ impl Scratch {
             }
             None => &self.values,
         };
-        let dtype = to.desc.dtype;
-        self.encoded.resize(values.len() / dtype.block_len() * dtype.block_bytes(), 0);
-        quant::encode(simd, dtype, wanted.cols, values, None, &mut self.encoded);
-        match quant::invalid_block(dtype, &self.encoded) {
-            None => Ok(()),
-            Some(_) => Err(overflow(wanted, dtype, values)),
+        encode(simd, wanted, to, values, &mut self.encoded)
+    }
+
+    /// As [`encode`](Self::encode), each row by a scale of its own. Returns the scales, encoded.
+    pub(crate) fn encode_rows(&mut self, simd: Simd, wanted: &Wanted, to: &Use) -> Result<&[u8], Flaw> {
+        if let Some(via) = to.via {
+            self.narrow.resize(self.values.len() * via.block_bytes(), 0);
+            quant::encode(simd, via, wanted.cols, &self.values, None, &mut self.narrow);
+            quant::decode(simd, via, &self.narrow, &mut self.values);
         }
+        self.divided.by_rows(simd, to.desc.dtype, wanted.cols, &self.values);
+        encode(simd, wanted, to, &self.divided.values, &mut self.encoded)?;
+        Ok(&self.divided.scale_bytes)
+    }
+
+    /// As [`encode`](Self::encode), by the scale of the tensor.
+    pub(crate) fn encode_by(
+        &mut self,
+        simd: Simd,
+        wanted: &Wanted,
+        to: &Use,
+        scale: f32,
+    ) -> Result<(), Flaw> {
+        self.divided.by_one(&self.values, scale);
+        encode(simd, wanted, to, &self.divided.values, &mut self.encoded)
+    }
+}
+
+fn encode(simd: Simd, wanted: &Wanted, to: &Use, values: &[f32], encoded: &mut Vec<u8>) -> Result<(), Flaw> {
+    let dtype = to.desc.dtype;
+    encoded.resize(values.len() / dtype.block_len() * dtype.block_bytes(), 0);
+    quant::encode(simd, dtype, wanted.cols, values, None, encoded);
+    match quant::invalid_block(dtype, encoded) {
+        Some(_) if wanted.finite => Err(overflow(wanted, dtype, values)),
+        _ => Ok(()),
     }
 }
 
 fn overflow(wanted: &Wanted, dtype: DType, values: &[f32]) -> Flaw {
     let place = format!("tensor {}", wanted.stored.tensor);
-    Flaw::Overflow(
+    Flaw::Of(
         Error::unsupported(place, format!("its values are too large for {dtype}"))
             .expected(format!("values whose scale fits into {}", scale(dtype)), largest(values))
             .help("Choose another type for this tensor, such as bf16."),

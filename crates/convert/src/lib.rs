@@ -7,7 +7,10 @@
 mod blocks;
 mod encode;
 mod manifest;
+mod pass;
+mod prepare;
 mod run;
+mod scales;
 mod target;
 
 pub use run::{Finished, Options, Progress, run};

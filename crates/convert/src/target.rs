@@ -77,9 +77,19 @@ impl Target {
 
     /// Writes `bytes` at `offset`. The stretch up to `end` counts as done, so that padding after it is covered.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8], end: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|e| self.fail(&e))?;
-        locked(&self.done).add(offset, end);
+        self.write_draft(offset, bytes)?;
+        self.done(offset, end);
         Ok(())
+    }
+
+    /// Writes `bytes` that may yet be replaced: see [`done`](Self::done).
+    pub(crate) fn write_draft(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|e| self.fail(&e))
+    }
+
+    /// Counts a stretch as done: it may be hashed from now on.
+    pub(crate) fn done(&self, offset: u64, end: u64) {
+        locked(&self.done).add(offset, end);
     }
 
     /// Hashes up to `limit` bytes of the gapless beginning, unless another worker is at it.
@@ -125,14 +135,6 @@ impl Target {
         std::fs::rename(&self.partial, &self.path).map_err(|e| self.fail(&e))?;
         self.published = true;
         Ok(())
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn len(&self) -> u64 {
-        self.len
     }
 }
 

@@ -151,16 +151,10 @@ impl Config {
     /// Reads the text model's configuration out of a whole `config.json`.
     ///
     /// # Errors
-    /// `Unsupported` for another architecture, `Malformed` for a missing, mistyped or contradictory field.
+    /// `Unsupported` for another architecture or a quantisation that is not read, `Malformed` for a missing, mistyped or contradictory field.
     pub fn from_json(json: &Value) -> Result<Config> {
         let (architecture, kind) = architecture(json)?;
-        if !json.get("quantization_config").is_none_or(Value::is_null) {
-            return Err(Error::unsupported(
-                field("quantization_config"),
-                "this checkpoint is already quantised",
-            )
-            .help("Give the BF16 checkpoint that it was made from."));
-        }
+        checkpoint::is_fp8(json)?; // other kinds are refused
         let text = match json.get("text_config") {
             Some(text) if !text.is_null() => text,
             _ => json,

@@ -21,6 +21,12 @@ pub struct Model {
     pub generation: Option<Value>,
     /// The front matter of its README.
     pub card: ModelCard,
+    /// `config.json` as it is.
+    pub json: Value,
+    /// All files of the folder by name, with their sizes.
+    pub files: Vec<(String, u64)>,
+    /// See [`Checkpoint::fingerprint`].
+    pub fingerprint: [u8; 32],
 }
 
 impl Model {
@@ -49,6 +55,9 @@ impl Model {
             templates: checkpoint.chat_templates()?,
             generation: checkpoint.generation_config()?,
             card: checkpoint.model_card()?,
+            json: checkpoint.config().clone(),
+            files: checkpoint.files()?,
+            fingerprint: checkpoint.fingerprint()?,
             config,
         })
     }

@@ -30,6 +30,13 @@ pub struct Slot {
     pub(crate) unprefixed: bool,
 }
 
+impl Slot {
+    /// Its name in a checkpoint has no prefix: it lies beside the text model, as the head does.
+    pub fn unprefixed(&self) -> bool {
+        self.unprefixed
+    }
+}
+
 /// A tensor of the text model, found in the checkpoint.
 #[derive(Clone, Debug)]
 pub struct Found {

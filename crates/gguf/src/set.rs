@@ -7,7 +7,7 @@ use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::file::GgufFile;
 use crate::metadata::Metadata;
-use crate::split::{COUNT, NUMBER, TENSORS, part_name};
+use crate::split::{COUNT, NUMBER, SET, TENSORS, part_name};
 
 /// A model: one file, or all parts of a split.
 #[derive(Debug)]
@@ -44,13 +44,25 @@ impl GgufSet {
 
     fn join(parts: Vec<GgufFile>) -> Result<GgufSet> {
         let mut metadata = parts[0].metadata().clone();
-        for key in [NUMBER, COUNT, TENSORS] {
+        for key in [NUMBER, COUNT, TENSORS, SET] {
             metadata.remove(key);
         }
         let mut seen = HashSet::new();
         let mut starts = Vec::with_capacity(parts.len());
         let mut tensors = Vec::new();
+        let set = |part: &GgufFile| part.metadata().typed::<&str>(SET).map(|set| set.map(str::to_owned));
+        let first = set(&parts[0])?;
         for part in &parts {
+            let found = set(part)?;
+            if found != first {
+                let none = || "none".to_owned();
+                return Err(Error::malformed(
+                    part.path().display(),
+                    "it is of another conversion than the first part",
+                )
+                .expected(format!("set {}", first.unwrap_or_else(none)), found.unwrap_or_else(none))
+                .help("Parts go together only if one run has made them: convert again."));
+            }
             starts.push(tensors.len());
             for desc in part.tensors() {
                 if !seen.insert(desc.name.as_str()) {

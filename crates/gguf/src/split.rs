@@ -14,6 +14,9 @@ pub(crate) const COUNT: &str = "split.count";
 /// The key of the number of tensors in all parts, i32.
 pub(crate) const TENSORS: &str = "split.tensors.count";
 
+/// The key, ours, of what all parts of one set have in common and those of another have not: text.
+pub const SET: &str = "split.set";
+
 /// When a part is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitBy {
@@ -39,8 +42,16 @@ pub struct Part {
 /// `Recipe` when the limit is zero or less than the first tensor (`llama-gguf-split` refuses these too);
 /// `Limit` for more parts than 65,535.
 pub fn split(metadata: &Metadata, tensors: Vec<TensorDesc>, by: SplitBy) -> Result<Vec<Part>> {
-    let total = i32::try_from(tensors.len()).map_err(|_| Error::limit("split", "too many tensors"))?;
-    let groups = group(tensors, by)?;
+    parts(metadata, group(tensors, by)?)
+}
+
+/// As [`split`], into groups that are given: [`group`] makes such.
+///
+/// # Errors
+/// `Limit` for more parts than 65,535.
+pub fn parts(metadata: &Metadata, groups: Vec<Vec<TensorDesc>>) -> Result<Vec<Part>> {
+    let total = groups.iter().map(Vec::len).sum::<usize>();
+    let total = i32::try_from(total).map_err(|_| Error::limit("split", "too many tensors"))?;
     let count = u16::try_from(groups.len()).map_err(|_| {
         Error::limit("split", "too many parts").expected(format!("at most {}", u16::MAX), groups.len())
     })?;
@@ -55,7 +66,11 @@ pub fn split(metadata: &Metadata, tensors: Vec<TensorDesc>, by: SplitBy) -> Resu
     Ok(parts.collect())
 }
 
-fn group(tensors: Vec<TensorDesc>, by: SplitBy) -> Result<Vec<Vec<TensorDesc>>> {
+/// The tensors of each part, in their order.
+///
+/// # Errors
+/// `Recipe` as [`split`].
+pub fn group(tensors: Vec<TensorDesc>, by: SplitBy) -> Result<Vec<Vec<TensorDesc>>> {
     if matches!(by, SplitBy::Bytes(0) | SplitBy::Tensors(0)) {
         return Err(Error::recipe("split", "a part must be allowed more than nothing"));
     }

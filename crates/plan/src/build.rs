@@ -2,14 +2,20 @@
 
 use std::collections::{HashMap, HashSet};
 
+use checkpoint::{Checkpoint, Code};
 use gemma::{Attention, Found, KeySources, Model, Parameters};
 use gguf::{Layout, Metadata, SplitBy};
-use tensor::{DType, Error, Result, TensorDesc};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
+use crate::offload::{Offloaded, set_id};
+use crate::output::Format;
 use crate::presets::{Place, Preset};
 use crate::recipe::{Recipe, UnusedKv, Via};
 use crate::rules::Rules;
-use crate::types::{Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored};
+use crate::safetensors;
+use crate::types::{
+    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, StoredScale,
+};
 
 /// One thing to make.
 #[derive(Clone, Debug)]
@@ -18,7 +24,7 @@ pub struct Request {
     pub name: String,
     /// The recipe.
     pub recipe: Recipe,
-    /// The name of the file without `.gguf`.
+    /// The name of a GGUF without `.gguf`.
     pub stem: String,
 }
 
@@ -31,6 +37,23 @@ pub struct Shards<'a> {
     pub tensors: &'a [TensorDesc],
     /// File and offset of each tensor.
     pub places: Vec<(usize, u64)>,
+    /// By number, the tensors that are not stored as they are presented.
+    pub codes: HashMap<usize, Code>,
+}
+
+impl<'a> Shards<'a> {
+    /// Where the tensors of an open checkpoint are. Reads nothing.
+    pub fn of(checkpoint: &'a Checkpoint) -> Shards<'a> {
+        let tensors = checkpoint.tensors();
+        let place = |index| checkpoint.location(index).map_or((0, 0), |l| (l.shard, l.offset));
+        let files = checkpoint.shards().iter().map(|s| InputFile { name: s.name.clone(), bytes: s.len });
+        Shards {
+            files: files.collect(),
+            tensors,
+            places: (0..tensors.len()).map(place).collect(),
+            codes: (0..tensors.len()).filter_map(|i| Some((i, checkpoint.code(i)?))).collect(),
+        }
+    }
 }
 
 const UNUSED_KV: &str = "K/V of a layer that reads another layer's: never used (unused_kv = \"drop\")";
@@ -40,18 +63,33 @@ const UNUSED_KV: &str = "K/V of a layer that reads another layer's: never used (
 /// # Errors
 /// `Recipe` for a rule or a value that cannot take effect or two outputs of one name, and what the containers refuse.
 pub fn plan(model: &Model, shards: &Shards<'_>, requests: &[Request]) -> Result<Plan> {
-    let artifacts: Vec<_> = requests
+    let mut artifacts: Vec<_> = requests
         .iter()
         .map(|request| {
+            let artifact = match request.recipe.output.format {
+                Format::Gguf => artifact,
+                Format::Safetensors => safetensors::artifact,
+            };
             artifact(model, shards, request).map_err(|e| e.within(format!("recipe {}", request.name)))
         })
         .collect::<Result<_>>()?;
     let mut names = HashSet::new();
     if let Some(twice) = artifacts.iter().flat_map(|a| &a.files).find(|file| !names.insert(&file.name)) {
-        return Err(Error::recipe(&twice.name, "two outputs have this name")
-            .help("Give each recipe once, or one of them another name."));
+        return Err(Error::recipe(&twice.name, "two outputs have this name").help(
+            "Give each recipe once, or one of them another name. Two of safetensors need two folders.",
+        ));
     }
-    let dropped = model.inventory.dropped.iter().map(|d| dropped(shards, d.index, d.reason)).collect();
+    let mut dropped: Vec<_> =
+        model.inventory.dropped.iter().map(|d| dropped(shards, d.index, d.reason)).collect();
+    // what one artifact holds is only left out of the others
+    if requests.iter().any(|request| request.recipe.holds_towers()) {
+        let others =
+            artifacts.iter_mut().zip(requests).filter(|(_, r)| r.recipe.output.format == Format::Gguf);
+        others.for_each(|(artifact, _)| artifact.dropped.extend_from_slice(&dropped));
+        dropped.clear();
+    } else if requests.iter().all(|request| request.recipe.text_only) {
+        dropped.clear(); // each artifact says why
+    }
     Ok(Plan {
         variant: model.config.variant(),
         architecture: model.config.architecture.clone(),
@@ -61,7 +99,7 @@ pub fn plan(model: &Model, shards: &Shards<'_>, requests: &[Request]) -> Result<
     })
 }
 
-fn dropped(shards: &Shards<'_>, index: usize, reason: &'static str) -> Dropped {
+pub(crate) fn dropped(shards: &Shards<'_>, index: usize, reason: &'static str) -> Dropped {
     let tensor = &shards.tensors[index];
     Dropped { tensor: tensor.name.clone(), bytes: tensor.byte_len(), reason }
 }
@@ -101,14 +139,15 @@ fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) -> Result<Art
         },
         preset.file_type,
     )?;
-    let files = lay_out(&metadata, chosen, recipe, &request.stem)?;
+    let files = lay_out(model, &metadata, chosen, request)?;
     notes.sort();
     notes.dedup();
-    Ok(Artifact { recipe: request.name.clone(), preset: &preset.name, files, dropped, notes })
+    let offloaded = offloaded(model, recipe, &files, &mut notes)?;
+    Ok(Artifact { recipe: request.name.clone(), preset: &preset.name, files, offloaded, dropped, notes })
 }
 
 /// The tensors to write, and those that the recipe leaves out.
-fn unused_kv<'m>(
+pub(crate) fn unused_kv<'m>(
     model: &'m Model,
     shards: &Shards<'_>,
     recipe: &Recipe,
@@ -158,24 +197,38 @@ fn choose(
             role: slot.role,
             layer: slot.layer,
             why,
-            from: Origin::Checkpoint(stored(shards, *index, dtype, recipe)),
+            from: Origin::Checkpoint(stored(shards, *index, via(shards, *index, dtype, recipe))),
         });
     }
     rules.finish()?;
     Ok(chosen)
 }
 
-fn stored(shards: &Shards<'_>, index: usize, target: DType, recipe: &Recipe) -> Stored {
+/// Weights that are not BF16 are rounded to it before they are quantised, unless the recipe does without.
+fn via(shards: &Shards<'_>, index: usize, target: DType, recipe: &Recipe) -> Option<DType> {
+    let rounds =
+        recipe.types.via == Via::Bf16 && target.is_quantized() && shards.tensors[index].dtype != DType::BF16;
+    rounds.then_some(DType::BF16)
+}
+
+/// Where a tensor of the checkpoint is.
+pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> Stored {
     let tensor = &shards.tensors[index];
     let (file, offset) = shards.places[index];
-    let rounds = recipe.types.via == Via::Bf16 && target.is_quantized() && tensor.dtype != DType::BF16;
+    let code = shards.codes.get(&index);
     Stored {
         tensor: tensor.name.clone(),
-        dtype: tensor.dtype,
+        dtype: code.map_or(tensor.dtype, |code| code.dtype),
         file,
         offset,
-        bytes: tensor.byte_len(),
-        via: rounds.then_some(DType::BF16),
+        bytes: code.map_or(tensor.byte_len(), |_| tensor.elements()),
+        scale: code.map(|code| StoredScale {
+            dtype: code.scale.dtype,
+            file: code.scale.location.shard,
+            offset: code.scale.location.offset,
+            per_row: code.scale.per_row,
+        }),
+        via,
     }
 }
 
@@ -202,25 +255,64 @@ fn parameters(model: &Model, found: &[&Found]) -> Parameters {
     }
 }
 
-/// Gives every tensor its file and offset.
-fn lay_out(metadata: &Metadata, chosen: Vec<Chosen>, recipe: &Recipe, stem: &str) -> Result<Vec<OutputFile>> {
-    let descs = chosen.iter().map(|c| c.desc.clone()).collect();
-    let parts = match recipe.output.split_max_bytes()? {
-        None => vec![(format!("{stem}.gguf"), Layout::new(metadata, descs)?)],
-        Some(max) => {
-            let parts = gguf::split(metadata, descs, SplitBy::Bytes(max))?;
-            let count = parts.len();
-            let layouts = parts.into_iter().enumerate().map(|(i, part)| {
-                Ok((gguf::part_name(stem, i + 1, count), Layout::new(&part.metadata, part.tensors)?))
-            });
-            layouts.collect::<Result<_>>()?
+/// What of the files a token touches little of. A class that this model does not have is noted.
+pub(crate) fn offloaded(
+    model: &Model,
+    recipe: &Recipe,
+    files: &[OutputFile],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Offloaded>> {
+    let mut found = Vec::new();
+    for (class, name) in recipe.output.offload_classes()?.into_iter().zip(&recipe.output.offload) {
+        match class.of(&model.config, files.iter().flat_map(|file| &file.tensors)) {
+            Some(offloaded) => found.push(offloaded),
+            None => notes.push(format!("nothing to offload as {name:?}: this model has no such weights")),
         }
+    }
+    Ok(found)
+}
+
+/// Gives every tensor its file and offset.
+fn lay_out(
+    model: &Model,
+    metadata: &Metadata,
+    chosen: Vec<Chosen>,
+    request: &Request,
+) -> Result<Vec<OutputFile>> {
+    let Request { recipe, stem, .. } = request;
+    let classes = recipe.output.offload_classes()?;
+    let (last, first): (Vec<&Chosen>, Vec<&Chosen>) =
+        chosen.iter().partition(|c| classes.iter().any(|class| class.holds(c.role)));
+    let descs = |chosen: Vec<&Chosen>| chosen.into_iter().map(|c| c.desc.clone()).collect::<Vec<_>>();
+    let max = recipe.output.split_max_bytes()?;
+    let parts = if max.is_none() && last.is_empty() {
+        vec![(format!("{stem}.gguf"), Layout::new(metadata, descs(first))?)]
+    } else {
+        // what is offloaded is in parts of its own, at the end
+        let set = (!last.is_empty()).then(|| set_id(model, recipe));
+        let mut groups = Vec::new();
+        for tensors in [first, last].into_iter().filter(|tensors| !tensors.is_empty()) {
+            match max {
+                Some(max) => groups.extend(gguf::group(descs(tensors), SplitBy::Bytes(max))?),
+                None => groups.push(descs(tensors)),
+            }
+        }
+        let parts = gguf::parts(metadata, groups)?;
+        let count = parts.len();
+        let layouts = parts.into_iter().enumerate().map(|(i, mut part)| {
+            if let Some(set) = &set {
+                part.metadata.append(gguf::SET, set.as_str());
+            }
+            Ok((gguf::part_name(stem, i + 1, count), Layout::new(&part.metadata, part.tensors)?))
+        });
+        layouts.collect::<Result<_>>()?
     };
     let mut by_name: HashMap<String, Chosen> = chosen.into_iter().map(|c| (c.desc.name.clone(), c)).collect();
     let files = parts.into_iter().map(|(name, layout)| OutputFile {
         name,
         bytes: layout.len,
         header: layout.header,
+        copy: None,
         tensors: layout
             .tensors
             .into_iter()

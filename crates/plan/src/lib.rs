@@ -1,19 +1,31 @@
 //! From a recipe and a model to a plan: every output tensor, its input, type, file and offset.
 //!
 //! Planning reads nothing and writes nothing; a plan can be printed, compared and digested. `convert`
-//! executes it. Where a type comes from is data: `formats/gguf-presets.toml` and the recipes.
+//! executes it. Where a type comes from is data: `formats/gguf-presets.toml`, `formats/safetensors-schemes.toml`,
+//! `formats/offload.toml` and the recipes.
 
 mod build;
+mod companions;
 mod manifest;
+mod offload;
+mod output;
 mod presets;
 mod recipe;
 mod rules;
+mod safetensors;
+mod schemes;
 mod size;
 mod types;
 
 pub use build::{Request, Shards, plan};
 pub use manifest::{ArtifactEntry, FileEntry, MANIFEST_SUFFIX, Manifest};
+pub use offload::Offloaded;
+pub use output::{Format, Output};
 pub use presets::{Preset, preset_names};
-pub use recipe::{Output, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
+pub use recipe::{Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
+pub use safetensors::OTHER;
+pub use schemes::{Scheme, scheme_names};
 pub use size::byte_size;
-pub use types::{Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, hex};
+pub use types::{
+    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, StoredScale, hex,
+};

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tensor::{DType, Error, Result};
 
+use crate::output::{Format, Output};
 use crate::rules;
-use crate::size::byte_size;
+use crate::schemes::Scheme;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
 
@@ -24,6 +25,9 @@ pub struct Recipe {
     /// What happens to K/V that no layer reads.
     #[serde(default)]
     pub unused_kv: UnusedKv,
+    /// Only the text model is written, as a model of its own. (A GGUF holds nothing else.)
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub text_only: bool,
     /// Types of tensors.
     pub types: Types,
     /// Files.
@@ -55,8 +59,12 @@ pub enum UnusedKv {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Types {
-    /// A preset of `formats/gguf-presets.toml`.
+    /// A preset of `formats/gguf-presets.toml`; of a GGUF.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub preset: String,
+    /// A scheme of `formats/safetensors-schemes.toml`; of safetensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
     /// Type of `token_embd`, which is also the head of a tied model.
     #[serde(default, with = "optional_type", skip_serializing_if = "Option::is_none")]
     pub token_embd: Option<DType>,
@@ -94,25 +102,6 @@ pub struct TypeRule {
     /// The variants it is meant for; all when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<String>,
-}
-
-/// `[output]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Output {
-    /// The most bytes of tensors in a part, as `2GB` or `500MB` (powers of ten).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split_max_size: Option<String>,
-}
-
-impl Output {
-    /// `split_max_size` in bytes.
-    ///
-    /// # Errors
-    /// `Recipe` when it is no size.
-    pub fn split_max_bytes(&self) -> Result<Option<u64>> {
-        self.split_max_size.as_deref().map(|text| byte_size("output.split_max_size", text)).transpose()
-    }
 }
 
 /// The least that `verify` asks of what a recipe makes. Missing limits are not asked.
@@ -195,9 +184,20 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// Whether what it makes has the towers of a checkpoint.
+    pub(crate) fn holds_towers(&self) -> bool {
+        self.output.format == Format::Safetensors && !self.text_only
+    }
+
     fn check(&self) -> Result<()> {
-        crate::Preset::named(&self.types.preset)?;
+        match self.output.format {
+            Format::Gguf => drop(crate::Preset::named(&self.types.preset)?),
+            Format::Safetensors => drop(Scheme::named(self.types.scheme.as_deref().unwrap_or_default())?),
+        }
+        self.check_effect()?;
         self.output.split_max_bytes()?;
+        self.output.max_shard_bytes()?;
+        self.output.offload_classes()?;
         self.verify.check()?;
         let embeddings = [
             ("types.token_embd", self.types.token_embd),
@@ -206,6 +206,44 @@ impl Recipe {
         for (key, dtype) in embeddings {
             dtype.map_or(Ok(()), |dtype| rules::of_weights(key, dtype))?;
         }
+        self.check_names()
+    }
+
+    /// Refuses keys that mean nothing to the container.
+    fn check_effect(&self) -> Result<()> {
+        let Types { preset, scheme, token_embd, per_layer_token_embd, via, rules } = &self.types;
+        let (container, others) = match self.output.format {
+            Format::Gguf => (
+                "gguf",
+                vec![
+                    ("types.scheme", scheme.is_some()),
+                    ("output.max_shard_size", self.output.max_shard_size.is_some()),
+                    ("text_only", self.text_only),
+                ],
+            ),
+            Format::Safetensors => (
+                "safetensors",
+                vec![
+                    ("types.preset", !preset.is_empty()),
+                    ("types.token_embd", token_embd.is_some()),
+                    ("types.per_layer_token_embd", per_layer_token_embd.is_some()),
+                    ("types.via", *via != Via::default()),
+                    ("types.rules", !rules.is_empty()),
+                    ("output.split_max_size", self.output.split_max_size.is_some()),
+                    ("metadata", !self.metadata.is_empty()),
+                    ("kv", !self.kv.is_empty()),
+                ],
+            ),
+        };
+        match others.into_iter().find(|(_, set)| *set) {
+            Some((key, _)) => Err(Error::recipe(key, format!("has no effect on {container}"))
+                .help("recipes/README.md says which keys are of which container.")),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses names of variants and fields that there are not.
+    fn check_names(&self) -> Result<()> {
         let known: Vec<_> = gemma::variant_names().collect();
         for rule in &self.types.rules {
             if let Some(name) = rule.variants.iter().find(|name| !known.contains(&name.as_str())) {

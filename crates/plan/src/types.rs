@@ -7,6 +7,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tensor::{DType, TensorDesc};
 
+use crate::offload::Offloaded;
+
 /// What a run reads and writes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -36,11 +38,14 @@ pub struct InputFile {
 pub struct Artifact {
     /// The recipe's name.
     pub recipe: String,
-    /// Its preset.
+    /// Its preset, or the scheme of its safetensors.
     pub preset: &'static str,
-    /// One file, or the parts of a split.
+    /// One file or the parts of a split; of safetensors also what belongs to a model besides its weights.
     pub files: Vec<OutputFile>,
-    /// What it leaves out of the text model, and why.
+    /// What lies in files of its own, to be read when it is needed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub offloaded: Vec<Offloaded>,
+    /// What it leaves out, and why.
     pub dropped: Vec<Dropped>,
     /// What a reader should know: fall-backs, tensors that are kept though never read.
     pub notes: Vec<String>,
@@ -58,6 +63,9 @@ pub struct OutputFile {
     pub header: Vec<u8>,
     /// The tensors, in the order of the file.
     pub tensors: Vec<OutputTensor>,
+    /// The file of the checkpoint's folder that it is a copy of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<String>,
 }
 
 /// A tensor to write.
@@ -89,6 +97,9 @@ pub enum Origin {
     Checkpoint(Stored),
     /// They are computed from the config.
     Generated(Vec<f32>),
+    /// They are the scales that the tensor of this name, in the same file, gets when it is encoded: one a row, or if
+    /// this tensor is a scalar, one.
+    Scales(String),
 }
 
 /// A tensor in the checkpoint.
@@ -105,9 +116,26 @@ pub struct Stored {
     pub offset: u64,
     /// Its bytes there.
     pub bytes: u64,
+    /// What its values are multiplied with, if it is coded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<StoredScale>,
     /// The type to round to before encoding, if any.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_type_name")]
     pub via: Option<DType>,
+}
+
+/// Where the scales of a coded tensor are in the checkpoint.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StoredScale {
+    /// Their type.
+    #[serde(serialize_with = "type_name")]
+    pub dtype: DType,
+    /// Number of their file in [`Plan::inputs`].
+    pub file: usize,
+    /// Their first byte in that file.
+    pub offset: u64,
+    /// There is one a row, else one for the tensor.
+    pub per_row: bool,
 }
 
 /// A tensor that is left out.

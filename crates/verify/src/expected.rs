@@ -9,7 +9,7 @@ use std::path::Path;
 use checkpoint::Checkpoint;
 use gemma::{Config, Model};
 use gguf::{GgufSet, Header, Metadata};
-use plan::{InputFile, Origin as PlannedOrigin, Recipe, Request, Shards};
+use plan::{Origin as PlannedOrigin, Recipe, Request, Shards};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 /// What an artifact should be.
@@ -65,8 +65,9 @@ impl Expected {
     ) -> Result<Expected> {
         let mut recipe = recipe.clone();
         recipe.output.split_max_size = None;
+        recipe.output.offload.clear();
         let request = Request { name: plan.clone(), recipe, stem: "model".to_owned() };
-        let planned = plan::plan(model, &shards(checkpoint), &[request])?;
+        let planned = plan::plan(model, &Shards::of(checkpoint), &[request])?;
         let file = planned.artifacts.into_iter().flat_map(|artifact| artifact.files).next();
         let file = file.ok_or_else(|| Error::recipe(&plan, "the plan has no file"))?;
         let header = Header::read(&mut file.header.as_slice(), file.bytes).map_err(|e| e.within(&plan))?;
@@ -77,8 +78,8 @@ impl Expected {
             let (unused, from) = match (tensor.from, found.get(tensor.desc.name.as_str())) {
                 (PlannedOrigin::Generated(values), _) => (false, Values::Generated(values)),
                 (PlannedOrigin::Checkpoint(_), Some(found)) => (found.slot.unused, Values::Base(found.index)),
-                (PlannedOrigin::Checkpoint(stored), None) => {
-                    return Err(Error::malformed(format!("tensor {}", stored.tensor), "has no role"));
+                (PlannedOrigin::Checkpoint(_) | PlannedOrigin::Scales(_), _) => {
+                    return Err(Error::malformed(format!("tensor {}", tensor.desc.name), "has no role"));
                 }
             };
             Ok(ExpectedTensor { desc: tensor.desc, role: tensor.role, layer: tensor.layer, unused, from })
@@ -127,13 +128,4 @@ impl Expected {
 /// The name of a file in messages.
 pub(crate) fn name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
-}
-
-fn shards(checkpoint: &Checkpoint) -> Shards<'_> {
-    let place = |index| checkpoint.location(index).map_or((0, 0), |l| (l.shard, l.offset));
-    Shards {
-        files: checkpoint.shards().iter().map(|s| InputFile { name: s.name.clone(), bytes: s.len }).collect(),
-        tensors: checkpoint.tensors(),
-        places: (0..checkpoint.tensors().len()).map(place).collect(),
-    }
 }

@@ -23,6 +23,8 @@ pub(super) const PYTHON: &str = "venv/bin/python";
 const PACKAGES: &[&str] =
     &["cmake", "ninja", "gguf==0.19.0", "numpy", "safetensors", "tokenizers", "sentencepiece", "jinja2"];
 const TORCH_PACKAGES: &[&str] = &["torch", "transformers==5.23.0", "pillow"];
+/// For transformers to load FP8: small, on top of the others.
+const FP8_PACKAGES: &[&str] = &["compressed-tensors==0.20.0"];
 const TOOLS: &[&str] = &[
     "llama-quantize",
     "llama-imatrix",
@@ -51,7 +53,7 @@ const CMAKE_OPTIONS: &[&str] = &[
 pub enum Scope {
     /// The tools and a Python with `gguf`: enough to quantise and to measure.
     Tools,
-    /// Also `torch` and `transformers`, which `convert_hf_to_gguf.py` imports (about 5 GB).
+    /// Also `torch` and `transformers`, which `convert_hf_to_gguf.py` imports (about 5 GB), and `compressed-tensors`.
     Converter,
 }
 
@@ -127,6 +129,15 @@ fn steps(home: &Path, scope: Scope) -> Vec<Step> {
             what: "installing torch and transformers",
             log: "torch.log",
             commands: vec![with(words![&pip, "install"], TORCH_PACKAGES)],
+            mark: Mark::Touch(installed),
+        });
+    }
+    let installed = home.join(".fp8");
+    if scope == Scope::Converter && !installed.exists() {
+        steps.push(Step {
+            what: "installing compressed-tensors",
+            log: "fp8.log",
+            commands: vec![with(words![&pip, "install"], FP8_PACKAGES)],
             mark: Mark::Touch(installed),
         });
     }
@@ -237,7 +248,10 @@ mod tests {
     fn a_fresh_folder_needs_every_step_and_a_finished_one_none() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path();
-        assert_eq!(whats(home, Scope::Converter), ["python.log", "torch.log", "source.log", "build.log"]);
+        assert_eq!(
+            whats(home, Scope::Converter),
+            ["python.log", "torch.log", "fp8.log", "source.log", "build.log"]
+        );
         assert_eq!(whats(home, Scope::Tools), ["python.log", "source.log", "build.log"]);
 
         fs::create_dir_all(home.join(BIN)).unwrap();
@@ -246,7 +260,7 @@ mod tests {
             File::create(file).unwrap();
         }
         assert!(is_built(home));
-        assert_eq!(whats(home, Scope::Converter), ["torch.log"]);
+        assert_eq!(whats(home, Scope::Converter), ["torch.log", "fp8.log"]);
 
         File::create(home.join(".building")).unwrap();
         assert!(!is_built(home), "an interrupted build is not a build");

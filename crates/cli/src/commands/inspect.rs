@@ -1,27 +1,46 @@
-//! `inspect`: what a checkpoint folder or a GGUF file holds.
+//! `inspect`: what a checkpoint folder, a GGUF file or an .sbs file holds.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use ::checkpoint::Checkpoint;
+use ::checkpoint::{self, Checkpoint, Sbs, SbsTensor};
 use ::gemma::Model;
 use ::gguf::{GgufSet, Value};
 use serde_json::json;
-use tensor::{Result, TensorDesc, TensorSource};
+use tensor::{DType, Result, TensorDesc, TensorSource};
 
 use crate::args;
 use crate::outcome::Output;
 use crate::table::{Table, grouped};
 
 pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
-    if args.model.is_dir() { folder(&args.model, args.tensors) } else { gguf(&args.model, args.tensors) }
+    let path = &args.model;
+    if path.is_dir() {
+        folder(path, args.tensors)
+    } else if checkpoint::is_sbs(path) {
+        sbs(path)
+    } else {
+        gguf(path, args.tensors)
+    }
 }
 
 /// Tensors with the role and the type of each.
 struct Listed<'a> {
     desc: &'a TensorDesc,
     role: String,
+    /// The type of its bytes, if it is presented in another.
+    code: Option<DType>,
+}
+
+impl Listed<'_> {
+    fn dtype(&self) -> DType {
+        self.code.unwrap_or(self.desc.dtype)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.code.map_or(self.desc.byte_len(), |_| self.desc.elements())
+    }
 }
 
 fn folder(path: &Path, list: bool) -> Result<Output> {
@@ -37,7 +56,17 @@ fn folder(path: &Path, list: bool) -> Result<Output> {
     for dropped in &model.inventory.dropped {
         roles[dropped.index] = dropped.reason.split(':').next().unwrap_or_default().to_owned();
     }
-    let listed: Vec<_> = tensors.iter().zip(roles).map(|(desc, role)| Listed { desc, role }).collect();
+    let code = |index| checkpoint.code(index).map(|code| code.dtype);
+    let tensors = tensors.iter().zip(roles).enumerate();
+    let listed: Vec<_> =
+        tensors.map(|(index, (desc, role))| Listed { desc, role, code: code(index) }).collect();
+    let coded = (0..listed.len()).filter_map(|index| checkpoint.code(index));
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for code in coded {
+        let scales = if code.scale.per_row { "a scale a row" } else { "a scale a tensor" };
+        *kinds.entry(format!("{} with {scales}", code.dtype)).or_default() += 1;
+    }
+    let coded: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} weights as {kind}")).collect();
 
     let full = config.attention.iter().filter(|&&a| a == gemma::Attention::Full).count();
     let facts = [
@@ -53,6 +82,7 @@ fn folder(path: &Path, list: bool) -> Result<Output> {
         ("experts", config.experts.map_or("none".to_owned(), |n| n.to_string())),
         ("vocabulary", config.vocab.to_string()),
         ("context", config.context.to_string()),
+        ("coded", if coded.is_empty() { "nothing".to_owned() } else { coded.join(", ") }),
         ("chat template", if model.templates.default.is_some() { "yes" } else { "no" }.to_owned()),
         ("license", model.card.license().unwrap_or_else(|| "not said".to_owned())),
         ("files", format!("{} ({} bytes)", checkpoint.shards().len(), grouped(checkpoint.total_len()))),
@@ -71,7 +101,8 @@ fn folder(path: &Path, list: bool) -> Result<Output> {
 fn gguf(path: &Path, list: bool) -> Result<Output> {
     let set = GgufSet::open(path)?;
     let tensors = set.tensors();
-    let listed: Vec<_> = tensors.iter().map(|desc| Listed { desc, role: role(&desc.name) }).collect();
+    let listed: Vec<_> =
+        tensors.iter().map(|desc| Listed { desc, role: role(&desc.name), code: None }).collect();
     let bytes: u64 = set.parts().iter().map(|part| part.file_len()).sum();
     let mut facts: Vec<(&str, String)> =
         vec![("files", format!("{} ({} bytes)", set.parts().len(), grouped(bytes)))];
@@ -83,6 +114,34 @@ fn gguf(path: &Path, list: bool) -> Result<Output> {
         "tensors": listed.iter().map(described).collect::<Vec<_>>(),
     });
     Ok(Output::new(render(&facts, &listed, list), json))
+}
+
+/// gemma.cpp's container: its blobs, and what its table of contents says of those that are tensors.
+fn sbs(path: &Path) -> Result<Output> {
+    let file = Sbs::open(path)?;
+    let mut table = Table::new(&["blob", "type", "shape", "scale", "offset", "bytes"]);
+    for blob in &file.blobs {
+        let of_tensor =
+            |show: &dyn Fn(&SbsTensor) -> String| blob.tensor.as_ref().map_or_else(String::new, show);
+        table.row(vec![
+            blob.key.clone(),
+            of_tensor(&|t| t.kind.to_owned()),
+            of_tensor(&|t| format!("{:?}", t.shape)),
+            of_tensor(&|t| t.scale.to_string()),
+            grouped(blob.offset),
+            grouped(blob.bytes),
+        ]);
+    }
+    let mut text = format!("gemma.cpp .sbs, version {}, {} bytes\n\n", file.version, grouped(file.len));
+    text.push_str(&table.render());
+    let blobs = file.blobs.iter().map(|blob| {
+        let tensor =
+            blob.tensor.as_ref().map(|t| json!({ "type": t.kind, "shape": t.shape, "scale": t.scale }));
+        json!({ "key": blob.key, "offset": blob.offset, "bytes": blob.bytes, "tensor": tensor })
+    });
+    let blobs: Vec<_> = blobs.collect();
+    let json = json!({ "kind": "sbs", "version": file.version, "bytes": file.len, "blobs": blobs });
+    Ok(Output::new(text, json))
 }
 
 /// `blk.3.attn_q.weight` → `attn_q`.
@@ -112,7 +171,7 @@ fn within(text: &str) -> String {
 
 fn described(listed: &Listed<'_>) -> serde_json::Value {
     let desc = listed.desc;
-    json!({ "tensor": desc.name, "role": listed.role, "type": desc.dtype.name(), "shape": desc.shape, "bytes": desc.byte_len() })
+    json!({ "tensor": desc.name, "role": listed.role, "type": listed.dtype().name(), "shape": desc.shape, "bytes": listed.bytes() })
 }
 
 fn render(facts: &[(&str, String)], tensors: &[Listed<'_>], list: bool) -> String {
@@ -124,29 +183,28 @@ fn render(facts: &[(&str, String)], tensors: &[Listed<'_>], list: bool) -> Strin
     text.push('\n');
     if list {
         let mut table = Table::new(&["tensor", "role", "type", "shape", "bytes"]);
-        for Listed { desc, role } in tensors {
-            let shape = format!("{:?}", desc.shape);
+        for listed in tensors {
             table.row(vec![
-                desc.name.clone(),
-                role.clone(),
-                desc.dtype.to_string(),
-                shape,
-                grouped(desc.byte_len()),
+                listed.desc.name.clone(),
+                listed.role.clone(),
+                listed.dtype().to_string(),
+                format!("{:?}", listed.desc.shape),
+                grouped(listed.bytes()),
             ]);
         }
         text.push_str(&table.render());
         return text;
     }
     let mut groups: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
-    for Listed { desc, role } in tensors {
-        let entry = groups.entry((role, desc.dtype.name())).or_default();
-        *entry = (entry.0 + 1, entry.1 + desc.byte_len());
+    for listed in tensors {
+        let entry = groups.entry((&listed.role, listed.dtype().name())).or_default();
+        *entry = (entry.0 + 1, entry.1 + listed.bytes());
     }
     let mut table = Table::new(&["role", "type", "tensors", "bytes"]);
     for ((role, dtype), (count, bytes)) in groups {
         table.row(vec![role.to_owned(), dtype.to_owned(), grouped(count), grouped(bytes)]);
     }
-    let total = tensors.iter().map(|t| t.desc.byte_len()).sum();
+    let total = tensors.iter().map(Listed::bytes).sum();
     table.row(vec!["all".to_owned(), String::new(), grouped(tensors.len() as u64), grouped(total)]);
     text.push_str(&table.render());
     text

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use ::checkpoint::Checkpoint;
 use ::gemma::Model;
-use ::plan::{InputFile, Plan, Preset, Recipe, Request, Shards, TypeRule};
-use tensor::{Error, Result, TensorSource};
+use ::plan::{Format, Plan, Preset, Recipe, Request, Shards, TypeRule};
+use tensor::{Error, Result};
 
 use crate::args::What;
 
@@ -56,6 +56,10 @@ pub(crate) fn requests(what: &What, out: &Out) -> Result<Vec<Request>> {
                 .expected("one recipe or type", requests.len())
                 .help("Give a folder instead."));
         };
+        if only.recipe.output.format == Format::Safetensors {
+            return Err(Error::recipe(format!("-o {name}"), "safetensors go into a folder")
+                .help("Give the name of a folder."));
+        }
         only.stem = name.strip_suffix(".gguf").unwrap_or(name).to_owned();
     }
     Ok(requests)
@@ -66,6 +70,12 @@ fn settings(what: &What) -> Vec<String> {
     let mut settings = what.settings.clone();
     if let Some(size) = &what.split_max_size {
         settings.push(format!("output.split_max_size={size:?}")); // a text, even if it is a number
+    }
+    if let Some(size) = &what.max_shard_size {
+        settings.push(format!("output.max_shard_size={size:?}"));
+    }
+    if what.text_only {
+        settings.push("text_only=true".to_owned());
     }
     settings
 }
@@ -125,15 +135,6 @@ pub(crate) struct Planned {
 pub(crate) fn plan_for(path: &Path, requests: &[Request]) -> Result<Planned> {
     let checkpoint = Checkpoint::open(path)?;
     let model = Model::open(&checkpoint)?;
-    let plan = ::plan::plan(&model, &shards(&checkpoint), requests)?;
+    let plan = ::plan::plan(&model, &Shards::of(&checkpoint), requests)?;
     Ok(Planned { checkpoint, plan })
-}
-
-fn shards(checkpoint: &Checkpoint) -> Shards<'_> {
-    let place = |index| checkpoint.location(index).map_or((0, 0), |l| (l.shard, l.offset));
-    Shards {
-        files: checkpoint.shards().iter().map(|s| InputFile { name: s.name.clone(), bytes: s.len }).collect(),
-        tensors: checkpoint.tensors(),
-        places: (0..checkpoint.tensors().len()).map(place).collect(),
-    }
 }

@@ -63,8 +63,21 @@ pub(crate) fn summary(artifact: &Artifact) -> String {
     }
     let mut text = table.render();
     for file in &artifact.files {
-        let _ =
-            writeln!(text, "\n{}: {} bytes, {} tensors", file.name, grouped(file.bytes), file.tensors.len());
+        let what = match (&file.copy, file.tensors.len()) {
+            (Some(_), _) => "a copy".to_owned(),
+            (None, 0) => "about the others".to_owned(),
+            (None, count) => format!("{count} tensors"),
+        };
+        let _ = writeln!(text, "\n{}: {} bytes, {what}", file.name, grouped(file.bytes));
+    }
+    for part in &artifact.offloaded {
+        let _ = writeln!(
+            text,
+            "offloaded {}: {} bytes, of which a token touches {}",
+            part.class,
+            grouped(part.bytes),
+            grouped(part.bytes_per_token)
+        );
     }
     for note in &artifact.notes {
         let _ = writeln!(text, "note: {note}");

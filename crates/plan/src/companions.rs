@@ -1,0 +1,97 @@
+//! The files that go with safetensors: config, tokenizer, templates, card, licence. They are copied as they are, but
+//! for `config.json` where it has to say something else about the weights.
+
+use gemma::Model;
+use serde_json::{Map, Value as Json};
+use tensor::{Error, Result};
+
+use crate::schemes::table;
+use crate::types::OutputFile;
+
+const CONFIG: &str = "config.json";
+
+/// What is different about the weights.
+pub(crate) struct Change<'a> {
+    /// Only the text model of a larger one is there.
+    pub(crate) text_only: bool,
+    /// They are quantised, and this says how.
+    pub(crate) quantization: Option<&'a Json>,
+    /// Floats of another type have become BF16.
+    pub(crate) rounded: bool,
+}
+
+/// The files, by name.
+///
+/// # Errors
+/// `Unsupported` when transformers has no text model for this architecture.
+pub(crate) fn files(model: &Model, change: &Change<'_>) -> Result<Vec<OutputFile>> {
+    let config = config(model, change)?;
+    let names = model.files.iter().filter(|(name, _)| table().companions.hold(name, change.text_only));
+    let files = names.map(|(name, bytes)| match &config {
+        Some(config) if name == CONFIG => json(CONFIG, config),
+        _ => OutputFile {
+            name: name.clone(),
+            bytes: *bytes,
+            header: Vec::new(),
+            tensors: Vec::new(),
+            copy: Some(name.clone()),
+        },
+    });
+    Ok(files.collect())
+}
+
+/// A JSON file, indented as transformers does.
+pub(crate) fn json(name: &str, value: &Json) -> OutputFile {
+    let header = format!("{value:#}\n").into_bytes();
+    OutputFile { name: name.to_owned(), bytes: header.len() as u64, header, tensors: Vec::new(), copy: None }
+}
+
+/// The config, if it is not that of the checkpoint.
+fn config(model: &Model, change: &Change<'_>) -> Result<Option<Json>> {
+    let mut config = model.json.clone();
+    if change.text_only {
+        config = Json::Object(text_config(model)?);
+    }
+    if let Some(fields) = config.as_object_mut() {
+        fields.shift_remove("quantization_config");
+        if let Some(quantization) = change.quantization {
+            fields.insert("quantization_config".to_owned(), quantization.clone());
+        }
+        if change.rounded {
+            name_bf16(fields);
+        }
+    }
+    Ok((config != model.json).then_some(config))
+}
+
+/// The config of the text model alone, as transformers saves it.
+fn text_config(model: &Model) -> Result<Map<String, Json>> {
+    let architecture = &model.config.architecture;
+    let alone = table().text_only.get(architecture).ok_or_else(|| {
+        Error::unsupported(
+            "config.json: architectures",
+            "transformers has no text model of its own for this one",
+        )
+        .expected(table().text_only.keys().cloned().collect::<Vec<_>>().join(", "), architecture)
+    })?;
+    let mut config = Map::from_iter([("architectures".to_owned(), Json::from(vec![alone.as_str()]))]);
+    let text = model.json["text_config"].as_object();
+    config.extend(text.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+    for key in ["dtype", "tie_word_embeddings", "transformers_version"] {
+        if let Some(value) = model.json.get(key).filter(|_| !config.contains_key(key)) {
+            config.insert(key.to_owned(), value.clone());
+        }
+    }
+    Ok(config)
+}
+
+/// Names the type of the weights where it is named, in the config and in those inside it.
+fn name_bf16(fields: &mut Map<String, Json>) {
+    for (key, value) in fields {
+        match value {
+            Json::String(name) if key == "dtype" || key == "torch_dtype" => *name = "bfloat16".to_owned(),
+            Json::Object(inner) if key.ends_with("_config") => name_bf16(inner),
+            _ => {}
+        }
+    }
+}

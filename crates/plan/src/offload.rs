@@ -1,0 +1,108 @@
+//! The classes of `formats/offload.toml`: weights that need not be in fast memory.
+
+use std::sync::LazyLock;
+
+use gemma::{Config, Model};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tensor::{Error, Result};
+
+use crate::recipe::Recipe;
+use crate::types::{OutputTensor, hex};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    class: Vec<Class>,
+}
+
+/// A class of weights of which a token touches little.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Class {
+    name: String,
+    roles: Vec<String>,
+    touched: Touched,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Touched {
+    Row,
+    Experts,
+}
+
+/// What of an artifact is in files of its own, to be read when it is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Offloaded {
+    /// The class: see `formats/offload.toml`.
+    pub class: &'static str,
+    /// Bytes of its tensors.
+    pub bytes: u64,
+    /// Bytes of them that a token touches.
+    pub bytes_per_token: u64,
+}
+
+fn table() -> &'static Table {
+    static TABLE: LazyLock<Table> = LazyLock::new(|| {
+        toml::from_str(include_str!("../../../formats/offload.toml")).expect("formats/offload.toml is tested")
+    });
+    &TABLE
+}
+
+/// What files have in common that go together, and others have not: of the checkpoint and the recipe.
+pub(crate) fn set_id(model: &Model, recipe: &Recipe) -> String {
+    let mut hash = Sha256::new();
+    hash.update(model.fingerprint);
+    // a recipe is maps, lists, numbers and texts, which serialise without fail
+    hash.update(serde_json::to_vec(recipe).unwrap_or_default());
+    hex(&hash.finalize()[..16])
+}
+
+impl Class {
+    /// # Errors
+    /// `Recipe`, listing the classes there are.
+    pub(crate) fn named(name: &str) -> Result<&'static Class> {
+        table().class.iter().find(|class| class.name == name).ok_or_else(|| {
+            let known: Vec<_> = table().class.iter().map(|class| class.name.as_str()).collect();
+            Error::recipe("output.offload", "no such class").expected(known.join(", "), format!("{name:?}"))
+        })
+    }
+
+    pub(crate) fn holds(&self, role: &str) -> bool {
+        self.roles.iter().any(|r| r == role)
+    }
+
+    /// What it has of these tensors; nothing, if it has none.
+    pub(crate) fn of<'t>(
+        &'static self,
+        config: &Config,
+        tensors: impl Iterator<Item = &'t OutputTensor>,
+    ) -> Option<Offloaded> {
+        let mut all = Offloaded { class: &self.name, bytes: 0, bytes_per_token: 0 };
+        for tensor in tensors.filter(|tensor| self.holds(tensor.role)) {
+            all.bytes += tensor.bytes;
+            all.bytes_per_token += match self.touched {
+                Touched::Row => tensor.desc.row_bytes(),
+                Touched::Experts => {
+                    let experts = config.experts.unwrap_or(1).max(1);
+                    tensor.bytes / experts * config.experts_used.unwrap_or(experts)
+                }
+            };
+        }
+        (all.bytes > 0).then_some(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_of_classes_exist() {
+        for role in table().class.iter().flat_map(|class| &class.roles) {
+            assert!(gemma::is_role(role), "{role}");
+        }
+        assert!(Class::named("all").unwrap_err().to_string().contains("per-layer, experts"));
+    }
+}

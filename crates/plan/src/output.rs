@@ -1,0 +1,71 @@
+//! `[output]` of a recipe: the container, and how it is dealt to files.
+
+use serde::{Deserialize, Serialize};
+use tensor::Result;
+
+use crate::offload::Class;
+use crate::size::byte_size;
+
+/// `[output]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// The container.
+    #[serde(default, skip_serializing_if = "Format::is_gguf")]
+    pub format: Format,
+    /// The most bytes of tensors in a part, as `2GB` or `500MB` (powers of ten).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_max_size: Option<String>,
+    /// The most bytes of tensors in a shard of safetensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_shard_size: Option<String>,
+    /// Classes of `formats/offload.toml` that go into files of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offload: Vec<String>,
+}
+
+/// A container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One file, or the parts of a split.
+    #[default]
+    Gguf,
+    /// A folder as transformers writes it.
+    Safetensors,
+}
+
+impl Format {
+    fn is_gguf(&self) -> bool {
+        *self == Format::Gguf
+    }
+}
+
+/// What `save_pretrained` of transformers 5 takes if nothing is said.
+const MAX_SHARD: &str = "50GB";
+
+impl Output {
+    /// The classes that go into files of their own.
+    ///
+    /// # Errors
+    /// `Recipe` when there is no such class.
+    pub(crate) fn offload_classes(&self) -> Result<Vec<&'static Class>> {
+        self.offload.iter().map(|name| Class::named(name)).collect()
+    }
+
+    /// `max_shard_size` in bytes.
+    ///
+    /// # Errors
+    /// `Recipe` when it is no size.
+    pub fn max_shard_bytes(&self) -> Result<u64> {
+        byte_size("output.max_shard_size", self.max_shard_size.as_deref().unwrap_or(MAX_SHARD))
+    }
+
+    /// `split_max_size` in bytes.
+    ///
+    /// # Errors
+    /// `Recipe` when it is no size.
+    pub fn split_max_bytes(&self) -> Result<Option<u64>> {
+        self.split_max_size.as_deref().map(|text| byte_size("output.split_max_size", text)).transpose()
+    }
+}

@@ -1,0 +1,225 @@
+//! Planning a folder of safetensors: the checkpoint's tensors under their own names, some of them encoded.
+//!
+//! Shards are filled in the order of the checkpoint, as transformers fills them, a weight and its scale together; in a
+//! shard wide types come first, as the reference implementation of the format has it, so that every tensor is aligned.
+
+use std::collections::BTreeMap;
+
+use checkpoint::SafetensorsLayout;
+use gemma::{Kind, Model, Slot};
+use serde_json::{Map, Value as Json};
+use tensor::{DType, Result, TensorDesc};
+
+use crate::build::{Request, Shards, dropped, offloaded, stored, unused_kv};
+use crate::companions;
+use crate::offload::set_id;
+use crate::schemes::{Per, Rest, Scheme};
+use crate::types::{Artifact, Origin, OutputFile, OutputTensor};
+
+/// The role of tensors that are not of the text model. Their values are not looked at.
+pub const OTHER: &str = "other";
+
+/// The name of weights in one file.
+const SINGLE: &str = "model.safetensors";
+
+const TEXT_ONLY: &str = "not of the text model (text_only)";
+
+/// A tensor and its scale, without their places.
+struct Unit {
+    tensor: OutputTensor,
+    scale: Option<OutputTensor>,
+}
+
+/// The files of one recipe.
+///
+/// # Errors
+/// `Recipe` for a value that cannot take effect, and what the container refuses.
+pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
+    let recipe = &request.recipe;
+    let scheme = Scheme::named(recipe.types.scheme.as_deref().unwrap_or_default())?;
+    let mut notes = Vec::new();
+    let (found, mut left_out) = unused_kv(model, shards, recipe, &mut notes);
+
+    let mut units = Vec::with_capacity(shards.tensors.len());
+    for found in found {
+        let alone = recipe.text_only && !found.slot.unprefixed();
+        let name =
+            if alone { format!("model.{}", found.slot.hf) } else { shards.tensors[found.index].name.clone() };
+        units.push((found.index, unit(shards, scheme, found.index, name, Some(&found.slot))?));
+    }
+    for other in &model.inventory.dropped {
+        if recipe.text_only {
+            left_out.push(dropped(shards, other.index, TEXT_ONLY));
+        } else {
+            let name = shards.tensors[other.index].name.clone();
+            units.push((other.index, unit(shards, scheme, other.index, name, None)?));
+        }
+    }
+    units.sort_by_key(|(index, _)| *index);
+    note_experts(scheme, &units, &mut notes);
+
+    let rounded = units.iter().any(|(index, unit)| unit.tensor.desc.dtype != shards.tensors[*index].dtype);
+    let change = companions::Change {
+        text_only: recipe.text_only && model.config.kind != Kind::Text,
+        quantization: scheme.quantization_config.as_ref(),
+        rounded: scheme.rest == Rest::Bf16 && rounded,
+    };
+    let mut files = companions::files(model, &change)?;
+    let classes = recipe.output.offload_classes()?;
+    let units = units.into_iter().map(|(_, unit)| unit);
+    let (last, first): (Vec<_>, Vec<_>) =
+        units.partition(|unit| classes.iter().any(|class| class.holds(unit.tensor.role)));
+    let max = recipe.output.max_shard_bytes()?;
+    let mut metadata: Vec<_> = scheme.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let id = set_id(model, recipe);
+    let sets = if last.is_empty() {
+        vec![("model", fill(first, max))]
+    } else {
+        files.push(device_map(&last));
+        metadata.push((checkpoint::SET, &id));
+        vec![("resident", fill(first, max)), ("offload", fill(last, max))]
+    };
+    files.splice(0..0, weights(&metadata, sets)?);
+    let offloaded = offloaded(model, recipe, &files, &mut notes)?;
+    Ok(Artifact {
+        recipe: request.name.clone(),
+        preset: &scheme.name,
+        files,
+        offloaded,
+        dropped: left_out,
+        notes,
+    })
+}
+
+/// Where accelerate is to put what: the modules of `offloaded` on the disk, all others to the processor. Source:
+/// huggingface/accelerate, `device_map` of `dispatch_model`.
+fn device_map(offloaded: &[Unit]) -> OutputFile {
+    let module = |unit: &Unit| unit.tensor.desc.name.rsplit_once('.').map(|(module, _)| module.to_owned());
+    let mut modules: Vec<_> = offloaded.iter().filter_map(module).collect();
+    modules.dedup();
+    let all = [(String::new(), Json::from("cpu"))];
+    let map = all.into_iter().chain(modules.into_iter().map(|module| (module, Json::from("disk"))));
+    companions::json("device_map.json", &Json::Object(map.collect()))
+}
+
+/// A tensor of the checkpoint as it will be. `slot` says what it is in the text model, if it is of it.
+fn unit(
+    shards: &Shards<'_>,
+    scheme: &Scheme,
+    index: usize,
+    name: String,
+    slot: Option<&Slot>,
+) -> Result<Unit> {
+    let source = &shards.tensors[index];
+    let float = matches!(source.dtype, DType::F32 | DType::F16 | DType::BF16);
+    // to keep what is coded is to keep what it stands for, and that was BF16
+    let rounds = float && (scheme.rest == Rest::Bf16 || shards.codes.contains_key(&index));
+    let encoded = slot
+        .and_then(|slot| scheme.encodes(slot))
+        .filter(|_| source.shape.len() > 1 && source.elements() > 0);
+    let (dtype, why) = match encoded {
+        Some(dtype) => (dtype, "scheme"),
+        None if rounds => (DType::BF16, "every float"),
+        None => (source.dtype, "as it is"),
+    };
+    let (role, layer) = match slot {
+        Some(slot) => (slot.role, slot.layer),
+        None => (OTHER, None),
+    };
+    let output = |name: String, dtype, shape: &[u64], why: &str, from| {
+        let desc = TensorDesc::new(name, dtype, shape)?;
+        Result::Ok(OutputTensor {
+            bytes: desc.byte_len(),
+            desc,
+            role,
+            layer,
+            offset: 0,
+            why: why.to_owned(),
+            from,
+        })
+    };
+    let scale = match (encoded, &scheme.scale) {
+        (Some(_), Some(rule)) => {
+            let shape: &[u64] = match rule.per {
+                Per::Tensor => &[],
+                Per::Row => &[source.rows(), 1],
+            };
+            let from = Origin::Scales(name.clone());
+            Some(output(format!("{name}{}", rule.suffix), rule.dtype, shape, "scale", from)?)
+        }
+        _ => None,
+    };
+    // scales a row are those of BF16 weights: see crates/convert/src/scales.rs
+    let rounded_first = scale.as_ref().is_some_and(|scale| scale.desc.dtype == DType::BF16);
+    let via = (rounded_first && source.dtype != DType::BF16).then_some(DType::BF16);
+    let from = Origin::Checkpoint(stored(shards, index, via));
+    Ok(Unit { tensor: output(name, dtype, &source.shape, why, from)?, scale })
+}
+
+/// Experts that stay as they are are most of a model.
+fn note_experts(scheme: &Scheme, units: &[(usize, Unit)], notes: &mut Vec<String>) {
+    let experts = units.iter().map(|(_, unit)| &unit.tensor);
+    let experts = experts.filter(|t| t.role.ends_with("_exps") && t.why != "scheme");
+    let bytes: u64 = experts.map(|t| t.bytes).sum();
+    if scheme.scale.is_some() && bytes > 0 {
+        notes.push(format!(
+            "the experts ({bytes} bytes) stay as they are: transformers holds those of a layer in one tensor, which has \
+             no place for scales in this scheme"
+        ));
+    }
+}
+
+/// Deals tensors to shards, in their order: a shard is full when the next one would make it larger than `max`.
+fn fill(units: Vec<Unit>, max: u64) -> Vec<Vec<OutputTensor>> {
+    let mut shards = vec![Vec::new()];
+    let mut bytes = 0u64;
+    for Unit { tensor, scale } in units {
+        let size = tensor.bytes + scale.as_ref().map_or(0, |scale| scale.bytes);
+        if bytes > 0 && bytes.saturating_add(size) > max {
+            shards.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        let last = shards.len() - 1;
+        shards[last].extend([Some(tensor), scale].into_iter().flatten());
+    }
+    shards
+}
+
+/// Lays out sets of shards, with an index unless all is in one file of the name that readers look for.
+fn weights(metadata: &[(&str, &str)], sets: Vec<(&str, Vec<Vec<OutputTensor>>)>) -> Result<Vec<OutputFile>> {
+    let mut files = Vec::new();
+    let mut map = BTreeMap::new();
+    let (mut parameters, mut bytes) = (0u64, 0u64);
+    for (set, shards) in sets {
+        let count = shards.len();
+        for (number, mut tensors) in shards.into_iter().enumerate() {
+            let name = match (set, count) {
+                ("model", 1) => SINGLE.to_owned(),
+                _ => format!("{set}-{:05}-of-{count:05}.safetensors", number + 1),
+            };
+            tensors.sort_by_key(|t| std::cmp::Reverse(t.desc.dtype.block_bytes()));
+            let descs: Vec<_> = tensors.iter().map(|t| t.desc.clone()).collect();
+            let layout = SafetensorsLayout::new(&descs, metadata)?;
+            for (tensor, offset) in tensors.iter_mut().zip(layout.offsets) {
+                tensor.offset = offset;
+                map.insert(tensor.desc.name.clone(), Json::from(name.as_str()));
+                bytes += tensor.bytes;
+                if !matches!(tensor.from, Origin::Scales(_)) {
+                    parameters += tensor.desc.elements();
+                }
+            }
+            files.push(OutputFile { name, bytes: layout.len, header: layout.header, tensors, copy: None });
+        }
+    }
+    if files.iter().any(|file| file.name != SINGLE) {
+        let sizes = [("total_parameters", parameters), ("total_size", bytes)];
+        let sizes: Map<_, _> = sizes.into_iter().map(|(key, n)| (key.to_owned(), Json::from(n))).collect();
+        let index = Map::from_iter([
+            ("metadata".to_owned(), Json::Object(sizes)),
+            ("weight_map".to_owned(), Json::Object(map.into_iter().collect())),
+        ]);
+        files.push(companions::json("model.safetensors.index.json", &Json::Object(index)));
+    }
+    Ok(files)
+}
