@@ -209,3 +209,27 @@ fn what_cannot_be_run_is_refused() {
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     refused(&file, &[], 3, "model.gguf");
 }
+
+/// One token is one read of the per-layer table, wherever the table is.
+#[test]
+fn the_per_layer_table_is_read_row_by_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["convert", "--recipe", "q4_0-offload", "-o", dir.path().to_str().unwrap()];
+    assert!(tool(&args, &checkpoint("e2b")).status.success());
+    convert("e2b", "q4_0", &dir.path().join("whole.gguf"));
+    let mut parts: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    parts.retain(|path| path.to_str().unwrap().contains("-of-"));
+    parts.sort();
+    assert_eq!(parts.len(), 2);
+    let [whole, apart] = [&dir.path().join("whole.gguf"), &parts[0]].map(|model| generate(model, &[]));
+    assert_eq!(whole["tokens"], apart["tokens"]);
+    let ids = |key: &str| apart[key].as_array().unwrap().clone();
+    let (prompt, mut said) = (ids("prompt_tokens"), ids("tokens"));
+    // the last token is said and not read
+    said.pop();
+    let read: std::collections::BTreeSet<_> =
+        prompt.iter().chain(&said).map(|id| id.as_u64().unwrap()).collect();
+    assert_eq!(apart["offload"]["rows_read"], read.len());
+    assert_eq!(apart["offload"], whole["offload"]);
+    assert!(generate(&checkpoint("31b"), &[])["offload"].is_null());
+}

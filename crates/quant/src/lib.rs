@@ -16,6 +16,7 @@ mod types;
 
 pub use simd::Simd;
 use tensor::DType;
+pub use types::dot::{DOT_VECTORS, dot};
 pub use types::sfp8::{sfp8_divide, sfp8_scale};
 
 use types::{Rows, codec, f8_e4m3, sfp8};

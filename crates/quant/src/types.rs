@@ -32,6 +32,7 @@ mod q8_0;
 pub(crate) mod sfp8;
 
 mod blocks;
+pub(crate) mod dot;
 mod iq4;
 mod superblocks;
 

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 
 use gemma::Attention;
+use quant::DOT_VECTORS;
 use rayon::prelude::*;
 use tensor::Result;
 
@@ -59,11 +60,17 @@ impl Model<'_> {
             },
         };
         let mut o = Matrix::zeros(q.rows(), q.cols());
+        // the batch says which way, as it does in `project`: a row's bits are its own
+        let few = q.rows() <= DOT_VECTORS;
         for sequence in &mut batch.sequences {
             let span = sequence.rows.start * q.cols()..sequence.rows.end * q.cols();
             let kv = sequence.cache.layer(donor(config, layer));
             let positions = &batch.positions[sequence.rows.clone()];
-            heads.attend(&q.data()[span.clone()], kv, positions, &mut o.data_mut()[span]);
+            let (q, o) = (&q.data()[span.clone()], &mut o.data_mut()[span]);
+            match *positions {
+                [position] if few => heads.attend_alone(q, kv, position, o),
+                _ => heads.attend(q, kv, positions, o),
+            }
             sequence.cache.release(config, layer, sequence.end);
         }
         w.project("attn_output", &o)
@@ -102,6 +109,40 @@ impl Heads {
             for head in 0..self.count {
                 self.attend_head(head, q, kv, positions, out);
             }
+        });
+    }
+
+    /// For a single query, as all but the first of a generation are: the heads that share keys are the rows of one
+    /// product, so that keys and values, of which there are many, are read once and not once a head.
+    fn attend_alone(&self, q: &[f32], kv: &LayerKv, position: usize, out: &mut [f32]) {
+        let (kv_width, group) = (self.kv * self.dim, self.count / self.kv);
+        let first = self.oldest(position).max(kv.first);
+        let keys = position + 1 - first;
+        let start = (first - kv.first) * kv_width;
+        let heads = out.par_chunks_mut(group * self.dim).zip(q.par_chunks(group * self.dim)).enumerate();
+        heads.for_each(|(head, (out, q))| {
+            SCORES.with_borrow_mut(|scores| {
+                if scores.len() < group * keys {
+                    scores.resize(group * keys, 0.0);
+                }
+                let scores = &mut scores[..group * keys];
+                let offset = start + head * self.dim;
+                multiply(
+                    Shape { m: group, n: keys, k: self.dim },
+                    View { data: q, row: self.dim, col: 1 },
+                    View { data: &kv.keys[offset..], row: 1, col: kv_width },
+                    scores,
+                    keys,
+                );
+                scores.chunks_exact_mut(keys).for_each(softmax);
+                multiply(
+                    Shape { m: group, n: self.dim, k: keys },
+                    View { data: scores, row: keys, col: 1 },
+                    View { data: &kv.values[offset..], row: kv_width, col: 1 },
+                    out,
+                    self.dim,
+                );
+            });
         });
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Sequence {
 impl Batch {
     /// Says, before the first layer, which rows will be asked for after the last: `rows` ascend. The others leave the
     /// batch as soon as no layer looks at them any more, and what is wanted stays the same, but for the rounding of
-    /// sums where a single row is left.
+    /// sums where no more than four rows are left.
     ///
     /// In E2B and E4B that is before half of the layers, because those at the end read keys and values of earlier ones.
     ///

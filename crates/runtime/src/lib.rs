@@ -7,7 +7,7 @@
 //! | `model.rs` | embedding, layers, head: what follows what |
 //! | `attention.rs`, `rope.rs`, `cache.rs` | queries against the keys that a layer sees; turning by position; what is kept |
 //! | `ffn.rs`, `moe.rs` | the dense feed-forward network; the mixture of experts beside it |
-//! | `ple.rs` | per-layer embeddings (E2B, E4B) |
+//! | `ple.rs`, `table.rs` | per-layer embeddings (E2B, E4B); their table, read row by row |
 //! | `norm.rs`, `math.rs`, `sums.rs` | RMS norm; exp, tanh, gelu; sums of exponentials |
 //! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role, decoded a few rows at a time where they are multiplied |
 //! | `matmul/` | the same on AMX tiles, with f32 values as sums of BF16 values |
@@ -34,6 +34,7 @@ mod norm;
 mod ple;
 mod rope;
 mod sums;
+mod table;
 mod weights;
 
 pub use batch::Batch;
@@ -42,4 +43,5 @@ pub use matmul::Kernel;
 pub use matrix::{Matrix, argmax};
 pub use model::{Model, Stage};
 pub use sums::{ExpSums, exp_sums};
+pub use table::TableReads;
 pub use weights::{LayerWeights, Weight, Weights};

@@ -91,23 +91,6 @@ vectorised! {
     }
 }
 
-vectorised! {
-    /// `Σ a·b`.
-    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-        const LANES: usize = 64;
-        let mut sums = [0.0f32; LANES];
-        let (a_blocks, a_rest) = a.as_chunks::<LANES>();
-        let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-        for (a, b) in a_blocks.iter().zip(b_blocks) {
-            for lane in 0..LANES {
-                sums[lane] += a[lane] * b[lane];
-            }
-        }
-        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-        sums.iter().sum::<f32>() + rest
-    }
-}
-
 /// `Σ f(x)` in 16 lanes, which is both faster and more exact than one after the other.
 #[inline(always)]
 pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
@@ -158,7 +141,6 @@ mod tests {
     fn sums_take_every_value() {
         let x: Vec<f32> = (0..150).map(|n| n as f32).collect();
         assert_eq!(sum(&x, |x| x), 11_175.0);
-        assert_eq!(dot(&x, &x), 1_113_775.0);
         let mut p = vec![0.0, 1.0, f32::NEG_INFINITY];
         softmax(&mut p);
         assert!((p[1] - 0.731_058_6).abs() < 1e-6 && p[2] < 1e-30);

@@ -5,9 +5,11 @@
 //!
 //! | way | when | how exact |
 //! |---|---|---|
-//! | dot products | one token | f32 |
-//! | the `gemm` crate | several tokens; always for F32 weights, such as the router's | f32 |
-//! | `tiled.rs` | several tokens, on a CPU with AMX, see [`Kernel`] | BF16 weights: as f32; others: 16 bits of x and of W |
+//! | [`quant::dot`], from the stored bytes | up to four tokens | f32 |
+//! | the `gemm` crate | more tokens; then always for F32 weights, such as the router's | f32 |
+//! | `tiled.rs` | more tokens, on a CPU with AMX, see [`Kernel`] | BF16 weights: as f32; others: 16 bits of x and of W |
+//!
+//! None depends on the number of threads: they share rows of W, and what becomes of a row is one's work.
 
 mod parts;
 mod tiled;
@@ -16,11 +18,11 @@ mod tiles;
 use std::cell::RefCell;
 use std::ops::Range;
 
+use quant::{DOT_VECTORS, Simd};
 use rayon::prelude::*;
 use tensor::{DType, Result};
 
 use self::tiles::{Sums, TILE_COLS, Values};
-use crate::math::dot;
 use crate::{Matrix, Weight};
 
 /// How matrices are multiplied where there are several tokens.
@@ -47,8 +49,9 @@ impl Kernel {
 /// f32 values of a block of weights: what a core's second-level cache holds.
 const BLOCK: usize = 512 * 1024;
 
-/// The same where each weight is used once, and the first-level cache decides.
-const BLOCK_ONE_TOKEN: usize = 16 * 1024;
+/// Bytes of a block where weights are used as they are stored: they come from the page cache through the second-level
+/// cache, where little work is done on them, and a call of the system each should not show.
+const BLOCK_STORED: usize = 128 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
@@ -85,10 +88,19 @@ impl Weight<'_> {
     /// # Panics
     /// When the rows are not there or `x` is not as wide as they are.
     pub(crate) fn project(&self, x: &Matrix, rows: Range<u64>) -> Result<Matrix> {
+        self.project_some(x, rows, x.rows())
+    }
+
+    /// As [`Weight::project`] for some tokens of a batch of `batch`, which says which way it goes: a token's bits should
+    /// not depend on how many others went to the same expert.
+    ///
+    /// # Errors
+    /// Those of [`Weight::project`].
+    pub(crate) fn project_some(&self, x: &Matrix, rows: Range<u64>, batch: usize) -> Result<Matrix> {
         assert_eq!(x.cols() as u64, self.desc().cols(), "columns of {}", self.desc().name);
         let mut y = Matrix::zeros(x.rows(), (rows.end - rows.start) as usize);
-        if x.rows() == 1 {
-            self.dot_products(x.row(0), rows.start, y.data_mut())?;
+        if batch <= DOT_VECTORS {
+            self.dot_products(x, rows.start, &mut y)?;
         } else if self.kernel() == Kernel::Tiles && self.fits_tiles() {
             self.tiled(x, rows.start, &mut y)?;
         } else {
@@ -102,13 +114,31 @@ impl Weight<'_> {
         (self.desc().cols() as usize).is_multiple_of(TILE_COLS) && self.desc().dtype != DType::F32
     }
 
-    fn dot_products(&self, x: &[f32], first: u64, y: &mut [f32]) -> Result<()> {
-        let block = (BLOCK_ONE_TOKEN / x.len()).max(1);
-        y.par_chunks_mut(block).enumerate().try_for_each(|(n, y)| {
-            self.with_rows(first + (n * block) as u64, y.len(), |w| {
-                y.iter_mut().zip(w.chunks_exact(x.len())).for_each(|(y, w)| *y = dot(x, w));
+    fn dot_products(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
+        let (tokens, count) = (x.rows(), y.cols());
+        if tokens == 0 || count == 0 {
+            return Ok(());
+        }
+        let (row_bytes, dtype) = (self.desc().row_bytes() as usize, self.desc().dtype);
+        let block = (BLOCK_STORED / row_bytes).max(1);
+        // a row of weights after another, and for each the tokens
+        let work = |(n, out): (usize, &mut [f32])| {
+            SCRATCH.with_borrow_mut(|Scratch { bytes, .. }| {
+                let bytes = room(bytes, out.len() / tokens * row_bytes, 0);
+                self.read_bytes(first + (n * block) as u64, bytes)?;
+                quant::dot(Simd::detect(), dtype, x.cols(), bytes, x.data(), out);
+                Ok(())
             })
-        })
+        };
+        if tokens == 1 {
+            return y.data_mut().par_chunks_mut(block).enumerate().try_for_each(work);
+        }
+        let mut by_row = vec![0.0; count * tokens];
+        by_row.par_chunks_mut(block * tokens).enumerate().try_for_each(work)?;
+        for (token, y) in y.data_mut().chunks_exact_mut(count).enumerate() {
+            y.iter_mut().zip(by_row.iter().skip(token).step_by(tokens)).for_each(|(y, sum)| *y = *sum);
+        }
+        Ok(())
     }
 
     fn blocks(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
@@ -217,7 +247,6 @@ unsafe fn product(Shape { m, n, k }: Shape, a: View<'_>, b: View<'_>, out: *mut 
 
 #[cfg(test)]
 mod tests {
-    use quant::Simd;
     use tensor::{DType, TensorDesc, TensorSource};
 
     use super::*;
@@ -243,11 +272,33 @@ mod tests {
         }
     }
 
+    /// What quant makes of a row is its business; here, that rows come to their places.
+    #[test]
+    fn few_tokens_are_each_what_it_is_alone() {
+        let (rows, cols) = (700, 512);
+        let desc = TensorDesc::new("w", DType::Q8_0, [rows as u64, cols as u64]).unwrap();
+        let mut w = vec![0.0; rows * cols];
+        fill(&mut w, 1);
+        let mut bytes = vec![0; desc.byte_len() as usize];
+        quant::encode(Simd::detect(), DType::Q8_0, cols, &w, None, &mut bytes);
+        let source = Memory(desc, bytes);
+        let weight = Weight::alone(&source, Kernel::Plain);
+        for tokens in 2..=DOT_VECTORS {
+            let mut x = Matrix::zeros(tokens, cols);
+            fill(x.data_mut(), tokens);
+            let together = weight.project(&x, 3..rows as u64).unwrap();
+            for token in 0..tokens {
+                let alone = weight.project(&x.select([token]), 3..rows as u64).unwrap();
+                assert_eq!(together.row(token), alone.row(0));
+            }
+        }
+    }
+
     #[test]
     fn every_kernel_gives_the_sums_of_products_whatever_the_sizes() {
         // tokens, rows, columns: whole tiles, less, more than the tiles take at a time
         for (tokens, rows, cols) in
-            [(1, 5, 64), (2, 1, 32), (33, 47, 96), (530, 70, 64), (40, 600, 1056), (7, 40, 48)]
+            [(1, 5, 64), (2, 1, 32), (5, 3, 32), (33, 47, 96), (530, 70, 64), (40, 600, 1056), (7, 40, 48)]
         {
             let mut w = vec![0.0; rows * cols];
             fill(&mut w, 1);

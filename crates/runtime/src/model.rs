@@ -5,6 +5,7 @@ use tensor::{Error, Result};
 
 use crate::batch::{Batch, Sequence};
 use crate::norm::rms;
+use crate::table::{self, Table, TableReads};
 use crate::{KvCache, Matrix, Weights, math, rope};
 
 /// A Gemma 4 text model.
@@ -13,7 +14,11 @@ pub struct Model<'a> {
     weights: Weights<'a>,
     sliding: Vec<f32>,
     full: Vec<f32>,
+    pub(crate) table: Table,
 }
+
+/// Tokens of a prompt that go through the layers together: enough for the decoding of weights to be cheap.
+const PIECE: usize = 512;
 
 /// A point in the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +45,21 @@ impl<'a> Model<'a> {
         Ok(Model {
             sliding: rope::frequencies(config.rope_base_swa, config.head_dim as usize, None),
             full: rope::frequencies(config.rope_base, config.full_head_dim as usize, Some(&divisors)),
+            table: Table::new(table::ROOM),
             config,
             weights,
         })
+    }
+
+    /// The same model, which keeps no more than so many bytes of rows of its per-layer table in memory (4 MiB, if nothing
+    /// is said). What it computes is the same.
+    pub fn with_table_room(self, bytes: usize) -> Model<'a> {
+        Model { table: Table::new(bytes), ..self }
+    }
+
+    /// What has been read of the per-layer table so far, in models that have one.
+    pub fn table_reads(&self) -> Option<TableReads> {
+        (self.config.ple > 0).then(|| self.table.reads())
     }
 
     /// Its config.
@@ -86,8 +103,7 @@ impl<'a> Model<'a> {
             positions.extend(start..end);
             tokens.extend_from_slice(part);
         }
-        let hidden = self.config.hidden as usize;
-        let mut hidden = self.weights.global().get("token_embd")?.gather(&tokens, 0, hidden)?;
+        let mut hidden = self.weights.global().get("token_embd")?.gather(&tokens)?;
         hidden.scale((self.config.hidden as f32).sqrt());
         let embedding = if self.config.ple > 0 { hidden.clone() } else { Matrix::default() };
         let batch = Batch { tokens, positions, sequences, hidden, embedding, done: 0, wanted: None };
@@ -186,6 +202,31 @@ impl<'a> Model<'a> {
             *cache = sequence.cache;
         }
         Ok(batch.hidden)
+    }
+
+    /// As [`Model::forward`], for who wants the hidden state of the last token alone: a long prompt goes through in
+    /// pieces, and where E2B and E4B look at no other token any more, only the last one goes on.
+    ///
+    /// # Errors
+    /// Those of [`Model::forward`].
+    pub fn forward_last(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Matrix> {
+        self.check_tokens(tokens, cache.len())?;
+        let mut last = Matrix::default();
+        let pieces = tokens.chunks(PIECE);
+        let count = pieces.len();
+        for (n, piece) in pieces.enumerate() {
+            let taken = std::mem::replace(cache, KvCache::new(self.config));
+            let mut batch = self.start(std::iter::once((piece, taken)))?;
+            batch.want(if n + 1 == count { vec![piece.len() - 1] } else { vec![] });
+            for layer in 0..self.config.layers() {
+                self.layer(layer, &mut batch)?;
+            }
+            if let Some(sequence) = batch.sequences.pop() {
+                *cache = sequence.cache;
+            }
+            last = batch.hidden;
+        }
+        Ok(last)
     }
 
     fn check_tokens(&self, tokens: &[u32], start: usize) -> Result<()> {

@@ -55,13 +55,14 @@ impl Model<'_> {
     fn experts(&self, w: &LayerWeights<'_>, n: &Matrix, tokens: &[Vec<(usize, f32)>]) -> Result<Matrix> {
         let (gate_up, down) = (w.get("ffn_gate_up_exps")?, w.get("ffn_down_exps")?);
         let (ffn, hidden) = (down.desc().cols(), n.cols() as u64);
+        let batch = n.rows();
         let expert = |&expert: &usize| {
             let n = n.select(tokens[expert].iter().map(|&(token, _)| token));
             let expert = expert as u64;
             let start = expert * 2 * ffn;
-            let mut gate = gate_up.project(&n, start..start + ffn)?;
-            gated(&mut gate, &gate_up.project(&n, start + ffn..start + 2 * ffn)?);
-            down.project(&gate, expert * hidden..(expert + 1) * hidden)
+            let mut gate = gate_up.project_some(&n, start..start + ffn, batch)?;
+            gated(&mut gate, &gate_up.project_some(&n, start + ffn..start + 2 * ffn, batch)?);
+            down.project_some(&gate, expert * hidden..(expert + 1) * hidden, batch)
         };
         let busy: Vec<usize> = (0..tokens.len()).filter(|&expert| !tokens[expert].is_empty()).collect();
         let mut out = Matrix::zeros(n.rows(), n.cols());

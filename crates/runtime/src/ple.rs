@@ -1,7 +1,7 @@
 //! Per-layer embeddings (E2B, E4B): each layer gets an input of its own for each token.
 //!
 //! Half of it is looked up by the token, half is projected from the token's ordinary embedding. The table has a slice
-//! a layer in each row; a layer's slice is read when the layer runs, so that all layers' are never in memory at once.
+//! a layer in each row; a layer's slice is decoded when the layer runs, so that all layers' are never in memory at once.
 
 use tensor::Result;
 
@@ -10,6 +10,9 @@ use crate::batch::Batch;
 use crate::ffn::gated;
 use crate::model::Model;
 use crate::norm::{rms, rms_in_place};
+
+/// The role of the table.
+const TABLE: &str = "per_layer_token_embd";
 
 impl Model<'_> {
     /// What the layer adds to its output `x` because of its own input.
@@ -32,7 +35,7 @@ impl Model<'_> {
         context.scale(1.0 / (config.hidden as f32).sqrt());
         rms_in_place(&mut context, ple, Some(&w.vector("per_layer_proj_norm")?), config.norm_eps);
 
-        let mut token = w.get("per_layer_token_embd")?.gather(&batch.tokens, first, ple)?;
+        let mut token = self.table.gather(w.get(TABLE)?, &batch.tokens, first, ple)?;
         token.scale((ple as f32).sqrt());
 
         context.add(&token);

@@ -160,27 +160,15 @@ impl<'a> Weight<'a> {
         Ok(out)
     }
 
-    /// For each id, the values `first .. first + len` of that row.
+    /// The rows of these ids.
     ///
     /// # Errors
     /// What the source says.
-    pub(crate) fn gather(&self, ids: &[u32], first: usize, len: usize) -> Result<Matrix> {
-        let desc = self.desc();
-        let block = desc.dtype.block_len();
-        // the blocks around the values
-        let (from, to) = (first / block, (first + len).div_ceil(block));
-        let span = from * desc.dtype.block_bytes()..to * desc.dtype.block_bytes();
-        let mut out = Matrix::zeros(ids.len(), len);
-        let rows = out.data_mut().par_chunks_mut(len).zip(ids).with_min_len(16);
-        rows.try_for_each_init(
-            || (vec![0; desc.row_bytes() as usize], vec![0.0; (to - from) * block]),
-            |(bytes, values), (row, &id)| {
-                self.source.read_rows(self.index, id.into(), bytes)?;
-                quant::decode(Simd::detect(), desc.dtype, &bytes[span.clone()], values);
-                row.copy_from_slice(&values[first - from * block..][..len]);
-                Ok(())
-            },
-        )?;
+    pub(crate) fn gather(&self, ids: &[u32]) -> Result<Matrix> {
+        let cols = self.desc().cols() as usize;
+        let mut out = Matrix::zeros(ids.len(), cols);
+        let rows = out.data_mut().par_chunks_mut(cols).zip(ids).with_min_len(16);
+        rows.try_for_each_init(Vec::new, |bytes, (row, &id)| self.read(id.into(), bytes, row))?;
         Ok(out)
     }
 }

@@ -35,8 +35,8 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     let start = Instant::now();
     let mut cache = KvCache::new(model.config());
     let mut next = |tokens: &[u32]| -> Result<u32> {
-        let hidden = runtime.forward(tokens, &mut cache, |_, _| {})?;
-        Ok(sampler.choose(&sayable(&model, &runtime.head(&last(&hidden))?)))
+        let hidden = runtime.forward_last(tokens, &mut cache)?;
+        Ok(sampler.choose(&sayable(&model, &runtime.head(&hidden)?)))
     };
     let mut decoder = model.tokenizer.decoder();
     let (mut tokens, mut text) = (Vec::new(), String::new());
@@ -59,6 +59,11 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     show(&rest, as_json)?;
     text.push_str(&rest);
     let seconds = start.elapsed().as_secs_f64();
+    let table = runtime.table_reads().map(|reads| {
+        // the last token that was chosen did not go through the model
+        let through = prompt.len() + tokens.len().saturating_sub(usize::from(finish != "stop"));
+        (reads, reads.bytes as f64 / through as f64)
+    });
     if !args.quiet {
         let speed = tokens.len().saturating_sub(1) as f64 / (seconds - read).max(f64::MIN_POSITIVE);
         eprintln!(
@@ -66,8 +71,11 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
             prompt.len(),
             tokens.len()
         );
+        if let Some((reads, a_token)) = table {
+            eprintln!("{} rows read of the per-layer table, {a_token:.0} bytes a token", reads.rows);
+        }
     }
-    let json = json!({
+    let mut json = json!({
         "prompt_tokens": prompt,
         "tokens": tokens,
         "text": text,
@@ -76,6 +84,14 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
         "prompt_seconds": read,
         "seconds": seconds,
     });
+    if let Some((reads, a_token)) = table {
+        json["offload"] = json!({
+            "bytes_read": reads.bytes,
+            "bytes_per_token": a_token,
+            "rows_read": reads.rows,
+            "cache_hits": reads.hits,
+        });
+    }
     Ok(Output::new("\n".to_owned(), json))
 }
 
@@ -119,11 +135,6 @@ fn show(piece: &str, as_json: bool) -> Result<()> {
     }
     let mut out = std::io::stdout().lock();
     out.write_all(piece.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", &e))
-}
-
-/// The hidden state of the last token.
-fn last(hidden: &Matrix) -> Matrix {
-    hidden.select([hidden.rows() - 1])
 }
 
 /// The logits of a token, without what may not be said.
