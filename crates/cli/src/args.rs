@@ -66,6 +66,15 @@ pub(crate) struct Plan {
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, value_name = "OUT", default_value = ".")]
     pub(crate) out: PathBuf,
+    /// The memory there is, such as 2GiB: whether the output fits, with which context, and which recipes do
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// Tokens of prompt and answer together, for the memory plan; 8192, if the model has so many
+    #[arg(short, long, value_name = "N")]
+    pub(crate) context: Option<u64>,
+    /// Type of keys and values in llama.cpp, for the memory plan: f32, f16, bf16, q8_0, q5_1, q5_0, iq4_nl, q4_1 or q4_0
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub(crate) kv_type: String,
     /// Print one JSON document on stdout
     #[arg(long)]
     pub(crate) json: bool,

@@ -7,6 +7,7 @@
 
 mod args;
 mod commands;
+mod memory;
 mod outcome;
 mod progress;
 mod report;

@@ -7,6 +7,7 @@
 mod build;
 mod companions;
 mod manifest;
+mod memory;
 mod offload;
 mod output;
 mod presets;
@@ -19,6 +20,9 @@ mod types;
 
 pub use build::{Request, Shards, plan};
 pub use manifest::{ArtifactEntry, FileEntry, MANIFEST_SUFFIX, Manifest};
+pub use memory::{
+    Candidate, Conditions, Engine, KvLayers, Memory, Need, Verdict, Weights, kv_cache, memory, verdict,
+};
 pub use offload::Offloaded;
 pub use output::{Format, Output};
 pub use presets::{Preset, preset_names};

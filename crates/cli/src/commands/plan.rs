@@ -3,23 +3,31 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use ::plan::{Artifact, Dropped, Plan};
+use ::checkpoint::Checkpoint;
+use ::gemma::Model;
+use ::plan::{Artifact, Dropped, Plan, Shards};
 use tensor::Result;
 
 use crate::args;
-use crate::commands::{Out, plan_for, requests};
+use crate::commands::{Out, requests};
+use crate::memory::{self, MemoryPlan};
 use crate::outcome::Output;
 use crate::table::{Table, grouped};
 
 pub(crate) fn run(args: &args::Plan) -> Result<Output> {
     let requests = requests(&args.what, &Out::new(&args.out))?;
-    let plan = plan_for(&args.model, &requests)?.plan;
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let (model, shards) = (Model::open(&checkpoint)?, Shards::of(&checkpoint));
+    let plan = ::plan::plan(&model, &shards, &requests)?;
+    let memory = memory::of(args, &model, &shards, &plan)?;
     let mut json = serde_json::to_value(&plan).unwrap_or_default();
     json["plan_sha256"] = plan.digest().into();
-    Ok(Output::new(describe(&plan), json))
+    json["memory"] = serde_json::to_value(&memory).unwrap_or_default();
+    let text = describe(&plan, &memory);
+    Ok(Output { passed: memory.iter().all(MemoryPlan::fits), ..Output::new(text, json) })
 }
 
-fn describe(plan: &Plan) -> String {
+fn describe(plan: &Plan, memory: &[MemoryPlan]) -> String {
     let mut text = format!(
         "{} ({}), {} bytes in {} file(s)\n",
         plan.variant.unwrap_or("Gemma 4 of no published size"),
@@ -27,11 +35,12 @@ fn describe(plan: &Plan) -> String {
         grouped(plan.inputs.iter().map(|input| input.bytes).sum()),
         plan.inputs.len()
     );
-    for artifact in &plan.artifacts {
+    for (artifact, memory) in plan.artifacts.iter().zip(memory) {
         let _ = writeln!(text, "\nrecipe {}\n", artifact.recipe);
         text.push_str(&tensors(artifact).render());
         text.push('\n');
         text.push_str(&summary(artifact));
+        text.push_str(&memory.describe());
     }
     dropped("not in any output", &plan.dropped, &mut text);
     text
