@@ -31,7 +31,7 @@ pub(crate) fn of(
     shards: &Shards<'_>,
     plan: &Plan,
 ) -> Result<Vec<MemoryPlan>> {
-    let context = args.context.unwrap_or(CONTEXT.min(model.config.context));
+    let context = args.context.unwrap_or(model.config.context.clamp(1, CONTEXT));
     let conditions = Conditions::new(&model.config, context, args.kv_type.parse()?)?;
     let limit = args.memory.as_deref().map(|text| byte_size("--memory", text)).transpose()?;
     let of_one = |artifact: &Artifact| {

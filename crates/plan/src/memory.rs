@@ -122,7 +122,7 @@ impl Conditions {
     /// `Recipe` for a context that the model has not, and for a type that llama.cpp does not keep K/V in or that heads of
     /// this model are no whole number of blocks of.
     pub fn new(config: &Config, context: u64, kv_type: DType) -> Result<Conditions> {
-        let most = config.context.min(MAX_CONTEXT);
+        let most = config.context.clamp(1, MAX_CONTEXT);
         if context == 0 || context > most {
             return Err(Error::recipe("--context", "not a context of this model")
                 .expected(format!("1 to {most} tokens"), context));

@@ -94,7 +94,7 @@ fn need(
 ) -> (Memory, u64, Option<u64>) {
     let now = memory(model, artifact, conditions);
     let fits = |context| total(&memory(model, artifact, conditions.at(context))) <= limit;
-    let largest = largest(model.config.context.min(MAX_CONTEXT), fits);
+    let largest = largest(model.config.context.clamp(1, MAX_CONTEXT), fits);
     let needed = total(&now);
     (now, needed, largest)
 }
