@@ -1,16 +1,25 @@
 //! What an artifact should be: the keys and tensors that a plan gives it, and where their values come from.
 //!
 //! Held against a checkpoint, that is the plan of [`plan::plan`] for it, in one file; held against another GGUF, that
-//! file itself, in whatever types. Which recipe the plan is of is for [`crate::Provenance`] to find out.
+//! file itself, in whatever types. Of a folder of safetensors the keys are those that its GGUF would have, and there is
+//! more to it: see `folder.rs`. Which recipe the plan is of is for [`crate::Provenance`] to find out.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
 
 use checkpoint::Checkpoint;
 use gemma::{Config, Model};
 use gguf::{GgufSet, Header, Metadata};
-use plan::{Origin as PlannedOrigin, Recipe, Request, Shards};
+use plan::{
+    Format, Given, ImportanceSource, Lattice, Origin as PlannedOrigin, OutputTensor, Request, Shards,
+};
 use tensor::{Error, Result, TensorDesc, TensorSource};
+
+use crate::Provenance;
+use crate::artifact::name;
+use crate::folder::{self, Folder};
+
+/// The router of a mixture of experts, which a calibration fits.
+const ROUTER: &str = "ffn_gate_inp";
 
 /// What an artifact should be.
 #[derive(Clone, Debug)]
@@ -23,6 +32,8 @@ pub struct Expected {
     pub metadata: Metadata,
     /// The tensors.
     pub tensors: Vec<ExpectedTensor>,
+    /// Of a folder, what else is in it. `None` for a GGUF.
+    pub folder: Option<Folder>,
     /// All keys, types and unused K/V are those that were asked for; else names, types and unused K/V are free.
     pub binding: bool,
 }
@@ -38,6 +49,8 @@ pub struct ExpectedTensor {
     pub layer: Option<usize>,
     /// K/V of a layer that reads another layer's: may be there, is never read.
     pub unused: bool,
+    /// It was fitted to what is rounded around it, and is only near its original.
+    pub fitted: bool,
     /// Its values.
     pub from: Values,
 }
@@ -52,22 +65,29 @@ pub enum Values {
 }
 
 impl Expected {
-    /// What `recipe` makes of a checkpoint. `plan` says where the recipe is from; see [`Expected::binding`].
+    /// What the recipe that an artifact is of makes of a checkpoint, with importance if it was made with some.
     ///
     /// # Errors
     /// Those of [`plan::plan`]: the recipe does not fit the checkpoint.
-    pub fn of_checkpoint(
-        checkpoint: &Checkpoint,
-        model: &Model,
-        recipe: &Recipe,
-        plan: String,
-        binding: bool,
-    ) -> Result<Expected> {
-        let mut recipe = recipe.clone();
+    pub fn of_checkpoint(checkpoint: &Checkpoint, model: &Model, from: &Provenance) -> Result<Expected> {
+        if from.recipe.output.format == Format::Safetensors {
+            return Expected::of_folder(checkpoint, model, from);
+        }
+        let (mut recipe, plan, binding) = (from.recipe.clone(), from.plan.clone(), from.binding);
         recipe.output.split_max_size = None;
         recipe.output.offload.clear();
-        let request = Request { name: plan.clone(), recipe, stem: "model".to_owned() };
-        let planned = plan::plan(model, &Shards::of(checkpoint), &[request])?;
+        if recipe.types.lattice == Lattice::Require {
+            recipe.types.lattice = Lattice::Auto; // where there is no lattice, the types will tell
+        }
+        let given = |keys| Given { source: ImportanceSource { keys, file: None }, entries: None };
+        let importance = from.importance.clone().map(given);
+        let request = [Request { name: plan.clone(), recipe, stem: "model".to_owned(), importance }];
+        let mut shards = Shards::of(checkpoint);
+        if request[0].recipe.types.lattice != Lattice::Off {
+            shards.surveys = checkpoint.survey(&plan::to_survey(model, &shards, &request))?;
+        }
+        let calibrated = from.recipe.calibration.is_some();
+        let planned = plan::plan(model, &shards, &request)?;
         let file = planned.artifacts.into_iter().flat_map(|artifact| artifact.files).next();
         let file = file.ok_or_else(|| Error::recipe(&plan, "the plan has no file"))?;
         let header = Header::read(&mut file.header.as_slice(), file.bytes).map_err(|e| e.within(&plan))?;
@@ -82,10 +102,45 @@ impl Expected {
                     return Err(Error::malformed(format!("tensor {}", tensor.desc.name), "has no role"));
                 }
             };
-            Ok(ExpectedTensor { desc: tensor.desc, role: tensor.role, layer: tensor.layer, unused, from })
+            let OutputTensor { desc, role, layer, .. } = tensor;
+            let fitted = calibrated && role == ROUTER;
+            Ok(ExpectedTensor { desc, role, layer, unused, fitted, from })
         });
         let tensors = tensors.collect::<Result<_>>()?;
-        Ok(Expected { plan, config: model.config.clone(), metadata: header.metadata, tensors, binding })
+        let (config, metadata) = (model.config.clone(), header.metadata);
+        Ok(Expected { plan, config, metadata, tensors, folder: None, binding })
+    }
+
+    fn of_folder(checkpoint: &Checkpoint, model: &Model, from: &Provenance) -> Result<Expected> {
+        let Provenance { recipe, plan, binding, .. } = from.clone();
+        let metadata = folder::keys(checkpoint, &model.config)?;
+        let request = Request { name: plan.clone(), recipe, stem: String::new(), importance: None };
+        let planned = plan::plan(model, &Shards::of(checkpoint), &[request])?;
+        let numbers: HashMap<&str, usize> =
+            checkpoint.tensors().iter().enumerate().map(|(i, desc)| (desc.name.as_str(), i)).collect();
+        let unused = model.inventory.text.iter().filter(|found| found.slot.unused);
+        let unused: HashSet<usize> = unused.map(|found| found.index).collect();
+        let (mut tensors, mut folder) = (Vec::new(), Folder::default());
+        for file in planned.artifacts.into_iter().flat_map(|artifact| artifact.files) {
+            folder.add(&file, checkpoint.dir());
+            for OutputTensor { desc, role, layer, from, .. } in file.tensors {
+                let from = match from {
+                    PlannedOrigin::Scales(of) => {
+                        folder.scales.insert(of, desc);
+                        continue;
+                    }
+                    PlannedOrigin::Generated(values) => Values::Generated(values),
+                    PlannedOrigin::Checkpoint(stored) => match numbers.get(stored.tensor.as_str()) {
+                        Some(&index) => Values::Base(index),
+                        None => return Err(Error::malformed(format!("tensor {}", desc.name), "has no role")),
+                    },
+                };
+                let unused = matches!(from, Values::Base(index) if unused.contains(&index));
+                tensors.push(ExpectedTensor { desc, role, layer, unused, fitted: false, from });
+            }
+        }
+        let config = model.config.clone();
+        Ok(Expected { plan, config, metadata, tensors, folder: Some(folder), binding })
     }
 
     /// What another file of the same model should be: the keys and tensors of `base`, types free.
@@ -102,6 +157,7 @@ impl Expected {
             desc: base.tensors()[found.index].clone(),
             role: found.slot.role,
             layer: found.slot.layer,
+            fitted: false,
             unused: found.slot.unused,
             from: Values::Base(found.index),
         });
@@ -110,22 +166,24 @@ impl Expected {
             config,
             metadata: base.metadata().clone(),
             tensors: tensors.collect(),
+            folder: None,
             binding: false,
         })
     }
 
     /// Whether `name` is that of K/V that a model of this config may have and never reads.
     pub(crate) fn is_unused_kv(&self, name: &str) -> bool {
-        let Some((layer, rest)) = name.strip_prefix("blk.").and_then(|name| name.split_once('.')) else {
+        const OF_GGUF: [&str; 3] = ["attn_k.weight", "attn_v.weight", "attn_k_norm.weight"];
+        const OF_FOLDER: [&str; 3] =
+            ["self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.k_norm.weight"];
+        let (after, kv) = match &self.folder {
+            None => (name.strip_prefix("blk."), OF_GGUF),
+            Some(_) => (name.split_once("layers.").map(|(_, rest)| rest), OF_FOLDER),
+        };
+        let Some((layer, rest)) = after.and_then(|name| name.split_once('.')) else {
             return false;
         };
         let layer = layer.parse::<usize>().ok().filter(|&layer| layer < self.config.layers());
-        let kv = ["attn_k.weight", "attn_v.weight", "attn_k_norm.weight"];
         kv.contains(&rest) && layer.is_some_and(|layer| self.config.shares_kv(layer))
     }
-}
-
-/// The name of a file in messages.
-pub(crate) fn name(path: &Path) -> String {
-    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

@@ -3,20 +3,28 @@
 //! | file | idea |
 //! |---|---|
 //! | `protocol.rs`, `protocol/` | text files as the sequences that models read: plain chunks, conversations |
+//! | `artifact.rs` | a GGUF or a folder of safetensors, and how each of its tensors is stored |
 //! | `provenance.rs`, `expected.rs` | which recipe the artifact is of; what it should be therefore |
 //! | `structure.rs`, `keys.rs`, `values.rs` | keys and tensors against that; which differences matter; what they are |
+//! | `folder.rs` | what a folder of safetensors holds besides |
 //! | `errors.rs`, `limits.rs`, `summary.rs` | weights against those of the base; what is too far; the figures by role |
 //! | `diagnose.rs`, `diagnose/` | why a tensor is wrong |
 //! | `lockstep.rs`, `scores.rs` | both models over one text; what two rows of logits say about a token |
 //! | `statistics.rs` | figures and their intervals |
+//! | `acceptance.rs`, `acceptance/` | what a draft model is worth to its target |
+//! | `choose.rs` | which layers of a model make the best draft |
 //! | `logits_file.rs` | llama-perplexity's file of base logits |
 //! | `report.rs` | what is found: the document that everything ends in |
 //!
 //! Nothing here knows how a report is shown. Work runs on the caller's rayon pool.
 
+mod acceptance;
+mod artifact;
+mod choose;
 mod diagnose;
 mod errors;
 mod expected;
+mod folder;
 mod keys;
 mod limits;
 mod lockstep;
@@ -31,8 +39,15 @@ mod structure;
 mod summary;
 mod values;
 
+pub use acceptance::{
+    Burst, DRAFT_SCHEMA, DraftReport, LONGEST, Measured, Overlap, Said, Speaking, overlaps, own_overlaps,
+    predictions, speak,
+};
+pub use artifact::{Artifact, Stored};
+pub use choose::{Choice, choose_layers};
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Values};
+pub use folder::Folder;
 pub use lockstep::{Base, Options, evaluate, work};
 pub use logits_file::{LogitsFile, LogitsWriter};
 pub use protocol::{Corpus, Cut, Reader, utf8};

@@ -15,6 +15,10 @@
 //! - The *tensor's* best scale, `Σxy / Σx²`, may be `scale` away from 1.
 //! - What is smaller than `reach` steps of an f16 scale near zero (2⁻²⁴) is beneath the type and not judged.
 //!
+//! **8-bit floats** round each value on its own too, by a ninth of it at most (SFP8) or a seventeenth (FP8), so that no scale
+//! is farther off; but another program may put errors of one column into others, and so they are judged like quantised
+//! types, in blocks of 32. `reach` of SFP8 is in steps of 2⁻²⁴ of the tensor's scale.
+//!
 //! A wrong row, an exchanged expert, a shifted table is a random vector to the original: √2 times its size away, at a
 //! cosine of 0 ± 0.1; rows of an embedding may be nearer to each other, therefore the tighter limit of rows. `limits/honest.rs` holds the table against files of all types over weights that are hard for them.
 
@@ -28,7 +32,7 @@ const ROW_COSINE: f64 = 0.25;
 const QUIET: f64 = 0.25;
 
 /// What is allowed of a quantised type.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) dtype: DType,
     /// The largest multiple of its f16 scale that a weight can be.
@@ -47,20 +51,22 @@ pub(crate) struct Limits {
 /// tensor by rounding normally distributed weights. Q8_0 and MXFP4 know no importance.
 #[rustfmt::skip]
 const LIMITS: &[Limits] = &[
-    //     type           reach   block row   scale tensor   honest: block, row, scale, tensor
-    limits(DType::Q8_0,   127.0,  0.50, 0.20, 0.01, 0.02), //    0.371  0.065  0.001  0.005
-    limits(DType::Q6_K,   4096.0, 1.35, 0.50, 0.20, 0.06), //    0.973  0.300  0.047  0.018
-    limits(DType::Q5_0,   16.0,   1.35, 0.90, 0.20, 0.10), //    1.000  0.305  0.024  0.042
-    limits(DType::Q5_1,   31.0,   1.35, 0.90, 0.20, 0.10), //    0.960  0.752  0.126  0.038
-    limits(DType::Q5_K,   1953.0, 1.35, 0.90, 0.20, 0.10), //    0.839  0.762  0.137  0.036
-    limits(DType::Q4_0,   8.0,    1.35, 0.90, 0.35, 0.20), //    1.136  0.296  0.061  0.086
-    limits(DType::Q4_1,   15.0,   1.35, 0.90, 0.35, 0.20), //    1.034  0.748  0.142  0.078
-    limits(DType::Q4_K,   945.0,  1.35, 0.90, 0.35, 0.20), //    0.881  0.801  0.152  0.072
-    limits(DType::IQ4_NL, 127.0,  1.35, 0.90, 0.35, 0.20), //    1.000  0.664  0.268  0.076
-    limits(DType::IQ4_XS, 4064.0, 1.35, 0.90, 0.35, 0.20), //    0.973  0.598  0.204  0.077
-    limits(DType::MXFP4,  0.0,    1.35, 0.60, 0.20, 0.25), //    0.803  0.255  0.148  0.114
-    limits(DType::Q3_K,   128.0,  1.35, 0.90, 0.35, 0.35), //    0.973  0.426  0.092  0.150
-    limits(DType::Q2_K,   45.0,   1.35, 0.95, 0.35, 0.60), //    1.164  0.797  0.234  0.295
+    //     type            reach   block row   scale tensor   honest: block, row, scale, tensor
+    limits(DType::Q8_0,    127.0,  0.50, 0.20, 0.01, 0.02), //    0.371  0.065  0.001  0.005
+    limits(DType::Q6_K,    4096.0, 1.35, 0.50, 0.20, 0.06), //    0.973  0.300  0.047  0.018
+    limits(DType::Q5_0,    16.0,   1.35, 0.90, 0.20, 0.10), //    1.000  0.305  0.024  0.042
+    limits(DType::Q5_1,    31.0,   1.35, 0.90, 0.20, 0.10), //    0.960  0.752  0.126  0.038
+    limits(DType::Q5_K,    1953.0, 1.35, 0.90, 0.20, 0.10), //    0.839  0.762  0.137  0.036
+    limits(DType::Q4_0,    8.0,    1.35, 0.90, 0.35, 0.20), //    1.136  0.296  0.061  0.086
+    limits(DType::Q4_1,    15.0,   1.35, 0.90, 0.35, 0.20), //    1.034  0.748  0.142  0.078
+    limits(DType::Q4_K,    945.0,  1.35, 0.90, 0.35, 0.20), //    0.881  0.801  0.152  0.072
+    limits(DType::IQ4_NL,  127.0,  1.35, 0.90, 0.35, 0.20), //    1.000  0.664  0.268  0.076
+    limits(DType::IQ4_XS,  4064.0, 1.35, 0.90, 0.35, 0.20), //    0.973  0.598  0.204  0.077
+    limits(DType::MXFP4,   0.0,    1.35, 0.60, 0.20, 0.25), //    0.803  0.255  0.148  0.114
+    limits(DType::Q3_K,    128.0,  1.35, 0.90, 0.35, 0.35), //    0.973  0.426  0.092  0.150
+    limits(DType::Q2_K,    45.0,   1.35, 0.95, 0.35, 0.60), //    1.164  0.797  0.234  0.295
+    limits(DType::SFP8,    4.0,    0.50, 0.30, 0.15, 0.10), //    0.190  0.088  0.023  0.029
+    limits(DType::F8_E4M3, 0.0,    0.50, 0.20, 0.10, 0.06), //    0.145  0.045  0.015  0.026
 ];
 
 const fn limits(dtype: DType, reach: f64, block: f64, row: f64, scale: f64, tensor: f64) -> Limits {
@@ -73,14 +79,17 @@ pub(crate) enum Judge {
     /// Each value: at most `relative · |x| + absolute` away.
     Values { relative: f64, absolute: f64 },
     /// Each block and row.
-    Blocks(&'static Limits),
+    Blocks(Limits),
 }
 
 impl Judge {
-    /// For weights of type `base` that are stored as `artifact`.
-    pub(crate) fn of(base: DType, artifact: DType) -> Judge {
+    /// For weights that were fitted to what is rounded around them: a little of each is another.
+    pub(crate) const FITTED: Judge = Judge::Blocks(limits(DType::F32, 0.0, 1.35, 0.60, 0.20, 0.25));
+
+    /// For weights of type `base` that are stored as `artifact`, all with `scale` (1 for types that bring their own).
+    pub(crate) fn of(base: DType, artifact: DType, scale: f32) -> Judge {
         if let Some(limits) = LIMITS.iter().find(|limits| limits.dtype == artifact) {
-            return Judge::Blocks(limits);
+            return Judge::Blocks(limits.scaled(scale));
         }
         // whole steps, so that truncation is allowed too
         let (bf16, f16) = ((1.0 / 128.0, 0.0), (1.0 / 1024.0, 2f64.powi(-24)));
@@ -95,9 +104,19 @@ impl Judge {
 }
 
 impl Limits {
+    /// For a tensor whose values are all multiplied with `scale`.
+    fn scaled(&self, scale: f32) -> Limits {
+        Limits { reach: self.reach * f64::from(scale), ..*self }
+    }
+
+    /// Weights that are judged together: a block, or a group of those that round on their own.
+    pub(crate) fn block_len(&self) -> usize {
+        self.dtype.block_len().max(GROUP)
+    }
+
     /// The relative error of each of the type's blocks of a row, whose sums are given by groups of 32 columns.
     pub(crate) fn errors(&self, groups: &[Sums], cols: usize, row: Sums) -> impl Iterator<Item = f64> {
-        let len = self.dtype.block_len();
+        let len = self.block_len();
         let quiet = QUIET * row.xx * len as f64 / cols as f64;
         let least = quiet.max(self.beneath(len)).max(f64::MIN_POSITIVE);
         groups.chunks(len / GROUP).map(move |groups| {

@@ -124,7 +124,11 @@ fn full_kv(config: &Config) -> u64 {
 }
 
 /// The normalised hidden states that scored tokens are predicted from, in their order.
-fn states(model: &Model<'_>, sequences: &[Sequence], progress: &(dyn Fn(u64) + Sync)) -> Result<Matrix> {
+pub(crate) fn states(
+    model: &Model<'_>,
+    sequences: &[Sequence],
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Matrix> {
     let mut batches = Vec::new();
     for members in groups(sequences, BATCH_TOKENS) {
         let members = &sequences[members];

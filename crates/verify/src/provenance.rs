@@ -1,4 +1,5 @@
-//! Which recipe an artifact is of: the manifest beside it says so, or at least its `general.file_type` names a preset.
+//! Which recipe an artifact is of: the manifest beside it says so, or at least its `general.file_type` names a preset, or
+//! how its safetensors are stored a scheme.
 //!
 //! A manifest also knows size and SHA-256 of the files as they were written, so that later damage shows.
 
@@ -6,13 +7,18 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use checkpoint::{Checkpoint, Shard};
+use gemma::{Config, Kind};
 use gguf::GgufSet;
-use plan::{ArtifactEntry, FileEntry, Manifest, Preset, Recipe, hex, preset_names};
+use plan::{
+    ArtifactEntry, CALIBRATION, Calibration, CalibrationMethod, FileEntry, ImportanceKeys, Manifest, Preset,
+    Recipe, hex, preset_names,
+};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
-use crate::expected::name;
+use crate::artifact::{Artifact, Part, name};
 use crate::{Finding, Severity, Step};
 
 /// Bytes that are hashed at a time.
@@ -23,6 +29,8 @@ const PIECE: usize = 1 << 20;
 pub struct Provenance {
     /// What it was or must have been made with.
     pub recipe: Recipe,
+    /// The importance that it was made with.
+    pub importance: Option<ImportanceKeys>,
     /// How that is known: `manifest`, `general.file_type 2 (q4_0)`.
     pub plan: String,
     /// The recipe is the one that was used, not only one of its preset: see [`crate::Expected::binding`].
@@ -39,28 +47,32 @@ impl Provenance {
     /// # Errors
     /// `Io` for a manifest that cannot be read, `Recipe` for one whose recipe this version does not know,
     /// `Malformed` for a `general.file_type` that is no number.
-    pub fn of(artifact: &GgufSet) -> Result<Provenance> {
-        let path = artifact.parts()[0].path();
+    pub fn of<'a>(artifact: impl Into<Artifact<'a>>) -> Result<Provenance> {
+        let artifact = artifact.into();
         let mut findings = Vec::new();
-        if let Some((manifest, entry)) = entry_beside(path, &mut findings) {
+        let parts = artifact.parts();
+        let beside = parts.first().and_then(|part| entry_beside(&part.path, &mut findings));
+        if let Some((manifest, entry)) = beside {
             let recipe = serde_json::from_value(entry.settings.clone()).map_err(|e| {
                 Error::recipe(manifest, format!("its recipe is of another version of gemma-convert: {e}"))
             })?;
             let plan = "manifest".to_owned();
-            return Ok(Provenance { recipe, plan, binding: true, entry: Some(entry), findings });
+            let importance = entry.importance.clone();
+            return Ok(Provenance { recipe, importance, plan, binding: true, entry: Some(entry), findings });
         }
-        let number: Option<u32> =
-            artifact.metadata().typed("general.file_type").map_err(|e| e.within(path.display()))?;
-        let preset = preset_names().filter_map(|name| Preset::named(name).ok());
-        let preset = preset.into_iter().find(|preset| Some(preset.file_type) == number);
-        let plan = match (number, preset) {
-            (Some(number), Some(preset)) => format!("general.file_type {number} ({})", preset.name),
-            (Some(number), None) => format!("general.file_type {number}, which is no preset of this version"),
-            (None, _) => "no manifest and no general.file_type".to_owned(),
+        let (recipe, plan, importance) = match artifact {
+            Artifact::Gguf(set) => by_keys(set)?,
+            Artifact::Folder(folder) => {
+                let (recipe, plan) = by_storage(folder)?;
+                (recipe, plan, None)
+            }
         };
-        let name = preset.map_or("bf16", |preset| preset.name.as_str());
-        let recipe = Recipe::from_toml(&Recipe::text_of_preset(name), name)?;
-        Ok(Provenance { recipe, plan, binding: false, entry: None, findings })
+        Ok(Provenance { recipe, importance, plan, binding: false, entry: None, findings })
+    }
+
+    /// How many bytes [`Provenance::check_files`] will hash.
+    pub fn bytes(&self) -> u64 {
+        self.entry.iter().flat_map(|entry| &entry.outputs).map(|file| file.bytes).sum()
     }
 
     /// Holds the artifact's files against the manifest: names, sizes, SHA-256. Returns how many files were hashed.
@@ -68,22 +80,75 @@ impl Provenance {
     ///
     /// # Errors
     /// `Io`.
-    pub fn check_files(
+    pub fn check_files<'a>(
         &self,
-        artifact: &GgufSet,
+        artifact: impl Into<Artifact<'a>>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(u64, Vec<Finding>)> {
         let Some(entry) = &self.entry else { return Ok((0, Vec::new())) };
-        let checked = artifact.parts().par_iter().map(|part| {
-            let name = name(part.path());
-            match entry.outputs.iter().find(|file| file.name == name) {
-                Some(file) => changed(file, part.path(), part.file_len(), progress),
-                None => Ok(Some(failure(&name, "not one of the files that the manifest names"))),
+        let artifact = artifact.into();
+        let mut parts = artifact.parts();
+        let mut findings = Vec::new();
+        if let Artifact::Folder(folder) = artifact {
+            let others = entry.outputs.iter().filter(|file| parts.iter().all(|part| part.name != file.name));
+            let others: Vec<_> = others.map(|file| &file.name).collect();
+            for name in others {
+                let path = folder.dir().join(name);
+                match path.metadata() {
+                    Ok(found) => parts.push(Part { name: name.clone(), path, len: found.len() }),
+                    Err(_) => findings.push(failure(name, "missing: the manifest names it")),
+                }
             }
-        });
+        }
+        let checked =
+            parts.par_iter().map(|part| match entry.outputs.iter().find(|file| file.name == part.name) {
+                Some(file) => changed(file, &part.path, part.len, progress),
+                None => Ok(Some(failure(&part.name, "not one of the files that the manifest names"))),
+            });
         let checked: Vec<Option<Finding>> = checked.collect::<Result<_>>()?;
-        Ok((checked.len() as u64, checked.into_iter().flatten().collect()))
+        let count = checked.len() as u64;
+        findings.extend(checked.into_iter().flatten());
+        Ok((count, findings))
     }
+}
+
+/// The recipe of the preset that a GGUF names, and the importance.
+fn by_keys(artifact: &GgufSet) -> Result<(Recipe, String, Option<ImportanceKeys>)> {
+    let path = artifact.parts()[0].path();
+    let number: Option<u32> =
+        artifact.metadata().typed("general.file_type").map_err(|e| e.within(path.display()))?;
+    let preset = preset_names().filter_map(|name| Preset::named(name).ok());
+    let preset = preset.into_iter().find(|preset| Some(preset.file_type) == number);
+    let plan = match (number, preset) {
+        (Some(number), Some(preset)) => format!("general.file_type {number} ({})", preset.name),
+        (Some(number), None) => format!("general.file_type {number}, which is no preset of this version"),
+        (None, _) => "no manifest and no general.file_type".to_owned(),
+    };
+    let name = preset.map_or("bf16", |preset| preset.name.as_str());
+    let mut recipe = Recipe::from_toml(&Recipe::text_of_preset(name), name)?;
+    let method = artifact.metadata().typed::<&str>(CALIBRATION).map_err(|e| e.within(path.display()))?;
+    recipe.calibration = method.and_then(CalibrationMethod::named).map(Calibration::by);
+    let importance = ImportanceKeys::of(artifact.metadata()).map_err(|e| e.within(path.display()))?;
+    Ok((recipe, plan, importance))
+}
+
+/// The recipe of the scheme by which a folder's weights are stored.
+fn by_storage(artifact: &Checkpoint) -> Result<(Recipe, String)> {
+    let within = |e: Error| e.within(artifact.dir().display());
+    let says = |shard: &Shard| shard.metadata.get("format").is_some_and(|format| format == "sfp8");
+    let (scheme, plan) = if artifact.shards().iter().any(says) {
+        ("sfp8", "__metadata__ format = sfp8")
+    } else if checkpoint::is_fp8(artifact.config()).map_err(within)? {
+        ("fp8", "quantization_config (fp8)")
+    } else {
+        ("bf16", "no manifest and no quantization_config")
+    };
+    let config = Config::from_json(artifact.config()).map_err(within)?;
+    let text = format!(
+        "text_only = {}\ntypes.scheme = {scheme:?}\noutput.format = \"safetensors\"\n",
+        config.kind == Kind::Text
+    );
+    Ok((Recipe::from_toml(&text, scheme)?, plan.to_owned()))
 }
 
 /// The manifest's path and entry for a file, from the manifest of that file or from that of its folder.

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use gguf::{GgufSet, ggml_shape};
+use checkpoint::Checkpoint;
+use gemma::Config;
+use gguf::{GgufSet, Metadata, ggml_shape};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
+use crate::artifact::{Artifact, is_readable};
 use crate::expected::{Expected, ExpectedTensor};
-use crate::{Finding, Severity, Step, Structure, keys};
+use crate::{Finding, Severity, Step, Structure, folder, keys};
 
 /// Keys that give tensors their shapes: another variant has others.
 const SIZES: &[&str] = &[
@@ -24,9 +27,19 @@ const SIZES: &[&str] = &[
 /// # Errors
 /// `Unsupported` for another architecture or a tensor whose type cannot be read as weights, `Malformed` for an artifact
 /// of another variant than the base: nothing of it could be compared.
-pub fn structure(artifact: &GgufSet, expected: &Expected) -> Result<(Structure, Vec<Finding>)> {
+pub fn structure<'a>(
+    artifact: impl Into<Artifact<'a>>,
+    expected: &Expected,
+) -> Result<(Structure, Vec<Finding>)> {
+    match artifact.into() {
+        Artifact::Gguf(set) => of_gguf(set, expected),
+        Artifact::Folder(folder) => of_folder(folder, expected),
+    }
+}
+
+fn of_gguf(artifact: &GgufSet, expected: &Expected) -> Result<(Structure, Vec<Finding>)> {
     let path = artifact.parts()[0].path().display();
-    same_variant(artifact, expected).map_err(|e| e.within(&path))?;
+    same_variant(artifact.metadata(), artifact.tensors(), expected).map_err(|e| e.within(&path))?;
     if let Some(strange) = artifact.tensors().iter().find(|desc| !quant::can_encode(desc.dtype)) {
         return Err(Error::unsupported(
             format!("{path}: tensor {}", strange.name),
@@ -40,7 +53,37 @@ pub fn structure(artifact: &GgufSet, expected: &Expected) -> Result<(Structure, 
     Ok((Structure { plan: expected.plan.clone(), keys, tensors, hashed: 0 }, findings))
 }
 
-/// The tensors of the artifact that are there and of the right shape, by their number, each with what is expected.
+fn of_folder(artifact: &Checkpoint, expected: &Expected) -> Result<(Structure, Vec<Finding>)> {
+    let path = artifact.dir().display();
+    let Some(folder) = &expected.folder else {
+        return Err(Error::recipe(&expected.plan, "makes a GGUF, and this is a folder of safetensors"));
+    };
+    let config = Config::from_json(artifact.config()).map_err(|e| e.within(&path))?;
+    let (mut keys, mut findings) = (0, Vec::new());
+    match folder::keys(artifact, &config) {
+        Ok(metadata) => {
+            same_variant(&metadata, artifact.tensors(), expected).map_err(|e| e.within(&path))?;
+            // the files themselves are held against a binding plan
+            (keys, findings) = keys::compare(&expected.metadata, &metadata, false);
+        }
+        Err(error) => {
+            let (expected, found) = error.expected_found().unzip();
+            findings.push(Finding {
+                expected: expected.map(str::to_owned),
+                found: found.map(str::to_owned),
+                ..Finding::new(Severity::Failure, Step::Structure, error.place(), error.problem())
+            });
+        }
+    }
+    findings.extend(folder::compare(artifact, folder, expected));
+    let stored: Vec<TensorDesc> = Artifact::Folder(artifact).stored().into_iter().map(|s| s.desc).collect();
+    let (tensors, of_tensors) = compare_tensors(&stored, expected);
+    findings.extend(of_tensors);
+    Ok((Structure { plan: expected.plan.clone(), keys, tensors, hashed: 0 }, findings))
+}
+
+/// The tensors of the artifact that are there, can be read and have the right shape, by their number, each with what is
+/// expected.
 pub(crate) fn comparable<'a>(
     tensors: &[TensorDesc],
     expected: &'a Expected,
@@ -49,7 +92,8 @@ pub(crate) fn comparable<'a>(
         expected.tensors.iter().map(|tensor| (tensor.desc.name.as_str(), tensor)).collect();
     let pair = |(index, desc): (usize, &TensorDesc)| {
         let expected = by_name.get(desc.name.as_str())?;
-        same_shape(desc, &expected.desc).then_some((index, *expected))
+        let fits = same_shape(desc, &expected.desc) && is_readable(desc.dtype) && desc.elements() > 0;
+        fits.then_some((index, *expected))
     };
     tensors.iter().enumerate().filter_map(pair).collect()
 }
@@ -61,22 +105,20 @@ fn same_shape(a: &TensorDesc, b: &TensorDesc) -> bool {
 
 /// An artifact of other sizes, with tensors to match, is of another variant. If the tensors are those of the base, a
 /// key is wrong, and that is a finding.
-fn same_variant(artifact: &GgufSet, expected: &Expected) -> Result<()> {
-    let (theirs, ours) = (artifact.metadata(), &expected.metadata);
+fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) -> Result<()> {
+    let ours = &expected.metadata;
     let architecture: &str = ours.required("general.architecture")?;
     let found: &str = theirs.required("general.architecture")?;
     if found != architecture {
         return Err(Error::unsupported("key general.architecture", "not a Gemma 4 text model")
             .expected(architecture, found));
     }
-    let value =
-        |metadata: &gguf::Metadata, size: &str| metadata.get(&format!("{architecture}.{size}")).cloned();
+    let value = |metadata: &Metadata, size: &str| metadata.get(&format!("{architecture}.{size}")).cloned();
     let differs = |size: &&&str| match (value(ours, size), value(theirs, size)) {
         (Some(a), Some(b)) => crate::values::difference(&a, &b).is_some(),
         _ => false,
     };
     let Some(size) = SIZES.iter().find(differs) else { return Ok(()) };
-    let tensors = artifact.tensors();
     let needed = expected.tensors.iter().filter(|tensor| !tensor.unused).count();
     let there = comparable(tensors, expected).iter().filter(|(_, tensor)| !tensor.unused).count();
     // a missing tensor or two are a finding too

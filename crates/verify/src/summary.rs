@@ -8,8 +8,8 @@ pub(crate) fn tensors(pairs: &[Pair<'_>], errors: &[Part]) -> Tensors {
     let mut roles: Vec<(RoleError, Sums, u64)> = Vec::new();
     let mut tensors = Vec::with_capacity(pairs.len());
     for (pair, part) in pairs.iter().zip(errors) {
-        let desc = &pair.artifact.tensors()[pair.index];
-        let (dtype, bytes, weights) = (desc.dtype.name(), desc.byte_len(), desc.elements());
+        let desc = &pair.stored.desc;
+        let (dtype, bytes, weights) = (desc.dtype.name(), pair.stored.bytes, desc.elements());
         let sums = part.sums;
         let name = pair.tensor.role;
         let at = roles.iter().position(|(role, ..)| role.role == name).unwrap_or_else(|| {

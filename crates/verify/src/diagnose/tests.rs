@@ -5,7 +5,9 @@ use gguf::Metadata;
 use quant::Simd;
 use tensor::{DType, Result, TensorDesc, TensorSource};
 
-use crate::{Expected, ExpectedTensor, Severity, Values, tensor_errors};
+use crate::artifact::Stored;
+use crate::errors::compare;
+use crate::{Expected, ExpectedTensor, Severity, Values};
 
 const SIZE: usize = 64;
 
@@ -63,6 +65,7 @@ fn config() -> Config {
         rope_base_swa: 1e4,
         rotary_fraction: 0.25,
         tied: true,
+        draft: None,
     }
 }
 
@@ -87,11 +90,14 @@ fn said(base: &[f32], artifact: &Memory) -> Vec<String> {
         role: "attn_output",
         layer: Some(0),
         unused: false,
+        fitted: false,
         from: Values::Base(0),
     };
     let (plan, metadata) = (String::new(), Metadata::new());
-    let expected = Expected { plan, config: config(), metadata, tensors: vec![tensor], binding: false };
-    let (_, findings) = tensor_errors(artifact, &base, &expected, &|_| {}).unwrap();
+    let tensors = vec![tensor];
+    let expected = Expected { plan, config: config(), metadata, tensors, folder: None, binding: false };
+    let stored = [Stored::plain(&artifact.0[0])];
+    let (_, findings) = compare(artifact, &stored, &base, &expected, &|_| {}).unwrap();
     findings.into_iter().filter(|f| f.severity == Severity::Failure).map(|f| f.problem).collect()
 }
 
@@ -149,10 +155,13 @@ fn figures_are_those_of_the_definition() {
     let desc = artifact.0[0].clone();
     let of_base = Memory::new(DType::BF16, &base);
     let from = Values::Base(0);
-    let tensor = ExpectedTensor { desc, role: "attn_output", layer: Some(0), unused: false, from };
+    let tensor =
+        ExpectedTensor { desc, role: "attn_output", layer: Some(0), unused: false, fitted: false, from };
     let (plan, metadata) = (String::new(), Metadata::new());
-    let expected = Expected { plan, config: config(), metadata, tensors: vec![tensor], binding: false };
-    let (tensors, _) = tensor_errors(&artifact, &of_base, &expected, &|_| {}).unwrap();
+    let tensors = vec![tensor];
+    let expected = Expected { plan, config: config(), metadata, tensors, folder: None, binding: false };
+    let stored = [Stored::plain(&artifact.0[0])];
+    let (tensors, _) = compare(&artifact, &stored, &of_base, &expected, &|_| {}).unwrap();
     let error = &tensors.tensors[0];
     for (found, definition) in [
         (error.rmse, (ee / base.len() as f64).sqrt()),

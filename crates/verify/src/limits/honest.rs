@@ -66,9 +66,40 @@ const DEAD: &[(&str, Importance)] = &[
 fn quantised(dtype: DType, x: &[f32], importance: Option<&[f32]>) -> Vec<f32> {
     let mut bytes = vec![0; x.len() / dtype.block_len() * dtype.block_bytes()];
     let mut y = vec![0.0; x.len()];
-    quant::encode(Simd::detect(), dtype, COLS, x, importance, &mut bytes);
+    let (scaled, scales) = divided(dtype, x);
+    quant::encode(Simd::detect(), dtype, COLS, &scaled, importance, &mut bytes);
     quant::decode(Simd::detect(), dtype, &bytes, &mut y);
+    y.iter_mut().zip(&scales).for_each(|(y, scale)| *y *= scale);
     y
+}
+
+/// Weights by the scales that are kept apart, and these: gemma.cpp's of a tensor, a row's largest by 448 in BF16.
+fn divided(dtype: DType, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let mut values = x.to_vec();
+    let mut scales = vec![1.0; x.len()];
+    match dtype {
+        DType::SFP8 => {
+            let scale = quant::sfp8_scale(quant::max_abs(x));
+            quant::sfp8_divide(&mut values, scale);
+            scales.fill(scale);
+        }
+        DType::F8_E4M3 => {
+            for (row, scales) in values.chunks_mut(COLS).zip(scales.chunks_mut(COLS)) {
+                let scale = bf16(quant::max_abs(row) / 448.0).max(f32::MIN_POSITIVE);
+                row.iter_mut().for_each(|v| *v = bf16(*v / scale).clamp(-448.0, 448.0));
+                scales.fill(scale);
+            }
+        }
+        _ => {}
+    }
+    (values, scales)
+}
+
+fn bf16(value: f32) -> f32 {
+    let (mut bytes, mut out) = ([0; 2], [0.0]);
+    quant::encode(Simd::Scalar, DType::BF16, 1, &[value], None, &mut bytes);
+    quant::decode(Simd::Scalar, DType::BF16, &bytes, &mut out);
+    out[0]
 }
 
 /// What error feedback does to weights: the errors of other columns are in them when they are rounded.
@@ -92,6 +123,10 @@ fn figures(limits: &Limits, x: &[f32], y: &[f32]) -> (f64, usize, f64, f64) {
 }
 
 fn check(limits: &Limits, what: &str, x: &[f32], y: &[f32]) {
+    let limits = &match limits.dtype {
+        DType::SFP8 => limits.scaled(quant::sfp8_scale(quant::max_abs(x))),
+        _ => *limits,
+    };
     let (block, others, scale, relative) = figures(limits, x, y);
     let found = format!(
         "{} {what}: block {block:.3} other rows {others} scale {scale:.4} error {relative:.3}",

@@ -1,0 +1,124 @@
+//! What is verified: a GGUF or a folder of safetensors, and how each of its tensors is stored.
+//!
+//! Both present their weights as numbers. In a folder these can be kept in another type with a scale apart
+//! (SFP8, FP8), which is what a plan speaks of and what limits depend on.
+
+use std::path::{Path, PathBuf};
+
+use checkpoint::Checkpoint;
+use gguf::GgufSet;
+use tensor::{DType, TensorDesc, TensorSource};
+
+/// An open artifact.
+#[derive(Clone, Copy, Debug)]
+pub enum Artifact<'a> {
+    /// One file or the parts of a split.
+    Gguf(&'a GgufSet),
+    /// A folder as transformers writes it.
+    Folder(&'a Checkpoint),
+}
+
+/// A tensor as its file has it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Name, type and shape in the file.
+    pub desc: TensorDesc,
+    /// Its bytes and those of its scales.
+    pub bytes: u64,
+    /// What all its values are multiplied with; 1 where there is no such scale, or one a row.
+    pub scale: f32,
+}
+
+/// A file that holds tensors.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    /// Its name in its folder.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    /// Its size in bytes.
+    pub(crate) len: u64,
+}
+
+impl<'a> From<&'a GgufSet> for Artifact<'a> {
+    fn from(set: &'a GgufSet) -> Self {
+        Artifact::Gguf(set)
+    }
+}
+
+impl<'a> From<&'a Checkpoint> for Artifact<'a> {
+    fn from(folder: &'a Checkpoint) -> Self {
+        Artifact::Folder(folder)
+    }
+}
+
+impl<'a> Artifact<'a> {
+    /// Its weights as numbers.
+    pub fn source(self) -> &'a dyn TensorSource {
+        match self {
+            Artifact::Gguf(set) => set,
+            Artifact::Folder(folder) => folder,
+        }
+    }
+
+    /// Its tensors as they are stored, in the order of the [source](Artifact::source).
+    pub fn stored(self) -> Vec<Stored> {
+        let tensors = self.source().tensors().iter().enumerate();
+        tensors.map(|(index, desc)| self.one(index, desc)).collect()
+    }
+
+    fn one(self, index: usize, desc: &TensorDesc) -> Stored {
+        let code = match self {
+            Artifact::Gguf(_) => None,
+            Artifact::Folder(folder) => folder.code(index).map(|code| (folder, code)),
+        };
+        let Some((folder, code)) = code else { return Stored::plain(desc) };
+        let desc = TensorDesc { dtype: code.dtype, ..desc.clone() };
+        let scales = if code.scale.per_row { desc.rows() } else { 1 };
+        let bytes = desc.byte_len() + scales * code.scale.dtype.block_bytes() as u64;
+        let mut scale = [1.0];
+        if !code.scale.per_row && folder.read_scales(&code.scale, 0, &mut scale).is_err() {
+            scale = [1.0]; // whoever reads the weights is told
+        }
+        Stored { desc, bytes, scale: scale[0] }
+    }
+
+    /// The files that hold its tensors.
+    pub(crate) fn parts(self) -> Vec<Part> {
+        match self {
+            Artifact::Gguf(set) => {
+                let parts = set.parts().iter().map(|part| Part {
+                    name: name(part.path()),
+                    path: part.path().to_owned(),
+                    len: part.file_len(),
+                });
+                parts.collect()
+            }
+            Artifact::Folder(folder) => {
+                let shards = folder.shards().iter();
+                let part = |shard: &checkpoint::Shard| Part {
+                    name: shard.name.clone(),
+                    path: shard.path.clone(),
+                    len: shard.len,
+                };
+                shards.map(part).collect()
+            }
+        }
+    }
+}
+
+impl Stored {
+    /// A tensor that is stored as it is presented.
+    pub(crate) fn plain(desc: &TensorDesc) -> Stored {
+        Stored { desc: desc.clone(), bytes: desc.byte_len(), scale: 1.0 }
+    }
+}
+
+/// Whether what is presented in this type can be read as weights.
+pub(crate) fn is_readable(dtype: DType) -> bool {
+    quant::can_encode(dtype) && !quant::scale_is_apart(dtype)
+}
+
+/// The name of a file in messages.
+pub(crate) fn name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}

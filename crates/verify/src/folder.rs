@@ -1,0 +1,285 @@
+//! What a folder of safetensors should hold besides its tensors, and whether it does: scales, the shards' `__metadata__`,
+//! the index, and the files that belong to a model.
+//!
+//! Configs and tokenizers are compared twice. As keys, those that a GGUF of the folder would have: these tell the cause,
+//! whatever dialect wrote the config, and are compared like any GGUF's (`keys.rs`). And as files, against those of the
+//! plan: with a binding plan every difference matters, else what the keys do not see does not.
+//! The index against the shards is for [`Checkpoint::open`], which refuses a folder whose parts contradict each other.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use checkpoint::{Checkpoint, Code};
+use gemma::{Config, KeySources, Parameters, Vocabulary};
+use gguf::Metadata;
+use plan::OutputFile;
+use serde_json::{Map, Value as Json};
+use tensor::{Error, Result, TensorDesc, TensorSource};
+
+use crate::expected::Expected;
+use crate::{Finding, Severity, Step, values};
+
+const INDEX: &str = "model.safetensors.index.json";
+/// What of a config says how weights are stored: no key of a GGUF tells.
+const QUANTIZATION: &str = "quantization_config";
+/// Differences of a file that are told.
+const TOLD: usize = 4;
+
+/// What a folder should hold besides its tensors.
+#[derive(Clone, Debug, Default)]
+pub struct Folder {
+    /// By the name of a weight, its scale as it should be stored.
+    pub(crate) scales: HashMap<String, TensorDesc>,
+    /// `__metadata__` of each shard.
+    pub(crate) metadata: Vec<(String, String)>,
+    /// The other files.
+    pub(crate) companions: Vec<Companion>,
+}
+
+/// A file that belongs to a model besides its weights.
+#[derive(Clone, Debug)]
+pub(crate) struct Companion {
+    name: String,
+    content: Content,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    /// That of the file at this path.
+    Of(PathBuf),
+    /// These bytes.
+    Bytes(Vec<u8>),
+}
+
+impl Folder {
+    /// Takes in a file of a plan for the checkpoint in `base`.
+    pub(crate) fn add(&mut self, file: &OutputFile, base: &Path) {
+        if !file.tensors.is_empty() {
+            if self.metadata.is_empty() {
+                self.metadata = metadata_of(&file.header);
+            }
+        } else if file.name != INDEX {
+            let content = match &file.copy {
+                Some(name) => Content::Of(base.join(name)),
+                None => Content::Bytes(file.header.clone()),
+            };
+            self.companions.push(Companion { name: file.name.clone(), content });
+        }
+    }
+}
+
+/// `__metadata__` of a header, without what tells one conversion from another.
+fn metadata_of(header: &[u8]) -> Vec<(String, String)> {
+    let json = header.get(8..).and_then(|json| serde_json::from_slice::<Map<String, Json>>(json).ok());
+    let pairs = json.and_then(|mut json| serde_json::from_value(json.remove("__metadata__")?).ok());
+    let pairs: Map<String, Json> = pairs.unwrap_or_default();
+    let pairs = pairs.into_iter().filter(|(key, _)| key != checkpoint::SET);
+    pairs.filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect()
+}
+
+/// The keys that a GGUF of the folder would have, but for those of the file.
+///
+/// # Errors
+/// What the config and the tokenizer are refused for, with the file it is in.
+pub(crate) fn keys(folder: &Checkpoint, config: &Config) -> Result<Metadata> {
+    let within = |e: Error| e.within(folder.dir().display());
+    let (tokenizer_config, generation) = (folder.tokenizer_config()?, folder.generation_config()?);
+    let vocabulary =
+        Vocabulary::new(&folder.tokenizer()?, tokenizer_config.as_ref(), folder.config(), config.vocab)
+            .map_err(within)?;
+    let sources = KeySources {
+        config,
+        vocabulary: &vocabulary,
+        templates: &folder.chat_templates()?,
+        generation: generation.as_ref(),
+        card: &folder.model_card()?,
+        names: &Default::default(),
+        overrides: &Default::default(),
+        parameters: Parameters::default(),
+    };
+    gemma::metadata(&sources, 0).map_err(within)
+}
+
+/// Scales, `__metadata__`, index and companions of `found` against what is expected.
+pub(crate) fn compare(found: &Checkpoint, folder: &Folder, expected: &Expected) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, desc) in found.tensors().iter().enumerate() {
+        if let (Some(code), Some(scale)) = (found.code(index), folder.scales.get(&desc.name)) {
+            findings.extend(other_scales(desc, code, scale, expected.binding));
+        }
+    }
+    for shard in found.shards() {
+        for (key, value) in &folder.metadata {
+            let is = shard.metadata.get(key);
+            if is != Some(value) {
+                let place = format!("{}: __metadata__ {key}", shard.name);
+                findings.push(
+                    finding(grave(expected.binding), place, "it does not say what is in the shard")
+                        .expected(value, is.map_or("none", String::as_str)),
+                );
+            }
+        }
+    }
+    findings.extend(index_total(found));
+    for companion in &folder.companions {
+        findings.extend(companion.compare(found.dir(), expected.binding));
+    }
+    findings
+}
+
+fn grave(binding: bool) -> Severity {
+    if binding { Severity::Failure } else { Severity::Note }
+}
+
+fn finding(severity: Severity, place: impl ToString, problem: impl ToString) -> Finding {
+    Finding::new(severity, Step::Structure, place, problem)
+}
+
+/// Scales of another type, or another number of them.
+fn other_scales(desc: &TensorDesc, code: Code, scale: &TensorDesc, binding: bool) -> Option<Finding> {
+    let per_row = !scale.shape.is_empty();
+    if (code.scale.dtype, code.scale.per_row) == (scale.dtype, per_row) {
+        return None;
+    }
+    let words = |dtype, per_row| format!("{dtype}, one a {}", if per_row { "row" } else { "tensor" });
+    let place = format!("tensor {}", desc.name);
+    let found = words(code.scale.dtype, code.scale.per_row);
+    Some(
+        finding(grave(binding), place, "other scales than the recipe gives it")
+            .expected(words(scale.dtype, per_row), found),
+    )
+}
+
+/// What the index says about the size of all tensors.
+fn index_total(found: &Checkpoint) -> Option<Finding> {
+    let index = json(&fs::read(found.dir().join(INDEX)).ok()?)?;
+    let said = index.pointer("/metadata/total_size")?.as_u64()?;
+    let headers: u64 = found.shards().iter().map(|shard| shard.data_start).sum();
+    let is = found.total_len() - headers;
+    let problem = "it is not the size of all tensors: the index is of another conversion";
+    (said != is).then(|| {
+        finding(Severity::Warning, format!("{INDEX}: total_size"), problem)
+            .expected(format!("{is} bytes"), format!("{said} bytes"))
+    })
+}
+
+impl Companion {
+    fn compare(&self, dir: &Path, binding: bool) -> Vec<Finding> {
+        let Ok(found) = fs::read(dir.join(&self.name)) else {
+            return vec![finding(grave(binding), &self.name, "missing: it belongs to the model")];
+        };
+        let should = match &self.content {
+            Content::Bytes(bytes) => bytes.clone(),
+            Content::Of(path) => match fs::read(path) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    let place = path.display();
+                    return vec![finding(Severity::Warning, place, format!("cannot be read: {error}"))];
+                }
+            },
+        };
+        if found == should {
+            return Vec::new();
+        }
+        if let (Some(a), Some(b)) = (json(&should), json(&found)) {
+            return self.json(&a, &b, binding);
+        }
+        let text = |bytes: Vec<u8>| gguf::Value::from(String::from_utf8_lossy(&bytes).into_owned());
+        let differs = values::difference(&text(should), &text(found));
+        let told = |d: values::Difference| {
+            finding(grave(binding), &self.name, d.problem).expected(d.expected, d.found)
+        };
+        differs.map(told).into_iter().collect()
+    }
+
+    /// The places in which two JSON files differ.
+    fn json(&self, should: &Json, found: &Json, binding: bool) -> Vec<Finding> {
+        let mut places = Vec::new();
+        differences(should, found, String::new(), &mut places);
+        let more = places.len().saturating_sub(TOLD);
+        let mut findings: Vec<_> = places
+            .into_iter()
+            .take(TOLD)
+            .map(|Place { path, should, found }| {
+                let storage = path.starts_with(QUANTIZATION);
+                let problem =
+                    if storage { "it does not say how the weights are stored" } else { "it differs" };
+                finding(grave(binding || storage), format!("{}: {path}", self.name), problem)
+                    .expected(should, found)
+            })
+            .collect();
+        if more > 0 {
+            findings.push(finding(grave(binding), &self.name, format!("it differs in {more} more places")));
+        }
+        findings
+    }
+}
+
+fn json(bytes: &[u8]) -> Option<Json> {
+    serde_json::from_slice(bytes).ok()
+}
+
+struct Place {
+    path: String,
+    should: String,
+    found: String,
+}
+
+/// The innermost places in which `a` and `b` differ, as `text_config.rope_parameters`.
+fn differences(a: &Json, b: &Json, path: String, places: &mut Vec<Place>) {
+    let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match (a, b) {
+        (Json::Object(a), Json::Object(b)) => {
+            for (key, value) in a {
+                differences(value, b.get(key).unwrap_or(&Json::Null), inner(key), places);
+            }
+            for (key, value) in b.iter().filter(|(key, _)| !a.contains_key(*key)) {
+                differences(&Json::Null, value, inner(key), places);
+            }
+        }
+        (Json::Array(a), Json::Array(b)) if a.len() == b.len() => {
+            for (number, (a, b)) in a.iter().zip(b).enumerate() {
+                differences(a, b, inner(&number.to_string()), places);
+            }
+        }
+        _ if a != b => places.push(Place { path, should: shown(a), found: shown(b) }),
+        _ => {}
+    }
+}
+
+/// A value in a few words.
+fn shown(value: &Json) -> String {
+    match value {
+        Json::Null => "none".to_owned(),
+        Json::Array(items) if items.len() > 8 => format!("{} entries", items.len()),
+        _ => {
+            let text = value.to_string();
+            text.char_indices().nth(80).map_or(text.clone(), |(at, _)| format!("{}…", &text[..at]))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn json_differs_in_its_innermost_places() {
+        let a = json!({ "x": 1, "in": { "same": [1, 2], "list": [1, 2], "gone": "a" } });
+        let b = json!({ "x": 1, "in": { "same": [1, 2], "list": [1, 3], "new": true } });
+        let mut places = Vec::new();
+        differences(&a, &b, String::new(), &mut places);
+        let told: Vec<_> = places.iter().map(|p| (p.path.as_str(), &*p.should, &*p.found)).collect();
+        assert_eq!(told, [("in.list.1", "2", "3"), ("in.gone", "\"a\"", "none"), ("in.new", "none", "true")]);
+    }
+
+    #[test]
+    fn the_set_of_a_conversion_is_not_asked_for() {
+        let json = br#"{"__metadata__":{"format":"pt","set":"1"},"x":{}}"#;
+        let header = [&(json.len() as u64).to_le_bytes()[..], json].concat();
+        assert_eq!(metadata_of(&header), [("format".to_owned(), "pt".to_owned())]);
+    }
+}
