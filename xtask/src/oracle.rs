@@ -5,6 +5,7 @@
 //! own. What they leave open comes from the cache folder, where [`Oracle::find_or_build`] builds it once.
 
 mod build;
+pub mod wllama;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -2,7 +2,9 @@
 
 mod convert;
 mod files;
+mod formats;
 mod measure;
+mod quality;
 mod verify;
 
 /// Measure time and memory, side by side with llama.cpp where it is found.
@@ -15,6 +17,8 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Convert(convert::Args),
+    Formats(formats::Args),
+    Quality(quality::Args),
     Verify(verify::Args),
 }
 
@@ -22,6 +26,8 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.what {
             What::Convert(args) => args.run(),
+            What::Formats(args) => args.run(),
+            What::Quality(args) => args.run(),
             What::Verify(args) => args.run(),
         }
     }

@@ -26,7 +26,7 @@ enum What {
     Broken(broken::Args),
 }
 
-const CHECKPOINTS: [&str; 3] = ["e2b", "26b-a4b", "31b"];
+const CHECKPOINTS: [&str; 5] = ["e2b", "26b-a4b", "31b", "e2b-assistant", "26b-a4b-assistant"];
 
 const PRESETS: [&str; 20] = [
     "f32",

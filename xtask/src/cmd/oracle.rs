@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use xtask::oracle::{Oracle, Scope};
+use xtask::oracle::{Oracle, Scope, wllama};
 
 /// Find the real llama.cpp (LLAMA_BIN, LLAMA_SRC, LLAMA_PY), or build it once in the cache folder.
 #[derive(clap::Args)]
@@ -13,6 +13,9 @@ pub(crate) struct Args {
     /// Leave out torch and transformers: the tools alone, without convert_hf_to_gguf.py
     #[arg(long)]
     no_torch: bool,
+    /// Also fetch wllama, llama.cpp in WebAssembly, which is tested in a browser (needs npm)
+    #[arg(long)]
+    browser: bool,
 }
 
 impl Args {
@@ -24,6 +27,12 @@ impl Args {
                 println!("export {var}={}", shell_quoted(path));
             } else {
                 println!("{var:9}  {}", path.display());
+            }
+        }
+        if self.browser {
+            let folder = wllama::find_or_fetch()?;
+            if !self.env {
+                println!("{:9}  {}", "wllama", folder.display());
             }
         }
         Ok(())

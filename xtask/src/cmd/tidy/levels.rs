@@ -14,7 +14,7 @@ pub(super) const DOCUMENT: &str = "docs/ARCHITECTURE.md";
 const LEVELS: &[(u8, &[&str])] = &[
     (0, &["tensor"]),
     (1, &["quant", "gguf", "hub"]),
-    (2, &["checkpoint"]),
+    (2, &["checkpoint", "importance"]),
     (3, &["gemma", "text"]),
     (4, &["plan", "runtime"]),
     (5, &["calibrate", "convert", "verify"]),
