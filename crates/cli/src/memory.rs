@@ -33,6 +33,7 @@ pub(crate) fn of(
 ) -> Result<Vec<MemoryPlan>> {
     let context = args.context.unwrap_or(model.config.context.clamp(1, CONTEXT));
     let conditions = Conditions::new(&model.config, context, args.kv_type.parse()?)?;
+    let conditions = Conditions { threads: rayon::current_num_threads() as u64, ..conditions };
     let limit = args.memory.as_deref().map(|text| byte_size("--memory", text)).transpose()?;
     let of_one = |artifact: &Artifact| {
         let verdict = limit.map(|limit| verdict(model, shards, artifact, conditions, limit)).transpose()?;
@@ -50,8 +51,11 @@ impl MemoryPlan {
 
     /// For people.
     pub(crate) fn describe(&self) -> String {
-        let mut text =
-            format!("\nmemory with a context of {} tokens, in bytes\n\n", grouped(self.memory.context));
+        let Memory { context, batch, threads, .. } = self.memory;
+        let context = grouped(context);
+        let mut text = format!(
+            "\nmemory with {context} tokens of context, {batch} of a prompt at a time, {threads} threads; in bytes\n\n"
+        );
         text.push_str(&needs(&self.memory).render());
         for class in &self.memory.weights.offloaded {
             let _ = writeln!(
@@ -81,15 +85,16 @@ fn needs(memory: &Memory) -> Table {
     let mut row = |label: String, bytes: Vec<u64>| {
         table.row(std::iter::once(label).chain(bytes.into_iter().map(grouped)).collect());
     };
-    row("resident weights".to_owned(), memory.needs.iter().map(|_| memory.weights.resident).collect());
+    row("weights, mapped".to_owned(), memory.needs.iter().map(|need| need.mapped).collect());
     for (n, layers) in memory.needs[0].kv.iter().enumerate() {
         let label = format!("K/V of {} {} layers", layers.layers, layers.kind);
         row(label, memory.needs.iter().map(|need| need.kv[n].bytes).collect());
     }
     row("working buffers".to_owned(), memory.needs.iter().map(|need| need.working).collect());
     row("program, tokenizer".to_owned(), memory.needs.iter().map(|need| need.process).collect());
+    row("peak RSS".to_owned(), memory.needs.iter().map(|need| need.peak_rss).collect());
+    row("weights, in the page cache".to_owned(), memory.needs.iter().map(|need| need.cached).collect());
     row("in all".to_owned(), memory.needs.iter().map(|need| need.total).collect());
-    row("of it no weights".to_owned(), memory.needs.iter().map(|need| need.private).collect());
     table
 }
 

@@ -29,6 +29,8 @@ pub struct Conditions {
     pub batch: u64,
     /// The type of keys and values in llama.cpp. The runtime keeps them in f32.
     pub kv_type: DType,
+    /// Threads of the runtime, each with buffers of its own.
+    pub threads: u64,
 }
 
 /// What runs a model.
@@ -47,6 +49,10 @@ pub enum Engine {
 pub struct Memory {
     /// Tokens of prompt and answer together.
     pub context: u64,
+    /// Tokens that go through the model together, at most.
+    pub batch: u64,
+    /// Threads of the runtime.
+    pub threads: u64,
     /// The weights.
     pub weights: Weights,
     /// What an engine needs besides. The first is the one that the artifact is meant for.
@@ -66,22 +72,27 @@ pub struct Weights {
     pub bits_per_weight: f64,
 }
 
-/// Bytes that an engine needs besides the weights.
+/// Bytes that an engine needs: in its process, and beside it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Need {
     /// Whose.
     pub engine: Engine,
+    /// Weights that are in the process: llama.cpp maps them. `gemma-convert` has none there but what it multiplies.
+    pub mapped: u64,
     /// The type of keys and values.
     pub kv_type: &'static str,
     /// Keys and values, by kind of layer.
     pub kv: Vec<KvLayers>,
     /// What lies between layers, while `batch` tokens go through.
     pub working: u64,
-    /// The program and its tokenizer.
+    /// The program and its tokenizer, once the model is open.
     pub process: u64,
-    /// All of these: for `gemma-convert`, which reads weights where it multiplies them, the peak of its resident set.
-    pub private: u64,
-    /// With the resident weights: what has to be there, so that a token waits for no disk.
+    /// The peak of the process's resident set, when the context is full: these together, or what opening takes, if that is
+    /// more.
+    pub peak_rss: u64,
+    /// Weights that are read from the file for every token: in the system's page cache, or a token waits for the disk.
+    pub cached: u64,
+    /// The two together: what has to be there, so that a token waits for no disk.
     pub total: u64,
 }
 
@@ -117,6 +128,8 @@ const MAX_CONTEXT: u64 = u32::MAX as u64;
 impl Conditions {
     /// What llama.cpp takes, unless it is told otherwise.
     pub const BATCH: u64 = 512;
+    /// If nobody says how many.
+    const THREADS: u64 = 2;
 
     /// # Errors
     /// `Recipe` for a context that the model has not, and for a type that llama.cpp does not keep K/V in or that heads of
@@ -133,7 +146,7 @@ impl Conditions {
             return Err(Error::recipe("--kv-type", "keys and values of this model cannot be kept so")
                 .expected(known.join(", "), kv_type));
         }
-        Ok(Conditions { context, batch: Conditions::BATCH, kv_type })
+        Ok(Conditions { context, batch: Conditions::BATCH, kv_type, threads: Conditions::THREADS })
     }
 
     fn at(self, context: u64) -> Conditions {
@@ -151,20 +164,25 @@ pub fn memory(model: &Model, artifact: &Artifact, conditions: Conditions) -> Mem
     let weights = weights(&model.config, artifact);
     let engines: &[Engine] =
         if is_gguf(artifact) { &[Engine::LlamaCpp, Engine::Runtime] } else { &[Engine::Runtime] };
-    let needs = engines.iter().map(|&engine| {
-        let (working, process) = match engine {
-            Engine::LlamaCpp => (llama_cpp::working(&model.config, conditions), llama_cpp::process(model)),
-            Engine::Runtime => (
-                runtime::working(&model.config, artifact, conditions),
-                runtime::process(model, is_gguf(artifact)),
-            ),
-        };
-        let kv = kv_cache(&model.config, engine, conditions);
-        let private = kv.iter().map(|layers| layers.bytes).sum::<u64>() + working + process;
-        let kv_type = engine.kv_type(conditions).name();
-        Need { engine, kv_type, kv, working, process, private, total: private + weights.resident }
-    });
-    Memory { context: conditions.context, needs: needs.collect(), weights }
+    let needs = engines.iter().map(|&engine| need(model, artifact, engine, weights.resident, conditions));
+    let Conditions { context, threads, .. } = conditions;
+    Memory { context, batch: conditions.together(), threads, needs: needs.collect(), weights }
+}
+
+fn need(model: &Model, artifact: &Artifact, engine: Engine, resident: u64, conditions: Conditions) -> Need {
+    let config = &model.config;
+    let kv = kv_cache(config, engine, conditions);
+    let (mapped, working, process, opening) = match engine {
+        Engine::LlamaCpp => (resident, llama_cpp::working(config, conditions), llama_cpp::process(model), 0),
+        Engine::Runtime => {
+            let (process, opening) = runtime::process(model, is_gguf(artifact));
+            (0, runtime::working(config, artifact, conditions), process, opening)
+        }
+    };
+    let full = mapped + kv.iter().map(|layers| layers.bytes).sum::<u64>() + working + process;
+    let (peak_rss, cached) = (full.max(opening), resident - mapped);
+    let kv_type = engine.kv_type(conditions).name();
+    Need { engine, mapped, kv_type, kv, working, process, peak_rss, cached, total: peak_rss + cached }
 }
 
 impl Engine {

@@ -1,11 +1,13 @@
 //! What fits into a memory: the artifact, the largest context, the recipes.
 
+use checkpoint::Survey;
 use gemma::Model;
 use serde::Serialize;
 use tensor::{Error, Result};
 
 use super::{Conditions, Engine, MAX_CONTEXT, Memory, memory};
 use crate::build::{Request, Shards, plan};
+use crate::lattice::Lattice;
 use crate::recipe::Recipe;
 use crate::types::Artifact;
 
@@ -57,7 +59,10 @@ pub fn verdict(
     let mut recipes = Vec::new();
     for (name, _) in Recipe::embedded() {
         let recipe = Recipe::from_toml(Recipe::embedded_text(&name).unwrap_or_default(), &name)?;
-        let request = Request { name: name.clone(), recipe, stem: "model".to_owned() };
+        if recipe.types.lattice == Lattice::Require && !shards.surveys.values().any(Survey::lies) {
+            continue; // it would refuse these weights
+        }
+        let request = Request { name: name.clone(), recipe, stem: "model".to_owned(), importance: None };
         for artifact in plan(model, shards, &[request])?.artifacts {
             let (now, needed, largest_context) = need(model, &artifact, conditions, limit);
             let smallest = total(&memory(model, &artifact, conditions.at(1)));

@@ -1,5 +1,6 @@
 //! What `gemma-convert generate` takes. Weights are read from the file where they are multiplied, so they are in the
-//! system's page cache and not in the process.
+//! system's page cache and not in the process: the peak of its resident set is the program, the tokenizer, keys and
+//! values, and what the largest piece of the prompt needs between layers.
 //!
 //! The counts follow `crates/runtime`: a prompt goes through in pieces (`Model::forward_last`), keys and values are in
 //! `cache.rs`, matrices of a row a token in `attention.rs`, `ffn.rs` and `moe.rs`, rows of the per-layer table in
@@ -13,8 +14,11 @@ use crate::types::{Artifact, OutputTensor};
 
 const F32: u64 = 4;
 
-/// Buffers of the threads, whatever goes through.
-const SCRATCH: u64 = 4 << 20;
+/// Buffers of a thread, whatever goes through: blocks of weights, as stored and decoded, and their sums.
+const SCRATCH: u64 = 2 << 20;
+
+/// Queries whose scores with all keys they see a thread holds.
+const QUERIES: u64 = 64;
 
 /// Rows of the per-layer table that are kept.
 const TABLE_ROOM: u64 = 4 << 20;
@@ -34,9 +38,13 @@ pub(super) fn working(config: &Config, artifact: &Artifact, conditions: Conditio
     let row_bytes = |tensor: &OutputTensor| tensor.desc.row_bytes();
     let table: u64 = tensors("per_layer_token_embd").map(row_bytes).sum();
     let is_bf16 = tensors("ffn_down").any(|tensor| tensor.desc.dtype == DType::BF16);
+    let scores = F32 * QUERIES.min(conditions.together()) * conditions.context;
+    // those of the head, and a copy without what may not be said
+    let logits = 2 * F32 * config.vocab;
     conditions.together() * F32 * values(config, is_bf16)
         + TABLE_ROOM.min(table * conditions.context)
-        + SCRATCH
+        + conditions.threads * (SCRATCH + scores)
+        + logits
 }
 
 /// Values a token. Only the last token goes through layers that share K/V.
@@ -56,7 +64,10 @@ fn values(config: &Config, is_bf16: bool) -> u64 {
     stream + attention + dense + experts
 }
 
-/// The program and its tokenizer: 7.5 MB, and of a GGUF 170 bytes a token or merge, of a tokenizer.json 104.
-pub(super) fn process(model: &Model, is_gguf: bool) -> u64 {
-    7_500_000 + if is_gguf { 170 } else { 104 } * entries(model)
+/// The program and its tokenizer, when the model is open and at most while it is being opened, which takes tables that are
+/// let go of. Measured: 7.5 MB, and so many bytes a token or merge.
+pub(super) fn process(model: &Model, is_gguf: bool) -> (u64, u64) {
+    let (open, opening) = if is_gguf { (148, 178) } else { (104, 104) };
+    let process = |bytes| 7_500_000 + bytes * entries(model);
+    (process(open), process(opening))
 }
