@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
+use importance::{Entry, Importance};
 use plan::{OTHER, Origin, OutputFile, Plan, Stored};
-use tensor::{DType, TensorDesc};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
+use crate::lattice::Count;
 use crate::scales::Largest;
 
 /// Input bytes that a worker takes at a time. Large enough to make system calls and locks cheap, small enough that
@@ -31,17 +34,16 @@ pub(crate) struct Rows {
 }
 
 /// A tensor of the checkpoint with everything that is made of it.
-pub(crate) struct Wanted {
+pub(crate) struct Wanted<'a> {
     pub(crate) stored: Stored,
     pub(crate) cols: usize,
-    /// Its values are weights; a tower may hold infinities as limits of what it clips.
+    /// Its values are weights; a tower may hold infinities as limits of what it clips, a draft model's head integers.
     pub(crate) finite: bool,
-    pub(crate) uses: Vec<Use>,
+    pub(crate) uses: Vec<Use<'a>>,
 }
 
 /// One tensor to make of a tensor of the checkpoint.
-#[derive(Debug)]
-pub(crate) struct Use {
+pub(crate) struct Use<'a> {
     /// Number of the output file, counted over all artifacts.
     pub(crate) target: usize,
     pub(crate) desc: TensorDesc,
@@ -49,6 +51,12 @@ pub(crate) struct Use {
     /// Where the padding after it ends.
     pub(crate) padded_end: u64,
     pub(crate) via: Option<DType>,
+    /// What steers its rounding.
+    pub(crate) importance: Option<&'a Entry>,
+    /// It lies on a 4-bit lattice: its blocks, which are repacked.
+    pub(crate) lattice: Option<Count>,
+    /// It has been rounded already: where, and its number there.
+    pub(crate) rounded: Option<(&'a dyn TensorSource, usize)>,
     /// The scales that are made with it.
     pub(crate) scale: Option<ScaleTo>,
 }
@@ -64,29 +72,41 @@ pub(crate) struct ScaleTo {
     pub(crate) largest: Option<Largest>,
 }
 
-impl Use {
+impl Use<'_> {
     /// Whether the bytes of the checkpoint are the bytes of the output.
     pub(crate) fn copies(&self, stored: &Stored) -> bool {
-        self.desc.dtype == stored.dtype && self.scale.is_none() && stored.scale.is_none()
+        self.desc.dtype == stored.dtype
+            && self.scale.is_none()
+            && stored.scale.is_none()
+            && self.rounded.is_none()
     }
 }
 
 /// All tensors that a plan makes something of, and the stretches of the files they are in.
-pub(crate) struct Work {
-    pub(crate) wanted: Vec<Wanted>,
+pub(crate) struct Work<'a> {
+    pub(crate) wanted: Vec<Wanted<'a>>,
     /// A file each: the tensors in it by offset.
     by_file: Vec<Vec<(Range<u64>, usize)>>,
     lens: Vec<u64>,
 }
 
-impl Work {
-    pub(crate) fn new(plan: &Plan) -> Work {
+impl<'a> Work<'a> {
+    /// # Errors
+    /// `Malformed` when there is no importance of a tensor that is to be rounded by it.
+    pub(crate) fn new(
+        plan: &Plan,
+        importance: Option<&'a Importance>,
+        rounded: &'a [Option<Arc<dyn TensorSource>>],
+    ) -> Result<Work<'a>> {
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut number: HashMap<(usize, u64), usize> = HashMap::new();
         let mut by_file = vec![Vec::new(); plan.inputs.len()];
-        let files = plan.artifacts.iter().flat_map(|a| &a.files).enumerate();
-        let tensors = files.flat_map(|(i, f)| f.tensors.iter().enumerate().map(move |(n, t)| (i, f, n, t)));
-        for (target, file, number_there, tensor) in tensors {
+        let numbered = plan.artifacts.iter().enumerate();
+        let files = numbered.flat_map(|(n, artifact)| artifact.files.iter().map(move |file| (n, file)));
+        let tensors = files.enumerate().flat_map(|(target, (artifact, file))| {
+            file.tensors.iter().enumerate().map(move |(n, tensor)| (artifact, target, file, n, tensor))
+        });
+        for (artifact, target, file, number_there, tensor) in tensors {
             let Origin::Checkpoint(stored) = &tensor.from else { continue };
             if stored.bytes == 0 {
                 continue;
@@ -98,20 +118,27 @@ impl Work {
                 wanted.push(Wanted { stored: stored.clone(), cols, finite: false, uses: Vec::new() });
                 wanted.len() - 1
             });
-            wanted[at].finite |= tensor.role != OTHER;
+            wanted[at].finite |= tensor.role != OTHER && stored.dtype != DType::I64;
             wanted[at].uses.push(Use {
                 target,
                 desc: tensor.desc.clone(),
                 offset: tensor.offset,
                 padded_end: file.padded_end(number_there),
                 via: stored.via,
+                importance: steering(stored, &tensor.desc, importance)?,
+                lattice: stored.lattice.then(Count::default),
+                // what is exact needs no rounding
+                rounded: rounded
+                    .get(artifact)
+                    .filter(|_| !stored.lattice)
+                    .and_then(|source| find(source.as_deref()?, &tensor.desc)),
                 scale: scale_to(file, &tensor.desc),
             });
         }
         for tensors in &mut by_file {
             tensors.sort_by_key(|(range, _)| range.start);
         }
-        Work { wanted, by_file, lens: plan.inputs.iter().map(|input| input.bytes).collect() }
+        Ok(Work { wanted, by_file, lens: plan.inputs.iter().map(|input| input.bytes).collect() })
     }
 
     /// Every byte of every file once, in order.
@@ -162,6 +189,33 @@ impl Work {
         // plain types have blocks of one element; no wanted tensor is empty
         *cols as u64 * stored.dtype.block_bytes() as u64
     }
+}
+
+/// A tensor of a source.
+fn find<'a>(source: &'a dyn TensorSource, desc: &TensorDesc) -> Option<(&'a dyn TensorSource, usize)> {
+    Some((source, source.tensors().iter().position(|found| found == desc)?))
+}
+
+/// The entry that steers the rounding of a tensor, if the plan says that there is one.
+fn steering<'a>(
+    stored: &Stored,
+    desc: &TensorDesc,
+    importance: Option<&'a Importance>,
+) -> Result<Option<&'a Entry>> {
+    if !stored.steered {
+        return Ok(None);
+    }
+    // the plan has checked the shape, of a file that may have changed since
+    let fits = |entry: &&Entry| entry.sums().len() as u64 == desc.cols() * desc.rows() / rows_of_matrix(desc);
+    let entry = importance.and_then(|importance| importance.get(&desc.name)).filter(fits);
+    entry
+        .map(Some)
+        .ok_or_else(|| Error::malformed(format!("importance of {}", desc.name), "not what was planned with"))
+}
+
+/// The rows of one matrix: of an expert, or of the tensor.
+pub(crate) fn rows_of_matrix(desc: &TensorDesc) -> u64 {
+    desc.shape.iter().rev().nth(1).copied().unwrap_or(1).max(1)
 }
 
 /// Where the scales of `weight` go, if it has some in `file`.

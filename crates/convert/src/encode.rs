@@ -3,7 +3,8 @@
 use quant::Simd;
 use tensor::{DType, Error, Result};
 
-use crate::blocks::{Use, Wanted};
+use crate::blocks::{Use, Wanted, rows_of_matrix};
+use crate::lattice::Count;
 use crate::scales::Divided;
 
 /// Buffers that a worker keeps from block to block.
@@ -13,6 +14,7 @@ pub(crate) struct Scratch {
     rounded: Vec<f32>,
     narrow: Vec<u8>,
     divided: Divided,
+    weights: Vec<f32>,
     pub(crate) encoded: Vec<u8>,
 }
 
@@ -77,8 +79,8 @@ impl Scratch {
         quant::max_abs(&self.values)
     }
 
-    /// Encodes the loaded block for one use, into `self.encoded`.
-    pub(crate) fn encode(&mut self, simd: Simd, wanted: &Wanted, to: &Use) -> Result<(), Flaw> {
+    /// Encodes the loaded block, whose rows begin with `first`, for one use, into `self.encoded`.
+    pub(crate) fn encode(&mut self, simd: Simd, wanted: &Wanted, to: &Use, first: u64) -> Result<(), Flaw> {
         let values = match to.via {
             Some(via) => {
                 self.narrow.resize(self.values.len() * via.block_bytes(), 0);
@@ -89,6 +91,12 @@ impl Scratch {
             }
             None => &self.values,
         };
+        if let Some(count) = &to.lattice {
+            return repack(simd, wanted, to, count, values, &mut self.encoded);
+        }
+        if to.importance.is_some() {
+            return encode_weighted(simd, wanted, to, first, values, &mut self.weights, &mut self.encoded);
+        }
         encode(simd, wanted, to, values, &mut self.encoded)
     }
 
@@ -121,6 +129,57 @@ fn encode(simd: Simd, wanted: &Wanted, to: &Use, values: &[f32], encoded: &mut V
     let dtype = to.desc.dtype;
     encoded.resize(values.len() / dtype.block_len() * dtype.block_bytes(), 0);
     quant::encode(simd, dtype, wanted.cols, values, None, encoded);
+    match quant::invalid_block(dtype, encoded) {
+        Some(_) if wanted.finite => Err(overflow(wanted, dtype, values)),
+        _ => Ok(()),
+    }
+}
+
+/// As [`encode`], of a tensor that lies on a lattice.
+fn repack(
+    simd: Simd,
+    wanted: &Wanted,
+    to: &Use,
+    count: &Count,
+    values: &[f32],
+    encoded: &mut Vec<u8>,
+) -> Result<(), Flaw> {
+    let dtype = to.desc.dtype;
+    encoded.resize(values.len() / dtype.block_len() * dtype.block_bytes(), 0);
+    count.add(quant::repack_q4_0(simd, values, encoded));
+    match quant::invalid_block(dtype, encoded) {
+        Some(_) if wanted.finite => Err(overflow(wanted, dtype, values)),
+        _ => Ok(()),
+    }
+}
+
+/// As [`encode`], by importance: that of the matrix that each row is of.
+fn encode_weighted(
+    simd: Simd,
+    wanted: &Wanted,
+    to: &Use,
+    first: u64,
+    values: &[f32],
+    weights: &mut Vec<f32>,
+    encoded: &mut Vec<u8>,
+) -> Result<(), Flaw> {
+    let (cols, dtype) = (wanted.cols, to.desc.dtype);
+    encoded.resize(values.len() / dtype.block_len() * dtype.block_bytes(), 0);
+    weights.resize(cols, 0.0);
+    let of_matrix = rows_of_matrix(&to.desc);
+    let (mut row, mut values_left, mut bytes_left) = (first, values, encoded.as_mut_slice());
+    while !values_left.is_empty() {
+        let left = (values_left.len() / cols) as u64;
+        let rows = left.min(of_matrix - row % of_matrix);
+        if let Some(entry) = to.importance {
+            entry.weights_from((row / of_matrix) as usize * cols, weights);
+        }
+        let (values, bytes);
+        (values, values_left) = values_left.split_at(rows as usize * cols);
+        (bytes, bytes_left) = bytes_left.split_at_mut((rows * to.desc.row_bytes()) as usize);
+        quant::encode(simd, dtype, cols, values, Some(weights), bytes);
+        row += rows;
+    }
     match quant::invalid_block(dtype, encoded) {
         Some(_) if wanted.finite => Err(overflow(wanted, dtype, values)),
         _ => Ok(()),

@@ -6,6 +6,7 @@
 
 mod blocks;
 mod encode;
+mod lattice;
 mod manifest;
 mod pass;
 mod prepare;
@@ -13,4 +14,5 @@ mod run;
 mod scales;
 mod target;
 
+pub use manifest::file_entry;
 pub use run::{Finished, Options, Progress, run};

@@ -1,10 +1,11 @@
 //! The manifest on disk: read before a run, replaced in one step after it.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use plan::Manifest;
+use plan::{FileEntry, Manifest};
+use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
 /// Reads a manifest; empty if there is none.
@@ -19,6 +20,28 @@ pub(crate) fn read(path: &Path) -> Result<Manifest> {
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Manifest::default()),
         Err(e) => Err(Error::write(path.display(), &e)),
+    }
+}
+
+/// Size and SHA-256 of a file that is not of the checkpoint, by the path that was given.
+///
+/// # Errors
+/// `Malformed` without such a file, `Io`.
+pub fn file_entry(path: &Path) -> Result<FileEntry> {
+    let io = |e| Error::io(path.display(), &e);
+    let mut file = File::open(path).map_err(io)?;
+    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
+    loop {
+        let count = file.read(&mut buffer).map_err(io)?;
+        if count == 0 {
+            return Ok(FileEntry {
+                name: path.display().to_string(),
+                bytes,
+                sha256: plan::hex(&hash.finalize()),
+            });
+        }
+        hash.update(&buffer[..count]);
+        bytes += count as u64;
     }
 }
 

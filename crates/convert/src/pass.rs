@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use checkpoint::{Checkpoint, Location, Scale};
-use plan::{FileEntry, Plan};
+use plan::{FileEntry, Plan, Repacked};
 use quant::Simd;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -15,6 +15,7 @@ use tensor::{Error, Result, TensorDesc};
 
 use crate::blocks::{Block, Rows, ScaleTo, Use, Wanted, Work};
 use crate::encode::{Flaw, Scratch, report};
+use crate::lattice;
 use crate::run::{Options, Progress};
 use crate::target::{Target, locked};
 
@@ -24,7 +25,7 @@ const FLUSH_BYTES: u64 = 64 << 20;
 /// All that the workers share.
 struct Pass<'a> {
     checkpoint: &'a Checkpoint,
-    work: &'a Work,
+    work: &'a Work<'a>,
     simd: Simd,
     targets: &'a [Target],
     progress: &'a dyn Progress,
@@ -43,16 +44,24 @@ struct Input<I> {
     hashes: Vec<Sha256>,
 }
 
-/// Reads the checkpoint once and writes every tensor of the plan that comes from it. Returns the hashes of the inputs and
-/// of the targets.
+/// What a pass has seen and made.
+pub(crate) struct Passed {
+    pub(crate) inputs: Vec<FileEntry>,
+    /// A hash a target.
+    pub(crate) digests: Vec<String>,
+    /// Of each target, what has become of the tensors that lie on a lattice.
+    pub(crate) repacked: Vec<Vec<Repacked>>,
+}
+
+/// Reads the checkpoint once and writes every tensor of the plan that comes from it.
 pub(crate) fn convert(
     checkpoint: &Checkpoint,
     plan: &Plan,
     options: &Options,
     targets: &[Target],
     progress: &dyn Progress,
-) -> Result<(Vec<FileEntry>, Vec<String>)> {
-    let work = Work::new(plan);
+) -> Result<Passed> {
+    let work = Work::new(plan, options.importance.as_deref(), &options.rounded)?;
     let pass = Pass {
         checkpoint,
         work: &work,
@@ -94,7 +103,8 @@ pub(crate) fn convert(
         bytes: input.bytes,
         sha256: plan::hex(&hash.finalize()),
     };
-    Ok((plan.inputs.iter().zip(hashes).map(entry).collect(), digests))
+    let inputs = plan.inputs.iter().zip(hashes).map(entry).collect();
+    Ok(Passed { inputs, digests, repacked: lattice::repacked(&work, targets.len()) })
 }
 
 impl Pass<'_> {
@@ -131,7 +141,7 @@ impl Pass<'_> {
     fn block(&self, block: &Block, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
         let Some(rows) = &block.rows else { return Ok(()) };
         let wanted = &self.work.wanted[rows.tensor];
-        if !wanted.uses.iter().all(|to| to.copies(&wanted.stored)) {
+        if !wanted.uses.iter().all(|to| to.copies(&wanted.stored) || to.rounded.is_some()) {
             self.load(wanted, rows, bytes, scratch)?;
         } else if wanted.finite {
             scratch.check(self.simd, wanted, bytes).map_err(|flaw| self.describe(wanted, flaw))?;
@@ -139,8 +149,16 @@ impl Pass<'_> {
         for (number, to) in wanted.uses.iter().enumerate() {
             match &to.scale {
                 _ if to.copies(&wanted.stored) => self.write(to, rows.first, bytes)?,
+                _ if let Some((source, index)) = to.rounded => {
+                    let count = bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes();
+                    scratch.encoded.resize(count * to.desc.row_bytes() as usize, 0);
+                    source.read_rows(index, rows.first, &mut scratch.encoded)?;
+                    self.write(to, rows.first, &scratch.encoded)?;
+                }
                 None => {
-                    scratch.encode(self.simd, wanted, to).map_err(|flaw| self.describe(wanted, flaw))?;
+                    scratch
+                        .encode(self.simd, wanted, to, rows.first)
+                        .map_err(|flaw| self.describe(wanted, flaw))?;
                     self.write(to, rows.first, &scratch.encoded)?;
                 }
                 Some(ScaleTo { largest: Some(largest), .. }) => {

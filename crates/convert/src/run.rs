@@ -3,19 +3,22 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use checkpoint::Checkpoint;
-use plan::{ArtifactEntry, FileEntry, Manifest, Origin, OutputFile, Plan};
+use importance::Importance;
+use plan::{ArtifactEntry, CalibrationEntry, FileEntry, Manifest, Origin, OutputFile, Plan};
 use quant::Simd;
-use tensor::{Error, Result};
+use tensor::{Error, Result, TensorSource};
 
+use crate::lattice;
 use crate::manifest;
-use crate::pass::convert;
+use crate::pass::{Passed, convert};
 use crate::prepare::{prepare, vacant};
 use crate::target::Target;
 
 /// How to run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The folder to write to; made if it is not there.
     pub folder: PathBuf,
@@ -28,6 +31,12 @@ pub struct Options {
     pub sync: bool,
     /// The vector instructions to use.
     pub simd: Simd,
+    /// The importance that the plan was made with.
+    pub importance: Option<Arc<Importance>>,
+    /// Of each artifact of the plan, the tensors that have been rounded already, by what rounds with a text.
+    pub rounded: Vec<Option<Arc<dyn TensorSource>>>,
+    /// Of each artifact, how that went, for the manifest.
+    pub calibrations: Vec<Option<CalibrationEntry>>,
     /// The recipe of each artifact of the plan, for the manifest.
     pub settings: Vec<serde_json::Value>,
     /// Name and version of the tool, for the manifest.
@@ -82,7 +91,7 @@ pub fn run(
     // again, now that no other run can be making them
     vacant(plan, &outputs, options, &manifest::read(&manifest_path)?)?;
 
-    let (inputs, digests) = convert(checkpoint, plan, options, &targets, progress)?;
+    let Passed { inputs, digests, repacked } = convert(checkpoint, plan, options, &targets, progress)?;
     checkpoint.check_unchanged()?;
     if options.sync {
         targets.iter().try_for_each(Target::flush)?;
@@ -92,6 +101,7 @@ pub fn run(
         bytes: output.bytes,
         sha256,
     });
+    let mut repacked = repacked.into_iter();
     let artifacts: Vec<_> = plan
         .artifacts
         .iter()
@@ -101,11 +111,22 @@ pub fn run(
             settings: options.settings.get(number).cloned().unwrap_or_default(),
             tool: options.tool.clone(),
             plan_sha256: plan.only(number).digest(),
-            inputs: inputs.clone(),
+            target: plan.target.clone(),
+            importance: artifact.importance.as_ref().map(|source| source.keys.clone()),
+            calibration: options.calibrations.get(number).cloned().flatten(),
+            repacked: repacked.by_ref().take(artifact.files.len()).flatten().collect(),
+            inputs: inputs
+                .iter()
+                .chain(artifact.importance.iter().flat_map(|source| &source.file))
+                .cloned()
+                .collect(),
             outputs: files.by_ref().take(artifact.files.len()).collect(),
         })
         .collect();
     drop(files);
+    for entry in &artifacts {
+        lattice::notes(&entry.recipe, &entry.repacked).iter().for_each(|note| progress.note(note));
+    }
     publish(targets, &artifacts, options, &manifest_path)?;
     Ok(Finished { artifacts, manifest: manifest_path })
 }

@@ -2,17 +2,20 @@
 
 use std::collections::{HashMap, HashSet};
 
-use checkpoint::{Checkpoint, Code};
+use checkpoint::{Checkpoint, Code, Survey};
 use gemma::{Attention, Found, KeySources, Model, Parameters};
 use gguf::{Layout, Metadata, SplitBy};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
+use crate::draft::{self, Head};
+use crate::lattice::OnLattice;
 use crate::offload::{Offloaded, set_id};
 use crate::output::Format;
 use crate::presets::{Place, Preset};
 use crate::recipe::{Recipe, UnusedKv, Via};
 use crate::rules::Rules;
 use crate::safetensors;
+use crate::steering::{Given, Steering};
 use crate::types::{
     Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, StoredScale,
 };
@@ -26,6 +29,8 @@ pub struct Request {
     pub recipe: Recipe,
     /// The name of a GGUF without `.gguf`.
     pub stem: String,
+    /// What the rounding is to be steered by.
+    pub importance: Option<Given>,
 }
 
 /// Where the checkpoint's tensors are.
@@ -39,6 +44,8 @@ pub struct Shards<'a> {
     pub places: Vec<(usize, u64)>,
     /// By number, the tensors that are not stored as they are presented.
     pub codes: HashMap<usize, Code>,
+    /// By number, what a sample says of the tensors that [`to_survey`](crate::to_survey) asks about.
+    pub surveys: HashMap<usize, Survey>,
 }
 
 impl<'a> Shards<'a> {
@@ -52,9 +59,13 @@ impl<'a> Shards<'a> {
             tensors,
             places: (0..tensors.len()).map(place).collect(),
             codes: (0..tensors.len()).filter_map(|i| Some((i, checkpoint.code(i)?))).collect(),
+            surveys: HashMap::new(),
         }
     }
 }
+
+/// The key of a GGUF that says how it was rounded for a text.
+pub const CALIBRATION: &str = "gemma-convert.calibration.method";
 
 const UNUSED_KV: &str = "K/V of a layer that reads another layer's: never used (unused_kv = \"drop\")";
 
@@ -96,6 +107,7 @@ pub fn plan(model: &Model, shards: &Shards<'_>, requests: &[Request]) -> Result<
         inputs: shards.files.clone(),
         artifacts,
         dropped,
+        target: None,
     })
 }
 
@@ -117,18 +129,20 @@ fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) -> Result<Art
     let recipe = &request.recipe;
     let preset = Preset::named(&recipe.types.preset)?;
     let mut notes = Vec::new();
-    let (found, dropped) = unused_kv(model, shards, recipe, &mut notes);
+    let (found, mut dropped) = unused_kv(model, shards, recipe, &mut notes);
+    let Head { config, found, kept } = draft::head(model, shards, recipe, found, &mut dropped, &mut notes);
     let parameters = parameters(model, &found);
-    let mut chosen = choose(model, shards, recipe, preset, found, &mut notes)?;
+    let found = found.into_iter().chain(kept).collect();
+    let mut chosen = choose(model, shards, request, preset, found, &mut notes)?;
     if model.config.attention.contains(&Attention::Full) {
         chosen.push(rope_freqs(model)?);
     }
     // llama-quantize's order: the model's own first, then block by block, bytewise by name
     chosen.sort_by(|a, b| (a.layer, &a.desc.name).cmp(&(b.layer, &b.desc.name)));
 
-    let metadata = gemma::metadata(
+    let mut metadata = gemma::metadata(
         &KeySources {
-            config: &model.config,
+            config: &config,
             vocabulary: &model.vocabulary,
             templates: &model.templates,
             generation: model.generation.as_ref(),
@@ -139,11 +153,25 @@ fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) -> Result<Art
         },
         preset.file_type,
     )?;
+    if let Some(given) = &request.importance {
+        given.source.keys.append(&mut metadata);
+    }
+    if let Some(calibration) = &recipe.calibration {
+        metadata.append(CALIBRATION, calibration.method.name());
+    }
     let files = lay_out(model, &metadata, chosen, request)?;
     notes.sort();
     notes.dedup();
     let offloaded = offloaded(model, recipe, &files, &mut notes)?;
-    Ok(Artifact { recipe: request.name.clone(), preset: &preset.name, files, offloaded, dropped, notes })
+    Ok(Artifact {
+        recipe: request.name.clone(),
+        preset: &preset.name,
+        files,
+        offloaded,
+        importance: request.importance.as_ref().map(|given| given.source.clone()),
+        dropped,
+        notes,
+    })
 }
 
 /// The tensors to write, and those that the recipe leaves out.
@@ -173,34 +201,51 @@ pub(crate) fn unused_kv<'m>(
 fn choose(
     model: &Model,
     shards: &Shards<'_>,
-    recipe: &Recipe,
+    request: &Request,
     preset: &'static Preset,
     mut found: Vec<&Found>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Chosen>> {
-    let config = &model.config;
+    let (config, recipe) = (&model.config, &request.recipe);
+    // a calibration knows at least as much as importance does, and gets the same types
+    let importance = request.importance.is_some() || recipe.calibration.is_some();
+    let mut steering = Steering::new(request.importance.as_ref());
     let mut rules = Rules::new(recipe, preset, config)?;
+    let mut lattice = OnLattice::new(recipe, preset, &shards.surveys);
     // the n-th value projection is counted in the order of the file
     found.sort_by(|a, b| (a.slot.layer, &a.slot.gguf).cmp(&(b.slot.layer, &b.slot.gguf)));
     let values = found.iter().filter(|f| f.slot.role == "attn_v").count();
     let mut value = 0;
     let mut chosen = Vec::with_capacity(found.len() + 1);
     for Found { slot, index } in found {
-        let mut place = Place { index: slot.layer.unwrap_or(0), count: config.layers(), importance: false };
+        let mut place = Place { index: slot.layer.unwrap_or(0), count: config.layers(), importance };
         if slot.role == "attn_v" {
             place = Place { index: value, count: values, ..place };
             value += 1;
         }
-        let (dtype, why) = rules.choose(slot, place, shards.tensors[*index].dtype, notes)?;
+        let source = shards.tensors[*index].dtype;
+        let (dtype, mut why) = rules.choose(slot, place, source, lattice.keeps(*index), notes)?;
+        let desc = TensorDesc::new(&slot.gguf, dtype, gguf::ggml_shape(&slot.shape))?;
+        let mut stored = stored(shards, *index, via(shards, *index, dtype, recipe));
+        if let Some(kept) = lattice.sees(*index, slot.role, dtype) {
+            // what is compared is BF16
+            (stored.lattice, stored.via) = (true, (source != DType::BF16).then_some(DType::BF16));
+            why = kept;
+        }
+        if let Some(steering) = &mut steering {
+            stored.steered = steering.steers(&desc, slot.role, stored.lattice)?;
+        }
         chosen.push(Chosen {
-            desc: TensorDesc::new(&slot.gguf, dtype, gguf::ggml_shape(&slot.shape))?,
+            desc,
             role: slot.role,
             layer: slot.layer,
             why,
-            from: Origin::Checkpoint(stored(shards, *index, via(shards, *index, dtype, recipe))),
+            from: Origin::Checkpoint(stored),
         });
     }
     rules.finish()?;
+    lattice.finish(importance, notes)?;
+    steering.map_or(Ok(()), |steering| steering.finish(notes))?;
     Ok(chosen)
 }
 
@@ -229,6 +274,8 @@ pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> S
             per_row: code.scale.per_row,
         }),
         via,
+        steered: false,
+        lattice: false,
     }
 }
 
@@ -289,7 +336,7 @@ fn lay_out(
         vec![(format!("{stem}.gguf"), Layout::new(metadata, descs(first))?)]
     } else {
         // what is offloaded is in parts of its own, at the end
-        let set = (!last.is_empty()).then(|| set_id(model, recipe));
+        let set = (!last.is_empty()).then(|| set_id(model, request));
         let mut groups = Vec::new();
         for tensors in [first, last].into_iter().filter(|tensors| !tensors.is_empty()) {
             match max {

@@ -6,6 +6,8 @@
 
 mod build;
 mod companions;
+mod draft;
+mod lattice;
 mod manifest;
 mod memory;
 mod offload;
@@ -16,20 +18,25 @@ mod rules;
 mod safetensors;
 mod schemes;
 mod size;
+mod steering;
 mod types;
 
-pub use build::{Request, Shards, plan};
-pub use manifest::{ArtifactEntry, FileEntry, MANIFEST_SUFFIX, Manifest};
+pub use build::{CALIBRATION, Request, Shards, plan};
+pub use lattice::{Lattice, to_survey};
+pub use manifest::{ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, Manifest, Repacked};
 pub use memory::{
     Candidate, Conditions, Engine, KvLayers, Memory, Need, Verdict, Weights, kv_cache, memory, verdict,
 };
 pub use offload::Offloaded;
 pub use output::{Format, Output};
 pub use presets::{Preset, preset_names};
-pub use recipe::{Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
+pub use recipe::{
+    Calibration, CalibrationMethod, MaskedEmbedding, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via,
+};
 pub use safetensors::OTHER;
 pub use schemes::{Scheme, scheme_names};
 pub use size::byte_size;
+pub use steering::{Given, ImportanceKeys, ImportanceSource};
 pub use types::{
-    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, StoredScale, hex,
+    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, StoredScale, Target, hex,
 };

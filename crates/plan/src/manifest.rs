@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
 
+use crate::types::Target;
+
+use crate::steering::ImportanceKeys;
+
 /// What follows the name of a single output file in the name of its manifest.
 pub const MANIFEST_SUFFIX: &str = ".manifest.json";
 
@@ -30,10 +34,48 @@ pub struct ArtifactEntry {
     pub tool: String,
     /// SHA-256 of the plan: equal plans over equal inputs give equal outputs.
     pub plan_sha256: String,
-    /// The checkpoint's files.
+    /// Of a draft model, the model that it drafts for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// The importance that steered the rounding, as the keys of the outputs name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<ImportanceKeys>,
+    /// The text that it was rounded for, and how that went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationEntry>,
+    /// What has become of the tensors that lie on a 4-bit lattice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repacked: Vec<Repacked>,
+    /// The checkpoint's files, and the file of importance by the path that was given.
     pub inputs: Vec<FileEntry>,
     /// The files of the artifact.
     pub outputs: Vec<FileEntry>,
+}
+
+/// A text that weights were rounded for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationEntry {
+    /// The files, by the paths that were given.
+    pub texts: Vec<FileEntry>,
+    /// Tokens that were read.
+    pub tokens: u64,
+    /// Pieces of text.
+    pub sequences: u64,
+    /// How each tensor was rounded.
+    pub tensors: serde_json::Value,
+}
+
+/// A tensor that was repacked from its lattice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repacked {
+    /// Its name in the GGUF.
+    pub tensor: String,
+    /// Its blocks.
+    pub blocks: u64,
+    /// Those that decode, in BF16, to the very weights of the checkpoint.
+    pub exact: u64,
+    /// Those with the right codes whose scale is no f16.
+    pub near: u64,
 }
 
 /// A file, its size and hash.

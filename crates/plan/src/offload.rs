@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
-use crate::recipe::Recipe;
+use crate::build::Request;
 use crate::types::{OutputTensor, hex};
 
 #[derive(Deserialize)]
@@ -50,12 +50,15 @@ fn table() -> &'static Table {
     &TABLE
 }
 
-/// What files have in common that go together, and others have not: of the checkpoint and the recipe.
-pub(crate) fn set_id(model: &Model, recipe: &Recipe) -> String {
+/// What files have in common that go together, and others have not: of the checkpoint, the recipe and the importance.
+pub(crate) fn set_id(model: &Model, request: &Request) -> String {
     let mut hash = Sha256::new();
     hash.update(model.fingerprint);
     // a recipe is maps, lists, numbers and texts, which serialise without fail
-    hash.update(serde_json::to_vec(recipe).unwrap_or_default());
+    hash.update(serde_json::to_vec(&request.recipe).unwrap_or_default());
+    if let Some(file) = request.importance.as_ref().and_then(|given| given.source.file.as_ref()) {
+        hash.update(&file.sha256);
+    }
     hex(&hash.finalize()[..16])
 }
 

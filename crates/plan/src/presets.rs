@@ -116,7 +116,7 @@ pub struct Place {
     pub index: usize,
     /// See `index`.
     pub count: usize,
-    /// The tensor has importance weights.
+    /// Importance is given, of whatever tensors.
     pub importance: bool,
 }
 

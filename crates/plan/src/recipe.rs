@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tensor::{DType, Error, Result};
 
+use crate::lattice::Lattice;
 use crate::output::{Format, Output};
 use crate::rules;
 use crate::schemes::Scheme;
@@ -25,6 +26,9 @@ pub struct Recipe {
     /// What happens to K/V that no layer reads.
     #[serde(default)]
     pub unused_kv: UnusedKv,
+    /// What happens to the ordered embedding of a draft model in a GGUF.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub masked_embedding: MaskedEmbedding,
     /// Only the text model is written, as a model of its own. (A GGUF holds nothing else.)
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub text_only: bool,
@@ -33,6 +37,9 @@ pub struct Recipe {
     /// Files.
     #[serde(default)]
     pub output: Output,
+    /// Rounding for a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// `general.*` keys by their short names: see [`gemma::METADATA_FIELDS`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Json>,
@@ -44,6 +51,50 @@ pub struct Recipe {
     pub kv: BTreeMap<String, Json>,
 }
 
+/// `[calibration]`: how weights are rounded for a text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// How.
+    pub method: CalibrationMethod,
+    /// Tokens of a piece of plain text, and the most of a conversation.
+    #[serde(default = "context")]
+    pub context: usize,
+}
+
+/// A way to round for a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CalibrationMethod {
+    /// Error feedback (LDLQ, as GPTQ), layer after layer, each for what the rounded ones before it give.
+    Ldlq,
+}
+
+impl CalibrationMethod {
+    /// As a recipe says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CalibrationMethod::Ldlq => "ldlq",
+        }
+    }
+
+    /// The method of a name.
+    pub fn named(name: &str) -> Option<CalibrationMethod> {
+        [CalibrationMethod::Ldlq].into_iter().find(|method| method.name() == name)
+    }
+}
+
+impl Calibration {
+    /// A method, with everything else as it usually is.
+    pub fn by(method: CalibrationMethod) -> Calibration {
+        Calibration { method, context: context() }
+    }
+}
+
+fn context() -> usize {
+    512
+}
+
 /// What happens to K/V that no layer reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,6 +104,17 @@ pub enum UnusedKv {
     Keep,
     /// They are left out, as in Google's own files.
     Drop,
+}
+
+/// What happens to the ordered embedding of a draft model, which llama.cpp knows and does not use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MaskedEmbedding {
+    /// It is left out, as by llama.cpp's converter.
+    #[default]
+    Drop,
+    /// It is written.
+    Keep,
 }
 
 /// `[types]`.
@@ -74,6 +136,9 @@ pub struct Types {
     /// What weights are rounded to before they are quantised.
     #[serde(default)]
     pub via: Via,
+    /// What happens to weights that lie on a 4-bit lattice.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lattice: Lattice,
     /// The first rule that matches a tensor decides its type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<TypeRule>,
@@ -211,7 +276,7 @@ impl Recipe {
 
     /// Refuses keys that mean nothing to the container.
     fn check_effect(&self) -> Result<()> {
-        let Types { preset, scheme, token_embd, per_layer_token_embd, via, rules } = &self.types;
+        let Types { preset, scheme, token_embd, per_layer_token_embd, via, lattice, rules } = &self.types;
         let (container, others) = match self.output.format {
             Format::Gguf => (
                 "gguf",
@@ -224,10 +289,13 @@ impl Recipe {
             Format::Safetensors => (
                 "safetensors",
                 vec![
+                    ("masked_embedding", self.masked_embedding != MaskedEmbedding::default()),
                     ("types.preset", !preset.is_empty()),
                     ("types.token_embd", token_embd.is_some()),
                     ("types.per_layer_token_embd", per_layer_token_embd.is_some()),
                     ("types.via", *via != Via::default()),
+                    ("types.lattice", *lattice != Lattice::default()),
+                    ("calibration", self.calibration.is_some()),
                     ("types.rules", !rules.is_empty()),
                     ("output.split_max_size", self.output.split_max_size.is_some()),
                     ("metadata", !self.metadata.is_empty()),
@@ -260,8 +328,8 @@ impl Recipe {
     }
 }
 
-fn is_default(thresholds: &Thresholds) -> bool {
-    *thresholds == Thresholds::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn stem(path: &std::path::Path) -> Option<String> {

@@ -1,4 +1,4 @@
-//! The type of one tensor: what always holds, then the recipe's rules, its embedding types, its preset.
+//! The type of one tensor: what always holds, then the recipe's rules, its embedding types, its lattice, its preset.
 //!
 //! A rule changes only what it names: llama-quantize, where an overridden tensor drops out of the count of
 //! layers, also moves the preset's extra bits to other layers. And a rule without effect is an error.
@@ -57,17 +57,20 @@ impl<'a> Rules<'a> {
         Ok(Rules { recipe, preset, config, rules })
     }
 
-    /// The type of a tensor that is stored as `source`, and why. Fall-backs are noted.
+    /// The type of a tensor that is stored as `source`, and why; that of one whose lattice is to be kept is Q4_0, if no
+    /// rule says otherwise. Fall-backs are noted.
     pub(crate) fn choose(
         &mut self,
         slot: &Slot,
         place: Place,
         source: DType,
+        on_lattice: bool,
         notes: &mut Vec<String>,
     ) -> Result<(DType, String)> {
         let flat = gguf::ggml_shape(&slot.shape).len() < 2;
         let fixed = match slot.store {
             Store::F32 => Some((DType::F32, "always f32")),
+            Store::Copy => Some((source, "copied")),
             Store::Keep => Some((self.sixteen_bits(source), "kept in 16 bits")),
             Store::Recipe if flat => Some((self.sixteen_bits(source), "kept in 16 bits: a single row")),
             Store::Recipe => None,
@@ -91,6 +94,7 @@ impl<'a> Rules<'a> {
         };
         let (wanted, why) = match named {
             Some(dtype) => (dtype, "recipe"),
+            None if on_lattice => (DType::Q4_0, "lattice"),
             None => self.preset.choose(self.config, slot, place),
         };
         let dtype = fall_back(wanted, cols);

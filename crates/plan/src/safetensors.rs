@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use checkpoint::SafetensorsLayout;
 use gemma::{Kind, Model, Slot};
 use serde_json::{Map, Value as Json};
-use tensor::{DType, Result, TensorDesc};
+use tensor::{DType, Error, Result, TensorDesc};
 
 use crate::build::{Request, Shards, dropped, offloaded, stored, unused_kv};
 use crate::companions;
@@ -36,6 +36,16 @@ struct Unit {
 /// `Recipe` for a value that cannot take effect, and what the container refuses.
 pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
     let recipe = &request.recipe;
+    if let Some(given) = &request.importance {
+        return Err(Error::recipe(
+            format!("importance {}", given.source.keys.file),
+            "has no effect on safetensors",
+        )
+        .expected("a GGUF output", "safetensors")
+        .help(
+            "Importance steers the rounding to the block types of GGUF. Make the two in runs of their own.",
+        ));
+    }
     let scheme = Scheme::named(recipe.types.scheme.as_deref().unwrap_or_default())?;
     let mut notes = Vec::new();
     let (found, mut left_out) = unused_kv(model, shards, recipe, &mut notes);
@@ -71,7 +81,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
         units.partition(|unit| classes.iter().any(|class| class.holds(unit.tensor.role)));
     let max = recipe.output.max_shard_bytes()?;
     let mut metadata: Vec<_> = scheme.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let id = set_id(model, recipe);
+    let id = set_id(model, request);
     let sets = if last.is_empty() {
         vec![("model", fill(first, max))]
     } else {
@@ -86,6 +96,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
         preset: &scheme.name,
         files,
         offloaded,
+        importance: None,
         dropped: left_out,
         notes,
     })

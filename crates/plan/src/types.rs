@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tensor::{DType, TensorDesc};
 
 use crate::offload::Offloaded;
+use crate::steering::ImportanceSource;
 
 /// What a run reads and writes.
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +23,22 @@ pub struct Plan {
     pub artifacts: Vec<Artifact>,
     /// Tensors of the checkpoint that none of the artifacts holds, and why.
     pub dropped: Vec<Dropped>,
+    /// Of a draft model, the model that it drafts for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+}
+
+/// The model that a draft model is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// `E2B`, …; absent for a size without a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// What its checkpoint is known by, in hexadecimal: a digest of config, headers and a sample of the weights.
+    pub fingerprint: String,
+    /// Of a draft model that is cut out of it: which layers of it, ascending. The inputs are then those of the cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
 }
 
 /// A file of the checkpoint.
@@ -45,6 +62,9 @@ pub struct Artifact {
     /// What lies in files of its own, to be read when it is needed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub offloaded: Vec<Offloaded>,
+    /// The importance that steers its rounding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance: Option<ImportanceSource>,
     /// What it leaves out, and why.
     pub dropped: Vec<Dropped>,
     /// What a reader should know: fall-backs, tensors that are kept though never read.
@@ -122,6 +142,12 @@ pub struct Stored {
     /// The type to round to before encoding, if any.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_type_name")]
     pub via: Option<DType>,
+    /// It is rounded by its importance.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub steered: bool,
+    /// It lies on a 4-bit lattice, and is repacked as Q4_0.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lattice: bool,
 }
 
 /// Where the scales of a coded tensor are in the checkpoint.
