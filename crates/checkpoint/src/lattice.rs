@@ -1,0 +1,65 @@
+//! Whether tensors lie on a 4-bit lattice, as the weights of quantisation-aware training do: judged by a sample of their blocks.
+
+use std::collections::HashMap;
+
+use quant::{Simd, Survey};
+use tensor::{DType, Result, TensorSource};
+
+use crate::Checkpoint;
+
+/// Values of a block.
+const BLOCK: u64 = 32;
+/// Blocks that are read at a time: 4 KiB of BF16.
+const PIECE: u64 = 64;
+/// Places of a tensor that are looked at.
+const PIECES: u64 = 8;
+
+impl Checkpoint {
+    /// Surveys a sample of some tensors, by number: 512 blocks of 32 values, spread evenly, or fewer once it is plain that a
+    /// tensor lies on no lattice. Tensors that do not consist of such blocks, or are stored in 8 bits, are left out.
+    ///
+    /// # Errors
+    /// Those of [`read_at`](Self::read_at).
+    pub fn survey(&self, tensors: &[usize]) -> Result<HashMap<usize, Survey>> {
+        let mut seen = HashMap::new();
+        for &index in tensors {
+            if let Some(survey) = self.survey_one(index)? {
+                seen.insert(index, survey);
+            }
+        }
+        Ok(seen)
+    }
+
+    fn survey_one(&self, index: usize) -> Result<Option<Survey>> {
+        let (Some(desc), Some(location)) = (self.tensors().get(index), self.location(index)) else {
+            return Ok(None);
+        };
+        let plain = matches!(desc.dtype, DType::BF16 | DType::F16 | DType::F32);
+        if !plain || self.code(index).is_some() || !desc.cols().is_multiple_of(BLOCK) {
+            return Ok(None);
+        }
+        let simd = Simd::detect();
+        let (blocks, block_bytes) = (desc.elements() / BLOCK, BLOCK * desc.dtype.block_bytes() as u64);
+        let pieces = PIECES.min(blocks.div_ceil(PIECE));
+        let (mut bytes, mut values, mut all) = (Vec::new(), Vec::new(), Survey::default());
+        for piece in 0..pieces {
+            let first = blocks * piece / pieces;
+            let count = PIECE.min(blocks * (piece + 1) / pieces - first);
+            bytes.resize((count * block_bytes) as usize, 0);
+            values.resize((count * BLOCK) as usize, 0.0);
+            self.read_at(location.shard, location.offset + first * block_bytes, &mut bytes)?;
+            quant::decode(simd, desc.dtype, &bytes, &mut values);
+            if desc.dtype != DType::BF16 {
+                bytes.resize(values.len() * DType::BF16.block_bytes(), 0);
+                quant::encode(simd, DType::BF16, values.len(), &values, None, &mut bytes);
+                quant::decode(simd, DType::BF16, &bytes, &mut values);
+            }
+            let seen = quant::survey(simd, &values);
+            all = Survey { telling: all.telling + seen.telling, on: all.on + seen.on };
+            if all.telling >= PIECE / 2 && all.on * 2 < all.telling {
+                break;
+            }
+        }
+        Ok(Some(all))
+    }
+}
