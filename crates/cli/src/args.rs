@@ -1,9 +1,15 @@
 //! The raw arguments, as they are typed.
 
+mod calibrate;
+mod draft;
+
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
+
+pub(crate) use calibrate::{Calibrate, CalibrationText};
+pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting, Layers};
 
 /// Turns Gemma 4 checkpoints into GGUF files for llama.cpp and Ollama, byte for byte as llama.cpp's own tools, and into
 /// smaller safetensors.
@@ -26,28 +32,34 @@ impl Args {
                 Command::Plan(args) => args.json,
                 Command::Convert(args) => args.json,
                 Command::Verify(args) => matches!(args.json, Some(None)),
+                Command::Calibrate(args) => args.json,
                 Command::Generate(args) => args.json,
+                Command::Draft(args) => args.is_json(),
             }
     }
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what a checkpoint folder, a GGUF file or an .sbs file of gemma.cpp holds
+    /// Show what a checkpoint folder, a GGUF file, a file of importance or an .sbs file of gemma.cpp holds
     Inspect(Inspect),
     /// Show what would be written: every tensor, its type, file, offset and size; writes nothing
     Plan(Plan),
     /// Convert a checkpoint folder to GGUF, or to safetensors in other types or shards
     Convert(Convert),
+    /// Learn from a text which columns of the weights matter: a file of importance
+    Calibrate(Calibrate),
     /// Check an artifact against its checkpoint: structure, weights, perplexity, KL divergence
     Verify(Verify),
     /// Continue a prompt with the reference runtime
     Generate(Generate),
+    /// Draft models for speculative decoding
+    Draft(Draft),
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
-    /// Checkpoint folder, GGUF file (any part of a split) or .sbs file
+    /// Checkpoint folder, GGUF file (any part of a split), file of importance (GGUF or .dat) or .sbs file
     pub(crate) model: PathBuf,
     /// List every tensor
     #[arg(long)]
@@ -80,12 +92,14 @@ pub(crate) struct Plan {
     pub(crate) json: bool,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Convert {
     /// Checkpoint folder
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) what: What,
+    #[command(flatten)]
+    pub(crate) text: CalibrationText,
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, value_name = "OUT")]
     pub(crate) out: PathBuf,
@@ -110,7 +124,7 @@ pub(crate) struct Convert {
 }
 
 /// What to make. Several recipes or types are made in one pass over the checkpoint.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct What {
     /// A recipe: one of `recipes/` by name, or a file
     #[arg(long = "recipe", value_name = "NAME|FILE", required_unless_present = "types")]
@@ -136,6 +150,9 @@ pub(crate) struct What {
     /// Write only the text model to safetensors, as a model of its own; a GGUF never holds more
     #[arg(long)]
     pub(crate) text_only: bool,
+    /// Round by importance: a file of `calibrate` or llama-imatrix, in GGUF form or an older .dat
+    #[arg(long, value_name = "FILE")]
+    pub(crate) importance: Option<PathBuf>,
     /// Set a key of the recipe: unused_kv=drop, metadata.name="My Gemma"
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
@@ -185,6 +202,8 @@ pub(crate) struct Generate {
     /// Where the random numbers begin: the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature")]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) drafting: Drafting,
     /// No figures on stderr
     #[arg(short, long)]
     pub(crate) quiet: bool,

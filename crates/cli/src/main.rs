@@ -6,12 +6,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one crate that talks to people")]
 
 mod args;
+mod calibration;
 mod commands;
 mod memory;
 mod outcome;
 mod progress;
 mod report;
 mod sampling;
+mod speculation;
 mod table;
 
 use clap::Parser;
@@ -25,8 +27,10 @@ fn main() -> std::process::ExitCode {
         Command::Inspect(inspect) => commands::inspect::run(inspect),
         Command::Plan(plan) => commands::plan::run(plan),
         Command::Convert(convert) => commands::convert::run(convert),
+        Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
         Command::Verify(verify) => commands::verify::run(verify),
         Command::Generate(generate) => commands::generate::run(generate, json),
+        Command::Draft(draft) => commands::draft::run(draft),
     };
     outcome::report(result, json)
 }

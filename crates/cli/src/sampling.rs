@@ -25,6 +25,26 @@ pub(crate) struct Sampling {
     pub(crate) seed: u64,
 }
 
+/// Tokens that can be drawn, with weights: a token is as likely as its share of the total. There is at least one.
+#[derive(Clone, Debug)]
+pub(crate) struct Odds {
+    pub(crate) tokens: Vec<(u32, f64)>,
+    pub(crate) total: f64,
+}
+
+impl Odds {
+    pub(crate) fn new(tokens: Vec<(u32, f64)>) -> Odds {
+        let total = tokens.iter().map(|&(_, weight)| weight).sum();
+        Odds { tokens, total }
+    }
+
+    /// The probability of a token.
+    pub(crate) fn of(&self, token: u32) -> f64 {
+        let found = self.tokens.iter().find(|&&(id, _)| id == token);
+        found.map_or(0.0, |&(_, weight)| weight / self.total)
+    }
+}
+
 /// Draws tokens.
 #[derive(Debug)]
 pub(crate) struct Sampler {
@@ -42,17 +62,35 @@ impl Sampler {
         if self.sampling.temperature == 0.0 {
             return argmax(logits) as u32;
         }
+        let odds = self.odds(logits);
+        self.draw(&odds)
+    }
+
+    /// What is drawn from.
+    pub(crate) fn odds(&self, logits: &[f32]) -> Odds {
+        if self.sampling.temperature == 0.0 {
+            return Odds { tokens: vec![(argmax(logits) as u32, 1.0)], total: 1.0 };
+        }
         let candidates = self.candidates(logits);
-        let share = self.random.share();
         let most = logits[candidates[0] as usize];
         let weight = |id: u32| exp(f64::from(logits[id as usize] - most) / self.sampling.temperature);
-        let total: f64 = candidates.iter().map(|&id| weight(id)).sum();
+        Odds::new(candidates.into_iter().map(|id| (id, weight(id))).collect())
+    }
+
+    /// Draws a token.
+    pub(crate) fn draw(&mut self, odds: &Odds) -> u32 {
+        let share = self.share();
         let mut reached = 0.0;
-        let chosen = candidates.iter().find(|&&id| {
-            reached += weight(id);
-            reached > share * total
+        let chosen = odds.tokens.iter().find(|&&(_, weight)| {
+            reached += weight;
+            reached > share * odds.total
         });
-        *chosen.unwrap_or(&candidates[0])
+        chosen.unwrap_or(&odds.tokens[0]).0
+    }
+
+    /// A random number from 0 to just below 1.
+    pub(crate) fn share(&mut self) -> f64 {
+        self.random.share()
     }
 
     /// The tokens to draw from, likeliest first, of equals the lower id.

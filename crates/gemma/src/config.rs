@@ -3,13 +3,15 @@
 //! Two dialects say the same: the published files name the sizes of full-attention layers
 //! (`global_head_dim`, `num_global_key_value_heads`), transformers writes them back as `per_layer_config`.
 //! Text-only fine-tunes have the text fields at the top. Defaults are those of transformers'
-//! `Gemma4TextConfig`. Vision, audio and draft fields are not read here.
+//! `Gemma4TextConfig`. Vision and audio fields are not read here; those of draft models are in `draft.rs`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tensor::{Error, Result};
+
+use crate::draft::{self, Draft};
 
 /// What kind of attention a layer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub enum Kind {
     Unified,
     /// A text model alone.
     Text,
+    /// A draft model: it guesses the next tokens of one of the others, whose keys and values it reads.
+    Draft,
 }
 
 /// The text model's configuration. Sizes count elements, layers are numbered from 0.
@@ -91,6 +95,8 @@ pub struct Config {
     pub rotary_fraction: f64,
     /// `tie_word_embeddings`.
     pub tied: bool,
+    /// What a draft model has besides; `None` for all others.
+    pub draft: Option<Draft>,
 }
 
 #[derive(Deserialize)]
@@ -141,9 +147,9 @@ struct Raw {
     hidden_activation: Option<String>,
 }
 
-const FILE: &str = "config.json";
+pub(crate) const FILE: &str = "config.json";
 
-fn field(name: &str) -> String {
+pub(crate) fn field(name: &str) -> String {
     format!("{FILE}: {name}")
 }
 
@@ -153,7 +159,19 @@ impl Config {
     /// # Errors
     /// `Unsupported` for another architecture or a quantisation that is not read, `Malformed` for a missing, mistyped or contradictory field.
     pub fn from_json(json: &Value) -> Result<Config> {
-        let (architecture, kind) = architecture(json)?;
+        Config::of_kind(json, |kind| kind != Kind::Draft)
+    }
+
+    /// As [`Config::from_json`], for a draft model and nothing else.
+    ///
+    /// # Errors
+    /// Those of [`Config::from_json`].
+    pub fn draft_from_json(json: &Value) -> Result<Config> {
+        Config::of_kind(json, |kind| kind == Kind::Draft)
+    }
+
+    fn of_kind(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<Config> {
+        let (architecture, kind) = architecture(json, wanted)?;
         checkpoint::is_fp8(json)?; // other kinds are refused
         let text = match json.get("text_config") {
             Some(text) if !text.is_null() => text,
@@ -162,10 +180,17 @@ impl Config {
         let raw = Raw::deserialize(text).map_err(|e| Error::malformed(FILE, e))?;
         let tied =
             raw.tie_word_embeddings.or_else(|| json.get("tie_word_embeddings")?.as_bool()).unwrap_or(true);
-        Config::from_raw(raw, architecture, kind, tied)
+        let draft = (kind == Kind::Draft).then(|| Draft::from_json(json)).transpose()?;
+        Config::from_raw(raw, architecture, kind, tied, draft)
     }
 
-    fn from_raw(raw: Raw, architecture: String, kind: Kind, tied: bool) -> Result<Config> {
+    fn from_raw(
+        raw: Raw,
+        architecture: String,
+        kind: Kind,
+        tied: bool,
+        draft: Option<Draft>,
+    ) -> Result<Config> {
         if raw.num_hidden_layers == 0 || raw.num_hidden_layers > 1000 {
             return Err(Error::malformed(field("num_hidden_layers"), "no such number of layers")
                 .expected("1 to 1000", raw.num_hidden_layers));
@@ -183,7 +208,10 @@ impl Config {
         }
         let attention = attention(&raw)?;
         let shared_kv_layers = raw.num_kv_shared_layers.unwrap_or(0);
-        check_donors(&attention, shared_kv_layers)?;
+        match kind {
+            Kind::Draft => draft::check_shared(&attention, shared_kv_layers)?,
+            _ => check_donors(&attention, shared_kv_layers)?,
+        }
         if raw.attention_bias == Some(true) {
             return Err(Error::unsupported(field("attention_bias"), "Gemma 4 has no attention bias"));
         }
@@ -253,6 +281,7 @@ impl Config {
             rope_base_swa: rope.get("sliding_attention").map_or(1e4, |r| r.rope_theta),
             rotary_fraction: full_rope.and_then(|r| r.partial_rotary_factor).unwrap_or(0.25),
             tied,
+            draft,
         })
     }
 
@@ -296,24 +325,26 @@ impl Config {
     }
 }
 
-fn architecture(json: &Value) -> Result<(String, Kind)> {
+fn architecture(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<(String, Kind)> {
     let known = &crate::formats::variants().architectures;
-    let supported = || known.keys().cloned().collect::<Vec<_>>().join(", ");
+    let supported = || {
+        let names = known.iter().filter(|&(_, &kind)| wanted(kind)).map(|(name, _)| name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
     let place = field("architectures");
     let Some(name) = json.pointer("/architectures/0").and_then(Value::as_str) else {
         return Err(Error::malformed(place, "the model's architecture is not named")
             .expected(supported(), json.get("architectures").unwrap_or(&Value::Null)));
     };
     match known.get(name) {
-        Some(&kind) => Ok((name.to_owned(), kind)),
-        None => {
-            let error = Error::unsupported(place, "unknown architecture").expected(supported(), name);
-            Err(if name.ends_with("AssistantForCausalLM") {
-                error.help("This is a draft model; this version converts only the models it drafts for.")
-            } else {
-                error
-            })
+        Some(&kind) if wanted(kind) => Ok((name.to_owned(), kind)),
+        Some(Kind::Draft) => {
+            Err(Error::unsupported(place, "a draft model").expected(supported(), name).help(
+                "`gemma-convert draft convert` converts it; give it the model that it drafts for as --target.",
+            ))
         }
+        Some(_) => Err(Error::unsupported(place, "not a draft model").expected(supported(), name)),
+        None => Err(Error::unsupported(place, "unknown architecture").expected(supported(), name)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tables of `formats/`, embedded and parsed once.
+//! The tables of `formats/`, embedded and parsed once. Those of draft models build on those of text models.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -32,7 +32,16 @@ pub(crate) struct Tensors {
     pub(crate) dropped: Vec<DroppedRow>,
 }
 
+/// `formats/gemma4-assistant.tensors.toml`.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DraftTensors {
+    same: Vec<String>,
+    tensor: Vec<TensorRow>,
+    dropped: Vec<DroppedRow>,
+}
+
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TensorRow {
     pub(crate) role: String,
@@ -59,9 +68,11 @@ pub enum Store {
     F32,
     /// Never quantised.
     Keep,
+    /// Nobody: integers, which are copied.
+    Copy,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DroppedRow {
     #[serde(default)]
@@ -79,7 +90,16 @@ pub(crate) struct Keys {
     pub(crate) key: Vec<KeyRow>,
 }
 
+/// `formats/gemma4-assistant.keys.toml`.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DraftKeys {
+    architecture: String,
+    after: String,
+    key: Vec<KeyRow>,
+}
+
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct KeyRow {
     pub(crate) key: String,
@@ -131,8 +151,8 @@ pub(crate) struct TokenTypes {
 }
 
 macro_rules! table {
-    ($function:ident, $type:ty, $file:literal) => {
-        pub(crate) fn $function() -> &'static $type {
+    ($visibility:vis $function:ident, $type:ty, $file:literal) => {
+        $visibility fn $function() -> &'static $type {
             static TABLE: LazyLock<$type> = LazyLock::new(|| {
                 toml::from_str(include_str!(concat!("../../../formats/", $file))).expect(concat!(
                     "formats/",
@@ -145,19 +165,60 @@ macro_rules! table {
     };
 }
 
-table!(variants, Variants, "gemma4.variants.toml");
-table!(tensors, Tensors, "gemma4.tensors.toml");
-table!(keys, Keys, "gemma4.keys.toml");
-table!(vocabulary, Vocabulary, "gemma4.vocabulary.toml");
+table!(pub(crate) variants, Variants, "gemma4.variants.toml");
+table!(text_tensors, Tensors, "gemma4.tensors.toml");
+table!(draft_tensors, DraftTensors, "gemma4-assistant.tensors.toml");
+table!(text_keys, Keys, "gemma4.keys.toml");
+table!(draft_keys, DraftKeys, "gemma4-assistant.keys.toml");
+table!(pub(crate) vocabulary, Vocabulary, "gemma4.vocabulary.toml");
+
+/// The tensors of models of this kind.
+pub(crate) fn tensors(kind: Kind) -> &'static Tensors {
+    static OF_DRAFTS: LazyLock<Tensors> = LazyLock::new(|| {
+        let (text, draft) = (text_tensors(), draft_tensors());
+        let same = text.tensor.iter().filter(|row| draft.same.contains(&row.role));
+        Tensors {
+            prefixes: text.prefixes.clone(),
+            tensor: same.chain(&draft.tensor).cloned().collect(),
+            dropped: draft.dropped.clone(),
+        }
+    });
+    if kind == Kind::Draft { &OF_DRAFTS } else { text_tensors() }
+}
+
+/// The keys of models of this kind.
+pub(crate) fn keys(kind: Kind) -> &'static Keys {
+    static OF_DRAFTS: LazyLock<Keys> = LazyLock::new(|| {
+        let (mut key, draft) = (text_keys().key.clone(), draft_keys());
+        let place = key.iter().position(|row| row.key == draft.after).map_or(key.len(), |at| at + 1);
+        key.splice(place..place, draft.key.iter().cloned());
+        Keys { architecture: draft.architecture.clone(), key }
+    });
+    if kind == Kind::Draft { &OF_DRAFTS } else { text_keys() }
+}
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     /// The promise behind `expect` above.
     #[test]
     fn tables_parse() {
-        assert!(!super::variants().variant.is_empty());
-        assert!(!super::tensors().tensor.is_empty());
-        assert!(!super::keys().key.is_empty());
-        assert!(!super::vocabulary().visible.is_empty());
+        assert!(!variants().variant.is_empty());
+        for kind in [Kind::Text, Kind::Draft] {
+            assert!(!tensors(kind).tensor.is_empty());
+            assert!(!keys(kind).key.is_empty());
+        }
+        assert!(!vocabulary().visible.is_empty());
+    }
+
+    /// What the tables of draft models take from those of text models is there.
+    #[test]
+    fn tables_of_drafts_build_on_rows_that_exist() {
+        let text = text_tensors();
+        for role in &draft_tensors().same {
+            assert_eq!(text.tensor.iter().filter(|row| row.role == *role).count(), 1, "{role}");
+        }
+        assert!(text_keys().key.iter().any(|row| row.key == draft_keys().after));
     }
 }

@@ -10,7 +10,8 @@ use std::collections::{HashMap, HashSet};
 use gguf::{Array, Metadata, Value};
 use tensor::{Error, Result, TensorDesc};
 
-use crate::config::{Attention, Config, Kind};
+use crate::config::{Attention, Config, Kind, check_donors};
+use crate::draft::{self, Draft, Ordered};
 use crate::formats::{self, Store};
 use crate::tensors::{Found, Inventory, Slot, check_shape, complete, slots};
 
@@ -27,10 +28,23 @@ impl Config {
     /// `Unsupported` for another architecture or for layers that differ in a way no config can say, `Malformed`
     /// for a missing, mistyped or contradictory key.
     pub fn from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
-        let keys = Keys { metadata, architecture: &formats::keys().architecture };
+        Config::from_keys(metadata, tensors, Kind::Text)
+    }
+
+    /// As [`Config::from_metadata`], for a draft model and nothing else; `kind` is [`Kind::Draft`].
+    ///
+    /// # Errors
+    /// Those of [`Config::from_metadata`].
+    pub fn draft_from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
+        Config::from_keys(metadata, tensors, Kind::Draft)
+    }
+
+    fn from_keys(metadata: &Metadata, tensors: &[TensorDesc], kind: Kind) -> Result<Config> {
+        let keys = Keys { metadata, architecture: &formats::keys(kind).architecture };
         let architecture: &str = metadata.required("general.architecture")?;
         if architecture != keys.architecture {
-            return Err(Error::unsupported("key general.architecture", "not a Gemma 4 text model")
+            let what = if kind == Kind::Draft { "draft model" } else { "text model" };
+            return Err(Error::unsupported("key general.architecture", format!("not a Gemma 4 {what}"))
                 .expected(keys.architecture, architecture));
         }
         let layers = keys.size("block_count")?;
@@ -40,7 +54,8 @@ impl Config {
         }
         let attention = keys.attention(layers as usize)?;
         let shared_kv_layers = keys.optional("attention.shared_kv_layers")?.unwrap_or(0);
-        crate::config::check_donors(&attention, shared_kv_layers)
+        let check = if kind == Kind::Draft { draft::check_shared } else { check_donors };
+        check(&attention, shared_kv_layers)
             .map_err(|e| Error::malformed(keys.place("attention.shared_kv_layers"), e.problem()))?;
 
         let named: HashMap<&str, &TensorDesc> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
@@ -61,7 +76,7 @@ impl Config {
 
         let config = Config {
             architecture: architecture.to_owned(),
-            kind: Kind::Text,
+            kind,
             hidden: keys.size("embedding_length")?,
             ffn: ffn[0],
             double_wide: ffn.iter().any(|&n| n != ffn[0]),
@@ -88,6 +103,7 @@ impl Config {
             rope_base_swa: keys.required("rope.freq_base_swa")?,
             rotary_fraction: 0.25,
             tied: !named.contains_key("output.weight"),
+            draft: (kind == Kind::Draft).then(|| keys.draft(&named)).transpose()?,
             attention,
         };
         keys.check(&config, &ffn, &kv_heads)?;
@@ -158,6 +174,18 @@ impl<'a> Keys<'a> {
             );
         }
         Ok(sliding.iter().map(|&s| if s { Attention::Sliding } else { Attention::Full }).collect())
+    }
+
+    /// What a draft model says besides. Its head is an ordered one if the tensors of one are there.
+    fn draft(&self, named: &HashMap<&str, &TensorDesc>) -> Result<Draft> {
+        let used = self.optional("masked_embedding_top_k")?.unwrap_or(draft::CENTROIDS_USED);
+        let centroids = named.get("masked_embd_centroids.weight").map(|desc| desc.rows());
+        let draft = Draft {
+            backbone: self.size("embedding_length_out")?,
+            ordered: centroids.map(|centroids| Ordered { centroids, used }),
+        };
+        draft.check().map_err(|e| Error::malformed(self.place("masked_embedding_top_k"), e.problem()))?;
+        Ok(draft)
     }
 
     /// What the keys repeat, or could say and a config cannot.

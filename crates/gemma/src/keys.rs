@@ -1,4 +1,4 @@
-//! The keys of a GGUF: the table `formats/gemma4.keys.toml` filled with the facts of a checkpoint.
+//! The keys of a GGUF: the table `formats/gemma4.keys.toml` (of draft models `gemma4-assistant.keys.toml`) filled with the facts of a checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use tensor::{Error, Result};
 
 use crate::config::{Attention, Config, Kind};
-use crate::formats::{self, KeyRow, KeyType};
+use crate::formats::{self, KeyRow, KeyType, Keys};
 use crate::{Vocabulary, card};
 
 /// Everything that ends up in the keys of a file.
@@ -51,9 +51,9 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// # Errors
 /// `Malformed` when a value does not fit its type, `Recipe` for an override that does not fit or names no key.
 pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
-    let table = formats::keys();
+    let table = formats::keys(from.config.kind);
     let mut metadata = Metadata::new();
-    for row in rows(from.vocabulary) {
+    for row in rows(table, from.vocabulary) {
         if row.key.ends_with(".*") {
             card::listed(from, row, &mut metadata);
             continue;
@@ -70,7 +70,7 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     }
     for (key, json) in from.overrides {
         let place = format!("recipe: [kv] {key}");
-        let row = row_of(key).ok_or_else(|| {
+        let row = row_of(table, key).ok_or_else(|| {
             Error::recipe(&place, "a Gemma 4 file has no such key")
                 .help("formats/gemma4.keys.toml lists the keys.")
         })?;
@@ -102,8 +102,8 @@ impl KeySources<'_> {
 }
 
 /// The rows of the table; those of special tokens in the order in which the tokenizer names them.
-fn rows(vocabulary: &Vocabulary) -> Vec<&'static KeyRow> {
-    let mut rows: Vec<_> = formats::keys().key.iter().collect();
+fn rows(table: &'static Keys, vocabulary: &Vocabulary) -> Vec<&'static KeyRow> {
+    let mut rows: Vec<_> = table.key.iter().collect();
     if let Some(first) = rows.iter().position(|row| vocabulary.place(&row.value).is_some()) {
         let mut special =
             rows.extract_if(first.., |row| vocabulary.place(&row.value).is_some()).collect::<Vec<_>>();
@@ -113,8 +113,7 @@ fn rows(vocabulary: &Vocabulary) -> Vec<&'static KeyRow> {
     rows
 }
 
-fn row_of(key: &str) -> Option<&'static KeyRow> {
-    let table = formats::keys();
+fn row_of(table: &'static Keys, key: &str) -> Option<&'static KeyRow> {
     table.key.iter().find(|row| row.key.replace("{arch}", &table.architecture) == key)
 }
 
@@ -152,7 +151,7 @@ fn fact(from: &KeySources<'_>, name: &str, file_type: u32) -> Option<Fact> {
             ("card", _) => card::field(from, field).map(Fact::Json),
             ("file", "type") => Some(file_type.into()),
             ("file", "quantization_version") => Some(QUANTIZATION_VERSION.into()),
-            _ => unreachable!("formats/gemma4.keys.toml: value {name:?}; the table is tested"),
+            _ => unreachable!("formats/gemma4*.keys.toml: value {name:?}; the table is tested"),
         };
     }
     model_fact(from.config, name).or_else(|| tokenizer_fact(from, name))
@@ -161,7 +160,7 @@ fn fact(from: &KeySources<'_>, name: &str, file_type: u32) -> Option<Fact> {
 fn model_fact(config: &Config, name: &str) -> Option<Fact> {
     let layers = 0..config.layers();
     Some(match name {
-        "architecture" => formats::keys().architecture.clone().into(),
+        "architecture" => formats::keys(config.kind).architecture.clone().into(),
         "type" => "model".into(),
         "layers" => config.layers().into(),
         "context" => config.context.into(),
@@ -178,6 +177,8 @@ fn model_fact(config: &Config, name: &str) -> Option<Fact> {
         "rope_base" => config.rope_base.into(),
         "rope_base_swa" => config.rope_base_swa.into(),
         "softcap" => config.softcap?.into(),
+        "backbone" => config.draft.as_ref()?.backbone.into(),
+        "centroids_used" => config.ordered()?.used.into(),
         "experts" => config.experts?.into(),
         "experts_used" => config.experts_used?.into(),
         "expert_ffn" => config.expert_ffn?.into(),

@@ -6,6 +6,8 @@
 
 mod card;
 mod config;
+mod draft;
+mod extract;
 mod formats;
 mod from_gguf;
 mod hub_name;
@@ -17,6 +19,8 @@ mod vocabulary;
 
 pub use card::FIELDS as METADATA_FIELDS;
 pub use config::{Attention, Config, Kind};
+pub use draft::{Draft, Ordered, is_assistant, same_tokens};
+pub use extract::{ExtractedWeights, Extraction, check_count, check_layers};
 pub use formats::Store;
 pub use from_gguf::{ROPE_FREQS, gguf_inventory};
 pub use keys::{KeySources, Parameters, metadata};

@@ -35,8 +35,20 @@ impl Model {
     /// # Errors
     /// What [`Config::from_json`], [`tensors::inventory`] and [`Vocabulary::new`] refuse, with the file it is in.
     pub fn open(checkpoint: &Checkpoint) -> Result<Model> {
+        Model::with(checkpoint, Config::from_json)
+    }
+
+    /// As [`Model::open`], for a draft model and nothing else.
+    ///
+    /// # Errors
+    /// Those of [`Model::open`].
+    pub fn open_draft(checkpoint: &Checkpoint) -> Result<Model> {
+        Model::with(checkpoint, Config::draft_from_json)
+    }
+
+    fn with(checkpoint: &Checkpoint, config: fn(&Value) -> Result<Config>) -> Result<Model> {
         let dir = checkpoint.dir().display();
-        let config = Config::from_json(checkpoint.config()).map_err(|e| e.within(&dir))?;
+        let config = config(checkpoint.config()).map_err(|e| e.within(&dir))?;
         let file_of = |index: usize| {
             let shard = checkpoint.location(index).map(|l| &checkpoint.shards()[l.shard]);
             shard.map_or_else(|| dir.to_string(), |shard| shard.path.display().to_string())

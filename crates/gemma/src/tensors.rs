@@ -1,13 +1,13 @@
 //! Which tensor of a checkpoint is which: roles, GGUF names, shapes, and what is left out.
 //!
-//! The table is `formats/gemma4.tensors.toml`; here it is unrolled over the layers of a config and held
+//! The tables are `formats/gemma4.tensors.toml` and, for draft models, `gemma4-assistant.tensors.toml`; here they are unrolled over the layers of a config and held
 //! against what a checkpoint contains. Every tensor is used or dropped with a reason, or it is an error.
 
 use std::collections::HashMap;
 
 use tensor::{DType, Error, Result, TensorDesc};
 
-use crate::config::{Attention, Config};
+use crate::config::{Attention, Config, Kind};
 use crate::formats::{self, Store, TensorRow};
 
 /// A tensor that a text model of a given config has.
@@ -71,7 +71,7 @@ pub struct Inventory {
 pub(crate) fn slots(config: &Config) -> Result<Vec<Slot>> {
     let mut slots = Vec::new();
     let (of_layer, of_model): (Vec<_>, Vec<_>) =
-        formats::tensors().tensor.iter().partition(|row| row.hf.contains("{n}"));
+        formats::tensors(config.kind).tensor.iter().partition(|row| row.hf.contains("{n}"));
     for row in of_model {
         slots.extend(slot(config, row, None)?);
     }
@@ -107,9 +107,10 @@ fn holds(config: &Config, condition: &str, layer: Option<usize>) -> bool {
         ("ple", _) => config.ple > 0,
         ("moe", _) => config.experts.is_some(),
         ("untied", _) => !config.tied,
+        ("ordered", _) => config.ordered().is_some(),
         ("v", Some(n)) => !(config.k_eq_v && config.attention[n] == Attention::Full),
         ("shared_kv", Some(n)) => config.shares_kv(n),
-        _ => unreachable!("formats/gemma4.tensors.toml: condition {condition:?}; the table is tested"),
+        _ => unreachable!("formats/gemma4*.tensors.toml: condition {condition:?}; the table is tested"),
     }
 }
 
@@ -124,12 +125,14 @@ fn size(config: &Config, expression: &str, layer: Option<usize>) -> Result<u64> 
         ("heads", _) => config.heads,
         ("experts", _) => config.experts.unwrap_or(0),
         ("expert_ffn", _) => config.expert_ffn.unwrap_or(0),
+        ("backbone", _) => config.draft.as_ref().map_or(0, |draft| draft.backbone),
+        ("centroids", _) => config.ordered().map_or(0, |ordered| ordered.centroids),
         ("kv_heads", Some(n)) => config.kv_heads_of(n),
         ("head_dim", Some(n)) => config.head_dim_of(n),
         ("ffn", Some(n)) => config.ffn_of(n),
         (number, _) => match number.parse() {
             Ok(number) => number,
-            Err(_) => unreachable!("formats/gemma4.tensors.toml: symbol {name:?}; the table is tested"),
+            Err(_) => unreachable!("formats/gemma4*.tensors.toml: symbol {name:?}; the table is tested"),
         },
     };
     expression.split('*').map(symbol).try_fold(1u64, u64::checked_mul).ok_or_else(|| {
@@ -150,7 +153,7 @@ pub fn inventory(
     let by_name: HashMap<&str, usize> =
         tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
     let slots = slots(config)?;
-    let prefix = prefix(&slots, &by_name);
+    let prefix = prefix(config, &slots, &by_name);
 
     let mut owner = vec![false; tensors.len()];
     let mut text = Vec::with_capacity(slots.len());
@@ -179,19 +182,25 @@ pub fn inventory(
 }
 
 /// The prefix under which the most tensors of the text model are found.
-fn prefix(slots: &[Slot], by_name: &HashMap<&str, usize>) -> &'static str {
+fn prefix(config: &Config, slots: &[Slot], by_name: &HashMap<&str, usize>) -> &'static str {
     let hits = |prefix: &&String| {
         slots.iter().filter(|slot| by_name.contains_key(format!("{prefix}{}", slot.hf).as_str())).count()
     };
-    let prefixes = &formats::tensors().prefixes;
+    let prefixes = &formats::tensors(config.kind).prefixes;
     // `rev`, because `max_by_key` takes the last of equals and the first is the usual one
     prefixes.iter().rev().max_by_key(hits).map_or("", String::as_str)
 }
 
 fn check(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
     check_shape(slot, tensor)?;
+    let place = format!("tensor {}", tensor.name);
+    if slot.store == Store::Copy {
+        return match tensor.dtype {
+            DType::I64 => Ok(()),
+            other => Err(Error::unsupported(place, "not the type of token ids").expected("i64", other)),
+        };
+    }
     if !matches!(tensor.dtype, DType::BF16 | DType::F16 | DType::F32) {
-        let place = format!("tensor {}", tensor.name);
         return Err(Error::unsupported(place, "not a type of weights that can be converted")
             .expected("bf16, f16 or f32", tensor.dtype));
     }
@@ -221,7 +230,7 @@ fn reason(config: &Config, tensor: &TensorDesc) -> Result<&'static str> {
     if config.tied && tensor.name == "lm_head.weight" {
         return Ok("tied: config.json says tie_word_embeddings, the head is token_embd");
     }
-    let table = &formats::tensors().dropped;
+    let table = &formats::tensors(config.kind).dropped;
     let name = tensor.name.as_str();
     let drops = |row: &&formats::DroppedRow| {
         row.prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
@@ -241,7 +250,10 @@ fn reason(config: &Config, tensor: &TensorDesc) -> Result<&'static str> {
     })
 }
 
-/// The first role of this name, for error messages and rules that name roles.
+/// Whether any model has tensors of this role, for rules that name roles.
 pub fn is_role(name: &str) -> bool {
-    formats::tensors().tensor.iter().any(|row| row.role == name)
+    [Kind::Text, Kind::Draft]
+        .into_iter()
+        .flat_map(|kind| &formats::tensors(kind).tensor)
+        .any(|row| row.role == name)
 }

@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use gemma::Attention;
+use gemma::{Attention, Config};
 use quant::DOT_VECTORS;
 use rayon::prelude::*;
 use tensor::Result;
@@ -50,15 +50,7 @@ impl Model<'_> {
         rms_in_place(&mut q, head_dim, Some(&w.vector("attn_q_norm")?), eps);
         rope::rotate(&mut q, &batch.positions, frequencies);
 
-        let heads = Heads {
-            count: config.heads as usize,
-            kv: config.kv_heads_of(layer) as usize,
-            dim: head_dim,
-            window: match config.attention[layer] {
-                Attention::Sliding => config.window as usize,
-                Attention::Full => usize::MAX,
-            },
-        };
+        let heads = Heads::of(config, layer);
         let mut o = Matrix::zeros(q.rows(), q.cols());
         // the batch says which way, as it does in `project`: a row's bits are its own
         let few = q.rows() <= DOT_VECTORS;
@@ -66,10 +58,13 @@ impl Model<'_> {
             let span = sequence.rows.start * q.cols()..sequence.rows.end * q.cols();
             let kv = sequence.cache.layer(donor(config, layer));
             let positions = &batch.positions[sequence.rows.clone()];
+            let width = q.cols();
             let (q, o) = (&q.data()[span.clone()], &mut o.data_mut()[span]);
-            match *positions {
-                [position] if few => heads.attend_alone(q, kv, position, o),
-                _ => heads.attend(q, kv, positions, o),
+            if few {
+                let rows = q.chunks_exact(width).zip(o.chunks_exact_mut(width));
+                rows.zip(positions).for_each(|((q, o), &position)| heads.attend_alone(q, kv, position, o));
+            } else {
+                heads.attend(q, kv, positions, o);
             }
             sequence.cache.release(config, layer, sequence.end);
         }
@@ -78,7 +73,7 @@ impl Model<'_> {
 }
 
 /// The heads of a layer and what they see.
-struct Heads {
+pub(crate) struct Heads {
     /// Query heads.
     count: usize,
     /// Key and value heads.
@@ -93,6 +88,18 @@ thread_local! {
 }
 
 impl Heads {
+    pub(crate) fn of(config: &Config, layer: usize) -> Heads {
+        Heads {
+            count: config.heads as usize,
+            kv: config.kv_heads_of(layer) as usize,
+            dim: config.head_dim_of(layer) as usize,
+            window: match config.attention[layer] {
+                Attention::Sliding => config.window as usize,
+                Attention::Full => usize::MAX,
+            },
+        }
+    }
+
     /// The values that the queries of one sequence find, which stand at these positions.
     fn attend(&self, mut q: &[f32], kv: &LayerKv, positions: &[usize], mut out: &mut [f32]) {
         let width = self.count * self.dim;
@@ -113,11 +120,12 @@ impl Heads {
     }
 
     /// For a single query, as all but the first of a generation are: the heads that share keys are the rows of one
-    /// product, so that keys and values, of which there are many, are read once and not once a head.
-    fn attend_alone(&self, q: &[f32], kv: &LayerKv, position: usize, out: &mut [f32]) {
+    /// product, so that keys and values, of which there are many, are read once and not once a head. The query of a draft
+    /// model stands where no key is yet.
+    pub(crate) fn attend_alone(&self, q: &[f32], kv: &LayerKv, position: usize, out: &mut [f32]) {
         let (kv_width, group) = (self.kv * self.dim, self.count / self.kv);
         let first = self.oldest(position).max(kv.first);
-        let keys = position + 1 - first;
+        let keys = (position + 1).min(kv.end(kv_width)) - first;
         let start = (first - kv.first) * kv_width;
         let heads = out.par_chunks_mut(group * self.dim).zip(q.par_chunks(group * self.dim)).enumerate();
         heads.for_each(|(head, (out, q))| {
@@ -152,7 +160,7 @@ impl Heads {
         // what any query of the block sees, as rows of the cache
         let block = positions[0] / QUERIES * QUERIES;
         let first = self.oldest(block).max(kv.first);
-        let keys = (block + QUERIES).min(kv.first + kv.keys.len() / kv_width) - first;
+        let keys = (block + QUERIES).min(kv.end(kv_width)) - first;
         let offset = (first - kv.first) * kv_width + head / (self.count / self.kv) * self.dim;
 
         SCORES.with_borrow_mut(|scores| {

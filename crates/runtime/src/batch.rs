@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{KvCache, Matrix};
 
 /// Sequences between two layers. Their tokens are the rows of one matrix, one sequence after the other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// Token ids, a row each.
     pub(crate) tokens: Vec<u32>,
@@ -23,7 +23,7 @@ pub struct Batch {
 }
 
 /// One sequence of a batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sequence {
     /// Its rows.
     pub(crate) rows: Range<usize>,

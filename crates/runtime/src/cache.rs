@@ -1,15 +1,18 @@
 //! Keys and values of the positions that later ones look back to.
 //!
 //! Layers at the end of E2B and E4B own none and read those of a donor: the last layer of their kind that has them.
-//! A sliding layer looks back `window` positions, so no more is kept of it than that.
+//! A sliding layer looks back `window` positions, so no more is kept of it than that, and as many as may be taken back.
 
 use gemma::{Attention, Config};
+use tensor::{Error, Result};
 
 /// Keys and values of one sequence.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     len: usize,
     keep: Keep,
+    /// Positions that can be taken back.
+    undo: usize,
     layers: Vec<LayerKv>,
 }
 
@@ -36,7 +39,35 @@ pub(crate) struct LayerKv {
 impl KvCache {
     /// An empty cache for a sequence that goes on, such as a generation.
     pub fn new(config: &Config) -> KvCache {
-        KvCache { len: 0, keep: Keep::Later, layers: vec![LayerKv::default(); config.layers()] }
+        KvCache { len: 0, keep: Keep::Later, undo: 0, layers: vec![LayerKv::default(); config.layers()] }
+    }
+
+    /// The same, of which the last `positions` can be taken back at any time, see [`KvCache::truncate`].
+    pub fn with_undo(self, positions: usize) -> KvCache {
+        KvCache { undo: positions, ..self }
+    }
+
+    /// Takes back all positions from `len` on: what goes through the model next is as if they had never been.
+    ///
+    /// # Errors
+    /// `Limit` when they are more than the cache was [made for](KvCache::with_undo), and nothing has changed.
+    pub fn truncate(&mut self, config: &Config, len: usize) -> Result<()> {
+        let needed = |layer: usize| match config.attention[layer] {
+            Attention::Sliding => (len + 1).saturating_sub(config.window as usize),
+            Attention::Full => 0,
+        };
+        if (0..self.layers.len()).any(|layer| self.layers[layer].first > needed(layer)) {
+            return Err(Error::limit("cache", "positions that cannot be taken back any more")
+                .expected(format!("at most {}", self.undo), self.len.saturating_sub(len)));
+        }
+        for (layer, kv) in self.layers.iter_mut().enumerate() {
+            let width = width(config, layer);
+            let rows = len.saturating_sub(kv.first);
+            kv.keys.truncate(rows * width);
+            kv.values.truncate(rows * width);
+        }
+        self.len = self.len.min(len);
+        Ok(())
     }
 
     /// For a sequence that is done with in one pass: forgets a layer when no other will read it.
@@ -76,13 +107,13 @@ impl KvCache {
         let donor = donor(config, layer);
         let read_later = (layer + 1..config.layers()).any(|later| self::donor(config, later) == donor);
         if !read_later {
-            let width = (config.kv_heads_of(donor) * config.head_dim_of(donor)) as usize;
+            let width = width(config, donor);
             let kv = &mut self.layers[donor];
             match (self.keep, config.attention[donor]) {
                 (Keep::Pass, _) => *kv = LayerKv::default(),
                 // a position sees itself and the `window - 1` before it
                 (Keep::Later, Attention::Sliding) => {
-                    kv.drop_before((end + 1).saturating_sub(config.window as usize), width);
+                    kv.drop_before((end + 1).saturating_sub(config.window as usize + self.undo), width);
                 }
                 (Keep::Later, Attention::Full) => {}
             }
@@ -94,6 +125,11 @@ impl KvCache {
 }
 
 impl LayerKv {
+    /// The position behind the last row.
+    pub(crate) fn end(&self, width: usize) -> usize {
+        self.first + self.keys.len() / width
+    }
+
     fn drop_before(&mut self, position: usize, width: usize) {
         if position > self.first {
             let gone = (position - self.first) * width;
@@ -102,6 +138,11 @@ impl LayerKv {
             self.first = position;
         }
     }
+}
+
+/// Values a position in the keys, or the values, of a layer.
+fn width(config: &Config, layer: usize) -> usize {
+    (config.kv_heads_of(layer) * config.head_dim_of(layer)) as usize
 }
 
 /// True for the last layer with keys and values of its own: what becomes of a row after it, no other row sees.

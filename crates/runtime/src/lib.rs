@@ -8,6 +8,8 @@
 //! | `attention.rs`, `rope.rs`, `cache.rs` | queries against the keys that a layer sees; turning by position; what is kept |
 //! | `ffn.rs`, `moe.rs` | the dense feed-forward network; the mixture of experts beside it |
 //! | `ple.rs`, `table.rs` | per-layer embeddings (E2B, E4B); their table, read row by row |
+//! | `observe.rs` | what goes into each matrix, for calibration |
+//! | `draft.rs`, `guesser.rs` | draft models, which guess the next tokens of another; guessing along a sequence |
 //! | `norm.rs`, `math.rs`, `sums.rs` | RMS norm; exp, tanh, gelu; sums of exponentials |
 //! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role, decoded a few rows at a time where they are multiplied |
 //! | `matmul/` | the same on AMX tiles, with f32 values as sums of BF16 values |
@@ -18,19 +20,22 @@
 //! The unit of work is one layer over a [`Batch`] of independent sequences: a model that is larger than memory
 //! is read once, layer by layer, however many sequences there are.
 //!
-//! Left out: image and audio input, draft models, training, sampling. Where tensors come from and what text the
+//! Left out: image and audio input, training, sampling. Where tensors come from and what text the
 //! tokens stand for is the caller's business. Work runs on the caller's rayon pool.
 
 mod attention;
 mod batch;
 mod cache;
+mod draft;
 mod ffn;
+mod guesser;
 mod math;
 mod matmul;
 mod matrix;
 mod model;
 mod moe;
 mod norm;
+mod observe;
 mod ple;
 mod rope;
 mod sums;
@@ -39,9 +44,12 @@ mod weights;
 
 pub use batch::Batch;
 pub use cache::KvCache;
+pub use draft::{Drafter, Guess};
+pub use guesser::{Draft, Guesser, Standing};
 pub use matmul::Kernel;
 pub use matrix::{Matrix, argmax};
 pub use model::{Model, Stage};
+pub use observe::{Expert, Input, Observer};
 pub use sums::{ExpSums, exp_sums};
 pub use table::TableReads;
 pub use weights::{LayerWeights, Weight, Weights};

@@ -40,7 +40,8 @@ impl Matrix {
         &self.data
     }
 
-    pub(crate) fn data_mut(&mut self) -> &mut [f32] {
+    /// All values, row after row.
+    pub fn data_mut(&mut self) -> &mut [f32] {
         &mut self.data
     }
 

@@ -36,6 +36,15 @@ impl<'a> Model<'a> {
     /// `Unsupported` for a model that looks ahead; `Malformed` for sizes that do not go together; what the source of
     /// the weights says.
     pub fn new(config: &'a Config, weights: Weights<'a>) -> Result<Model<'a>> {
+        if config.draft.is_some() {
+            return Err(Error::unsupported("model", "a draft model says nothing by itself")
+                .help("Give it to `generate` as --draft, with the model that it drafts for."));
+        }
+        Model::of_layers(config, weights)
+    }
+
+    /// As [`Model::new`], for layers that get their keys and values from elsewhere, too.
+    pub(crate) fn of_layers(config: &'a Config, weights: Weights<'a>) -> Result<Model<'a>> {
         check(config)?;
         // a checkpoint says it in its config, a GGUF in a tensor
         let divisors = match weights.global().find(ROPE_FREQS) {
@@ -103,12 +112,18 @@ impl<'a> Model<'a> {
             positions.extend(start..end);
             tokens.extend_from_slice(part);
         }
-        let mut hidden = self.weights.global().get("token_embd")?.gather(&tokens)?;
-        hidden.scale((self.config.hidden as f32).sqrt());
+        let hidden = self.embedded(&tokens)?;
         let embedding = if self.config.ple > 0 { hidden.clone() } else { Matrix::default() };
         let batch = Batch { tokens, positions, sequences, hidden, embedding, done: 0, wanted: None };
         self.check_finite(&batch, "token_embd")?;
         Ok(batch)
+    }
+
+    /// `√hidden · E[token]`, a row each.
+    pub(crate) fn embedded(&self, tokens: &[u32]) -> Result<Matrix> {
+        let mut hidden = self.weights.global().get("token_embd")?.gather(tokens)?;
+        hidden.scale((self.config.hidden as f32).sqrt());
+        Ok(hidden)
     }
 
     /// Takes a batch through one layer, which must be the next one.
@@ -122,9 +137,11 @@ impl<'a> Model<'a> {
         assert_eq!(layer, batch.done, "the batch's next layer");
         let (eps, w) = (self.config.norm_eps, self.weights.layer(layer));
 
+        w.observe_residual(&batch.hidden)?;
         let a = self.attention(layer, batch)?;
         batch.hidden.add(&rms(&a, Some(&w.vector("post_attention_norm")?), eps));
 
+        w.observe_residual(&batch.hidden)?;
         let f = match self.config.experts {
             None => self.dense(&w, &batch.hidden)?,
             Some(_) => self.dense_and_experts(&w, &batch.hidden)?,
@@ -132,6 +149,7 @@ impl<'a> Model<'a> {
         batch.hidden.add(&rms(&f, Some(&w.vector("post_ffw_norm")?), eps));
 
         if self.config.ple > 0 {
+            w.observe_residual(&batch.hidden)?;
             let p = self.per_layer(layer, batch)?;
             batch.hidden.add(&p);
         }
@@ -229,7 +247,7 @@ impl<'a> Model<'a> {
         Ok(last)
     }
 
-    fn check_tokens(&self, tokens: &[u32], start: usize) -> Result<()> {
+    pub(crate) fn check_tokens(&self, tokens: &[u32], start: usize) -> Result<()> {
         if tokens.is_empty() {
             return Err(Error::malformed("tokens", "there are none").expected("at least one", 0));
         }

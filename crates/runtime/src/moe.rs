@@ -10,7 +10,7 @@ use crate::ffn::gated;
 use crate::math::softmax;
 use crate::model::Model;
 use crate::norm::rms;
-use crate::{LayerWeights, Matrix};
+use crate::{Expert, LayerWeights, Matrix};
 
 impl Model<'_> {
     /// Dense network plus experts, each with a norm of its own behind it.
@@ -57,12 +57,15 @@ impl Model<'_> {
         let (ffn, hidden) = (down.desc().cols(), n.cols() as u64);
         let batch = n.rows();
         let expert = |&expert: &usize| {
+            let seen = || Some(Expert { number: expert, tokens: &tokens[expert] });
             let n = n.select(tokens[expert].iter().map(|&(token, _)| token));
-            let expert = expert as u64;
-            let start = expert * 2 * ffn;
+            w.observe("ffn_gate_up_exps", seen(), &n)?;
+            let first = expert as u64;
+            let start = first * 2 * ffn;
             let mut gate = gate_up.project_some(&n, start..start + ffn, batch)?;
             gated(&mut gate, &gate_up.project_some(&n, start + ffn..start + 2 * ffn, batch)?);
-            down.project_some(&gate, expert * hidden..(expert + 1) * hidden, batch)
+            w.observe("ffn_down_exps", seen(), &gate)?;
+            down.project_some(&gate, first * hidden..(first + 1) * hidden, batch)
         };
         let busy: Vec<usize> = (0..tokens.len()).filter(|&expert| !tokens[expert].is_empty()).collect();
         let mut out = Matrix::zeros(n.rows(), n.cols());

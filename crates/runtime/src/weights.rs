@@ -7,7 +7,7 @@ use quant::Simd;
 use rayon::prelude::*;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-use crate::{Kernel, Matrix};
+use crate::{Expert, Input, Kernel, Matrix, Observer};
 
 /// The weights of a model: a source of tensors, and which of them does what.
 #[derive(Clone)]
@@ -16,6 +16,7 @@ pub struct Weights<'a> {
     /// By role and layer, see [`gemma::Slot`].
     tensors: HashMap<(&'static str, Option<usize>), usize>,
     kernel: Kernel,
+    observer: Option<&'a dyn Observer>,
 }
 
 /// The weights of one layer, or those of no layer.
@@ -51,7 +52,7 @@ impl<'a> Weights<'a> {
             }
             tensors.insert((found.slot.role, found.slot.layer), found.index);
         }
-        Ok(Weights { source, tensors, kernel: Kernel::detect() })
+        Ok(Weights { source, tensors, kernel: Kernel::detect(), observer: None })
     }
 
     /// The same weights, multiplied in a way of the caller's choice.
@@ -66,6 +67,16 @@ impl<'a> Weights<'a> {
             ));
         }
         Ok(Weights { kernel, ..self })
+    }
+
+    /// The same weights, with somebody who sees what goes into those of layers.
+    pub fn observed(self, observer: &'a dyn Observer) -> Weights<'a> {
+        Weights { observer: Some(observer), ..self }
+    }
+
+    /// Takes another tensor of the source for a role: one that has been quantised, say.
+    pub fn replace(&mut self, role: &'static str, layer: Option<usize>, index: usize) {
+        self.tensors.insert((role, layer), index);
     }
 
     /// The tensors of a layer.
@@ -105,7 +116,25 @@ impl<'a> LayerWeights<'a> {
     /// `x · Wᵀ`.
     pub(crate) fn project(&self, role: &'static str, x: &Matrix) -> Result<Matrix> {
         let weight = self.get(role)?;
-        weight.project(x, 0..weight.desc().rows())
+        self.observe(role, None, x)?;
+        let y = weight.project(x, 0..weight.desc().rows())?;
+        if let (Some(observer), Some(layer)) = (self.weights.observer, self.layer) {
+            observer.output(&Input { role, layer, expert: None, x }, &y)?;
+        }
+        Ok(y)
+    }
+
+    /// Shows the observer, if there is one, what a part of this layer begins with.
+    pub(crate) fn observe_residual(&self, hidden: &Matrix) -> Result<()> {
+        self.weights.observer.map_or(Ok(()), |observer| observer.residual(hidden))
+    }
+
+    /// Shows the observer, if there is one, the input of a matrix of this layer.
+    pub(crate) fn observe(&self, role: &'static str, expert: Option<Expert<'_>>, x: &Matrix) -> Result<()> {
+        match (self.weights.observer, self.layer) {
+            (Some(observer), Some(layer)) => observer.input(&Input { role, layer, expert, x }),
+            _ => Ok(()),
+        }
     }
 }
 

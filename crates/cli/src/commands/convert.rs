@@ -4,25 +4,36 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use ::convert::Options;
+use ::plan::Request;
 use quant::Simd;
 use serde_json::json;
 use tensor::{Error, Result};
 
 use crate::args;
+use crate::calibration::{self, Calibrated};
 use crate::commands::{Out, Planned, plan_for, requests};
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::table::{Table, grouped};
 
 pub(crate) fn run(args: &args::Convert) -> Result<Output> {
+    run_with(args, |requests| plan_for(&args.model, requests))
+}
+
+/// As [`run`], of what `plan_for` opens.
+pub(crate) fn run_with(
+    args: &args::Convert,
+    plan_for: impl FnOnce(&mut Vec<Request>) -> Result<Planned>,
+) -> Result<Output> {
     let simd = simd(args.simd.as_deref())?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads)
         .build_global()
         .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))?;
     let out = Out::new(&args.out);
-    let requests = requests(&args.what, &out)?;
-    let Planned { checkpoint, plan } = plan_for(&args.model, &requests)?;
+    let mut requests = requests(&args.what, &out)?;
+    let Planned { checkpoint, model, plan } = plan_for(&mut requests)?;
+    let calibrated = calibration::round(&args.text, &checkpoint, &model, &plan, &requests, &out, args.quiet)?;
 
     let names: Vec<_> = requests.iter().map(|r| r.name.as_str()).collect();
     let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
@@ -36,6 +47,9 @@ pub(crate) fn run(args: &args::Convert) -> Result<Output> {
         force: args.force,
         sync: !args.no_sync,
         simd,
+        importance: requests.first().and_then(|request| request.importance.as_ref()?.entries.clone()),
+        rounded: calibrated.iter().map(|c| c.as_ref().map(|c| c.tensors.clone())).collect(),
+        calibrations: calibrated.iter().map(|c| c.as_ref().map(|c| c.entry.clone())).collect(),
         settings: requests.iter().map(|r| serde_json::to_value(&r.recipe).unwrap_or_default()).collect(),
         tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
@@ -43,6 +57,7 @@ pub(crate) fn run(args: &args::Convert) -> Result<Output> {
     let finished = ::convert::run(&checkpoint, &plan, &options, &bar);
     bar.finish();
     let finished = finished?;
+    calibrated.iter().flatten().for_each(Calibrated::remove);
     let seconds = start.elapsed().as_secs_f64();
 
     let mut table = Table::new(&["file", "bytes", "sha256"]);

@@ -4,16 +4,18 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use ::runtime::{KvCache, Matrix};
+use ::runtime::{Draft, KvCache, Model};
 use ::text::{Chat, ChatTemplate};
 use ::verify::utf8;
 use serde_json::{Value, json};
 use tensor::{Error, Result};
 
 use crate::args;
+use crate::commands::drafter::OpenedDraft;
 use crate::commands::opened::Opened;
 use crate::outcome::Output;
 use crate::sampling::{Sampler, Sampling};
+use crate::speculation::{Counts, Speculation, sayable};
 
 /// Tokens to generate, if nothing is said.
 const TOKENS: usize = 128;
@@ -31,16 +33,29 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     };
     let mut sampler = Sampler::new(sampling);
     let runtime = model.runtime(&args.model)?;
+    let draft = args.drafting.draft.as_deref().map(|path| OpenedDraft::new(path, &model)).transpose()?;
+    let draft = draft.as_ref().map(|draft| draft.runtime(model.config())).transpose()?;
 
     let start = Instant::now();
-    let mut cache = KvCache::new(model.config());
-    let mut next = |tokens: &[u32]| -> Result<u32> {
-        let hidden = runtime.forward_last(tokens, &mut cache)?;
-        Ok(sampler.choose(&sayable(&model, &runtime.head(&hidden)?)))
+    let mut voice = match &draft {
+        None => Voice::Alone {
+            runtime: &runtime,
+            suppressed: &model.suppressed,
+            unread: prompt.clone(),
+            cache: KvCache::new(model.config()),
+        },
+        Some(draft) => Voice::drafted(
+            &runtime,
+            draft,
+            args.drafting.draft_tokens,
+            &model.suppressed,
+            &prompt,
+            &mut sampler,
+        )?,
     };
     let mut decoder = model.tokenizer.decoder();
     let (mut tokens, mut text) = (Vec::new(), String::new());
-    let mut token = next(&prompt)?;
+    let mut token = voice.next(limit.tokens, &mut sampler)?;
     let read = start.elapsed().as_secs_f64();
     let finish = loop {
         if model.tokenizer.end_of_generation().contains(&token) {
@@ -53,12 +68,13 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
         if tokens.len() == limit.tokens {
             break limit.reason;
         }
-        token = next(&[token])?;
+        token = voice.next(limit.tokens - tokens.len(), &mut sampler)?;
     };
     let rest = decoder.finish();
     show(&rest, as_json)?;
     text.push_str(&rest);
     let seconds = start.elapsed().as_secs_f64();
+    let drafted = voice.counts();
     let table = runtime.table_reads().map(|reads| {
         // the last token that was chosen did not go through the model
         let through = prompt.len() + tokens.len().saturating_sub(usize::from(finish != "stop"));
@@ -71,6 +87,10 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
             prompt.len(),
             tokens.len()
         );
+        if let Some(Counts { bursts, drafted, accepted }) = drafted {
+            let share = 100.0 * accepted as f64 / (drafted as f64).max(1.0);
+            eprintln!("{accepted} of {drafted} guesses taken ({share:.0} %), in {bursts} bursts");
+        }
         if let Some((reads, a_token)) = table {
             eprintln!("{} rows read of the per-layer table, {a_token:.0} bytes a token", reads.rows);
         }
@@ -84,6 +104,9 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
         "prompt_seconds": read,
         "seconds": seconds,
     });
+    if let Some(counts) = drafted {
+        json["draft"] = json!(counts);
+    }
     if let Some((reads, a_token)) = table {
         json["offload"] = json!({
             "bytes_read": reads.bytes,
@@ -93,6 +116,52 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
         });
     }
     Ok(Output::new("\n".to_owned(), json))
+}
+
+/// Who says the next token.
+enum Voice<'a> {
+    Alone {
+        runtime: &'a Model<'a>,
+        suppressed: &'a [u32],
+        /// Not yet in the cache.
+        unread: Vec<u32>,
+        cache: KvCache,
+    },
+    Drafted(Box<Speculation<'a>>),
+}
+
+impl<'a> Voice<'a> {
+    fn drafted(
+        runtime: &'a Model<'a>,
+        draft: &'a Draft<'a>,
+        burst: usize,
+        suppressed: &'a [u32],
+        prompt: &[u32],
+        sampler: &mut Sampler,
+    ) -> Result<Voice<'a>> {
+        let speculation = Speculation::new(runtime, draft, burst, suppressed, prompt, sampler)?;
+        Ok(Voice::Drafted(Box::new(speculation)))
+    }
+
+    /// The next token, the first of at most `left`.
+    fn next(&mut self, left: usize, sampler: &mut Sampler) -> Result<u32> {
+        match self {
+            Voice::Alone { runtime, suppressed, unread, cache } => {
+                let hidden = runtime.forward_last(unread, cache)?;
+                let token = sampler.choose(&sayable(suppressed, runtime.head(&hidden)?.row(0)));
+                *unread = vec![token];
+                Ok(token)
+            }
+            Voice::Drafted(speculation) => speculation.next(left, sampler),
+        }
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        match self {
+            Voice::Alone { .. } => None,
+            Voice::Drafted(speculation) => Some(speculation.counts),
+        }
+    }
 }
 
 /// When to stop, whatever the model says.
@@ -135,17 +204,6 @@ fn show(piece: &str, as_json: bool) -> Result<()> {
     }
     let mut out = std::io::stdout().lock();
     out.write_all(piece.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", &e))
-}
-
-/// The logits of a token, without what may not be said.
-fn sayable(model: &Opened, logits: &Matrix) -> Vec<f32> {
-    let mut row = logits.row(0).to_vec();
-    for &id in &model.suppressed {
-        if let Some(logit) = row.get_mut(id as usize) {
-            *logit = f32::NEG_INFINITY;
-        }
-    }
-    row
 }
 
 /// The tokens of the prompt, through the chat template if asked for.

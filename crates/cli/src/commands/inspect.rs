@@ -1,4 +1,6 @@
-//! `inspect`: what a checkpoint folder, a GGUF file or an .sbs file holds.
+//! `inspect`: what a checkpoint folder, a GGUF file, a file of importance or an .sbs file holds.
+
+mod importance;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,6 +9,7 @@ use std::path::Path;
 use ::checkpoint::{self, Checkpoint, Sbs, SbsTensor};
 use ::gemma::Model;
 use ::gguf::{GgufSet, Value};
+use ::importance::Importance;
 use serde_json::json;
 use tensor::{DType, Result, TensorDesc, TensorSource};
 
@@ -20,6 +23,8 @@ pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
         folder(path, args.tensors)
     } else if checkpoint::is_sbs(path) {
         sbs(path)
+    } else if Importance::is_one(path) {
+        importance::file(path, args.tensors)
     } else {
         gguf(path, args.tensors)
     }

@@ -1,17 +1,26 @@
 //! One file a command, and what they share: from arguments to a plan.
 
+pub(crate) mod calibrate;
 pub(crate) mod convert;
+pub(crate) mod draft;
+mod drafter;
+mod extract;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+mod measure;
 mod opened;
 pub(crate) mod plan;
 pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ::checkpoint::Checkpoint;
 use ::gemma::Model;
-use ::plan::{Format, Plan, Preset, Recipe, Request, Shards, TypeRule};
+use ::importance::Importance;
+use ::plan::{
+    Format, Given, ImportanceKeys, ImportanceSource, Plan, Preset, Recipe, Request, Shards, TypeRule,
+};
 use tensor::{Error, Result};
 
 use crate::args::What;
@@ -62,7 +71,19 @@ pub(crate) fn requests(what: &What, out: &Out) -> Result<Vec<Request>> {
         }
         only.stem = name.strip_suffix(".gguf").unwrap_or(name).to_owned();
     }
+    if let Some(path) = &what.importance {
+        let given = importance(path)?;
+        requests.iter_mut().for_each(|request| request.importance = Some(given.clone()));
+    }
     Ok(requests)
+}
+
+/// A file of importance, read and hashed.
+fn importance(path: &Path) -> Result<Given> {
+    let entries = Importance::read(path)?;
+    let keys = ImportanceKeys::new(&path.display().to_string(), &entries);
+    let source = ImportanceSource { keys, file: Some(::convert::file_entry(path)?) };
+    Ok(Given { source, entries: Some(Arc::new(entries)) })
 }
 
 /// `--set` and the options that stand for keys of a recipe.
@@ -122,19 +143,31 @@ fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
     let mut first = rules.chain(embeddings).collect::<Result<Vec<_>>>()?;
     first.append(&mut recipe.types.rules);
     recipe.types.rules = first;
-    Ok(Request { stem: format!("model-{name}"), name, recipe })
+    Ok(Request { stem: format!("model-{name}"), name, recipe, importance: None })
 }
 
 /// A checkpoint with the plan for it.
 pub(crate) struct Planned {
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) model: Model,
     pub(crate) plan: Plan,
+}
+
+/// Where the tensors of a checkpoint are, with what the requests ask of their values.
+pub(crate) fn shards<'a>(
+    checkpoint: &'a Checkpoint,
+    model: &Model,
+    requests: &[Request],
+) -> Result<Shards<'a>> {
+    let shards = Shards::of(checkpoint);
+    let surveys = checkpoint.survey(&::plan::to_survey(model, &shards, requests))?;
+    Ok(Shards { surveys, ..shards })
 }
 
 /// Opens a checkpoint and plans the requests.
 pub(crate) fn plan_for(path: &Path, requests: &[Request]) -> Result<Planned> {
     let checkpoint = Checkpoint::open(path)?;
     let model = Model::open(&checkpoint)?;
-    let plan = ::plan::plan(&model, &Shards::of(&checkpoint), requests)?;
-    Ok(Planned { checkpoint, plan })
+    let plan = ::plan::plan(&model, &shards(&checkpoint, &model, requests)?, requests)?;
+    Ok(Planned { checkpoint, model, plan })
 }

@@ -7,6 +7,7 @@ use ::gemma::{Config, Inventory, Model};
 use ::gguf::GgufSet;
 use ::runtime::Weights;
 use ::text::Tokenizer;
+use ::verify::Artifact;
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
 
@@ -25,14 +26,60 @@ pub(crate) enum Container {
     Gguf(Box<GgufSet>, Box<(Config, Inventory)>),
 }
 
+/// A model whose headers have been read, and nothing more: it may be broken.
+pub(crate) enum Given {
+    Gguf(GgufSet),
+    Folder(Checkpoint),
+}
+
+impl Given {
+    /// Opens a GGUF file or a folder of safetensors.
+    pub(crate) fn open(path: &Path) -> Result<Given> {
+        if !path.is_dir() {
+            return GgufSet::open(path).map(Given::Gguf);
+        }
+        Checkpoint::open(path).map(Given::Folder).map_err(|error| match gguf_in(path) {
+            Some(name) => Error::malformed(path.display(), "not a folder of safetensors")
+                .expected("config.json and weights beside it", &name)
+                .help(format!("Name the file: {}", path.join(&name).display())),
+            None => error,
+        })
+    }
+
+    pub(crate) fn artifact(&self) -> Artifact<'_> {
+        match self {
+            Given::Gguf(set) => set.into(),
+            Given::Folder(folder) => folder.into(),
+        }
+    }
+
+    /// With everything that is needed to run it.
+    pub(crate) fn opened(self) -> Result<Opened> {
+        match self {
+            Given::Gguf(set) => Opened::gguf(set),
+            Given::Folder(folder) => Opened::checkpoint(folder),
+        }
+    }
+}
+
+/// The first GGUF in a folder that is no checkpoint.
+fn gguf_in(folder: &Path) -> Option<String> {
+    if folder.join("config.json").exists() {
+        return None;
+    }
+    let names =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.ends_with(".gguf")).min()
+}
+
 impl Opened {
     /// Opens a checkpoint folder or a GGUF file (any part of a split).
     pub(crate) fn new(path: &Path) -> Result<Opened> {
-        if path.is_dir() { Opened::checkpoint(path) } else { Opened::gguf(GgufSet::open(path)?) }
+        Given::open(path)?.opened()
     }
 
-    fn checkpoint(path: &Path) -> Result<Opened> {
-        let checkpoint = Checkpoint::open(path)?;
+    /// A checkpoint whose headers have been read.
+    pub(crate) fn checkpoint(checkpoint: Checkpoint) -> Result<Opened> {
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
         let model = Model::open(&checkpoint)?;
         let suppressed = model.generation.as_ref().and_then(|g| g.get("suppress_tokens")?.as_array());
@@ -76,9 +123,13 @@ impl Opened {
     }
 
     pub(crate) fn source(&self) -> &dyn TensorSource {
+        self.artifact().source()
+    }
+
+    pub(crate) fn artifact(&self) -> Artifact<'_> {
         match &self.container {
-            Container::Checkpoint(checkpoint, _) => &**checkpoint,
-            Container::Gguf(set, _) => &**set,
+            Container::Checkpoint(checkpoint, _) => Artifact::Folder(checkpoint),
+            Container::Gguf(set, _) => Artifact::Gguf(set),
         }
     }
 

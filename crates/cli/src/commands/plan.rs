@@ -5,11 +5,11 @@ use std::fmt::Write;
 
 use ::checkpoint::Checkpoint;
 use ::gemma::Model;
-use ::plan::{Artifact, Dropped, Plan, Shards};
+use ::plan::{Artifact, Dropped, Plan};
 use tensor::Result;
 
 use crate::args;
-use crate::commands::{Out, requests};
+use crate::commands::{Out, requests, shards};
 use crate::memory::{self, MemoryPlan};
 use crate::outcome::Output;
 use crate::table::{Table, grouped};
@@ -17,7 +17,8 @@ use crate::table::{Table, grouped};
 pub(crate) fn run(args: &args::Plan) -> Result<Output> {
     let requests = requests(&args.what, &Out::new(&args.out))?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let (model, shards) = (Model::open(&checkpoint)?, Shards::of(&checkpoint));
+    let model = Model::open(&checkpoint)?;
+    let shards = shards(&checkpoint, &model, &requests)?;
     let plan = ::plan::plan(&model, &shards, &requests)?;
     let memory = memory::of(args, &model, &shards, &plan)?;
     let mut json = serde_json::to_value(&plan).unwrap_or_default();

@@ -5,18 +5,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ::gemma::Config;
-use ::gguf::GgufSet;
-use ::plan::{Recipe, Thresholds, byte_size};
+use ::gemma::{Config, Inventory};
+use ::plan::{Format, Recipe, Thresholds, byte_size};
 use ::runtime::Model;
 use ::verify::{
-    Base, Corpus, Cut, Expected, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Provenance, Reader,
-    Report, SCHEMA, Scored, Severity, Skipped, Step, Structure, Threshold,
+    Artifact, Base, Corpus, Cut, Expected, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Provenance,
+    Reader, Report, SCHEMA, Scored, Severity, Skipped, Step, Structure, Threshold,
 };
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{Error, Result};
 
 use crate::args;
-use crate::commands::opened::{Container, Opened};
+use crate::commands::opened::{Container, Given, Opened};
 use crate::commands::recipe_text;
 use crate::outcome::Output;
 use crate::progress::Bar;
@@ -32,25 +31,25 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         .build_global()
         .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))?;
 
-    let artifact = GgufSet::open(&args.artifact)?;
+    let artifact = Given::open(&args.artifact)?;
     let against = args.against.as_deref().map(Against::open).transpose()?;
     let mut report = Report {
         schema: SCHEMA,
         tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
-        artifact: artifact_info(&args.artifact, &artifact),
+        artifact: artifact_info(&args.artifact, artifact.artifact()),
         base: match (&against, &args.against) {
             (Some(Against::Model(base)), Some(path)) => Some(base_info(path, base)),
             _ => None,
         },
         ..Report::default()
     };
-    let of_recipe = structure(args, &artifact, against.as_ref(), &mut report)?;
+    let of_recipe = structure(args, artifact.artifact(), against.as_ref(), &mut report)?;
     if args.text.is_empty() && !matches!(against, Some(Against::Logits(_))) {
         skip(&mut report, Step::Text, "no --text was given");
     } else if failed(&report) && !args.keep_going {
         skip(&mut report, Step::Text, AFTER_FAILURE);
     } else {
-        let artifact = Opened::gguf(artifact)?;
+        let artifact = artifact.opened()?;
         timed(&mut report, "text", |report| text(args, memory, &artifact, against.as_ref(), report))?;
     }
     check(asked, of_recipe, &mut report);
@@ -84,16 +83,18 @@ impl Against {
     }
 }
 
+const GGUF_BASE: &str = "a folder is held against the checkpoint that it is of, not a GGUF";
 const AFTER_FAILURE: &str = "an earlier step has failed; --keep-going runs it nevertheless";
 
 /// Keys, tensors and weights. Returns the limits that the artifact's recipe sets.
 fn structure(
     args: &args::Verify,
-    artifact: &GgufSet,
+    artifact: Artifact<'_>,
     against: Option<&Against>,
     report: &mut Report,
 ) -> Result<Thresholds> {
-    let Provenance { recipe, plan, binding, .. } = &provenance(args, artifact, report)?;
+    let from = &provenance(args, artifact, report)?;
+    let recipe = &from.recipe;
     let base = match against {
         Some(Against::Model(base)) => base,
         Some(Against::Logits(_)) => {
@@ -107,11 +108,14 @@ fn structure(
             return Ok(recipe.verify);
         }
     };
-    let expected = match &base.container {
-        Container::Checkpoint(checkpoint, model) => {
-            Expected::of_checkpoint(checkpoint, model, recipe, plan.clone(), *binding)?
+    let expected = match (&base.container, artifact) {
+        (Container::Checkpoint(checkpoint, model), _) => Expected::of_checkpoint(checkpoint, model, from)?,
+        (Container::Gguf(set, _), Artifact::Gguf(_)) => Expected::of_gguf(set)?,
+        (Container::Gguf(..), Artifact::Folder(_)) => {
+            skip(report, Step::Structure, GGUF_BASE);
+            skip(report, Step::Tensors, GGUF_BASE);
+            return Ok(recipe.verify);
         }
-        Container::Gguf(set, _) => Expected::of_gguf(set)?,
     };
     timed(report, "structure", |report| {
         let (structure, findings) = ::verify::structure(artifact, &expected)?;
@@ -141,12 +145,11 @@ fn structure(
 
 /// What the artifact should be: the recipe that was asked for, or what a manifest or the file itself says. The files
 /// are held against the manifest.
-fn provenance(args: &args::Verify, artifact: &GgufSet, report: &mut Report) -> Result<Provenance> {
+fn provenance(args: &args::Verify, artifact: Artifact<'_>, report: &mut Report) -> Result<Provenance> {
     let mut provenance = Provenance::of(artifact)?;
     report.findings.append(&mut provenance.findings);
     timed(report, "files", |report| {
-        let bytes = artifact.parts().iter().map(|part| part.file_len()).sum();
-        let bar = Bar::new("files", bytes, args.quiet);
+        let bar = Bar::new("files", provenance.bytes(), args.quiet);
         let checked = provenance.check_files(artifact, &|done| bar.advance(done));
         bar.finish();
         let (hashed, findings) = checked?;
@@ -159,6 +162,15 @@ fn provenance(args: &args::Verify, artifact: &GgufSet, report: &mut Report) -> R
         provenance.recipe = Recipe::from_toml(&text, &name)?;
         provenance.plan = format!("recipe {name}");
         provenance.binding = true;
+        let is = match artifact {
+            Artifact::Gguf(_) => Format::Gguf,
+            Artifact::Folder(_) => Format::Safetensors,
+        };
+        if provenance.recipe.output.format != is {
+            let word = |format| if format == Format::Gguf { "a GGUF" } else { "safetensors" };
+            return Err(Error::recipe("--recipe", "the artifact cannot be of this recipe")
+                .expected(format!("a recipe for {}", word(is)), word(provenance.recipe.output.format)));
+        }
     }
     Ok(provenance)
 }
@@ -289,37 +301,54 @@ fn timed(report: &mut Report, step: &str, run: impl FnOnce(&mut Report) -> Resul
     Ok(())
 }
 
-fn artifact_info(path: &Path, set: &GgufSet) -> ModelInfo {
-    let config = Config::from_metadata(set.metadata(), set.tensors());
+fn artifact_info(path: &Path, artifact: Artifact<'_>) -> ModelInfo {
+    let tensors = artifact.source().tensors();
     // what is wrong with it, structure will say
-    info(path, config.ok().as_ref(), set.tensors().iter())
+    match artifact {
+        Artifact::Gguf(set) => {
+            info(path, Config::from_metadata(set.metadata(), tensors).ok().as_ref(), artifact, None)
+        }
+        Artifact::Folder(folder) => {
+            let config = Config::from_json(folder.config()).ok();
+            let inventory = config.as_ref().and_then(|config| {
+                ::gemma::inventory(config, tensors, &|_| folder.dir().display().to_string()).ok()
+            });
+            info(path, config.as_ref(), artifact, inventory.as_ref())
+        }
+    }
 }
 
-fn base_info(path: &Path, base: &Opened) -> ModelInfo {
-    let tensors = base.source().tensors();
-    info(path, Some(base.config()), base.inventory().text.iter().map(|found| &tensors[found.index]))
+pub(crate) fn base_info(path: &Path, base: &Opened) -> ModelInfo {
+    info(path, Some(base.config()), base.artifact(), Some(base.inventory()))
 }
 
-fn info<'a>(
+/// The tensors of the text model, or all where it is not known which these are.
+pub(crate) fn info(
     path: &Path,
     config: Option<&Config>,
-    tensors: impl Iterator<Item = &'a TensorDesc>,
+    artifact: Artifact<'_>,
+    inventory: Option<&Inventory>,
 ) -> ModelInfo {
     let mut info = ModelInfo {
         path: path.display().to_string(),
         variant: config.and_then(Config::variant).map(str::to_owned),
         ..ModelInfo::default()
     };
-    for desc in tensors {
-        info.bytes += desc.byte_len();
-        info.weights += desc.elements();
-        *info.types.entry(desc.dtype.to_string()).or_default() += desc.byte_len();
+    let stored = artifact.stored();
+    let text = match inventory {
+        Some(inventory) => inventory.text.iter().map(|found| found.index).collect(),
+        None => (0..stored.len()).collect::<Vec<_>>(),
+    };
+    for tensor in text.into_iter().map(|index| &stored[index]) {
+        info.bytes += tensor.bytes;
+        info.weights += tensor.desc.elements();
+        *info.types.entry(tensor.desc.dtype.to_string()).or_default() += tensor.bytes;
     }
     info
 }
 
 /// Writes a file, or adds to one.
-fn write(path: &Path, text: &str, append: bool) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str, append: bool) -> Result<()> {
     let mut options = OpenOptions::new();
     options.create(true).write(true).append(append).truncate(!append);
     options

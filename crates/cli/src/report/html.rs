@@ -16,17 +16,8 @@ const FINDINGS: usize = 100;
 /// Verdict, findings, figures, plots, tables.
 pub(crate) fn html(report: &Report) -> String {
     let title = format!("Verification of {}", report.artifact.path);
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         img-src data:\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
-        escape(&title)
-    );
-    let class = if report.passed { "pass" } else { "fail" };
-    let _ = writeln!(page, "<h1>{}</h1>", escape(&title));
-    let _ = writeln!(page, "<p class=\"verdict {class}\">{}</p>", escape(&tables::verdict(report)));
+    let mut page = open(&title);
+    verdict(&mut page, report.passed, &tables::verdict(report));
 
     let (findings, rest) = tables::findings(report, FINDINGS);
     section(&mut page, "Findings", &findings);
@@ -35,26 +26,49 @@ pub(crate) fn html(report: &Report) -> String {
     }
     section(&mut page, "Figures", &tables::figures(report));
     section(&mut page, "What was verified", &tables::models(report));
-    let steps = tables::steps(report);
-    if !steps.is_empty() {
-        page.push_str("<ul>\n");
-        for step in steps {
-            let _ = writeln!(page, "<li>{}</li>", escape(&step));
-        }
-        page.push_str("</ul>\n");
-    }
+    list(&mut page, &tables::steps(report));
     plots_and_tables(&mut page, report);
     let times = match tables::times(report) {
         times if times.is_empty() => String::new(),
         times => format!(" Time: {times}."),
     };
-    let _ = writeln!(
-        page,
-        "</main>\n<footer>{}.{}</footer>\n</body>\n</html>",
-        escape(&report.tool),
-        escape(&times)
-    );
+    close(&mut page, &format!("{}.{times}", report.tool));
     page
+}
+
+/// The beginning of a page, to its heading.
+pub(super) fn open(title: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         img-src data:\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
+    )
+}
+
+/// A sentence that says how it went.
+pub(super) fn verdict(page: &mut String, good: bool, text: &str) {
+    let class = if good { "pass" } else { "fail" };
+    let _ = writeln!(page, "<p class=\"verdict {class}\">{}</p>", escape(text));
+}
+
+/// A sentence each; nothing if there are none.
+pub(super) fn list(page: &mut String, lines: &[String]) {
+    if lines.is_empty() {
+        return;
+    }
+    page.push_str("<ul>\n");
+    for line in lines {
+        let _ = writeln!(page, "<li>{}</li>", escape(line));
+    }
+    page.push_str("</ul>\n");
+}
+
+/// The end of a page.
+pub(super) fn close(page: &mut String, foot: &str) {
+    let _ = writeln!(page, "</main>\n<footer>{}</footer>\n</body>\n</html>", escape(foot));
 }
 
 fn plots_and_tables(page: &mut String, report: &Report) {
@@ -77,7 +91,7 @@ fn plots_and_tables(page: &mut String, report: &Report) {
     }
 }
 
-fn figure(page: &mut String, plot: Option<Plot>) {
+pub(super) fn figure(page: &mut String, plot: Option<Plot>) {
     let Some(Plot { title, caption, svg }) = plot else { return };
     let (heading, caption) = (escape(title), escape(&caption));
     let _ = match svg {
@@ -96,7 +110,7 @@ fn scroll(label: &str) -> String {
 }
 
 /// A heading and a table; nothing if that is empty.
-fn section(page: &mut String, title: &str, grid: &Grid) {
+pub(super) fn section(page: &mut String, title: &str, grid: &Grid) {
     if grid.rows.is_empty() {
         return;
     }

@@ -40,7 +40,7 @@ pub(crate) fn markdown(report: &Report) -> String {
     text
 }
 
-fn render(grid: &Grid) -> String {
+pub(super) fn render(grid: &Grid) -> String {
     let mut text = String::new();
     let rule = |align| if align == Align::Right { "--:" } else { ":--" };
     let _ = writeln!(text, "| {} |", grid.head.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" | "));
@@ -73,7 +73,7 @@ fn code(text: &str) -> String {
 }
 
 /// Words that stand for nothing but themselves.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
         if matches!(c, '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '<' | '&' | '#' | '|' | '~' | '$') {

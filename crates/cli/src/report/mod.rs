@@ -1,4 +1,4 @@
-//! A verification's report for people: on a terminal, as Markdown, as one HTML page.
+//! Reports for people, of a verification and of a draft model: on a terminal, as Markdown, as one HTML page.
 //!
 //! | file | idea |
 //! |---|---|
@@ -6,9 +6,11 @@
 //! | `tables.rs` | what is said: the verdict and the tables, the same in each form |
 //! | `text.rs`, `markdown.rs`, `html.rs` | the three forms |
 //! | `scale.rs`, `svg.rs`, `plots/` | the plots of the page, one file a plot |
+//! | `draft.rs` | the report of a draft model in all forms |
 //!
-//! [`Report`](::verify::Report) is the only input. The JSON of `--json` is that structure itself: `docs/report.md`.
+//! [`Report`](::verify::Report) is the only input of the first, [`DraftReport`](::verify::DraftReport) of the other. The JSON of `--json` is that structure itself: `docs/report.md`.
 
+mod draft;
 mod html;
 mod markdown;
 mod number;
@@ -18,6 +20,7 @@ mod svg;
 mod tables;
 mod text;
 
+pub(crate) use self::draft::{draft_html, draft_markdown, draft_text};
 pub(crate) use self::html::html;
 pub(crate) use self::markdown::markdown;
 pub(crate) use self::text::text;

@@ -34,7 +34,7 @@ pub(super) struct Cell {
     pub(super) good: Option<bool>,
 }
 
-fn cell(text: impl Into<String>) -> Cell {
+pub(super) fn cell(text: impl Into<String>) -> Cell {
     Cell { text: text.into(), ..Cell::default() }
 }
 
@@ -46,7 +46,7 @@ fn bytes(count: u64) -> Cell {
     Cell { title: Some(number::exact_bytes(count)), ..cell(number::bytes(count)) }
 }
 
-fn exact(text: String, value: f64) -> Cell {
+pub(super) fn exact(text: String, value: f64) -> Cell {
     Cell { title: Some(value.to_string()), ..cell(text) }
 }
 
@@ -145,10 +145,16 @@ pub(super) fn findings(report: &Report, most: usize) -> (Grid, Option<String>) {
 
 /// The artifact and its base.
 pub(super) fn models(report: &Report) -> Grid {
+    let base = report.base.as_ref().map(|base| ("base", base));
+    models_of(std::iter::once(("artifact", &report.artifact)).chain(base))
+}
+
+/// Models, each with what it is here.
+pub(super) fn models_of<'a>(models: impl IntoIterator<Item = (&'static str, &'a ModelInfo)>) -> Grid {
     let head =
         vec![("", Left), ("model", Left), ("variant", Left), ("size", Right), ("bits a weight", Right)];
     let head = head.into_iter().chain([("types", Left)]).collect();
-    let row = |what: &str, model: &ModelInfo| {
+    let row = |(what, model): (&'static str, &ModelInfo)| {
         let mut types: Vec<_> = model.types.iter().collect();
         types.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
         let types: Vec<_> = types
@@ -164,8 +170,7 @@ pub(super) fn models(report: &Report) -> Grid {
             cell(types.join(", ")),
         ]
     };
-    let base = report.base.as_ref().map(|base| row("base", base));
-    Grid { head, rows: std::iter::once(row("artifact", &report.artifact)).chain(base).collect() }
+    Grid { head, rows: models.into_iter().map(row).collect() }
 }
 
 /// What was compared, a line a step.

@@ -51,7 +51,7 @@ fn findings(report: &Report, text: &mut String) {
     }
 }
 
-fn render(grid: &Grid) -> String {
+pub(super) fn render(grid: &Grid) -> String {
     // The table aligns whole numbers by itself; the others come as wide as their column.
     let cells = |column: usize| grid.rows.iter().filter_map(move |row| row.get(column));
     let width = |column: usize| {

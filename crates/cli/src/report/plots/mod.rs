@@ -2,11 +2,13 @@
 //! draw.
 
 mod along;
+mod bursts;
 mod delta_p;
 mod layers;
 mod sizes;
 
 pub(super) use along::along;
+pub(super) use bursts::bursts;
 pub(super) use delta_p::delta_p;
 pub(super) use layers::layers;
 pub(super) use sizes::sizes;

@@ -1,0 +1,81 @@
+//! The arguments of calibration.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A text that weights are calibrated on.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CalibrationText {
+    /// A text to calibrate on: plain, or conversations in a .jsonl file; several may be given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Which pieces of the text: 100 for the first hundred, 100..200 for those after them
+    #[arg(long, value_name = "N|A..B", requires = "text")]
+    pub(crate) chunks: Option<Chunks>,
+    /// Memory for the text between two layers
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", requires = "text")]
+    pub(crate) text_memory: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Calibrate {
+    /// Checkpoint folder or GGUF file
+    #[arg(required_unless_present = "merge")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) text: CalibrationText,
+    /// Tokens of a piece of plain text, and the most of a conversation
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    pub(crate) context: usize,
+    /// Add up files of importance that were made of other pieces of text, on this machine or others
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) merge: Vec<PathBuf>,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Replace it if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Number of threads; 0 for one a processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// No progress bar and no notes
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Some of the pieces of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chunks(pub(crate) Range<usize>);
+
+impl FromStr for Chunks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Chunks, String> {
+        let number =
+            |text: &str| text.parse::<usize>().map_err(|_| format!("{text:?} is not a number of chunks"));
+        let range = match text.split_once("..") {
+            Some((start, end)) => number(start)?..number(end)?,
+            None => 0..number(text)?,
+        };
+        if range.is_empty() { Err("there are none in it".to_owned()) } else { Ok(Chunks(range)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_a_number_or_a_range() {
+        assert_eq!("5".parse(), Ok(Chunks(0..5)));
+        assert_eq!("5..9".parse(), Ok(Chunks(5..9)));
+        for bad in ["0", "", "5..5", "9..5", "a..b", "-1"] {
+            assert!(bad.parse::<Chunks>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The arguments that have to do with draft models.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Subcommand;
+
+use super::Convert;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Draft {
+    #[command(subcommand)]
+    pub(crate) command: DraftCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DraftCommand {
+    /// Convert an assistant, which Google publishes with every model, to GGUF or to safetensors
+    Convert(DraftConvert),
+    /// Cut a draft model out of a model itself: some of its layers
+    Extract(DraftExtract),
+    /// Measure what a draft model is worth: how often it agrees with its target, and how much faster the two are
+    Measure(DraftMeasure),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DraftConvert {
+    /// Checkpoint folder of the model that it drafts for, which it is checked against
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) target: PathBuf,
+    #[command(flatten)]
+    pub(crate) convert: Convert,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(mut_arg("recipes", |arg| arg.required_unless_present("model")))]
+pub(crate) struct DraftExtract {
+    /// How many layers, chosen by the text; or which, ascending: 0,3,7
+    #[arg(long, value_name = "N|LIST")]
+    pub(crate) layers: Layers,
+    /// Tokens of a piece of the text by which layers are chosen
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) context: usize,
+    #[command(flatten)]
+    pub(crate) convert: Convert,
+}
+
+impl DraftExtract {
+    /// Whether the text decides.
+    pub(crate) fn is_by_text(&self) -> bool {
+        matches!(self.layers, Layers::Count(_))
+    }
+}
+
+/// Layers of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Layers {
+    /// So many, whichever are best.
+    Count(usize),
+    /// These, and no others.
+    These(Vec<usize>),
+}
+
+impl FromStr for Layers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Layers, String> {
+        let number = |text: &str| text.trim().parse().map_err(|_| format!("{text:?} is not a number of layers"));
+        match text.contains(',') {
+            true => text.split(',').map(number).collect::<Result<_, _>>().map(Layers::These),
+            false => number(text).map(Layers::Count),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DraftMeasure {
+    /// The draft: an assistant or a model of the same vocabulary, checkpoint folder or GGUF file
+    pub(crate) draft: PathBuf,
+    /// The model that it drafts for, checkpoint folder or GGUF file
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) target: PathBuf,
+    /// Text to read and to go on from; a .jsonl file has conversations, a list of messages each line
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) text: Vec<PathBuf>,
+    /// Tokens of a chunk of text: the first half is read, the second is predicted, and spoken from the first
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    pub(crate) context: usize,
+    /// The most chunks or conversations of each text
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) chunks: usize,
+    /// Write the report as a page with a plot
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Append the report as Markdown, as for a CI summary
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Number of threads; 0 for one a processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// No progress bar
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Draft {
+    pub(crate) fn is_json(&self) -> bool {
+        match &self.command {
+            DraftCommand::Convert(args) => args.convert.json,
+            DraftCommand::Extract(args) => args.convert.json,
+            DraftCommand::Measure(args) => args.json,
+        }
+    }
+}
+
+/// For `generate`: a draft model that guesses ahead.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Drafting {
+    /// A draft model of this model, folder or GGUF file: it guesses ahead, what comes out stays the same
+    #[arg(long, value_name = "DRAFT")]
+    pub(crate) draft: Option<PathBuf>,
+    /// Tokens to guess at a time
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "draft")]
+    #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
+    pub(crate) draft_tokens: usize,
+}

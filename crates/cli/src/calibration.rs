@@ -1,0 +1,150 @@
+//! Text for a model to be calibrated on, and rounding for it before a conversion.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::calibrate::{RoundedTensors, Store, Target, Text};
+use ::checkpoint::Checkpoint;
+use ::gemma::Model;
+use ::plan::{Artifact, CalibrationEntry, FileEntry, Plan, Request, byte_size};
+use ::text::Tokenizer;
+use ::verify::{Corpus, Cut, Reader, Scored};
+use tensor::{Error, Result, TensorSource};
+
+use crate::args::CalibrationText;
+use crate::commands::Out;
+use crate::progress::Bar;
+
+/// What of one artifact has been rounded for a text.
+pub(crate) struct Calibrated {
+    pub(crate) tensors: Arc<dyn TensorSource>,
+    pub(crate) entry: CalibrationEntry,
+    store: Store,
+    layers: usize,
+}
+
+impl Calibrated {
+    /// Removes the rounded layers, when they are in the artifact.
+    pub(crate) fn remove(&self) {
+        self.store.remove(0..self.layers);
+    }
+}
+
+/// The pieces of text that the arguments ask for.
+///
+/// # Errors
+/// What the text is not fit for.
+pub(crate) fn sequences(
+    args: &CalibrationText,
+    context: usize,
+    reader: &Reader<'_>,
+) -> Result<Vec<Vec<u32>>> {
+    let most = args.chunks.as_ref().map(|chunks| chunks.0.end);
+    let cut = Cut { context, most, scored: Scored::All };
+    let corpus = Corpus::read(&args.text, reader, &cut)?;
+    let all = corpus.sequences.len();
+    let first = args.chunks.as_ref().map_or(0, |chunks| chunks.0.start);
+    if first >= all {
+        return Err(Error::recipe("--chunks", "beyond the text").expected(format!("less than {all}"), first));
+    }
+    Ok(corpus.sequences.into_iter().skip(first).map(|sequence| sequence.tokens).collect())
+}
+
+/// The names of the texts, as they were given.
+pub(crate) fn names(texts: &[PathBuf]) -> Vec<String> {
+    texts.iter().map(|path| path.display().to_string()).collect()
+}
+
+/// Rounds what the recipes want rounded for a text; one entry a request.
+///
+/// # Errors
+/// `Recipe` for a recipe that wants a text where there is none, and the other way round; what the text and the model say.
+pub(crate) fn round(
+    args: &CalibrationText,
+    checkpoint: &Checkpoint,
+    model: &Model,
+    plan: &Plan,
+    requests: &[Request],
+    out: &Out,
+    quiet: bool,
+) -> Result<Vec<Option<Calibrated>>> {
+    let wants = |request: &&Request| request.recipe.calibration.is_some();
+    match (requests.iter().find(wants), args.text.is_empty()) {
+        (Some(request), true) => {
+            return Err(Error::recipe(
+                format!("recipe {}", request.name),
+                "it rounds for a text, and there is none",
+            )
+            .help("Give one with --text: 16,000 tokens or more of what the model is for."));
+        }
+        (None, false) => {
+            return Err(Error::recipe("--text", "has no effect: no recipe rounds for a text")
+                .help("q4_0-calibrated does, and every recipe with --set calibration.method=ldlq."));
+        }
+        (None, true) => return Ok(requests.iter().map(|_| None).collect()),
+        (Some(_), false) => {}
+    }
+    let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
+    let reader = Reader {
+        tokenizer: &tokenizer,
+        template: model.templates.default.as_deref(),
+        context: model.config.context,
+    };
+    let texts = args.text.iter().map(|path| ::convert::file_entry(path)).collect::<Result<Vec<_>>>()?;
+    let one = |(number, request): (usize, &Request)| {
+        let Some(calibration) = &request.recipe.calibration else { return Ok(None) };
+        let sequences = sequences(args, calibration.context, &reader)?;
+        let run = Run { checkpoint, model, artifact: &plan.artifacts[number], sequences, texts: &texts };
+        let folder = out.folder.join(format!("{}.calibration", request.stem));
+        let id = run.id(&plan.only(number).digest());
+        run.round(&folder, &id, byte_size("--text-memory", &args.text_memory)?, quiet).map(Some)
+    };
+    requests.iter().enumerate().map(one).collect()
+}
+
+struct Run<'a> {
+    checkpoint: &'a Checkpoint,
+    model: &'a Model,
+    artifact: &'a Artifact,
+    sequences: Vec<Vec<u32>>,
+    texts: &'a [FileEntry],
+}
+
+impl Run<'_> {
+    /// What the result depends on.
+    fn id(&self, plan: &str) -> String {
+        ::calibrate::id(&[&self.model.fingerprint, plan.as_bytes()], &self.sequences)
+    }
+
+    fn round(&self, folder: &Path, id: &str, memory: u64, quiet: bool) -> Result<Calibrated> {
+        let tensors = self.artifact.files.iter().flat_map(|file| &file.tensors);
+        let target = |tensor: &::plan::OutputTensor| {
+            let layer = tensor.layer.filter(|_| ::calibrate::rounds(tensor.role, tensor.desc.dtype))?;
+            Some(Target { role: tensor.role, layer, desc: tensor.desc.clone() })
+        };
+        let targets: Vec<Target> = tensors.filter_map(target).collect();
+        let layers = self.model.config.layers();
+        let tokens: u64 = self.sequences.iter().map(|sequence| sequence.len() as u64).sum();
+        let steps = ::calibrate::passes(&targets, layers) * tokens;
+        let bar = Bar::steps(&format!("{}: calibrating", self.artifact.recipe), steps, quiet);
+        let text = Text {
+            sequences: &self.sequences,
+            names: Vec::new(),
+            memory,
+            progress: &|tokens| bar.advance(tokens),
+        };
+        let store = Store::new(folder, id)?;
+        let config = &self.model.config;
+        let reports =
+            ::calibrate::round(config, self.checkpoint, &self.model.inventory, &targets, &text, &store)?;
+        bar.finish();
+        let tensors: RoundedTensors = store.open(0..layers)?;
+        let entry = CalibrationEntry {
+            texts: self.texts.to_vec(),
+            tokens,
+            sequences: self.sequences.len() as u64,
+            tensors: serde_json::to_value(&reports).unwrap_or_default(),
+        };
+        Ok(Calibrated { tensors: Arc::new(tensors), entry, store, layers })
+    }
+}

@@ -1,0 +1,166 @@
+//! Draft models ("assistants"): what they have besides a text model's config, and which model they draft for.
+//!
+//! A draft model has no keys and values of its own. Each of its layers reads those of the last layer of its kind that
+//! owns some in the *target*, the model it drafts for; it is fed the target's embeddings and hidden states. So the two
+//! must agree in a number of sizes. Source: huggingface/transformers models/gemma4_assistant.
+
+use serde::Deserialize;
+use serde_json::Value;
+use tensor::{Error, Result};
+
+use crate::Vocabulary;
+use crate::config::{Attention, Config, FILE, Kind, field};
+
+/// What a draft model has besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// `backbone_hidden_size`: the hidden size of the target.
+    pub backbone: u64,
+    /// Its head looks at some groups of tokens only, if it has an ordered embedding (E2B, E4B).
+    pub ordered: Option<Ordered>,
+}
+
+/// An ordered embedding: the vocabulary in groups of equal size, each with a centroid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ordered {
+    /// `num_centroids`: number of groups.
+    pub centroids: u64,
+    /// `centroid_intermediate_top_k`: how many of them the head looks at.
+    pub used: u64,
+}
+
+/// The defaults of transformers' `Gemma4AssistantConfig`.
+pub(crate) const CENTROIDS_USED: u64 = 32;
+const CENTROIDS: u64 = 2048;
+
+#[derive(Deserialize)]
+struct Raw {
+    backbone_hidden_size: u64,
+    use_ordered_embeddings: Option<bool>,
+    num_centroids: Option<u64>,
+    centroid_intermediate_top_k: Option<u64>,
+}
+
+impl Draft {
+    /// Reads the fields of a whole `config.json`.
+    pub(crate) fn from_json(json: &Value) -> Result<Draft> {
+        let raw = Raw::deserialize(json).map_err(|e| Error::malformed(FILE, e))?;
+        if raw.backbone_hidden_size == 0 {
+            return Err(
+                Error::malformed(field("backbone_hidden_size"), "no such size").expected("at least 1", 0)
+            );
+        }
+        let ordered = raw.use_ordered_embeddings.unwrap_or(false).then(|| Ordered {
+            centroids: raw.num_centroids.unwrap_or(CENTROIDS),
+            used: raw.centroid_intermediate_top_k.unwrap_or(CENTROIDS_USED),
+        });
+        let draft = Draft { backbone: raw.backbone_hidden_size, ordered };
+        draft.check().map_err(|e| Error::malformed(field("centroid_intermediate_top_k"), e.problem()))?;
+        Ok(draft)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.ordered {
+            Some(Ordered { centroids, used }) if used == 0 || used > centroids => Err(Error::malformed(
+                "draft",
+                format!("{used} of {centroids} groups of tokens: no such number"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// All layers of a draft model read keys and values of its target.
+pub(crate) fn check_shared(attention: &[Attention], shared: u64) -> Result<()> {
+    if shared == attention.len() as u64 {
+        return Ok(());
+    }
+    Err(Error::malformed(
+        field("num_kv_shared_layers"),
+        format!("a draft model has no keys and values of its own: all {} layers share", attention.len()),
+    )
+    .expected(attention.len(), shared))
+}
+
+/// Whether a `config.json` is that of a draft model.
+pub fn is_assistant(json: &Value) -> bool {
+    let name = json.pointer("/architectures/0").and_then(Value::as_str).unwrap_or_default();
+    crate::formats::variants().architectures.get(name) == Some(&Kind::Draft)
+}
+
+impl Config {
+    /// The ordered embedding of a draft model that has one.
+    pub fn ordered(&self) -> Option<Ordered> {
+        self.draft.as_ref()?.ordered
+    }
+
+    /// The layer whose keys and values a draft's layers of this kind read: the last that owns some.
+    pub fn last_owner(&self, kind: Attention) -> Option<usize> {
+        (0..self.layers()).rev().find(|&n| !self.shares_kv(n) && self.attention[n] == kind)
+    }
+
+    /// Whether this draft model fits `target`, a model that it could draft for.
+    ///
+    /// # Errors
+    /// `Malformed`, naming the first size in which they do not agree.
+    pub fn check_target(&self, target: &Config) -> Result<()> {
+        let Some(draft) = &self.draft else {
+            return Err(Error::unsupported("draft", "not a draft model"));
+        };
+        same("hidden size of the target", target.hidden, draft.backbone)?;
+        same("vocabulary", target.vocab, self.vocab)?;
+        for (layer, &kind) in self.attention.iter().enumerate() {
+            let Some(owner) = target.last_owner(kind) else {
+                return Err(misfit(format!("the target has no {kind:?} layer with keys and values")));
+            };
+            let of = |what: &str| format!("{what} of {kind:?} layers").to_lowercase();
+            same(&of("key heads"), target.kv_heads_of(owner), self.kv_heads_of(layer))?;
+            same(&of("head size"), target.head_dim_of(owner), self.head_dim_of(layer))?;
+        }
+        same("sliding window", target.window, self.window)?;
+        same("RoPE base of full layers", target.rope_base, self.rope_base)?;
+        same("RoPE base of sliding layers", target.rope_base_swa, self.rope_base_swa)
+    }
+}
+
+impl Vocabulary {
+    /// Whether a draft model with this tokenizer speaks of the same tokens as `target`.
+    ///
+    /// # Errors
+    /// `Malformed`, naming the first token that is another.
+    pub fn check_target(&self, target: &Vocabulary) -> Result<()> {
+        same_tokens(&self.tokens, &target.tokens)?;
+        match self.merges == target.merges {
+            true => Ok(()),
+            false => Err(misfit("its tokenizer merges other pairs than the target's".to_owned())),
+        }
+    }
+}
+
+/// Whether two vocabularies have the same tokens in the same order.
+///
+/// # Errors
+/// `Malformed`, naming the first that differs.
+pub fn same_tokens<T: AsRef<str>>(draft: &[T], target: &[T]) -> Result<()> {
+    same("tokens", target.len(), draft.len())?;
+    let pairs = draft.iter().map(AsRef::as_ref).zip(target.iter().map(AsRef::as_ref));
+    match pairs.enumerate().find(|(_, (draft, target))| draft != target) {
+        None => Ok(()),
+        Some((id, (draft, target))) => {
+            same(&format!("token {id}"), format!("{target:?}"), format!("{draft:?}"))
+        }
+    }
+}
+
+fn same<T: PartialEq + std::fmt::Display>(what: &str, target: T, draft: T) -> Result<()> {
+    if target == draft {
+        return Ok(());
+    }
+    Err(misfit(format!("{what} differs from the target's")).expected(target, draft))
+}
+
+fn misfit(problem: String) -> Error {
+    Error::malformed("draft", problem).help(
+        "Each size of Gemma 4 has a draft model of its own; base and instruction-tuned models share it.",
+    )
+}

@@ -1,0 +1,299 @@
+//! Draft models: `draft convert` writes the bytes of llama.cpp's own tools, plans every published size, and refuses a
+//! draft of another model. What the drafter computes is for `crates/runtime/tests/draft.rs`.
+
+mod support;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use checkpoint::{ChatTemplates, ModelCard};
+use gemma::{Config, Model, Vocabulary};
+use plan::{InputFile, Recipe, Request, Shards, plan};
+use serde_json::Value;
+use support::{Folder, fixture, names, run};
+use tensor::{DType, TensorDesc};
+
+const PAIRS: [&str; 2] = ["e2b", "26b-a4b"];
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+fn lines(path: impl AsRef<Path>) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(fixtures().join(path)).unwrap();
+    let cells = |line: &str| line.split('\t').map(str::to_owned).collect();
+    text.lines().map(cells).collect()
+}
+
+/// `draft convert` of an assistant for a target.
+fn draft(assistant: &Path, target: &Path, out: &Path, more: &[&str]) -> support::Run {
+    let mut args: Vec<&OsStr> = ["draft", "convert"].map(OsStr::new).to_vec();
+    args.extend([
+        assistant.as_os_str(),
+        "--target".as_ref(),
+        target.as_os_str(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ]);
+    args.extend(more.iter().map(OsStr::new));
+    run(args)
+}
+
+fn assistant(name: &str) -> PathBuf {
+    fixture(&format!("{name}-assistant"))
+}
+
+/// SHA-256 of what `convert_hf_to_gguf.py` and `llama-quantize` make, preset by preset.
+#[test]
+fn every_preset_is_stocks_file() {
+    for name in PAIRS {
+        let golden: Vec<_> = lines("golden/llama-quantize.tsv")
+            .into_iter()
+            .filter(|row| row[0] == format!("{name}-assistant"))
+            .collect();
+        assert_eq!(golden.len(), 20, "{name}");
+        let out = tempfile::tempdir().unwrap();
+        let types: Vec<_> = golden.iter().flat_map(|row| ["--type", &row[1]]).collect();
+        let args = [&["--json", "--set", "metadata.name=Tiny"], types.as_slice()].concat();
+        let json = draft(&assistant(name), &fixture(name), out.path(), &args).good().json();
+        let made = json["artifacts"].as_array().unwrap();
+        for (row, artifact) in golden.iter().zip(made) {
+            let file = &artifact["outputs"][0];
+            assert_eq!(file["name"], format!("draft-{}.gguf", row[1]));
+            assert_eq!(
+                (file["bytes"].to_string(), &file["sha256"]),
+                (row[2].clone(), &row[3].as_str().into()),
+                "{name} {}",
+                row[1]
+            );
+        }
+        // and the manifest says whose draft it is
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(out.path().join("manifest.json")).unwrap()).unwrap();
+        let target = checkpoint::Checkpoint::open(fixture(name)).unwrap();
+        let fingerprint = plan::hex(&target.fingerprint().unwrap());
+        assert_eq!(manifest["artifacts"][0]["target"]["fingerprint"], fingerprint);
+    }
+}
+
+/// The real tools, where they are: the digests above are theirs, and what we add to their file does not disturb them.
+#[test]
+fn llama_cpp_passes_the_ordered_embedding_through() {
+    let Some(oracle) = xtask::oracle::Oracle::for_tests() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let [ours, copy] = ["ours.gguf", "copy.gguf"].map(|name| dir.path().join(name));
+    draft(&assistant("e2b"), &fixture("e2b"), &ours, &["--type", "q4_0", "--set", "masked_embedding=keep"])
+        .good();
+    let status = oracle.tool("llama-quantize").arg(&ours).arg(&copy).arg("COPY").output().unwrap().status;
+    assert!(status.success());
+    assert!(fs::read(&ours).unwrap() == fs::read(&copy).unwrap());
+}
+
+#[test]
+fn the_ordered_embedding_is_kept_when_asked_for_and_missed_when_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let [plain, kept] = ["plain.gguf", "kept.gguf"].map(|name| dir.path().join(name));
+    let run = draft(&assistant("e2b"), &fixture("e2b"), &plain, &["--type", "bf16"]).good();
+    assert!(
+        run.stderr.contains("ordered embedding (24576 bytes in the checkpoint) is left out"),
+        "{}",
+        run.stderr
+    );
+    draft(&assistant("e2b"), &fixture("e2b"), &kept, &["--type", "bf16", "--set", "masked_embedding=keep"])
+        .good();
+    let [plain, kept] = [plain, kept].map(|path| gguf::GgufSet::open(&path).unwrap());
+    let named = |set: &gguf::GgufSet| {
+        let tensors = tensor::TensorSource::tensors(set).iter();
+        tensors.map(|t| (t.name.clone(), t.dtype, t.shape.clone())).collect::<Vec<_>>()
+    };
+    let added: Vec<_> = named(&kept).into_iter().filter(|tensor| !named(&plain).contains(tensor)).collect();
+    assert_eq!(
+        added,
+        [
+            ("masked_embd_centroids.weight".to_owned(), DType::BF16, vec![32, 128]),
+            ("masked_embd_ordering".to_owned(), DType::I64, vec![2048]),
+        ]
+    );
+    // what was read from the checkpoint is read from the file
+    let read = |set: &gguf::GgufSet| {
+        Config::draft_from_metadata(set.metadata(), tensor::TensorSource::tensors(set)).unwrap()
+    };
+    let json = serde_json::from_slice(&fs::read(assistant("e2b").join("config.json")).unwrap()).unwrap();
+    assert_eq!(read(&kept).draft, Config::draft_from_json(&json).unwrap().draft);
+    assert_eq!(read(&plain).ordered(), None);
+    let run = draft(
+        &assistant("26b-a4b"),
+        &fixture("26b-a4b"),
+        dir.path(),
+        &["--type", "bf16", "--set", "masked_embedding=keep"],
+    );
+    assert!(run.good().stderr.contains("this model has no ordered embedding"));
+}
+
+/// Safetensors hold all of it, with the files that belong to it and a scale for each encoded matrix: five a layer, both
+/// projections and, of SFP8, the embedding.
+#[test]
+fn safetensors_are_whole() {
+    for (recipe, weights) in [("bf16-safetensors", 50), ("sfp8", 50 + 23), ("fp8", 50 + 22)] {
+        let out = tempfile::tempdir().unwrap();
+        draft(&assistant("e2b"), &fixture("e2b"), out.path(), &["--recipe", recipe]).good();
+        let checkpoint = checkpoint::Checkpoint::open(out.path()).unwrap();
+        assert!(names(out.path()).contains(&"tokenizer.json".to_owned()));
+        let model = Model::open_draft(&checkpoint).unwrap();
+        assert_eq!(model.inventory.text.len(), 50, "{recipe}");
+        let header = support::Weights::parse(&fs::read(out.path().join(support::WEIGHTS)).unwrap());
+        assert_eq!(header.tensors.len(), weights, "{recipe}");
+        let ordering = |mut weights: support::Weights| weights.get("token_ordering").data.clone();
+        let original = support::Weights::parse(&fs::read(assistant("e2b").join(support::WEIGHTS)).unwrap());
+        assert!(ordering(header) == ordering(original), "{recipe}");
+    }
+}
+
+/// A draft model of a published size, of headers alone.
+fn published(name: &str) -> (Vec<TensorDesc>, Model) {
+    let rows = lines(format!("inventories/{name}.tsv"));
+    let desc = |row: &Vec<String>| {
+        let shape: Vec<u64> = serde_json::from_str(&row[1]).unwrap();
+        TensorDesc::new(&row[0], row[2].parse::<DType>().unwrap(), shape).unwrap()
+    };
+    let tensors: Vec<_> = rows.iter().filter(|row| !row[0].starts_with('#')).map(desc).collect();
+    let json = config(name);
+    let config = Config::draft_from_json(&json).unwrap();
+    let model = Model {
+        inventory: gemma::inventory(&config, &tensors, &|_| name.to_owned()).unwrap(),
+        vocabulary: Vocabulary {
+            tokens: vec!["<pad>".to_owned()],
+            types: vec![3],
+            merges: Vec::new(),
+            special: Default::default(),
+            add: Default::default(),
+        },
+        templates: ChatTemplates::default(),
+        generation: None,
+        card: ModelCard::default(),
+        json,
+        files: Vec::new(),
+        fingerprint: [0; 32],
+        config,
+    };
+    (tensors, model)
+}
+
+fn config(name: &str) -> Value {
+    serde_json::from_slice(&fs::read(fixtures().join(format!("configs/{name}.json"))).unwrap()).unwrap()
+}
+
+const SIZES: [&str; 5] = ["E2B", "E4B", "12B", "26B-A4B", "31B"];
+
+/// Names, shapes, order and types of all published draft models are those of llama.cpp's tools.
+#[test]
+fn published_sizes_have_stocks_tensors() {
+    for size in SIZES {
+        let name = format!("gemma-4-{size}-it-assistant");
+        let (tensors, model) = published(&name);
+        let mut at = 0;
+        let places = tensors.iter().map(|t| ((0, at), at += t.byte_len()).0).collect();
+        let map = lines(format!("type-maps/{name}.tsv"));
+        for heading in
+            ["Q4_0", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS", "Q3_K_M", "Q2_K"]
+        {
+            let preset = heading.to_lowercase();
+            let recipe = Recipe::from_toml(&Recipe::text_of_preset(&preset), &preset).unwrap();
+            let request =
+                Request { name: preset.clone(), recipe, stem: "draft".to_owned(), importance: None };
+            let shards = Shards {
+                files: vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }],
+                tensors: &tensors,
+                places: Vec::clone(&places),
+                codes: Default::default(),
+                surveys: Default::default(),
+            };
+            let plan = plan(&model, &shards, &[request]).unwrap();
+            let column = map[0].iter().position(|cell| cell == heading).unwrap();
+            let ours = plan.artifacts[0].tensors().map(|t| {
+                let ne: Vec<_> = t.desc.shape.iter().rev().map(u64::to_string).collect();
+                (t.desc.name.clone(), format!("[{}]", ne.join(", ")), t.desc.dtype.name().to_uppercase())
+            });
+            let theirs =
+                map[1..].iter().map(|row| (row[0].clone(), row[1].clone(), row[column].to_uppercase()));
+            assert_eq!(ours.collect::<Vec<_>>(), theirs.collect::<Vec<_>>(), "{name} {preset}");
+        }
+    }
+}
+
+/// Every published draft model fits the model of its size and no other.
+#[test]
+fn published_sizes_go_together() {
+    for draft in SIZES {
+        let config_of_draft =
+            Config::draft_from_json(&config(&format!("gemma-4-{draft}-it-assistant"))).unwrap();
+        for target in SIZES {
+            let target_config = Config::from_json(&config(&format!("gemma-4-{target}-it"))).unwrap();
+            let fits = config_of_draft.check_target(&target_config);
+            assert_eq!(fits.is_ok(), draft == target, "{draft} for {target}: {fits:?}");
+        }
+    }
+}
+
+#[test]
+fn a_draft_of_another_model_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |draft_of: &Path, target: &Path, says: &[&str]| {
+        let out = dir.path().join("out");
+        let run = draft(draft_of, target, &out, &["--type", "q8_0"]);
+        assert_eq!(run.code, Some(3), "{}", run.stderr);
+        says.iter().for_each(|says| assert!(run.stderr.contains(says), "{says}: {}", run.stderr));
+        assert!(!out.exists());
+    };
+    let e2b = assistant("e2b");
+    refused(
+        &e2b,
+        &fixture("26b-a4b"),
+        &["e2b-assistant", "key heads of sliding layers", "expected 2, found 1"],
+    );
+    refused(&e2b, &e2b, &["architectures", "a draft model"]);
+    refused(&fixture("e2b"), &fixture("e2b"), &["architectures", "not a draft model"]);
+
+    let broken = |file: &str, change: &dyn Fn(&mut Value), says: &[&str]| {
+        let folder = Folder::of("e2b-assistant");
+        folder.edit(file, |json| change(json));
+        refused(&folder.path(), &fixture("e2b"), says);
+    };
+    broken(
+        "config.json",
+        &|c| c["backbone_hidden_size"] = 512.into(),
+        &["pre_projection.weight", "wrong shape"],
+    );
+    broken(
+        "config.json",
+        &|c| c["text_config"]["num_kv_shared_layers"] = 3.into(),
+        &["num_kv_shared_layers", "no keys and values of its own"],
+    );
+    broken(
+        "config.json",
+        &|c| c["text_config"]["sliding_window"] = 32.into(),
+        &["sliding window", "expected 64, found 32"],
+    );
+    broken(
+        "config.json",
+        &|c| c["centroid_intermediate_top_k"] = 33.into(),
+        &["centroid_intermediate_top_k", "33 of 32"],
+    );
+    broken(
+        "config.json",
+        &|c| c["num_centroids"] = 16.into(),
+        &["masked_embedding.centroids.weight", "wrong shape"],
+    );
+    broken(
+        "tokenizer.json",
+        &|t| t["model"]["merges"].as_array_mut().unwrap().swap(7, 8),
+        &["merges other pairs"],
+    );
+    let swap = |t: &mut Value| {
+        let vocab = &mut t["model"]["vocab"];
+        let (a, b) = (vocab["▁t"].take(), vocab["▁("].take());
+        (vocab["▁t"], vocab["▁("]) = (b, a);
+    };
+    broken("tokenizer.json", &swap, &["token ", "differs from the target's"]);
+}
