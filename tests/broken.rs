@@ -63,7 +63,7 @@ fn verified(artifact: &Path, against: &Path) -> Result<Vec<Finding>> {
     let (expected, base): (_, Box<dyn tensor::TensorSource>) = if against.is_dir() {
         let checkpoint = Checkpoint::open(against)?;
         let model = gemma::Model::open(&checkpoint)?;
-        let expected = Expected::of_checkpoint(&checkpoint, &model, &from.recipe, from.plan, from.binding)?;
+        let expected = Expected::of_checkpoint(&checkpoint, &model, &from)?;
         (expected, Box::new(checkpoint))
     } else {
         let base = GgufSet::open(against)?;

@@ -60,7 +60,7 @@ fn shards(tensors: &[TensorDesc]) -> Shards<'_> {
     });
     let places = places.collect();
     let files = vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }];
-    Shards { files, tensors, places, codes: Default::default() }
+    Shards { files, tensors, places, codes: Default::default(), surveys: Default::default() }
 }
 
 /// Presets by the heading of their column in a type map.
@@ -85,7 +85,7 @@ fn check(name: &str, map: &str, settings: &[&str]) {
     for (heading, preset) in COLUMNS {
         let recipe =
             Recipe::from_toml_with(&format!("types.preset = {preset:?}"), preset, &settings).unwrap();
-        let request = Request { name: preset.to_owned(), recipe, stem: "model".to_owned() };
+        let request = Request { name: preset.to_owned(), recipe, stem: "model".to_owned(), importance: None };
         let plan = plan(&model, &shards(&tensors), &[request]).unwrap();
         let column = map[0].iter().position(|cell| cell == heading).unwrap();
         let ours: Vec<_> = plan.artifacts[0]
@@ -146,7 +146,7 @@ fn sizes_of_the_published_q4_0_files() {
         let tensors = tensors(name);
         let model = model(name, &tensors);
         let recipe = Recipe::from_toml("types.preset = 'q4_0'\nunused_kv = 'drop'", "q4_0").unwrap();
-        let request = Request { name: "q4_0".to_owned(), recipe, stem: "model".to_owned() };
+        let request = Request { name: "q4_0".to_owned(), recipe, stem: "model".to_owned(), importance: None };
         let plan = plan(&model, &shards(&tensors), &[request]).unwrap();
         let file = &plan.artifacts[0].files[0];
         assert_eq!(file.bytes - file.header.len() as u64, payload, "{name}");

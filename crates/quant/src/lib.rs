@@ -8,12 +8,16 @@
 //! A type is one file in `types/`, listed in one table there; the searches for good scales that types
 //! share are in `search/`. This crate knows nothing of files, threads or models.
 
+mod feedback;
 mod float;
 mod lanes;
+mod lattice;
 mod search;
 mod simd;
 mod types;
 
+pub use feedback::{PANEL, Panel, feeds_back, round_panel};
+pub use lattice::{Repacked, Survey, repack_q4_0, survey};
 pub use simd::Simd;
 use tensor::DType;
 pub use types::dot::{DOT_VECTORS, dot};

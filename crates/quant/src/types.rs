@@ -16,25 +16,25 @@ mod bf16;
 mod f16;
 mod f32;
 pub(crate) mod f8_e4m3;
-mod iq4_nl;
+pub(crate) mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
 mod q2_k;
 mod q3_k;
-mod q4_0;
-mod q4_1;
-mod q4_k;
-mod q5_0;
-mod q5_1;
-mod q5_k;
-mod q6_k;
-mod q8_0;
+pub(crate) mod q4_0;
+pub(crate) mod q4_1;
+pub(crate) mod q4_k;
+pub(crate) mod q5_0;
+pub(crate) mod q5_1;
+pub(crate) mod q5_k;
+pub(crate) mod q6_k;
+pub(crate) mod q8_0;
 pub(crate) mod sfp8;
 
 mod blocks;
 pub(crate) mod dot;
-mod iq4;
-mod superblocks;
+pub(crate) mod iq4;
+pub(crate) mod superblocks;
 
 static CODECS: [&dyn AnyCodec; 18] = [
     &f32::F32,

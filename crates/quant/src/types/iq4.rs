@@ -22,7 +22,7 @@ const BOUNDS: [f32; 15] = {
 
 /// The code of the value nearest to `v`.
 #[inline(always)]
-fn code(v: f32) -> u8 {
+pub(crate) fn code(v: f32) -> u8 {
     let mut code = 15;
     for bound in BOUNDS {
         code -= u8::from(v < bound);
@@ -38,7 +38,7 @@ pub(super) fn codes(inverse: f32, x: &[f32; 32]) -> [u8; 32] {
 
 /// The value nearest to each lane.
 #[inline(always)]
-fn value<V: Lanes>(v: V) -> V {
+pub(crate) fn value<V: Lanes>(v: V) -> V {
     let mut value = V::splat(f32::from(VALUES[15]));
     for i in (0..15).rev() {
         value = V::select(V::splat(BOUNDS[i]).gt(v), V::splat(f32::from(VALUES[i])), value);

@@ -3,7 +3,7 @@
 use tensor::DType;
 
 use super::blocks::{QK, from_nibbles, nibbles};
-use super::iq4::{VALUES, codes, scale};
+use super::iq4::{VALUES, code, codes, scale};
 use super::{Codec, Rows, invalid_f16};
 use crate::float::{f16_at, f32_to_f16};
 use crate::lanes::{Lanes, MAX_LANES};
@@ -12,6 +12,13 @@ use crate::search::{squares, sum, weigh};
 pub(super) struct Iq4Nl;
 
 const BYTES: usize = DType::IQ4_NL.block_bytes();
+
+/// A block of values of the table.
+pub(crate) fn pack(scale: u16, levels: &[f32; QK], out: &mut [u8]) {
+    let (head, bytes) = out.split_at_mut(2);
+    head.copy_from_slice(&scale.to_le_bytes());
+    bytes.copy_from_slice(&nibbles(&levels.map(code)));
+}
 
 impl Codec for Iq4Nl {
     const DTYPE: DType = DType::IQ4_NL;

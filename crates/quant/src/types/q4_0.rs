@@ -12,7 +12,7 @@ pub(super) struct Q4_0;
 const BYTES: usize = DType::Q4_0.block_bytes();
 
 #[inline(always)]
-fn pack(scale: u16, codes: &[u8; QK]) -> [u8; BYTES] {
+pub(crate) fn pack(scale: u16, codes: &[u8; QK]) -> [u8; BYTES] {
     let mut out = [0; BYTES];
     out[..2].copy_from_slice(&scale.to_le_bytes());
     out[2..].copy_from_slice(&nibbles(codes));

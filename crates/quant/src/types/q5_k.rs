@@ -25,7 +25,7 @@ const SHAPE: Minima = Minima {
 };
 
 #[inline(always)]
-fn pack(block: &Block) -> [u8; BYTES] {
+pub(crate) fn pack(block: &Block) -> [u8; BYTES] {
     let mut out = [0; BYTES];
     out[..2].copy_from_slice(&block.d.to_le_bytes());
     out[2..4].copy_from_slice(&block.dmin.to_le_bytes());

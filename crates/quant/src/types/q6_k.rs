@@ -57,7 +57,7 @@ fn encode_block<V: Lanes>(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>) -> 
 
 /// Codes `l`, `l + 32`, `l + 64` and `l + 96` of a half: their low nibbles in two bytes, their high bits in one.
 #[inline(always)]
-fn pack(codes: &[u8; QK_K], out: &mut [u8; BYTES]) {
+pub(crate) fn pack(codes: &[u8; QK_K], out: &mut [u8]) {
     for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
         for l in 0..32 {
             let [a, b, c, d] = [codes[l], codes[l + 32], codes[l + 64], codes[l + 96]];

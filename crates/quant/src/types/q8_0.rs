@@ -11,6 +11,13 @@ pub(super) struct Q8_0;
 
 const BYTES: usize = DType::Q8_0.block_bytes();
 
+/// A block of whole numbers.
+pub(crate) fn pack(scale: u16, levels: &[f32; QK], out: &mut [u8]) {
+    let (head, codes) = out.split_at_mut(2);
+    head.copy_from_slice(&scale.to_le_bytes());
+    codes.iter_mut().zip(levels).for_each(|(code, level)| *code = *level as i8 as u8);
+}
+
 /// Half away from zero, as C's `roundf`, for what the codes can be.
 #[inline(always)]
 fn round(v: f32) -> u8 {

@@ -33,14 +33,14 @@ pub(super) struct Minima {
 }
 
 /// A super-block ready to be packed.
-pub(super) struct Block {
+pub(crate) struct Block {
     /// As f16.
-    pub(super) d: u16,
-    pub(super) dmin: u16,
+    pub(crate) d: u16,
+    pub(crate) dmin: u16,
     /// Codes of the scales and minima; a type of eight groups uses the first eight.
-    pub(super) scales: [u8; 16],
-    pub(super) mins: [u8; 16],
-    pub(super) codes: [u8; QK_K],
+    pub(crate) scales: [u8; 16],
+    pub(crate) mins: [u8; 16],
+    pub(crate) codes: [u8; QK_K],
 }
 
 /// Encodes super-blocks of `G` groups of `K`.
@@ -192,7 +192,7 @@ pub(super) fn pack_scales(scales: &[u8; 16], mins: &[u8; 16]) -> [u8; 12] {
 
 /// The inverse of [`pack_scales`], from the first 12 bytes: `(scale, minimum)` of each group.
 #[inline(always)]
-pub(super) fn unpack_scales(packed: &[u8]) -> [(u8, u8); 8] {
+pub(crate) fn unpack_scales(packed: &[u8]) -> [(u8, u8); 8] {
     let packed = &packed[..12];
     let mut out = [(0, 0); 8];
     for j in 0..4 {

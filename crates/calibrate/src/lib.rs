@@ -1,0 +1,26 @@
+//! What a text says about a model's weights: which columns matter, and how to round them so that errors cancel.
+//!
+//! - [`importance`]: Σx² of each column, in llama.cpp's importance files (`collect.rs`).
+//! - [`round`]: rounding with error feedback, layer after layer, each for what the rounded layers before it give
+//!   (`round.rs`; what a matrix is rounded for: `watch.rs`, `inputs.rs`; the
+//!   matrix: `hessian.rs`, `factor.rs`, `rows.rs`).
+//!
+//! Both stream: hidden states of the whole text, one layer's weights a few rows at a time. The work runs on the caller's
+//! rayon pool.
+
+mod collect;
+mod factor;
+mod hessian;
+mod inputs;
+mod linalg;
+mod overlay;
+mod round;
+mod rows;
+mod store;
+mod stream;
+mod watch;
+
+pub use collect::importance;
+pub use round::{Method, Target, TensorReport, passes, round, rounds};
+pub use store::{RoundedTensors, Store, id};
+pub use stream::Text;

@@ -1,0 +1,410 @@
+//! Rounding a model, layer after layer: what the rounded layers before it give is what a layer is rounded for.
+//!
+//! Within a layer the same holds for its products ([`STAGES`]): attention's output is rounded for what the rounded
+//! queries, keys and values give. So for each stage the text goes through the layer as far as that stage.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gemma::Inventory;
+use runtime::{Batch, Model, Weights};
+use serde::{Deserialize, Serialize};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
+
+use crate::factor::{Factors, factor};
+use crate::inputs::{Inputs, Pair, Prepared};
+use crate::overlay::Overlay;
+use crate::rows;
+use crate::rows::{Cost, Rounded, feed_back, plainly};
+use crate::store::Store;
+use crate::stream::{Text, batches, bytes_of_token};
+use crate::watch::watch;
+
+/// Matrices in the order in which a token meets them. Those of an inner list have one input, and are rounded for the same H.
+const STAGES: &[&[&[&str]]] = &[
+    &[&["attn_q", "attn_k", "attn_v"]],
+    &[&["attn_output"]],
+    &[&["ffn_gate_inp"]],
+    &[&["ffn_gate", "ffn_up"], &["ffn_gate_up_exps"]],
+    &[&["ffn_down"], &["ffn_down_exps"]],
+    &[&["inp_gate"]],
+    &[&["proj"]],
+];
+
+/// No output may be farther from what it was, on text that is held out, than with plain rounding times this.
+const WORSE: f64 = 1.02;
+/// Added to the diagonal of H, times its mean.
+const DAMPING: f32 = 0.03;
+/// One sequence of so many is not used to round, but to see whether that was good.
+const HELD_OUT: usize = 8;
+/// The most tokens that are held out: enough to tell which of two roundings is better.
+const HELD_OUT_TOKENS: usize = 2048;
+/// Fewer tokens say nothing about a matrix.
+const ENOUGH: usize = 2048;
+/// What the tokens of all experts count for each, in tokens.
+const SHARED_TOKENS: f32 = 256.0;
+/// The bytes of H of experts at a time. It is part of what the result depends on, so it is no option.
+const EXPERT_BYTES: u64 = 1 << 30;
+
+/// A tensor to round.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What it does.
+    pub role: &'static str,
+    /// Its layer.
+    pub layer: usize,
+    /// Its name, shape and type in the output.
+    pub desc: TensorDesc,
+}
+
+/// How a tensor was rounded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TensorReport {
+    /// Its name in the output.
+    pub tensor: String,
+    /// `feedback`, or `plain` where error feedback did worse on text that was held out; of experts: how many got it.
+    pub method: Method,
+    /// Mean squared error of its output on text that was held out, over that of llama-quantize's rounding with the same
+    /// importance. `None` where nothing was held out for it.
+    pub error_ratio: Option<f64>,
+}
+
+/// How a tensor was rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// With error feedback.
+    Feedback,
+    /// As llama-quantize does with importance.
+    Plain,
+    /// Some experts so, some so.
+    Mixed,
+}
+
+/// Rounds tensors of a model for a text, and keeps them in a store. Returns what became of each.
+///
+/// # Errors
+/// `Recipe` for too little text, `Limit` for more than the memory holds; what the model and the store say.
+pub fn round(
+    config: &gemma::Config,
+    source: &dyn TensorSource,
+    inventory: &Inventory,
+    targets: &[Target],
+    text: &Text<'_>,
+    store: &Store,
+) -> Result<Vec<TensorReport>> {
+    check(config, text)?;
+    let overlay = Overlay::new(source, targets.iter().map(|target| target.desc.clone()));
+    let weights = Weights::new(&overlay, inventory)?;
+    let (training, held_out) = split(text.sequences);
+    let mut run = Run {
+        config,
+        overlay: &overlay,
+        places: inventory.text.iter().filter_map(|f| Some(((f.slot.role, f.slot.layer?), f.index))).collect(),
+        targets,
+        streams: streams(&Model::new(config, weights.clone())?, &training, &held_out)?,
+        original: weights.clone(),
+        weights,
+        text,
+    };
+    let mut reports = Vec::new();
+    for layer in 0..config.layers() {
+        reports.extend(run.layer(layer, store)?);
+    }
+    Ok(reports)
+}
+
+/// Whether a tensor of this role and type is one for [`round`]: matrices of layers, and the router of a mixture of experts,
+/// which is not rounded but made to ask the experts that it asked.
+pub fn rounds(role: &str, dtype: DType) -> bool {
+    let known = STAGES.iter().flat_map(|stage| stage.iter()).any(|roles| roles.contains(&role));
+    known && (quant::feeds_back(dtype) || dtype == DType::F32)
+}
+
+/// Steps that [`round`] reports, of a token.
+pub fn passes(targets: &[Target], layers: usize) -> u64 {
+    let stages = |layer: usize| {
+        let has = |stage: &&&[&[&str]]| {
+            let roles = || stage.iter().flat_map(|roles| roles.iter());
+            targets.iter().any(|t| t.layer == layer && roles().any(|role| *role == t.role))
+        };
+        STAGES.iter().filter(has).count() as u64
+    };
+    (0..layers).map(|layer| stages(layer) + 1).sum()
+}
+
+fn check(config: &gemma::Config, text: &Text<'_>) -> Result<()> {
+    let tokens = text.tokens();
+    if tokens < ENOUGH || text.sequences.len() < 2 {
+        return Err(Error::recipe("calibration text", "too little to round weights for")
+            .expected(format!("at least {ENOUGH} tokens, in several chunks"), tokens)
+            .help("16,000 tokens are a good beginning; more of the kinds of text that the model is for are better."));
+    }
+    let needed = tokens as u64 * bytes_of_token(config);
+    if needed > text.memory {
+        return Err(Error::limit("memory", "the hidden states of the text do not fit")
+            .expected(format!("at most {} bytes", text.memory), needed)
+            .help("Give more --memory, or fewer --chunks."));
+    }
+    Ok(())
+}
+
+/// What is rounded for, and what is held out.
+fn split(sequences: &[Vec<u32>]) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+    let (mut training, mut held_out) = (Vec::new(), Vec::new());
+    let mut tokens = 0;
+    for (number, sequence) in sequences.iter().enumerate() {
+        let last = number + 1 == sequences.len() && held_out.is_empty();
+        if (number % HELD_OUT == HELD_OUT - 1 && tokens < HELD_OUT_TOKENS) || last {
+            tokens += sequence.len();
+            held_out.push(sequence.clone());
+        } else {
+            training.push(sequence.clone());
+        }
+    }
+    (training, held_out)
+}
+
+/// Roles with one input, and the numbers of the targets that have them.
+type Wanted = (&'static [&'static str], Vec<usize>);
+
+struct Run<'a> {
+    config: &'a gemma::Config,
+    overlay: &'a Overlay<'a>,
+    /// The original of each role and layer.
+    places: HashMap<(&'static str, usize), usize>,
+    targets: &'a [Target],
+    original: Weights<'a>,
+    weights: Weights<'a>,
+    streams: Vec<Stream>,
+    text: &'a Text<'a>,
+}
+
+/// A batch on its way through both models.
+struct Stream {
+    original: Batch,
+    rounded: Batch,
+    /// Rows that begin a sequence.
+    starts: Vec<usize>,
+    held_out: bool,
+}
+
+fn streams(model: &Model<'_>, training: &[Vec<u32>], held_out: &[Vec<u32>]) -> Result<Vec<Stream>> {
+    let mut streams = Vec::new();
+    for (sequences, held_out) in [(training, false), (held_out, true)] {
+        streams.extend(batches(model, sequences)?.into_iter().map(|batch| Stream {
+            starts: batch.sequences().map(|rows| rows.start).collect(),
+            original: batch.clone(),
+            rounded: batch,
+            held_out,
+        }));
+    }
+    Ok(streams)
+}
+
+impl<'a> Run<'a> {
+    /// Rounds a layer, or takes it from the store, and takes the text through it.
+    fn layer(&mut self, layer: usize, store: &Store) -> Result<Vec<TensorReport>> {
+        let targets = self.targets;
+        let mine: Vec<usize> = (0..targets.len()).filter(|&n| targets[n].layer == layer).collect();
+        let mut reports = Vec::new();
+        if let Some(kept) = store.layer(layer)? {
+            for (index, desc) in kept.file.tensors().iter().enumerate() {
+                let Some(&number) = mine.iter().find(|&&n| targets[n].desc == *desc) else { continue };
+                let mut bytes = vec![0; desc.byte_len() as usize];
+                kept.file.read_rows(index, 0, &mut bytes)?;
+                self.put(number, Arc::new(bytes));
+            }
+            reports = kept.reports;
+        } else {
+            let mut done: Vec<(usize, Arc<Vec<u8>>)> = Vec::new();
+            for stage in STAGES {
+                let wanted: Vec<Wanted> = stage
+                    .iter()
+                    .map(|roles| {
+                        (*roles, mine.iter().copied().filter(|&n| roles.contains(&targets[n].role)).collect())
+                    })
+                    .filter(|(_, numbers): &Wanted| !numbers.is_empty())
+                    .collect();
+                if wanted.is_empty() {
+                    continue;
+                }
+                for (number, bytes, report) in self.stage(layer, &wanted)? {
+                    reports.push(report);
+                    done.push((number, Arc::new(bytes)));
+                }
+                // what comes after is rounded for what these give
+                done.iter().for_each(|(number, bytes)| self.put(*number, bytes.clone()));
+            }
+            done.sort_by_key(|(number, _)| *number);
+            let kept: Vec<_> =
+                done.iter().map(|(n, bytes)| (targets[*n].desc.clone(), bytes.as_slice())).collect();
+            store.keep(layer, &kept, &reports)?;
+        }
+        let original = Model::new(self.config, self.original.clone())?;
+        let rounded = Model::new(self.config, self.weights.clone())?;
+        for stream in &mut self.streams {
+            original.layer(layer, &mut stream.original)?;
+            rounded.layer(layer, &mut stream.rounded)?;
+            (self.text.progress)(stream.rounded.hidden().rows() as u64);
+        }
+        mine.into_iter().for_each(|number| self.overlay.forget(number));
+        Ok(reports)
+    }
+
+    fn put(&mut self, number: usize, bytes: Arc<Vec<u8>>) {
+        self.overlay.put(number, bytes);
+        let target = &self.targets[number];
+        self.weights.replace(target.role, Some(target.layer), self.overlay.index(number));
+    }
+
+    /// Rounds the matrices of a stage.
+    fn stage(&self, layer: usize, wanted: &[Wanted]) -> Result<Vec<(usize, Vec<u8>, TensorReport)>> {
+        let mut out = Vec::new();
+        for (roles, numbers) in wanted {
+            let first = &self.targets[numbers[0]];
+            // one expert after the other: each is a matrix of its own
+            let experts = if roles[0].ends_with("_exps") { first.desc.shape[0] as usize } else { 1 };
+            let cols = first.desc.cols();
+            let together = ((EXPERT_BYTES / (4 * cols * cols)) as usize).clamp(1, experts);
+            let mut matrices: Vec<Vec<Chosen>> = numbers.iter().map(|_| Vec::new()).collect();
+            for from in (0..experts).step_by(together) {
+                let group = from..(from + together).min(experts);
+                let inputs = self.inputs(layer, roles, cols as usize, group.clone())?;
+                let shared = (experts > 1).then(|| Inputs::shared(&inputs));
+                for (expert, input) in group.zip(inputs) {
+                    let mut prepared = input.prepare(shared.as_ref().map(|shared| (shared, SHARED_TOKENS)));
+                    let factors = factor(std::mem::take(&mut prepared.hessian), DAMPING);
+                    for (matrices, &number) in matrices.iter_mut().zip(numbers) {
+                        let (desc, original) = (&self.targets[number].desc, self.original(number)?);
+                        let rows = desc.rows() as usize / experts;
+                        let read =
+                            |row: u64, out: &mut [f32]| original.read((expert * rows) as u64 + row, out);
+                        let matrix = rows::Weights {
+                            dtype: desc.dtype,
+                            rows,
+                            cols: cols as usize,
+                            read: &read,
+                            held_out: &prepared.held_out,
+                        };
+                        matrices.push(choose(&matrix, factors.as_ref(), &prepared)?);
+                    }
+                }
+            }
+            for (matrices, &number) in matrices.into_iter().zip(numbers) {
+                let report = report(&self.targets[number].desc.name, &matrices);
+                let bytes = matrices.into_iter().flat_map(|matrix| matrix.rounded.bytes).collect();
+                out.push((number, bytes, report));
+            }
+        }
+        Ok(out)
+    }
+
+    fn original(&self, number: usize) -> Result<Original<'a>> {
+        let target = &self.targets[number];
+        let index = self.places.get(&(target.role, target.layer)).copied().ok_or_else(|| {
+            Error::malformed(format!("tensor {}", target.desc.name), "not in the checkpoint")
+        })?;
+        Ok(Original { source: self.overlay, index })
+    }
+
+    /// What goes into the first of these roles, in both models.
+    fn inputs(
+        &self,
+        layer: usize,
+        roles: &[&'static str],
+        cols: usize,
+        experts: std::ops::Range<usize>,
+    ) -> Result<Vec<Inputs>> {
+        let role = roles[0];
+        let norm = match self.norm(role) {
+            Some(norm) => self.original.layer(layer).get(norm)?.vector()?,
+            None => Vec::new(),
+        };
+        let mut inputs: Vec<Inputs> = experts.clone().map(|_| Inputs::new(cols, norm.len())).collect();
+        for stream in &self.streams {
+            let see = |weights, batch| watch(self.config, weights, layer, batch, role, experts.clone());
+            let original = see(&self.original, &stream.original)?;
+            let rounded = see(&self.weights, &stream.rounded)?;
+            let pair = Pair {
+                original: &original,
+                rounded: &rounded,
+                starts: &stream.starts,
+                held_out: stream.held_out,
+            };
+            inputs
+                .iter_mut()
+                .zip(experts.clone())
+                .for_each(|(input, number)| input.add(number, &pair, &norm));
+            (self.text.progress)(stream.rounded.hidden().rows() as u64);
+        }
+        Ok(inputs)
+    }
+
+    /// The norm between a matrix and the residual stream, where nothing else comes between.
+    fn norm(&self, role: &str) -> Option<&'static str> {
+        match role {
+            "attn_output" => Some("post_attention_norm"),
+            // a mixture's dense network is not alone
+            "ffn_down" if self.config.experts.is_none() => Some("post_ffw_norm"),
+            "proj" => Some("post_norm"),
+            _ => None,
+        }
+    }
+}
+
+/// The weights of a tensor as they are in the checkpoint.
+struct Original<'a> {
+    source: &'a Overlay<'a>,
+    index: usize,
+}
+
+impl Original<'_> {
+    fn read(&self, first: u64, out: &mut [f32]) -> Result<()> {
+        let desc = &self.source.tensors()[self.index];
+        let rows = out.len() as u64 / desc.cols();
+        let mut bytes = vec![0; (rows * desc.row_bytes()) as usize];
+        self.source.read_rows(self.index, first, &mut bytes)?;
+        quant::decode(quant::Simd::detect(), desc.dtype, &bytes, out);
+        Ok(())
+    }
+}
+
+/// One matrix, rounded the better way.
+struct Chosen {
+    rounded: Rounded,
+    fed: bool,
+    plain: Cost,
+}
+
+/// Rounds a matrix with error feedback, and all corrections where they do good on text that is held out; else with those
+/// that do; else plainly.
+fn choose(matrix: &rows::Weights<'_>, factors: Option<&Factors>, prepared: &Prepared) -> Result<Chosen> {
+    let reference = plainly(matrix, prepared.importance.as_deref())?;
+    let plain = reference.cost;
+    for residual in [true, false] {
+        let Some(factors) = factors.filter(|_| !residual || prepared.correction.has_residual()) else {
+            continue;
+        };
+        let rounded = feed_back(matrix, factors, &prepared.correction, residual)?;
+        if rounded.cost.target <= plain.target && rounded.cost.output <= WORSE * plain.output {
+            return Ok(Chosen { rounded, fed: true, plain });
+        }
+    }
+    Ok(Chosen { rounded: reference, fed: false, plain })
+}
+
+fn report(tensor: &str, matrices: &[Chosen]) -> TensorReport {
+    let fed = matrices.iter().filter(|matrix| matrix.fed).count();
+    let sum = |of: fn(&Chosen) -> f64| matrices.iter().map(of).sum::<f64>();
+    let (chosen, plain) = (sum(|m| m.rounded.cost.output), sum(|m| m.plain.output));
+    TensorReport {
+        tensor: tensor.to_owned(),
+        method: match fed {
+            0 => Method::Plain,
+            all if all == matrices.len() => Method::Feedback,
+            _ => Method::Mixed,
+        },
+        error_ratio: (plain > 0.0).then(|| chosen / plain),
+    }
+}

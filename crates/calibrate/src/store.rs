@@ -1,0 +1,162 @@
+//! Where rounded layers are kept: a GGUF file a layer, so that a run that is killed goes on where it was, and so that the
+//! rounded weights are a source of tensors like any other.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use gguf::{GgufFile, Layout, Metadata};
+use sha2::{Digest, Sha256};
+use tensor::{Error, Result, TensorDesc, TensorSource};
+
+use crate::TensorReport;
+
+/// Of what a layer was made: checkpoint, types, text, method.
+const ID: &str = "gemma-convert.calibration.id";
+/// How it went, as JSON.
+const REPORT: &str = "gemma-convert.calibration.report";
+
+/// The `id` of a [`Store`]: a digest of what the layers are made of, the text among it, and of this version.
+pub fn id(parts: &[&[u8]], sequences: &[Vec<u32>]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(env!("CARGO_PKG_VERSION"));
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    for sequence in sequences {
+        hash.update((sequence.len() as u64).to_le_bytes());
+        sequence.iter().for_each(|token| hash.update(token.to_le_bytes()));
+    }
+    hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// A folder of rounded layers.
+#[derive(Clone, Debug)]
+pub struct Store {
+    folder: PathBuf,
+    id: String,
+}
+
+/// One layer of a store.
+pub(crate) struct Layer {
+    pub(crate) file: GgufFile,
+    pub(crate) reports: Vec<TensorReport>,
+}
+
+impl Store {
+    /// A folder, which is made if it is not there. `id` says of what the layers are made: those of another are made anew.
+    ///
+    /// # Errors
+    /// `Target` for a folder that cannot be made.
+    pub fn new(folder: impl Into<PathBuf>, id: impl Into<String>) -> Result<Store> {
+        let folder = folder.into();
+        fs::create_dir_all(&folder).map_err(|e| Error::write(folder.display(), &e))?;
+        Ok(Store { folder, id: id.into() })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn path(&self, layer: usize) -> PathBuf {
+        self.folder.join(format!("blk.{layer}.gguf"))
+    }
+
+    /// The rounded tensors of a layer, if they are there and made of the same.
+    pub(crate) fn layer(&self, layer: usize) -> Result<Option<Layer>> {
+        let path = self.path(layer);
+        if !path.exists() {
+            return Ok(None);
+        }
+        // whatever is wrong with it, it can be made anew
+        let Ok(file) = GgufFile::open(&path) else { return Ok(None) };
+        let text = |key: &str| file.metadata().typed::<&str>(key).ok().flatten();
+        let reports = text(REPORT).and_then(|json| serde_json::from_str(json).ok());
+        match (text(ID) == Some(&self.id), reports) {
+            (true, Some(reports)) => Ok(Some(Layer { file, reports })),
+            _ => Ok(None),
+        }
+    }
+
+    /// Keeps the rounded tensors of a layer.
+    pub(crate) fn keep(
+        &self,
+        layer: usize,
+        tensors: &[(TensorDesc, &[u8])],
+        reports: &[TensorReport],
+    ) -> Result<()> {
+        let path = self.path(layer);
+        let fail = |e: std::io::Error| Error::write(path.display(), &e);
+        let mut metadata = Metadata::new();
+        metadata.append(ID, self.id.as_str());
+        let json = serde_json::to_string(reports).map_err(|e| Error::write(path.display(), &e.into()))?;
+        metadata.append(REPORT, json.as_str());
+        let layout = Layout::new(&metadata, tensors.iter().map(|(desc, _)| desc.clone()).collect())?;
+        let partial = path.with_extension("gguf.partial");
+        let write = || {
+            let mut file = fs::File::create(&partial)?;
+            file.write_all(&layout.header)?;
+            let mut at = layout.header.len() as u64;
+            for (placed, (_, bytes)) in layout.tensors.iter().zip(tensors) {
+                file.write_all(&vec![0; (placed.offset - at) as usize])?;
+                file.write_all(bytes)?;
+                at = placed.offset + bytes.len() as u64;
+            }
+            file.write_all(&vec![0; (layout.len - at) as usize])?;
+            file.sync_all()?;
+            fs::rename(&partial, &path)
+        };
+        write().map_err(fail)
+    }
+
+    /// All rounded tensors of so many layers.
+    ///
+    /// # Errors
+    /// `Malformed` for a layer that is not there, `Io`.
+    pub fn open(&self, layers: impl IntoIterator<Item = usize>) -> Result<RoundedTensors> {
+        let mut all = RoundedTensors { layers: Vec::new(), tensors: Vec::new(), places: Vec::new() };
+        for layer in layers {
+            let Some(found) = self.layer(layer)? else {
+                return Err(Error::malformed(
+                    self.path(layer).display(),
+                    "not there, or of another calibration",
+                ));
+            };
+            for (index, desc) in found.file.tensors().iter().enumerate() {
+                all.tensors.push(desc.clone());
+                all.places.push((all.layers.len(), index));
+            }
+            all.layers.push(found.file);
+        }
+        Ok(all)
+    }
+
+    /// Removes what is kept of these layers, and the folder if nothing else is in it.
+    pub fn remove(&self, layers: impl IntoIterator<Item = usize>) {
+        // nothing is lost when it cannot be
+        layers.into_iter().for_each(|layer| drop(fs::remove_file(self.path(layer))));
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+/// The rounded tensors of a model.
+#[derive(Debug)]
+pub struct RoundedTensors {
+    layers: Vec<GgufFile>,
+    tensors: Vec<TensorDesc>,
+    /// File and number there.
+    places: Vec<(usize, usize)>,
+}
+
+impl TensorSource for RoundedTensors {
+    fn tensors(&self) -> &[TensorDesc] {
+        &self.tensors
+    }
+
+    fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
+        let (layer, index) = self.places[index];
+        self.layers[layer].read_rows(index, first, out)
+    }
+}

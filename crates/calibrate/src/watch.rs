@@ -1,0 +1,98 @@
+//! What goes into the matrices of one role, batch by batch: kept from a pass that ends as soon as it has been seen.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use runtime::{Batch, Input, Matrix, Model, Observer, Weights};
+use tensor::{Error, Result};
+
+/// What was seen of one batch.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// The inputs: of the role's one matrix (number 0), or of each expert's.
+    pub(crate) inputs: BTreeMap<usize, Rows>,
+    /// The residual stream that the part began with.
+    pub(crate) residual: Matrix,
+    /// Mean of y² of each row of the output, where there is one matrix.
+    pub(crate) squares: Vec<f32>,
+    stopped: bool,
+}
+
+/// Inputs of a matrix.
+pub(crate) struct Rows {
+    pub(crate) x: Matrix,
+    /// The rows of the batch, ascending.
+    pub(crate) tokens: Vec<usize>,
+    /// What the router makes of each; 1 without one.
+    pub(crate) shares: Vec<f32>,
+}
+
+/// Looks at the inputs of a role, of the experts in a range if it has some.
+struct Watch {
+    role: &'static str,
+    experts: Range<usize>,
+    seen: Mutex<Seen>,
+}
+
+/// Takes a copy of a batch through a layer until the inputs of a role have been seen.
+///
+/// # Errors
+/// What the model says.
+pub(crate) fn watch(
+    config: &gemma::Config,
+    weights: &Weights<'_>,
+    layer: usize,
+    batch: &Batch,
+    role: &'static str,
+    experts: Range<usize>,
+) -> Result<Seen> {
+    let watch = Watch { role, experts, seen: Mutex::default() };
+    let passed = Model::new(config, weights.clone().observed(&watch))?.layer(layer, &mut batch.clone());
+    let seen = watch.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match passed {
+        Err(_) if seen.stopped => Ok(seen),
+        other => other.map(|()| seen),
+    }
+}
+
+impl Watch {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Watch {
+    fn residual(&self, hidden: &Matrix) -> Result<()> {
+        let mut seen = self.lock();
+        // the part that has the role is over
+        if seen.inputs.is_empty() {
+            seen.residual = hidden.clone();
+        }
+        Ok(())
+    }
+
+    fn input(&self, input: &Input<'_>) -> Result<()> {
+        let number = input.expert.as_ref().map_or(0, |expert| expert.number);
+        if input.role != self.role || !self.experts.contains(&number) {
+            return Ok(());
+        }
+        let (tokens, shares) = match &input.expert {
+            Some(expert) => expert.tokens.iter().copied().unzip(),
+            None => ((0..input.x.rows()).collect(), vec![1.0; input.x.rows()]),
+        };
+        self.lock().inputs.insert(number, Rows { x: input.x.clone(), tokens, shares });
+        Ok(())
+    }
+
+    fn output(&self, input: &Input<'_>, y: &Matrix) -> Result<()> {
+        if input.role != self.role {
+            return Ok(());
+        }
+        let mut seen = self.lock();
+        let mean = |row: &[f32]| row.iter().map(|y| y * y).sum::<f32>() / row.len() as f32;
+        seen.squares = (0..y.rows()).map(|row| mean(y.row(row))).collect();
+        seen.stopped = true;
+        Err(Error::unsupported(self.role, "the pass ends here"))
+    }
+}

@@ -1,0 +1,97 @@
+//! Rounding with error feedback: what the first values of a row lose, those after them make up for.
+//!
+//! Rows w become ŵ so that (ŵ − w)·H·(ŵ − w)ᵀ is small, where H says which errors of a row's values add up. With
+//! H = M·D·Mᵀ, M unit upper triangular and D diagonal, that is Σ Dᵢ·(ŵᵢ − tᵢ)² with tᵢ = wᵢ − Σ_{j<i} (ŵⱼ − wⱼ)·Mⱼᵢ:
+//! so each value is rounded to what is nearest to its *target* tᵢ, and its error, weighing Dᵢ, moves the targets after it.
+//! This is LDLQ (Chee et al., arXiv:2307.13304), which gives the codes of GPTQ (arXiv:2210.17323).
+//!
+//! What a block's scale should be depends on the codes that it leads to, of which each moves the targets of the next. So
+//! a scale is chosen by trying: a [lane](crate::lanes) a candidate, whole groups are rounded, and the least Σ Dᵢ·(ŵᵢ − tᵢ)²
+//! wins (`group.rs`). The types are two kinds: blocks of 32 (`plain.rs`) and super-blocks (`nested.rs`), whose 16 or 8 groups
+//! share 16-bit scales that are those of the ordinary search on the targets.
+//!
+//! The results are those of any vector level, because lanes are candidates and never mix.
+
+mod group;
+mod nested;
+mod plain;
+
+use tensor::DType;
+
+use crate::Simd;
+use crate::lanes::Lanes;
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{X8, X16};
+
+/// Values of a panel at most: one super-block.
+pub const PANEL: usize = 256;
+
+/// A stretch of a row: whole blocks, at most [`PANEL`] values.
+#[derive(Clone, Copy, Debug)]
+pub struct Panel<'a> {
+    /// The weights.
+    pub weights: &'a [f32],
+    /// What they should become, given the errors of all values before the panel.
+    pub targets: &'a [f32],
+    /// M of the panel, row by row, [`PANEL`] apart: how the error of value `i` moves the target of `j > i` is at
+    /// `PANEL·i + j`. What is not above the diagonal is not read.
+    pub feedback: &'a [f32],
+    /// What the square of each value's distance from its target weighs: D.
+    pub importance: &'a [f32],
+}
+
+/// Whether [`round_panel`] knows this type.
+pub fn feeds_back(dtype: DType) -> bool {
+    plain::Plain::of(dtype).is_some() || nested::Nested::of(dtype).is_some()
+}
+
+/// Rounds a panel of a row: gives its bytes, and its values as they are read again.
+///
+/// # Panics
+/// When the sizes do not fit together, the type is not one that [`feeds_back`] or the CPU lacks `simd`.
+pub fn round_panel(simd: Simd, dtype: DType, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
+    let len = panel.weights.len();
+    assert!(len <= PANEL && len.is_multiple_of(dtype.block_len()), "a panel of {len} values of {dtype}");
+    assert!(panel.targets.len() == len && panel.importance.len() == len && values.len() == len);
+    assert!(panel.feedback.len() >= PANEL * len, "feedback among {len} values");
+    assert_eq!(out.len(), len / dtype.block_len() * dtype.block_bytes(), "bytes of the output");
+    assert!(simd.is_available(), "this CPU lacks {simd:?}");
+    let kind = plain::Plain::of(dtype).map(Kind::Plain).or(nested::Nested::of(dtype).map(Kind::Nested));
+    let kind = kind.unwrap_or_else(|| panic!("{dtype} is not rounded with feedback"));
+    match simd {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the CPU has AVX2, see the assertion.
+        Simd::Avx2 => unsafe { round_avx2(kind, panel, out, values) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the CPU has these parts of AVX-512, see the assertion.
+        Simd::Avx512 => unsafe { round_avx512(kind, panel, out, values) },
+        Simd::Scalar => round::<f32>(simd, kind, panel, out, values),
+        _ => round::<crate::lanes::X4>(simd, kind, panel, out, values),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Plain(&'static plain::Plain),
+    Nested(&'static nested::Nested),
+}
+
+#[inline(always)]
+fn round<V: Lanes>(simd: Simd, kind: Kind, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
+    match kind {
+        Kind::Plain(plain) => plain.round::<V>(panel, out, values),
+        Kind::Nested(nested) => nested.round::<V>(simd, panel, out, values),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn round_avx2(kind: Kind, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
+    round::<X8>(Simd::Avx2, kind, panel, out, values);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn round_avx512(kind: Kind, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
+    round::<X16>(Simd::Avx512, kind, panel, out, values);
+}

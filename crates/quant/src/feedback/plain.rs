@@ -1,0 +1,172 @@
+//! Blocks of 32 with scales of their own.
+
+use tensor::DType;
+
+use super::Panel;
+use super::group::{Best, Grid, Levels, Moving};
+use crate::float::{extremum, f16_to_f32, f32_to_f16};
+use crate::lanes::Lanes;
+use crate::types::{iq4_nl, q4_0, q4_1, q5_0, q5_1, q8_0};
+
+const K: usize = 32;
+
+/// Candidates of a stage.
+const TRIES: usize = 32;
+
+/// How a type of 32 values a block is rounded.
+pub(super) struct Plain {
+    dtype: DType,
+    levels: Levels,
+    search: Search,
+    /// From scale, offset and levels to a block.
+    pack: fn(u16, u16, &[f32; K], &mut [u8]),
+}
+
+/// The first candidates for a block's grid.
+#[derive(Clone, Copy)]
+enum Search {
+    /// The extremum becomes ± this level, from the first to the second. With one sign where levels lie evenly about zero.
+    Scale { from: f32, to: f32, signs: usize },
+    /// The range of the targets, shrunk at either end.
+    Range,
+}
+
+static TABLE: [Plain; 6] = [
+    Plain {
+        dtype: DType::Q4_0,
+        levels: Levels::Whole(-8.0, 7.0),
+        search: Search::Scale { from: 5.5, to: 9.25, signs: 2 },
+        pack: |scale, _, levels, out| out.copy_from_slice(&q4_0::pack(scale, &codes(levels, 8.0))),
+    },
+    Plain {
+        dtype: DType::Q5_0,
+        levels: Levels::Whole(-16.0, 15.0),
+        search: Search::Scale { from: 12.25, to: 17.5, signs: 2 },
+        pack: |scale, _, levels, out| out.copy_from_slice(&q5_0::pack(scale, &codes(levels, 16.0))),
+    },
+    Plain {
+        dtype: DType::Q8_0,
+        levels: Levels::Whole(-127.0, 127.0),
+        search: Search::Scale { from: 119.0, to: 128.0, signs: 1 },
+        pack: |scale, _, levels, out| q8_0::pack(scale, levels, out),
+    },
+    Plain {
+        dtype: DType::Q4_1,
+        levels: Levels::Whole(0.0, 15.0),
+        search: Search::Range,
+        pack: |scale, min, levels, out| out.copy_from_slice(&q4_1::pack(scale, min, &codes(levels, 0.0))),
+    },
+    Plain {
+        dtype: DType::Q5_1,
+        levels: Levels::Whole(0.0, 31.0),
+        search: Search::Range,
+        pack: |scale, min, levels, out| out.copy_from_slice(&q5_1::pack(scale, min, &codes(levels, 0.0))),
+    },
+    Plain {
+        dtype: DType::IQ4_NL,
+        levels: Levels::Iq4,
+        search: Search::Scale { from: 95.0, to: 150.0, signs: 2 },
+        pack: |scale, _, levels, out| iq4_nl::pack(scale, levels, out),
+    },
+];
+
+#[inline(always)]
+fn codes(levels: &[f32; K], plus: f32) -> [u8; K] {
+    levels.map(|level| (level + plus) as u8)
+}
+
+impl Plain {
+    pub(super) fn of(dtype: DType) -> Option<&'static Plain> {
+        TABLE.iter().find(|plain| plain.dtype == dtype)
+    }
+
+    #[inline(always)]
+    pub(super) fn round<V: Lanes>(&self, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
+        let mut moving = Moving::new(panel);
+        for (n, out) in out.chunks_exact_mut(self.dtype.block_bytes()).enumerate() {
+            let first = n * K;
+            let (grid, best) = self.block::<V>(&moving, first);
+            (self.pack)(f32_to_f16(grid.scale), f32_to_f16(grid.offset), &best.levels, out);
+            moving.settle(first, &best.values, values);
+        }
+    }
+
+    /// The best of a coarse search, or of a finer one around it.
+    #[inline(always)]
+    fn block<V: Lanes>(&self, moving: &Moving<'_>, first: usize) -> (Grid, Best<K>) {
+        let coarse = self.coarse(moving.targets(first));
+        let best = moving.best::<V, K>(first, self.levels, &coarse);
+        let grid = coarse[best.index];
+        let fine = self.fine(grid, &coarse);
+        let finer = moving.best::<V, K>(first, self.levels, &fine);
+        if finer.loss < best.loss { (fine[finer.index], finer) } else { (grid, best) }
+    }
+
+    #[inline(always)]
+    fn coarse(&self, targets: &[f32; K]) -> [Grid; TRIES] {
+        let mut grids = [Grid::default(); TRIES];
+        match self.search {
+            Search::Scale { from, to, signs } => {
+                let each = TRIES / signs;
+                let extremum = extremum(targets);
+                for (n, grid) in grids.iter_mut().enumerate() {
+                    let level = from + (to - from) * (n % each) as f32 / (each - 1) as f32;
+                    let sign = if n < each { -1.0 } else { 1.0 };
+                    let sign = if signs == 1 { extremum.signum() } else { sign };
+                    *grid = stored(sign * extremum / level, 0.0);
+                }
+            }
+            Search::Range => {
+                let (low, high) = targets.iter().fold((0.0f32, 0.0f32), |(l, h), &t| (l.min(t), h.max(t)));
+                let steps = self.steps();
+                for (n, grid) in grids.iter_mut().enumerate() {
+                    let (at_low, at_high) = ((n % 4) as f32 - 0.5, (n / 4) as f32 / 2.0 - 1.0);
+                    let step = (high - low) / steps;
+                    let (low, high) = (low + at_low * step * 0.6, high - at_high * step * 0.6);
+                    *grid = stored((high - low) / steps, low);
+                }
+            }
+        }
+        grids
+    }
+
+    /// Steps from the lowest level to the highest.
+    #[inline(always)]
+    fn steps(&self) -> f32 {
+        match self.levels {
+            Levels::Whole(low, high) => high - low,
+            Levels::Iq4 => 240.0,
+        }
+    }
+
+    /// Grids between this one and its neighbours.
+    #[inline(always)]
+    fn fine(&self, best: Grid, coarse: &[Grid; TRIES]) -> [Grid; TRIES] {
+        let mut grids = [Grid::default(); TRIES];
+        match self.search {
+            Search::Scale { from, to, signs } => {
+                let gap = (to - from) / (TRIES / signs - 1) as f32 / from;
+                for (n, grid) in grids.iter_mut().enumerate() {
+                    let part = (n as f32 - 15.5) / 16.0;
+                    *grid = stored(best.scale * (1.0 + gap * part), 0.0);
+                }
+            }
+            Search::Range => {
+                let gap = (coarse[1].offset - coarse[0].offset).abs();
+                for (n, grid) in grids.iter_mut().enumerate() {
+                    let (a, b) = ((n % 4) as f32 - 1.5, (n / 4) as f32 - 3.5);
+                    let scale = best.scale * (1.0 + 0.01 * b);
+                    *grid = stored(scale, best.offset + a * 0.25 * gap);
+                }
+            }
+        }
+        grids
+    }
+}
+
+/// A grid whose numbers are f16.
+#[inline(always)]
+fn stored(scale: f32, offset: f32) -> Grid {
+    let f16 = |x: f32| f16_to_f32(f32_to_f16(x));
+    Grid { scale: f16(scale), offset: f16(offset) }
+}
