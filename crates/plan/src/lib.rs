@@ -20,6 +20,7 @@ mod schemes;
 mod size;
 mod steering;
 mod types;
+mod with_draft;
 
 pub use build::{CALIBRATION, Request, Shards, plan};
 pub use lattice::{Lattice, to_survey};
@@ -40,3 +41,4 @@ pub use steering::{Given, ImportanceKeys, ImportanceSource};
 pub use types::{
     Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, StoredScale, Target, hex,
 };
+pub use with_draft::WithDraft;

@@ -13,6 +13,7 @@ use crate::lattice::Lattice;
 use crate::output::{Format, Output};
 use crate::rules;
 use crate::schemes::Scheme;
+use crate::with_draft::WithDraft;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
 
@@ -40,6 +41,9 @@ pub struct Recipe {
     /// Rounding for a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
+    /// The draft model that is made with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<WithDraft>,
     /// `general.*` keys by their short names: see [`gemma::METADATA_FIELDS`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Json>,
@@ -167,6 +171,9 @@ pub struct TypeRule {
     /// The variants it is meant for; all when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<String>,
+    /// A model may have no such tensor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
 }
 
 /// The least that `verify` asks of what a recipe makes. Missing limits are not asked.
@@ -264,6 +271,7 @@ impl Recipe {
         self.output.max_shard_bytes()?;
         self.output.offload_classes()?;
         self.verify.check()?;
+        self.draft.as_ref().map_or(Ok(()), WithDraft::check)?;
         let embeddings = [
             ("types.token_embd", self.types.token_embd),
             ("types.per_layer_token_embd", self.types.per_layer_token_embd),

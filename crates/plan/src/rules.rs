@@ -133,7 +133,7 @@ impl<'a> Rules<'a> {
 
     /// Refuses rules that have changed nothing.
     pub(crate) fn finish(self) -> Result<()> {
-        let Some(rule) = self.rules.iter().find(|rule| !rule.effect.applied) else { return Ok(()) };
+        let Some(rule) = self.rules.iter().find(|rule| !rule.effect.applied && !rule.rule.optional) else { return Ok(()) };
         let place = place(rule.rule);
         Err(match &rule.effect.blocked {
             Some((name, reason)) => Error::recipe(place, format!("has no effect: {name} {reason}")),
@@ -142,7 +142,7 @@ impl<'a> Rules<'a> {
                     .help("The head has the type of token_embd.")
             }
             None => Error::recipe(place, "matches no tensor")
-                .help("`gemma-convert plan` lists the names. To allow for models without the tensor, use `variants`."),
+                .help("`gemma-convert plan` lists the names. To allow for models without the tensor, use `variants` or `optional`."),
         })
     }
 }
