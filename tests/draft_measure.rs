@@ -26,7 +26,10 @@ fn number(json: &Value, key: &str) -> f64 {
 fn the_run_takes_the_guesses_that_were_foreseen() {
     for (draft, target) in [("e2b-assistant", "e2b"), ("26b-a4b-assistant", "26b-a4b"), ("31b", "e2b")] {
         let json = measure(draft, target, &["--json"]).good().json();
-        assert_eq!((number(&json, "schema"), number(&json, "tokens"), number(&json, "said")), (1.0, 189.0, 189.0));
+        assert_eq!(
+            (number(&json, "schema"), number(&json, "tokens"), number(&json, "said")),
+            (1.0, 189.0, 189.0)
+        );
         let bursts = json["bursts"].as_array().unwrap();
         assert_eq!(bursts.len(), 8);
         let best = &bursts[number(&json, "best") as usize - 1];
@@ -43,7 +46,8 @@ fn the_run_takes_the_guesses_that_were_foreseen() {
             assert_eq!(passes + taken, 189.0 - 3.0);
             let ideal = 186.0 / (drafted * cost + passes);
             assert!((number(burst, "ideal") - ideal).abs() < 1e-9);
-            let sampled = (1.0 - acceptance.powi(guesses + 1)) / (1.0 - acceptance) / (f64::from(guesses) * cost + 1.0);
+            let sampled =
+                (1.0 - acceptance.powi(guesses + 1)) / (1.0 - acceptance) / (f64::from(guesses) * cost + 1.0);
             assert!((number(burst, "ideal_sampled") - sampled).abs() < 1e-9);
             assert!(number(burst, "implied") <= number(best, "implied"));
         }
@@ -81,5 +85,8 @@ fn every_form_has_the_figures() {
 fn a_draft_of_another_model_is_refused() {
     assert!(measure("e2b-assistant", "26b-a4b", &[]).refusal(3).contains("differs from the target's"));
     assert!(measure("e2b-assistant", "e2b-assistant", &[]).refusal(3).contains("a draft model"));
-    assert!(measure("31b", "e2b", &["--context", "4"]).refusal(2).contains("too short"));
+    let [draft, target] = ["31b", "e2b"].map(fixture);
+    let args = ["draft", "measure", draft.to_str().unwrap(), "--target", target.to_str().unwrap()];
+    let nothing = run([&args[..], &["--text", "/nowhere/text.txt"]].concat());
+    assert!(nothing.refusal(3).contains("/nowhere/text.txt"), "{}", nothing.stderr);
 }

@@ -185,6 +185,37 @@ fn what_was_not_measured_is_not_drawn() {
     assert!(texts(&identical, "p").contains(&"Every tensor is exactly that of the base."));
 }
 
+/// What a draft is worth has a page too: one plot, a row for each burst size, the best of them marked.
+#[test]
+fn the_page_of_a_draft_is_html_without_an_error_and_has_its_figures() {
+    let burst = |guesses: usize| verify::Burst {
+        guesses,
+        accepted: 1.0 - 0.5f64.powi(guesses as i32),
+        implied: 1.5 - 0.1 * guesses as f64,
+        ideal: 1.6,
+        ..Default::default()
+    };
+    let measured = verify::Measured { guesses: 1, speedup: 1.25, same_text: true, ..Default::default() };
+    let mut report = verify::DraftReport { best: 1, measured, ..Default::default() };
+    report.bursts = (1..=8).map(burst).collect();
+    report.draft.path = "<b>draft</b>.gguf".to_owned();
+    let (elements, errors) = parse(&report::draft_html(&report));
+    assert_eq!(errors, [""; 0]);
+    assert_eq!(texts(&elements, "h1"), ["Worth of <b>draft</b>.gguf"]);
+    assert_eq!(elements.iter().filter(|element| element.name == "tr").count(), 1 + 2 + 1 + 8);
+    assert_eq!(texts(&elements, "svg").len(), 1);
+    let good: Vec<_> = elements.iter().filter(|element| element.get("class") == Some("good")).collect();
+    assert_eq!(good.iter().map(|element| element.text.as_str()).collect::<Vec<_>>(), ["1.40"]);
+    for form in [report::draft_text(&report), report::draft_markdown(&report)] {
+        assert!(form.contains("1 guess at a time: the same text, 1.25 times as fast"), "{form}");
+    }
+    // another text is said so, loudly
+    report.measured.same_text = false;
+    assert!(
+        report::draft_html(&report).contains("<p class=\"verdict fail\">1 guess at a time: ANOTHER TEXT")
+    );
+}
+
 #[test]
 fn names_from_a_file_are_shown_and_not_acted_on() {
     let report = reports::large();

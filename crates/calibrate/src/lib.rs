@@ -8,6 +8,7 @@
 //! Both stream: hidden states of the whole text, one layer's weights a few rows at a time. The work runs on the caller's
 //! rayon pool.
 
+mod chosen;
 mod collect;
 mod factor;
 mod hessian;
@@ -20,7 +21,8 @@ mod store;
 mod stream;
 mod watch;
 
+pub use chosen::{Method, TensorReport};
 pub use collect::importance;
-pub use round::{Method, Target, TensorReport, passes, round, rounds};
+pub use round::{Target, passes, round, rounds};
 pub use store::{RoundedTensors, Store, id};
 pub use stream::Text;

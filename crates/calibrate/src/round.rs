@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use gemma::Inventory;
 use runtime::{Batch, Model, Weights};
-use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
-use crate::factor::{Factors, factor};
-use crate::inputs::{Inputs, Pair, Prepared};
+use crate::chosen::{Chosen, TensorReport, choose, report};
+use crate::factor::factor;
+use crate::inputs::{Inputs, Pair};
 use crate::overlay::Overlay;
 use crate::rows;
-use crate::rows::{Cost, Rounded, feed_back, plainly};
 use crate::store::Store;
 use crate::stream::{Text, batches, bytes_of_token};
 use crate::watch::watch;
@@ -31,8 +30,6 @@ const STAGES: &[&[&[&str]]] = &[
     &[&["proj"]],
 ];
 
-/// No output may be farther from what it was, on text that is held out, than with plain rounding times this.
-const WORSE: f64 = 1.02;
 /// Added to the diagonal of H, times its mean.
 const DAMPING: f32 = 0.03;
 /// One sequence of so many is not used to round, but to see whether that was good.
@@ -43,7 +40,7 @@ const HELD_OUT_TOKENS: usize = 2048;
 const ENOUGH: usize = 2048;
 /// What the tokens of all experts count for each, in tokens.
 const SHARED_TOKENS: f32 = 256.0;
-/// The bytes of H of experts at a time. It is part of what the result depends on, so it is no option.
+/// The bytes of sums for experts at a time. It is part of what the result depends on, so it is no option.
 const EXPERT_BYTES: u64 = 1 << 30;
 
 /// A tensor to round.
@@ -55,30 +52,6 @@ pub struct Target {
     pub layer: usize,
     /// Its name, shape and type in the output.
     pub desc: TensorDesc,
-}
-
-/// How a tensor was rounded.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TensorReport {
-    /// Its name in the output.
-    pub tensor: String,
-    /// `feedback`, or `plain` where error feedback did worse on text that was held out; of experts: how many got it.
-    pub method: Method,
-    /// Mean squared error of its output on text that was held out, over that of llama-quantize's rounding with the same
-    /// importance. `None` where nothing was held out for it.
-    pub error_ratio: Option<f64>,
-}
-
-/// How a tensor was rounded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// With error feedback.
-    Feedback,
-    /// As llama-quantize does with importance.
-    Plain,
-    /// Some experts so, some so.
-    Mixed,
 }
 
 /// Rounds tensors of a model for a text, and keeps them in a store. Returns what became of each.
@@ -266,7 +239,7 @@ impl<'a> Run<'a> {
             // one expert after the other: each is a matrix of its own
             let experts = if roles[0].ends_with("_exps") { first.desc.shape[0] as usize } else { 1 };
             let cols = first.desc.cols();
-            let together = ((EXPERT_BYTES / (4 * cols * cols)) as usize).clamp(1, experts);
+            let together = ((EXPERT_BYTES / (8 * cols * cols)) as usize).clamp(1, experts);
             let mut matrices: Vec<Vec<Chosen>> = numbers.iter().map(|_| Vec::new()).collect();
             for from in (0..experts).step_by(together) {
                 let group = from..(from + together).min(experts);
@@ -367,44 +340,5 @@ impl Original<'_> {
         self.source.read_rows(self.index, first, &mut bytes)?;
         quant::decode(quant::Simd::detect(), desc.dtype, &bytes, out);
         Ok(())
-    }
-}
-
-/// One matrix, rounded the better way.
-struct Chosen {
-    rounded: Rounded,
-    fed: bool,
-    plain: Cost,
-}
-
-/// Rounds a matrix with error feedback, and all corrections where they do good on text that is held out; else with those
-/// that do; else plainly.
-fn choose(matrix: &rows::Weights<'_>, factors: Option<&Factors>, prepared: &Prepared) -> Result<Chosen> {
-    let reference = plainly(matrix, prepared.importance.as_deref())?;
-    let plain = reference.cost;
-    for residual in [true, false] {
-        let Some(factors) = factors.filter(|_| !residual || prepared.correction.has_residual()) else {
-            continue;
-        };
-        let rounded = feed_back(matrix, factors, &prepared.correction, residual)?;
-        if rounded.cost.target <= plain.target && rounded.cost.output <= WORSE * plain.output {
-            return Ok(Chosen { rounded, fed: true, plain });
-        }
-    }
-    Ok(Chosen { rounded: reference, fed: false, plain })
-}
-
-fn report(tensor: &str, matrices: &[Chosen]) -> TensorReport {
-    let fed = matrices.iter().filter(|matrix| matrix.fed).count();
-    let sum = |of: fn(&Chosen) -> f64| matrices.iter().map(of).sum::<f64>();
-    let (chosen, plain) = (sum(|m| m.rounded.cost.output), sum(|m| m.plain.output));
-    TensorReport {
-        tensor: tensor.to_owned(),
-        method: match fed {
-            0 => Method::Plain,
-            all if all == matrices.len() => Method::Feedback,
-            _ => Method::Mixed,
-        },
-        error_ratio: (plain > 0.0).then(|| chosen / plain),
     }
 }

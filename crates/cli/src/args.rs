@@ -124,7 +124,7 @@ pub(crate) struct Convert {
 }
 
 /// What to make. Several recipes or types are made in one pass over the checkpoint.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct What {
     /// A recipe: one of `recipes/` by name, or a file
     #[arg(long = "recipe", value_name = "NAME|FILE", required_unless_present = "types")]

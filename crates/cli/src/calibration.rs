@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ::calibrate::{RoundedTensors, Store, Target, Text};
 use ::checkpoint::Checkpoint;
 use ::gemma::Model;
-use ::plan::{Artifact, CalibrationEntry, FileEntry, Plan, Request, byte_size};
+use ::plan::{Artifact, CalibrationEntry, FileEntry, Origin, Plan, Request, byte_size};
 use ::text::Tokenizer;
 use ::verify::{Corpus, Cut, Reader, Scored};
 use tensor::{Error, Result, TensorSource};
@@ -119,7 +119,10 @@ impl Run<'_> {
     fn round(&self, folder: &Path, id: &str, memory: u64, quiet: bool) -> Result<Calibrated> {
         let tensors = self.artifact.files.iter().flat_map(|file| &file.tensors);
         let target = |tensor: &::plan::OutputTensor| {
-            let layer = tensor.layer.filter(|_| ::calibrate::rounds(tensor.role, tensor.desc.dtype))?;
+            // what lies on a lattice is repacked without loss
+            let repacked = matches!(&tensor.from, Origin::Checkpoint(stored) if stored.lattice);
+            let layer =
+                tensor.layer.filter(|_| !repacked && ::calibrate::rounds(tensor.role, tensor.desc.dtype))?;
             Some(Target { role: tensor.role, layer, desc: tensor.desc.clone() })
         };
         let targets: Vec<Target> = tensors.filter_map(target).collect();

@@ -242,7 +242,7 @@ mod tests {
         let model = Model::new(&opened.config, weights).unwrap();
         let drafter =
             Drafter::new(&opened_draft.config, &draft, &opened_draft.inventory, &opened.config).unwrap();
-        let other = fixture("26b-a4b");
+        let other = fixture("31b");
         let opened_other = ::gemma::Model::open(&other).unwrap();
         let weights = Weights::new(&other as &dyn TensorSource, &opened_other.inventory).unwrap();
         let other = Model::new(&opened_other.config, weights).unwrap();

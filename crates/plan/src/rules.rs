@@ -133,7 +133,9 @@ impl<'a> Rules<'a> {
 
     /// Refuses rules that have changed nothing.
     pub(crate) fn finish(self) -> Result<()> {
-        let Some(rule) = self.rules.iter().find(|rule| !rule.effect.applied && !rule.rule.optional) else { return Ok(()) };
+        let Some(rule) = self.rules.iter().find(|rule| !rule.effect.applied && !rule.rule.optional) else {
+            return Ok(());
+        };
         let place = place(rule.rule);
         Err(match &rule.effect.blocked {
             Some((name, reason)) => Error::recipe(place, format!("has no effect: {name} {reason}")),

@@ -79,7 +79,7 @@ enum Kind {
 #[inline(always)]
 fn round<V: Lanes>(simd: Simd, kind: Kind, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
     match kind {
-        Kind::Plain(plain) => plain.round::<V>(panel, out, values),
+        Kind::Plain(plain) => plain.round::<V>(simd, panel, out, values),
         Kind::Nested(nested) => nested.round::<V>(simd, panel, out, values),
     }
 }

@@ -32,8 +32,13 @@ pub(crate) struct DraftConvert {
     pub(crate) convert: Convert,
 }
 
+/// What a text is for there.
+const TEXT: &str =
+    "A text to choose layers by, and to round for if a recipe does: plain, or conversations in a .jsonl file";
+
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("recipes", |arg| arg.required_unless_present("model")))]
+#[command(mut_arg("text", |arg| arg.help(TEXT)))]
 pub(crate) struct DraftExtract {
     /// How many layers, chosen by the text; or which, ascending: 0,3,7
     #[arg(long, value_name = "N|LIST")]
@@ -65,7 +70,8 @@ impl FromStr for Layers {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Layers, String> {
-        let number = |text: &str| text.trim().parse().map_err(|_| format!("{text:?} is not a number of layers"));
+        let number =
+            |text: &str| text.trim().parse().map_err(|_| format!("{text:?} is not a number of layers"));
         match text.contains(',') {
             true => text.split(',').map(number).collect::<Result<_, _>>().map(Layers::These),
             false => number(text).map(Layers::Count),

@@ -9,27 +9,41 @@ use quant::Simd;
 use serde_json::json;
 use tensor::{Error, Result};
 
-use crate::args;
+use crate::args::{self, Convert};
 use crate::calibration::{self, Calibrated};
-use crate::commands::{Out, Planned, plan_for, requests};
+use crate::commands::{Out, Planned, draft, plan_for, requests};
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::table::{Table, grouped};
 
 pub(crate) fn run(args: &args::Convert) -> Result<Output> {
-    run_with(args, |requests| plan_for(&args.model, requests))
+    threads(args)?;
+    // first: they are small, and what does not go together is found out
+    let drafts = draft::of_recipes(args)?;
+    let of_target = Convert { text: drafts.text_left.unwrap_or_else(|| args.text.clone()), ..args.clone() };
+    let mut output = run_with(&of_target, |requests| plan_for(&args.model, requests))?;
+    if !drafts.made.is_empty() {
+        output.json["drafts"] = drafts.made.iter().map(|made| made.json.clone()).collect();
+        output.text =
+            drafts.made.iter().map(|made| made.text.as_str()).chain([output.text.as_str()]).collect();
+    }
+    Ok(output)
 }
 
-/// As [`run`], of what `plan_for` opens.
+/// Sets up the threads of the process: once, before any work.
+pub(crate) fn threads(args: &args::Convert) -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build_global()
+        .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))
+}
+
+/// As [`run`], of what `plan_for` opens; without drafts.
 pub(crate) fn run_with(
     args: &args::Convert,
     plan_for: impl FnOnce(&mut Vec<Request>) -> Result<Planned>,
 ) -> Result<Output> {
     let simd = simd(args.simd.as_deref())?;
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
-        .build_global()
-        .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))?;
     let out = Out::new(&args.out);
     let mut requests = requests(&args.what, &out)?;
     let Planned { checkpoint, model, plan } = plan_for(&mut requests)?;

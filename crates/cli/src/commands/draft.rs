@@ -4,16 +4,22 @@ use std::path::Path;
 
 use ::checkpoint::Checkpoint;
 use ::gemma::Model;
-use ::plan::{Request, Target, hex};
-use tensor::Result;
+use ::plan::{Request, Target, WithDraft, hex};
+use tensor::{Error, Result};
 
-use crate::args;
-use crate::commands::{Out, Planned, convert, extract, measure, shards};
+use crate::args::{self, CalibrationText, Layers, What};
+use crate::commands::{Out, Planned, convert, extract, measure, requests, shards};
 use crate::outcome::Output;
+
+/// Tokens of a piece of the text by which layers are chosen.
+const CONTEXT: usize = 512;
 
 pub(crate) fn run(args: &args::Draft) -> Result<Output> {
     match &args.command {
-        args::DraftCommand::Convert(args) => assistant(args),
+        args::DraftCommand::Convert(args) => {
+            convert::threads(&args.convert)?;
+            assistant(args)
+        }
         args::DraftCommand::Extract(args) => extract::run(args),
         args::DraftCommand::Measure(args) => measure::run(args),
     }
@@ -27,6 +33,52 @@ fn assistant(args: &args::DraftConvert) -> Result<Output> {
         }
         planned(&args.convert.model, &args.target, requests)
     })
+}
+
+/// The drafts that recipes have made with the model.
+pub(crate) struct Drafts {
+    pub(crate) made: Vec<Output>,
+    /// The text for the model itself, if the drafts have used it.
+    pub(crate) text_left: Option<CalibrationText>,
+}
+
+/// Makes the drafts that `[draft]` of the recipes asks for: each of them once.
+pub(crate) fn of_recipes(args: &args::Convert) -> Result<Drafts> {
+    let out = Out::new(&args.out);
+    let requests = requests(&args.what, &out)?;
+    let mut wanted: Vec<(WithDraft, String)> = Vec::new();
+    for recipe in requests.iter().map(|request| &request.recipe) {
+        let Some(draft) = &recipe.draft else { continue };
+        let own = Some(&recipe.types.preset).filter(|preset| !preset.is_empty());
+        let preset = draft.preset.as_ref().or(own).map_or("bf16", String::as_str).to_owned();
+        let draft = (WithDraft { preset: None, ..draft.clone() }, preset);
+        if !wanted.contains(&draft) {
+            wanted.push(draft);
+        }
+    }
+    if let (Some(name), false) = (&out.named, wanted.is_empty()) {
+        return Err(Error::recipe(format!("-o {name}"), "a model and its draft cannot go into one file")
+            .help("Give a folder instead."));
+    }
+    let by_text = wanted.iter().any(|(draft, _)| draft.extract.is_some());
+    let calibrates = requests.iter().any(|request| request.recipe.calibration.is_some());
+    let none = CalibrationText { text: Vec::new(), chunks: None, text_memory: args.text.text_memory.clone() };
+    let make = |(draft, preset): &(WithDraft, String)| {
+        let what = What { types: vec![preset.clone()], ..What::default() };
+        let text = if draft.extract.is_some() { args.text.clone() } else { none.clone() };
+        let convert = args::Convert { what, text, ..args.clone() };
+        let layers = draft.extract.map(Layers::Count).or_else(|| draft.layers.clone().map(Layers::These));
+        match (&draft.assistant, layers) {
+            (_, Some(layers)) => extract::made(&args::DraftExtract { layers, context: CONTEXT, convert }),
+            (Some(path), None) => assistant(&args::DraftConvert {
+                target: args.model.clone(),
+                convert: args::Convert { model: path.into(), ..convert },
+            }),
+            (None, None) => Err(Error::recipe("[draft]", "no draft model")),
+        }
+    };
+    let made = wanted.iter().map(make).collect::<Result<_>>()?;
+    Ok(Drafts { made, text_left: (by_text && !calibrates).then_some(none) })
 }
 
 /// Opens both, checks that they belong together, and plans the draft.

@@ -28,6 +28,12 @@ const COMPANIONS: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "README.md"];
 
 pub(crate) fn run(args: &args::DraftExtract) -> Result<Output> {
+    convert::threads(&args.convert)?;
+    made(args)
+}
+
+/// As [`run`], where the threads are there.
+pub(crate) fn made(args: &args::DraftExtract) -> Result<Output> {
     let mut convert = args.convert.clone();
     if convert.what.recipes.is_empty() && convert.what.types.is_empty() {
         convert.what.types.push("bf16".to_owned());
@@ -123,7 +129,9 @@ fn chosen(args: &args::DraftExtract, whole: &Checkpoint, model: &Model, count: u
     let first = pieces.start.min(sequences.len());
     sequences.drain(..first);
     if sequences.is_empty() {
-        return Err(Error::recipe("--chunks", "beyond the text").expected(format!("less than {first}"), pieces.start));
+        return Err(
+            Error::recipe("--chunks", "beyond the text").expected(format!("less than {first}"), pieces.start)
+        );
     }
     let bar = Bar::steps("choosing layers", Choice::tries(model.config.layers(), count), args.convert.quiet);
     let parts = (&model.config, &model.json, &model.inventory);

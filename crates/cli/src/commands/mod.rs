@@ -135,7 +135,12 @@ fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
         let (tensors, dtype) = text.rsplit_once('=').ok_or_else(|| {
             Error::recipe(format!("--tensor-type {text}"), "not a rule").expected("REGEX=TYPE", text)
         })?;
-        Ok(TypeRule { tensors: tensors.to_owned(), dtype: dtype.parse()?, variants: Vec::new(), optional: false })
+        Ok(TypeRule {
+            tensors: tensors.to_owned(),
+            dtype: dtype.parse()?,
+            variants: Vec::new(),
+            optional: false,
+        })
     };
     let rules = what.tensor_types.iter().map(rule);
     let embeddings =

@@ -4,11 +4,15 @@ use tensor::DType;
 
 use super::Panel;
 use super::group::{Best, Grid, Levels, Moving};
-use crate::float::{extremum, f16_to_f32, f32_to_f16};
+use crate::Simd;
+use crate::float::{extremum, f16_at, f16_to_f32, f32_to_f16};
 use crate::lanes::Lanes;
 use crate::types::{iq4_nl, q4_0, q4_1, q5_0, q5_1, q8_0};
 
 const K: usize = 32;
+
+/// Bytes of the largest block, that of Q8_0.
+const MOST_BYTES: usize = 34;
 
 /// Candidates of a stage.
 const TRIES: usize = 32;
@@ -81,11 +85,11 @@ impl Plain {
     }
 
     #[inline(always)]
-    pub(super) fn round<V: Lanes>(&self, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
+    pub(super) fn round<V: Lanes>(&self, simd: Simd, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
         let mut moving = Moving::new(panel);
         for (n, out) in out.chunks_exact_mut(self.dtype.block_bytes()).enumerate() {
             let first = n * K;
-            let (grid, best) = self.block::<V>(&moving, first);
+            let (grid, best) = self.block::<V>(simd, &moving, first);
             (self.pack)(f32_to_f16(grid.scale), f32_to_f16(grid.offset), &best.levels, out);
             moving.settle(first, &best.values, values);
         }
@@ -93,13 +97,25 @@ impl Plain {
 
     /// The best of a coarse search, or of a finer one around it.
     #[inline(always)]
-    fn block<V: Lanes>(&self, moving: &Moving<'_>, first: usize) -> (Grid, Best<K>) {
-        let coarse = self.coarse(moving.targets(first));
+    fn block<V: Lanes>(&self, simd: Simd, moving: &Moving<'_>, first: usize) -> (Grid, Best<K>) {
+        let mut coarse = self.coarse(moving.targets(first));
+        coarse[TRIES - 1] = self.ordinary(simd, moving, first);
         let best = moving.best::<V, K>(first, self.levels, &coarse);
         let grid = coarse[best.index];
         let fine = self.fine(grid, &coarse);
         let finer = moving.best::<V, K>(first, self.levels, &fine);
         if finer.loss < best.loss { (fine[finer.index], finer) } else { (grid, best) }
+    }
+
+    /// The grid of the type's ordinary search.
+    #[inline(always)]
+    fn ordinary(&self, simd: Simd, moving: &Moving<'_>, first: usize) -> Grid {
+        let mut block = [0; MOST_BYTES];
+        let block = &mut block[..self.dtype.block_bytes()];
+        let importance = &moving.importance(first)[..K];
+        crate::encode(simd, self.dtype, K, moving.targets::<K>(first), Some(importance), block);
+        let offset = if matches!(self.search, Search::Range) { f16_at(block, 2) } else { 0.0 };
+        Grid { scale: f16_at(block, 0), offset }
     }
 
     #[inline(always)]

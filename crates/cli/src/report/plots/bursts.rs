@@ -7,6 +7,9 @@ use crate::report::number;
 use crate::report::scale::Scale;
 use crate::report::svg::{Anchor, Svg};
 
+/// Its class, its name, and its value for a burst size.
+type Line = (&'static str, &'static str, fn(&Burst) -> f64);
+
 pub(in crate::report) fn bursts(report: &DraftReport) -> Option<Plot> {
     let title = "Speed-up by burst size";
     let (first, last) = (report.bursts.first()?, report.bursts.last()?);
@@ -22,7 +25,7 @@ pub(in crate::report) fn bursts(report: &DraftReport) -> Option<Plot> {
     frame.horizontal(&mut svg, &x, &sizes, number::tick, "guesses at a time");
     svg.line("zero", [frame.left, y.at(1.0)], [frame.right, y.at(1.0)]);
 
-    let lines: [(&str, &str, fn(&Burst) -> f64); 2] =
+    let lines: [Line; 2] =
         [("b", "if a pass cost 1", |burst| burst.ideal), ("k", "by measured costs", |burst| burst.implied)];
     let mut lowest_label: f64 = frame.top;
     let mut ends: Vec<_> = lines.iter().map(|(_, name, of)| (y.at(of(last)), *name)).collect();
