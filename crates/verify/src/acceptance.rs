@@ -121,8 +121,8 @@ impl DraftReport {
         let pass = |tokens: usize| match tokens {
             0 | 1 => 1.0,
             _ => {
-                let seconds = said.iter().flat_map(|said| said.pass_seconds[tokens - 2].iter().copied());
-                median(seconds) / self.target_seconds.max(f64::MIN_POSITIVE)
+                let passes = said.iter().filter_map(|said| said.pass_seconds.get(tokens - 2));
+                median(passes.flatten().copied()) / self.target_seconds.max(f64::MIN_POSITIVE)
             }
         };
         let passes: Vec<f64> = (0..=LONGEST + 1).map(pass).collect();
