@@ -248,6 +248,11 @@ fn what_cannot_be_calibrated_is_refused() {
         assert!(!out.join("manifest.json").exists());
     }
     let (model, text) = (e2b.to_str().unwrap(), calib.to_str().unwrap());
+    // before the text is read at all
+    let taken = dir.path().join("taken.gguf");
+    fs::write(&taken, "something else").unwrap();
+    let refused = calibrated(&e2b, &taken, "9000..9001");
+    assert!(refused.refusal(3).contains("exists already"));
     let out = dir.path().join("importance.gguf");
     let args = ["calibrate", model, "--text", text, "--chunks", "9000..9001", "-o", out.to_str().unwrap()];
     let beyond = run(args);

@@ -15,4 +15,4 @@ mod scales;
 mod target;
 
 pub use manifest::file_entry;
-pub use run::{Finished, Options, Progress, run};
+pub use run::{Finished, Options, Progress, check, run};

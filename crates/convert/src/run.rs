@@ -60,6 +60,16 @@ pub struct Finished {
     pub manifest: PathBuf,
 }
 
+/// Whether the target can take what `plan` writes, for who has long work to do before [`run`]. Makes the folder.
+///
+/// # Errors
+/// `Target` for outputs that are there, a disk that is too full, a place that cannot be written.
+pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<()> {
+    let outputs: Vec<&OutputFile> = plan.artifacts.iter().flat_map(|artifact| &artifact.files).collect();
+    let manifest_path = Manifest::path(&options.folder, options.named.as_deref());
+    prepare(checkpoint, plan, &outputs, options, &manifest_path)
+}
+
 /// Executes `plan` on the current rayon pool.
 ///
 /// # Errors

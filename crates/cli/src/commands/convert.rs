@@ -47,7 +47,23 @@ pub(crate) fn run_with(
     let out = Out::new(&args.out);
     let mut requests = requests(&args.what, &out)?;
     let Planned { checkpoint, model, plan } = plan_for(&mut requests)?;
+    let mut options = Options {
+        folder: out.folder.clone(),
+        named: out.named.clone(),
+        force: args.force,
+        sync: !args.no_sync,
+        simd,
+        importance: requests.first().and_then(|request| request.importance.as_ref()?.entries.clone()),
+        rounded: Vec::new(),
+        calibrations: Vec::new(),
+        settings: requests.iter().map(|r| serde_json::to_value(&r.recipe).unwrap_or_default()).collect(),
+        tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    // before hours of work, and not only after them
+    ::convert::check(&checkpoint, &plan, &options)?;
     let calibrated = calibration::round(&args.text, &checkpoint, &model, &plan, &requests, &out, args.quiet)?;
+    options.rounded = calibrated.iter().map(|c| c.as_ref().map(|c| c.tensors.clone())).collect();
+    options.calibrations = calibrated.iter().map(|c| c.as_ref().map(|c| c.entry.clone())).collect();
 
     let names: Vec<_> = requests.iter().map(|r| r.name.as_str()).collect();
     let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
@@ -55,18 +71,6 @@ pub(crate) fn run_with(
     for note in plan.artifacts.iter().flat_map(|artifact| &artifact.notes) {
         ::convert::Progress::note(&bar, note);
     }
-    let options = Options {
-        folder: out.folder.clone(),
-        named: out.named,
-        force: args.force,
-        sync: !args.no_sync,
-        simd,
-        importance: requests.first().and_then(|request| request.importance.as_ref()?.entries.clone()),
-        rounded: calibrated.iter().map(|c| c.as_ref().map(|c| c.tensors.clone())).collect(),
-        calibrations: calibrated.iter().map(|c| c.as_ref().map(|c| c.entry.clone())).collect(),
-        settings: requests.iter().map(|r| serde_json::to_value(&r.recipe).unwrap_or_default()).collect(),
-        tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
-    };
     let start = Instant::now();
     let finished = ::convert::run(&checkpoint, &plan, &options, &bar);
     bar.finish();
