@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::{Folder, Weights, fixture, names, run};
+use support::{Folder, Weights, fixture, names, run, said};
 use tensor::TensorSource;
 
 const PROMPT: &str = "Economy - overview: The country exports";
@@ -94,16 +94,10 @@ fn llama_cpp_drafts_with_it() {
             tool.arg("-m").arg(target).arg("-md").arg(&draft);
             tool.args(["--spec-type", "draft-simple", "--spec-draft-n-max", "3", "--spec-draft-p-min", "0"]);
             tool.args(["--temp", "0", "-t", "2", "-c", "512", "-n", "60", "-p", PROMPT]);
-            // its log, with the figures, is not always whole
-            let mut runs = (0..8).map(|_| {
-                let output = tool.output().unwrap();
-                let [said, figures] =
-                    [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-                let all = format!("{PROMPT}{}", text.as_str().unwrap());
-                assert!(said.contains(&all), "{name}: {text}\n{said}\n{figures}");
-                figures
-            });
-            let figures = runs.find(|figures| figures.contains("n_accept")).unwrap();
+            let all = format!("{PROMPT}{}", text.as_str().unwrap());
+            let (said, figures) =
+                said(&mut tool, |said, figures| said.contains(&all) && figures.contains("n_accept"));
+            assert!(said.contains(&all), "{name}: {text}\n{said}\n{figures}");
             if target == &model {
                 let (_, rest) = figures.split_once("n_accept").unwrap();
                 let theirs = rest.trim_start_matches([' ', '=']).split_whitespace().next().unwrap();

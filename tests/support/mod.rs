@@ -292,6 +292,21 @@ pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Comm
 }
 
 /// Runs the binary to its end.
+/// What a tool of llama.cpp says on stdout and stderr. Its log is written by a thread that may not be done when the tool is, so
+/// it is asked again until everything is there; the last time counts.
+pub(crate) fn said(tool: &mut Command, whole: impl Fn(&str, &str) -> bool) -> (String, String) {
+    let mut last = Default::default();
+    for _ in 0..20 {
+        let output = tool.output().unwrap_or_else(|e| panic!("{tool:?}: {e}"));
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        last = (text(output.stdout), text(output.stderr));
+        if whole(&last.0, &last.1) {
+            break;
+        }
+    }
+    last
+}
+
 pub(crate) fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Run {
     Run::of(command(args).output().unwrap())
 }
