@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use support::said;
 use xtask::oracle::Oracle;
 
 const PROMPT: &str = "The capital of the country is";
@@ -71,10 +72,8 @@ fn llama_cpp_says_the_same() {
         convert(name, "bf16", &model);
         let mut command = oracle.runner("llama-completion");
         command.args(["-no-cnv", "--temp", "0", "-n", "40", "-t", "2", "-p", PROMPT, "-m"]).arg(&model);
-        let output = command.output().unwrap();
-        assert!(output.status.success());
-        let theirs = String::from_utf8(output.stdout).unwrap();
         let ours = format!("{PROMPT}{}", generate(&model, &[])["text"].as_str().unwrap());
+        let (theirs, _) = said(&mut command, |theirs, _| theirs.trim() == ours.trim());
         assert_eq!(theirs.trim(), ours.trim(), "{name}");
     }
 }
