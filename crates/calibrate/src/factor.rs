@@ -5,7 +5,8 @@
 
 use rayon::prelude::*;
 
-use crate::linalg::{Op, Shape, Square, View, multiply};
+use crate::square::Square;
+use runtime::product::{Op, Shape, View, multiply};
 
 /// Columns that are factored at a time.
 const BLOCK: usize = 128;

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 use runtime::Matrix;
 
-use crate::linalg::{Op, Shape, Square, View, multiply, multiply_by};
+use crate::square::Square;
+use runtime::product::{Op, Shape, View, multiply};
 
 /// Rows of a sum that a thread takes at a time.
 const TILE: usize = 256;
@@ -25,12 +26,11 @@ pub(crate) fn add(h: &mut Square, x: &Matrix) {
     });
 }
 
-/// Adds `factor`·Σ x·yᵀ, as many rows as `x` has columns, as many columns as `y`.
-pub(crate) fn add_product(sum: &mut [f32], cols: usize, x: &Matrix, y: &Matrix, factor: f32) {
+/// Adds Σ x·yᵀ, as many rows as `x` has columns, as many columns as `y`.
+pub(crate) fn add_product(sum: &mut [f32], cols: usize, x: &Matrix, y: &Matrix) {
     assert!(sum.len() == x.cols() * cols && y.cols() == cols && x.rows() == y.rows(), "sizes of a sum");
     sum.par_chunks_mut(TILE * cols).enumerate().for_each(|(tile, rows)| {
-        multiply_by(
-            factor,
+        multiply(
             Shape { m: rows.len() / cols, n: cols, k: x.rows() },
             View { data: &x.data()[tile * TILE..], row: 1, col: x.cols() },
             View { data: y.data(), row: cols, col: 1 },

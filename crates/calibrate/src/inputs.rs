@@ -4,7 +4,7 @@
 //! output should be what it was, W·x, and better still make up for what the residual stream has lost. So rounded are not
 //! the weights W but those that do that best on x̂, in the sense of least squares:
 //!
-//! > W* = W + C·H⁻¹,  H = Σ x̂·x̂ᵀ,  C = α·W·Σ (x − x̂)·x̂ᵀ + Σ Δy·x̂ᵀ
+//! > W* = W + C·H⁻¹,  H = Σ x̂·x̂ᵀ,  C = W·Σ (x − x̂)·x̂ᵀ + Σ Δy·x̂ᵀ
 //!
 //! The first term is that of QEP (arXiv:2504.09629). Δy is there for matrices whose output goes through a norm g·y/rms(y) and
 //! is added to the residual stream h: a part β of what h lacks, (h − ĥ)·rms(y)/g.
@@ -13,11 +13,10 @@ use rayon::prelude::*;
 use runtime::Matrix;
 
 use crate::hessian;
-use crate::linalg::{Op, Shape, Square, View, multiply};
+use crate::square::Square;
 use crate::watch::{Rows, Seen};
+use runtime::product::{Op, Shape, View, multiply};
 
-/// α: how much of the errors of the inputs is made up for.
-const INPUT_SHARE: f32 = 1.0;
 /// β: how much of what the residual stream lacks.
 const RESIDUAL_SHARE: f32 = 0.5;
 /// No token weighs more than this, times the mean, or less than its inverse.
@@ -28,7 +27,7 @@ const LEAST_NORM: f32 = 0.25;
 /// Sums for one matrix.
 pub(crate) struct Inputs {
     hessian: Square,
-    /// α·Σ x̂·(x − x̂)ᵀ, of which W makes the first term of Cᵀ.
+    /// Σ x̂·(x − x̂)ᵀ, of which W makes the first term of Cᵀ.
     cross: Square,
     /// Σ x̂·Δyᵀ: a row each column of W. Empty where the output is not added to the residual stream.
     lacking: Vec<f32>,
@@ -110,10 +109,10 @@ impl Inputs {
         scale_rows(&mut x, &shares);
         scale_rows(&mut errors, &shares);
         hessian::add(&mut self.hessian, &x);
-        hessian::add_product(self.cross.data_mut(), x.cols(), &x, &errors, INPUT_SHARE);
+        hessian::add_product(self.cross.data_mut(), x.cols(), &x, &errors);
         if self.outputs > 0 {
             scale_rows(&mut lacking, &shares);
-            hessian::add_product(&mut self.lacking, self.outputs, &x, &lacking, 1.0);
+            hessian::add_product(&mut self.lacking, self.outputs, &x, &lacking);
         }
         self.tokens += shares.iter().map(|share| share * share).sum::<f32>();
     }

@@ -3,11 +3,10 @@
 //! Within a layer the same holds for its products ([`STAGES`]): attention's output is rounded for what the rounded
 //! queries, keys and values give. So for each stage the text goes through the layer as far as that stage.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use gemma::Inventory;
-use runtime::{Batch, Model, Weights};
+use runtime::{Batch, Model, Weights, bytes_of_token};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::chosen::{Chosen, TensorReport, choose, report};
@@ -16,7 +15,7 @@ use crate::inputs::{Inputs, Pair};
 use crate::overlay::Overlay;
 use crate::rows;
 use crate::store::Store;
-use crate::stream::{Text, batches, bytes_of_token};
+use crate::stream::{Text, batches};
 use crate::watch::watch;
 
 /// Matrices in the order in which a token meets them. Those of an inner list have one input, and are rounded for the same H.
@@ -73,7 +72,6 @@ pub fn round(
     let mut run = Run {
         config,
         overlay: &overlay,
-        places: inventory.text.iter().filter_map(|f| Some(((f.slot.role, f.slot.layer?), f.index))).collect(),
         targets,
         streams: streams(&Model::new(config, weights.clone())?, &training, &held_out)?,
         original: weights.clone(),
@@ -117,7 +115,7 @@ fn check(config: &gemma::Config, text: &Text<'_>) -> Result<()> {
     if needed > text.memory {
         return Err(Error::limit("memory", "the hidden states of the text do not fit")
             .expected(format!("at most {} bytes", text.memory), needed)
-            .help("Give more --memory, or fewer --chunks."));
+            .help("Give more --text-memory, or fewer --chunks."));
     }
     Ok(())
 }
@@ -144,8 +142,6 @@ type Wanted = (&'static [&'static str], Vec<usize>);
 struct Run<'a> {
     config: &'a gemma::Config,
     overlay: &'a Overlay<'a>,
-    /// The original of each role and layer.
-    places: HashMap<(&'static str, usize), usize>,
     targets: &'a [Target],
     original: Weights<'a>,
     weights: Weights<'a>,
@@ -203,11 +199,12 @@ impl<'a> Run<'a> {
                     continue;
                 }
                 for (number, bytes, report) in self.stage(layer, &wanted)? {
+                    let bytes = Arc::new(bytes);
                     reports.push(report);
-                    done.push((number, Arc::new(bytes)));
+                    done.push((number, bytes.clone()));
+                    // what comes after is rounded for what this gives
+                    self.put(number, bytes);
                 }
-                // what comes after is rounded for what these give
-                done.iter().for_each(|(number, bytes)| self.put(*number, bytes.clone()));
             }
             done.sort_by_key(|(number, _)| *number);
             let kept: Vec<_> =
@@ -249,10 +246,13 @@ impl<'a> Run<'a> {
                     let mut prepared = input.prepare(shared.as_ref().map(|shared| (shared, SHARED_TOKENS)));
                     let factors = factor(std::mem::take(&mut prepared.hessian), DAMPING);
                     for (matrices, &number) in matrices.iter_mut().zip(numbers) {
-                        let (desc, original) = (&self.targets[number].desc, self.original(number)?);
+                        let Target { role, desc, .. } = &self.targets[number];
+                        let original = self.original.layer(layer);
+                        let original = original.get(role)?;
                         let rows = desc.rows() as usize / experts;
-                        let read =
-                            |row: u64, out: &mut [f32]| original.read((expert * rows) as u64 + row, out);
+                        let read = |row: u64, out: &mut [f32]| {
+                            original.read((expert * rows) as u64 + row, &mut Vec::new(), out)
+                        };
                         let matrix = rows::Weights {
                             dtype: desc.dtype,
                             rows,
@@ -271,14 +271,6 @@ impl<'a> Run<'a> {
             }
         }
         Ok(out)
-    }
-
-    fn original(&self, number: usize) -> Result<Original<'a>> {
-        let target = &self.targets[number];
-        let index = self.places.get(&(target.role, target.layer)).copied().ok_or_else(|| {
-            Error::malformed(format!("tensor {}", target.desc.name), "not in the checkpoint")
-        })?;
-        Ok(Original { source: self.overlay, index })
     }
 
     /// What goes into the first of these roles, in both models.
@@ -323,22 +315,5 @@ impl<'a> Run<'a> {
             "proj" => Some("post_norm"),
             _ => None,
         }
-    }
-}
-
-/// The weights of a tensor as they are in the checkpoint.
-struct Original<'a> {
-    source: &'a Overlay<'a>,
-    index: usize,
-}
-
-impl Original<'_> {
-    fn read(&self, first: u64, out: &mut [f32]) -> Result<()> {
-        let desc = &self.source.tensors()[self.index];
-        let rows = out.len() as u64 / desc.cols();
-        let mut bytes = vec![0; (rows * desc.row_bytes()) as usize];
-        self.source.read_rows(self.index, first, &mut bytes)?;
-        quant::decode(quant::Simd::detect(), desc.dtype, &bytes, out);
-        Ok(())
     }
 }

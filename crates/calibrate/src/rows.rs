@@ -6,7 +6,7 @@ use tensor::{DType, Result};
 
 use crate::factor::Factors;
 use crate::inputs::{Correction, HeldOut};
-use crate::linalg::{Op, Shape, View, multiply};
+use runtime::product::{Op, Shape, View, multiply};
 
 /// Rows that a thread rounds at a time: enough for products to be worth it.
 const ROWS: usize = 128;

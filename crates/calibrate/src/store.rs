@@ -2,7 +2,6 @@
 //! rounded weights are a source of tensors like any other.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use gguf::{GgufFile, Layout, Metadata};
@@ -97,14 +96,7 @@ impl Store {
         let partial = path.with_extension("gguf.partial");
         let write = || {
             let mut file = fs::File::create(&partial)?;
-            file.write_all(&layout.header)?;
-            let mut at = layout.header.len() as u64;
-            for (placed, (_, bytes)) in layout.tensors.iter().zip(tensors) {
-                file.write_all(&vec![0; (placed.offset - at) as usize])?;
-                file.write_all(bytes)?;
-                at = placed.offset + bytes.len() as u64;
-            }
-            file.write_all(&vec![0; (layout.len - at) as usize])?;
+            layout.write(&mut file, tensors.iter().map(|(_, bytes)| bytes))?;
             file.sync_all()?;
             fs::rename(&partial, &path)
         };

@@ -4,12 +4,8 @@
 use std::ops::Range;
 
 use gemma::Config;
-use runtime::{Batch, Model};
+use runtime::{BATCH_TOKENS, Batch, Model, bytes_of_token, runs};
 use tensor::Result;
-
-/// Tokens that go through a layer at a time: enough to make the decoding of a weight cheap, few enough for what a layer
-/// needs besides.
-const BATCH_TOKENS: usize = 1024;
 
 /// What is read, and how.
 pub struct Text<'a> {
@@ -31,20 +27,8 @@ impl Text<'_> {
 
     /// Runs of sequences whose hidden states fit together, or one.
     pub(crate) fn groups(&self, config: &Config) -> Vec<Range<usize>> {
-        runs(self.sequences, (self.memory / bytes_of_token(config)) as usize)
+        groups(self.sequences, (self.memory / bytes_of_token(config)) as usize)
     }
-}
-
-/// Bytes of a token between two layers: the hidden state and, for per-layer embeddings, the embedding; K/V that shared
-/// layers will read.
-pub(crate) fn bytes_of_token(config: &Config) -> u64 {
-    let streams = if config.ple > 0 { 2 } else { 1 };
-    let full_heads = config.full_kv_heads.unwrap_or(config.kv_heads);
-    let shared = match config.shared_kv_layers {
-        0 => 0,
-        _ => 2 * (config.kv_heads * config.head_dim + full_heads * config.full_head_dim),
-    };
-    4 * (streams * config.hidden + shared)
 }
 
 /// Sequences in batches, embedded.
@@ -53,22 +37,9 @@ pub(crate) fn batches(model: &Model<'_>, sequences: &[Vec<u32>]) -> Result<Vec<B
         let tokens: Vec<&[u32]> = sequences[run].iter().map(Vec::as_slice).collect();
         model.embed(&tokens)
     };
-    runs(sequences, BATCH_TOKENS).into_iter().map(embed).collect()
+    groups(sequences, BATCH_TOKENS).into_iter().map(embed).collect()
 }
 
-/// Runs of sequences of at most so many tokens, or one.
-fn runs(sequences: &[Vec<u32>], tokens: usize) -> Vec<Range<usize>> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    let mut room = 0;
-    for (number, sequence) in sequences.iter().enumerate() {
-        match runs.last_mut() {
-            Some(run) if sequence.len() <= room => run.end += 1,
-            _ => {
-                runs.push(number..number + 1);
-                room = tokens.max(sequence.len());
-            }
-        }
-        room -= sequence.len();
-    }
-    runs
+fn groups(sequences: &[Vec<u32>], tokens: usize) -> Vec<Range<usize>> {
+    runs(sequences.iter().map(Vec::len), tokens)
 }

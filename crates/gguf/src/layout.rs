@@ -1,6 +1,7 @@
 //! Where every byte of a file goes, before any is written.
 
 use std::collections::HashSet;
+use std::io::{self, Write};
 
 use gguf_rs_lib::format::GGUFHeader;
 use tensor::{Error, Result, TensorDesc};
@@ -77,6 +78,31 @@ impl Layout {
             tensor.offset += start;
         }
         Ok(Layout { header, tensors: placed, len: start + end })
+    }
+
+    /// Writes a whole file: the header and the bytes of the tensors, in their order, padded.
+    ///
+    /// # Errors
+    /// What `out` says; `InvalidInput` for bytes that do not belong to the tensors.
+    pub fn write<T: AsRef<[u8]>>(
+        &self,
+        out: &mut impl Write,
+        tensors: impl IntoIterator<Item = T>,
+    ) -> io::Result<()> {
+        out.write_all(&self.header)?;
+        let mut tensors = tensors.into_iter();
+        let ends = self.tensors.iter().skip(1).map(|next| next.offset).chain([self.len]);
+        for (placed, end) in self.tensors.iter().zip(ends) {
+            let bytes = tensors.next();
+            let bytes = bytes.as_ref().map_or(&[][..], AsRef::as_ref);
+            if bytes.len() as u64 != placed.desc.byte_len() {
+                let problem = format!("{} bytes for tensor {}", bytes.len(), placed.desc.name);
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+            }
+            out.write_all(bytes)?;
+            out.write_all(&vec![0; (end - placed.offset) as usize - bytes.len()])?;
+        }
+        Ok(())
     }
 }
 

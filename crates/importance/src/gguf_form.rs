@@ -149,17 +149,14 @@ pub(crate) fn bytes(importance: &Importance) -> Result<Vec<u8>> {
         tensors.extend([desc(SUMS, [matrices, cols])?, desc(COUNTS, [matrices, 1])?]);
     }
     let layout = Layout::new(&metadata, tensors)?;
-    let mut bytes = layout.header;
-    let mut places = layout.tensors.iter();
-    for (_, entry) in importance.iter() {
+    let of_entry = |(_, entry): (&str, &Entry)| {
         let counts: Vec<f32> = entry.counts().iter().map(|count| *count as f32).collect();
-        for numbers in [entry.sums(), &counts] {
-            if let Some(place) = places.next() {
-                bytes.resize(place.offset as usize, 0);
-            }
-            bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
-        }
-    }
-    bytes.resize(layout.len as usize, 0);
+        [entry.sums(), &counts]
+            .map(|numbers| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>())
+    };
+    let mut bytes = Vec::new();
+    layout
+        .write(&mut bytes, importance.iter().flat_map(of_entry))
+        .map_err(|e| Error::malformed("importance", e))?;
     Ok(bytes)
 }

@@ -12,9 +12,9 @@ use tensor::Result;
 use crate::batch::Batch;
 use crate::cache::{LayerKv, donor, is_last_owner};
 use crate::math::softmax;
-use crate::matmul::{Shape, View, multiply};
 use crate::model::Model;
 use crate::norm::{rms, rms_in_place};
+use crate::product::{Op, Shape, View, multiply};
 use crate::{Matrix, rope};
 
 /// Queries that are multiplied with keys at a time.
@@ -139,6 +139,7 @@ impl Heads {
                     Shape { m: group, n: keys, k: self.dim },
                     View { data: q, row: self.dim, col: 1 },
                     View { data: &kv.keys[offset..], row: 1, col: kv_width },
+                    Op::Set,
                     scores,
                     keys,
                 );
@@ -147,6 +148,7 @@ impl Heads {
                     Shape { m: group, n: self.dim, k: keys },
                     View { data: scores, row: keys, col: 1 },
                     View { data: &kv.values[offset..], row: kv_width, col: 1 },
+                    Op::Set,
                     out,
                     self.dim,
                 );
@@ -172,6 +174,7 @@ impl Heads {
                 Shape { m: queries, n: keys, k: self.dim },
                 View { data: &q[head * self.dim..], row: q_width, col: 1 },
                 View { data: &kv.keys[offset..], row: 1, col: kv_width },
+                Op::Set,
                 scores,
                 keys,
             );
@@ -186,6 +189,7 @@ impl Heads {
                 Shape { m: queries, n: self.dim, k: keys },
                 View { data: scores, row: keys, col: 1 },
                 View { data: &kv.values[offset..], row: kv_width, col: 1 },
+                Op::Set,
                 &mut out[head * self.dim..],
                 q_width,
             );

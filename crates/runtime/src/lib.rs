@@ -12,6 +12,8 @@
 //! | `draft.rs`, `guesser.rs` | draft models, which guess the next tokens of another; guessing along a sequence |
 //! | `norm.rs`, `math.rs`, `sums.rs` | RMS norm; exp, tanh, gelu; sums of exponentials |
 //! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role, decoded a few rows at a time where they are multiplied |
+//! | `batch.rs`, `runs.rs` | sequences between two layers; long texts in parts |
+//! | `product.rs` | products of matrices in memory, over the `gemm` crate |
 //! | `matmul/` | the same on AMX tiles, with f32 values as sums of BF16 values |
 //!
 //! The source of the formulas is `models/gemma4/modeling_gemma4.py` of huggingface/transformers, whose results in
@@ -37,7 +39,9 @@ mod moe;
 mod norm;
 mod observe;
 mod ple;
+pub mod product;
 mod rope;
+mod runs;
 mod sums;
 mod table;
 mod weights;
@@ -50,6 +54,7 @@ pub use matmul::Kernel;
 pub use matrix::{Matrix, argmax};
 pub use model::{Model, Stage};
 pub use observe::{Expert, Input, Observer};
+pub use runs::{BATCH_TOKENS, bytes_of_token, runs};
 pub use sums::{ExpSums, exp_sums};
 pub use table::TableReads;
 pub use weights::{LayerWeights, Weight, Weights};

@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use tensor::{DType, Result};
 
 use self::tiles::{Sums, TILE_COLS, Values};
+use crate::product::{Op, Shape, View, product};
 use crate::{Matrix, Weight};
 
 /// How matrices are multiplied where there are several tokens.
@@ -152,7 +153,7 @@ impl Weight<'_> {
                 let a = View { data: x.data(), row: cols, col: 1 };
                 let b = View { data: w, row: 1, col: cols };
                 // SAFETY: no other block writes these columns
-                unsafe { product(shape, a, b, out.at(0, n), out.stride) }
+                unsafe { product(shape, a, b, Op::Set, out.at(0, n), out.stride) }
             })
         })
     }
@@ -181,67 +182,6 @@ unsafe impl Sync for Columns {}
 impl Columns {
     fn at(&self, row: usize, col: usize) -> *mut f32 {
         self.first.wrapping_add(row * self.stride + col)
-    }
-}
-
-/// `[m, k] · [k, n]`.
-#[derive(Clone, Copy)]
-pub(crate) struct Shape {
-    pub(crate) m: usize,
-    pub(crate) n: usize,
-    pub(crate) k: usize,
-}
-
-/// A matrix inside a slice: how far apart are rows, and columns.
-#[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) row: usize,
-    pub(crate) col: usize,
-}
-
-impl View<'_> {
-    fn check(&self, rows: usize, cols: usize) {
-        let last = rows.saturating_sub(1) * self.row + cols.saturating_sub(1) * self.col;
-        assert!(rows * cols == 0 || last < self.data.len(), "a matrix of {rows} × {cols} beyond its slice");
-    }
-}
-
-/// `out = a · b`, `out` in rows of `stride`, on this thread.
-pub(crate) fn multiply(shape: Shape, a: View<'_>, b: View<'_>, out: &mut [f32], stride: usize) {
-    View { data: out, row: stride, col: 1 }.check(shape.m, shape.n);
-    // SAFETY: `out` is ours alone and large enough
-    unsafe { product(shape, a, b, out.as_mut_ptr(), stride) }
-}
-
-/// # Safety
-/// `out` must be valid for writes of `m` rows of `n` values, `stride` apart, that nothing else accesses.
-unsafe fn product(Shape { m, n, k }: Shape, a: View<'_>, b: View<'_>, out: *mut f32, stride: usize) {
-    a.check(m, k);
-    b.check(k, n);
-    // SAFETY: both views have been checked, `out` is the caller's promise; 0 is not read from `out`
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out,
-            1,
-            stride as isize,
-            false,
-            a.data.as_ptr(),
-            a.col as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.col as isize,
-            b.row as isize,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
     }
 }
 

@@ -167,7 +167,7 @@ impl<'a> Weight<'a> {
     ///
     /// # Errors
     /// What the source says.
-    pub(crate) fn read(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+    pub fn read(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         let desc = self.desc();
         let len = out.len() / desc.cols() as usize * desc.row_bytes() as usize;
         // only ever grown: zeroing it for each block would show

@@ -8,15 +8,12 @@ use std::ops::Range;
 
 use gemma::Config;
 use rayon::prelude::*;
-use runtime::{Batch, Matrix, Model};
+use runtime::{BATCH_TOKENS, Batch, Matrix, Model, bytes_of_token, runs};
 use tensor::{Error, Result};
 
 use crate::scores::Row;
 use crate::{LogitsFile, LogitsWriter, Sequence, Token};
 
-/// Tokens that go through a layer at a time: enough to make the decoding of a weight cheap, few enough for what a layer
-/// needs besides.
-const BATCH_TOKENS: usize = 1024;
 /// Scored positions whose logits are computed together, and the piece of the vocabulary: 64 MiB a model.
 const ROWS: usize = 2048;
 const PIECE: usize = 8192;
@@ -83,44 +80,17 @@ pub fn evaluate(
     Ok(tokens)
 }
 
-/// Runs of sequences of at most so many tokens, or one.
-fn groups(sequences: &[Sequence], tokens: usize) -> Vec<Range<usize>> {
-    let mut groups: Vec<Range<usize>> = Vec::new();
-    let mut room = 0;
-    for (number, sequence) in sequences.iter().enumerate() {
-        let len = sequence.tokens.len();
-        match groups.last_mut() {
-            Some(group) if len <= room => group.end += 1,
-            _ => {
-                groups.push(number..number + 1);
-                room = tokens.max(len);
-            }
-        }
-        room -= len;
-    }
-    groups
-}
-
 /// Tokens whose hidden states, of whatever model needs most, fit.
 fn tokens_that_fit(models: &[&Model<'_>], memory: u64) -> usize {
-    // the hidden state and, for per-layer embeddings, the embedding; K/V that shared layers will read;
+    let most = models.iter().map(|model| bytes_of_token(model.config())).max().unwrap_or(1);
     // of each model, what is left for the head
-    let of_token = |config: &Config| {
-        let streams = if config.ple > 0 { 2 } else { 1 };
-        let shared = if config.shared_kv_layers > 0 {
-            2 * (config.kv_heads * config.head_dim + full_kv(config))
-        } else {
-            0
-        };
-        4 * (streams * config.hidden + shared)
-    };
-    let most = models.iter().map(|model| of_token(model.config())).max().unwrap_or(1);
     let heads: u64 = models.iter().map(|model| 4 * model.config().hidden).sum();
     (memory / (most + heads)).max(1) as usize
 }
 
-fn full_kv(config: &Config) -> u64 {
-    config.full_kv_heads.unwrap_or(config.kv_heads) * config.full_head_dim
+/// Sequences that go together, see [`runs`].
+fn groups(sequences: &[Sequence], tokens: usize) -> Vec<Range<usize>> {
+    runs(sequences.iter().map(|sequence| sequence.tokens.len()), tokens)
 }
 
 /// The normalised hidden states that scored tokens are predicted from, in their order.
