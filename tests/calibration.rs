@@ -4,20 +4,16 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
 use importance::{Entry, Importance};
 use serde_json::Value;
-use support::{Folder, command, convert, convert_args, fixture, run, sha256};
+use support::{Folder, command, convert, convert_args, fixture, run, sha256, text};
 use tempfile::TempDir;
 use xtask::oracle::Oracle;
-
-fn text(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/text").join(name)
-}
 
 /// Importance of some chunks of the calibration text.
 fn calibrate(checkpoint: &str, chunks: &str, out: &Path) {
@@ -177,30 +173,25 @@ fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
     let text = text("calib.txt");
     let args = ["--recipe", "q4_0-calibrated", "--text", text.to_str().unwrap(), "--chunks", "16"];
     let args = [args.as_slice(), &CONTEXT].concat();
-    let mut child = command(convert_args(&folder.path(), &folder.out(), &args))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let layer = folder.out().join("model-q4_0-calibrated.calibration/blk.1.gguf");
-    while !layer.exists() && child.try_wait().unwrap().is_none() {
-        sleep(Duration::from_millis(5));
-    }
+    // a run that has made this layer, or is over
+    let run_until = |layer: &Path| {
+        let mut command = command(convert_args(&folder.path(), &folder.out(), &args));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !layer.exists() && child.try_wait().unwrap().is_none() {
+            sleep(Duration::from_millis(5));
+        }
+        child
+    };
+    let kept = folder.out().join("model-q4_0-calibrated.calibration");
+    let layer = kept.join("blk.1.gguf");
+    let mut child = run_until(&layer);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(layer.exists(), "it was over before it could be killed");
     assert!(!folder.out().join(name).exists());
     let made = fs::metadata(&layer).unwrap().modified().unwrap();
     // what is there is used: a layer that is made again would be newer
-    let mut again = command(convert_args(&folder.path(), &folder.out(), &args))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let later = folder.out().join("model-q4_0-calibrated.calibration/blk.3.gguf");
-    while !later.exists() && again.try_wait().unwrap().is_none() {
-        sleep(Duration::from_millis(5));
-    }
+    let mut again = run_until(&kept.join("blk.3.gguf"));
     assert_eq!(fs::metadata(&layer).map(|found| found.modified().unwrap()).unwrap_or(made), made);
     assert!(again.wait().unwrap().success());
     assert_eq!(sha256(&folder.out().join(name)), sha256(&whole.join(name)));

@@ -58,7 +58,7 @@ impl Good {
             if let Some(number) = OUTPUTS.iter().position(|output| *output == name) {
                 assert_eq!(sha256(&out.join(&name)), self.digests[number], "{name}");
             } else if name == "manifest.json" {
-                let manifest: Value = serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap();
+                let manifest = support::json(&out.join(name));
                 for file in manifest["artifacts"].as_array().unwrap().iter().flat_map(outputs) {
                     assert_eq!(file.1, sha256(&out.join(&file.0)), "{}", file.0);
                 }

@@ -1,5 +1,5 @@
-//! Draft models: `draft convert` writes the bytes of llama.cpp's own tools, plans every published size, and refuses a
-//! draft of another model. What the drafter computes is for `crates/runtime/tests/draft.rs`.
+//! Draft models: `draft convert` writes the bytes of llama.cpp's own tools, and refuses a draft of another model. The
+//! published sizes are planned in `plans.rs`; what the drafter computes is for `crates/runtime/tests/draft.rs`.
 
 mod support;
 
@@ -7,24 +7,12 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use checkpoint::{ChatTemplates, ModelCard};
-use gemma::{Config, Model, Vocabulary};
-use plan::{InputFile, Recipe, Request, Shards, plan};
+use gemma::{Config, Model};
 use serde_json::Value;
 use support::{Folder, fixture, names, run};
-use tensor::{DType, TensorDesc};
+use tensor::DType;
 
 const PAIRS: [&str; 2] = ["e2b", "26b-a4b"];
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
-}
-
-fn lines(path: impl AsRef<Path>) -> Vec<Vec<String>> {
-    let text = fs::read_to_string(fixtures().join(path)).unwrap();
-    let cells = |line: &str| line.split('\t').map(str::to_owned).collect();
-    text.lines().map(cells).collect()
-}
 
 /// `draft convert` of an assistant for a target.
 fn draft(assistant: &Path, target: &Path, out: &Path, more: &[&str]) -> support::Run {
@@ -48,13 +36,12 @@ fn assistant(name: &str) -> PathBuf {
 #[test]
 fn every_preset_is_stocks_file() {
     for name in PAIRS {
-        let golden: Vec<_> = lines("golden/llama-quantize.tsv")
-            .into_iter()
-            .filter(|row| row[0] == format!("{name}-assistant"))
-            .collect();
+        let golden = fs::read_to_string(fixture("../golden/llama-quantize.tsv")).unwrap();
+        let rows = golden.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+        let golden: Vec<_> = rows.filter(|row| row[0] == format!("{name}-assistant")).collect();
         assert_eq!(golden.len(), 20, "{name}");
         let out = tempfile::tempdir().unwrap();
-        let types: Vec<_> = golden.iter().flat_map(|row| ["--type", &row[1]]).collect();
+        let types: Vec<_> = golden.iter().flat_map(|row| ["--type", row[1]]).collect();
         let args = [&["--json", "--set", "metadata.name=Tiny"], types.as_slice()].concat();
         let json = draft(&assistant(name), &fixture(name), out.path(), &args).good().json();
         let made = json["artifacts"].as_array().unwrap();
@@ -63,14 +50,13 @@ fn every_preset_is_stocks_file() {
             assert_eq!(file["name"], format!("draft-{}.gguf", row[1]));
             assert_eq!(
                 (file["bytes"].to_string(), &file["sha256"]),
-                (row[2].clone(), &row[3].as_str().into()),
+                (row[2].to_owned(), &row[3].into()),
                 "{name} {}",
                 row[1]
             );
         }
         // and the manifest says whose draft it is
-        let manifest: Value =
-            serde_json::from_slice(&fs::read(out.path().join("manifest.json")).unwrap()).unwrap();
+        let manifest = support::json(&out.path().join("manifest.json"));
         let target = checkpoint::Checkpoint::open(fixture(name)).unwrap();
         let fingerprint = plan::hex(&target.fingerprint().unwrap());
         assert_eq!(manifest["artifacts"][0]["target"]["fingerprint"], fingerprint);
@@ -119,7 +105,7 @@ fn the_ordered_embedding_is_kept_when_asked_for_and_missed_when_not() {
     let read = |set: &gguf::GgufSet| {
         Config::draft_from_metadata(set.metadata(), tensor::TensorSource::tensors(set)).unwrap()
     };
-    let json = serde_json::from_slice(&fs::read(assistant("e2b").join("config.json")).unwrap()).unwrap();
+    let json = support::json(&assistant("e2b").join("config.json"));
     assert_eq!(read(&kept).draft, Config::draft_from_json(&json).unwrap().draft);
     assert_eq!(read(&plain).ordered(), None);
     let run = draft(
@@ -142,97 +128,11 @@ fn safetensors_are_whole() {
         assert!(names(out.path()).contains(&"tokenizer.json".to_owned()));
         let model = Model::open_draft(&checkpoint).unwrap();
         assert_eq!(model.inventory.text.len(), 50, "{recipe}");
-        let header = support::Weights::parse(&fs::read(out.path().join(support::WEIGHTS)).unwrap());
+        let header = support::weights(out.path());
         assert_eq!(header.tensors.len(), weights, "{recipe}");
         let ordering = |mut weights: support::Weights| weights.get("token_ordering").data.clone();
-        let original = support::Weights::parse(&fs::read(assistant("e2b").join(support::WEIGHTS)).unwrap());
+        let original = support::weights(&assistant("e2b"));
         assert!(ordering(header) == ordering(original), "{recipe}");
-    }
-}
-
-/// A draft model of a published size, of headers alone.
-fn published(name: &str) -> (Vec<TensorDesc>, Model) {
-    let rows = lines(format!("inventories/{name}.tsv"));
-    let desc = |row: &Vec<String>| {
-        let shape: Vec<u64> = serde_json::from_str(&row[1]).unwrap();
-        TensorDesc::new(&row[0], row[2].parse::<DType>().unwrap(), shape).unwrap()
-    };
-    let tensors: Vec<_> = rows.iter().filter(|row| !row[0].starts_with('#')).map(desc).collect();
-    let json = config(name);
-    let config = Config::draft_from_json(&json).unwrap();
-    let model = Model {
-        inventory: gemma::inventory(&config, &tensors, &|_| name.to_owned()).unwrap(),
-        vocabulary: Vocabulary {
-            tokens: vec!["<pad>".to_owned()],
-            types: vec![3],
-            merges: Vec::new(),
-            special: Default::default(),
-            add: Default::default(),
-        },
-        templates: ChatTemplates::default(),
-        generation: None,
-        card: ModelCard::default(),
-        json,
-        files: Vec::new(),
-        fingerprint: [0; 32],
-        config,
-    };
-    (tensors, model)
-}
-
-fn config(name: &str) -> Value {
-    serde_json::from_slice(&fs::read(fixtures().join(format!("configs/{name}.json"))).unwrap()).unwrap()
-}
-
-const SIZES: [&str; 5] = ["E2B", "E4B", "12B", "26B-A4B", "31B"];
-
-/// Names, shapes, order and types of all published draft models are those of llama.cpp's tools.
-#[test]
-fn published_sizes_have_stocks_tensors() {
-    for size in SIZES {
-        let name = format!("gemma-4-{size}-it-assistant");
-        let (tensors, model) = published(&name);
-        let mut at = 0;
-        let places = tensors.iter().map(|t| ((0, at), at += t.byte_len()).0).collect();
-        let map = lines(format!("type-maps/{name}.tsv"));
-        for heading in
-            ["Q4_0", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS", "Q3_K_M", "Q2_K"]
-        {
-            let preset = heading.to_lowercase();
-            let recipe = Recipe::from_toml(&Recipe::text_of_preset(&preset), &preset).unwrap();
-            let request =
-                Request { name: preset.clone(), recipe, stem: "draft".to_owned(), importance: None };
-            let shards = Shards {
-                files: vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }],
-                tensors: &tensors,
-                places: Vec::clone(&places),
-                codes: Default::default(),
-                surveys: Default::default(),
-            };
-            let plan = plan(&model, &shards, &[request]).unwrap();
-            let column = map[0].iter().position(|cell| cell == heading).unwrap();
-            let ours = plan.artifacts[0].tensors().map(|t| {
-                let ne: Vec<_> = t.desc.shape.iter().rev().map(u64::to_string).collect();
-                (t.desc.name.clone(), format!("[{}]", ne.join(", ")), t.desc.dtype.name().to_uppercase())
-            });
-            let theirs =
-                map[1..].iter().map(|row| (row[0].clone(), row[1].clone(), row[column].to_uppercase()));
-            assert_eq!(ours.collect::<Vec<_>>(), theirs.collect::<Vec<_>>(), "{name} {preset}");
-        }
-    }
-}
-
-/// Every published draft model fits the model of its size and no other.
-#[test]
-fn published_sizes_go_together() {
-    for draft in SIZES {
-        let config_of_draft =
-            Config::draft_from_json(&config(&format!("gemma-4-{draft}-it-assistant"))).unwrap();
-        for target in SIZES {
-            let target_config = Config::from_json(&config(&format!("gemma-4-{target}-it"))).unwrap();
-            let fits = config_of_draft.check_target(&target_config);
-            assert_eq!(fits.is_ok(), draft == target, "{draft} for {target}: {fits:?}");
-        }
     }
 }
 

@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -13,8 +12,7 @@ use tensor::TensorSource;
 const PROMPT: &str = "Economy - overview: The country exports";
 
 fn text(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/text").join(name);
-    path.to_str().unwrap().to_owned()
+    support::text(name).to_str().unwrap().to_owned()
 }
 
 fn extract(model: &Path, layers: &str, out: &Path, more: &[&str]) -> support::Run {
@@ -34,8 +32,7 @@ fn chosen(name: &str, count: usize, out: &Path) -> Vec<u64> {
 }
 
 fn layers_of(name: &str) -> usize {
-    let config: Value =
-        serde_json::from_slice(&fs::read(fixture(name).join("config.json")).unwrap()).unwrap();
+    let config = support::json(&fixture(name).join("config.json"));
     config["text_config"]["num_hidden_layers"].as_u64().unwrap() as usize
 }
 
@@ -116,7 +113,7 @@ fn weights_are_those_of_the_layers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("draft.gguf");
     extract(&fixture("e2b"), "1,3,5,7", &path, &["--type", "bf16"]).good();
-    let mut whole = Weights::parse(&fs::read(fixture("e2b").join(support::WEIGHTS)).unwrap());
+    let mut whole = support::weights(&fixture("e2b"));
     let set = gguf::GgufSet::open(&path).unwrap();
     let read = |name: &str| {
         let index = set.tensors().iter().position(|t| t.name == name).unwrap();
@@ -149,8 +146,7 @@ fn weights_are_those_of_the_layers() {
     assert_eq!(key("feed_forward_length"), vec![512i32, 512, 1024, 1024].into());
     assert!(set.tensors().iter().all(|t| t.name != "blk.2.attn_k.weight"));
     // and the manifest says whose layers they are
-    let manifest = fs::read(dir.path().join("draft.gguf.manifest.json")).unwrap();
-    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let manifest = support::json(&dir.path().join("draft.gguf.manifest.json"));
     let target = &manifest["artifacts"][0]["target"];
     let fingerprint = checkpoint::Checkpoint::open(fixture("e2b")).unwrap().fingerprint().unwrap();
     assert_eq!(target["layers"], serde_json::json!(layers));

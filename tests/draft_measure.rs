@@ -3,13 +3,12 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::Value;
 use support::{fixture, run};
 
 fn measure(draft: &str, target: &str, more: &[&str]) -> support::Run {
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/text/eval.txt");
+    let text = support::text("eval.txt");
     let [draft, target] = [draft, target].map(fixture);
     let args = ["draft", "measure", draft.to_str().unwrap(), "--target", target.to_str().unwrap()];
     let cut = ["--text", text.to_str().unwrap(), "--context", "128", "--chunks", "3"];

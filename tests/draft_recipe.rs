@@ -5,7 +5,6 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
 use support::{fixture, names, run};
 
 fn convert(model: &Path, out: &Path, more: &[&str]) -> support::Run {
@@ -25,7 +24,7 @@ fn a_recipe_makes_target_and_draft() {
     let json = convert(&target, &out, &["--recipe", recipe.to_str().unwrap()]).good().json();
     assert_eq!(names(&out), ["draft-q8_0.gguf", "manifest.json", "model-pair.gguf"]);
     assert_eq!(json["drafts"][0]["artifacts"][0]["outputs"][0]["name"], "draft-q8_0.gguf");
-    let manifest: Value = serde_json::from_slice(&fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    let manifest = support::json(&out.join("manifest.json"));
     let entries = manifest["artifacts"].as_array().unwrap();
     let fingerprint = plan::hex(&checkpoint::Checkpoint::open(&target).unwrap().fingerprint().unwrap());
     assert_eq!(entries.len(), 2);
@@ -47,7 +46,7 @@ fn a_recipe_makes_target_and_draft() {
 #[test]
 fn a_draft_can_be_cut_out_of_the_target() {
     let dir = tempfile::tempdir().unwrap();
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/text/calib.txt");
+    let text = support::text("calib.txt");
     let by_text = ["--set", "draft.extract=3", "--text", text.to_str().unwrap(), "--chunks", "2"];
     let out = dir.path().join("out");
     let json = convert(&fixture("31b"), &out, &[&["--type", "q4_0"], &by_text[..]].concat()).good().json();

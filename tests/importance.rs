@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use importance::{Entry, Importance};
-use serde_json::Value;
-use support::{Run, convert, fixture, run};
+use support::{Run, convert, fixture, run, text};
 use tempfile::TempDir;
 use xtask::oracle::Oracle;
 
@@ -30,10 +29,6 @@ struct Stock {
 fn ok(command: &mut Command) {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn text(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/text").join(name)
 }
 
 impl Stock {
@@ -102,8 +97,7 @@ fn compare(checkpoint: &str) {
     convert(&fixture(checkpoint), &model, &arguments(&["q4_0"], &completed)).good();
     assert!(fs::read(&model).unwrap() == stock.quantized("q4_0", &completed), "{checkpoint} completed");
 
-    let manifest: Value =
-        serde_json::from_slice(&fs::read(stock.file("completed-q4_0.gguf.manifest.json")).unwrap()).unwrap();
+    let manifest = support::json(&stock.file("completed-q4_0.gguf.manifest.json"));
     let entry = &manifest["artifacts"][0];
     assert_eq!(entry["importance"]["file"], completed.to_str().unwrap());
     let inputs = entry["inputs"].as_array().unwrap();

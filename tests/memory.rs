@@ -51,8 +51,7 @@ fn dtype(name: &str) -> DType {
 }
 
 fn published(size: &str) -> Value {
-    let file = fixtures().join(format!("configs/gemma-4-{size}-it.json"));
-    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+    support::json(&fixtures().join(format!("configs/gemma-4-{size}-it.json")))
 }
 
 /// `cells, layers, MiB` of the layers of a kind, as llama.cpp prints them.
@@ -125,9 +124,7 @@ fn keys_and_values_of_tiny_models_take_what_stock_says() {
     for name in ["e2b", "26b-a4b", "31b"] {
         let out = home.path().join(name);
         convert(&fixture(name), &out, &["--type", "q4_0"]).good();
-        let config: Value =
-            serde_json::from_slice(&fs::read(fixture(name).join("config.json")).unwrap()).unwrap();
-        let config = Config::from_json(&config).unwrap();
+        let config = Config::from_json(&support::json(&fixture(name).join("config.json"))).unwrap();
         for (context, kv_type) in [(100, "f32"), (2000, "q8_0")] {
             let found = stock(&oracle, &out.join("model-q4_0.gguf"), context, kv_type);
             assert_eq!(forecast(&config, context, kv_type), found, "{name} at {context} in {kv_type}");
@@ -180,7 +177,7 @@ fn hollow(checkpoint: &Path, out: &Path) {
     let checkpoint = Checkpoint::open(checkpoint).unwrap();
     let model = Model::open(&checkpoint).unwrap();
     let recipe = Recipe::from_toml(&Recipe::text_of_preset("q4_0"), "q4_0").unwrap();
-    let request = Request { name: "q4_0".to_owned(), recipe, stem: "model".to_owned(), importance: None };
+    let request = Request::new("q4_0", recipe, "model");
     let plan = plan(&model, &Shards::of(&checkpoint), &[request]).unwrap();
     let file = &plan.artifacts[0].files[0];
     holes(out, &file.header, file.bytes - file.header.len() as u64);
@@ -291,7 +288,7 @@ fn the_forecast_for_e2b_is_within_a_tenth_of_what_it_took() {
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let mut model = Model::open(&checkpoint).unwrap();
     let recipe = Recipe::from_toml(&Recipe::text_of_preset("q4_0"), "q4_0").unwrap();
-    let request = Request { name: "q4_0".to_owned(), recipe, stem: "model".to_owned(), importance: None };
+    let request = Request::new("q4_0", recipe, "model");
     let plan = plan(&model, &Shards::of(&checkpoint), &[request]).unwrap();
     // the merges of the tokenizer that was there
     model.vocabulary.merges.resize(514_906, String::new());
@@ -320,7 +317,7 @@ fn the_forecast_of_the_runtime_is_near_what_it_takes() {
         let tokens = tokenizer.encode(&text[..800], true, false).unwrap().len() as u64;
         let recipe =
             Recipe::from_toml("types.scheme = 'bf16'\noutput.format = 'safetensors'", "bf16").unwrap();
-        let request = Request { name: "bf16".to_owned(), recipe, stem: "model".to_owned(), importance: None };
+        let request = Request::new("bf16", recipe, "model");
         let plan = plan(&model, &Shards::of(&checkpoint), &[request]).unwrap();
         let conditions = Conditions {
             batch: tokens,

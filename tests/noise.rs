@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{Folder, Random, WEIGHTS, Weights, convert, names, run};
 
 const Q4_0: &[&str] = &["--type", "q4_0"];
@@ -74,7 +74,7 @@ fn impossible_numbers_in_a_config() {
     let folder = Folder::of("e2b");
     folder.reweigh(Weights::drop_towers);
     let path = folder.path();
-    let config: Value = serde_json::from_slice(&fs::read(folder.file("config.json")).unwrap()).unwrap();
+    let config = support::json(&folder.file("config.json"));
     let fields: Vec<String> = config["text_config"].as_object().unwrap().keys().cloned().collect();
     for field in fields.iter().filter(|field| config["text_config"][*field].is_number()) {
         for value in

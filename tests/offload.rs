@@ -3,19 +3,10 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 
-use serde_json::{Value, json};
-use support::{Run, WEIGHTS, Weights, convert, fixture, names, run};
+use serde_json::json;
+use support::{Weights, convert, fixture, names, recipe, run, weights};
 use tensor::TensorSource;
-
-fn recipe(model: &Path, out: &Path, recipe: &str, more: &[&str]) -> Run {
-    convert(model, out, &[&["--recipe", recipe], more].concat())
-}
-
-fn weights(folder: &Path) -> Weights {
-    Weights::parse(&fs::read(folder.join(WEIGHTS)).unwrap())
-}
 
 /// What is offloaded is in files of its own, which together are the same model.
 #[test]
@@ -29,7 +20,7 @@ fn offloaded_weights_lie_apart() {
         assert_eq!(files, ["offload-00001-of-00001.safetensors", "resident-00001-of-00001.safetensors"]);
         let apart = Weights::parse(&fs::read(out.join(&files[0])).unwrap()).tensors;
         assert_eq!(apart.len(), count);
-        let map: Value = serde_json::from_slice(&fs::read(out.join("device_map.json")).unwrap()).unwrap();
+        let map = support::json(&out.join("device_map.json"));
         assert_eq!(map[""], "cpu");
         for tensor in &apart {
             assert_eq!(map[tensor.name.rsplit_once('.').unwrap().0], "disk", "{}", tensor.name);

@@ -21,7 +21,7 @@ fn digests(folder: &Path) -> BTreeMap<String, String> {
 }
 
 fn manifest(folder: &Path) -> Value {
-    serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap()
+    support::json(&folder.join("manifest.json"))
 }
 
 /// One type at a time, then all in one pass at every vector level and with several numbers of threads.
@@ -134,8 +134,7 @@ fn the_manifest_of_a_folder_grows() {
     let own = out.join("own.gguf");
     convert(&model, &own, &["--type", "q4_0"]).good();
     assert_eq!(recipes().len(), 3);
-    let beside: Value =
-        serde_json::from_slice(&fs::read(out.join("own.gguf.manifest.json")).unwrap()).unwrap();
+    let beside = support::json(&out.join("own.gguf.manifest.json"));
     assert_eq!(beside["artifacts"][0]["outputs"], json!([described(&out, "own.gguf")]));
 }
 

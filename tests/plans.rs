@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use checkpoint::{ChatTemplates, ModelCard};
 use gemma::{Config, Model, Vocabulary};
 use plan::{InputFile, Recipe, Request, Shards, plan};
+use serde_json::Value;
 use tensor::{DType, TensorDesc};
+
+const SIZES: [&str; 5] = ["E2B", "E4B", "12B", "26B-A4B", "31B"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
@@ -27,11 +30,16 @@ fn tensors(name: &str) -> Vec<TensorDesc> {
     rows.iter().filter(|row| !row[0].starts_with('#')).map(desc).collect()
 }
 
-/// A real model with a vocabulary of one token: the plan does not look into it.
-fn model(name: &str, tensors: &[TensorDesc]) -> Model {
+fn json(name: &str) -> Value {
     let json = std::fs::read_to_string(fixtures().join(format!("configs/{name}.json"))).unwrap();
-    let json = serde_json::from_str(&json).unwrap();
-    let config = Config::from_json(&json).unwrap();
+    serde_json::from_str(&json).unwrap()
+}
+
+/// A real model, or draft model, with a vocabulary of one token: the plan does not look into it.
+fn model(name: &str, tensors: &[TensorDesc]) -> Model {
+    let json = json(name);
+    let config = if gemma::is_assistant(&json) { Config::draft_from_json } else { Config::from_json };
+    let config = config(&json).unwrap();
     Model {
         inventory: gemma::inventory(&config, tensors, &|_| name.to_owned()).unwrap(),
         vocabulary: Vocabulary {
@@ -85,7 +93,7 @@ fn check(name: &str, map: &str, settings: &[&str]) {
     for (heading, preset) in COLUMNS {
         let recipe =
             Recipe::from_toml_with(&format!("types.preset = {preset:?}"), preset, &settings).unwrap();
-        let request = Request { name: preset.to_owned(), recipe, stem: "model".to_owned(), importance: None };
+        let request = Request::new(preset, recipe, "model");
         let plan = plan(&model, &shards(&tensors), &[request]).unwrap();
         let column = map[0].iter().position(|cell| cell == heading).unwrap();
         let ours: Vec<_> = plan.artifacts[0]
@@ -131,6 +139,27 @@ fn types_of_31b() {
     check("gemma-4-31B-it", "gemma-4-31B-it", &[]);
 }
 
+#[test]
+fn types_of_the_draft_models() {
+    for size in SIZES {
+        let name = format!("gemma-4-{size}-it-assistant");
+        check(&name, &name, &[]);
+    }
+}
+
+/// Every published draft model fits the model of its size and no other.
+#[test]
+fn draft_models_fit_their_targets_alone() {
+    for draft in SIZES {
+        let config = Config::draft_from_json(&json(&format!("gemma-4-{draft}-it-assistant"))).unwrap();
+        for target in SIZES {
+            let target_config = Config::from_json(&json(&format!("gemma-4-{target}-it"))).unwrap();
+            let fits = config.check_target(&target_config);
+            assert_eq!(fits.is_ok(), draft == target, "{draft} for {target}: {fits:?}");
+        }
+    }
+}
+
 /// Bytes of the padded tensors of Google's own Q4_0 files, which leave out unused K/V: the published sizes less the
 /// metadata (ggml-org/llama.cpp's tools on the real shapes give the same sums).
 #[test]
@@ -146,7 +175,7 @@ fn sizes_of_the_published_q4_0_files() {
         let tensors = tensors(name);
         let model = model(name, &tensors);
         let recipe = Recipe::from_toml("types.preset = 'q4_0'\nunused_kv = 'drop'", "q4_0").unwrap();
-        let request = Request { name: "q4_0".to_owned(), recipe, stem: "model".to_owned(), importance: None };
+        let request = Request::new("q4_0", recipe, "model");
         let plan = plan(&model, &shards(&tensors), &[request]).unwrap();
         let file = &plan.artifacts[0].files[0];
         assert_eq!(file.bytes - file.header.len() as u64, payload, "{name}");
@@ -161,10 +190,8 @@ fn sizes_of_the_published_q4_0_files() {
 /// The two config dialects of every size say the same.
 #[test]
 fn config_dialects_agree() {
-    for name in ["E2B", "E4B", "12B", "26B-A4B", "31B"] {
-        let json =
-            std::fs::read_to_string(fixtures().join(format!("configs/gemma-4-{name}-it.json"))).unwrap();
-        let published: serde_json::Value = serde_json::from_str(&json).unwrap();
+    for name in SIZES {
+        let published = json(&format!("gemma-4-{name}-it"));
         let mut resaved = published.clone();
         let text = resaved["text_config"].as_object_mut().unwrap();
         let full_head = text.remove("global_head_dim").unwrap();

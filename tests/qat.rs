@@ -91,8 +91,7 @@ fn exact_blocks(file: &Path, checkpoint: &Path, only: DType) -> (usize, usize) {
 }
 
 fn manifest(file: &Path) -> Value {
-    let path = format!("{}.manifest.json", file.display());
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    support::json(format!("{}.manifest.json", file.display()).as_ref())
 }
 
 fn sum(repacked: &Value, figure: &str) -> u64 {

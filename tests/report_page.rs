@@ -4,6 +4,8 @@
 //! The modules of the command line are compiled in: a test cannot link a binary. The browser's test is skipped where no
 //! Chromium is installed, unless `GEMMA_CONVERT_BROWSER=require` is set, as `.ci/run` does.
 
+#[path = "support/chromium.rs"]
+mod chromium;
 #[path = "../crates/cli/src/report/mod.rs"]
 mod report;
 #[path = "support/reports.rs"]
@@ -12,8 +14,6 @@ mod reports;
 mod table;
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 
 use html5ever::tendril::TendrilSink;
 use markup5ever_rcdom::{Handle, NodeData, RcDom};
@@ -337,16 +337,6 @@ mod schema {
     }
 }
 
-/// The browser's program, if one is installed.
-fn browser() -> Option<PathBuf> {
-    let folders: Vec<_> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    names
-        .iter()
-        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
-        .find(|path| path.is_file())
-}
-
 /// Runs in the page: the size of each drawing, what lies outside it, texts that lie on each other, requests, and
 /// whether the page itself is wider than the window.
 const MEASURE: &str = r#"<script>
@@ -373,14 +363,7 @@ document.body.append(pre);
 
 #[test]
 fn in_a_browser_everything_drawn_has_its_place() {
-    let Some(browser) = browser() else {
-        assert_ne!(
-            std::env::var("GEMMA_CONVERT_BROWSER").as_deref(),
-            Ok("require"),
-            "no Chromium is installed"
-        );
-        return;
-    };
+    let Some(browser) = chromium::find() else { return };
     let dir = tempfile::tempdir().unwrap();
     for (name, report) in reports::all() {
         let page = report::html(&report);
@@ -391,11 +374,8 @@ fn in_a_browser_everything_drawn_has_its_place() {
         let file = dir.path().join(format!("{name}.html"));
         fs::write(&file, measured).unwrap();
         for width in [1200, 400] {
-            let output = Command::new(&browser)
-                .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-                .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-                .args(["--disable-dev-shm-usage", "--enable-logging=stderr", "--dump-dom"])
-                .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+            let output = chromium::command(&browser, dir.path())
+                .arg("--dump-dom")
                 .arg(format!("--window-size={width},1000"))
                 .arg(format!("file://{}", file.display()))
                 .output()

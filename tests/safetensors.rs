@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{Folder, INDEX, Run, WEIGHTS, Weights, convert, fixture, names, run, sha256};
+use support::{Folder, INDEX, WEIGHTS, convert, fixture, metadata, names, recipe, run, sha256, weights};
 
 const MODELS: [&str; 3] = ["e2b", "31b", "26b-a4b"];
 const COMPANIONS: [&str; 6] = [
@@ -21,22 +21,8 @@ const COMPANIONS: [&str; 6] = [
     "tokenizer_config.json",
 ];
 
-fn recipe(model: &Path, out: &Path, recipe: &str, more: &[&str]) -> Run {
-    convert(model, out, &[&["--recipe", recipe], more].concat())
-}
-
-fn weights(folder: &Path) -> Weights {
-    Weights::parse(&fs::read(folder.join(WEIGHTS)).unwrap())
-}
-
-fn metadata(folder: &Path) -> Value {
-    let bytes = fs::read(folder.join(WEIGHTS)).unwrap();
-    let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    serde_json::from_slice::<Value>(&bytes[8..8 + len]).unwrap()["__metadata__"].take()
-}
-
 fn config(folder: &Path) -> Value {
-    serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap()
+    support::json(&folder.join("config.json"))
 }
 
 #[test]
@@ -69,7 +55,7 @@ fn shards_hold_what_the_plan_says() {
         planned.iter().filter(|file| !file["tensors"].as_array().unwrap().is_empty()).collect();
     assert!(shards.len() > 4);
 
-    let index: Value = serde_json::from_slice(&fs::read(out.join(INDEX)).unwrap()).unwrap();
+    let index = support::json(&out.join(INDEX));
     let mut found = BTreeMap::new();
     let mut total = 0;
     for (number, shard) in shards.iter().enumerate() {
@@ -225,7 +211,7 @@ fn large_tensors_are_scaled_as_gemma_cpp_does() {
             assert!(data[codes.len()..].iter().all(|code| *code == 0));
         }
         digests.push(sha256(&out.join(WEIGHTS)));
-        let manifest: Value = serde_json::from_slice(&fs::read(out.join("manifest.json")).unwrap()).unwrap();
+        let manifest = support::json(&out.join("manifest.json"));
         let said = manifest["artifacts"][0]["outputs"].as_array().unwrap();
         let said = said.iter().find(|file| file["name"] == WEIGHTS).unwrap();
         assert_eq!(said["sha256"], *digests.last().unwrap(), "hashed after the second reading");

@@ -6,22 +6,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use support::{Folder, Run, WEIGHTS, Weights, convert, fixture, names};
-
-fn recipe(model: &Path, out: &Path, recipe: &str, more: &[&str]) -> Run {
-    convert(model, out, &[&["--recipe", recipe], more].concat())
-}
-
-fn weights(folder: &Path) -> Weights {
-    Weights::parse(&fs::read(folder.join(WEIGHTS)).unwrap())
-}
-
-fn metadata(folder: &Path) -> Value {
-    let bytes = fs::read(folder.join(WEIGHTS)).unwrap();
-    let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    serde_json::from_slice::<Value>(&bytes[8..8 + len]).unwrap()["__metadata__"].take()
-}
+use support::{Folder, WEIGHTS, Weights, convert, fixture, metadata, names, recipe};
 
 /// Breaks a folder of 8 bits; the conversion back must name the place, and leave nothing.
 fn broken(scheme: &str, change: impl FnOnce(&mut Weights), says: &[&str]) {
@@ -29,7 +14,7 @@ fn broken(scheme: &str, change: impl FnOnce(&mut Weights), says: &[&str]) {
     recipe(&folder.path(), &folder.home().join("coded"), scheme, &[]).good();
     let path: PathBuf = folder.home().join("coded").join(WEIGHTS);
     let format = metadata(&folder.home().join("coded"));
-    let mut weights = weights(&folder.home().join("coded"));
+    let mut weights = support::weights(&folder.home().join("coded"));
     change(&mut weights);
     fs::write(&path, weights.to_bytes_with(Some(&format))).unwrap();
     let refused = recipe(&folder.home().join("coded"), &folder.out(), "bf16-safetensors", &[]);

@@ -7,18 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::{Folder, Run, WEIGHTS, Weights, convert, fixture, names, run, shard_name};
+use support::{Folder, Run, WEIGHTS, Weights, convert, fixture, metadata, names, recipe, run, shard_name};
 
 fn text() -> String {
-    format!("{}/fixtures/text/eval.txt", env!("CARGO_MANIFEST_DIR"))
+    support::text("eval.txt").to_str().unwrap().to_owned()
 }
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-fn recipe(model: &Path, out: &Path, recipe: &str, more: &[&str]) {
-    convert(model, out, &[&["--recipe", recipe], more].concat()).good();
 }
 
 fn verify(artifact: &Path, model: &Path, more: &[&str]) -> Run {
@@ -47,7 +43,7 @@ fn every_scheme_passes_and_bf16_does_not_diverge_at_all() {
         let model = fixture(name);
         let [bf16, sfp8, fp8] = ["bf16-safetensors", "sfp8", "fp8"].map(|scheme| {
             let out = home.path().join(format!("{name}-{scheme}"));
-            recipe(&model, &out, scheme, &[]);
+            recipe(&model, &out, scheme, &[]).good();
             passes(&out, &model, &few)
         });
         for figure in ["/kld/mean", "/kld/max", "/delta_p/rms"] {
@@ -87,7 +83,7 @@ fn however_it_is_dealt_and_whatever_is_known_of_it() {
     .enumerate()
     {
         let out = home.path().join(number.to_string());
-        recipe(&model, &out, scheme, &more);
+        recipe(&model, &out, scheme, &more).good();
         assert_eq!(passes(&out, &model, &[])["structure"]["plan"], "manifest");
         fs::remove_file(out.join("manifest.json")).unwrap();
         let report = passes(&out, &model, &[]);
@@ -100,7 +96,7 @@ fn however_it_is_dealt_and_whatever_is_known_of_it() {
     // the split GGUFs of issue 4's recipes
     for recipe_name in ["q4_0-offload", "browser"] {
         let out = home.path().join(recipe_name);
-        recipe(&model, &out, recipe_name, &[]);
+        recipe(&model, &out, recipe_name, &[]).good();
         let first = names(&out).into_iter().find(|name| name.ends_with(".gguf")).unwrap();
         passes(&out.join(first), &model, &[]);
         let refused = verify(&out, &model, &[]);
@@ -117,7 +113,7 @@ struct Broken {
 impl Broken {
     fn new(scheme: &'static str, more: &[&str]) -> Broken {
         let folder = Folder::of("31b");
-        recipe(&folder.path(), &folder.out(), scheme, more);
+        recipe(&folder.path(), &folder.out(), scheme, more).good();
         fs::remove_file(folder.out().join("manifest.json")).unwrap();
         Broken { folder, scheme }
     }
@@ -127,18 +123,16 @@ impl Broken {
     }
 
     fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        let mut json = serde_json::from_slice(&fs::read(self.file(name)).unwrap()).unwrap();
+        let mut json = support::json(&self.file(name));
         change(&mut json);
         fs::write(self.file(name), format!("{json:#}\n")).unwrap();
     }
 
     fn reweigh(&self, change: impl FnOnce(&mut Weights)) {
-        let bytes = fs::read(self.file(WEIGHTS)).unwrap();
-        let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let header: Value = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
-        let mut weights = Weights::parse(&bytes);
+        let format = metadata(&self.folder.out());
+        let mut weights = support::weights(&self.folder.out());
         change(&mut weights);
-        fs::write(self.file(WEIGHTS), weights.to_bytes_with(Some(&header["__metadata__"]))).unwrap();
+        fs::write(self.file(WEIGHTS), weights.to_bytes_with(Some(&format))).unwrap();
     }
 
     /// The failures, held against the recipe and, as far as it is known, by what the folder says itself.
@@ -219,14 +213,14 @@ fn a_shard_of_another_model_is_found() {
         let matrices = weights.tensors.iter_mut().filter(|t| t.shape.len() == 2);
         matrices.for_each(|t| t.data.rotate_left(2 * 33));
     });
-    recipe(&other.path(), &other.out(), "fp8", &shards);
+    recipe(&other.path(), &other.out(), "fp8", &shards).good();
     let count = names(&other.out()).iter().filter(|name| name.ends_with(".safetensors")).count();
     let name = shard_name(2, count);
     fs::copy(other.out().join(&name), ours.file(&name)).unwrap();
     ours.fails(&["hold other values than the base"]);
 
     // a manifest knows before
-    recipe(&ours.folder.path(), &ours.folder.home().join("again"), "fp8", &shards);
+    recipe(&ours.folder.path(), &ours.folder.home().join("again"), "fp8", &shards).good();
     let again = ours.folder.home().join("again");
     fs::copy(other.out().join(&name), again.join(&name)).unwrap();
     let run = verify(&again, &ours.folder.path(), &[]);
@@ -289,7 +283,7 @@ fn what_lies_beside_the_weights_is_looked_at() {
 #[test]
 fn a_recipe_of_the_other_container_is_refused() {
     let folder = Folder::of("31b");
-    recipe(&folder.path(), &folder.out(), "sfp8", &[]);
+    recipe(&folder.path(), &folder.out(), "sfp8", &[]).good();
     let run = verify(&folder.out(), &folder.path(), &["--recipe", "q4_0"]);
     assert!(run.refusal(2).contains("a recipe for safetensors"), "{}", run.stderr);
     // a GGUF has no plan for a folder; predictions can be compared all the same

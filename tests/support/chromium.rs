@@ -1,6 +1,8 @@
 //! A page in headless Chromium, served on localhost by a server that knows only what a page asks: GET, HEAD, and one
 //! POST to `/result`, which ends the visit.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -38,6 +40,17 @@ pub(crate) fn find() -> Option<PathBuf> {
     found
 }
 
+/// The browser without a window, to be told what to open. What it keeps goes into a folder in `dir`.
+pub(crate) fn command(browser: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(browser);
+    command
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .args(["--disable-dev-shm-usage", "--enable-logging=stderr"])
+        .arg(format!("--user-data-dir={}", dir.join("profile").display()));
+    command
+}
+
 /// Opens an address of the server (`/page.html?…`) and waits for what the page posts.
 ///
 /// # Panics
@@ -57,11 +70,7 @@ pub(crate) fn visit(browser: &Path, routes: Routes<'_>, address: &str) -> Value 
 
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
-    let child = Command::new(browser)
-        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .args(["--disable-dev-shm-usage", "--enable-logging=stderr"])
-        .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+    let child = command(browser, dir.path())
         .arg(format!("http://localhost:{port}{address}"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -23,6 +23,11 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints").join(name)
 }
 
+/// A committed text: `calib.txt`, `eval.txt`, …
+pub(crate) fn text(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/text").join(name)
+}
+
 /// A checkpoint folder of a test's own, beside a place for its outputs.
 pub(crate) struct Folder {
     home: TempDir,
@@ -68,7 +73,7 @@ impl Folder {
 
     /// Changes a JSON file.
     pub(crate) fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        let mut json = serde_json::from_slice(&fs::read(self.file(name)).unwrap()).unwrap();
+        let mut json = json(&self.file(name));
         change(&mut json);
         self.write(name, serde_json::to_vec_pretty(&json).unwrap());
     }
@@ -79,7 +84,7 @@ impl Folder {
     }
 
     pub(crate) fn weights(&self) -> Weights {
-        Weights::parse(&fs::read(self.file(WEIGHTS)).unwrap())
+        weights(&self.path())
     }
 
     /// Changes the weights; the file that is written is well-formed again.
@@ -112,6 +117,22 @@ impl Folder {
         change(&mut map);
         self.write(INDEX, json!({ "metadata": {}, "weight_map": map }).to_string());
     }
+}
+
+/// The weights of a folder that has them in one file.
+pub(crate) fn weights(folder: &Path) -> Weights {
+    Weights::parse(&fs::read(folder.join(WEIGHTS)).unwrap())
+}
+
+/// The `__metadata__` of such a folder.
+pub(crate) fn metadata(folder: &Path) -> Value {
+    split(&fs::read(folder.join(WEIGHTS)).unwrap()).0["__metadata__"].take()
+}
+
+/// A JSON file.
+pub(crate) fn json(path: &Path) -> Value {
+    let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// The name of shard `number`, counted from 0.
@@ -291,7 +312,6 @@ pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Comm
     command
 }
 
-/// Runs the binary to its end.
 /// What a tool of llama.cpp says on stdout and stderr. Its log is written by a thread that may not be done when the tool is, so
 /// it is asked again until everything is there; the last time counts.
 pub(crate) fn said(tool: &mut Command, whole: impl Fn(&str, &str) -> bool) -> (String, String) {
@@ -307,6 +327,7 @@ pub(crate) fn said(tool: &mut Command, whole: impl Fn(&str, &str) -> bool) -> (S
     last
 }
 
+/// Runs the binary to its end.
 pub(crate) fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Run {
     Run::of(command(args).output().unwrap())
 }
@@ -320,6 +341,11 @@ pub(crate) fn convert_args(from: &Path, out: &Path, more: &[&str]) -> Vec<String
 /// Converts a folder.
 pub(crate) fn convert(from: &Path, out: &Path, more: &[&str]) -> Run {
     run(convert_args(from, out, more))
+}
+
+/// Converts a folder by a recipe.
+pub(crate) fn recipe(from: &Path, out: &Path, recipe: &str, more: &[&str]) -> Run {
+    convert(from, out, &[&["--recipe", recipe], more].concat())
 }
 
 /// The names in a folder, sorted; none if there is no folder.

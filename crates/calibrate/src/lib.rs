@@ -5,7 +5,9 @@
 //!   (`round.rs`; what a matrix is rounded for: `watch.rs`, `inputs.rs`; the
 //!   matrix: `hessian.rs`, `factor.rs`, `rows.rs`).
 //!
-//! Both stream: hidden states of the whole text, one layer's weights a few rows at a time. The work runs on the caller's
+//! - [`sensitivity`]: what rounding each tensor alone costs in predictions (`sensitivity.rs`, `roundings.rs`).
+//!
+//! All stream: hidden states of the whole text, one layer's weights a few rows at a time. The work runs on the caller's
 //! rayon pool.
 
 mod chosen;
@@ -15,7 +17,9 @@ mod hessian;
 mod inputs;
 mod overlay;
 mod round;
+mod roundings;
 mod rows;
+mod sensitivity;
 mod square;
 mod store;
 mod stream;
@@ -24,5 +28,6 @@ mod watch;
 pub use chosen::{Method, TensorReport};
 pub use collect::importance;
 pub use round::{Target, passes, round, rounds};
+pub use sensitivity::{sample, sensitivity, sensitivity_work};
 pub use store::{RoundedTensors, Store, id};
 pub use stream::Text;

@@ -1,5 +1,6 @@
 //! The raw arguments, as they are typed.
 
+mod budget;
 mod calibrate;
 mod draft;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 
+pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting, Layers};
 
@@ -33,6 +35,7 @@ impl Args {
                 Command::Convert(args) => args.json,
                 Command::Verify(args) => matches!(args.json, Some(None)),
                 Command::Calibrate(args) => args.json,
+                Command::Sensitivity(args) => args.json,
                 Command::Generate(args) => args.json,
                 Command::Draft(args) => args.is_json(),
             }
@@ -49,6 +52,8 @@ pub(crate) enum Command {
     Convert(Convert),
     /// Learn from a text which columns of the weights matter: a file of importance
     Calibrate(Calibrate),
+    /// Measure what rounding each tensor costs: what types are chosen by for a size
+    Sensitivity(Sensitivity),
     /// Check an artifact against its checkpoint: structure, weights, perplexity, KL divergence
     Verify(Verify),
     /// Continue a prompt with the reference runtime
@@ -153,6 +158,8 @@ pub(crate) struct What {
     /// Round by importance: a file of `calibrate` or llama-imatrix, in GGUF form or an older .dat
     #[arg(long, value_name = "FILE")]
     pub(crate) importance: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) budget: Budget,
     /// Set a key of the recipe: unused_kv=drop, metadata.name="My Gemma"
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ::calibrate::{RoundedTensors, Store, Target, Text};
 use ::checkpoint::Checkpoint;
+use ::convert::Options;
 use ::gemma::Model;
 use ::plan::{Artifact, CalibrationEntry, FileEntry, Origin, Plan, Request, byte_size};
 use ::text::Tokenizer;
@@ -12,7 +13,7 @@ use ::verify::{Corpus, Cut, Reader, Scored};
 use tensor::{Error, Result, TensorSource};
 
 use crate::args::CalibrationText;
-use crate::commands::Out;
+use crate::commands::opened::reader;
 use crate::progress::Bar;
 
 /// What of one artifact has been rounded for a text.
@@ -58,14 +59,15 @@ pub(crate) fn names(texts: &[PathBuf]) -> Vec<String> {
 /// Rounds what the recipes want rounded for a text; one entry a request.
 ///
 /// # Errors
-/// `Recipe` for a recipe that wants a text where there is none, and the other way round; what the text and the model say.
+/// `Recipe` for a recipe that wants a text where there is none, and the other way round; what the target, the text and the
+/// model say.
 pub(crate) fn round(
     args: &CalibrationText,
     checkpoint: &Checkpoint,
     model: &Model,
     plan: &Plan,
     requests: &[Request],
-    out: &Out,
+    options: &Options,
     quiet: bool,
 ) -> Result<Vec<Option<Calibrated>>> {
     let wants = |request: &&Request| request.recipe.calibration.is_some();
@@ -82,20 +84,17 @@ pub(crate) fn round(
                 .help("q4_0-calibrated does, and every recipe with --set calibration.method=ldlq."));
         }
         (None, true) => return Ok(requests.iter().map(|_| None).collect()),
-        (Some(_), false) => {}
+        // before hours of work, and not only after them
+        (Some(_), false) => ::convert::check(checkpoint, plan, options)?,
     }
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
-    let reader = Reader {
-        tokenizer: &tokenizer,
-        template: model.templates.default.as_deref(),
-        context: model.config.context,
-    };
+    let reader = reader(&tokenizer, model);
     let texts = args.text.iter().map(|path| ::convert::file_entry(path)).collect::<Result<Vec<_>>>()?;
     let one = |(number, request): (usize, &Request)| {
         let Some(calibration) = &request.recipe.calibration else { return Ok(None) };
         let sequences = sequences(args, calibration.context, &reader)?;
         let run = Run { checkpoint, model, artifact: &plan.artifacts[number], sequences, texts: &texts };
-        let folder = out.folder.join(format!("{}.calibration", request.stem));
+        let folder = options.folder.join(format!("{}.calibration", request.stem));
         let id = run.id(&plan.only(number).digest());
         run.round(&folder, &id, byte_size("--text-memory", &args.text_memory)?, quiet).map(Some)
     };

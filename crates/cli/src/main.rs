@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one crate that talks to people")]
 
 mod args;
+mod budget;
 mod calibration;
 mod commands;
 mod memory;
@@ -28,6 +29,7 @@ fn main() -> std::process::ExitCode {
         Command::Plan(plan) => commands::plan::run(plan),
         Command::Convert(convert) => commands::convert::run(convert),
         Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
+        Command::Sensitivity(sensitivity) => commands::sensitivity::run(sensitivity),
         Command::Verify(verify) => commands::verify::run(verify),
         Command::Generate(generate) => commands::generate::run(generate, json),
         Command::Draft(draft) => commands::draft::run(draft),

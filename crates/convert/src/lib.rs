@@ -15,4 +15,5 @@ mod scales;
 mod target;
 
 pub use manifest::file_entry;
-pub use run::{Finished, Options, Progress, check, run};
+pub use prepare::check;
+pub use run::{Finished, Options, Progress, run};

@@ -13,20 +13,23 @@ use crate::run::Options;
 const WEIGHTS: &str = ".safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Makes the folder, and refuses a target that cannot take the output before anything is read.
-pub(crate) fn prepare(
-    checkpoint: &Checkpoint,
-    plan: &Plan,
-    outputs: &[&OutputFile],
-    options: &Options,
-    manifest_path: &Path,
-) -> Result<()> {
-    let folder = &options.folder;
+/// All files that a plan makes.
+pub(crate) fn outputs(plan: &Plan) -> Vec<&OutputFile> {
+    plan.artifacts.iter().flat_map(|artifact| &artifact.files).collect()
+}
+
+/// Whether the target can take what `plan` writes. [`run`](crate::run) asks this first; long work that leads up to a run
+/// should too. Makes the folder.
+///
+/// # Errors
+/// `Target` for outputs that are there, a disk that is too full, a place that cannot be written.
+pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<()> {
+    let (folder, outputs) = (&options.folder, outputs(plan));
     fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
     if outputs.iter().any(|output| output.name.ends_with(WEIGHTS)) {
-        alone(checkpoint, outputs, folder)?;
+        alone(checkpoint, &outputs, folder)?;
     }
-    vacant(plan, outputs, options, &manifest::read(manifest_path)?)?;
+    vacant(plan, options)?;
     let needed: u64 = outputs.iter().map(|output| output.bytes).sum();
     // what cannot be asked is left to the writes themselves
     if let Ok(disk) = rustix::fs::statvfs(folder) {
@@ -41,20 +44,16 @@ pub(crate) fn prepare(
 }
 
 /// Refuses outputs that are there already, unless they may be replaced.
-pub(crate) fn vacant(
-    plan: &Plan,
-    outputs: &[&OutputFile],
-    options: &Options,
-    manifest: &Manifest,
-) -> Result<()> {
-    for output in outputs {
+pub(crate) fn vacant(plan: &Plan, options: &Options) -> Result<()> {
+    let manifest = manifest::read(&options.manifest())?;
+    for output in outputs(plan) {
         let path = options.folder.join(&output.name);
         match path.symlink_metadata() {
             Ok(found) if found.is_dir() => {
                 return Err(Error::target(path.display(), "a folder has the name of the output")
                     .help("Move it away, or choose another target."));
             }
-            Ok(_) if !options.force => return Err(exists(plan, manifest, &path, output)),
+            Ok(_) if !options.force => return Err(exists(plan, &manifest, &path, output)),
             _ => {}
         }
     }

@@ -14,7 +14,7 @@ use tensor::{Error, Result, TensorSource};
 use crate::lattice;
 use crate::manifest;
 use crate::pass::{Passed, convert};
-use crate::prepare::{prepare, vacant};
+use crate::prepare::{check, outputs, vacant};
 use crate::target::Target;
 
 /// How to run.
@@ -43,6 +43,13 @@ pub struct Options {
     pub tool: String,
 }
 
+impl Options {
+    /// Where the manifest goes.
+    pub(crate) fn manifest(&self) -> PathBuf {
+        Manifest::path(&self.folder, self.named.as_deref())
+    }
+}
+
 /// Told what happens; called from many threads.
 pub trait Progress: Sync {
     /// So many more bytes of the checkpoint have been read and dealt with.
@@ -60,16 +67,6 @@ pub struct Finished {
     pub manifest: PathBuf,
 }
 
-/// Whether the target can take what `plan` writes, for who has long work to do before [`run`]. Makes the folder.
-///
-/// # Errors
-/// `Target` for outputs that are there, a disk that is too full, a place that cannot be written.
-pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<()> {
-    let outputs: Vec<&OutputFile> = plan.artifacts.iter().flat_map(|artifact| &artifact.files).collect();
-    let manifest_path = Manifest::path(&options.folder, options.named.as_deref());
-    prepare(checkpoint, plan, &outputs, options, &manifest_path)
-}
-
 /// Executes `plan` on the current rayon pool.
 ///
 /// # Errors
@@ -81,10 +78,8 @@ pub fn run(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Finished> {
-    let outputs: Vec<&OutputFile> = plan.artifacts.iter().flat_map(|artifact| &artifact.files).collect();
-    let manifest_path = Manifest::path(&options.folder, options.named.as_deref());
-    prepare(checkpoint, plan, &outputs, options, &manifest_path)?;
-
+    check(checkpoint, plan, options)?;
+    let outputs = outputs(plan);
     let mut targets = Vec::with_capacity(outputs.len());
     for output in &outputs {
         let path = options.folder.join(&output.name);
@@ -99,7 +94,7 @@ pub fn run(
         targets.push(target);
     }
     // again, now that no other run can be making them
-    vacant(plan, &outputs, options, &manifest::read(&manifest_path)?)?;
+    vacant(plan, options)?;
 
     let Passed { inputs, digests, repacked } = convert(checkpoint, plan, options, &targets, progress)?;
     checkpoint.check_unchanged()?;
@@ -123,6 +118,7 @@ pub fn run(
             plan_sha256: plan.only(number).digest(),
             target: plan.target.clone(),
             importance: artifact.importance.as_ref().map(|source| source.keys.clone()),
+            allocation: artifact.allocation.clone(),
             calibration: options.calibrations.get(number).cloned().flatten(),
             repacked: repacked.by_ref().take(artifact.files.len()).flatten().collect(),
             inputs: inputs
@@ -137,8 +133,9 @@ pub fn run(
     for entry in &artifacts {
         lattice::notes(&entry.recipe, &entry.repacked).iter().for_each(|note| progress.note(note));
     }
-    publish(targets, &artifacts, options, &manifest_path)?;
-    Ok(Finished { artifacts, manifest: manifest_path })
+    let manifest = options.manifest();
+    publish(targets, &artifacts, options, &manifest)?;
+    Ok(Finished { artifacts, manifest })
 }
 
 /// Gives all outputs and the manifest their names. What can run out of space comes before the first of them.

@@ -19,7 +19,7 @@ pub(crate) const MAX_DIMS: usize = 4;
 
 const ALIGNMENT_KEY: &str = "general.alignment";
 /// What every tensor's offset is a multiple of, unless [`ALIGNMENT_KEY`] says otherwise.
-pub(crate) const DEFAULT_ALIGNMENT: u64 = 32;
+pub const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A tensor and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]

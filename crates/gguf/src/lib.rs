@@ -24,7 +24,7 @@ mod value;
 pub use dtype::{dtype_of, type_id};
 pub use file::GgufFile;
 pub use header::Header;
-pub use layout::{Layout, Placed, ggml_shape};
+pub use layout::{DEFAULT_ALIGNMENT, Layout, Placed, ggml_shape};
 pub use metadata::{FromValue, Metadata};
 pub use set::GgufSet;
 pub use split::{Part, SET, SplitBy, group, part_name, parts, split};

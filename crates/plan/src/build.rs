@@ -7,13 +7,14 @@ use gemma::{Attention, Found, KeySources, Model, Parameters};
 use gguf::{Layout, Metadata, SplitBy};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
+use crate::budget::Allocation;
 use crate::draft::{self, Head};
 use crate::lattice::OnLattice;
 use crate::offload::{Offloaded, set_id};
 use crate::output::Format;
 use crate::presets::{Place, Preset};
 use crate::recipe::{Recipe, UnusedKv, Via};
-use crate::rules::Rules;
+use crate::rules::{Decision, Rules};
 use crate::safetensors;
 use crate::steering::{Given, Steering};
 use crate::types::{
@@ -31,6 +32,15 @@ pub struct Request {
     pub stem: String,
     /// What the rounding is to be steered by.
     pub importance: Option<Given>,
+    /// What its types were chosen by, see [`allocate`](crate::allocate).
+    pub allocation: Option<Allocation>,
+}
+
+impl Request {
+    /// A recipe, with nothing known besides.
+    pub fn new(name: impl Into<String>, recipe: Recipe, stem: impl Into<String>) -> Request {
+        Request { name: name.into(), recipe, stem: stem.into(), importance: None, allocation: None }
+    }
 }
 
 /// Where the checkpoint's tensors are.
@@ -122,11 +132,21 @@ struct Chosen {
     role: &'static str,
     layer: Option<usize>,
     why: String,
+    free: bool,
     from: Origin,
 }
 
-fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
+pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
     let recipe = &request.recipe;
+    if recipe.budget.is_some() {
+        return Err(Error::recipe(
+            "budget",
+            "types are chosen by what rounding costs, which is not known here",
+        )
+        .help(
+            "Give --sensitivity, or a --text to measure it on. Of an artifact, its manifest has the types.",
+        ));
+    }
     let preset = Preset::named(&recipe.types.preset)?;
     let mut notes = Vec::new();
     let (found, mut dropped) = unused_kv(model, shards, recipe, &mut notes);
@@ -169,6 +189,7 @@ fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) -> Result<Art
         files,
         offloaded,
         importance: request.importance.as_ref().map(|given| given.source.clone()),
+        allocation: request.allocation.clone(),
         dropped,
         notes,
     })
@@ -224,7 +245,8 @@ fn choose(
             value += 1;
         }
         let source = shards.tensors[*index].dtype;
-        let (dtype, mut why) = rules.choose(slot, place, source, lattice.keeps(*index), notes)?;
+        let Decision { dtype, mut why, free } =
+            rules.choose(slot, place, source, lattice.keeps(*index), notes)?;
         let desc = TensorDesc::new(&slot.gguf, dtype, gguf::ggml_shape(&slot.shape))?;
         let mut stored = stored(shards, *index, via(shards, *index, dtype, recipe));
         if let Some(kept) = lattice.sees(*index, slot.role, dtype) {
@@ -240,6 +262,7 @@ fn choose(
             role: slot.role,
             layer: slot.layer,
             why,
+            free,
             from: Origin::Checkpoint(stored),
         });
     }
@@ -287,6 +310,7 @@ fn rope_freqs(model: &Model) -> Result<Chosen> {
         role: "rope_freqs",
         layer: None,
         why: "generated from rope_parameters".to_owned(),
+        free: false,
         from: Origin::Generated(values),
     })
 }
@@ -372,6 +396,7 @@ fn lay_out(
                     layer: chosen.layer,
                     offset: placed.offset,
                     why: chosen.why,
+                    free: chosen.free,
                     from: chosen.from,
                 })
             })

@@ -4,6 +4,7 @@
 //! executes it. Where a type comes from is data: `formats/gguf-presets.toml`, `formats/safetensors-schemes.toml`,
 //! `formats/offload.toml` and the recipes.
 
+mod budget;
 mod build;
 mod companions;
 mod draft;
@@ -17,11 +18,13 @@ mod recipe;
 mod rules;
 mod safetensors;
 mod schemes;
+mod sensitivity;
 mod size;
 mod steering;
 mod types;
 mod with_draft;
 
+pub use budget::{Allocation, Budget, allocate};
 pub use build::{CALIBRATION, Request, Shards, plan};
 pub use lattice::{Lattice, to_survey};
 pub use manifest::{ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, Manifest, Repacked};
@@ -36,6 +39,7 @@ pub use recipe::{
 };
 pub use safetensors::OTHER;
 pub use schemes::{Scheme, scheme_names};
+pub use sensitivity::{Cost, Sensitivity};
 pub use size::byte_size;
 pub use steering::{Given, ImportanceKeys, ImportanceSource};
 pub use types::{

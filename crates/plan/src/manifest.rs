@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
 
+use crate::budget::Allocation;
 use crate::types::Target;
 
 use crate::steering::ImportanceKeys;
@@ -40,6 +41,9 @@ pub struct ArtifactEntry {
     /// The importance that steered the rounding, as the keys of the outputs name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importance: Option<ImportanceKeys>,
+    /// What its types were chosen by, if they were chosen by a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<Allocation>,
     /// The text that it was rounded for, and how that went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationEntry>,

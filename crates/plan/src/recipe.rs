@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tensor::{DType, Error, Result};
 
+use crate::budget::Budget;
 use crate::lattice::Lattice;
 use crate::output::{Format, Output};
 use crate::rules;
@@ -38,6 +39,9 @@ pub struct Recipe {
     /// Files.
     #[serde(default)]
     pub output: Output,
+    /// A limit by which types are chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Rounding for a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
@@ -174,6 +178,9 @@ pub struct TypeRule {
     /// A model may have no such tensor.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+    /// Why, for who looks at the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// The least that `verify` asks of what a recipe makes. Missing limits are not asked.
@@ -272,6 +279,7 @@ impl Recipe {
         self.output.offload_classes()?;
         self.verify.check()?;
         self.draft.as_ref().map_or(Ok(()), WithDraft::check)?;
+        self.budget.as_ref().map_or(Ok(()), Budget::check)?;
         let embeddings = [
             ("types.token_embd", self.types.token_embd),
             ("types.per_layer_token_embd", self.types.per_layer_token_embd),
@@ -303,6 +311,7 @@ impl Recipe {
                     ("types.per_layer_token_embd", per_layer_token_embd.is_some()),
                     ("types.via", *via != Via::default()),
                     ("types.lattice", *lattice != Lattice::default()),
+                    ("budget", self.budget.is_some()),
                     ("calibration", self.calibration.is_some()),
                     ("types.rules", !rules.is_empty()),
                     ("output.split_max_size", self.output.split_max_size.is_some()),
@@ -370,16 +379,30 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
     Ok(())
 }
 
-mod type_name {
+pub(crate) mod type_name {
     use serde::{Deserialize, Deserializer, Serializer};
     use tensor::DType;
 
-    pub(super) fn serialize<S: Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(dtype.name())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DType, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DType, D::Error> {
         String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+pub(crate) mod type_names {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use tensor::DType;
+
+    pub(crate) fn serialize<S: Serializer>(types: &[DType], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(types.iter().map(|dtype| dtype.name()))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<DType>, D::Error> {
+        let names = Vec::<String>::deserialize(from)?;
+        names.iter().map(|name| name.parse().map_err(serde::de::Error::custom)).collect()
     }
 }
 
@@ -387,14 +410,14 @@ mod optional_type {
     use serde::{Deserializer, Serializer};
     use tensor::DType;
 
-    pub(super) fn serialize<S: Serializer>(dtype: &Option<DType>, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(dtype: &Option<DType>, to: S) -> Result<S::Ok, S::Error> {
         match dtype {
             Some(dtype) => super::type_name::serialize(dtype, to),
             None => to.serialize_none(),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DType>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DType>, D::Error> {
         super::type_name::deserialize(from).map(Some)
     }
 }

@@ -23,6 +23,14 @@ struct Rule<'a> {
     effect: Effect,
 }
 
+/// The type of a tensor.
+pub(crate) struct Decision {
+    pub(crate) dtype: DType,
+    pub(crate) why: String,
+    /// Nobody has named it: it is the preset's.
+    pub(crate) free: bool,
+}
+
 /// What has become of a rule so far.
 #[derive(Default)]
 struct Effect {
@@ -66,7 +74,8 @@ impl<'a> Rules<'a> {
         source: DType,
         on_lattice: bool,
         notes: &mut Vec<String>,
-    ) -> Result<(DType, String)> {
+    ) -> Result<Decision> {
+        let decided = |dtype, why: String| Decision { dtype, why, free: false };
         let flat = gguf::ggml_shape(&slot.shape).len() < 2;
         let fixed = match slot.store {
             Store::F32 => Some((DType::F32, "always f32")),
@@ -77,7 +86,7 @@ impl<'a> Rules<'a> {
         };
         if let Some((dtype, why)) = fixed {
             self.matching(&slot.gguf, Some(PROTECTED));
-            return Ok((dtype, why.to_owned()));
+            return Ok(decided(dtype, why.to_owned()));
         }
         let cols = slot.shape.last().copied().unwrap_or(1);
         if let Some(rule) = self.matching(&slot.gguf, None) {
@@ -85,7 +94,8 @@ impl<'a> Rules<'a> {
                 return Err(Error::recipe(self::place(rule), format!("{} cannot take this type", slot.gguf))
                     .expected(format!("rows of a multiple of {}", rule.dtype.block_len()), cols));
             }
-            return Ok((rule.dtype, format!("rule {:?}", rule.tensors)));
+            let why = rule.why.clone().unwrap_or_else(|| format!("rule {:?}", rule.tensors));
+            return Ok(decided(rule.dtype, why));
         }
         let named = match slot.role {
             "token_embd" => self.recipe.types.token_embd,
@@ -97,13 +107,14 @@ impl<'a> Rules<'a> {
             None if on_lattice => (DType::Q4_0, "lattice"),
             None => self.preset.choose(self.config, slot, place),
         };
+        let free = named.is_none() && !on_lattice;
         let dtype = fall_back(wanted, cols);
         if dtype == wanted {
-            return Ok((dtype, why.to_owned()));
+            return Ok(Decision { dtype, why: why.to_owned(), free });
         }
         let why = format!("rows of {cols} are not whole blocks of {wanted}: falls back to {dtype}");
         notes.push(format!("{}: {why}", slot.role));
-        Ok((dtype, why))
+        Ok(Decision { dtype, why, free })
     }
 
     /// What the converter writes for tensors that are not quantised: BF16, but nothing less than the checkpoint has

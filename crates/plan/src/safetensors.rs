@@ -97,6 +97,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
         files,
         offloaded,
         importance: None,
+        allocation: None,
         dropped: left_out,
         notes,
     })
@@ -146,6 +147,7 @@ fn unit(
             layer,
             offset: 0,
             why: why.to_owned(),
+            free: false,
             from,
         })
     };

@@ -17,13 +17,20 @@ const UNITS: [(&str, u64); 9] = [
 /// `2GB` → 2,000,000,000. `G`, `GB`, `M` and `MB` are powers of ten, `GiB` and `MiB` of two. `place` is for the error.
 ///
 /// # Errors
-/// `Recipe` when it is no whole number of bytes above 0.
+/// `Recipe` when it is no number of bytes above 0.
 pub fn byte_size(place: &str, text: &str) -> Result<u64> {
     let (number, unit) = UNITS
         .iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
         .unwrap_or((text, 1));
-    let size = number.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
+    let number = number.trim();
+    let whole = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    // 3.2GB; a fraction of a byte is none
+    let size = whole.or_else(|| {
+        let decimal = number.bytes().all(|b| b.is_ascii_digit() || b == b'.') && unit > 1;
+        number.parse::<f64>().ok().filter(|_| decimal).map(|n| (n * unit as f64) as u64)
+    });
+    let size = size.filter(|&n| n > 0 && n < u64::MAX);
     size.ok_or_else(|| Error::recipe(place, "no size in bytes").expected("such as 2GB or 500MiB", text))
 }
 
@@ -38,6 +45,8 @@ mod tests {
         assert_eq!(bytes("1GiB").unwrap(), 1 << 30);
         assert_eq!(bytes("2G").unwrap(), 2_000_000_000);
         assert_eq!(bytes("4096").unwrap(), 4096);
+        assert_eq!(bytes("3.2GB").unwrap(), 3_200_000_000);
+        assert!(bytes("4096.5").is_err() && bytes("1e3GB").is_err() && bytes("0.0GB").is_err());
         assert!(bytes("-1GB").unwrap_err().to_string().contains("--memory"));
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tensor::{DType, TensorDesc};
 
+use crate::budget::Allocation;
 use crate::offload::Offloaded;
 use crate::steering::ImportanceSource;
 
@@ -65,6 +66,10 @@ pub struct Artifact {
     /// The importance that steers its rounding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub importance: Option<ImportanceSource>,
+    /// What its types were chosen by, if they were chosen by a budget. They are all in the recipe; so it is not in the
+    /// digest.
+    #[serde(skip)]
+    pub allocation: Option<Allocation>,
     /// What it leaves out, and why.
     pub dropped: Vec<Dropped>,
     /// What a reader should know: fall-backs, tensors that are kept though never read.
@@ -105,6 +110,9 @@ pub struct OutputTensor {
     pub bytes: u64,
     /// Why it has this type.
     pub why: String,
+    /// Nobody has named its type: it is the preset's.
+    #[serde(skip)]
+    pub free: bool,
     /// Where its values come from.
     pub from: Origin,
 }

@@ -81,7 +81,7 @@ impl Expected {
         }
         let given = |keys| Given { source: ImportanceSource { keys, file: None }, entries: None };
         let importance = from.importance.clone().map(given);
-        let request = [Request { name: plan.clone(), recipe, stem: "model".to_owned(), importance }];
+        let request = [Request { importance, ..Request::new(&plan, recipe, "model") }];
         let mut shards = Shards::of(checkpoint);
         if request[0].recipe.types.lattice != Lattice::Off {
             shards.surveys = checkpoint.survey(&plan::to_survey(model, &shards, &request))?;
@@ -114,7 +114,7 @@ impl Expected {
     fn of_folder(checkpoint: &Checkpoint, model: &Model, from: &Provenance) -> Result<Expected> {
         let Provenance { recipe, plan, binding, .. } = from.clone();
         let metadata = folder::keys(checkpoint, &model.config)?;
-        let request = Request { name: plan.clone(), recipe, stem: String::new(), importance: None };
+        let request = Request::new(&plan, recipe, "");
         let planned = plan::plan(model, &Shards::of(checkpoint), &[request])?;
         let numbers: HashMap<&str, usize> =
             checkpoint.tensors().iter().enumerate().map(|(i, desc)| (desc.name.as_str(), i)).collect();

@@ -93,6 +93,32 @@ fn groups(sequences: &[Sequence], tokens: usize) -> Vec<Range<usize>> {
     runs(sequences.iter().map(|sequence| sequence.tokens.len()), tokens)
 }
 
+/// How far models are from a base in predicting what follows each token: mean KL divergences in nats, one a model. A model
+/// comes with its hidden states after the last layer, as many rows as the base's.
+///
+/// # Errors
+/// What the models say.
+pub fn divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matrix)]) -> Result<Vec<f64>> {
+    let rows = base.1.rows();
+    let normed = |(model, hidden): &(&Model<'_>, Matrix)| model.norm(hidden);
+    let (of_base, states) = (base.0.norm(base.1)?, others.iter().map(normed).collect::<Result<Vec<_>>>()?);
+    let mut sums = vec![vec![Row::new(0); rows]; others.len()];
+    let vocab = base.0.config().vocab;
+    for from in (0..vocab).step_by(PIECE) {
+        let range = from..(from + PIECE as u64).min(vocab);
+        let expected = base.0.logits(&of_base, range.clone())?;
+        for ((sums, (model, _)), state) in sums.iter_mut().zip(others).zip(&states) {
+            let logits = model.logits(state, range.clone())?;
+            let take = |(row, sums): (usize, &mut Row)| {
+                sums.take(from as usize, logits.row(row), Some(expected.row(row)));
+            };
+            sums.par_iter_mut().enumerate().for_each(take);
+        }
+    }
+    let kld = |row: &Row| row.finish_against(0).against.map_or(0.0, |against| against.kld);
+    Ok(sums.iter().map(|sums| sums.iter().map(kld).sum::<f64>() / rows.max(1) as f64).collect())
+}
+
 /// The normalised hidden states that scored tokens are predicted from, in their order.
 pub(crate) fn states(
     model: &Model<'_>,

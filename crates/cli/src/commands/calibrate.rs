@@ -6,22 +6,19 @@ use std::time::Instant;
 use ::calibrate::Text;
 use ::importance::Importance;
 use ::plan::byte_size;
-use ::verify::Reader;
 use serde_json::json;
 use tensor::{Error, Result};
 
 use crate::args;
 use crate::calibration::{names, sequences};
 use crate::commands::opened::Opened;
+use crate::commands::threads;
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::table::grouped;
 
 pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
-        .build_global()
-        .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))?;
+    threads(args.threads)?;
     if args.out.exists() && !args.force {
         return Err(
             Error::target(args.out.display(), "the output exists already").help("Use --force to replace it.")
@@ -75,15 +72,9 @@ pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
 
 fn collect(args: &args::Calibrate, path: &std::path::Path) -> Result<Importance> {
     let opened = Opened::new(path)?;
-    let config = opened.config();
-    let reader = Reader {
-        tokenizer: &opened.tokenizer,
-        template: opened.template.as_deref(),
-        context: config.context,
-    };
-    let sequences = sequences(&args.text, args.context, &reader)?;
+    let sequences = sequences(&args.text, args.context, &opened.reader())?;
     let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
-    let bar = Bar::steps("calibrating", tokens * config.layers() as u64, args.quiet);
+    let bar = Bar::steps("calibrating", tokens * opened.config().layers() as u64, args.quiet);
     let text = Text {
         sequences: &sequences,
         names: names(&args.text.text),

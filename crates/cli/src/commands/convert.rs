@@ -10,32 +10,28 @@ use serde_json::json;
 use tensor::{Error, Result};
 
 use crate::args::{self, Convert};
+use crate::budget::Costs;
 use crate::calibration::{self, Calibrated};
-use crate::commands::{Out, Planned, draft, plan_for, requests};
+use crate::commands::{Out, Planned, draft, plan_for, requests, threads};
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::table::{Table, grouped};
 
 pub(crate) fn run(args: &args::Convert) -> Result<Output> {
-    threads(args)?;
+    threads(args.threads)?;
     // first: they are small, and what does not go together is found out
     let drafts = draft::of_recipes(args)?;
     let of_target = Convert { text: drafts.text_left.unwrap_or_else(|| args.text.clone()), ..args.clone() };
-    let mut output = run_with(&of_target, |requests| plan_for(&args.model, requests))?;
+    let mut output = run_with(&of_target, |requests| {
+        let out = Out::new(&args.out);
+        plan_for(&args.model, requests, &Costs::of(&of_target, &out.folder))
+    })?;
     if !drafts.made.is_empty() {
         output.json["drafts"] = drafts.made.iter().map(|made| made.json.clone()).collect();
         output.text =
             drafts.made.iter().map(|made| made.text.as_str()).chain([output.text.as_str()]).collect();
     }
     Ok(output)
-}
-
-/// Sets up the threads of the process: once, before any work.
-pub(crate) fn threads(args: &args::Convert) -> Result<()> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
-        .build_global()
-        .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))
 }
 
 /// As [`run`], of what `plan_for` opens; without drafts.
@@ -59,9 +55,8 @@ pub(crate) fn run_with(
         settings: requests.iter().map(|r| serde_json::to_value(&r.recipe).unwrap_or_default()).collect(),
         tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    // before hours of work, and not only after them
-    ::convert::check(&checkpoint, &plan, &options)?;
-    let calibrated = calibration::round(&args.text, &checkpoint, &model, &plan, &requests, &out, args.quiet)?;
+    let calibrated =
+        calibration::round(&args.text, &checkpoint, &model, &plan, &requests, &options, args.quiet)?;
     options.rounded = calibrated.iter().map(|c| c.as_ref().map(|c| c.tensors.clone())).collect();
     options.calibrations = calibrated.iter().map(|c| c.as_ref().map(|c| c.entry.clone())).collect();
 

@@ -10,12 +10,13 @@ use ::checkpoint::{Checkpoint, SafetensorsWriter};
 use ::gemma::{Extraction, Model};
 use ::plan::{Format, Request, Target, hex};
 use ::text::Tokenizer;
-use ::verify::{Choice, Corpus, Cut, Reader, Scored};
+use ::verify::{Choice, Corpus, Cut, Scored};
 use serde_json::json;
 use tensor::{Error, Result, TensorSink, TensorSource};
 
 use crate::args::{self, Layers};
-use crate::commands::{Out, Planned, convert, requests, shards};
+use crate::commands::opened::reader;
+use crate::commands::{Out, Planned, convert, requests, shards, threads};
 use crate::outcome::Output;
 use crate::progress::Bar;
 
@@ -28,7 +29,7 @@ const COMPANIONS: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "README.md"];
 
 pub(crate) fn run(args: &args::DraftExtract) -> Result<Output> {
-    convert::threads(&args.convert)?;
+    threads(args.convert.threads)?;
     made(args)
 }
 
@@ -118,14 +119,9 @@ fn chosen(args: &args::DraftExtract, whole: &Checkpoint, model: &Model, count: u
             .help("Give one with --text, or the numbers of the layers: --layers 0,3,7."));
     }
     let tokenizer = Tokenizer::from_checkpoint(whole)?;
-    let reader = Reader {
-        tokenizer: &tokenizer,
-        template: model.templates.default.as_deref(),
-        context: model.config.context,
-    };
     let pieces = text.chunks.as_ref().map_or(0..PIECES, |chunks| chunks.0.clone());
     let cut = Cut { context: args.context, most: Some(pieces.end), scored: Scored::Answers };
-    let Corpus { mut sequences, .. } = Corpus::read(&text.text, &reader, &cut)?;
+    let Corpus { mut sequences, .. } = Corpus::read(&text.text, &reader(&tokenizer, model), &cut)?;
     let first = pieces.start.min(sequences.len());
     sequences.drain(..first);
     if sequences.is_empty() {

@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use ::runtime::{Draft, Model};
 use ::verify::{Corpus, Cut, DRAFT_SCHEMA, DraftReport, Measured, Reader, Said, Scored, Sequence, Speaking};
-use tensor::{Error, Result};
+use tensor::Result;
 
 use crate::args;
 use crate::commands::drafter::OpenedDraft;
 use crate::commands::opened::Opened;
+use crate::commands::threads;
 use crate::commands::verify::{base_info, write};
 use crate::outcome::Output;
 use crate::progress::Bar;
@@ -20,19 +21,13 @@ use crate::speculation::Speculation;
 const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
 
 pub(crate) fn run(args: &args::DraftMeasure) -> Result<Output> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
-        .build_global()
-        .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))?;
+    threads(args.threads)?;
     let target = Opened::new(&args.target)?;
     let opened_draft = OpenedDraft::new(&args.draft, &target)?;
     let model = target.runtime(&args.target)?;
     let draft = opened_draft.runtime(target.config())?;
-    let reader = Reader {
-        tokenizer: &target.tokenizer,
-        template: target.template.as_deref(),
-        context: target.config().context.min(draft.context()),
-    };
+    let reader = target.reader();
+    let reader = Reader { context: reader.context.min(draft.context()), ..reader };
     let cut = Cut { context: args.context, most: Some(args.chunks), scored: Scored::Answers };
     let Corpus { sequences, text, .. } = Corpus::read(&args.text, &reader, &cut)?;
 

@@ -1,4 +1,4 @@
-//! One file a command, and what they share: from arguments to a plan.
+//! One file a command, and what they share: the threads, and the way from arguments to a plan.
 
 pub(crate) mod calibrate;
 pub(crate) mod convert;
@@ -8,8 +8,9 @@ mod extract;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 mod measure;
-mod opened;
+pub(crate) mod opened;
 pub(crate) mod plan;
+pub(crate) mod sensitivity;
 pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,13 @@ use ::plan::{
 use tensor::{Error, Result};
 
 use crate::args::What;
+use crate::budget::Costs;
+
+/// Sets up the threads of the process: once, before any work.
+pub(crate) fn threads(count: usize) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build_global();
+    pool.map_err(|e| Error::recipe(format!("--threads {count}"), e))
+}
 
 /// Where the outputs go.
 pub(crate) struct Out {
@@ -89,6 +97,7 @@ fn importance(path: &Path) -> Result<Given> {
 /// `--set` and the options that stand for keys of a recipe.
 fn settings(what: &What) -> Vec<String> {
     let mut settings = what.settings.clone();
+    settings.extend(what.budget.settings());
     if let Some(size) = &what.split_max_size {
         settings.push(format!("output.split_max_size={size:?}")); // a text, even if it is a number
     }
@@ -128,6 +137,7 @@ fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
                 dtype: dtype.parse()?,
                 variants: Vec::new(),
                 optional: false,
+                why: None,
             })
         })
     };
@@ -140,6 +150,7 @@ fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
             dtype: dtype.parse()?,
             variants: Vec::new(),
             optional: false,
+            why: None,
         })
     };
     let rules = what.tensor_types.iter().map(rule);
@@ -149,7 +160,8 @@ fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
     let mut first = rules.chain(embeddings).collect::<Result<Vec<_>>>()?;
     first.append(&mut recipe.types.rules);
     recipe.types.rules = first;
-    Ok(Request { stem: format!("model-{name}"), name, recipe, importance: None })
+    let stem = format!("model-{name}");
+    Ok(Request::new(name, recipe, stem))
 }
 
 /// A checkpoint with the plan for it.
@@ -170,10 +182,12 @@ pub(crate) fn shards<'a>(
     Ok(Shards { surveys, ..shards })
 }
 
-/// Opens a checkpoint and plans the requests.
-pub(crate) fn plan_for(path: &Path, requests: &[Request]) -> Result<Planned> {
+/// Opens a checkpoint and plans the requests, with types by budget for those that have one.
+pub(crate) fn plan_for(path: &Path, requests: &mut [Request], costs: &Costs<'_>) -> Result<Planned> {
     let checkpoint = Checkpoint::open(path)?;
     let model = Model::open(&checkpoint)?;
-    let plan = ::plan::plan(&model, &shards(&checkpoint, &model, requests)?, requests)?;
+    let shards = shards(&checkpoint, &model, requests)?;
+    costs.choose(requests, &checkpoint, &model, &shards)?;
+    let plan = ::plan::plan(&model, &shards, requests)?;
     Ok(Planned { checkpoint, model, plan })
 }

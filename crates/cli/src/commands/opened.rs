@@ -7,7 +7,7 @@ use ::gemma::{Config, Inventory, Model};
 use ::gguf::GgufSet;
 use ::runtime::Weights;
 use ::text::Tokenizer;
-use ::verify::Artifact;
+use ::verify::{Artifact, Reader};
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
 
@@ -60,6 +60,12 @@ impl Given {
             Given::Folder(folder) => Opened::checkpoint(folder),
         }
     }
+}
+
+/// How a model of a checkpoint reads a text.
+pub(crate) fn reader<'a>(tokenizer: &'a Tokenizer, model: &'a Model) -> Reader<'a> {
+    let template = model.templates.default.as_deref();
+    Reader { tokenizer, template, context: model.config.context }
 }
 
 /// The first GGUF in a folder that is no checkpoint.
@@ -131,6 +137,12 @@ impl Opened {
             Container::Checkpoint(checkpoint, _) => Artifact::Folder(checkpoint),
             Container::Gguf(set, _) => Artifact::Gguf(set),
         }
+    }
+
+    /// How it reads a text.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        let context = self.config().context;
+        Reader { tokenizer: &self.tokenizer, template: self.template.as_deref(), context }
     }
 
     /// The model that runs. `path` is for errors.

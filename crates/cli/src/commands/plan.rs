@@ -9,16 +9,19 @@ use ::plan::{Artifact, Dropped, Plan};
 use tensor::Result;
 
 use crate::args;
+use crate::budget::Costs;
 use crate::commands::{Out, requests, shards};
 use crate::memory::{self, MemoryPlan};
 use crate::outcome::Output;
 use crate::table::{Table, grouped};
 
 pub(crate) fn run(args: &args::Plan) -> Result<Output> {
-    let requests = requests(&args.what, &Out::new(&args.out))?;
+    let mut requests = requests(&args.what, &Out::new(&args.out))?;
     let checkpoint = Checkpoint::open(&args.model)?;
     let model = Model::open(&checkpoint)?;
     let shards = shards(&checkpoint, &model, &requests)?;
+    let costs = args.what.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
+    costs.choose(&mut requests, &checkpoint, &model, &shards)?;
     let plan = ::plan::plan(&model, &shards, &requests)?;
     let memory = memory::of(args, &model, &shards, &plan)?;
     let mut json = serde_json::to_value(&plan).unwrap_or_default();

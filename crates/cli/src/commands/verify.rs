@@ -10,13 +10,13 @@ use ::plan::{Format, Recipe, Thresholds, byte_size};
 use ::runtime::Model;
 use ::verify::{
     Artifact, Base, Corpus, Cut, Expected, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Provenance,
-    Reader, Report, SCHEMA, Scored, Severity, Skipped, Step, Structure, Threshold,
+    Report, SCHEMA, Scored, Severity, Skipped, Step, Structure, Threshold,
 };
 use tensor::{Error, Result};
 
 use crate::args;
 use crate::commands::opened::{Container, Given, Opened};
-use crate::commands::recipe_text;
+use crate::commands::{recipe_text, threads};
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::report;
@@ -26,10 +26,7 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         Thresholds { max_kld: args.max_kld, max_ppl_ratio: args.max_ppl_ratio, min_top1: args.min_top1 };
     asked.check()?;
     let memory = byte_size("--memory", &args.memory)?;
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
-        .build_global()
-        .map_err(|e| Error::recipe(format!("--threads {}", args.threads), e))?;
+    threads(args.threads)?;
 
     let artifact = Given::open(&args.artifact)?;
     let against = args.against.as_deref().map(Against::open).transpose()?;
@@ -192,11 +189,7 @@ fn text(
         Some(Against::Logits(file)) if args.text.is_empty() => of_logits(file, &args.against, reader),
         _ => Corpus::read(
             &args.text,
-            &Reader {
-                tokenizer: &reader.tokenizer,
-                template: reader.template.as_deref(),
-                context: reader.config().context,
-            },
+            &reader.reader(),
             &Cut {
                 context: args.context,
                 most: args.chunks,

@@ -59,10 +59,13 @@ pub fn verdict(
     let mut recipes = Vec::new();
     for (name, _) in Recipe::embedded() {
         let recipe = Recipe::from_toml(Recipe::embedded_text(&name).unwrap_or_default(), &name)?;
+        if recipe.budget.is_some() {
+            continue; // it takes what it is given
+        }
         if recipe.types.lattice == Lattice::Require && !shards.surveys.values().any(Survey::lies) {
             continue; // it would refuse these weights
         }
-        let request = Request { name: name.clone(), recipe, stem: "model".to_owned(), importance: None };
+        let request = Request::new(&name, recipe, "model");
         for artifact in plan(model, shards, &[request])?.artifacts {
             let (now, needed, largest_context) = need(model, &artifact, conditions, limit);
             let smallest = total(&memory(model, &artifact, conditions.at(1)));

@@ -17,8 +17,9 @@ const LEVELS: &[(u8, &[&str])] = &[
     (2, &["checkpoint", "importance"]),
     (3, &["gemma", "text"]),
     (4, &["plan", "runtime"]),
-    (5, &["calibrate", "convert", "verify"]),
-    (6, &[CLI]),
+    (5, &["convert", "verify"]),
+    (6, &["calibrate"]),
+    (7, &[CLI]),
 ];
 
 /// The root package; the document may call it by its folder, `cli`.

@@ -1,0 +1,293 @@
+//! What rounding each tensor alone costs: how far a model's predictions move when that tensor has a 4-bit type, and how much
+//! its weights are off in every type.
+//!
+//! One pass takes the text through the model as it is. A model with a rounded tensor of layer ℓ sets out from what came
+//! before ℓ there, so that of all its layers only those behind are computed again. Not every layer of a large model is
+//! measured: [`Sensitivity::kld`] says what of the others.
+
+use std::collections::BTreeMap;
+
+use gemma::{Inventory, Store};
+use importance::Importance;
+use plan::{Cost, Sensitivity};
+use quant::Simd;
+use rayon::prelude::*;
+use runtime::{Batch, Matrix, Model, Weights, bytes_of_token};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
+
+use crate::roundings::{Rounding, Roundings, of_row, values};
+use crate::store::id;
+use crate::stream::{Text, batches};
+
+/// What tensors are rounded to.
+const REFERENCE: DType = DType::Q4_0;
+/// The types whose errors are taken.
+const TYPES: &[DType] = &[
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::IQ4_XS,
+    DType::IQ4_NL,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q4_K,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q5_K,
+    DType::Q6_K,
+    DType::Q8_0,
+    DType::F16,
+    DType::BF16,
+];
+/// Tensors whose cost is measured, about: enough to see how a role's cost changes from the first layer to the last.
+const MEASURED: usize = 72;
+/// How many at a time, at most: when they are done, what is known is kept.
+const TOGETHER: usize = 16;
+/// Tokens to measure on: what a tensor costs in comparison with others is known by then.
+const TOKENS: usize = 1024;
+/// Fewer tokens say nothing.
+const ENOUGH: usize = 256;
+/// Values of a tensor whose errors are taken, about.
+const SAMPLE: u64 = 1 << 18;
+
+/// A tensor that could be rounded.
+struct Target {
+    role: &'static str,
+    layer: Option<usize>,
+    name: String,
+    /// In the source.
+    index: usize,
+    unused: bool,
+}
+
+/// Tensors that there is a type to choose for: matrices whose rows are whole blocks.
+fn targets(inventory: &Inventory, tensors: &[TensorDesc]) -> Vec<Target> {
+    let found = inventory.text.iter().filter(|found| {
+        let desc = &tensors[found.index];
+        found.slot.store == Store::Recipe
+            && gguf::ggml_shape(&found.slot.shape).len() > 1
+            && REFERENCE.row_bytes(desc.cols()).is_some()
+    });
+    let target = |found: &gemma::Found| Target {
+        role: found.slot.role,
+        layer: found.slot.layer,
+        name: found.slot.gguf.clone(),
+        index: found.index,
+        unused: found.slot.unused,
+    };
+    found.map(target).collect()
+}
+
+/// The targets to measure, in the order of layers: of each role as many, evenly spread.
+fn chosen(targets: &[Target]) -> Vec<usize> {
+    let mut roles: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (number, target) in targets.iter().enumerate().filter(|(_, target)| !target.unused) {
+        roles.entry(target.role).or_default().push(number);
+    }
+    let most = (MEASURED / roles.len().max(1)).max(2);
+    let spread = |all: &Vec<usize>| -> Vec<usize> {
+        let count = all.len().min(most);
+        (0..count).map(|n| all[n * (all.len() - 1) / (count - 1).max(1)]).collect()
+    };
+    let mut chosen: Vec<usize> = roles.values().flat_map(spread).collect();
+    chosen.sort_by_key(|&number| (targets[number].layer, number));
+    chosen
+}
+
+/// What [`sensitivity`] reports: tokens by layers.
+pub fn sensitivity_work(
+    config: &gemma::Config,
+    inventory: &Inventory,
+    tensors: &[TensorDesc],
+    tokens: u64,
+) -> u64 {
+    let targets = targets(inventory, tensors);
+    let layers = config.layers();
+    let behind = |&number: &usize| (layers - targets[number].layer.unwrap_or(0)) as u64;
+    // once more for importance, and once for the base
+    tokens * (2 * layers as u64 + chosen(&targets).iter().map(behind).sum::<u64>())
+}
+
+/// Some pieces of a text, evenly spread, that are enough to measure on.
+pub fn sample(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    let longest = sequences.iter().map(Vec::len).max().unwrap_or(1).max(1);
+    let count = TOKENS.div_ceil(longest).min(sequences.len());
+    (0..count).map(|n| sequences[n * sequences.len() / count].clone()).collect()
+}
+
+/// Measures the costs of a model, which the result knows by `fingerprint`. `known` is what an earlier run has measured: of the
+/// same, the rest is added. `keep` is told whenever more is known.
+///
+/// # Errors
+/// `Recipe` for too little text; what the model and `keep` say.
+pub fn sensitivity(
+    model: &Model<'_>,
+    (source, inventory): (&dyn TensorSource, &Inventory),
+    text: &Text<'_>,
+    fingerprint: &[u8],
+    known: Option<Sensitivity>,
+    keep: &mut dyn FnMut(&Sensitivity) -> Result<()>,
+) -> Result<Sensitivity> {
+    if text.tokens() < ENOUGH {
+        return Err(Error::recipe("calibration text", "too little to measure what rounding costs")
+            .expected(format!("at least {ENOUGH} tokens"), text.tokens())
+            .help("A few pages are enough; of the kinds of text that the model is for."));
+    }
+    let id = id(&[fingerprint], text.sequences);
+    let targets = targets(inventory, source.tensors());
+    let chosen = chosen(&targets);
+    let known = known.filter(|known| known.id == id);
+    let missing = |found: &Sensitivity| -> Vec<usize> {
+        let unknown = |name: &str| found.tensors.get(name).is_some_and(|cost| cost.kld.is_none());
+        chosen.iter().copied().filter(|&number| unknown(&targets[number].name)).collect()
+    };
+    if let Some(known) = known.as_ref().filter(|known| missing(known).is_empty()) {
+        return Ok(known.clone());
+    }
+    let importance = crate::importance(model, inventory, text)?;
+    let mut found = match known {
+        Some(known) => known,
+        None => Sensitivity {
+            model: plan::hex(fingerprint),
+            id,
+            texts: text.names.clone(),
+            tokens: text.tokens() as u64,
+            reference: REFERENCE,
+            tensors: costs(source, &targets, &importance)?,
+        },
+    };
+    let mut whole = batches(model, text.sequences)?;
+    (0..model.config().layers()).try_for_each(|layer| pass(model, layer, &mut whole, text.progress))?;
+    let reference = hidden(&whole);
+    drop(whole);
+    let bytes = bytes_of_token(model.config()) * text.tokens() as u64;
+    let together = ((text.memory / bytes) as usize).clamp(1, TOGETHER);
+    for group in missing(&found).chunks(together) {
+        let group: Vec<&Target> = group.iter().map(|&number| &targets[number]).collect();
+        let klds = measure(model, (source, inventory), &group, &importance, text, &reference)?;
+        for (target, kld) in group.iter().zip(klds) {
+            if let Some(cost) = found.tensors.get_mut(&target.name) {
+                cost.kld = Some(kld.max(0.0));
+            }
+        }
+        keep(&found)?;
+    }
+    Ok(found)
+}
+
+/// Errors of all types, without KL divergences.
+fn costs(
+    source: &dyn TensorSource,
+    targets: &[Target],
+    importance: &Importance,
+) -> Result<BTreeMap<String, Cost>> {
+    let cost = |target: &Target| {
+        let weights = importance.get(&target.name).map(|entry| entry.weights());
+        let errors = errors(source, target.index, weights.as_deref())?;
+        Ok((
+            target.name.clone(),
+            Cost { role: target.role.to_owned(), layer: target.layer, kld: None, errors },
+        ))
+    };
+    targets.par_iter().map(cost).collect()
+}
+
+/// Relative squared errors by type, of a sample of rows.
+fn errors(
+    source: &dyn TensorSource,
+    index: usize,
+    importance: Option<&[f32]>,
+) -> Result<BTreeMap<String, f64>> {
+    let desc = &source.tensors()[index];
+    let (rows, cols) = (desc.rows(), desc.cols() as usize);
+    let count = (SAMPLE / desc.cols()).clamp(1, rows);
+    let types = || TYPES.iter().filter(|dtype| dtype.row_bytes(desc.cols()).is_some());
+    let mut sums: BTreeMap<DType, f64> = types().map(|dtype| (*dtype, 0.0)).collect();
+    let (mut size, mut bytes, mut rounded) = (0.0, Vec::new(), vec![0.0; cols]);
+    for n in 0..count {
+        let row = n * rows / count;
+        let x = values(source, index, row..row + 1)?;
+        let weights = importance.map(|all| of_row(all, desc, row));
+        let weighted = |of: &dyn Fn(usize) -> f64| -> f64 {
+            (0..cols).map(|col| weights.map_or(1.0, |w| f64::from(w[col])) * of(col)).sum()
+        };
+        size += weighted(&|col| f64::from(x[col]).powi(2));
+        for (dtype, sum) in &mut sums {
+            bytes.resize(dtype.row_bytes(desc.cols()).unwrap_or_default() as usize, 0);
+            quant::encode(Simd::detect(), *dtype, cols, &x, weights, &mut bytes);
+            quant::decode(Simd::detect(), *dtype, &bytes, &mut rounded);
+            *sum += weighted(&|col| f64::from(x[col] - rounded[col]).powi(2));
+        }
+    }
+    Ok(sums
+        .into_iter()
+        .map(|(dtype, sum)| (dtype.name().to_owned(), if size > 0.0 { sum / size } else { 0.0 }))
+        .collect())
+}
+
+/// Batches through one layer.
+fn pass(
+    model: &Model<'_>,
+    layer: usize,
+    batches: &mut [Batch],
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
+    batches.iter_mut().try_for_each(|batch| {
+        model.layer(layer, batch)?;
+        progress(batch.hidden().rows() as u64);
+        Ok(())
+    })
+}
+
+fn hidden(batches: &[Batch]) -> Matrix {
+    let mut all = Matrix::default();
+    batches.iter().for_each(|batch| all.append(batch.hidden()));
+    all
+}
+
+/// KL divergences of models with one of these tensors rounded.
+fn measure(
+    base: &Model<'_>,
+    (source, inventory): (&dyn TensorSource, &Inventory),
+    targets: &[&Target],
+    importance: &Importance,
+    text: &Text<'_>,
+    reference: &Matrix,
+) -> Result<Vec<f64>> {
+    let rounding = |target: &&Target| {
+        let desc = &source.tensors()[target.index];
+        Ok(Rounding {
+            of: target.index,
+            desc: TensorDesc::new(&desc.name, REFERENCE, desc.shape.clone())?,
+            importance: importance.get(&target.name).map(|entry| entry.weights()),
+        })
+    };
+    let roundings = Roundings::new(source, targets.iter().map(rounding).collect::<Result<_>>()?);
+    let weights = Weights::new(&roundings, inventory)?;
+    let config = base.config();
+    let mut models = Vec::with_capacity(targets.len());
+    for (number, target) in targets.iter().enumerate() {
+        let mut rounded = weights.clone();
+        rounded.replace(target.role, target.layer, roundings.index(number));
+        models.push(Model::new(config, rounded)?);
+    }
+    let layers = 0..config.layers();
+    let last = targets.iter().filter_map(|target| target.layer).max();
+    let mut before = batches(base, text.sequences)?;
+    // those of no layer come first, then layer by layer
+    let of_none = models.iter().zip(targets).take_while(|(_, target)| target.layer.is_none());
+    let mut streams: Vec<Vec<Batch>> =
+        of_none.map(|(model, _)| batches(model, text.sequences)).collect::<Result<_>>()?;
+    for layer in layers {
+        let here = targets.iter().filter(|target| target.layer == Some(layer)).count();
+        streams.extend(std::iter::repeat_n(&before, here).cloned());
+        for (stream, model) in streams.iter_mut().zip(&models) {
+            pass(model, layer, stream, text.progress)?;
+        }
+        if last.is_some_and(|last| layer < last) {
+            pass(base, layer, &mut before, &|_| {})?;
+        }
+    }
+    let others: Vec<(&Model<'_>, Matrix)> =
+        models.iter().zip(&streams).map(|(model, stream)| (model, hidden(stream))).collect();
+    verify::divergences((base, reference), &others)
+}

@@ -1,0 +1,57 @@
+//! The arguments of types by budget.
+
+use std::path::PathBuf;
+
+use super::CalibrationText;
+
+/// The limit of a recipe with a budget.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Budget {
+    /// Choose types for files of at most so many bytes together: 3.2GB
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["target_bpw", "target_kld"])]
+    pub(crate) target_size: Option<String>,
+    /// Choose types for at most so many bits a weight, over all tensors
+    #[arg(long, value_name = "BITS", conflicts_with = "target_kld")]
+    pub(crate) target_bpw: Option<f64>,
+    /// Choose types for the smallest files with a predicted KL divergence of at most so many nats a token
+    #[arg(long, value_name = "NATS")]
+    pub(crate) target_kld: Option<f64>,
+    /// What rounding each tensor costs: a file of `sensitivity`. Without one it is measured on the --text
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sensitivity: Option<PathBuf>,
+}
+
+impl Budget {
+    /// As settings of a recipe.
+    pub(crate) fn settings(&self) -> impl Iterator<Item = String> {
+        let size = self.target_size.as_ref().map(|size| format!("budget.size={size:?}"));
+        let number = |key: &str, value: Option<f64>| value.map(|value| format!("budget.{key}={value:?}"));
+        [size, number("bpw", self.target_bpw), number("kld", self.target_kld)].into_iter().flatten()
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Sensitivity {
+    /// Checkpoint folder
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) text: CalibrationText,
+    /// Tokens of a piece of plain text, and the most of a conversation
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    pub(crate) context: usize,
+    /// The file to write. One that is there is gone on with, if it is of the same model and text
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Replace it if it is there and of another model or text
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Number of threads; 0 for one a processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// No progress bar and no notes
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
