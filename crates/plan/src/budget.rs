@@ -5,11 +5,15 @@
 //! [curve](Allocation::curve). Only tensors of the size of a table of embeddings are lumps that this may get wrong; all
 //! their choices are tried. The result is a recipe with a rule for each tensor, like one that a person could have written.
 
+mod market;
+
 use std::collections::HashSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result};
 
+use self::market::{Choice, Goal, Item, Market};
 use crate::build::{Request, Shards, artifact};
 use crate::recipe::{TypeRule, type_names};
 use crate::rules::of_weights;
@@ -56,6 +60,13 @@ pub struct Allocation {
     pub tokens: u64,
     /// The best that there is: bytes of all files, and the KL divergence that is predicted.
     pub curve: Vec<(u64, f64)>,
+}
+
+impl fmt::Display for Allocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Allocation { bytes, predicted_kld, tokens, .. } = self;
+        write!(f, "{bytes} bytes, a KL divergence of {predicted_kld:.2e} nats predicted from {tokens} tokens")
+    }
 }
 
 /// The most points of a curve that are kept.
@@ -114,11 +125,11 @@ pub fn allocate(
         .iter()
         .map(|tensor| {
             let share = if fed && tensor.layer.is_some() { FEEDBACK } else { 1.0 };
-            Item::new(tensor, &budget.types, sensitivity, share)
+            item(tensor, &budget.types, sensitivity, share)
         })
         .collect::<Result<Vec<_>>>()?;
     let market = Market::new(&items);
-    let goal = Goal::new(&budget, &free)?;
+    let goal = budget.goal(&free)?;
     let Some(chosen) = market.best(goal) else { return Err(unmet(&market, &free, goal)) };
 
     let total = market.total(&chosen);
@@ -222,23 +233,30 @@ impl Free {
     }
 }
 
+/// A tensor with what it takes and costs in each type, times `share`.
+fn item<'a>(tensor: &'a FreeTensor, types: &[DType], costs: &Sensitivity, share: f64) -> Result<Item<'a>> {
+    let mut choices = Vec::new();
+    for &dtype in types {
+        let Some(row) = dtype.row_bytes(tensor.cols) else { continue };
+        let kld = if tensor.unused { 0.0 } else { share * costs.kld(&tensor.name, dtype)? };
+        let bytes = padded(row * (tensor.elements / tensor.cols));
+        choices.push(Choice { dtype, bytes, kld });
+    }
+    if choices.is_empty() {
+        return Err(Error::recipe("budget.types", format!("{} cannot take any of them", tensor.name))
+            .expected("a type for every width of row, such as q8_0", format!("rows of {}", tensor.cols)));
+    }
+    Ok(Item::new(&tensor.name, tensor.layer.is_none(), choices))
+}
+
 /// Bytes with the padding behind them.
 fn padded(bytes: u64) -> u64 {
     bytes.next_multiple_of(gguf::DEFAULT_ALIGNMENT)
 }
 
-/// What there is to reach.
-#[derive(Clone, Copy)]
-enum Goal {
-    /// No more bytes for the free tensors.
-    Bytes(u64),
-    /// No more KL divergence.
-    Kld(f64),
-}
-
-impl Goal {
-    fn new(budget: &Budget, free: &Free) -> Result<Goal> {
-        match (&budget.size, budget.bpw, budget.kld) {
+impl Budget {
+    fn goal(&self, free: &Free) -> Result<Goal> {
+        match (&self.size, self.bpw, self.kld) {
             (Some(size), _, _) => {
                 Ok(Goal::Bytes(byte_size("budget.size", size)?.saturating_sub(free.other_bytes)))
             }
@@ -250,171 +268,5 @@ impl Goal {
                 .expected("one of size, bpw and kld", "none")
                 .help("Give --target-size 3.2GB, --target-bpw 4.5 or --target-kld 0.02.")),
         }
-    }
-}
-
-/// A type for a tensor.
-#[derive(Clone, Copy, Debug)]
-struct Choice {
-    dtype: DType,
-    bytes: u64,
-    kld: f64,
-}
-
-/// A tensor and what it may be, each larger and better than the one before, with ever less gain a byte.
-struct Item<'a> {
-    name: &'a str,
-    lump: bool,
-    choices: Vec<Choice>,
-}
-
-impl<'a> Item<'a> {
-    fn new(tensor: &'a FreeTensor, types: &[DType], costs: &Sensitivity, share: f64) -> Result<Item<'a>> {
-        let mut all = Vec::new();
-        for &dtype in types {
-            let Some(row) = dtype.row_bytes(tensor.cols) else { continue };
-            let kld = if tensor.unused { 0.0 } else { share * costs.kld(&tensor.name, dtype)? };
-            let bytes = padded(row * (tensor.elements / tensor.cols));
-            all.push(Choice { dtype, bytes, kld });
-        }
-        if all.is_empty() {
-            return Err(Error::recipe("budget.types", format!("{} cannot take any of them", tensor.name))
-                .expected(
-                    "a type for every width of row, such as q8_0",
-                    format!("rows of {}", tensor.cols),
-                ));
-        }
-        Ok(Item { name: &tensor.name, lump: tensor.layer.is_none(), choices: hull(all) })
-    }
-
-    /// Why it has a type.
-    fn why(&self, at: usize) -> String {
-        let Choice { kld, bytes, .. } = self.choices[at];
-        let mut why = format!("budget: {kld:.1e} nats");
-        if let Some(next) = self.choices.get(at + 1) {
-            let (gain, price) = (kld - next.kld, next.bytes - bytes);
-            why += &format!("; {} would save {gain:.1e} for {price} bytes", next.dtype);
-        }
-        why
-    }
-}
-
-/// The lower convex hull: what some mixture of two others beats is left out.
-fn hull(mut all: Vec<Choice>) -> Vec<Choice> {
-    all.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.kld.total_cmp(&b.kld)));
-    let gain = |from: &Choice, to: &Choice| (from.kld - to.kld) / (to.bytes - from.bytes) as f64;
-    let mut hull: Vec<Choice> = Vec::new();
-    for choice in all {
-        if hull.last().is_some_and(|last| choice.kld >= last.kld) {
-            continue;
-        }
-        while let [.., before, last] = hull.as_slice() {
-            if gain(last, &choice) < gain(before, last) {
-                break;
-            }
-            hull.pop();
-        }
-        hull.push(choice);
-    }
-    hull
-}
-
-/// What some choices take and cost together.
-#[derive(Clone, Copy, Debug, Default)]
-struct Total {
-    bytes: u64,
-    kld: f64,
-}
-
-/// From a choice of an item to its next.
-struct Step {
-    item: usize,
-    from: usize,
-    bytes: u64,
-    gain: f64,
-}
-
-/// All items, and all steps, the best buy first.
-struct Market<'a> {
-    items: &'a [Item<'a>],
-    steps: Vec<Step>,
-}
-
-impl<'a> Market<'a> {
-    fn new(items: &'a [Item<'a>]) -> Market<'a> {
-        let of = |(number, item): (usize, &'a Item<'a>)| {
-            item.choices.windows(2).enumerate().map(move |(from, pair)| Step {
-                item: number,
-                from,
-                bytes: pair[1].bytes - pair[0].bytes,
-                gain: pair[0].kld - pair[1].kld,
-            })
-        };
-        let mut steps: Vec<Step> = items.iter().enumerate().flat_map(of).collect();
-        let rate = |step: &Step| step.gain / step.bytes as f64;
-        // stable: of an item, its steps stay in order
-        steps.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
-        Market { items, steps }
-    }
-
-    fn total(&self, chosen: &[usize]) -> Total {
-        let choices = self.items.iter().zip(chosen).map(|(item, &at)| item.choices[at]);
-        choices.fold(Total::default(), |sum, c| Total { bytes: sum.bytes + c.bytes, kld: sum.kld + c.kld })
-    }
-
-    /// From the smallest file to the best, one buy after the other.
-    fn curve(&self) -> Vec<Total> {
-        let smallest = self.total(&vec![0; self.items.len()]);
-        let bought = self.steps.iter().scan(smallest, |total, step| {
-            *total = Total { bytes: total.bytes + step.bytes, kld: total.kld - step.gain };
-            Some(*total)
-        });
-        std::iter::once(smallest).chain(bought).collect()
-    }
-
-    /// The best choices that reach the goal, if any do.
-    fn best(&self, goal: Goal) -> Option<Vec<usize>> {
-        let lumps: Vec<usize> = (0..self.items.len()).filter(|&n| self.items[n].lump).collect();
-        let mut best: Option<(Total, Vec<usize>)> = None;
-        let mut at = vec![0; self.items.len()];
-        loop {
-            if let Some((total, chosen)) = self.buy(at.clone(), goal) {
-                let better = best.as_ref().is_none_or(|(known, _)| match goal {
-                    Goal::Bytes(_) => total.kld < known.kld,
-                    Goal::Kld(_) => total.bytes < known.bytes,
-                });
-                if better {
-                    best = Some((total, chosen));
-                }
-            }
-            // the next combination of the lumps
-            let Some(&lump) = lumps.iter().find(|&&lump| at[lump] + 1 < self.items[lump].choices.len())
-            else {
-                return best.map(|(_, chosen)| chosen);
-            };
-            at[lump] += 1;
-            lumps.iter().take_while(|&&lower| lower != lump).for_each(|&lower| at[lower] = 0);
-        }
-    }
-
-    /// Buys for all but the lumps.
-    fn buy(&self, mut at: Vec<usize>, goal: Goal) -> Option<(Total, Vec<usize>)> {
-        let mut total = self.total(&at);
-        let reached = |total: &Total| match goal {
-            Goal::Bytes(limit) => total.bytes <= limit,
-            Goal::Kld(limit) => total.kld <= limit,
-        };
-        for step in self.steps.iter().filter(|step| !self.items[step.item].lump) {
-            let after = Total { bytes: total.bytes + step.bytes, kld: total.kld - step.gain };
-            let wanted = match goal {
-                Goal::Bytes(_) => reached(&after),
-                Goal::Kld(_) => !reached(&total),
-            };
-            // a step behind one that did not fit is out of reach
-            if wanted && at[step.item] == step.from {
-                (at[step.item], total) = (step.from + 1, after);
-            }
-        }
-        reached(&total).then_some((total, at))
     }
 }

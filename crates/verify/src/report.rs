@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use plan::Allocation;
 use serde::{Deserialize, Serialize};
 
 /// The number of the schema. It grows when a key changes its meaning or goes; new keys leave it.
@@ -30,6 +31,9 @@ pub struct Report {
     /// Steps that were not run, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub skipped: Vec<Skipped>,
+    /// What the artifact's types were chosen by, if they were chosen by a budget.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub allocation: Option<Allocation>,
     /// Keys and tensors against the plan.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub structure: Option<Structure>,

@@ -82,6 +82,9 @@ pub(crate) fn run_with(
         ]);
     }
     let mut text = table.render();
+    for allocation in plan.artifacts.iter().filter_map(|artifact| artifact.allocation.as_ref()) {
+        let _ = writeln!(text, "types by budget: {allocation}");
+    }
     let speed = bytes as f64 / 1e6 / seconds;
     let _ = writeln!(text, "{} bytes of checkpoint in {seconds:.1} s ({speed:.0} MB/s)", grouped(bytes));
     let _ = writeln!(text, "manifest: {}", finished.manifest.display());

@@ -26,6 +26,12 @@ pub(crate) fn run(args: &args::Plan) -> Result<Output> {
     let memory = memory::of(args, &model, &shards, &plan)?;
     let mut json = serde_json::to_value(&plan).unwrap_or_default();
     json["plan_sha256"] = plan.digest().into();
+    for (artifact, json) in plan.artifacts.iter().zip(json["artifacts"].as_array_mut().into_iter().flatten())
+    {
+        if let Some(allocation) = &artifact.allocation {
+            json["allocation"] = serde_json::to_value(allocation).unwrap_or_default();
+        }
+    }
     json["memory"] = serde_json::to_value(&memory).unwrap_or_default();
     let text = describe(&plan, &memory);
     Ok(Output { passed: memory.iter().all(MemoryPlan::fits), ..Output::new(text, json) })
@@ -82,6 +88,9 @@ pub(crate) fn summary(artifact: &Artifact) -> String {
             (None, count) => format!("{count} tensors"),
         };
         let _ = writeln!(text, "\n{}: {} bytes, {what}", file.name, grouped(file.bytes));
+    }
+    if let Some(allocation) = &artifact.allocation {
+        let _ = writeln!(text, "types by budget: {allocation}");
     }
     for part in &artifact.offloaded {
         let _ = writeln!(

@@ -145,6 +145,7 @@ fn structure(
 fn provenance(args: &args::Verify, artifact: Artifact<'_>, report: &mut Report) -> Result<Provenance> {
     let mut provenance = Provenance::of(artifact)?;
     report.findings.append(&mut provenance.findings);
+    report.allocation = provenance.entry.as_ref().and_then(|entry| entry.allocation.clone());
     timed(report, "files", |report| {
         let bar = Bar::new("files", provenance.bytes(), args.quiet);
         let checked = provenance.check_files(artifact, &|done| bar.advance(done));

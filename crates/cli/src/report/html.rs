@@ -72,6 +72,9 @@ pub(super) fn close(page: &mut String, foot: &str) {
 }
 
 fn plots_and_tables(page: &mut String, report: &Report) {
+    if let Some(allocation) = &report.allocation {
+        figure(page, plots::budget(allocation, report.kld.as_ref().map(|kld| kld.mean)));
+    }
     if let Some(text) = &report.text {
         figure(page, plots::along(report, text));
         let documents = tables::documents(text);

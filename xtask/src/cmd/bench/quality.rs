@@ -36,7 +36,7 @@ pub(super) struct Args {
 struct Row {
     model: String,
     preset: String,
-    method: &'static str,
+    method: Method,
     bytes: u64,
     figures: Figures,
 }
@@ -50,10 +50,28 @@ struct Figures {
 }
 
 /// Who rounds, and how.
-const METHODS: [&str; 4] =
-    ["llama-quantize", "llama-quantize --imatrix", "convert --importance, ours", "convert, calibrated"];
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Stock,
+    StockImportance,
+    Importance,
+    Calibrated,
+    /// The recipe for the size of Q4_0.
+    Iq4,
+    /// The recipe `auto`, for the size of [`REFERENCE`].
+    Budget,
+}
+
+const METHODS: [(Method, &str); 6] = [
+    (Method::Stock, "llama-quantize"),
+    (REFERENCE, "llama-quantize --imatrix"),
+    (Method::Importance, "convert --importance, ours"),
+    (Method::Calibrated, "convert, calibrated"),
+    (Method::Iq4, "convert --recipe iq4-calibrated"),
+    (Method::Budget, "convert --recipe auto, no larger"),
+];
 /// What the ratio is of.
-const REFERENCE: &str = METHODS[1];
+const REFERENCE: Method = Method::StockImportance;
 
 impl Args {
     pub(super) fn run(self) -> Result<()> {
@@ -67,12 +85,19 @@ impl Args {
             std::fs::create_dir_all(&bench.dir)?;
             bench.prepare()?;
             for preset in &self.presets {
-                for method in METHODS {
+                let mut limit = 0;
+                for (method, name) in METHODS {
+                    if method == Method::Iq4 && preset != "q4_0" {
+                        continue;
+                    }
                     let file = bench.file("model.gguf");
-                    bench.make(method, preset, &file)?;
+                    bench.make(method, preset, limit, &file)?;
                     let figures = bench.measure(&file)?;
-                    eprintln!("{model} {preset} {method}: {figures:?}");
+                    eprintln!("{model} {preset} {name}: {figures:?}");
                     let bytes = std::fs::metadata(&file)?.len();
+                    if method == REFERENCE {
+                        limit = bytes;
+                    }
                     let (model, preset) = (model.clone(), preset.clone());
                     rows.push(Row { model, preset, method, bytes, figures });
                 }
@@ -128,24 +153,26 @@ impl Bench<'_> {
         run(convert.args(["--quiet", "--force", "-o"]).arg(out))
     }
 
-    fn make(&self, method: &str, preset: &str, out: &Path) -> Result<()> {
-        let mut quantize = self.oracle.tool("llama-quantize");
-        if method == METHODS[1] {
-            quantize.arg("--imatrix").arg(self.file("stock.imatrix.gguf"));
-        }
+    /// Makes a file; one whose types are free of at most `limit` bytes.
+    fn make(&self, method: Method, preset: &str, limit: u64, out: &Path) -> Result<()> {
         let importance = self.file("ours.imatrix.gguf");
         let calib = crate::root().join("fixtures/text/calib.txt");
         let context = format!("calibration.context={}", self.args.context);
-        match METHODS.iter().position(|known| *known == method) {
-            Some(0 | 1) => {
-                quantize.arg(self.file("f32.gguf")).arg(out).arg(preset.to_uppercase());
-                run(&mut quantize)
+        let calibrated = |recipe: &[&str]| {
+            self.convert(&[recipe, &["--set", &context, "--text", text(&calib)?]].concat(), out)
+        };
+        match method {
+            Method::Stock | Method::StockImportance => {
+                let mut quantize = self.oracle.tool("llama-quantize");
+                if method == Method::StockImportance {
+                    quantize.arg("--imatrix").arg(self.file("stock.imatrix.gguf"));
+                }
+                run(quantize.arg(self.file("f32.gguf")).arg(out).arg(preset.to_uppercase()))
             }
-            Some(2) => self.convert(&["--type", preset, "--importance", text(&importance)?], out),
-            _ => {
-                let more = ["--type", preset, "--set", "calibration.method=ldlq", "--set", &context];
-                self.convert(&[&more[..], &["--text", text(&calib)?]].concat(), out)
-            }
+            Method::Importance => self.convert(&["--type", preset, "--importance", text(&importance)?], out),
+            Method::Calibrated => calibrated(&["--type", preset, "--set", "calibration.method=ldlq"]),
+            Method::Iq4 => calibrated(&["--recipe", "iq4-calibrated"]),
+            Method::Budget => calibrated(&["--recipe", "auto", "--target-size", &limit.to_string()]),
         }
     }
 
@@ -204,9 +231,10 @@ fn table(rows: &[Row]) -> String {
         });
         let ratio = reference.map_or(f64::NAN, |reference| row.figures.mean / reference.figures.mean);
         let Figures { mean, tail, top } = row.figures;
+        let name = METHODS.iter().find(|(method, _)| *method == row.method).map_or("", |(_, name)| name);
         text += &format!(
-            "| {} | {} | {} | {} | {mean:.6} | {ratio:.3} | {tail:.4} | {top:.2} % |\n",
-            row.model, row.preset, row.method, row.bytes
+            "| {} | {} | {name} | {} | {mean:.6} | {ratio:.3} | {tail:.4} | {top:.2} % |\n",
+            row.model, row.preset, row.bytes
         );
     }
     text
@@ -225,7 +253,8 @@ mod tests {
             bytes: 10,
             figures: Figures { mean, tail: 0.5, top: 95.0 },
         };
-        let rows = [row("a", METHODS[1], 0.004), row("a", METHODS[3], 0.002), row("b", METHODS[3], 0.1)];
+        let rows =
+            [row("a", REFERENCE, 0.004), row("a", Method::Budget, 0.002), row("b", Method::Budget, 0.1)];
         let text = table(&rows);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[2].contains("| 0.004000 | 1.000 |"), "{}", lines[2]);

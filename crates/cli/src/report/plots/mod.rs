@@ -2,12 +2,14 @@
 //! draw.
 
 mod along;
+mod budget;
 mod bursts;
 mod delta_p;
 mod layers;
 mod sizes;
 
 pub(super) use along::along;
+pub(super) use budget::budget;
 pub(super) use bursts::bursts;
 pub(super) use delta_p::delta_p;
 pub(super) use layers::layers;
