@@ -7,7 +7,10 @@
 //! > W* = W + C·H⁻¹,  H = Σ x̂·x̂ᵀ,  C = W·Σ (x − x̂)·x̂ᵀ + Σ Δy·x̂ᵀ
 //!
 //! The first term is that of QEP (arXiv:2504.09629). Δy is there for matrices whose output goes through a norm g·y/rms(y) and
-//! is added to the residual stream h: a part β of what h lacks, (h − ĥ)·rms(y)/g.
+//! is added to the residual stream h: a part β of what h lacks, (h − ĥ)·rms(y)/g. In a mixture of experts the norm is that of a
+//! sum s of the experts' output and the dense network's, each behind one of its own. There it is β·((h − ĥ)·rms(s)/g + m − m̂)
+//! taken back in the same way through the norm of its own, with m what it is added to. So those of the two that are rounded
+//! later make up for the earlier ones.
 
 use rayon::prelude::*;
 use runtime::Matrix;
@@ -82,8 +85,8 @@ impl Inputs {
         }
     }
 
-    /// Adds a batch. `norm` are the weights of the norm behind the output.
-    pub(crate) fn add(&mut self, number: usize, pair: &Pair<'_>, norm: &[f32]) {
+    /// Adds a batch. `norms` are what [`norm`] makes of those behind the output.
+    pub(crate) fn add(&mut self, number: usize, pair: &Pair<'_>, norms: &[Vec<f32>]) {
         let Some(rounded) = pair.rounded.inputs.get(&number) else { return };
         let original = pair.original.inputs.get(&number);
         let known = |token: usize| original.is_some_and(|rows| rows.tokens.binary_search(&token).is_ok());
@@ -98,7 +101,7 @@ impl Inputs {
         let mut x = rounded.x.select(rows.iter().copied());
         let mut errors = errors(&rows, rounded, original);
         let mut lacking =
-            if self.outputs > 0 { lacking(&rows, rounded, pair, norm) } else { Matrix::default() };
+            if self.outputs > 0 { lacking(&rows, rounded, pair, norms) } else { Matrix::default() };
         if pair.held_out {
             self.held_out.rounded.append(&x);
             x.data_mut().iter_mut().zip(errors.data()).for_each(|(x, error)| *x += error);
@@ -156,28 +159,44 @@ fn errors(rows: &[usize], rounded: &Rows, original: Option<&Rows>) -> Matrix {
     errors
 }
 
-/// Δy = β·(h − ĥ)·rms(y)/g of some rows.
-fn lacking(rows: &[usize], rounded: &Rows, pair: &Pair<'_>, norm: &[f32]) -> Matrix {
-    let least = LEAST_NORM * norm.iter().map(|g| g.abs()).sum::<f32>() / norm.len() as f32;
-    let cols = norm.len();
+/// The weights of a norm, none too small to divide by.
+pub(crate) fn norm(weights: &[f32]) -> Vec<f32> {
+    let least = LEAST_NORM * weights.iter().map(|g| g.abs()).sum::<f32>() / weights.len() as f32;
+    weights.iter().map(|g| g.abs().max(least).copysign(*g)).collect()
+}
+
+/// Δy of some rows: what is missing behind the norms, taken back through them from the last to the first.
+fn lacking(rows: &[usize], rounded: &Rows, pair: &Pair<'_>, norms: &[Vec<f32>]) -> Matrix {
+    let cols = norms[0].len();
     let mut out = Matrix::zeros(rows.len(), cols);
     out.data_mut().par_chunks_mut(cols).zip(rows).for_each(|(out, &row)| {
         let token = rounded.tokens[row];
-        let rms = pair.original.squares[token].sqrt();
-        let pairs = pair.original.residual.row(token).iter().zip(pair.rounded.residual.row(token)).zip(norm);
-        for (out, ((h, seen), g)) in out.iter_mut().zip(pairs) {
-            *out = RESIDUAL_SHARE * (h - seen) * rms / g.abs().max(least).copysign(*g);
+        let add_difference = |out: &mut [f32], original: &Matrix, rounded: &Matrix| {
+            let pairs = original.row(token).iter().zip(rounded.row(token));
+            out.iter_mut().zip(pairs).for_each(|(out, (x, seen))| *out += x - seen);
+        };
+        let take_back = |out: &mut [f32], norm: &[f32], square: f32| {
+            out.iter_mut().zip(norm).for_each(|(out, g)| *out *= square.sqrt() / g);
+        };
+        add_difference(out, &pair.original.residual, &pair.rounded.residual);
+        if let (Some(original), Some(rounded)) = (&pair.original.beside, &pair.rounded.beside) {
+            take_back(out, &norms[1], original.squares[token]);
+            add_difference(out, &original.x, &rounded.x);
         }
+        take_back(out, &norms[0], pair.original.squares[token]);
+        out.iter_mut().for_each(|out| *out *= RESIDUAL_SHARE);
     });
     out
 }
 
-/// √ω of some rows: what the router makes of a token; behind a norm, which takes the size of the output away, as much less as
+/// √ω of some rows: what the router makes of a token; behind norms, which take the size of the output away, as much less as
 /// that is.
 fn shares(rows: &[usize], rounded: &Rows, pair: &Pair<'_>, normed: bool) -> Vec<f32> {
     let mut shares: Vec<f32> = rows.iter().map(|&row| rounded.shares[row]).collect();
     if normed {
-        let inverse = |row: &usize| 1.0 / pair.original.squares[rounded.tokens[*row]].max(f32::MIN_POSITIVE);
+        let Seen { squares, beside, .. } = pair.original;
+        let square = |token: usize| squares[token] * beside.as_ref().map_or(1.0, |sum| sum.squares[token]);
+        let inverse = |row: &usize| 1.0 / square(rounded.tokens[*row]).max(f32::MIN_POSITIVE);
         let mean = rows.iter().map(inverse).sum::<f32>() / rows.len() as f32;
         for (share, row) in shares.iter_mut().zip(rows) {
             *share *= (inverse(row) / mean).clamp(1.0 / MOST_WEIGHT, MOST_WEIGHT).sqrt();

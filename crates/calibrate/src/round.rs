@@ -11,8 +11,9 @@ use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::chosen::{Chosen, TensorReport, choose, report};
 use crate::factor::factor;
-use crate::inputs::{Inputs, Pair};
+use crate::inputs::{self, Inputs, Pair};
 use crate::overlay::Overlay;
+use crate::roundings::{Rounding, Roundings};
 use crate::rows;
 use crate::store::Store;
 use crate::stream::{Text, batches};
@@ -24,11 +25,15 @@ const STAGES: &[&[&[&str]]] = &[
     &[&["attn_output"]],
     &[&["ffn_gate_inp"]],
     &[&["ffn_gate", "ffn_up"], &["ffn_gate_up_exps"]],
-    &[&["ffn_down"], &["ffn_down_exps"]],
+    // the dense network, which all tokens go through, makes up for the experts
+    &[&["ffn_down_exps"]],
+    &[&["ffn_down"]],
     &[&["inp_gate"]],
     &[&["proj"]],
 ];
 
+/// What the text is embedded with.
+const EMBEDDING: &str = "token_embd";
 /// Added to the diagonal of H, times its mean.
 const DAMPING: f32 = 0.03;
 /// One sequence of so many is not used to round, but to see whether that was good.
@@ -53,7 +58,8 @@ pub struct Target {
     pub desc: TensorDesc,
 }
 
-/// Rounds tensors of a model for a text, and keeps them in a store. Returns what became of each.
+/// Rounds tensors of a model for a text, and keeps them in a store. Returns what became of each. The rounded model begins
+/// with the embedding in the type that it is to have.
 ///
 /// # Errors
 /// `Recipe` for too little text, `Limit` for more than the memory holds; what the model and the store say.
@@ -62,19 +68,26 @@ pub fn round(
     source: &dyn TensorSource,
     inventory: &Inventory,
     targets: &[Target],
+    embedding: DType,
     text: &Text<'_>,
     store: &Store,
 ) -> Result<Vec<TensorReport>> {
     check(config, text)?;
-    let overlay = Overlay::new(source, targets.iter().map(|target| target.desc.clone()));
-    let weights = Weights::new(&overlay, inventory)?;
+    let missing = || Error::malformed(format!("tensor {EMBEDDING}"), "not in the checkpoint");
+    let of = inventory.text.iter().find(|found| found.slot.role == EMBEDDING).ok_or_else(missing)?.index;
+    let desc = TensorDesc { dtype: embedding, ..source.tensors()[of].clone() };
+    let embedded = Roundings::new(source, vec![Rounding { of, desc, importance: None }]);
+    let overlay = Overlay::new(&embedded, targets.iter().map(|target| target.desc.clone()));
+    let original = Weights::new(&overlay, inventory)?;
+    let mut weights = original.clone();
+    weights.replace(EMBEDDING, None, embedded.index(0));
     let (training, held_out) = split(text.sequences);
     let mut run = Run {
         config,
         overlay: &overlay,
         targets,
-        streams: streams(&Model::new(config, weights.clone())?, &training, &held_out)?,
-        original: weights.clone(),
+        streams: streams(config, [&original, &weights], &training, &held_out)?,
+        original,
         weights,
         text,
     };
@@ -94,14 +107,11 @@ pub fn rounds(role: &str, dtype: DType) -> bool {
 
 /// Steps that [`round`] reports, of a token.
 pub fn passes(targets: &[Target], layers: usize) -> u64 {
-    let stages = |layer: usize| {
-        let has = |stage: &&&[&[&str]]| {
-            let roles = || stage.iter().flat_map(|roles| roles.iter());
-            targets.iter().any(|t| t.layer == layer && roles().any(|role| *role == t.role))
-        };
-        STAGES.iter().filter(has).count() as u64
+    let watched = |layer: usize| {
+        let wanted = |roles: &&&[&str]| targets.iter().any(|t| t.layer == layer && roles.contains(&t.role));
+        STAGES.iter().flat_map(|stage| stage.iter()).filter(wanted).count() as u64
     };
-    (0..layers).map(|layer| stages(layer) + 1).sum()
+    (0..layers).map(|layer| watched(layer) + 1).sum()
 }
 
 fn check(config: &gemma::Config, text: &Text<'_>) -> Result<()> {
@@ -158,13 +168,20 @@ struct Stream {
     held_out: bool,
 }
 
-fn streams(model: &Model<'_>, training: &[Vec<u32>], held_out: &[Vec<u32>]) -> Result<Vec<Stream>> {
+fn streams(
+    config: &gemma::Config,
+    weights: [&Weights<'_>; 2],
+    training: &[Vec<u32>],
+    held_out: &[Vec<u32>],
+) -> Result<Vec<Stream>> {
     let mut streams = Vec::new();
     for (sequences, held_out) in [(training, false), (held_out, true)] {
-        streams.extend(batches(model, sequences)?.into_iter().map(|batch| Stream {
-            starts: batch.sequences().map(|rows| rows.start).collect(),
-            original: batch.clone(),
-            rounded: batch,
+        let embed = |weights: &Weights<'_>| batches(&Model::new(config, weights.clone())?, sequences);
+        let [original, rounded] = weights.map(embed);
+        streams.extend(original?.into_iter().zip(rounded?).map(|(original, rounded)| Stream {
+            starts: original.sequences().map(|rows| rows.start).collect(),
+            original,
+            rounded,
             held_out,
         }));
     }
@@ -236,7 +253,9 @@ impl<'a> Run<'a> {
             // one expert after the other: each is a matrix of its own
             let experts = if roles[0].ends_with("_exps") { first.desc.shape[0] as usize } else { 1 };
             let cols = first.desc.cols();
-            let together = ((EXPERT_BYTES / (8 * cols * cols)) as usize).clamp(1, experts);
+            let normed = !self.norms(roles[0]).is_empty();
+            let outputs = if normed { first.desc.rows() / experts as u64 } else { 0 };
+            let together = ((EXPERT_BYTES / (cols * (8 * cols + 4 * outputs))) as usize).clamp(1, experts);
             let mut matrices: Vec<Vec<Chosen>> = numbers.iter().map(|_| Vec::new()).collect();
             for from in (0..experts).step_by(together) {
                 let group = from..(from + together).min(experts);
@@ -282,11 +301,10 @@ impl<'a> Run<'a> {
         experts: std::ops::Range<usize>,
     ) -> Result<Vec<Inputs>> {
         let role = roles[0];
-        let norm = match self.norm(role) {
-            Some(norm) => self.original.layer(layer).get(norm)?.vector()?,
-            None => Vec::new(),
-        };
-        let mut inputs: Vec<Inputs> = experts.clone().map(|_| Inputs::new(cols, norm.len())).collect();
+        let norm = |role: &&'static str| Ok(inputs::norm(&self.original.layer(layer).get(role)?.vector()?));
+        let norms = self.norms(role).iter().map(norm).collect::<Result<Vec<_>>>()?;
+        let outputs = norms.first().map_or(0, Vec::len);
+        let mut inputs: Vec<Inputs> = experts.clone().map(|_| Inputs::new(cols, outputs)).collect();
         for stream in &self.streams {
             let see = |weights, batch| watch(self.config, weights, layer, batch, role, experts.clone());
             let original = see(&self.original, &stream.original)?;
@@ -300,20 +318,22 @@ impl<'a> Run<'a> {
             inputs
                 .iter_mut()
                 .zip(experts.clone())
-                .for_each(|(input, number)| input.add(number, &pair, &norm));
+                .for_each(|(input, number)| input.add(number, &pair, &norms));
             (self.text.progress)(stream.rounded.hidden().rows() as u64);
         }
         Ok(inputs)
     }
 
-    /// The norm between a matrix and the residual stream, where nothing else comes between.
-    fn norm(&self, role: &str) -> Option<&'static str> {
+    /// The norms between a matrix and the residual stream, where nothing else comes between but the other part of a mixture,
+    /// which is added before the last.
+    fn norms(&self, role: &str) -> &'static [&'static str] {
         match role {
-            "attn_output" => Some("post_attention_norm"),
-            // a mixture's dense network is not alone
-            "ffn_down" if self.config.experts.is_none() => Some("post_ffw_norm"),
-            "proj" => Some("post_norm"),
-            _ => None,
+            "attn_output" => &["post_attention_norm"],
+            "ffn_down" if self.config.experts.is_some() => &["post_ffw_norm_1", "post_ffw_norm"],
+            "ffn_down" => &["post_ffw_norm"],
+            "ffn_down_exps" => &["post_ffw_norm_2", "post_ffw_norm"],
+            "proj" => &["post_norm"],
+            _ => &[],
         }
     }
 }

@@ -75,3 +75,48 @@ pub(crate) fn of_row<'a>(importance: &'a [f32], desc: &TensorDesc, row: u64) -> 
     let matrix = (row * matrices as u64 / desc.rows().max(1)) as usize;
     &importance[matrix * cols..][..cols]
 }
+
+#[cfg(test)]
+mod tests {
+    use tensor::DType;
+
+    use super::*;
+
+    /// Two matrices of 4 rows of 32 values in f32.
+    struct Waves([TensorDesc; 1]);
+
+    fn wave(n: usize) -> f32 {
+        (n as f32).sin()
+    }
+
+    impl TensorSource for Waves {
+        fn tensors(&self) -> &[TensorDesc] {
+            &self.0
+        }
+
+        fn read_rows(&self, _: usize, first: u64, out: &mut [u8]) -> Result<()> {
+            for (n, out) in (first as usize * 32..).zip(out.chunks_exact_mut(4)) {
+                out.copy_from_slice(&wave(n).to_le_bytes());
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn rows_are_rounded_by_the_importance_of_their_matrix_wherever_reading_begins() {
+        let desc = |dtype| TensorDesc { name: "experts".into(), dtype, shape: vec![2, 4, 32] };
+        let base = Waves([desc(DType::F32)]);
+        let importance: Vec<f32> = (0..64).map(|n| 1.0 + (n * n % 37) as f32).collect();
+        let rounding = Rounding { of: 0, desc: desc(DType::Q4_0), importance: Some(importance.clone()) };
+        let source = Roundings::new(&base, vec![rounding]);
+        let values: Vec<f32> = (0..8 * 32).map(wave).collect();
+        let mut expected = vec![0; 8 * 18];
+        for (matrix, out) in expected.chunks_exact_mut(4 * 18).enumerate() {
+            let (values, weights) = (&values[matrix * 128..][..128], &importance[matrix * 32..][..32]);
+            quant::encode(Simd::detect(), DType::Q4_0, 32, values, Some(weights), out);
+        }
+        let mut found = vec![0; 3 * 18];
+        source.read_rows(source.index(0), 3, &mut found).unwrap();
+        assert_eq!(found, expected[3 * 18..6 * 18]);
+    }
+}

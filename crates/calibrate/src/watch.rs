@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use runtime::{Batch, Input, Matrix, Model, Observer, Weights};
+use runtime::{Batch, Input, Matrix, Mixture, Model, Observer, Weights};
 use tensor::{Error, Result};
 
 /// What was seen of one batch.
@@ -14,9 +14,19 @@ pub(crate) struct Seen {
     pub(crate) inputs: BTreeMap<usize, Rows>,
     /// The residual stream that the part began with.
     pub(crate) residual: Matrix,
-    /// Mean of y² of each row of the output, where there is one matrix.
+    /// Mean of y² of each row of the output; of experts, of what they give together.
     pub(crate) squares: Vec<f32>,
+    /// The other part of a mixture, for whose parts' outputs the pass goes on that far.
+    pub(crate) beside: Option<Beside>,
     stopped: bool,
+}
+
+/// What an output, behind its norm, is added to before the norm that both are behind.
+pub(crate) struct Beside {
+    /// It, behind its norm.
+    pub(crate) x: Matrix,
+    /// Mean of squares of each row of the sum.
+    pub(crate) squares: Vec<f32>,
 }
 
 /// Inputs of a matrix.
@@ -32,6 +42,8 @@ pub(crate) struct Rows {
 struct Watch {
     role: &'static str,
     experts: Range<usize>,
+    /// Whether its output is a part of a mixture.
+    mixed: bool,
     seen: Mutex<Seen>,
 }
 
@@ -47,7 +59,8 @@ pub(crate) fn watch(
     role: &'static str,
     experts: Range<usize>,
 ) -> Result<Seen> {
-    let watch = Watch { role, experts, seen: Mutex::default() };
+    let mixed = config.experts.is_some() && ["ffn_down", "ffn_down_exps"].contains(&role);
+    let watch = Watch { role, experts, mixed, seen: Mutex::default() };
     let passed = Model::new(config, weights.clone().observed(&watch))?.layer(layer, &mut batch.clone());
     let seen = watch.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
     match passed {
@@ -59,6 +72,11 @@ pub(crate) fn watch(
 impl Watch {
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) -> Result<()> {
+        self.lock().stopped = true;
+        Err(Error::unsupported(self.role, "the pass ends here"))
     }
 }
 
@@ -89,10 +107,31 @@ impl Observer for Watch {
         if input.role != self.role {
             return Ok(());
         }
-        let mut seen = self.lock();
-        let mean = |row: &[f32]| row.iter().map(|y| y * y).sum::<f32>() / row.len() as f32;
-        seen.squares = (0..y.rows()).map(|row| mean(y.row(row))).collect();
-        seen.stopped = true;
-        Err(Error::unsupported(self.role, "the pass ends here"))
+        self.lock().squares = squares(y);
+        if self.mixed { Ok(()) } else { self.stop() }
     }
+
+    fn mixture(&self, mixture: &Mixture<'_>) -> Result<()> {
+        if !self.mixed {
+            return Ok(());
+        }
+        let mut sum = mixture.dense_normed.clone();
+        sum.add(mixture.experts_normed);
+        let mut seen = self.lock();
+        let beside = if seen.squares.is_empty() {
+            seen.squares = squares(mixture.experts);
+            mixture.dense_normed
+        } else {
+            mixture.experts_normed
+        };
+        seen.beside = Some(Beside { x: beside.clone(), squares: squares(&sum) });
+        drop(seen);
+        self.stop()
+    }
+}
+
+/// Mean of squares of each row.
+fn squares(y: &Matrix) -> Vec<f32> {
+    let mean = |row: &[f32]| row.iter().map(|y| y * y).sum::<f32>() / row.len() as f32;
+    (0..y.rows()).map(|row| mean(y.row(row))).collect()
 }

@@ -10,7 +10,7 @@ use ::gemma::Model;
 use ::plan::{Artifact, CalibrationEntry, FileEntry, Origin, Plan, Request, byte_size};
 use ::text::Tokenizer;
 use ::verify::{Corpus, Cut, Reader, Scored};
-use tensor::{Error, Result, TensorSource};
+use tensor::{DType, Error, Result, TensorSource};
 
 use crate::args::CalibrationText;
 use crate::commands::opened::reader;
@@ -117,6 +117,8 @@ impl Run<'_> {
 
     fn round(&self, folder: &Path, id: &str, memory: u64, quiet: bool) -> Result<Calibrated> {
         let tensors = self.artifact.files.iter().flat_map(|file| &file.tensors);
+        let embedding = tensors.clone().find(|tensor| tensor.role == "token_embd");
+        let embedding = embedding.map_or(DType::F32, |tensor| tensor.desc.dtype);
         let target = |tensor: &::plan::OutputTensor| {
             // what lies on a lattice is repacked without loss
             let repacked = matches!(&tensor.from, Origin::Checkpoint(stored) if stored.lattice);
@@ -137,8 +139,8 @@ impl Run<'_> {
         };
         let store = Store::new(folder, id)?;
         let config = &self.model.config;
-        let reports =
-            ::calibrate::round(config, self.checkpoint, &self.model.inventory, &targets, &text, &store)?;
+        let (source, inventory) = (self.checkpoint, &self.model.inventory);
+        let reports = ::calibrate::round(config, source, inventory, &targets, embedding, &text, &store)?;
         bar.finish();
         let tensors: RoundedTensors = store.open(0..layers)?;
         let entry = CalibrationEntry {

@@ -53,7 +53,7 @@ pub use guesser::{Draft, Guesser, Standing};
 pub use matmul::Kernel;
 pub use matrix::{Matrix, argmax};
 pub use model::{Model, Stage};
-pub use observe::{Expert, Input, Observer};
+pub use observe::{Expert, Input, Mixture, Observer};
 pub use runs::{BATCH_TOKENS, bytes_of_token, runs};
 pub use sums::{ExpSums, exp_sums};
 pub use table::TableReads;

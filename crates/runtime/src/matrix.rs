@@ -66,7 +66,7 @@ impl Matrix {
     }
 
     /// `self + other`.
-    pub(crate) fn add(&mut self, other: &Matrix) {
+    pub fn add(&mut self, other: &Matrix) {
         self.data.iter_mut().zip(&other.data).for_each(|(a, b)| *a += b);
     }
 

@@ -10,7 +10,7 @@ use crate::ffn::gated;
 use crate::math::softmax;
 use crate::model::Model;
 use crate::norm::rms;
-use crate::{Expert, LayerWeights, Matrix};
+use crate::{Expert, LayerWeights, Matrix, Mixture};
 
 impl Model<'_> {
     /// Dense network plus experts, each with a norm of its own behind it.
@@ -18,8 +18,14 @@ impl Model<'_> {
         let eps = self.config().norm_eps;
         let mut out = rms(&self.dense(w, x)?, Some(&w.vector("post_ffw_norm_1")?), eps);
         let n = rms(x, Some(&w.vector("pre_ffw_norm_2")?), eps);
-        let mixed = self.experts(w, &n, &self.route(w, x)?)?;
-        out.add(&rms(&mixed, Some(&w.vector("post_ffw_norm_2")?), eps));
+        let experts = self.experts(w, &n, &self.route(w, x)?)?;
+        let experts_normed = rms(&experts, Some(&w.vector("post_ffw_norm_2")?), eps);
+        w.observe_mixture(&Mixture {
+            experts: &experts,
+            experts_normed: &experts_normed,
+            dense_normed: &out,
+        })?;
+        out.add(&experts_normed);
         Ok(out)
     }
 

@@ -24,6 +24,16 @@ pub struct Expert<'a> {
     pub tokens: &'a [(usize, f32)],
 }
 
+/// What a layer with experts has made, whose two parts are added.
+pub struct Mixture<'a> {
+    /// Of the experts: Σ of what each gives, times what the router makes of it.
+    pub experts: &'a Matrix,
+    /// The same, behind its norm.
+    pub experts_normed: &'a Matrix,
+    /// Of the dense network, behind its norm.
+    pub dense_normed: &'a Matrix,
+}
+
 /// Sees the products of a layer. Those of experts come from several threads, each expert's of a batch once. An error of
 /// any of these ends the pass.
 pub trait Observer: Sync {
@@ -47,6 +57,14 @@ pub trait Observer: Sync {
     /// # Errors
     /// Whatever the observer says.
     fn output(&self, _input: &Input<'_>, _y: &Matrix) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called at the end of a mixture of experts.
+    ///
+    /// # Errors
+    /// Whatever the observer says.
+    fn mixture(&self, _mixture: &Mixture<'_>) -> Result<()> {
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use quant::Simd;
 use rayon::prelude::*;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-use crate::{Expert, Input, Kernel, Matrix, Observer};
+use crate::{Expert, Input, Kernel, Matrix, Mixture, Observer};
 
 /// The weights of a model: a source of tensors, and which of them does what.
 #[derive(Clone)]
@@ -127,6 +127,11 @@ impl<'a> LayerWeights<'a> {
     /// Shows the observer, if there is one, what a part of this layer begins with.
     pub(crate) fn observe_residual(&self, hidden: &Matrix) -> Result<()> {
         self.weights.observer.map_or(Ok(()), |observer| observer.residual(hidden))
+    }
+
+    /// Shows the observer, if there is one, what a mixture of experts has made.
+    pub(crate) fn observe_mixture(&self, mixture: &Mixture<'_>) -> Result<()> {
+        self.weights.observer.map_or(Ok(()), |observer| observer.mixture(mixture))
     }
 
     /// Shows the observer, if there is one, the input of a matrix of this layer.
