@@ -91,10 +91,15 @@ fn importance_of_26b_a4b_is_that_of_llama_imatrix() {
 
 #[test]
 fn pieces_of_a_text_add_up() {
+    pieces_add_up("e2b");
+    pieces_add_up("26b-a4b");
+}
+
+fn pieces_add_up(checkpoint: &str) {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name);
     for (chunks, name) in [("0..3", "a"), ("3..5", "b"), ("5", "all")] {
-        calibrate("26b-a4b", chunks, &file(name));
+        calibrate(checkpoint, chunks, &file(name));
     }
     let [a, b, merged] = ["a", "b", "merged"].map(|name| file(name).to_str().unwrap().to_owned());
     run(["calibrate", "--merge", &a, &b, "-o", &merged]).good();
@@ -149,6 +154,12 @@ fn beats(checkpoint: &str, ratio: f64) {
         tensors("importance/model.gguf").iter().map(|t| (&t["name"], &t["type"])).collect::<Vec<_>>(),
         tensors("calibrated/model.gguf").iter().map(|t| (&t["name"], &t["type"])).collect::<Vec<_>>()
     );
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(file("calibrated/model.gguf.manifest.json")).unwrap()).unwrap();
+    let rounded = manifest["artifacts"][0]["calibration"]["tensors"].as_array().unwrap();
+    let head = rounded.iter().find(|t| t["tensor"] == "token_embd.weight").unwrap();
+    assert_eq!(head["method"], "feedback");
+    assert!(head["error_ratio"].as_f64().unwrap() <= 0.60, "{head}");
     let [plain, fed] =
         ["importance", "calibrated"].map(|name| divergence(&file(name).join("model.gguf"), checkpoint));
     assert!(fed <= ratio * plain, "{checkpoint}: {fed} against {plain}, {:.3} of it", fed / plain);

@@ -132,6 +132,44 @@ fn dense() {
     compare("31b");
 }
 
+/// The per-layer table has importance in files of our own, a column each of all layers, by which llama-quantize rounds it
+/// to the same bytes; without, to others.
+#[test]
+fn the_per_layer_table_is_rounded_by_importance_of_its_own() {
+    const TABLE: &str = "per_layer_token_embd";
+    let Some(stock) = Stock::of("e2b") else { return };
+    let (with, without) = (stock.file("importance.gguf"), stock.file("without.gguf"));
+    let (model, calib) = (fixture("e2b"), text("calib.txt"));
+    let args = ["calibrate", model.to_str().unwrap(), "--text", calib.to_str().unwrap(), "-c", CHUNK];
+    run([&args[..], &["--chunks", &CHUNKS.to_string(), "-o", with.to_str().unwrap()]].concat()).good();
+    let all = Importance::read(&with).unwrap();
+    let entry = all.get("per_layer_token_embd.weight").unwrap();
+    let seen = all.get("blk.0.proj.weight").unwrap();
+    // 8 layers of 32
+    assert_eq!((entry.cols(), entry.counts()), (256, seen.counts()));
+    let mut others = Importance::new(all.datasets.clone(), all.chunks, all.chunk_size.unwrap());
+    for (name, entry) in all.iter().filter(|(name, _)| !name.starts_with(TABLE)) {
+        others.insert(name, entry.clone());
+    }
+    others.write(&without).unwrap();
+
+    for dtype in ["q4_0", "q5_0", "iq4_nl", "q6_k"] {
+        let ours = |importance: &Path| {
+            let out = stock.file("ours.gguf");
+            let table = format!("types.{TABLE}={dtype}");
+            let args = [&arguments(&["q4_0"], importance)[..], &["--set", &table, "--force"]].concat();
+            convert(&model, &out, &args).good();
+            fs::read(&out).unwrap()
+        };
+        let (steered, out) = (ours(&with), stock.file("stock.gguf"));
+        let mut tool = stock.oracle.tool("llama-quantize");
+        tool.arg("--imatrix").arg(&with).args(["--tensor-type", &format!("{TABLE}={dtype}")]);
+        ok(tool.arg(stock.file("bf16.gguf")).arg(&out).arg("Q4_0"));
+        assert!(steered == fs::read(&out).unwrap(), "{dtype}");
+        assert!(steered != ours(&without), "{dtype}");
+    }
+}
+
 /// Types that importance does not steer, and those that are not quantised, are what llama-quantize makes too.
 #[test]
 fn presets_without_use_for_importance_say_so_and_agree() {

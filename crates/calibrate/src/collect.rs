@@ -1,60 +1,82 @@
 //! Importance: Σx² of every column of what goes into each matrix, and how many tokens that was.
 //!
-//! The tensors and sums are those of llama-imatrix (`tools/imatrix/imatrix.cpp`), which leaves out the head: here it is
-//! the entry of `token_embd.weight`.
+//! The tensors and sums are those of llama-imatrix (`tools/imatrix/imatrix.cpp`), which leaves out the embeddings: here
+//! the entry of `token_embd.weight` is that of the head, and `per_layer_token_embd.weight` has one, see `table.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gemma::Inventory;
+use gemma::{Config, Inventory};
 use importance::{Entry, Importance};
 use rayon::prelude::*;
 use runtime::{Input, Matrix, Model, Observer};
 use tensor::{Error, Result};
 
 use crate::stream::{Text, batches};
+use crate::table;
 
-/// Sums by role and layer.
-#[derive(Default)]
-struct Collector {
-    sums: Mutex<BTreeMap<(&'static str, usize), Sums>>,
-    experts: usize,
+/// Sees every input.
+struct Collector<'a> {
+    config: &'a Config,
+    sums: Mutex<ByRole>,
+    /// What `inp_gate` gave the tokens that `proj` is next for.
+    gates: Mutex<Matrix>,
 }
 
+/// Sums by role and layer.
+type ByRole = BTreeMap<(&'static str, usize), Sums>;
+
 /// Σx² of each column of each matrix, and the tokens that each saw.
-struct Sums {
-    squares: Vec<f64>,
-    counts: Vec<u64>,
+pub(crate) struct Sums {
+    pub(crate) squares: Vec<f64>,
+    pub(crate) counts: Vec<u64>,
 }
 
 impl Sums {
-    fn new(matrices: usize, cols: usize) -> Sums {
+    pub(crate) fn new(matrices: usize, cols: usize) -> Sums {
         Sums { squares: vec![0.0; matrices * cols], counts: vec![0; matrices] }
     }
 
-    fn entry(&self) -> Result<Entry> {
+    pub(crate) fn entry(&self) -> Result<Entry> {
         Entry::new(self.squares.iter().map(|&sum| sum as f32).collect(), self.counts.clone())
     }
 }
 
-impl Collector {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(&'static str, usize), Sums>> {
-        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+impl Collector<'_> {
+    fn add(&self, role: &'static str, input: &Input<'_>, x: &Matrix) {
+        let experts = self.config.experts.unwrap_or(0) as usize;
+        let (cols, matrices) = (x.cols(), input.expert.as_ref().map_or(1, |_| experts));
+        // outside of the lock: experts come side by side
+        let squares = squares(x);
+        let number = input.expert.as_ref().map_or(0, |expert| expert.number);
+        let mut all = lock(&self.sums);
+        let sums = all.entry((role, input.layer)).or_insert_with(|| Sums::new(matrices, cols));
+        sums.squares[number * cols..][..cols].iter_mut().zip(&squares).for_each(|(sum, new)| *sum += new);
+        sums.counts[number] += x.rows() as u64;
     }
 }
 
-impl Observer for Collector {
+impl Observer for Collector<'_> {
     fn input(&self, input: &Input<'_>) -> Result<()> {
-        let (cols, matrices) = (input.x.cols(), input.expert.as_ref().map_or(1, |_| self.experts));
-        // outside of the lock: experts come side by side
-        let squares = squares(input.x);
-        let number = input.expert.as_ref().map_or(0, |expert| expert.number);
-        let mut all = self.lock();
-        let sums = all.entry((input.role, input.layer)).or_insert_with(|| Sums::new(matrices, cols));
-        sums.squares[number * cols..][..cols].iter_mut().zip(&squares).for_each(|(sum, new)| *sum += new);
-        sums.counts[number] += input.x.rows() as u64;
+        self.add(input.role, input, input.x);
         Ok(())
     }
+
+    fn output(&self, input: &Input<'_>, y: &Matrix) -> Result<()> {
+        match input.role {
+            "inp_gate" => *lock(&self.gates) = y.clone(),
+            "proj" => {
+                let gates = std::mem::take(&mut *lock(&self.gates));
+                self.add(table::ROLE, input, &table::input(gates, y, self.config.norm_eps));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Σx² of each column.
@@ -77,7 +99,7 @@ fn squares(x: &Matrix) -> Vec<f64> {
 /// What the model says.
 pub fn importance(model: &Model<'_>, inventory: &Inventory, text: &Text<'_>) -> Result<Importance> {
     let config = model.config();
-    let collector = Collector { experts: config.experts.unwrap_or(0) as usize, ..Collector::default() };
+    let collector = Collector { config, sums: Mutex::default(), gates: Mutex::default() };
     let observed = Model::new(config, model.weights().clone().observed(&collector))?;
     let mut head = Sums::new(1, config.hidden as usize);
     for group in text.groups(config) {
@@ -96,7 +118,7 @@ pub fn importance(model: &Model<'_>, inventory: &Inventory, text: &Text<'_>) -> 
     }
     let longest = text.sequences.iter().map(Vec::len).max().unwrap_or(0);
     let mut found = Importance::new(text.names.clone(), text.sequences.len() as u32, longest as u32);
-    let mut sums = collector.lock();
+    let mut sums = lock(&collector.sums);
     for tensor in &inventory.text {
         let slot = &tensor.slot;
         // one input for several roles
@@ -105,6 +127,9 @@ pub fn importance(model: &Model<'_>, inventory: &Inventory, text: &Text<'_>) -> 
             found.insert(slot.gguf.clone(), entry);
         } else if slot.role == "token_embd" && config.tied {
             found.insert(slot.gguf.clone(), head.entry()?);
+        } else if slot.role == table::ROLE {
+            let layers = (0..config.layers()).filter_map(|layer| sums.get(&(table::ROLE, layer)));
+            found.insert(slot.gguf.clone(), table::entry(model, layers)?);
         }
     }
     sums.clear();

@@ -57,7 +57,14 @@ pub(crate) struct Prepared {
     pub(crate) held_out: HeldOut,
 }
 
-/// C, of which rows are made when they are needed.
+impl Prepared {
+    /// The same, without anything to make up for.
+    pub(crate) fn without_correction(self) -> Prepared {
+        Prepared { correction: Correction { cross: Square::zeros(0), lacking: Vec::new() }, ..self }
+    }
+}
+
+/// C, of which rows are made when they are needed. 0 where `cross` is empty.
 pub(crate) struct Correction {
     cross: Square,
     lacking: Vec<f32>,
@@ -219,6 +226,11 @@ impl Correction {
     /// Whether the residual stream has a part in it.
     pub(crate) fn has_residual(&self) -> bool {
         !self.lacking.is_empty()
+    }
+
+    /// Whether there is anything in it.
+    pub(crate) fn is_none(&self) -> bool {
+        self.cross.size() == 0
     }
 
     /// The rows of C that belong to these rows of W, with or without what the residual stream lacks.

@@ -1,8 +1,8 @@
 //! What a text says about a model's weights: which columns matter, and how to round them so that errors cancel.
 //!
-//! - [`importance`]: Σx² of each column, in llama.cpp's importance files (`collect.rs`).
+//! - [`importance`]: Σx² of each column, in llama.cpp's importance files (`collect.rs`; of what is looked up: `table.rs`).
 //! - [`round`]: rounding with error feedback, layer after layer, each for what the rounded layers before it give
-//!   (`round.rs`; what a matrix is rounded for: `watch.rs`, `inputs.rs`; the
+//!   (`round.rs`; what a matrix is rounded for: `watch.rs`, `inputs.rs`, `head.rs`; the
 //!   matrix: `hessian.rs`, `factor.rs`, `rows.rs`).
 //!
 //! - [`sensitivity`]: what rounding each tensor alone costs in predictions (`sensitivity.rs`, `roundings.rs`).
@@ -13,6 +13,7 @@
 mod chosen;
 mod collect;
 mod factor;
+mod head;
 mod hessian;
 mod inputs;
 mod overlay;
@@ -23,6 +24,7 @@ mod sensitivity;
 mod square;
 mod store;
 mod stream;
+mod table;
 mod watch;
 
 pub use chosen::{Method, TensorReport};

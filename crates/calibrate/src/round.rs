@@ -1,7 +1,8 @@
 //! Rounding a model, layer after layer: what the rounded layers before it give is what a layer is rounded for.
 //!
 //! Within a layer the same holds for its products ([`STAGES`]): attention's output is rounded for what the rounded
-//! queries, keys and values give. So for each stage the text goes through the layer as far as that stage.
+//! queries, keys and values give. So for each stage the text goes through the layer as far as that stage. Before all layers
+//! comes the head, which is the embedding that the rounded model begins with (`head.rs`).
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::chosen::{Chosen, TensorReport, choose, report};
 use crate::factor::factor;
+use crate::head;
 use crate::inputs::{self, Inputs, Pair};
 use crate::overlay::Overlay;
 use crate::roundings::{Rounding, Roundings};
@@ -32,8 +34,6 @@ const STAGES: &[&[&[&str]]] = &[
     &[&["proj"]],
 ];
 
-/// What the text is embedded with.
-const EMBEDDING: &str = "token_embd";
 /// Added to the diagonal of H, times its mean.
 const DAMPING: f32 = 0.03;
 /// One sequence of so many is not used to round, but to see whether that was good.
@@ -52,7 +52,7 @@ const EXPERT_BYTES: u64 = 1 << 30;
 pub struct Target {
     /// What it does.
     pub role: &'static str,
-    /// Its layer.
+    /// Its layer; of the head, the number after the last.
     pub layer: usize,
     /// Its name, shape and type in the output.
     pub desc: TensorDesc,
@@ -73,34 +73,43 @@ pub fn round(
     store: &Store,
 ) -> Result<Vec<TensorReport>> {
     check(config, text)?;
-    let missing = || Error::malformed(format!("tensor {EMBEDDING}"), "not in the checkpoint");
-    let of = inventory.text.iter().find(|found| found.slot.role == EMBEDDING).ok_or_else(missing)?.index;
+    let missing = || Error::malformed(format!("tensor {}", head::ROLE), "not in the checkpoint");
+    let of = inventory.text.iter().find(|found| found.slot.role == head::ROLE).ok_or_else(missing)?.index;
     let desc = TensorDesc { dtype: embedding, ..source.tensors()[of].clone() };
     let embedded = Roundings::new(source, vec![Rounding { of, desc, importance: None }]);
     let overlay = Overlay::new(&embedded, targets.iter().map(|target| target.desc.clone()));
     let original = Weights::new(&overlay, inventory)?;
-    let mut weights = original.clone();
-    weights.replace(EMBEDDING, None, embedded.index(0));
-    let (training, held_out) = split(text.sequences);
     let mut run = Run {
         config,
         overlay: &overlay,
         targets,
-        streams: streams(config, [&original, &weights], &training, &held_out)?,
+        streams: embed(&Model::new(config, original.clone())?, text.sequences)?
+            .into_iter()
+            .map(Stream::new)
+            .collect(),
+        weights: original.clone(),
         original,
-        weights,
         text,
     };
     let mut reports = Vec::new();
+    match targets.iter().position(|target| target.layer == config.layers()) {
+        Some(number) => reports.extend(run.head(number, store)?),
+        None => run.weights.replace(head::ROLE, None, embedded.index(0)),
+    }
+    let rounded = embed(&Model::new(config, run.weights.clone())?, text.sequences)?;
+    run.streams.iter_mut().zip(rounded).for_each(|(stream, (batch, _))| stream.rounded = batch);
     for layer in 0..config.layers() {
         reports.extend(run.layer(layer, store)?);
     }
     Ok(reports)
 }
 
-/// Whether a tensor of this role and type is one for [`round`]: matrices of layers, and the router of a mixture of experts,
-/// which is not rounded but made to ask the experts that it asked.
-pub fn rounds(role: &str, dtype: DType) -> bool {
+/// Whether a tensor of this role and type is one for [`round`]: matrices of layers, the embedding that is the head, and the
+/// router of a mixture of experts, which is not rounded but made to ask the experts that it asked.
+pub fn rounds(config: &gemma::Config, role: &str, dtype: DType) -> bool {
+    if role == head::ROLE {
+        return config.tied && quant::feeds_back(dtype);
+    }
     let known = STAGES.iter().flat_map(|stage| stage.iter()).any(|roles| roles.contains(&role));
     known && (quant::feeds_back(dtype) || dtype == DType::F32)
 }
@@ -111,7 +120,9 @@ pub fn passes(targets: &[Target], layers: usize) -> u64 {
         let wanted = |roles: &&&[&str]| targets.iter().any(|t| t.layer == layer && roles.contains(&t.role));
         STAGES.iter().flat_map(|stage| stage.iter()).filter(wanted).count() as u64
     };
-    (0..layers).map(|layer| watched(layer) + 1).sum()
+    // for the head, the text goes through all layers once more
+    let head = if targets.iter().any(|target| target.layer == layers) { layers as u64 } else { 0 };
+    head + (0..layers).map(|layer| watched(layer) + 1).sum::<u64>()
 }
 
 fn check(config: &gemma::Config, text: &Text<'_>) -> Result<()> {
@@ -160,32 +171,27 @@ struct Run<'a> {
 }
 
 /// A batch on its way through both models.
-struct Stream {
-    original: Batch,
+pub(crate) struct Stream {
+    pub(crate) original: Batch,
     rounded: Batch,
     /// Rows that begin a sequence.
-    starts: Vec<usize>,
-    held_out: bool,
+    pub(crate) starts: Vec<usize>,
+    pub(crate) held_out: bool,
 }
 
-fn streams(
-    config: &gemma::Config,
-    weights: [&Weights<'_>; 2],
-    training: &[Vec<u32>],
-    held_out: &[Vec<u32>],
-) -> Result<Vec<Stream>> {
-    let mut streams = Vec::new();
-    for (sequences, held_out) in [(training, false), (held_out, true)] {
-        let embed = |weights: &Weights<'_>| batches(&Model::new(config, weights.clone())?, sequences);
-        let [original, rounded] = weights.map(embed);
-        streams.extend(original?.into_iter().zip(rounded?).map(|(original, rounded)| Stream {
-            starts: original.sequences().map(|rows| rows.start).collect(),
-            original,
-            rounded,
-            held_out,
-        }));
+impl Stream {
+    fn new((original, held_out): (Batch, bool)) -> Stream {
+        let starts = original.sequences().map(|rows| rows.start).collect();
+        Stream { starts, rounded: original.clone(), original, held_out }
     }
-    Ok(streams)
+}
+
+/// The text, embedded: what is trained on, then what is held out.
+fn embed(model: &Model<'_>, sequences: &[Vec<u32>]) -> Result<Vec<(Batch, bool)>> {
+    let (training, held_out) = split(sequences);
+    let [training, held_out] = [training, held_out].map(|sequences| batches(model, &sequences));
+    let flagged = |held_out| move |batch| (batch, held_out);
+    Ok(training?.into_iter().map(flagged(false)).chain(held_out?.into_iter().map(flagged(true))).collect())
 }
 
 impl<'a> Run<'a> {
@@ -194,14 +200,8 @@ impl<'a> Run<'a> {
         let targets = self.targets;
         let mine: Vec<usize> = (0..targets.len()).filter(|&n| targets[n].layer == layer).collect();
         let mut reports = Vec::new();
-        if let Some(kept) = store.layer(layer)? {
-            for (index, desc) in kept.file.tensors().iter().enumerate() {
-                let Some(&number) = mine.iter().find(|&&n| targets[n].desc == *desc) else { continue };
-                let mut bytes = vec![0; desc.byte_len() as usize];
-                kept.file.read_rows(index, 0, &mut bytes)?;
-                self.put(number, Arc::new(bytes));
-            }
-            reports = kept.reports;
+        if let Some(kept) = self.kept(layer, &mine, store)? {
+            reports = kept;
         } else {
             let mut done: Vec<(usize, Arc<Vec<u8>>)> = Vec::new();
             for stage in STAGES {
@@ -239,10 +239,49 @@ impl<'a> Run<'a> {
         Ok(reports)
     }
 
+    /// Rounds the head for what the original gives it, or takes it from the store: the text is embedded with it.
+    fn head(&mut self, number: usize, store: &Store) -> Result<Vec<TensorReport>> {
+        let (targets, after) = (self.targets, self.config.layers());
+        if let Some(reports) = self.kept(after, &[number], store)? {
+            return Ok(reports);
+        }
+        let model = Model::new(self.config, self.original.clone())?;
+        let mut prepared = head::prepare(&model, &self.streams, self.text.progress)?;
+        let factors = factor(std::mem::take(&mut prepared.hessian), DAMPING);
+        let desc = &targets[number].desc;
+        let original = self.original.global().get(head::ROLE)?;
+        let matrix = rows::Weights {
+            dtype: desc.dtype,
+            rows: desc.rows() as usize,
+            cols: desc.cols() as usize,
+            read: &|row, out| original.read(row, &mut Vec::new(), out),
+            held_out: &prepared.held_out,
+        };
+        let chosen = [choose(&matrix, factors.as_ref(), &prepared)?];
+        let reports = vec![report(&desc.name, &chosen)];
+        let [Chosen { rounded, .. }] = chosen;
+        store.keep(after, &[(desc.clone(), &rounded.bytes)], &reports)?;
+        self.put(number, Arc::new(rounded.bytes));
+        Ok(reports)
+    }
+
+    /// Takes rounded tensors from the store, if they are there.
+    fn kept(&mut self, layer: usize, numbers: &[usize], store: &Store) -> Result<Option<Vec<TensorReport>>> {
+        let Some(kept) = store.layer(layer)? else { return Ok(None) };
+        for (index, desc) in kept.file.tensors().iter().enumerate() {
+            let Some(&number) = numbers.iter().find(|&&n| self.targets[n].desc == *desc) else { continue };
+            let mut bytes = vec![0; desc.byte_len() as usize];
+            kept.file.read_rows(index, 0, &mut bytes)?;
+            self.put(number, Arc::new(bytes));
+        }
+        Ok(Some(kept.reports))
+    }
+
     fn put(&mut self, number: usize, bytes: Arc<Vec<u8>>) {
         self.overlay.put(number, bytes);
         let target = &self.targets[number];
-        self.weights.replace(target.role, Some(target.layer), self.overlay.index(number));
+        let layer = Some(target.layer).filter(|&layer| layer < self.config.layers());
+        self.weights.replace(target.role, layer, self.overlay.index(number));
     }
 
     /// Rounds the matrices of a stage.

@@ -49,6 +49,9 @@ pub(crate) fn feed_back(
 ) -> Result<Rounded> {
     let (cols, dtype) = (matrix.cols, matrix.dtype);
     by_rows(matrix, |first, weights, bytes, values| {
+        if correction.is_none() {
+            return round_rows(dtype, factors, weights, bytes, values);
+        }
         let mut corrected = correction.rows(first, weights, residual);
         factors.solve(&mut corrected);
         corrected.iter_mut().zip(weights).for_each(|(row, weight)| *row += weight);

@@ -38,6 +38,14 @@ pub(crate) struct Rows {
     pub(crate) shares: Vec<f32>,
 }
 
+impl Seen {
+    /// Inputs of a matrix that every row of a batch goes into.
+    pub(crate) fn of(x: Matrix) -> Seen {
+        let rows = Rows { tokens: (0..x.rows()).collect(), shares: vec![1.0; x.rows()], x };
+        Seen { inputs: BTreeMap::from([(0, rows)]), ..Seen::default() }
+    }
+}
+
 /// Looks at the inputs of a role, of the experts in a range if it has some.
 struct Watch {
     role: &'static str,

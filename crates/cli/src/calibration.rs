@@ -1,5 +1,6 @@
 //! Text for a model to be calibrated on, and rounding for it before a conversion.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,13 +22,13 @@ pub(crate) struct Calibrated {
     pub(crate) tensors: Arc<dyn TensorSource>,
     pub(crate) entry: CalibrationEntry,
     store: Store,
-    layers: usize,
+    kept: Range<usize>,
 }
 
 impl Calibrated {
     /// Removes the rounded layers, when they are in the artifact.
     pub(crate) fn remove(&self) {
-        self.store.remove(0..self.layers);
+        self.store.remove(self.kept.clone());
     }
 }
 
@@ -116,18 +117,19 @@ impl Run<'_> {
     }
 
     fn round(&self, folder: &Path, id: &str, memory: u64, quiet: bool) -> Result<Calibrated> {
+        let config = &self.model.config;
+        let layers = config.layers();
         let tensors = self.artifact.files.iter().flat_map(|file| &file.tensors);
         let embedding = tensors.clone().find(|tensor| tensor.role == "token_embd");
         let embedding = embedding.map_or(DType::F32, |tensor| tensor.desc.dtype);
         let target = |tensor: &::plan::OutputTensor| {
             // what lies on a lattice is repacked without loss
             let repacked = matches!(&tensor.from, Origin::Checkpoint(stored) if stored.lattice);
-            let layer =
-                tensor.layer.filter(|_| !repacked && ::calibrate::rounds(tensor.role, tensor.desc.dtype))?;
-            Some(Target { role: tensor.role, layer, desc: tensor.desc.clone() })
+            let rounds = !repacked && ::calibrate::rounds(config, tensor.role, tensor.desc.dtype);
+            let layer = tensor.layer.unwrap_or(layers);
+            rounds.then(|| Target { role: tensor.role, layer, desc: tensor.desc.clone() })
         };
         let targets: Vec<Target> = tensors.filter_map(target).collect();
-        let layers = self.model.config.layers();
         let tokens: u64 = self.sequences.iter().map(|sequence| sequence.len() as u64).sum();
         let steps = ::calibrate::passes(&targets, layers) * tokens;
         let bar = Bar::steps(&format!("{}: calibrating", self.artifact.recipe), steps, quiet);
@@ -138,17 +140,18 @@ impl Run<'_> {
             progress: &|tokens| bar.advance(tokens),
         };
         let store = Store::new(folder, id)?;
-        let config = &self.model.config;
         let (source, inventory) = (self.checkpoint, &self.model.inventory);
         let reports = ::calibrate::round(config, source, inventory, &targets, embedding, &text, &store)?;
         bar.finish();
-        let tensors: RoundedTensors = store.open(0..layers)?;
+        // the head, where it is rounded, is kept as one more
+        let kept = 0..layers + usize::from(targets.iter().any(|target| target.layer == layers));
+        let tensors: RoundedTensors = store.open(kept.clone())?;
         let entry = CalibrationEntry {
             texts: self.texts.to_vec(),
             tokens,
             sequences: self.sequences.len() as u64,
             tensors: serde_json::to_value(&reports).unwrap_or_default(),
         };
-        Ok(Calibrated { tensors: Arc::new(tensors), entry, store, layers })
+        Ok(Calibrated { tensors: Arc::new(tensors), entry, store, kept })
     }
 }

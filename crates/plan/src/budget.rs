@@ -21,8 +21,8 @@ use crate::sensitivity::Sensitivity;
 use crate::size::byte_size;
 use crate::types::{Artifact, OutputTensor};
 
-/// What error feedback leaves of the KL divergence of plain rounding: 0.41 to 0.69 where it was measured
-/// (docs/BENCHMARKS.md). It counts when layers are weighed against embeddings, which are rounded plainly.
+/// What error feedback leaves of the KL divergence of plain rounding in layers, about (docs/BENCHMARKS.md). It counts when
+/// they are weighed against the embeddings, where it leaves more, or is not used.
 const FEEDBACK: f64 = 0.5;
 
 /// `[budget]`: what types are chosen from, and how much they may take. One of the three limits.

@@ -50,6 +50,7 @@ pub use batch::Batch;
 pub use cache::KvCache;
 pub use draft::{Drafter, Guess};
 pub use guesser::{Draft, Guesser, Standing};
+pub use math::gelu;
 pub use matmul::Kernel;
 pub use matrix::{Matrix, argmax};
 pub use model::{Model, Stage};

@@ -55,16 +55,19 @@ pub(crate) fn exp(x: f32) -> f32 {
     (series * r * r + r + 1.0) * two_to_n
 }
 
+/// gelu in its tanh form: `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+#[inline(always)]
+pub fn gelu(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    let inner = SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x);
+    // (1 + tanh a) / 2 = 1 / (1 + e^-2a)
+    x / (1.0 + exp(-2.0 * inner))
+}
+
 vectorised! {
-    /// `gate = gelu(gate) * up`, gelu in its tanh form: `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+    /// `gate = gelu(gate) * up`.
     pub(crate) fn gelu_times(gate: &mut [f32], up: &[f32]) {
-        const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-        for (g, u) in gate.iter_mut().zip(up) {
-            let x = *g;
-            let inner = SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x);
-            // (1 + tanh a) / 2 = 1 / (1 + e^-2a)
-            *g = x / (1.0 + exp(-2.0 * inner)) * u;
-        }
+        gate.iter_mut().zip(up).for_each(|(g, u)| *g = gelu(*g) * u);
     }
 }
 
