@@ -1,13 +1,13 @@
 //! Rounding a model, layer after layer: what the rounded layers before it give is what a layer is rounded for.
 //!
 //! Within a layer the same holds for its products ([`STAGES`]): attention's output is rounded for what the rounded
-//! queries, keys and values give. So for each stage the text goes through the layer as far as that stage. Before all layers
+//! queries, keys and values give. So for each stage the text goes through a part of the layer as far as that stage. Before all layers
 //! comes the head, which is the embedding that the rounded model begins with (`head.rs`).
 
 use std::sync::Arc;
 
 use gemma::Inventory;
-use runtime::{Batch, Model, Weights, bytes_of_token};
+use runtime::{Batch, Model, Part, Weights, bytes_of_token};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::chosen::{Chosen, TensorReport, choose, report};
@@ -21,18 +21,27 @@ use crate::store::Store;
 use crate::stream::{Text, batches};
 use crate::watch::watch;
 
-/// Matrices in the order in which a token meets them. Those of an inner list have one input, and are rounded for the same H.
-const STAGES: &[&[&[&str]]] = &[
-    &[&["attn_q", "attn_k", "attn_v"]],
-    &[&["attn_output"]],
-    &[&["ffn_gate_inp"]],
-    &[&["ffn_gate", "ffn_up"], &["ffn_gate_up_exps"]],
-    // the dense network, which all tokens go through, makes up for the experts
-    &[&["ffn_down_exps"]],
-    &[&["ffn_down"]],
-    &[&["inp_gate"]],
-    &[&["proj"]],
+/// The parts of a layer with their matrices, in the order in which a token meets them. Those of an inner list have one input,
+/// and are rounded for the same H.
+const STAGES: &[(Part, &[&[&[&str]]])] = &[
+    (Part::Attention, &[&[&["attn_q", "attn_k", "attn_v"]], &[&["attn_output"]]]),
+    (
+        Part::FeedForward,
+        &[
+            &[&["ffn_gate_inp"]],
+            &[&["ffn_gate", "ffn_up"], &["ffn_gate_up_exps"]],
+            // the dense network, which all tokens go through, makes up for the experts
+            &[&["ffn_down_exps"]],
+            &[&["ffn_down"]],
+        ],
+    ),
+    (Part::PerLayer, &[&[&["inp_gate"]], &[&["proj"]]]),
 ];
+
+/// All lists of matrices with one input.
+fn inputs_of_a_layer() -> impl Iterator<Item = &'static [&'static str]> {
+    STAGES.iter().flat_map(|(_, stages)| stages.iter()).flat_map(|stage| stage.iter().copied())
+}
 
 /// Added to the diagonal of H, times its mean.
 const DAMPING: f32 = 0.03;
@@ -110,15 +119,15 @@ pub fn rounds(config: &gemma::Config, role: &str, dtype: DType) -> bool {
     if role == head::ROLE {
         return config.tied && quant::feeds_back(dtype);
     }
-    let known = STAGES.iter().flat_map(|stage| stage.iter()).any(|roles| roles.contains(&role));
+    let known = inputs_of_a_layer().any(|roles| roles.contains(&role));
     known && (quant::feeds_back(dtype) || dtype == DType::F32)
 }
 
 /// Steps that [`round`] reports, of a token.
 pub fn passes(targets: &[Target], layers: usize) -> u64 {
     let watched = |layer: usize| {
-        let wanted = |roles: &&&[&str]| targets.iter().any(|t| t.layer == layer && roles.contains(&t.role));
-        STAGES.iter().flat_map(|stage| stage.iter()).filter(wanted).count() as u64
+        let wanted = |roles: &&[&str]| targets.iter().any(|t| t.layer == layer && roles.contains(&t.role));
+        inputs_of_a_layer().filter(wanted).count() as u64
     };
     // for the head, the text goes through all layers once more
     let head = if targets.iter().any(|target| target.layer == layers) { layers as u64 } else { 0 };
@@ -199,23 +208,15 @@ impl<'a> Run<'a> {
     fn layer(&mut self, layer: usize, store: &Store) -> Result<Vec<TensorReport>> {
         let targets = self.targets;
         let mine: Vec<usize> = (0..targets.len()).filter(|&n| targets[n].layer == layer).collect();
-        let mut reports = Vec::new();
-        if let Some(kept) = self.kept(layer, &mine, store)? {
-            reports = kept;
-        } else {
-            let mut done: Vec<(usize, Arc<Vec<u8>>)> = Vec::new();
-            for stage in STAGES {
-                let wanted: Vec<Wanted> = stage
-                    .iter()
-                    .map(|roles| {
-                        (*roles, mine.iter().copied().filter(|&n| roles.contains(&targets[n].role)).collect())
-                    })
-                    .filter(|(_, numbers): &Wanted| !numbers.is_empty())
-                    .collect();
-                if wanted.is_empty() {
-                    continue;
-                }
-                for (number, bytes, report) in self.stage(layer, &wanted)? {
+        let kept = self.kept(layer, &mine, store)?;
+        let (mut reports, mut done): (Vec<TensorReport>, Vec<(usize, Arc<Vec<u8>>)>) = Default::default();
+        for (part, stages) in STAGES {
+            for stage in stages.iter().filter(|_| kept.is_none()) {
+                let of = |roles: &[&str]| {
+                    mine.iter().copied().filter(|&n| roles.contains(&targets[n].role)).collect()
+                };
+                let wanted: Vec<Wanted> = stage.iter().map(|roles| (*roles, of(roles))).collect();
+                for (number, bytes, report) in self.stage((layer, *part), &wanted)? {
                     let bytes = Arc::new(bytes);
                     reports.push(report);
                     done.push((number, bytes.clone()));
@@ -223,20 +224,29 @@ impl<'a> Run<'a> {
                     self.put(number, bytes);
                 }
             }
-            done.sort_by_key(|(number, _)| *number);
-            let kept: Vec<_> =
-                done.iter().map(|(n, bytes)| (targets[*n].desc.clone(), bytes.as_slice())).collect();
-            store.keep(layer, &kept, &reports)?;
+            self.advance(layer, *part)?;
         }
-        let original = Model::new(self.config, self.original.clone())?;
-        let rounded = Model::new(self.config, self.weights.clone())?;
-        for stream in &mut self.streams {
-            original.layer(layer, &mut stream.original)?;
-            rounded.layer(layer, &mut stream.rounded)?;
-            (self.text.progress)(stream.rounded.hidden().rows() as u64);
+        match kept {
+            Some(kept) => reports = kept,
+            None => {
+                done.sort_by_key(|(number, _)| *number);
+                let rounded = done.iter().map(|(n, bytes)| (targets[*n].desc.clone(), bytes.as_slice()));
+                store.keep(layer, &rounded.collect::<Vec<_>>(), &reports)?;
+            }
         }
+        self.streams.iter().for_each(|stream| (self.text.progress)(stream.rounded.hidden().rows() as u64));
         mine.into_iter().for_each(|number| self.overlay.forget(number));
         Ok(reports)
+    }
+
+    /// Takes the text through a part of a layer, in both models.
+    fn advance(&mut self, layer: usize, part: Part) -> Result<()> {
+        let original = Model::new(self.config, self.original.clone())?;
+        let rounded = Model::new(self.config, self.weights.clone())?;
+        self.streams.iter_mut().try_for_each(|stream| {
+            original.part(layer, part, &mut stream.original)?;
+            rounded.part(layer, part, &mut stream.rounded)
+        })
     }
 
     /// Rounds the head for what the original gives it, or takes it from the store: the text is embedded with it.
@@ -285,10 +295,15 @@ impl<'a> Run<'a> {
     }
 
     /// Rounds the matrices of a stage.
-    fn stage(&self, layer: usize, wanted: &[Wanted]) -> Result<Vec<(usize, Vec<u8>, TensorReport)>> {
+    fn stage(
+        &self,
+        (layer, part): (usize, Part),
+        wanted: &[Wanted],
+    ) -> Result<Vec<(usize, Vec<u8>, TensorReport)>> {
         let mut out = Vec::new();
         for (roles, numbers) in wanted {
-            let first = &self.targets[numbers[0]];
+            let Some(&first) = numbers.first() else { continue };
+            let first = &self.targets[first];
             // one expert after the other: each is a matrix of its own
             let experts = if roles[0].ends_with("_exps") { first.desc.shape[0] as usize } else { 1 };
             let cols = first.desc.cols();
@@ -298,7 +313,7 @@ impl<'a> Run<'a> {
             let mut matrices: Vec<Vec<Chosen>> = numbers.iter().map(|_| Vec::new()).collect();
             for from in (0..experts).step_by(together) {
                 let group = from..(from + together).min(experts);
-                let inputs = self.inputs(layer, roles, cols as usize, group.clone())?;
+                let inputs = self.inputs((layer, part), roles, cols as usize, group.clone())?;
                 let shared = (experts > 1).then(|| Inputs::shared(&inputs));
                 for (expert, input) in group.zip(inputs) {
                     let mut prepared = input.prepare(shared.as_ref().map(|shared| (shared, SHARED_TOKENS)));
@@ -334,7 +349,7 @@ impl<'a> Run<'a> {
     /// What goes into the first of these roles, in both models.
     fn inputs(
         &self,
-        layer: usize,
+        (layer, part): (usize, Part),
         roles: &[&'static str],
         cols: usize,
         experts: std::ops::Range<usize>,
@@ -345,7 +360,8 @@ impl<'a> Run<'a> {
         let outputs = norms.first().map_or(0, Vec::len);
         let mut inputs: Vec<Inputs> = experts.clone().map(|_| Inputs::new(cols, outputs)).collect();
         for stream in &self.streams {
-            let see = |weights, batch| watch(self.config, weights, layer, batch, role, experts.clone());
+            let see =
+                |weights, batch| watch(self.config, weights, (layer, part), batch, role, experts.clone());
             let original = see(&self.original, &stream.original)?;
             let rounded = see(&self.weights, &stream.rounded)?;
             let pair = Pair {

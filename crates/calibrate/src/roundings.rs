@@ -110,7 +110,7 @@ mod tests {
         let rounding = Rounding { of: 0, desc: desc(DType::Q4_0), importance: Some(importance.clone()) };
         let source = Roundings::new(&base, vec![rounding]);
         let values: Vec<f32> = (0..8 * 32).map(wave).collect();
-        let mut expected = vec![0; 8 * 18];
+        let mut expected = [0; 8 * 18];
         for (matrix, out) in expected.chunks_exact_mut(4 * 18).enumerate() {
             let (values, weights) = (&values[matrix * 128..][..128], &importance[matrix * 32..][..32]);
             quant::encode(Simd::detect(), DType::Q4_0, 32, values, Some(weights), out);

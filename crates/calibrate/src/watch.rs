@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use runtime::{Batch, Input, Matrix, Mixture, Model, Observer, Weights};
+use runtime::{Batch, Input, Matrix, Mixture, Model, Observer, Part, Weights};
 use tensor::{Error, Result};
 
 /// What was seen of one batch.
@@ -55,21 +55,21 @@ struct Watch {
     seen: Mutex<Seen>,
 }
 
-/// Takes a copy of a batch through a layer until the inputs of a role have been seen.
+/// Takes a copy of a batch through a part of a layer until the inputs of a role have been seen.
 ///
 /// # Errors
 /// What the model says.
 pub(crate) fn watch(
     config: &gemma::Config,
     weights: &Weights<'_>,
-    layer: usize,
+    (layer, part): (usize, Part),
     batch: &Batch,
     role: &'static str,
     experts: Range<usize>,
 ) -> Result<Seen> {
     let mixed = config.experts.is_some() && ["ffn_down", "ffn_down_exps"].contains(&role);
     let watch = Watch { role, experts, mixed, seen: Mutex::default() };
-    let passed = Model::new(config, weights.clone().observed(&watch))?.layer(layer, &mut batch.clone());
+    let passed = Model::new(config, weights.clone().observed(&watch))?.part(layer, part, &mut batch.clone());
     let seen = watch.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
     match passed {
         Err(_) if seen.stopped => Ok(seen),
@@ -90,11 +90,7 @@ impl Watch {
 
 impl Observer for Watch {
     fn residual(&self, hidden: &Matrix) -> Result<()> {
-        let mut seen = self.lock();
-        // the part that has the role is over
-        if seen.inputs.is_empty() {
-            seen.residual = hidden.clone();
-        }
+        self.lock().residual = hidden.clone();
         Ok(())
     }
 

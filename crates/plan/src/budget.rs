@@ -15,10 +15,11 @@ use tensor::{DType, Error, Result};
 
 use self::market::{Choice, Goal, Item, Market};
 use crate::build::{Request, Shards, artifact};
-use crate::recipe::{TypeRule, type_names};
+use crate::recipe::TypeRule;
 use crate::rules::of_weights;
 use crate::sensitivity::Sensitivity;
 use crate::size::byte_size;
+use crate::type_names;
 use crate::types::{Artifact, OutputTensor};
 
 /// What error feedback leaves of the KL divergence of plain rounding in layers, about (docs/BENCHMARKS.md). It counts when
@@ -30,7 +31,7 @@ const FEEDBACK: f64 = 0.5;
 #[serde(deny_unknown_fields)]
 pub struct Budget {
     /// The types to choose from. Those whose blocks a tensor's rows do not fill are not for it.
-    #[serde(default = "types", with = "type_names")]
+    #[serde(default = "types", with = "type_names::several")]
     pub types: Vec<DType>,
     /// The most bytes of all files: `3.2GB`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

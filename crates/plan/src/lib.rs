@@ -6,6 +6,7 @@
 
 mod budget;
 mod build;
+mod calibration;
 mod companions;
 mod draft;
 mod lattice;
@@ -21,11 +22,13 @@ mod schemes;
 mod sensitivity;
 mod size;
 mod steering;
+mod type_names;
 mod types;
 mod with_draft;
 
 pub use budget::{Allocation, Budget, allocate};
 pub use build::{CALIBRATION, Request, Shards, plan};
+pub use calibration::{Calibration, CalibrationMethod};
 pub use lattice::{Lattice, to_survey};
 pub use manifest::{ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, Manifest, Repacked};
 pub use memory::{
@@ -34,9 +37,7 @@ pub use memory::{
 pub use offload::Offloaded;
 pub use output::{Format, Output};
 pub use presets::{Preset, preset_names};
-pub use recipe::{
-    Calibration, CalibrationMethod, MaskedEmbedding, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via,
-};
+pub use recipe::{MaskedEmbedding, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
 pub use safetensors::OTHER;
 pub use schemes::{Scheme, scheme_names};
 pub use sensitivity::{Cost, Sensitivity};

@@ -10,10 +10,12 @@ use serde_json::Value as Json;
 use tensor::{DType, Error, Result};
 
 use crate::budget::Budget;
+use crate::calibration::Calibration;
 use crate::lattice::Lattice;
 use crate::output::{Format, Output};
 use crate::rules;
 use crate::schemes::Scheme;
+use crate::type_names;
 use crate::with_draft::WithDraft;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
@@ -59,50 +61,6 @@ pub struct Recipe {
     pub kv: BTreeMap<String, Json>,
 }
 
-/// `[calibration]`: how weights are rounded for a text.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    /// How.
-    pub method: CalibrationMethod,
-    /// Tokens of a piece of plain text, and the most of a conversation.
-    #[serde(default = "context")]
-    pub context: usize,
-}
-
-/// A way to round for a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CalibrationMethod {
-    /// Error feedback (LDLQ, as GPTQ), layer after layer, each for what the rounded ones before it give.
-    Ldlq,
-}
-
-impl CalibrationMethod {
-    /// As a recipe says it.
-    pub fn name(self) -> &'static str {
-        match self {
-            CalibrationMethod::Ldlq => "ldlq",
-        }
-    }
-
-    /// The method of a name.
-    pub fn named(name: &str) -> Option<CalibrationMethod> {
-        [CalibrationMethod::Ldlq].into_iter().find(|method| method.name() == name)
-    }
-}
-
-impl Calibration {
-    /// A method, with everything else as it usually is.
-    pub fn by(method: CalibrationMethod) -> Calibration {
-        Calibration { method, context: context() }
-    }
-}
-
-fn context() -> usize {
-    512
-}
-
 /// What happens to K/V that no layer reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -136,10 +94,10 @@ pub struct Types {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<String>,
     /// Type of `token_embd`, which is also the head of a tied model.
-    #[serde(default, with = "optional_type", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "type_names::optional", skip_serializing_if = "Option::is_none")]
     pub token_embd: Option<DType>,
     /// Type of the per-layer table.
-    #[serde(default, with = "optional_type", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "type_names::optional", skip_serializing_if = "Option::is_none")]
     pub per_layer_token_embd: Option<DType>,
     /// What weights are rounded to before they are quantised.
     #[serde(default)]
@@ -170,7 +128,7 @@ pub struct TypeRule {
     /// Searched in the name, as llama-quantize's `--tensor-type` does.
     pub tensors: String,
     /// The type.
-    #[serde(rename = "type", with = "type_name")]
+    #[serde(rename = "type", with = "type_names::one")]
     pub dtype: DType,
     /// The variants it is meant for; all when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -377,49 +335,6 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
     }
     at.insert((*last).to_owned(), value);
     Ok(())
-}
-
-pub(crate) mod type_name {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use tensor::DType;
-
-    pub(crate) fn serialize<S: Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(dtype.name())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DType, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-pub(crate) mod type_names {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use tensor::DType;
-
-    pub(crate) fn serialize<S: Serializer>(types: &[DType], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(types.iter().map(|dtype| dtype.name()))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<DType>, D::Error> {
-        let names = Vec::<String>::deserialize(from)?;
-        names.iter().map(|name| name.parse().map_err(serde::de::Error::custom)).collect()
-    }
-}
-
-mod optional_type {
-    use serde::{Deserializer, Serializer};
-    use tensor::DType;
-
-    pub(crate) fn serialize<S: Serializer>(dtype: &Option<DType>, to: S) -> Result<S::Ok, S::Error> {
-        match dtype {
-            Some(dtype) => super::type_name::serialize(dtype, to),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DType>, D::Error> {
-        super::type_name::deserialize(from).map(Some)
-    }
 }
 
 #[cfg(test)]

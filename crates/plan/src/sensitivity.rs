@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result};
 
-use crate::recipe::type_name;
+use crate::type_names;
 
 /// Costs of rounding, by tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Sensitivity {
     /// Tokens of it that the models read.
     pub tokens: u64,
     /// The type that one tensor at a time was rounded to.
-    #[serde(with = "type_name")]
+    #[serde(with = "type_names::one")]
     pub reference: DType,
     /// By name in a GGUF.
     pub tensors: BTreeMap<String, Cost>,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{KvCache, Matrix};
+use crate::{KvCache, Matrix, Part};
 
 /// Sequences between two layers. Their tokens are the rows of one matrix, one sequence after the other.
 #[derive(Clone, Debug)]
@@ -16,8 +16,9 @@ pub struct Batch {
     pub(crate) hidden: Matrix,
     /// What `hidden` was before the first layer, for the models with per-layer embeddings; else empty.
     pub(crate) embedding: Matrix,
-    /// Layers done.
+    /// Layers done, and the part of the next one that comes next.
     pub(crate) done: usize,
+    pub(crate) next: Part,
     /// The rows that will be asked for, if not all, until the others have left.
     pub(crate) wanted: Option<Vec<usize>>,
 }

@@ -1,6 +1,6 @@
 //! What Gemma 4 computes: the text forward pass of every variant, in f32, with plain formulas.
 //!
-//! Read [`Model::layer`] first: it is the model on one page, and each line of it is a file here.
+//! Read [`Model::part`] first: it is the model on one page, and each line of it is a file here.
 //!
 //! | file | idea |
 //! |---|---|
@@ -53,7 +53,7 @@ pub use guesser::{Draft, Guesser, Standing};
 pub use math::gelu;
 pub use matmul::Kernel;
 pub use matrix::{Matrix, argmax};
-pub use model::{Model, Stage};
+pub use model::{Model, Part, Stage};
 pub use observe::{Expert, Input, Mixture, Observer};
 pub use runs::{BATCH_TOKENS, bytes_of_token, runs};
 pub use sums::{ExpSums, exp_sums};

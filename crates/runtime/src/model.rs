@@ -17,6 +17,17 @@ pub struct Model<'a> {
     pub(crate) table: Table,
 }
 
+/// A part of a layer, after which something is added to the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Attention and the norm behind it.
+    Attention,
+    /// The dense network, with experts beside it in a mixture, and the norm behind.
+    FeedForward,
+    /// The layer's own input, where there are per-layer embeddings; the end of the layer.
+    PerLayer,
+}
+
 /// Tokens of a prompt that go through the layers together: enough for the decoding of weights to be cheap.
 const PIECE: usize = 512;
 
@@ -114,7 +125,16 @@ impl<'a> Model<'a> {
         }
         let hidden = self.embedded(&tokens)?;
         let embedding = if self.config.ple > 0 { hidden.clone() } else { Matrix::default() };
-        let batch = Batch { tokens, positions, sequences, hidden, embedding, done: 0, wanted: None };
+        let batch = Batch {
+            tokens,
+            positions,
+            sequences,
+            hidden,
+            embedding,
+            done: 0,
+            next: Part::Attention,
+            wanted: None,
+        };
         self.check_finite(&batch, "token_embd")?;
         Ok(batch)
     }
@@ -134,29 +154,48 @@ impl<'a> Model<'a> {
     /// # Panics
     /// When it is not the batch's next layer.
     pub fn layer(&self, layer: usize, batch: &mut Batch) -> Result<()> {
-        assert_eq!(layer, batch.done, "the batch's next layer");
+        [Part::Attention, Part::FeedForward, Part::PerLayer]
+            .into_iter()
+            .try_for_each(|part| self.part(layer, part, batch))
+    }
+
+    /// Takes a batch through one part of a layer, which must be the next one.
+    ///
+    /// # Errors
+    /// Those of [`Model::layer`].
+    ///
+    /// # Panics
+    /// When it is not the batch's next part.
+    pub fn part(&self, layer: usize, part: Part, batch: &mut Batch) -> Result<()> {
+        assert_eq!((layer, part), (batch.done, batch.next), "the batch's next part");
         let (eps, w) = (self.config.norm_eps, self.weights.layer(layer));
-
         w.observe_residual(&batch.hidden)?;
-        let a = self.attention(layer, batch)?;
-        batch.hidden.add(&rms(&a, Some(&w.vector("post_attention_norm")?), eps));
-
-        w.observe_residual(&batch.hidden)?;
-        let f = match self.config.experts {
-            None => self.dense(&w, &batch.hidden)?,
-            Some(_) => self.dense_and_experts(&w, &batch.hidden)?,
-        };
-        batch.hidden.add(&rms(&f, Some(&w.vector("post_ffw_norm")?), eps));
-
-        if self.config.ple > 0 {
-            w.observe_residual(&batch.hidden)?;
-            let p = self.per_layer(layer, batch)?;
-            batch.hidden.add(&p);
+        match part {
+            Part::Attention => {
+                let a = self.attention(layer, batch)?;
+                batch.hidden.add(&rms(&a, Some(&w.vector("post_attention_norm")?), eps));
+                batch.next = Part::FeedForward;
+                Ok(())
+            }
+            Part::FeedForward => {
+                let f = match self.config.experts {
+                    None => self.dense(&w, &batch.hidden)?,
+                    Some(_) => self.dense_and_experts(&w, &batch.hidden)?,
+                };
+                batch.hidden.add(&rms(&f, Some(&w.vector("post_ffw_norm")?), eps));
+                batch.next = Part::PerLayer;
+                Ok(())
+            }
+            Part::PerLayer => {
+                if self.config.ple > 0 {
+                    let p = self.per_layer(layer, batch)?;
+                    batch.hidden.add(&p);
+                }
+                batch.hidden.scale(w.vector("layer_output_scale")?[0]);
+                (batch.done, batch.next) = (layer + 1, Part::Attention);
+                self.check_finite(batch, &format!("layer {layer}"))
+            }
         }
-
-        batch.hidden.scale(w.vector("layer_output_scale")?[0]);
-        batch.done += 1;
-        self.check_finite(batch, &format!("layer {layer}"))
     }
 
     /// The hidden states after the last layer, normalised: what the head multiplies.
