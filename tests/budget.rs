@@ -111,7 +111,38 @@ fn a_divergence_is_reached_with_fewer_bytes_the_larger_it_may_be() {
     assert!(why.starts_with("budget: "), "{why}");
 }
 
-/// The number of measured tensors is one that a killed run leaves; the rest is measured, and everything is the same.
+/// Measured on the way, and rounded plainly: the text is of use all the same.
+#[test]
+fn a_preset_takes_a_budget_and_a_text_without_rounding_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, text) = (dir.path().join("out"), text("calib.txt"));
+    let args = ["--type", "q4_0", "--target-bpw", "6", "--text", text.to_str().unwrap(), "--chunks", "12"];
+    convert(&fixture("26b-a4b"), &out, &args).good();
+    let report = verified(&out.join("model-q4_0.gguf"), "26b-a4b");
+    let bits =
+        8.0 * report["artifact"]["bytes"].as_f64().unwrap() / report["artifact"]["weights"].as_f64().unwrap();
+    assert!((5.9..=6.0).contains(&bits), "{bits}");
+    // of the size of a rounding to five bits and a half, which is 0.0025 away
+    assert!(report["kld"]["mean"].as_f64().unwrap() < 0.003, "{}", report["kld"]);
+    assert!(out.join("model-q4_0.sensitivity.json").exists(), "for other sizes");
+    let manifest = json(&out.join("manifest.json"));
+    assert!(manifest["artifacts"][0]["calibration"].is_null());
+    // what is known is not measured again
+    let again = [
+        "--type",
+        "q4_0",
+        "--target-bpw",
+        "7",
+        "--text",
+        text.to_str().unwrap(),
+        "--chunks",
+        "12",
+        "--force",
+    ];
+    convert(&fixture("26b-a4b"), &out, &again).good();
+}
+
+/// What some tensors cost is taken out of a file, as if a run had been killed: it is measured, and everything is the same.
 #[test]
 fn measuring_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();
@@ -136,9 +167,26 @@ fn what_cannot_be_chosen_is_refused() {
     fs::write(&damaged, "{}").unwrap();
     let (costs, damaged) = (costs.to_str().unwrap(), damaged.to_str().unwrap());
     let auto = ["--recipe", "auto", "--sensitivity"];
-    let cases: [(&str, Vec<&str>, i32, &str); 8] = [
-        ("31b", [&auto[..], &[costs, "--target-size", "1MB"]].concat(), 2, "at least 3"),
-        ("31b", [&auto[..], &[costs, "--target-bpw", "2"]].concat(), 2, "at least 3"),
+    let cases: [(&str, Vec<&str>, i32, &str); 10] = [
+        ("31b", [&auto[..], &[costs, "--target-size", "1MB"]].concat(), 2, "types, found 1MB"),
+        (
+            "31b",
+            [&auto[..], &[costs, "--target-bpw", "2"]].concat(),
+            2,
+            "bits a weight for this model and these types, found 2",
+        ),
+        (
+            "31b",
+            [&auto[..], &[costs, "--set", "budget.types=['sfp8']", "--target-bpw", "2"]].concat(),
+            2,
+            "not a type whose cost",
+        ),
+        (
+            "31b",
+            [&auto[..], &[costs, "--target-size", "1MB", "--tensor-type", ".*weight=q8_0"]].concat(),
+            2,
+            "found 1MB",
+        ),
         ("31b", [&auto[..], &[costs, "--target-kld", "1e-9"]].concat(), 2, "a KL divergence of at least"),
         ("31b", [&auto[..], &[costs]].concat(), 2, "no limit is given"),
         ("e2b", [&auto[..], &[costs, "--target-bpw", "6"]].concat(), 3, "another model"),
@@ -153,9 +201,25 @@ fn what_cannot_be_chosen_is_refused() {
     }
     let set = ["--recipe", "auto", "--sensitivity", costs, "--target-bpw", "6", "--set", "budget.kld=0.1"];
     assert!(plan("31b", &set).refusal(2).contains("more than one limit"));
-    // a file of something else is not lost
+    // before anything is measured
+    let (out, text) = (dir.path().join("out"), text("calib.txt"));
+    let text = ["--recipe", "auto", "--text", text.to_str().unwrap()];
+    assert!(convert(&fixture("31b"), &out, &text).refusal(2).contains("no limit is given"));
+    let small = [&text[..], &["--target-size", "1MB"]].concat();
+    assert!(convert(&fixture("31b"), &out, &small).refusal(2).contains("found 1MB"));
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("model-auto.gguf"), "something else").unwrap();
+    let taken = [&text[..], &["--target-bpw", "6"]].concat();
+    assert!(convert(&fixture("31b"), &out, &taken).refusal(3).contains("exists already"));
+    assert!(!out.join("model-auto.sensitivity.json").exists());
+    // a file of something else is not lost, be it of another text
     let taken = dir.path().join("taken.json");
     fs::write(&taken, "{}").unwrap();
     assert!(measure("31b", &taken).refusal(3).contains("exists already"));
     assert_eq!(fs::read(&taken).unwrap(), b"{}");
+    let before = fs::read(costs).unwrap();
+    let (model, other) = (fixture("31b"), support::text("eval.txt"));
+    let args = ["sensitivity", model.to_str().unwrap(), "--text", other.to_str().unwrap(), "-o", costs];
+    assert!(run(args).refusal(3).contains("exists already"));
+    assert_eq!(fs::read(costs).unwrap(), before);
 }

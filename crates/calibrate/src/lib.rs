@@ -30,6 +30,6 @@ mod watch;
 pub use chosen::{Method, TensorReport};
 pub use collect::importance;
 pub use round::{Target, passes, round, rounds};
-pub use sensitivity::{sample, sensitivity, sensitivity_work};
+pub use sensitivity::{sample, sensitivity, sensitivity_id, sensitivity_work};
 pub use store::{RoundedTensors, Store, id};
 pub use stream::Text;

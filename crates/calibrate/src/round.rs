@@ -49,6 +49,8 @@ const DAMPING: f32 = 0.03;
 const HELD_OUT: usize = 8;
 /// The most tokens that are held out: enough to tell which of two roundings is better.
 const HELD_OUT_TOKENS: usize = 2048;
+/// The text in both models, and once more where it is new.
+const COPIES: u64 = 3;
 /// Fewer tokens say nothing about a matrix.
 const ENOUGH: usize = 2048;
 /// What the tokens of all experts count for each, in tokens.
@@ -101,12 +103,15 @@ pub fn round(
         text,
     };
     let mut reports = Vec::new();
-    match targets.iter().position(|target| target.layer == config.layers()) {
+    let head = targets.iter().position(|target| target.layer == config.layers());
+    match head {
         Some(number) => reports.extend(run.head(number, store)?),
         None => run.weights.replace(head::ROLE, None, embedded.index(0)),
     }
     let rounded = embed(&Model::new(config, run.weights.clone())?, text.sequences)?;
     run.streams.iter_mut().zip(rounded).for_each(|(stream, (batch, _))| stream.rounded = batch);
+    // no layer reads it
+    head.into_iter().for_each(|number| overlay.forget(number));
     for layer in 0..config.layers() {
         reports.extend(run.layer(layer, store)?);
     }
@@ -141,7 +146,7 @@ fn check(config: &gemma::Config, text: &Text<'_>) -> Result<()> {
             .expected(format!("at least {ENOUGH} tokens, in several chunks"), tokens)
             .help("16,000 tokens are a good beginning; more of the kinds of text that the model is for are better."));
     }
-    let needed = tokens as u64 * bytes_of_token(config);
+    let needed = COPIES * tokens as u64 * bytes_of_token(config);
     if needed > text.memory {
         return Err(Error::limit("memory", "the hidden states of the text do not fit")
             .expected(format!("at most {} bytes", text.memory), needed)
@@ -278,9 +283,12 @@ impl<'a> Run<'a> {
     /// Takes rounded tensors from the store, if they are there.
     fn kept(&mut self, layer: usize, numbers: &[usize], store: &Store) -> Result<Option<Vec<TensorReport>>> {
         let Some(kept) = store.layer(layer)? else { return Ok(None) };
-        for (index, desc) in kept.file.tensors().iter().enumerate() {
-            let Some(&number) = numbers.iter().find(|&&n| self.targets[n].desc == *desc) else { continue };
-            let mut bytes = vec![0; desc.byte_len() as usize];
+        for &number in numbers {
+            let wanted = &self.targets[number].desc;
+            let Some(index) = kept.file.tensors().iter().position(|desc| desc == wanted) else {
+                return Ok(None);
+            };
+            let mut bytes = vec![0; wanted.byte_len() as usize];
             kept.file.read_rows(index, 0, &mut bytes)?;
             self.put(number, Arc::new(bytes));
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use gemma::{Inventory, Store};
 use importance::Importance;
-use plan::{Cost, Sensitivity};
+use plan::{Cost, Sensitivity, TYPES};
 use quant::Simd;
 use rayon::prelude::*;
 use runtime::{Batch, Matrix, Model, Weights, bytes_of_token};
@@ -18,26 +18,10 @@ use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 use crate::roundings::{Rounding, Roundings, of_row, values};
 use crate::store::id;
 use crate::stream::{Text, batches};
+use crate::table;
 
 /// What tensors are rounded to.
 const REFERENCE: DType = DType::Q4_0;
-/// The types whose errors are taken.
-const TYPES: &[DType] = &[
-    DType::Q2_K,
-    DType::Q3_K,
-    DType::IQ4_XS,
-    DType::IQ4_NL,
-    DType::Q4_0,
-    DType::Q4_1,
-    DType::Q4_K,
-    DType::Q5_0,
-    DType::Q5_1,
-    DType::Q5_K,
-    DType::Q6_K,
-    DType::Q8_0,
-    DType::F16,
-    DType::BF16,
-];
 /// Tensors whose cost is measured, about: enough to see how a role's cost changes from the first layer to the last.
 const MEASURED: usize = 72;
 /// How many at a time, at most: when they are done, what is known is kept.
@@ -56,14 +40,22 @@ struct Target {
     name: String,
     /// In the source.
     index: usize,
-    unused: bool,
 }
 
-/// Tensors that there is a type to choose for: matrices whose rows are whole blocks.
+impl Target {
+    /// The importance that it is rounded by: calibration rounds the table plainly.
+    fn weights(&self, importance: &Importance) -> Option<Vec<f32>> {
+        let entry = importance.get(&self.name).filter(|_| self.role != table::ROLE)?;
+        Some(entry.weights())
+    }
+}
+
+/// Tensors that there is a type to choose for: matrices that are read, whose rows are whole blocks.
 fn targets(inventory: &Inventory, tensors: &[TensorDesc]) -> Vec<Target> {
     let found = inventory.text.iter().filter(|found| {
         let desc = &tensors[found.index];
         found.slot.store == Store::Recipe
+            && !found.slot.unused
             && gguf::ggml_shape(&found.slot.shape).len() > 1
             && REFERENCE.row_bytes(desc.cols()).is_some()
     });
@@ -72,7 +64,6 @@ fn targets(inventory: &Inventory, tensors: &[TensorDesc]) -> Vec<Target> {
         layer: found.slot.layer,
         name: found.slot.gguf.clone(),
         index: found.index,
-        unused: found.slot.unused,
     };
     found.map(target).collect()
 }
@@ -80,7 +71,7 @@ fn targets(inventory: &Inventory, tensors: &[TensorDesc]) -> Vec<Target> {
 /// The targets to measure, in the order of layers: of each role as many, evenly spread.
 fn chosen(targets: &[Target]) -> Vec<usize> {
     let mut roles: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (number, target) in targets.iter().enumerate().filter(|(_, target)| !target.unused) {
+    for (number, target) in targets.iter().enumerate() {
         roles.entry(target.role).or_default().push(number);
     }
     let most = (MEASURED / roles.len().max(1)).max(2);
@@ -109,9 +100,23 @@ pub fn sensitivity_work(
 
 /// Some pieces of a text, evenly spread, that are enough to measure on.
 pub fn sample(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
-    let longest = sequences.iter().map(Vec::len).max().unwrap_or(1).max(1);
-    let count = TOKENS.div_ceil(longest).min(sequences.len());
-    (0..count).map(|n| sequences[n * sequences.len() / count].clone()).collect()
+    // every n-th, with the smallest stride first that leaves no more than enough
+    let all: usize = sequences.iter().map(Vec::len).sum();
+    let stride = (all / TOKENS).clamp(1, sequences.len().max(1));
+    let mut left = TOKENS;
+    let spread = (0..stride).flat_map(|first| sequences.iter().skip(first).step_by(stride));
+    let enough = spread.map_while(|sequence| {
+        let taken = sequence.len().min(left);
+        left -= taken;
+        (taken > 0).then(|| sequence[..taken].to_vec())
+    });
+    enough.collect()
+}
+
+/// The `id` of what [`sensitivity`] measures.
+pub fn sensitivity_id(fingerprint: &[u8], sequences: &[Vec<u32>]) -> String {
+    let how = format!("{REFERENCE} {TYPES:?} {MEASURED} {SAMPLE}");
+    id(&[fingerprint, how.as_bytes()], sequences)
 }
 
 /// Measures the costs of a model, which the result knows by `fingerprint`. `known` is what an earlier run has measured: of the
@@ -132,7 +137,7 @@ pub fn sensitivity(
             .expected(format!("at least {ENOUGH} tokens"), text.tokens())
             .help("A few pages are enough; of the kinds of text that the model is for."));
     }
-    let id = id(&[fingerprint], text.sequences);
+    let id = sensitivity_id(fingerprint, text.sequences);
     let targets = targets(inventory, source.tensors());
     let chosen = chosen(&targets);
     let known = known.filter(|known| known.id == id);
@@ -160,7 +165,9 @@ pub fn sensitivity(
     let reference = hidden(&whole);
     drop(whole);
     let bytes = bytes_of_token(model.config()) * text.tokens() as u64;
-    let together = ((text.memory / bytes) as usize).clamp(1, TOGETHER);
+    // besides, there are the original, what it gave, and what is made of one of them
+    let together = ((text.memory / bytes) as usize).saturating_sub(3).clamp(1, TOGETHER);
+    keep(&found)?;
     for group in missing(&found).chunks(together) {
         let group: Vec<&Target> = group.iter().map(|&number| &targets[number]).collect();
         let klds = measure(model, (source, inventory), &group, &importance, text, &reference)?;
@@ -181,7 +188,7 @@ fn costs(
     importance: &Importance,
 ) -> Result<BTreeMap<String, Cost>> {
     let cost = |target: &Target| {
-        let weights = importance.get(&target.name).map(|entry| entry.weights());
+        let weights = target.weights(importance);
         let errors = errors(source, target.index, weights.as_deref())?;
         Ok((
             target.name.clone(),
@@ -258,7 +265,7 @@ fn measure(
         Ok(Rounding {
             of: target.index,
             desc: TensorDesc::new(&desc.name, REFERENCE, desc.shape.clone())?,
-            importance: importance.get(&target.name).map(|entry| entry.weights()),
+            importance: target.weights(importance),
         })
     };
     let roundings = Roundings::new(source, targets.iter().map(rounding).collect::<Result<_>>()?);
@@ -289,5 +296,31 @@ fn measure(
     }
     let others: Vec<(&Model<'_>, Matrix)> =
         models.iter().zip(&streams).map(|(model, stream)| (model, hidden(stream))).collect();
-    verify::divergences((base, reference), &others)
+    verify::mean_divergences((base, reference), &others)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_enough_and_from_everywhere() {
+        let text = |lengths: &[usize]| -> Vec<Vec<u32>> {
+            lengths.iter().enumerate().map(|(n, len)| vec![n as u32; *len]).collect()
+        };
+        let first = |sample: &[Vec<u32>]| sample.iter().map(|s| s[0]).collect::<Vec<_>>();
+        let tokens = |sample: &[Vec<u32>]| sample.iter().map(Vec::len).sum::<usize>();
+        let even = sample(&text(&[256; 40]));
+        assert_eq!((first(&even), tokens(&even)), (vec![0, 10, 20, 30], TOKENS));
+        // conversations: short, but for one
+        let mut lengths = [40; 200];
+        lengths[3] = 512;
+        let short = sample(&text(&lengths));
+        assert_eq!(tokens(&short), TOKENS);
+        assert!(first(&short).iter().any(|n| *n > 150), "{:?}", first(&short));
+        let long = sample(&text(&[4000, 4000]));
+        assert_eq!(tokens(&long), TOKENS);
+        assert_eq!(tokens(&sample(&text(&[100, 100]))), 200);
+        assert!(sample(&[]).is_empty());
+    }
 }

@@ -15,10 +15,14 @@ const ID: &str = "gemma-convert.calibration.id";
 /// How it went, as JSON.
 const REPORT: &str = "gemma-convert.calibration.report";
 
-/// The `id` of a [`Store`]: a digest of what the layers are made of, the text among it, and of this version.
+/// To be raised with every change of what is made of the same: what an earlier program has kept is then made anew.
+const METHOD: u32 = 2;
+
+/// The `id` of a [`Store`]: a digest of what the layers are made of, the text among it, and of how they are made.
 pub fn id(parts: &[&[u8]], sequences: &[Vec<u32>]) -> String {
     let mut hash = Sha256::new();
     hash.update(env!("CARGO_PKG_VERSION"));
+    hash.update(METHOD.to_le_bytes());
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);

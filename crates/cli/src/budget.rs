@@ -1,17 +1,18 @@
 //! Types by budget: what rounding each tensor costs, from a file or measured on a text, and the requests with their types.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ::calibrate::{Text, sample, sensitivity, sensitivity_work};
+use ::calibrate::{Text, sample, sensitivity, sensitivity_id, sensitivity_work};
 use ::checkpoint::Checkpoint;
 use ::gemma::Model;
-use ::plan::{Request, Sensitivity, Shards, allocate, byte_size};
+use ::plan::{Plan, Request, Sensitivity, Shards, allocate, byte_size, check_budget};
 use ::runtime::Weights;
 use ::text::Tokenizer;
 use tensor::{Error, Result, TensorSource};
 
-use crate::args::CalibrationText;
+use crate::args::{CalibrationText, Convert};
 use crate::calibration::{names, sequences};
 use crate::commands::opened::reader;
 use crate::progress::Bar;
@@ -23,48 +24,55 @@ pub(crate) enum Costs<'a> {
     /// A file.
     File(&'a Path),
     /// They are measured on a text, and kept in a folder.
-    Text { text: &'a CalibrationText, folder: &'a Path, quiet: bool },
+    Text { text: &'a CalibrationText, folder: &'a Path, force: bool, quiet: bool },
 }
 
 impl<'a> Costs<'a> {
     /// What the arguments of a conversion say.
-    pub(crate) fn of(args: &'a crate::args::Convert, folder: &'a Path) -> Costs<'a> {
+    pub(crate) fn of(args: &'a Convert, text: &'a CalibrationText, folder: &'a Path) -> Costs<'a> {
         match &args.what.budget.sensitivity {
             Some(file) => Costs::File(file),
-            None if args.text.text.is_empty() => Costs::Unknown,
-            None => Costs::Text { text: &args.text, folder, quiet: args.quiet },
+            None if text.text.is_empty() => Costs::Unknown,
+            None => Costs::Text { text, folder, force: args.force, quiet: args.quiet },
         }
     }
 
-    /// Chooses the types of the requests that have a budget.
+    /// Chooses the types of the requests that have a budget. `check` is asked, before long work, about a plan with the same
+    /// files.
     ///
     /// # Errors
-    /// `Recipe` for costs that no request needs; what measuring and choosing say.
+    /// `Recipe` for costs that no request needs; what `check`, measuring and choosing say.
     pub(crate) fn choose(
         &self,
         requests: &mut [Request],
-        checkpoint: &Checkpoint,
-        model: &Model,
-        shards: &Shards<'_>,
+        (checkpoint, model, shards): (&Checkpoint, &Model, &Shards<'_>),
+        check: impl FnOnce(&Plan) -> Result<()>,
     ) -> Result<()> {
-        let budgeted = requests.iter().find_map(|request| Some((request, request.recipe.budget.as_ref()?)));
-        let costs = match (budgeted, self) {
-            (None, Costs::File(_)) => {
-                return Err(Error::recipe("--sensitivity", "has no effect: no recipe has a budget")
-                    .help("`auto` has one, and every recipe for GGUF with --target-size, --target-bpw or --target-kld."));
-            }
-            (None, _) | (Some(_), Costs::Unknown) => return Ok(()), // planning says what is missing
-            (Some(_), Costs::File(path)) => read(path)?,
-            (Some((request, _)), Costs::Text { text, folder, quiet }) => {
-                let context = request.recipe.calibration.as_ref().map_or(CONTEXT, |c| c.context);
-                let path = folder.join(format!("{}.sensitivity.json", request.stem));
-                fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
-                measure(&Measure { checkpoint, model, text, context, path, quiet: *quiet })?
+        let within = |request: &Request, e: Error| e.within(format!("recipe {}", request.name));
+        let Some(first) = requests.iter().find(|request| request.recipe.budget.is_some()) else {
+            return match self {
+                Costs::File(_) => Err(Error::recipe("--sensitivity", "has no effect: no recipe has a budget")
+                    .help("`auto` has one, and every recipe for GGUF with --target-size, --target-bpw or --target-kld.")),
+                _ => Ok(()),
+            };
+        };
+        for request in requests.iter() {
+            check_budget(model, shards, request).map_err(|e| within(request, e))?;
+        }
+        let costs = match self {
+            Costs::Unknown => return Ok(()), // planning says what is missing
+            Costs::File(path) => read(path)?,
+            Costs::Text { text, folder, force, quiet } => {
+                let mut plain = requests.to_vec();
+                plain.iter_mut().for_each(|request| request.recipe.budget = None);
+                check(&::plan::plan(model, shards, &plain)?)?;
+                let context = first.recipe.calibration.as_ref().map_or(CONTEXT, |c| c.context);
+                let path = folder.join(format!("{}.sensitivity.json", first.stem));
+                measure(&Measure { checkpoint, model, text, context, path, force: *force, quiet: *quiet })?
             }
         };
         for request in requests {
-            *request = allocate(model, shards, request, &costs)
-                .map_err(|e| e.within(format!("recipe {}", request.name)))?;
+            *request = allocate(model, shards, request, &costs).map_err(|e| within(request, e))?;
         }
         Ok(())
     }
@@ -85,7 +93,10 @@ pub(crate) struct Measure<'a> {
     pub(crate) model: &'a Model,
     pub(crate) text: &'a CalibrationText,
     pub(crate) context: usize,
+    /// What is known is written here whenever it is more.
     pub(crate) path: PathBuf,
+    /// Replaces a file that knows something else.
+    pub(crate) force: bool,
     pub(crate) quiet: bool,
 }
 
@@ -94,10 +105,19 @@ pub(crate) struct Measure<'a> {
 /// # Errors
 /// What the text, the model and the disk say.
 pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
-    let Measure { checkpoint, model, text, context, path, quiet } = what;
+    let Measure { checkpoint, model, text, context, path, force, quiet } = what;
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
     let sequences = sample(&sequences(text, *context, &reader(&tokenizer, model))?);
     let tokens = sequences.iter().map(|sequence| sequence.len() as u64).sum();
+    let id = sensitivity_id(&model.fingerprint, &sequences);
+    let known = read(path).ok();
+    if path.exists() && !force && known.as_ref().is_none_or(|known| known.id != id) {
+        return Err(Error::target(
+            path.display(),
+            "the file exists already, and is not of this model and text",
+        )
+        .help("Use --force to replace it."));
+    }
     let (config, inventory) = (&model.config, &model.inventory);
     let work = sensitivity_work(config, inventory, checkpoint.tensors(), tokens);
     let bar = Bar::steps("measuring what rounding costs", work, *quiet);
@@ -108,14 +128,10 @@ pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
         progress: &|tokens| bar.advance(tokens),
     };
     let base = ::runtime::Model::new(config, Weights::new(*checkpoint, inventory)?)?;
-    let found = sensitivity(
-        &base,
-        (*checkpoint, inventory),
-        &text,
-        &model.fingerprint,
-        read(path).ok(),
-        &mut |known| keep(path, known),
-    );
+    let found =
+        sensitivity(&base, (*checkpoint, inventory), &text, &model.fingerprint, known, &mut |known| {
+            keep(path, known)
+        });
     bar.finish();
     found
 }
@@ -124,6 +140,12 @@ pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
 fn keep(path: &Path, sensitivity: &Sensitivity) -> Result<()> {
     let partial = path.with_extension("json.partial");
     let json = serde_json::to_vec_pretty(sensitivity).map_err(|e| Error::write(path.display(), &e.into()))?;
-    let written = fs::write(&partial, json).and_then(|()| fs::rename(&partial, path));
+    let write = || {
+        let mut file = fs::File::create(&partial)?;
+        file.write_all(&json)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    let written = write();
     written.map_err(|e| Error::write(path.display(), &e))
 }

@@ -13,7 +13,7 @@ use ::text::Tokenizer;
 use ::verify::{Corpus, Cut, Reader, Scored};
 use tensor::{DType, Error, Result, TensorSource};
 
-use crate::args::CalibrationText;
+use crate::args::{CalibrationText, Convert};
 use crate::commands::opened::reader;
 use crate::progress::Bar;
 
@@ -63,14 +63,16 @@ pub(crate) fn names(texts: &[PathBuf]) -> Vec<String> {
 /// `Recipe` for a recipe that wants a text where there is none, and the other way round; what the target, the text and the
 /// model say.
 pub(crate) fn round(
-    args: &CalibrationText,
+    args: &Convert,
     checkpoint: &Checkpoint,
     model: &Model,
     plan: &Plan,
     requests: &[Request],
     options: &Options,
-    quiet: bool,
 ) -> Result<Vec<Option<Calibrated>>> {
+    let Convert { text: args, what, quiet, .. } = args;
+    // types have been chosen by it
+    let measured = what.budget.sensitivity.is_none() && requests.iter().any(|r| r.allocation.is_some());
     let wants = |request: &&Request| request.recipe.calibration.is_some();
     match (requests.iter().find(wants), args.text.is_empty()) {
         (Some(request), true) => {
@@ -80,11 +82,11 @@ pub(crate) fn round(
             )
             .help("Give one with --text: 16,000 tokens or more of what the model is for."));
         }
-        (None, false) => {
+        (None, false) if !measured => {
             return Err(Error::recipe("--text", "has no effect: no recipe rounds for a text")
                 .help("q4_0-calibrated does, and every recipe with --set calibration.method=ldlq."));
         }
-        (None, true) => return Ok(requests.iter().map(|_| None).collect()),
+        (None, _) => return Ok(requests.iter().map(|_| None).collect()),
         // before hours of work, and not only after them
         (Some(_), false) => ::convert::check(checkpoint, plan, options)?,
     }
@@ -97,7 +99,7 @@ pub(crate) fn round(
         let run = Run { checkpoint, model, artifact: &plan.artifacts[number], sequences, texts: &texts };
         let folder = options.folder.join(format!("{}.calibration", request.stem));
         let id = run.id(&plan.only(number).digest());
-        run.round(&folder, &id, byte_size("--text-memory", &args.text_memory)?, quiet).map(Some)
+        run.round(&folder, &id, byte_size("--text-memory", &args.text_memory)?, *quiet).map(Some)
     };
     requests.iter().enumerate().map(one).collect()
 }

@@ -13,17 +13,17 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result};
 
-use self::market::{Choice, Goal, Item, Market};
+use self::market::{Choice, Goal, Item, Market, Total};
 use crate::build::{Request, Shards, artifact};
 use crate::recipe::TypeRule;
-use crate::rules::of_weights;
-use crate::sensitivity::Sensitivity;
+use crate::sensitivity::{Sensitivity, TYPES};
 use crate::size::byte_size;
 use crate::type_names;
 use crate::types::{Artifact, OutputTensor};
 
 /// What error feedback leaves of the KL divergence of plain rounding in layers, about (docs/BENCHMARKS.md). It counts when
-/// they are weighed against the embeddings, where it leaves more, or is not used.
+/// they are weighed against the embeddings. These count whole: the per-layer table is rounded plainly, and of the head, where
+/// feedback leaves more, a smaller share chose types that were measured to be worse.
 const FEEDBACK: f64 = 0.5;
 
 /// `[budget]`: what types are chosen from, and how much they may take. One of the three limits.
@@ -59,6 +59,8 @@ pub struct Allocation {
     pub predicted_kld: f64,
     /// Tokens that the sensitivities were measured on.
     pub tokens: u64,
+    /// Which sensitivities: see [`Sensitivity::id`].
+    pub sensitivity: String,
     /// The best that there is: bytes of all files, and the KL divergence that is predicted.
     pub curve: Vec<(u64, f64)>,
 }
@@ -78,7 +80,11 @@ impl Budget {
         if self.types.is_empty() {
             return Err(Error::recipe("budget.types", "no type to choose"));
         }
-        self.types.iter().try_for_each(|dtype| of_weights("budget.types", *dtype))?;
+        if let Some(dtype) = self.types.iter().find(|dtype| !TYPES.contains(dtype)) {
+            let known: Vec<_> = TYPES.iter().map(|dtype| dtype.name()).collect();
+            return Err(Error::recipe("budget.types", "not a type whose cost is measured")
+                .expected(known.join(", "), dtype));
+        }
         let bad = |key, value: f64| Error::recipe(key, "no limit").expected("a number above 0", value);
         for (key, value) in [("budget.bpw", self.bpw), ("budget.kld", self.kld)] {
             if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
@@ -88,17 +94,23 @@ impl Budget {
         if let Some(size) = &self.size {
             byte_size("budget.size", size)?;
         }
-        if [self.size.is_some(), self.bpw.is_some(), self.kld.is_some()]
-            .into_iter()
-            .filter(|set| *set)
-            .count()
-            > 1
-        {
+        let limits = [self.size.is_some(), self.bpw.is_some(), self.kld.is_some()];
+        if limits.into_iter().filter(|set| *set).count() > 1 {
             return Err(Error::recipe("budget", "more than one limit")
                 .expected("one of size, bpw and kld", "several"));
         }
         Ok(())
     }
+}
+
+/// Whether a request's budget, if it has one, can be met by some types, as far as that is known without what rounding costs.
+///
+/// # Errors
+/// `Recipe` for a budget without a limit or a size that nothing meets; what planning says.
+pub fn check_budget(model: &gemma::Model, shards: &Shards<'_>, request: &Request) -> Result<()> {
+    let mut plain = request.clone();
+    let Some(budget) = plain.recipe.budget.take() else { return Ok(()) };
+    terms(model, shards, &plain, &budget).map(drop)
 }
 
 /// Chooses the types of a request with a budget: the request as it is then, with a rule for each tensor.
@@ -111,73 +123,115 @@ pub fn allocate(
     request: &Request,
     sensitivity: &Sensitivity,
 ) -> Result<Request> {
-    let mut resolved = request.clone();
-    let Some(budget) = resolved.recipe.budget.take() else { return Ok(resolved) };
+    let mut plain = request.clone();
+    let Some(budget) = plain.recipe.budget.take() else { return Ok(plain) };
     let fingerprint = crate::hex(&model.fingerprint);
     if sensitivity.model != fingerprint {
         return Err(Error::malformed("sensitivities", "measured on another model")
             .expected(fingerprint, &sensitivity.model)
             .help("Measure them for this checkpoint, with `gemma-convert sensitivity`."));
     }
-    let free = Free::of(model, &artifact(model, shards, &resolved)?);
-    let fed = resolved.recipe.calibration.is_some();
-    let items = free
-        .tensors
-        .iter()
-        .map(|tensor| {
-            let share = if fed && tensor.layer.is_some() { FEEDBACK } else { 1.0 };
-            item(tensor, &budget.types, sensitivity, share)
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let (free, mut goal) = terms(model, shards, &plain, &budget)?;
+    let fed = plain.recipe.calibration.is_some();
+    let items: Vec<Item<'_>> =
+        free.tensors.iter().map(|tensor| tensor.item(&budget, sensitivity, fed)).collect::<Result<_>>()?;
     let market = Market::new(&items);
-    let goal = budget.goal(&free)?;
-    let Some(chosen) = market.best(goal) else { return Err(unmet(&market, &free, goal)) };
-
-    let total = market.total(&chosen);
-    let rule = |(number, &at): (usize, &usize)| {
-        let item = &items[number];
-        TypeRule {
-            tensors: format!("^{}$", regex::escape(item.name)),
-            dtype: item.choices[at].dtype,
-            variants: Vec::new(),
-            optional: false,
-            why: Some(item.why(at)),
+    loop {
+        let chosen = market.best(goal).ok_or_else(|| unmet(&market, goal))?;
+        let mut resolved = plain.clone();
+        resolved.recipe.types.rules.extend(items.iter().zip(&chosen).map(|(item, &at)| rule(item, at)));
+        if let Some(kld) = budget.kld {
+            resolved.recipe.verify.max_kld.get_or_insert(kld);
         }
-    };
-    resolved.recipe.types.rules.extend(chosen.iter().enumerate().map(rule));
-    if let Some(kld) = budget.kld {
-        resolved.recipe.verify.max_kld.get_or_insert(kld);
+        let bytes = artifact(model, shards, &resolved)?.bytes();
+        // other types may make other parts of a split, with headers of their own
+        if let (Goal::Bytes(limit), Some(size)) = (goal, &budget.size) {
+            let excess = bytes.saturating_sub(byte_size("budget.size", size)?);
+            if excess > 0 {
+                goal = Goal::Bytes(limit.checked_sub(excess).ok_or_else(|| unmet(&market, goal))?);
+                continue;
+            }
+        }
+        let all = |total: Total| (free.other_bytes + total.bytes, total.kld);
+        resolved.allocation = Some(Allocation {
+            bytes,
+            predicted_kld: market.total(&chosen).kld,
+            tokens: sensitivity.tokens,
+            sensitivity: sensitivity.id.clone(),
+            curve: thinned(market.curve().into_iter().map(all).collect()),
+        });
+        return Ok(resolved);
     }
-    resolved.allocation = Some(Allocation {
-        bytes: free.other_bytes + total.bytes,
-        predicted_kld: total.kld,
-        tokens: sensitivity.tokens,
-        curve: thinned(market.curve().into_iter().map(|t| (free.other_bytes + t.bytes, t.kld)).collect()),
-    });
-    Ok(resolved)
 }
 
-fn unmet(market: &Market<'_>, free: &Free, goal: Goal) -> Error {
-    let ends = market.curve();
-    let (smallest, best) =
-        (ends.first().copied().unwrap_or_default(), ends.last().copied().unwrap_or_default());
+/// The rule that gives a tensor what was chosen for it.
+fn rule(item: &Item<'_>, at: usize) -> TypeRule {
+    TypeRule {
+        tensors: format!("^{}$", regex::escape(item.name)),
+        dtype: item.choices[at].dtype,
+        variants: Vec::new(),
+        optional: false,
+        why: Some(item.why(at)),
+    }
+}
+
+/// What there is to choose for, and the limit for it, which some types keep if it is one of bytes.
+fn terms(
+    model: &gemma::Model,
+    shards: &Shards<'_>,
+    plain: &Request,
+    budget: &Budget,
+) -> Result<(Free, Goal)> {
+    let free = Free::of(model, &artifact(model, shards, plain)?, budget);
+    let least: u64 = free.tensors.iter().map(|tensor| tensor.least(budget)).sum();
+    let unmet = |expected: String, found: &dyn fmt::Display| {
+        Error::recipe("budget", "nothing meets it")
+            .expected(expected, found)
+            .help("Give more, or smaller types in budget.types.")
+    };
+    match (&budget.size, budget.bpw, budget.kld) {
+        (Some(text), _, _) => {
+            let size = byte_size("budget.size", text)?;
+            let limit = size.checked_sub(free.other_bytes).filter(|limit| *limit >= least);
+            let limit = limit.ok_or_else(|| {
+                unmet(
+                    format!("at least {} bytes for this model and these types", free.other_bytes + least),
+                    text,
+                )
+            })?;
+            Ok((free, Goal::Bytes(limit)))
+        }
+        (_, Some(bpw), _) => {
+            let bytes = (bpw * free.weights as f64 / 8.0) as u64;
+            let limit = bytes.checked_sub(free.other_tensors).filter(|limit| *limit >= least);
+            let limit = limit.ok_or_else(|| {
+                let bits = 8.0 * (free.other_tensors + least) as f64 / free.weights.max(1) as f64;
+                // rounded up, so that it can be given
+                let bits = (bits * 1000.0).ceil() / 1000.0;
+                unmet(format!("at least {bits} bits a weight for this model and these types"), &bpw)
+            })?;
+            Ok((free, Goal::Bytes(limit)))
+        }
+        (_, _, Some(kld)) => Ok((free, Goal::Kld(kld))),
+        _ => Err(Error::recipe("budget", "no limit is given")
+            .expected("one of size, bpw and kld", "none")
+            .help("Give --target-size 3.2GB, --target-bpw 4.5 or --target-kld 0.02.")),
+    }
+}
+
+fn unmet(market: &Market<'_>, goal: Goal) -> Error {
     let error = Error::recipe("budget", "nothing meets it");
     match goal {
-        Goal::Bytes(limit) => error
-            .expected(
-                format!(
-                    "at least {} bytes for this model and these types",
-                    free.other_bytes + smallest.bytes
-                ),
-                free.other_bytes.saturating_add(limit),
-            )
-            .help("Give more, or smaller types in budget.types."),
-        Goal::Kld(kld) => error
-            .expected(
-                format!("a KL divergence of at least {:.2e} with these types", best.kld),
-                format!("{kld:.2e}"),
-            )
-            .help("Allow more, or larger types in budget.types."),
+        Goal::Bytes(_) => error.help("Give more: with so many parts in a split, their headers do not fit."),
+        Goal::Kld(kld) => {
+            let best = market.curve().last().copied().unwrap_or_default();
+            error
+                .expected(
+                    format!("a KL divergence of at least {:.2e} with these types", best.kld),
+                    format!("{kld:.2e}"),
+                )
+                .help("Allow more, or larger types in budget.types.")
+        }
     }
 }
 
@@ -213,10 +267,17 @@ struct FreeTensor {
 }
 
 impl Free {
-    fn of(model: &gemma::Model, artifact: &Artifact) -> Free {
+    /// Tensors that no type of the budget fits keep the preset's.
+    fn of(model: &gemma::Model, artifact: &Artifact, budget: &Budget) -> Free {
         let unused = model.inventory.text.iter().filter(|found| found.slot.unused);
         let unused: HashSet<&str> = unused.map(|found| found.slot.gguf.as_str()).collect();
-        let (free, other): (Vec<&OutputTensor>, Vec<_>) = artifact.tensors().partition(|tensor| tensor.free);
+        let fits = |tensor: &OutputTensor| {
+            let fits = |dtype: &DType| dtype.row_bytes(tensor.desc.cols()).is_some();
+            // as what is measured
+            fits(&DType::Q4_0) && budget.types.iter().any(fits)
+        };
+        let (free, other): (Vec<&OutputTensor>, Vec<_>) =
+            artifact.tensors().partition(|tensor| tensor.free && fits(tensor));
         let taken: u64 = free.iter().map(|tensor| padded(tensor.bytes)).sum();
         let tensor = |tensor: &&OutputTensor| FreeTensor {
             name: tensor.desc.name.clone(),
@@ -234,40 +295,32 @@ impl Free {
     }
 }
 
-/// A tensor with what it takes and costs in each type, times `share`.
-fn item<'a>(tensor: &'a FreeTensor, types: &[DType], costs: &Sensitivity, share: f64) -> Result<Item<'a>> {
-    let mut choices = Vec::new();
-    for &dtype in types {
-        let Some(row) = dtype.row_bytes(tensor.cols) else { continue };
-        let kld = if tensor.unused { 0.0 } else { share * costs.kld(&tensor.name, dtype)? };
-        let bytes = padded(row * (tensor.elements / tensor.cols));
-        choices.push(Choice { dtype, bytes, kld });
+impl FreeTensor {
+    /// The types that fit, and what it takes in each.
+    fn sizes(&self, budget: &Budget) -> impl Iterator<Item = (DType, u64)> {
+        let size =
+            |dtype: &DType| Some((*dtype, padded(dtype.row_bytes(self.cols)? * (self.elements / self.cols))));
+        budget.types.iter().filter_map(size)
     }
-    if choices.is_empty() {
-        return Err(Error::recipe("budget.types", format!("{} cannot take any of them", tensor.name))
-            .expected("a type for every width of row, such as q8_0", format!("rows of {}", tensor.cols)));
+
+    /// The least that it takes.
+    fn least(&self, budget: &Budget) -> u64 {
+        self.sizes(budget).map(|(_, bytes)| bytes).min().unwrap_or(0)
     }
-    Ok(Item::new(&tensor.name, tensor.layer.is_none(), choices))
+
+    /// It, with what it takes and costs in each type; `fed` says that layers are rounded with error feedback.
+    fn item(&self, budget: &Budget, costs: &Sensitivity, fed: bool) -> Result<Item<'_>> {
+        let choice = |(dtype, bytes): (DType, u64)| {
+            let share = if fed && self.layer.is_some() && quant::feeds_back(dtype) { FEEDBACK } else { 1.0 };
+            let kld = if self.unused { 0.0 } else { share * costs.kld(&self.name, dtype)? };
+            Ok(Choice { dtype, bytes, kld })
+        };
+        let choices = self.sizes(budget).map(choice).collect::<Result<_>>()?;
+        Ok(Item::new(&self.name, self.layer.is_none(), choices))
+    }
 }
 
 /// Bytes with the padding behind them.
 fn padded(bytes: u64) -> u64 {
     bytes.next_multiple_of(gguf::DEFAULT_ALIGNMENT)
-}
-
-impl Budget {
-    fn goal(&self, free: &Free) -> Result<Goal> {
-        match (&self.size, self.bpw, self.kld) {
-            (Some(size), _, _) => {
-                Ok(Goal::Bytes(byte_size("budget.size", size)?.saturating_sub(free.other_bytes)))
-            }
-            (_, Some(bpw), _) => {
-                Ok(Goal::Bytes(((bpw * free.weights as f64 / 8.0) as u64).saturating_sub(free.other_tensors)))
-            }
-            (_, _, Some(kld)) => Ok(Goal::Kld(kld)),
-            _ => Err(Error::recipe("budget", "no limit is given")
-                .expected("one of size, bpw and kld", "none")
-                .help("Give --target-size 3.2GB, --target-bpw 4.5 or --target-kld 0.02.")),
-        }
-    }
 }

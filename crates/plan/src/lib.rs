@@ -26,7 +26,7 @@ mod type_names;
 mod types;
 mod with_draft;
 
-pub use budget::{Allocation, Budget, allocate};
+pub use budget::{Allocation, Budget, allocate, check_budget};
 pub use build::{CALIBRATION, Request, Shards, plan};
 pub use calibration::{Calibration, CalibrationMethod};
 pub use lattice::{Lattice, to_survey};
@@ -40,7 +40,7 @@ pub use presets::{Preset, preset_names};
 pub use recipe::{MaskedEmbedding, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
 pub use safetensors::OTHER;
 pub use schemes::{Scheme, scheme_names};
-pub use sensitivity::{Cost, Sensitivity};
+pub use sensitivity::{Cost, Sensitivity, TYPES};
 pub use size::byte_size;
 pub use steering::{Given, ImportanceKeys, ImportanceSource};
 pub use types::{

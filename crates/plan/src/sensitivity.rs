@@ -11,6 +11,24 @@ use tensor::{DType, Error, Result};
 
 use crate::type_names;
 
+/// The types whose errors are known.
+pub const TYPES: &[DType] = &[
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::IQ4_XS,
+    DType::IQ4_NL,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q4_K,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q5_K,
+    DType::Q6_K,
+    DType::Q8_0,
+    DType::F16,
+    DType::BF16,
+];
+
 /// Costs of rounding, by tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,27 +99,28 @@ impl Sensitivity {
         Ok(slope * error)
     }
 
-    /// KL divergence a relative squared error.
+    /// KL divergence a relative squared error: as measured, or as the layers on both sides suggest where it was not, or where
+    /// the reference type changes nothing.
     fn slope(&self, of: &Cost) -> Option<f64> {
         let slope = |cost: &Cost| {
             let error = cost.error(self.reference).filter(|error| *error > 0.0)?;
             Some(cost.kld?.max(0.0) / error)
         };
-        if of.kld.is_some() {
-            // what the reference type does not change at all costs nothing
-            return Some(slope(of).unwrap_or(0.0));
+        if let Some(slope) = slope(of) {
+            return Some(slope);
         }
         let measured = || {
             let same = self.tensors.values().filter(|cost| cost.role == of.role);
             same.filter_map(|cost| Some((cost.layer?, slope(cost)?)))
         };
-        let at = of.layer?;
+        let at = of.layer.unwrap_or(0);
         let before = measured().filter(|(layer, _)| *layer < at).max_by_key(|(layer, _)| *layer);
         let after = measured().filter(|(layer, _)| *layer > at).min_by_key(|(layer, _)| *layer);
         match (before, after) {
             (Some((low, a)), Some((high, b))) => Some(a + (b - a) * (at - low) as f64 / (high - low) as f64),
             (Some((_, only)), None) | (None, Some((_, only))) => Some(only),
-            (None, None) => None,
+            // nothing tells what it would cost: in no layer does the reference type change anything
+            (None, None) => of.kld,
         }
     }
 }

@@ -48,7 +48,7 @@ pub use choose::{Choice, choose_layers};
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Values};
 pub use folder::Folder;
-pub use lockstep::{Base, Options, divergences, evaluate, work};
+pub use lockstep::{Base, Options, evaluate, mean_divergences, work};
 pub use logits_file::{LogitsFile, LogitsWriter};
 pub use protocol::{Corpus, Cut, Reader, utf8};
 pub use provenance::Provenance;

@@ -98,7 +98,7 @@ fn groups(sequences: &[Sequence], tokens: usize) -> Vec<Range<usize>> {
 ///
 /// # Errors
 /// What the models say.
-pub fn divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matrix)]) -> Result<Vec<f64>> {
+pub fn mean_divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matrix)]) -> Result<Vec<f64>> {
     let rows = base.1.rows();
     let normed = |(model, hidden): &(&Model<'_>, Matrix)| model.norm(hidden);
     let (of_base, states) = (base.0.norm(base.1)?, others.iter().map(normed).collect::<Result<Vec<_>>>()?);

@@ -22,9 +22,10 @@ pub(crate) fn run(args: &args::Convert) -> Result<Output> {
     // first: they are small, and what does not go together is found out
     let drafts = draft::of_recipes(args)?;
     let of_target = Convert { text: drafts.text_left.unwrap_or_else(|| args.text.clone()), ..args.clone() };
-    let mut output = run_with(&of_target, |requests| {
-        let out = Out::new(&args.out);
-        plan_for(&args.model, requests, &Costs::of(&of_target, &out.folder))
+    let mut output = run_with(&of_target, |requests, options| {
+        // a draft does not use up what costs are measured on
+        let costs = Costs::of(args, &args.text, &options.folder);
+        plan_for(&args.model, requests, &costs, options)
     })?;
     if !drafts.made.is_empty() {
         output.json["drafts"] = drafts.made.iter().map(|made| made.json.clone()).collect();
@@ -37,12 +38,11 @@ pub(crate) fn run(args: &args::Convert) -> Result<Output> {
 /// As [`run`], of what `plan_for` opens; without drafts.
 pub(crate) fn run_with(
     args: &args::Convert,
-    plan_for: impl FnOnce(&mut Vec<Request>) -> Result<Planned>,
+    plan_for: impl FnOnce(&mut Vec<Request>, &Options) -> Result<Planned>,
 ) -> Result<Output> {
     let simd = simd(args.simd.as_deref())?;
     let out = Out::new(&args.out);
     let mut requests = requests(&args.what, &out)?;
-    let Planned { checkpoint, model, plan } = plan_for(&mut requests)?;
     let mut options = Options {
         folder: out.folder.clone(),
         named: out.named.clone(),
@@ -52,11 +52,12 @@ pub(crate) fn run_with(
         importance: requests.first().and_then(|request| request.importance.as_ref()?.entries.clone()),
         rounded: Vec::new(),
         calibrations: Vec::new(),
-        settings: requests.iter().map(|r| serde_json::to_value(&r.recipe).unwrap_or_default()).collect(),
+        settings: Vec::new(),
         tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    let calibrated =
-        calibration::round(&args.text, &checkpoint, &model, &plan, &requests, &options, args.quiet)?;
+    let Planned { checkpoint, model, plan } = plan_for(&mut requests, &options)?;
+    options.settings = requests.iter().map(|r| serde_json::to_value(&r.recipe).unwrap_or_default()).collect();
+    let calibrated = calibration::round(args, &checkpoint, &model, &plan, &requests, &options)?;
     options.rounded = calibrated.iter().map(|c| c.as_ref().map(|c| c.tensors.clone())).collect();
     options.calibrations = calibrated.iter().map(|c| c.as_ref().map(|c| c.entry.clone())).collect();
 

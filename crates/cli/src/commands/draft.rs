@@ -27,7 +27,8 @@ pub(crate) fn run(args: &args::Draft) -> Result<Output> {
 
 /// An assistant goes the way of every checkpoint. It lies beside its target, so it has a name of its own there.
 fn assistant(args: &args::DraftConvert) -> Result<Output> {
-    convert::run_with(&args.convert, |requests| {
+    convert::run_with(&args.convert, |requests, _| {
+        no_budget(&args.convert, requests)?;
         if Out::new(&args.convert.out).named.is_none() {
             requests.iter_mut().for_each(|request| request.stem = format!("draft-{}", request.name));
         }
@@ -61,7 +62,10 @@ pub(crate) fn of_recipes(args: &args::Convert) -> Result<Drafts> {
             .help("Give a folder instead."));
     }
     let by_text = wanted.iter().any(|(draft, _)| draft.extract.is_some());
-    let calibrates = requests.iter().any(|request| request.recipe.calibration.is_some());
+    let reads = |recipe: &::plan::Recipe| {
+        recipe.calibration.is_some() || (recipe.budget.is_some() && args.what.budget.sensitivity.is_none())
+    };
+    let reads_too = requests.iter().any(|request| reads(&request.recipe));
     let none = CalibrationText { text: Vec::new(), chunks: None, text_memory: args.text.text_memory.clone() };
     let make = |(draft, preset): &(WithDraft, String)| {
         let what = What { types: vec![preset.clone()], ..What::default() };
@@ -78,7 +82,16 @@ pub(crate) fn of_recipes(args: &args::Convert) -> Result<Drafts> {
         }
     };
     let made = wanted.iter().map(make).collect::<Result<_>>()?;
-    Ok(Drafts { made, text_left: (by_text && !calibrates).then_some(none) })
+    Ok(Drafts { made, text_left: (by_text && !reads_too).then_some(none) })
+}
+
+/// Refuses types by budget: a draft is small, and costs are measured of models that speak by themselves.
+pub(super) fn no_budget(args: &args::Convert, requests: &[Request]) -> Result<()> {
+    if args.what.budget.sensitivity.is_none() && requests.iter().all(|r| r.recipe.budget.is_none()) {
+        return Ok(());
+    }
+    Err(Error::recipe("budget", "types of a draft model are not chosen by a budget")
+        .help("Name a preset with --type."))
 }
 
 /// Opens both, checks that they belong together, and plans the draft.

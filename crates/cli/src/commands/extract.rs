@@ -15,6 +15,7 @@ use serde_json::json;
 use tensor::{Error, Result, TensorSink, TensorSource};
 
 use crate::args::{self, Layers};
+use crate::commands::draft::no_budget;
 use crate::commands::opened::reader;
 use crate::commands::{Out, Planned, convert, requests, shards, threads};
 use crate::outcome::Output;
@@ -48,7 +49,8 @@ pub(crate) fn made(args: &args::DraftExtract) -> Result<Output> {
     }
     let folder = CutFolder(out.folder.join("draft.extract.partial"));
     let mut choice = Choice::default();
-    let mut output = convert::run_with(&convert, |requests| {
+    let mut output = convert::run_with(&convert, |requests, _| {
+        no_budget(&args.convert, requests)?;
         for request in requests.iter_mut() {
             if out.named.is_none() {
                 request.stem = format!("draft-{}", request.name);

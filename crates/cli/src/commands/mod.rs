@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::checkpoint::Checkpoint;
+use ::convert::Options;
 use ::gemma::Model;
 use ::importance::Importance;
 use ::plan::{
@@ -183,11 +184,18 @@ pub(crate) fn shards<'a>(
 }
 
 /// Opens a checkpoint and plans the requests, with types by budget for those that have one.
-pub(crate) fn plan_for(path: &Path, requests: &mut [Request], costs: &Costs<'_>) -> Result<Planned> {
+/// `target` is asked, before long work, whether it can take what is planned.
+pub(crate) fn plan_for(
+    path: &Path,
+    requests: &mut [Request],
+    costs: &Costs<'_>,
+    target: &Options,
+) -> Result<Planned> {
     let checkpoint = Checkpoint::open(path)?;
     let model = Model::open(&checkpoint)?;
     let shards = shards(&checkpoint, &model, requests)?;
-    costs.choose(requests, &checkpoint, &model, &shards)?;
+    let check = |plan: &Plan| ::convert::check(&checkpoint, plan, target);
+    costs.choose(requests, (&checkpoint, &model, &shards), check)?;
     let plan = ::plan::plan(&model, &shards, requests)?;
     Ok(Planned { checkpoint, model, plan })
 }

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &args::Plan) -> Result<Output> {
     let model = Model::open(&checkpoint)?;
     let shards = shards(&checkpoint, &model, &requests)?;
     let costs = args.what.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
-    costs.choose(&mut requests, &checkpoint, &model, &shards)?;
+    costs.choose(&mut requests, (&checkpoint, &model, &shards), |_| Ok(()))?;
     let plan = ::plan::plan(&model, &shards, &requests)?;
     let memory = memory::of(args, &model, &shards, &plan)?;
     let mut json = serde_json::to_value(&plan).unwrap_or_default();

@@ -9,7 +9,7 @@ use serde_json::json;
 use tensor::{DType, Error, Result};
 
 use crate::args;
-use crate::budget::{Measure, measure, read};
+use crate::budget::{Measure, measure};
 use crate::commands::threads;
 use crate::outcome::Output;
 use crate::table::{Table, grouped};
@@ -21,16 +21,6 @@ pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
     }
     let checkpoint = Checkpoint::open(&args.model)?;
     let model = Model::open(&checkpoint)?;
-    if args.out.exists() && !args.force {
-        let of_this = read(&args.out).is_ok_and(|known| known.model == ::plan::hex(&model.fingerprint));
-        if !of_this {
-            return Err(Error::target(
-                args.out.display(),
-                "the output exists already, and is not of this model",
-            )
-            .help("Use --force to replace it."));
-        }
-    }
     let start = Instant::now();
     let found = measure(&Measure {
         checkpoint: &checkpoint,
@@ -38,6 +28,7 @@ pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
         text: &args.text,
         context: args.context,
         path: args.out.clone(),
+        force: args.force,
         quiet: args.quiet,
     })?;
     let seconds = start.elapsed().as_secs_f64();

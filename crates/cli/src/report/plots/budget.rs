@@ -11,6 +11,9 @@ use crate::report::svg::{Anchor, Svg};
 pub(in crate::report) fn budget(allocation: &Allocation, measured: Option<f64>) -> Option<Plot> {
     let title = "Types by budget";
     let ((smallest, _), (largest, _)) = (allocation.curve.first()?, allocation.curve.last()?);
+    if smallest == largest {
+        return None; // there was nothing to choose
+    }
     let chosen = (allocation.bytes, allocation.predicted_kld);
     let measured = measured.filter(|kld| *kld > 0.0);
     let klds = || allocation.curve.iter().map(|(_, kld)| *kld).chain(measured).filter(|kld| *kld > 0.0);
@@ -50,9 +53,9 @@ pub(in crate::report) fn budget(allocation: &Allocation, measured: Option<f64>) 
     }
     let mut caption = format!(
         "What types by sensitivity give at each size, as the costs of rounding each tensor alone predict it ({} tokens). \
-         Chosen: {}, predicted {} nats a token.",
+         Chosen: {} bytes, predicted {} nats a token.",
         crate::table::grouped(allocation.tokens),
-        number::bytes(chosen.0),
+        crate::table::grouped(chosen.0),
         number::significant(chosen.1),
     );
     if let Some(measured) = measured {
