@@ -7,8 +7,8 @@
 use runtime::{Batch, Model};
 use tensor::Result;
 
+use crate::both::Stream;
 use crate::inputs::{Inputs, Pair, Prepared};
-use crate::round::Stream;
 use crate::watch::Seen;
 
 /// Its role.

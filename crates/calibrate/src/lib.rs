@@ -2,14 +2,14 @@
 //!
 //! - [`importance`]: Σx² of each column, in llama.cpp's importance files (`collect.rs`; of what is looked up: `table.rs`).
 //! - [`round`]: rounding with error feedback, layer after layer, each for what the rounded layers before it give
-//!   (`round.rs`; what a matrix is rounded for: `watch.rs`, `inputs.rs`, `head.rs`; the
+//!   (`round.rs`, `both.rs`; what a matrix is rounded for: `watch.rs`, `inputs.rs`, `head.rs`; the
 //!   matrix: `hessian.rs`, `factor.rs`, `rows.rs`).
-//!
 //! - [`sensitivity`]: what rounding each tensor alone costs in predictions (`sensitivity.rs`, `roundings.rs`).
 //!
 //! All stream: hidden states of the whole text, one layer's weights a few rows at a time. The work runs on the caller's
 //! rayon pool.
 
+mod both;
 mod chosen;
 mod collect;
 mod factor;

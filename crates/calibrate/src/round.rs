@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use gemma::Inventory;
-use runtime::{Batch, Model, Part, Weights, bytes_of_token};
+use runtime::{Model, Part, Weights, bytes_of_token};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
+use crate::both::{Stream, embed};
 use crate::chosen::{Chosen, TensorReport, choose, report};
 use crate::factor::factor;
 use crate::head;
@@ -18,7 +19,7 @@ use crate::overlay::Overlay;
 use crate::roundings::{Rounding, Roundings};
 use crate::rows;
 use crate::store::Store;
-use crate::stream::{Text, batches};
+use crate::stream::Text;
 use crate::watch::watch;
 
 /// The parts of a layer with their matrices, in the order in which a token meets them. Those of an inner list have one input,
@@ -45,10 +46,6 @@ fn inputs_of_a_layer() -> impl Iterator<Item = &'static [&'static str]> {
 
 /// Added to the diagonal of H, times its mean.
 const DAMPING: f32 = 0.03;
-/// One sequence of so many is not used to round, but to see whether that was good.
-const HELD_OUT: usize = 8;
-/// The most tokens that are held out: enough to tell which of two roundings is better.
-const HELD_OUT_TOKENS: usize = 2048;
 /// The text in both models, and once more where it is new.
 const COPIES: u64 = 3;
 /// Fewer tokens say nothing about a matrix.
@@ -155,22 +152,6 @@ fn check(config: &gemma::Config, text: &Text<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What is rounded for, and what is held out.
-fn split(sequences: &[Vec<u32>]) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
-    let (mut training, mut held_out) = (Vec::new(), Vec::new());
-    let mut tokens = 0;
-    for (number, sequence) in sequences.iter().enumerate() {
-        let last = number + 1 == sequences.len() && held_out.is_empty();
-        if (number % HELD_OUT == HELD_OUT - 1 && tokens < HELD_OUT_TOKENS) || last {
-            tokens += sequence.len();
-            held_out.push(sequence.clone());
-        } else {
-            training.push(sequence.clone());
-        }
-    }
-    (training, held_out)
-}
-
 /// Roles with one input, and the numbers of the targets that have them.
 type Wanted = (&'static [&'static str], Vec<usize>);
 
@@ -184,37 +165,14 @@ struct Run<'a> {
     text: &'a Text<'a>,
 }
 
-/// A batch on its way through both models.
-pub(crate) struct Stream {
-    pub(crate) original: Batch,
-    rounded: Batch,
-    /// Rows that begin a sequence.
-    pub(crate) starts: Vec<usize>,
-    pub(crate) held_out: bool,
-}
-
-impl Stream {
-    fn new((original, held_out): (Batch, bool)) -> Stream {
-        let starts = original.sequences().map(|rows| rows.start).collect();
-        Stream { starts, rounded: original.clone(), original, held_out }
-    }
-}
-
-/// The text, embedded: what is trained on, then what is held out.
-fn embed(model: &Model<'_>, sequences: &[Vec<u32>]) -> Result<Vec<(Batch, bool)>> {
-    let (training, held_out) = split(sequences);
-    let [training, held_out] = [training, held_out].map(|sequences| batches(model, &sequences));
-    let flagged = |held_out| move |batch| (batch, held_out);
-    Ok(training?.into_iter().map(flagged(false)).chain(held_out?.into_iter().map(flagged(true))).collect())
-}
-
 impl<'a> Run<'a> {
     /// Rounds a layer, or takes it from the store, and takes the text through it.
     fn layer(&mut self, layer: usize, store: &Store) -> Result<Vec<TensorReport>> {
         let targets = self.targets;
         let mine: Vec<usize> = (0..targets.len()).filter(|&n| targets[n].layer == layer).collect();
         let kept = self.kept(layer, &mine, store)?;
-        let (mut reports, mut done): (Vec<TensorReport>, Vec<(usize, Arc<Vec<u8>>)>) = Default::default();
+        let mut reports = Vec::new();
+        let mut done: Vec<(usize, Arc<Vec<u8>>)> = Vec::new();
         for (part, stages) in STAGES {
             for stage in stages.iter().filter(|_| kept.is_none()) {
                 let of = |roles: &[&str]| {
