@@ -16,7 +16,7 @@ pub(crate) struct Budget {
     /// Choose types for the smallest files with a predicted KL divergence of at most so many nats a token
     #[arg(long, value_name = "NATS")]
     pub(crate) target_kld: Option<f64>,
-    /// What rounding each tensor costs: a file of `sensitivity`. Without one it is measured on the --text
+    /// What rounding each tensor costs: a file of `sensitivity`. Without one `convert` measures it on its --text
     #[arg(long, value_name = "FILE")]
     pub(crate) sensitivity: Option<PathBuf>,
 }
@@ -39,10 +39,10 @@ pub(crate) struct Sensitivity {
     /// Tokens of a piece of plain text, and the most of a conversation
     #[arg(short, long, value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,
-    /// The file to write. One that is there is gone on with, if it is of the same model and text
+    /// The file to write. What it knows already of the same model and text is not measured again
     #[arg(short, long, value_name = "OUT")]
     pub(crate) out: PathBuf,
-    /// Replace it if it is there and of another model or text
+    /// Replace a file of another model or text
     #[arg(long)]
     pub(crate) force: bool,
     /// Number of threads; 0 for one a processor
