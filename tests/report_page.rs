@@ -116,9 +116,13 @@ fn a_page_has_every_plot_every_figure_and_headed_tables() {
     let report = reports::good();
     let elements = page(&report);
     let headings = texts(&elements, "h2");
-    for plot in
-        ["KL divergence along the text", "Error by layer and role", "Distribution of Δp", "Size by role"]
-    {
+    for plot in [
+        "KL divergence along the text",
+        "Error by layer and role",
+        "Distribution of Δp",
+        "Size by role",
+        "Types by budget",
+    ] {
         assert!(headings.contains(&plot), "{plot}");
         let svg = elements
             .iter()

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use plan::Allocation;
 use verify::{
     Along, DeltaP, Document, Finding, Kld, ModelInfo, Perplexity, Protocol, Report, RoleError, SCHEMA,
     Scored, Severity, Skipped, Step, Structure, TensorError, Tensors, Text, Threshold, WorstBlock,
@@ -70,6 +71,13 @@ pub(crate) fn good() -> Report {
     let tensors = tensors(35, E2B, &outside);
     let limits = [("kld.mean", 0.05, 0.0331), ("perplexity.ratio", 1.05, 1.0213), ("top1", 0.92, 0.9414)];
     let mut report = measured("E2B", tensors, 16, 0.02, &limits);
+    report.allocation = Some(Allocation {
+        bytes: 3_199_998_976,
+        predicted_kld: 0.0402,
+        tokens: 1024,
+        sensitivity: "0f3a".repeat(16),
+        curve: (0..60).map(|n| (2_634_510_336 + 40_000_000 * n, 0.11 * 0.94f64.powi(n as i32))).collect(),
+    });
     report.findings.push(Finding::new(
         Severity::Note,
         Step::Structure,
@@ -124,6 +132,7 @@ pub(crate) fn identical() -> Report {
     for document in &mut text.documents {
         (document.kld, document.top1, document.base) = (Some(0.0), Some(1.0), Some(document.artifact));
     }
+    report.allocation = None;
     report.perplexity = Some(Perplexity { base: Some(19.81), artifact: 19.81, ratio: Some(1.0) });
     (report.kld, report.top1) = (Some(Kld::default()), Some(1.0));
     let mut histogram = vec![0; 200];
@@ -153,6 +162,7 @@ pub(crate) fn refused() -> Report {
         ],
         tensors: None,
         text: None,
+        allocation: None,
         perplexity: None,
         kld: None,
         top1: None,
@@ -173,6 +183,11 @@ pub(crate) fn one() -> Report {
     text.along = vec![Along { document: 0, token: 0, kld: 0.0312 }];
     report.delta_p = Some(DeltaP { mean: -0.01, rms: 0.01, quantiles: Vec::new(), histogram: vec![0, 1, 0] });
     report.intervals.clear();
+    // a budget that left nothing to choose
+    let (bytes, predicted_kld) = (1 << 20, 0.02);
+    let curve = vec![(bytes, predicted_kld)];
+    report.allocation =
+        Some(Allocation { bytes, predicted_kld, tokens: 300, sensitivity: String::new(), curve });
     report
 }
 
