@@ -165,7 +165,7 @@ mod tests {
     fn the_document_agrees() {
         let edges = graph(&[package("tensor", &[]), package("quant", &[]), package("gemma-convert", &[])]);
         let table = "| level | crate | knows |\n|---|---|---|\n| 0 | `tensor` | x |\n| 1 | `quant`, `hub` | |\n\
-                     | 6 | `cli` | |\n| – | `oracle` | unchecked |\n";
+                     | 7 | `cli` | |\n| – | `oracle` | unchecked |\n";
         assert_eq!(check_document(&edges, table), [""; 0]);
         assert_eq!(check_document(&edges, &table.replace("| 1 |", "| 2 |")).len(), 1);
         assert_eq!(check_document(&edges, &table.replace("`tensor`", "tensor")).len(), 1);
