@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use runtime::{Input, Matrix, Model, Observer};
 use tensor::{Error, Result};
 
-use crate::stream::{Text, batches};
+use crate::head;
+use crate::stream::{Text, batches, through};
 use crate::table;
 
 /// Sees every input.
@@ -101,19 +102,14 @@ pub fn importance(model: &Model<'_>, inventory: &Inventory, text: &Text<'_>) -> 
     let config = model.config();
     let collector = Collector { config, sums: Mutex::default(), gates: Mutex::default() };
     let observed = Model::new(config, model.weights().clone().observed(&collector))?;
-    let mut head = Sums::new(1, config.hidden as usize);
+    let mut of_head = Sums::new(1, config.hidden as usize);
     for group in text.groups(config) {
         let mut batches = batches(&observed, &text.sequences[group])?;
-        for layer in 0..config.layers() {
-            for batch in &mut batches {
-                observed.layer(layer, batch)?;
-                (text.progress)(batch.hidden().rows() as u64);
-            }
-        }
+        through(&observed, &mut batches, text.progress)?;
         for batch in &batches {
             let normed = observed.norm(batch.hidden())?;
-            head.squares.iter_mut().zip(squares(&normed)).for_each(|(sum, new)| *sum += new);
-            head.counts[0] += normed.rows() as u64;
+            of_head.squares.iter_mut().zip(squares(&normed)).for_each(|(sum, new)| *sum += new);
+            of_head.counts[0] += normed.rows() as u64;
         }
     }
     let longest = text.sequences.iter().map(Vec::len).max().unwrap_or(0);
@@ -125,8 +121,8 @@ pub fn importance(model: &Model<'_>, inventory: &Inventory, text: &Text<'_>) -> 
         if let Some(sums) = slot.layer.and_then(|layer| sums.get(&(slot.role, layer))) {
             let entry = sums.entry().map_err(|e| e.within(format!("tensor {}", slot.gguf)))?;
             found.insert(slot.gguf.clone(), entry);
-        } else if slot.role == "token_embd" && config.tied {
-            found.insert(slot.gguf.clone(), head.entry()?);
+        } else if slot.role == head::ROLE && config.tied {
+            found.insert(slot.gguf.clone(), of_head.entry()?);
         } else if slot.role == table::ROLE {
             let layers = (0..config.layers()).filter_map(|layer| sums.get(&(table::ROLE, layer)));
             found.insert(slot.gguf.clone(), table::entry(model, layers)?);

@@ -9,6 +9,7 @@ use tensor::Result;
 
 use crate::both::Stream;
 use crate::inputs::{Inputs, Pair, Prepared};
+use crate::stream::through;
 use crate::watch::Seen;
 
 /// Its role.
@@ -20,12 +21,7 @@ pub(crate) const ROLE: &str = "token_embd";
 /// What the model says.
 pub(crate) fn prepare(model: &Model<'_>, streams: &[Stream], done: &dyn Fn(u64)) -> Result<Prepared> {
     let mut batches: Vec<Batch> = streams.iter().map(|stream| stream.original.clone()).collect();
-    for layer in 0..model.config().layers() {
-        for batch in &mut batches {
-            model.layer(layer, batch)?;
-            done(batch.hidden().rows() as u64);
-        }
-    }
+    through(model, &mut batches, done)?;
     let mut input = Inputs::new(model.config().hidden as usize, 0);
     for (batch, Stream { starts, held_out, .. }) in batches.iter().zip(streams) {
         let seen = Seen::of(model.norm(batch.hidden())?);

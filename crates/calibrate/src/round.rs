@@ -1,8 +1,8 @@
 //! Rounding a model, layer after layer: what the rounded layers before it give is what a layer is rounded for.
 //!
 //! Within a layer the same holds for its products ([`STAGES`]): attention's output is rounded for what the rounded
-//! queries, keys and values give. So for each stage the text goes through a part of the layer as far as that stage. Before all layers
-//! comes the head, which is the embedding that the rounded model begins with (`head.rs`).
+//! queries, keys and values give. So for each stage the text goes through a part of the layer as far as that stage.
+//! Before all layers comes the head, which is the embedding that the rounded model begins with (`head.rs`).
 
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::roundings::{Rounding, Roundings, of_row, values};
 use crate::store::id;
-use crate::stream::{Text, batches};
+use crate::stream::{Text, batches, pass, through};
 use crate::table;
 
 /// What tensors are rounded to.
@@ -161,7 +161,7 @@ pub fn sensitivity(
         },
     };
     let mut whole = batches(model, text.sequences)?;
-    (0..model.config().layers()).try_for_each(|layer| pass(model, layer, &mut whole, text.progress))?;
+    through(model, &mut whole, text.progress)?;
     let reference = hidden(&whole);
     drop(whole);
     let bytes = bytes_of_token(model.config()) * text.tokens() as u64;
@@ -231,20 +231,6 @@ fn errors(
         .collect())
 }
 
-/// Batches through one layer.
-fn pass(
-    model: &Model<'_>,
-    layer: usize,
-    batches: &mut [Batch],
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<()> {
-    batches.iter_mut().try_for_each(|batch| {
-        model.layer(layer, batch)?;
-        progress(batch.hidden().rows() as u64);
-        Ok(())
-    })
-}
-
 fn hidden(batches: &[Batch]) -> Matrix {
     let mut all = Matrix::default();
     batches.iter().for_each(|batch| all.append(batch.hidden()));
@@ -277,14 +263,13 @@ fn measure(
         rounded.replace(target.role, target.layer, roundings.index(number));
         models.push(Model::new(config, rounded)?);
     }
-    let layers = 0..config.layers();
     let last = targets.iter().filter_map(|target| target.layer).max();
     let mut before = batches(base, text.sequences)?;
     // those of no layer come first, then layer by layer
     let of_none = models.iter().zip(targets).take_while(|(_, target)| target.layer.is_none());
     let mut streams: Vec<Vec<Batch>> =
         of_none.map(|(model, _)| batches(model, text.sequences)).collect::<Result<_>>()?;
-    for layer in layers {
+    for layer in 0..config.layers() {
         let here = targets.iter().filter(|target| target.layer == Some(layer)).count();
         streams.extend(std::iter::repeat_n(&before, here).cloned());
         for (stream, model) in streams.iter_mut().zip(&models) {

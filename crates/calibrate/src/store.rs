@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use gguf::{GgufFile, Layout, Metadata};
 use sha2::{Digest, Sha256};
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{Error, Result, TensorDesc, TensorSource, write_whole};
 
 use crate::TensorReport;
 
@@ -91,20 +91,12 @@ impl Store {
         reports: &[TensorReport],
     ) -> Result<()> {
         let path = self.path(layer);
-        let fail = |e: std::io::Error| Error::write(path.display(), &e);
         let mut metadata = Metadata::new();
         metadata.append(ID, self.id.as_str());
         let json = serde_json::to_string(reports).map_err(|e| Error::write(path.display(), &e.into()))?;
         metadata.append(REPORT, json.as_str());
         let layout = Layout::new(&metadata, tensors.iter().map(|(desc, _)| desc.clone()).collect())?;
-        let partial = path.with_extension("gguf.partial");
-        let write = || {
-            let mut file = fs::File::create(&partial)?;
-            layout.write(&mut file, tensors.iter().map(|(_, bytes)| bytes))?;
-            file.sync_all()?;
-            fs::rename(&partial, &path)
-        };
-        write().map_err(fail)
+        write_whole(&path, |file| layout.write(file, tensors.iter().map(|(_, bytes)| bytes)))
     }
 
     /// All rounded tensors of so many layers.

@@ -40,6 +40,20 @@ pub(crate) fn batches(model: &Model<'_>, sequences: &[Vec<u32>]) -> Result<Vec<B
     groups(sequences, BATCH_TOKENS).into_iter().map(embed).collect()
 }
 
+/// Batches through one layer; `done` is told the tokens of each.
+pub(crate) fn pass(model: &Model<'_>, layer: usize, batches: &mut [Batch], done: &dyn Fn(u64)) -> Result<()> {
+    batches.iter_mut().try_for_each(|batch| {
+        model.layer(layer, batch)?;
+        done(batch.hidden().rows() as u64);
+        Ok(())
+    })
+}
+
+/// Batches through all layers.
+pub(crate) fn through(model: &Model<'_>, batches: &mut [Batch], done: &dyn Fn(u64)) -> Result<()> {
+    (0..model.config().layers()).try_for_each(|layer| pass(model, layer, batches, done))
+}
+
 fn groups(sequences: &[Vec<u32>], tokens: usize) -> Vec<Range<usize>> {
     runs(sequences.iter().map(Vec::len), tokens)
 }

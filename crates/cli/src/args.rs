@@ -34,8 +34,8 @@ impl Args {
                 Command::Plan(args) => args.json,
                 Command::Convert(args) => args.json,
                 Command::Verify(args) => matches!(args.json, Some(None)),
-                Command::Calibrate(args) => args.json,
-                Command::Sensitivity(args) => args.json,
+                Command::Calibrate(args) => args.running.json,
+                Command::Sensitivity(args) => args.running.json,
                 Command::Generate(args) => args.json,
                 Command::Draft(args) => args.is_json(),
             }
@@ -120,6 +120,20 @@ pub(crate) struct Convert {
     /// Vector instructions to use: scalar, baseline, avx2 or avx512; the bytes are the same with any
     #[arg(long, value_name = "LEVEL")]
     pub(crate) simd: Option<String>,
+    /// No progress bar and no notes
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How a command that reads a text runs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Running {
+    /// Number of threads; 0 for one a processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
     /// No progress bar and no notes
     #[arg(short, long)]
     pub(crate) quiet: bool,

@@ -10,7 +10,7 @@ use ::gemma::Model;
 use ::plan::{Plan, Request, Sensitivity, Shards, allocate, byte_size, check_budget};
 use ::runtime::Weights;
 use ::text::Tokenizer;
-use tensor::{Error, Result, TensorSource};
+use tensor::{Error, Result, TensorSource, write_whole};
 
 use crate::args::{CalibrationText, Convert};
 use crate::calibration::{names, sequences};
@@ -29,11 +29,11 @@ pub(crate) enum Costs<'a> {
 
 impl<'a> Costs<'a> {
     /// What the arguments of a conversion say.
-    pub(crate) fn of(args: &'a Convert, text: &'a CalibrationText, folder: &'a Path) -> Costs<'a> {
+    pub(crate) fn of(args: &'a Convert, folder: &'a Path) -> Costs<'a> {
         match &args.what.budget.sensitivity {
             Some(file) => Costs::File(file),
-            None if text.text.is_empty() => Costs::Unknown,
-            None => Costs::Text { text, folder, force: args.force, quiet: args.quiet },
+            None if args.text.text.is_empty() => Costs::Unknown,
+            None => Costs::Text { text: &args.text, folder, force: args.force, quiet: args.quiet },
         }
     }
 
@@ -138,14 +138,6 @@ pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
 
 /// Writes a file of sensitivities, whole or not at all.
 fn keep(path: &Path, sensitivity: &Sensitivity) -> Result<()> {
-    let partial = path.with_extension("json.partial");
     let json = serde_json::to_vec_pretty(sensitivity).map_err(|e| Error::write(path.display(), &e.into()))?;
-    let write = || {
-        let mut file = fs::File::create(&partial)?;
-        file.write_all(&json)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    };
-    let written = write();
-    written.map_err(|e| Error::write(path.display(), &e))
+    write_whole(path, |file| file.write_all(&json))
 }

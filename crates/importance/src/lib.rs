@@ -17,11 +17,11 @@ mod merge;
 mod statistics;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use tensor::{Error, Result};
+use tensor::{Error, Result, write_whole};
 
 pub use entry::Entry;
 pub use statistics::Statistics;
@@ -110,18 +110,7 @@ impl Importance {
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bytes = self.to_bytes().map_err(|e| e.within(path.display()))?;
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let written = File::create(&partial).and_then(|mut file| {
-            file.write_all(&bytes)?;
-            file.sync_all()
-        });
-        let named = written.and_then(|()| fs::rename(&partial, path));
-        named.map_err(|e| {
-            // whatever is left of it is of no use
-            let _ = fs::remove_file(&partial);
-            Error::write(path.display(), &e)
-        })
+        write_whole(path, |file| file.write_all(&bytes))
     }
 
     /// The bytes of the GGUF form.

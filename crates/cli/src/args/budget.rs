@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::CalibrationText;
+use super::{CalibrationText, Running};
 
 /// The limit of a recipe with a budget.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -45,13 +45,6 @@ pub(crate) struct Sensitivity {
     /// Replace a file of another model or text
     #[arg(long)]
     pub(crate) force: bool,
-    /// Number of threads; 0 for one a processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) threads: usize,
-    /// No progress bar and no notes
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) running: Running,
 }

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::Running;
+
 /// A text that weights are calibrated on.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CalibrationText {
@@ -37,15 +39,8 @@ pub(crate) struct Calibrate {
     /// Replace it if it is there
     #[arg(long)]
     pub(crate) force: bool,
-    /// Number of threads; 0 for one a processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) threads: usize,
-    /// No progress bar and no notes
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) running: Running,
 }
 
 /// Some of the pieces of a text.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Subcommand;
 
-use super::Convert;
+use super::{Convert, Running};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Draft {
@@ -101,15 +101,8 @@ pub(crate) struct DraftMeasure {
     /// Append the report as Markdown, as for a CI summary
     #[arg(long, value_name = "FILE")]
     pub(crate) markdown: Option<PathBuf>,
-    /// Number of threads; 0 for one a processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) threads: usize,
-    /// No progress bar
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) running: Running,
 }
 
 impl Draft {
@@ -117,7 +110,7 @@ impl Draft {
         match &self.command {
             DraftCommand::Convert(args) => args.convert.json,
             DraftCommand::Extract(args) => args.convert.json,
-            DraftCommand::Measure(args) => args.json,
+            DraftCommand::Measure(args) => args.running.json,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::progress::Bar;
 use crate::table::grouped;
 
 pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
-    threads(args.threads)?;
+    threads(args.running.threads)?;
     if args.out.exists() && !args.force {
         return Err(
             Error::target(args.out.display(), "the output exists already").help("Use --force to replace it.")
@@ -74,7 +74,7 @@ fn collect(args: &args::Calibrate, path: &std::path::Path) -> Result<Importance>
     let opened = Opened::new(path)?;
     let sequences = sequences(&args.text, args.context, &opened.reader())?;
     let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
-    let bar = Bar::steps("calibrating", tokens * opened.config().layers() as u64, args.quiet);
+    let bar = Bar::steps("calibrating", tokens * opened.config().layers() as u64, args.running.quiet);
     let text = Text {
         sequences: &sequences,
         names: names(&args.text.text),

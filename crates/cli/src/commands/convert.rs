@@ -24,7 +24,7 @@ pub(crate) fn run(args: &args::Convert) -> Result<Output> {
     let of_target = Convert { text: drafts.text_left.unwrap_or_else(|| args.text.clone()), ..args.clone() };
     let mut output = run_with(&of_target, |requests, options| {
         // a draft does not use up what costs are measured on
-        let costs = Costs::of(args, &args.text, &options.folder);
+        let costs = Costs::of(args, &options.folder);
         plan_for(&args.model, requests, &costs, options)
     })?;
     if !drafts.made.is_empty() {

@@ -15,7 +15,7 @@ use crate::outcome::Output;
 use crate::table::{Table, grouped};
 
 pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
-    threads(args.threads)?;
+    threads(args.running.threads)?;
     if args.text.text.is_empty() {
         return Err(Error::recipe("sensitivity", "no text to measure on").help("Give one with --text."));
     }
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
         context: args.context,
         path: args.out.clone(),
         force: args.force,
-        quiet: args.quiet,
+        quiet: args.running.quiet,
     })?;
     let seconds = start.elapsed().as_secs_f64();
 
