@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base::write_whole;
 use gguf::{GgufFile, Layout, Metadata};
 use sha2::{Digest, Sha256};
-use tensor::{Error, Result, TensorDesc, TensorSource, write_whole};
+use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::TensorReport;
 

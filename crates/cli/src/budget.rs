@@ -10,7 +10,8 @@ use ::gemma::Model;
 use ::plan::{Plan, Request, Sensitivity, Shards, allocate, byte_size, check_budget};
 use ::runtime::Weights;
 use ::text::Tokenizer;
-use tensor::{Error, Result, TensorSource, write_whole};
+use base::write_whole;
+use tensor::{Error, Result, TensorSource};
 
 use crate::args::{CalibrationText, Convert};
 use crate::calibration::{names, sequences};

@@ -21,7 +21,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use tensor::{Error, Result, write_whole};
+use base::write_whole;
+use tensor::{Error, Result};
 
 pub use entry::Entry;
 pub use statistics::Statistics;
