@@ -3,26 +3,49 @@
 //! Templates are Jinja as transformers renders it, so that is what is reproduced here: its environment (block
 //! trimming, loop controls, `raise_exception`, `strftime_now`, Python's methods and number formats, `tojson` as
 //! `json.dumps`) and what it does to messages before. Left out: `{% generation %}`, which marks text to train on, and
-//! the rest of Python's object model. Rendering has no time limit but a bounded recursion.
+//! the rest of Python's object model.
+//!
+//! A template comes with a model, from anybody. It may be as long, as deep and as busy as templates have reason to be:
+//! its source, the length of its expressions, its steps, all text and values that it makes and their depth are
+//! limited ([`meter`]). The limits grow with the conversation and do not depend on the clock.
 //!
 //! Source: huggingface/transformers `utils/chat_template_utils.py`.
 
+mod guards;
+mod meter;
 mod python;
+mod rewrite;
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::thread;
 
+use meter::Meter;
+use minijinja::machinery::{self, CodeGenerator, Token, ast};
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind};
+use minijinja::{AutoEscape, Environment, ErrorKind};
 use serde_json::{Map, Value, json};
 use tensor::{Error, Result};
 
 /// The only template of an environment.
 const NAME: &str = "chat template";
 
-/// A compiled chat template.
+/// Bytes of a template. Gemma 4's have 19,000.
+const MAX_SOURCE: usize = 1 << 20;
+/// Words and signs between `{{` and `}}`, or `{%` and `%}`. The parser calls itself for some of them.
+const MAX_TOKENS: usize = 2_000;
+/// `elif` in one template, for the same reason.
+const MAX_ELIF: usize = 2_000;
+/// Bytes of stack for the parser and the engine, which hold their depth to numbers and not to bytes. Only what is
+/// used becomes memory.
+const STACK: usize = 256 << 20;
+/// Letters of a message that a template raises.
+const MAX_MESSAGE: usize = 2_000;
+
+/// A chat template without mistakes of syntax.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    source: String,
 }
 
 /// What a template sees. With [`Default`], an empty conversation.
@@ -44,15 +67,17 @@ pub struct Chat<'a> {
 }
 
 impl ChatTemplate {
-    /// Compiles a template.
+    /// Reads a template.
     ///
     /// # Errors
-    /// `Malformed`, naming the line.
+    /// `Malformed`, naming the line; also for one that is longer or deeper than any template has reason to be.
     pub fn new(source: &str) -> Result<ChatTemplate> {
-        let mut environment = Environment::new();
-        python::imitate(&mut environment);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|e| error(&e))?;
-        Ok(ChatTemplate { environment })
+        if source.len() > MAX_SOURCE {
+            return Err(Error::malformed(NAME, "too long to be one")
+                .expected(format!("at most {MAX_SOURCE} bytes"), source.len()));
+        }
+        on_big_stack(|| parse(source).map(drop))?;
+        Ok(ChatTemplate { source: source.to_owned() })
     }
 
     /// The text of a conversation.
@@ -75,9 +100,63 @@ impl ChatTemplate {
         context.insert("bos_token".into(), chat.bos_token.into());
         context.extend(chat.enable_thinking.map(|on| ("enable_thinking".into(), on.into())));
         context.extend(chat.variables.clone());
-        let template = self.environment.get_template(NAME).map_err(|e| error(&e))?;
-        template.render(Serde(context)).map_err(|e| error(&e))
+        on_big_stack(|| self.evaluate(context))
     }
+
+    fn evaluate(&self, context: Map<String, Value>) -> Result<String> {
+        let tree = parse(&self.source)?;
+        let mut code = CodeGenerator::new(NAME, &self.source);
+        code.compile_stmt(&rewrite::guarded(&tree));
+        drop(tree);
+        let (instructions, blocks) = code.finish();
+
+        let context = minijinja::Value::from(Serde(context));
+        let (meter, steps) = Meter::new(&context).map_err(|e| error(&e))?;
+        let mut environment = Environment::empty();
+        environment.set_fuel(Some(steps));
+        python::imitate(&mut environment, &Arc::new(meter));
+        let mut text = String::new();
+        let mut output = machinery::make_string_output(&mut text);
+        machinery::eval(&environment, &instructions, context, &blocks, &mut output, AutoEscape::None)
+            .map_err(|e| error(&e))?;
+        Ok(text)
+    }
+}
+
+/// Runs `work` in a thread with a stack that fits the deepest template.
+fn on_big_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let thread =
+            thread::Builder::new().name("template".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| Error::io("a thread for the chat template", &e))?;
+        thread.join().unwrap_or_else(|_| Err(Error::malformed(NAME, "the template engine cannot handle it")))
+    })
+}
+
+/// The syntax tree of a template.
+fn parse(source: &str) -> Result<ast::Stmt<'_>> {
+    let (mut tokens, mut elifs) = (0, 0);
+    for token in machinery::tokenize(source, false, python::syntax()) {
+        // The parser meets the same error and says where it is.
+        let Ok((token, span)) = token else { break };
+        match token {
+            Token::TemplateData(_) | Token::VariableStart | Token::BlockStart => tokens = 0,
+            Token::Ident("elif") => elifs += 1,
+            _ => {}
+        }
+        tokens += 1;
+        let (what, most) = if tokens > MAX_TOKENS {
+            ("an expression", MAX_TOKENS)
+        } else if elifs > MAX_ELIF {
+            ("a chain of elif", MAX_ELIF)
+        } else {
+            continue;
+        };
+        let place = format!("{NAME}: line {}", span.start_line);
+        return Err(Error::malformed(place, format!("{what} without an end"))
+            .expected(format!("at most {most} words and signs"), "more"));
+    }
+    machinery::parse(source, NAME, python::syntax()).map_err(|e| error(&e))
 }
 
 /// Thoughts go by three names, and templates know one or another: transformers fills in `reasoning_content`, and
@@ -98,9 +177,16 @@ fn error(error: &minijinja::Error) -> Error {
         Some(line) => format!("{NAME}: line {line}").into(),
         None => NAME.into(),
     };
-    match (error.kind(), error.detail()) {
+    let detail = error.detail().map(|detail| match detail.char_indices().nth(MAX_MESSAGE) {
+        Some((end, _)) => format!("{} …", &detail[..end]),
+        None => detail.to_owned(),
+    });
+    match (error.kind(), detail) {
         // What a template raises is a whole sentence.
         (ErrorKind::InvalidOperation, Some(detail)) => Error::malformed(place, detail),
+        (ErrorKind::OutOfFuel, _) => {
+            Error::malformed(place, "it takes more steps than any template has reason to")
+        }
         (kind, Some(detail)) => Error::malformed(place, format!("{kind}: {detail}")),
         (kind, None) => Error::malformed(place, kind),
     }
@@ -129,6 +215,161 @@ mod tests {
         assert_eq!(undefined.place(), "chat template: line 1");
         let endless = render("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", json!({})).unwrap_err();
         assert!(endless.problem().contains("recursion"), "{endless}");
+    }
+
+    #[test]
+    fn nothing_takes_without_an_end() {
+        let repeated = |text: &str, times: usize| text.repeat(times);
+        let many =
+            |open: &str, close: &str| format!("{{{{ {}1{} }}}}", open.repeat(50_000), close.repeat(50_000));
+        let twice = |start: &str, step: &str| {
+            format!(
+                "{{% set ns = namespace(x={start}) %}}{{% for i in range(99999) %}}{step}{{% endfor %}}{{{{ ns.x | length }}}}"
+            )
+        };
+        let templates = [
+            // The parser.
+            many("not ", ""),
+            many("-", ""),
+            many("(", ")"),
+            many("[", "]"),
+            many("{1:", "}"),
+            many("1 if 1 else ", ""),
+            many("1 + ", ""),
+            many("1 ** ", ""),
+            many("1 ~ ", ""),
+            many("a.", ""),
+            many("", "|abs"),
+            many("", "[0]"),
+            many("", ".a"),
+            many("", " is none"),
+            many("f(", ")"),
+            format!("{{% if 1 %}}{}{{% endif %}}", repeated("{% elif 1 %}", 50_000)),
+            repeated("{% if 1 %}", 50_000),
+            repeated("{% for i in x %}", 50_000),
+            repeated("a", MAX_SOURCE + 1),
+            // Texts and lists that are repeated.
+            "{{ 'a' * 10 ** 9 }}".into(),
+            "{{ 10 ** 9 * 'a' }}".into(),
+            "{{ ('a' * 99999999) | length }}".into(),
+            "{% set x = [0] * 10 ** 9 %}".into(),
+            "{% set x = [0] * 99999999 %}".into(),
+            "{{ '' * 10 ** 18 }}{{ ([] * 10 ** 18) | length }}{{ 'a' * 10 ** 18 }}".into(),
+            "{{ 'x' | indent(9223372036854775807) }}".into(),
+            "{{ ('\n' * 100000) | indent(100000) }}".into(),
+            "{{ ('\n' * 10000) | indent('x' * 100000) }}".into(),
+            "{{ 'x\nx' | indent(width=999999999) }}".into(),
+            "{{ 'a' | replace('', 'b' * 100000) | replace('b', 'b' * 100000) }}".into(),
+            "{{ ('a' * 10000).replace('', 'b' * 100000) }}".into(),
+            "{{ range(99999) | join('a' * 100000) }}".into(),
+            "{{ ('a' * 100000).join(range(99999)) }}".into(),
+            "{{ ('b' * 10000) | join('a' * 100000) }}".into(),
+            "{{ '%05000000000d' | format(1) }}".into(),
+            "{{ '%*d' | format(2000000000, 1) }}".into(),
+            "{{ '%.2000000000f' | format(1.5) }}".into(),
+            "{{ '{:>2000000000}'.format(1) }}".into(),
+            "{{ '{:>{}}'.format(1, 2000000000) }}".into(),
+            "{{ '{:>{x[0][0]}}'.format(1, x=[[2000000000]]) }}".into(),
+            "{{ ('{0}' * 10000).format('a' * 100000) }}".into(),
+            "{{ [1] | batch(9999999999, 0) | list | length }}".into(),
+            "{{ [1] | slice(9999999999) | list | length }}".into(),
+            "{{ range(10 ** 9) | list | length }}".into(),
+            "{{ range(10 ** 30) }}".into(),
+            "{{ [1, 2] | tojson(indent='x' * 10000000) }}".into(),
+            "{{ range(90000) | map('indent', 9999999) | list }}".into(),
+            "{{ ['a', 'b'] | map('replace', '', 'b' * 60000000) | list }}".into(),
+            "{{ ('a' * 9000000) | split('a') | length }}".into(),
+            "{{ ('a' * 9000000) | list | length }}".into(),
+            "{{ ('a' * 9000000).split('a') | length }}".into(),
+            "{{ ('a' * 4000000).strip('b' * 4000000 ~ 'a') }}".into(),
+            "{{ ('a' * 4000000) | trim('b' * 4000000 ~ 'a') }}".into(),
+            "{{ range(9999) | sort(attribute='a.' * 500000) }}".into(),
+            // Loops and macros.
+            format!("{}{}", repeated("{% for i in range(99999) %}", 4), repeated("{% endfor %}", 4)),
+            format!("{}{}{}", repeated("{% for i in range(99999) %}", 2), repeated("a", 9_000), repeated("{% endfor %}", 2)),
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".into(),
+            "{% macro f(x) %}{{ f(x ~ x) }}{% endmacro %}{{ f('aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa') }}".into(),
+            "{% macro f(x) %}{{ x }}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f('a') }}".into(),
+            "{% macro f() %}{{ caller() }}{% endmacro %}{% macro g() %}{% call f() %}{{ g() }}{% endcall %}{% endmacro %}{{ g() }}".into(),
+            "{% for i in [[]] recursive %}{{ loop([[]]) }}{% endfor %}".into(),
+            // Values that grow, nest or hold themselves.
+            twice("'a'", "{% set ns.x = ns.x ~ ns.x %}"),
+            twice("'a'", "{% set ns.x = ns.x + ns.x %}"),
+            twice("'a'", "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}"),
+            twice("'a'", "{% set ns.x = ns.x | replace('a', 'aa') %}"),
+            twice("'a'", "{% set ns.x = ns.x | string | upper ~ ns.x | lower %}"),
+            twice("[0]", "{% set ns.x = ns.x + ns.x %}"),
+            twice("[0]", "{% set ns.x = [ns.x, ns.x] %}"),
+            twice("[0]", "{% set ns.x = [ns.x] %}"),
+            twice("[0]", "{% set ns.x = (ns.x,) %}"),
+            twice("[0]", "{% set ns.x = {'a': ns.x} %}"),
+            twice("[0]", "{% set ns.x = dict(a=ns.x) %}"),
+            twice("[0]", "{% set ns.x = [ns.x] | batch(1) | list %}"),
+            twice("[0]", "{% set ns.x = [ns.x] | list | reverse %}{% set ns.x = ns.x | map('string') | list %}"),
+            twice("[0]", "{% set ns.x = ns.x | chain(ns.x) %}"),
+            twice("[0]", "{% set ns.x = ns.x | zip(ns.x) %}"),
+            twice("[0]", "{% set ns.x = namespace(x=ns.x) %}"),
+            twice("[0]", "{% set ns.x = ns.x == [ns.x] and [ns.x] or [ns.x] %}"),
+            "{% set x = namespace() %}{% set x.x = x %}{{ x }}".into(),
+            "{% set x = namespace() %}{% set x.x = [x] %}{{ x | tojson }}".into(),
+            "{% set x = namespace() %}{% set x.x = {'a': (x,)} %}{{ x | string | length }}".into(),
+            "{% set x = namespace() %}{% for i in [0, 0, x] %}{% set x.x = loop %}{% if loop.last %}{{ x }}{% endif %}{% endfor %}{{ x }}{{ x.x == x.x }}".into(),
+            "{{ raise_exception('a' * 60000000) }}".into(),
+        ];
+        for template in &templates {
+            let begin = &template[..template.len().min(100)];
+            let refused = render(template, json!({})).expect_err(begin);
+            assert!(refused.place().starts_with(NAME), "{begin}: {refused}");
+            assert!(refused.to_string().len() < 3 * MAX_MESSAGE, "{begin}");
+        }
+    }
+
+    #[test]
+    fn what_is_bounded_is_still_allowed() {
+        for (template, expected) in [
+            (
+                "{{ 'ab' * 3 }}{{ 2 * 'c' }}{{ [1] * 2 }}{{ 'a' * -1 }}{{ 2 * 3 }} {{ 2 * 0.5 }} {{ true * 2 }}",
+                "abababcc[1, 1]6 1.0 2",
+            ),
+            ("{{ 'x\ny' | indent(2) }}", "x\n  y"),
+            ("{{ '%5d|%-3s' | format(7, 'a') }}{{ '{:>4}'.format(1) }}", "    7|a     1"),
+            (
+                "{{ [1, 2, 3][1:] }}{{ 'abc'[::-1] }}{{ [1] + [2] }}{{ ([1] + [2]) is sequence }}",
+                "[2, 3]cba[1, 2]True",
+            ),
+            ("{{ {'a': 1}.items() | list }}{{ {'a': 1} | items | list | length }}", "[('a', 1)]1"),
+            ("{% for x in [1, [2, [3]]] recursive %}{{ x if x is number else loop(x) }}{% endfor %}", "123"),
+            ("{% macro f(x) %}<{{ x }}{{ caller() }}>{% endmacro %}{% call f(1) %}a{% endcall %}", "<1a>"),
+            (
+                "{% set ns = namespace(n=0) %}{% for i in range(99999) %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}",
+                "4999850001",
+            ),
+            ("{% filter upper %}a{% endfilter %}{% set x | trim %} b {% endset %}{{ x }}", "Ab"),
+            (
+                "{{ 1 < 2 < 3 }}{{ 'a' in 'abc' }}{{ 1 not in [2] }}{{ [1, 2] == [1, 2] }}{{ 3 is eq(3) }}",
+                "TrueTrueTrueTrueTrue",
+            ),
+            (
+                "{{ [3, 1] | sort | join(',') }}{{ ['a', 'b'] | map('upper') | join }}{{ [0, 1] | select | list }}",
+                "1,3AB[1]",
+            ),
+            ("{{ x | default('d') }}{{ x is defined }}{{ (x or 'y') ~ 1 }}", "dFalsey1"),
+            ("{% autoescape true %}<{{ '<' }}{% endautoescape %}", "<&lt;"),
+        ] {
+            let expected = expected.replace("\\n", "\n");
+            assert_eq!(render(template, json!({})).unwrap(), expected, "{template}");
+        }
+    }
+
+    /// What a template may make grows with the conversation.
+    #[test]
+    fn long_conversations_are_rendered() {
+        let message = json!({"role": "user", "content": "word ".repeat(2_000)});
+        let messages = vec![message; 1_000];
+        let template = "{% for m in messages %}{{ m.content.split(' ') | join('_') | trim }}{{ messages[loop.index0:] | length }}{% endfor %}";
+        let template = ChatTemplate::new(template).unwrap();
+        let text = template.render(&Chat { messages: &messages, ..Chat::default() }).unwrap();
+        assert!(text.len() > 9_000_000);
     }
 
     #[test]

@@ -4,24 +4,35 @@
 //! `float.__repr__`, jinja2's `tests.py`.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, escape_formatter};
 
-/// Makes `environment` behave as the one that transformers makes.
-pub(super) fn imitate(environment: &mut Environment) {
+use super::guards;
+use super::meter::{DEPTH, Meter};
+
+/// The syntax of transformers' environment.
+pub(super) fn syntax() -> SyntaxConfig {
     // Building fails for odd delimiters only, and these are the usual ones.
-    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
-        environment.set_syntax(syntax);
-    }
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_formatter(|out, state, value| match float(value) {
-        Some(number) => Ok(out.write_str(&repr(number))?),
-        None => escape_formatter(out, state, value),
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().unwrap_or_default()
+}
+
+/// Makes `environment`, which is empty, behave as the one that transformers makes, within what `meter` allows.
+pub(super) fn imitate(environment: &mut Environment, meter: &Arc<Meter>) {
+    guards::guard(environment, meter);
+    let owned = Arc::clone(meter);
+    environment.set_formatter(move |out, state, value| {
+        owned.copy(value)?;
+        match float(value) {
+            Some(number) => Ok(out.write_str(&repr(number))?),
+            None => escape_formatter(out, state, value),
+        }
     });
     environment.add_test("sequence", is_sequence);
-    environment.add_filter("tojson", tojson);
+    let owned = Arc::clone(meter);
+    environment.add_filter("tojson", move |value: &Value, options: Kwargs| tojson(&owned, value, options));
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -53,7 +64,10 @@ fn repr(number: f64) -> String {
     }
 }
 
-fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
+/// Levels of lists in lists for which an indent is paid.
+const LEVELS: usize = DEPTH;
+
+fn tojson(meter: &Meter, value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = options.get("indent")?;
     let indent = match indent.filter(|indent| !indent.is_none()) {
         Some(indent) => match indent.as_usize() {
@@ -69,6 +83,12 @@ fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
         Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators are two")),
         None => (comma, ": "),
     };
+    let weight = meter.weigh(value)?;
+    // Most letters are written as they are, some as an escape of six; a level indents what is in it.
+    let around = indent.as_ref().map_or(0, |indent| indent.len() * LEVELS) + comma.len() + colon.len();
+    meter.spend(
+        weight.total().saturating_mul(2).saturating_add(weight.values.saturating_mul(around as u64)),
+    )?;
     let mut json = Json {
         text: String::new(),
         indent,
@@ -191,12 +211,9 @@ impl Json<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     fn render(template: &str) -> String {
-        let mut environment = Environment::new();
-        imitate(&mut environment);
-        environment.render_str(template, ()).unwrap()
+        crate::ChatTemplate::new(template).unwrap().render(&crate::Chat::default()).unwrap()
     }
 
     /// Each right side is what CPython 3.11 with jinja2 3.1 prints.
