@@ -131,7 +131,8 @@ fn told_to_stop() {
     let mut child = good.start(&SLOW);
     wait_until_writing(&good);
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    assert!(!child.wait().unwrap().success());
+    assert_eq!(child.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
+    assert!(names(&good.folder.out()).iter().all(|name| !name.ends_with(".partial")), "left behind");
     good.check();
     assert!(OUTPUTS.iter().all(|name| !good.folder.out().join(name).exists()), "too late to tell");
     good.run_again();

@@ -65,7 +65,17 @@ fn shards_do_not_change_a_byte() {
     let [one, three] = [folder.home().join("whole"), folder.out()].map(|out| out.join("model-q4_0.gguf"));
     assert_eq!(sha256(&one), sha256(&three));
     let inputs = manifest(&folder.out())["artifacts"][0]["inputs"].take();
-    let expected: Vec<_> = (0..3).map(|n| described(&folder.path(), &support::shard_name(n, 3))).collect();
+    let shards = (0..3).map(|n| support::shard_name(n, 3));
+    let read = [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        support::INDEX,
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    let read = read.into_iter().map(str::to_owned).filter(|name| folder.file(name).exists());
+    let expected: Vec<_> = shards.chain(read).map(|name| described(&folder.path(), &name)).collect();
     assert_eq!(inputs, Value::from(expected));
 }
 
@@ -85,6 +95,14 @@ fn the_manifest_says_what_was_made_of_what() {
 
     let parts: Vec<_> = names(&out).into_iter().filter(|name| name != "manifest.json").collect();
     let outputs: Vec<_> = parts.iter().map(|name| described(&out, name)).collect();
+    let read = [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    let inputs: Vec<_> = [WEIGHTS].into_iter().chain(read).map(|name| described(&model, name)).collect();
     let expected = json!({ "artifacts": [{
         "recipe": "q4_0",
         "settings": {
@@ -95,7 +113,7 @@ fn the_manifest_says_what_was_made_of_what() {
         },
         "tool": concat!("gemma-convert ", env!("CARGO_PKG_VERSION")),
         "plan_sha256": plan["plan_sha256"],
-        "inputs": [described(&model, WEIGHTS)],
+        "inputs": inputs,
         "outputs": outputs,
     }] });
     assert!(parts.len() > 2 && plan["plan_sha256"].as_str().unwrap().len() == 64);

@@ -220,7 +220,7 @@ fn a_limit_that_falls_is_exit_1_and_the_reports_say_so() {
         "--text",
         path(&text),
     ];
-    let reports = ["--html", path(&html), "--markdown", path(&markdown), "--json", path(&json)];
+    let reports = ["--html", path(&html), "--markdown", path(&markdown), "--report-json", path(&json)];
     let good =
         run([&common[..], &["--max-kld", "0.5", "--max-ppl-ratio", "1.2", "--min-top1", "0.5"]].concat())
             .good();

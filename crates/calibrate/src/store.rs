@@ -1,10 +1,11 @@
 //! Where rounded layers are kept: a GGUF file a layer, so that a run that is killed goes on where it was, and so that the
 //! rounded weights are a source of tensors like any other.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use base::write_whole;
+use base::{Kind, Listed, OutputFile};
 use gguf::{GgufFile, Layout, Metadata};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
@@ -12,7 +13,7 @@ use tensor::{Error, Result, TensorDesc, TensorSource};
 use crate::TensorReport;
 
 /// Of what a layer was made: checkpoint, types, text, method.
-const ID: &str = "gemma-convert.calibration.id";
+const ID: &str = base::STORE_KEY;
 /// How it went, as JSON.
 const REPORT: &str = "gemma-convert.calibration.report";
 
@@ -35,11 +36,14 @@ pub fn id(parts: &[&[u8]], sequences: &[Vec<u32>]) -> String {
     hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// A folder of rounded layers.
+/// A folder of rounded layers, locked against other runs as long as the store lives.
 #[derive(Clone, Debug)]
 pub struct Store {
     folder: PathBuf,
     id: String,
+    _lock: Arc<File>,
+    /// What an interrupted run says of the layers, once there are any.
+    kept: Arc<Mutex<Option<Listed>>>,
 }
 
 /// One layer of a store.
@@ -52,11 +56,21 @@ impl Store {
     /// A folder, which is made if it is not there. `id` says of what the layers are made: those of another are made anew.
     ///
     /// # Errors
-    /// `Target` for a folder that cannot be made.
+    /// `Target` for a folder that cannot be made, or that another run is using.
     pub fn new(folder: impl Into<PathBuf>, id: impl Into<String>) -> Result<Store> {
         let folder = folder.into();
-        fs::create_dir_all(&folder).map_err(|e| Error::write(folder.display(), &e))?;
-        Ok(Store { folder, id: id.into() })
+        let fail = |e: std::io::Error| Error::write(folder.display(), &e);
+        fs::create_dir_all(&folder).map_err(fail)?;
+        let lock = File::open(&folder).map_err(fail)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::target(folder.display(), "another run keeps its rounded layers here")
+                    .help("Wait for it to end, or choose another target."));
+            }
+            Err(TryLockError::Error(e)) => return Err(fail(e)),
+        }
+        Ok(Store { folder, id: id.into(), _lock: Arc::new(lock), kept: Arc::default() })
     }
 
     /// Where it is.
@@ -97,7 +111,17 @@ impl Store {
         let json = serde_json::to_string(reports).map_err(|e| Error::write(path.display(), &e.into()))?;
         metadata.append(REPORT, json.as_str());
         let layout = Layout::new(&metadata, tensors.iter().map(|(desc, _)| desc.clone()).collect())?;
-        write_whole(&path, |file| layout.write(file, tensors.iter().map(|(_, bytes)| bytes)))
+        let mut output = OutputFile::replacing(&path, Kind::StoredLayer, false)?;
+        let written = layout.write(&mut output, tensors.iter().map(|(_, bytes)| bytes));
+        written.map_err(|e| output.fail(&e))?;
+        output.publish()?;
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| {
+            base::keeps(format!(
+                "the layers that are rounded so far are kept in {}: the same command goes on from there",
+                self.folder.display()
+            ))
+        });
+        Ok(())
     }
 
     /// All rounded tensors of so many layers.

@@ -12,6 +12,7 @@ mod card;
 mod coded;
 mod files;
 mod header;
+mod inputs;
 mod lattice;
 mod layout;
 mod open;
@@ -22,6 +23,7 @@ mod writer;
 
 pub use card::ModelCard;
 pub use coded::{Code, Scale, decode, is_fp8, multiply};
+pub use inputs::Companion;
 pub use open::{Checkpoint, Location, SET, Shard};
 pub use quant::Survey;
 pub use sbs::{Sbs, SbsBlob, SbsTensor, is_sbs};

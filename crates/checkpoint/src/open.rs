@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::coded::Code;
+use crate::inputs::{self, Companion};
 use crate::{ChatTemplates, ModelCard, Tokenizer, files, header, layout, template};
 
 /// The key of `__metadata__`, ours, of what all shards of one conversion have in common and those of another have not.
@@ -22,6 +23,7 @@ pub const SET: &str = "set";
 pub struct Checkpoint {
     dir: PathBuf,
     config: Value,
+    pub(crate) companions: Vec<Companion>,
     shards: Vec<Shard>,
     pub(crate) tensors: Vec<TensorDesc>,
     pub(crate) locations: Vec<Location>,
@@ -72,6 +74,8 @@ impl Checkpoint {
                 .expected("the folder of a checkpoint", "a file")
                 .help("give the folder that holds config.json"));
         }
+        // before they are read, so that a change is noticed
+        let companions = inputs::found(dir);
         let place = dir.join("config.json");
         let config: Value = files::json(&place)?.ok_or_else(|| {
             Error::malformed(place.display(), "no such file")
@@ -85,6 +89,7 @@ impl Checkpoint {
         let mut checkpoint = Checkpoint {
             dir: dir.to_owned(),
             config,
+            companions,
             shards: Vec::new(),
             tensors: Vec::new(),
             locations: Vec::new(),
@@ -198,12 +203,14 @@ impl Checkpoint {
     }
 
     /// A digest of `config.json`, of the headers and of a sample of the weights: 64 KiB from the beginning, the middle and
-    /// the end of each shard. What differs in it are different models; what does not is the same but by design.
+    /// the end of each shard, and 512 bytes in 256 places between, so that a fine-tune of a few matrices a layer differs. What differs in it are different models; what does not is the same but by design.
     ///
     /// # Errors
     /// Those of [`read_at`](Self::read_at).
     pub fn fingerprint(&self) -> Result<[u8; 32]> {
         const PIECE: u64 = 64 << 10;
+        const PLACES: u64 = 256;
+        const PLACE: u64 = 512;
         let mut hash = Sha256::new();
         hash.update(self.config.to_string());
         for (number, shard) in self.shards.iter().enumerate() {
@@ -211,7 +218,9 @@ impl Checkpoint {
             let last = shard.len.saturating_sub(PIECE);
             let stretches =
                 [(0, shard.data_start), (shard.data_start, PIECE), (shard.len / 2, PIECE), (last, PIECE)];
-            for (from, len) in stretches {
+            let data = shard.len - shard.data_start;
+            let spread = (0..PLACES).map(|place| (shard.data_start + data / PLACES * place, PLACE));
+            for (from, len) in stretches.into_iter().chain(spread) {
                 let mut bytes = vec![0; len.min(shard.len - from) as usize];
                 self.read_at(number, from, &mut bytes)?;
                 hash.update(&bytes);
@@ -220,10 +229,11 @@ impl Checkpoint {
         Ok(hash.finalize().into())
     }
 
-    /// That no shard has been written to since it was opened: to be asked after the last read.
+    /// That no shard and no [companion](Self::companions) has been written to since it was opened: to be asked after the last
+    /// read.
     ///
     /// # Errors
-    /// `Malformed`, naming the first shard whose size or modification time differs.
+    /// `Malformed`, naming the first file whose size or modification time differs.
     pub fn check_unchanged(&self) -> Result<()> {
         self.shards.iter().try_for_each(|shard| {
             let now = shard.file.metadata().map_err(|e| Error::io(shard.path.display(), &e))?;
@@ -232,7 +242,8 @@ impl Checkpoint {
             } else {
                 Err(shard.changed())
             }
-        })
+        })?;
+        self.check_companions()
     }
 
     /// The names of all regular files of the folder and of its folders, with `/`, and their sizes, by name.

@@ -5,12 +5,10 @@
 //! The file gets its name when it is whole.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use base::OutputFile;
 use tensor::{Error, Result, TensorDesc, TensorSink};
 
 use crate::header::{DTYPES, MAX_HEADER};
@@ -19,10 +17,7 @@ use crate::open::rows_offset;
 /// A safetensors file being written. Dropped without [`finish`](Self::finish), it leaves nothing behind.
 #[derive(Debug)]
 pub struct SafetensorsWriter {
-    file: File,
-    path: PathBuf,
-    /// Where the bytes are until the file is whole; empty afterwards.
-    partial: PathBuf,
+    output: OutputFile,
     tensors: Vec<TensorDesc>,
     offsets: Vec<u64>,
     data_len: u64,
@@ -41,28 +36,14 @@ impl SafetensorsWriter {
         tensors: Vec<TensorDesc>,
         metadata: &[(&str, &str)],
     ) -> Result<SafetensorsWriter> {
-        let path = path.as_ref().to_owned();
+        let path = path.as_ref();
         let SafetensorsLayout { header, offsets, len } =
             SafetensorsLayout::new(&tensors, metadata).map_err(|e| e.within(path.display()))?;
-        let mut partial = OsString::from(&path);
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let place = |e| Error::write(partial.display(), &e);
-        let file = File::create(&partial).map_err(place)?;
-        // From here on, dropping the writer removes the file.
-        let writer = SafetensorsWriter {
-            file,
-            path,
-            partial,
-            tensors,
-            offsets,
-            data_len: len - header.len() as u64,
-            written: AtomicU64::new(0),
-        };
-        let place = |e| Error::write(writer.partial.display(), &e);
-        writer.file.set_len(len).map_err(place)?;
-        writer.file.write_all_at(&header, 0).map_err(place)?;
-        Ok(writer)
+        let output = OutputFile::create(path)?;
+        output.set_len(len)?;
+        output.write_at(&header, 0)?;
+        let data_len = len - header.len() as u64;
+        Ok(SafetensorsWriter { output, tensors, offsets, data_len, written: AtomicU64::new(0) })
     }
 
     /// The tensors, in the order of the file.
@@ -77,8 +58,11 @@ impl SafetensorsWriter {
     pub fn finish(self) -> Result<()> {
         let written = self.written.load(Ordering::Relaxed);
         if written != self.data_len {
-            return Err(Error::target(self.path.display(), "not every row was written exactly once")
-                .expected(format!("{} bytes of data", self.data_len), written));
+            return Err(Error::target(
+                self.output.path().display(),
+                "not every row was written exactly once",
+            )
+            .expected(format!("{} bytes of data", self.data_len), written));
         }
         self.finish_with_holes()
     }
@@ -88,33 +72,24 @@ impl SafetensorsWriter {
     ///
     /// # Errors
     /// `Target` if the file cannot be renamed.
-    pub fn finish_with_holes(mut self) -> Result<()> {
-        let place = |e| Error::write(self.path.display(), &e);
-        self.file.sync_all().map_err(place)?;
-        fs::rename(&self.partial, &self.path).map_err(place)?;
-        self.partial.clear();
-        Ok(())
+    pub fn finish_with_holes(self) -> Result<()> {
+        self.output.publish()
     }
 }
 
 impl TensorSink for SafetensorsWriter {
     fn write_rows(&self, index: usize, first: u64, rows: &[u8]) -> Result<()> {
         let (Some(desc), Some(start)) = (self.tensors.get(index), self.offsets.get(index)) else {
-            return Err(Error::target(self.path.display(), format!("there is no tensor number {index}")));
+            return Err(Error::target(
+                self.output.path().display(),
+                format!("there is no tensor number {index}"),
+            ));
         };
-        let offset = rows_offset(desc, first, rows.len()).map_err(|e| e.within(self.path.display()))?;
-        self.file.write_all_at(rows, start + offset).map_err(|e| Error::write(self.partial.display(), &e))?;
+        let offset =
+            rows_offset(desc, first, rows.len()).map_err(|e| e.within(self.output.path().display()))?;
+        self.output.write_at(rows, start + offset)?;
         self.written.fetch_add(rows.len() as u64, Ordering::Relaxed);
         Ok(())
-    }
-}
-
-impl Drop for SafetensorsWriter {
-    fn drop(&mut self) {
-        if !self.partial.as_os_str().is_empty() {
-            // Nobody is left to be told if this fails.
-            let _ = fs::remove_file(&self.partial);
-        }
     }
 }
 

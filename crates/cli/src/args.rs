@@ -128,6 +128,23 @@ pub(crate) struct Convert {
     pub(crate) json: bool,
 }
 
+/// Files that a report is written to besides.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportFiles {
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report_json: Option<PathBuf>,
+    /// Write the report as a page with plots
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Append the report as Markdown, as for a CI summary
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Replace files that are there and are no reports of this tool
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
 /// How a command that reads a text runs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Running {
@@ -278,15 +295,11 @@ pub(crate) struct Verify {
     /// 134 MB a chunk of 512 tokens
     #[arg(long, value_name = "FILE")]
     pub(crate) save_logits: Option<PathBuf>,
-    /// Write the report as JSON, to stdout without a file
-    #[arg(long, value_name = "FILE")]
+    /// Print one JSON document, the report, on stdout. --json=FILE is an older spelling of --report-json FILE
+    #[arg(long, value_name = "FILE", require_equals = true, hide_possible_values = true)]
     pub(crate) json: Option<Option<PathBuf>>,
-    /// Write the report as a page with plots
-    #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
-    /// Append the report as Markdown, as for a CI summary
-    #[arg(long, value_name = "FILE")]
-    pub(crate) markdown: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reports: ReportFiles,
     /// Number of threads; 0 for one a processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,

@@ -3,8 +3,6 @@
 //! Only the command line lives here: arguments, progress, tables, exit codes. Results go to stdout, everything
 //! else to stderr; with `--json` stdout is one document.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one crate that talks to people")]
-
 mod args;
 mod budget;
 mod calibration;
@@ -13,7 +11,9 @@ mod memory;
 mod outcome;
 mod progress;
 mod report;
+mod reports;
 mod sampling;
+mod signals;
 mod speculation;
 mod table;
 
@@ -22,7 +22,11 @@ use clap::Parser;
 use crate::args::{Args, Command};
 
 fn main() -> std::process::ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(said) => return outcome::usage(&said),
+    };
+    signals::watch();
     let json = args.is_json();
     let result = match &args.command {
         Command::Inspect(inspect) => commands::inspect::run(inspect),

@@ -1,5 +1,6 @@
 //! How a command ends: its result on stdout, its error on stderr, its exit code.
 
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -13,11 +14,13 @@ pub(crate) struct Output {
     pub(crate) json: serde_json::Value,
     /// False when what was verified is not good: exit code 1.
     pub(crate) passed: bool,
+    /// Reports that could not be written. The result is shown nevertheless.
+    pub(crate) unwritten: Vec<Error>,
 }
 
 impl Output {
     pub(crate) fn new(text: String, json: serde_json::Value) -> Output {
-        Output { text, json, passed: true }
+        Output { text, json, passed: true, unwritten: Vec::new() }
     }
 }
 
@@ -36,11 +39,18 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
     match result {
         Ok(output) => {
             let text = if as_json { format!("{:#}\n", output.json) } else { output.text };
-            let printed = print(&text);
-            if output.passed || printed != ExitCode::SUCCESS { printed } else { ExitCode::from(1) }
+            let printed = print(&text).map_err(|e| Error::new(Fault::Io, "stdout", e));
+            let failures = output.unwritten.into_iter().chain(printed.err());
+            let code = failures.map(|error| {
+                tell(&format!("error: {error}\n"));
+                exit_code(error.fault())
+            });
+            // the verdict comes first, if it is bad
+            let code = code.fold(0, |first, next| if first == 0 { next } else { first });
+            ExitCode::from(if output.passed { code } else { 1 })
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            tell(&format!("error: {error}\n"));
             if as_json {
                 let (expected, found) = error.expected_found().unzip();
                 let error = json!({
@@ -52,21 +62,42 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
                     "help": error.help_text(),
                     "exit_code": exit_code(error.fault()),
                 });
-                print(&format!("{:#}\n", json!({ "error": error })));
+                // it has been told; there is nothing to add where stdout cannot take it
+                let _ = print(&format!("{:#}\n", json!({ "error": error })));
             }
             ExitCode::from(exit_code(error.fault()))
         }
     }
 }
 
-/// Writes to stdout; a reader that has had enough (`| head`) is no error.
-fn print(text: &str) -> ExitCode {
-    use std::io::Write;
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            eprintln!("error: stdout: {error}");
+/// Says something on stderr. Nothing depends on it: where stderr cannot take it, nobody is told.
+pub(crate) fn tell(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Writes to stdout. A reader that has had enough (`| head`) is no error.
+fn print(text: &str) -> io::Result<()> {
+    match stream(text) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// Writes to stdout at once, and says too when its reader has gone.
+pub(crate) fn stream(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Shows what clap has to say instead of running a command: help, version, or what is wrong with the arguments.
+pub(crate) fn usage(said: &clap::Error) -> ExitCode {
+    let shown = said.print().and_then(|()| io::stdout().flush());
+    match shown {
+        Err(error) if !said.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
+            tell(&format!("error: stdout: {error}\n"));
             ExitCode::from(4)
         }
-        _ => ExitCode::SUCCESS,
+        _ => ExitCode::from(said.exit_code().try_into().unwrap_or(2)),
     }
 }

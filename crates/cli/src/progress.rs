@@ -2,6 +2,8 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::outcome::tell;
+
 pub(crate) struct Bar {
     bar: ProgressBar,
     quiet: bool,
@@ -50,7 +52,7 @@ impl convert::Progress for Bar {
 
     fn note(&self, text: &str) {
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("note: {text}"));
+            self.bar.suspend(|| tell(&format!("note: {text}\n")));
         }
     }
 }

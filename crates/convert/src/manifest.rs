@@ -2,8 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use base::OutputFile;
 use plan::{FileEntry, Manifest};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
@@ -49,37 +50,11 @@ pub fn file_entry(path: &Path) -> Result<FileEntry> {
 ///
 /// # Errors
 /// `Target`.
-pub(crate) fn stage(manifest: &Manifest, path: &Path) -> Result<Staged> {
+pub(crate) fn stage(manifest: &Manifest, path: &Path) -> Result<OutputFile> {
     let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::target(path.display(), e))?;
     text.push(b'\n');
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let staged = Staged { partial: partial.into(), path: path.to_owned() };
-    let mut file = File::create(&staged.partial).map_err(|e| staged.fail(&e))?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| staged.fail(&e))?;
-    Ok(staged)
-}
-
-/// A manifest on disk without its name. Dropped, it leaves nothing behind.
-pub(crate) struct Staged {
-    partial: PathBuf,
-    path: PathBuf,
-}
-
-impl Staged {
-    fn fail(&self, error: &std::io::Error) -> Error {
-        Error::write(self.path.display(), error)
-    }
-
-    /// Puts it in the place of an older one, in one step.
-    pub(crate) fn publish(self) -> Result<()> {
-        fs::rename(&self.partial, &self.path).map_err(|e| self.fail(&e))
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // not there any more when it was published
-        let _ = fs::remove_file(&self.partial);
-    }
+    let mut output = OutputFile::create(path)?;
+    output.write_all(&text).map_err(|e| output.fail(&e))?;
+    output.sync()?;
+    Ok(output)
 }

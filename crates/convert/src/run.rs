@@ -5,9 +5,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use checkpoint::Checkpoint;
+use base::Publication;
+use checkpoint::{Checkpoint, Companion};
 use importance::Importance;
-use plan::{ArtifactEntry, CalibrationEntry, FileEntry, Manifest, Origin, OutputFile, Plan};
+use plan::{Artifact, ArtifactEntry, CalibrationEntry, FileEntry, Manifest, Origin, OutputFile, Plan};
 use quant::Simd;
 use tensor::{Error, Result, TensorSource};
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub rounded: Vec<Option<Arc<dyn TensorSource>>>,
     /// Of each artifact, how that went, for the manifest.
     pub calibrations: Vec<Option<CalibrationEntry>>,
+    /// Of each artifact, files that it was made of besides the checkpoint and the importance, for the manifest.
+    pub inputs: Vec<Vec<FileEntry>>,
     /// The recipe of each artifact of the plan, for the manifest.
     pub settings: Vec<serde_json::Value>,
     /// Name and version of the tool, for the manifest.
@@ -87,7 +90,7 @@ pub fn run(
             fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
         }
         let target = Target::create(&path, output.bytes)?;
-        if target.took_over {
+        if target.took_over() {
             progress.note(&format!("{}: an unfinished file of an earlier run is made anew", output.name));
         }
         write_fixed(&target, output, checkpoint)?;
@@ -96,7 +99,13 @@ pub fn run(
     // again, now that no other run can be making them
     vacant(plan, options)?;
 
-    let Passed { inputs, digests, repacked } = convert(checkpoint, plan, options, &targets, progress)?;
+    let (passed, companions) = std::thread::scope(|threads| {
+        let companions = threads.spawn(|| companions(checkpoint));
+        let passed = convert(checkpoint, plan, options, &targets, progress);
+        (passed, companions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let Passed { mut inputs, digests, repacked } = passed?;
+    inputs.extend(companions?);
     checkpoint.check_unchanged()?;
     if options.sync {
         targets.iter().try_for_each(Target::flush)?;
@@ -111,22 +120,32 @@ pub fn run(
         .artifacts
         .iter()
         .enumerate()
-        .map(|(number, artifact)| ArtifactEntry {
-            recipe: artifact.recipe.clone(),
-            settings: options.settings.get(number).cloned().unwrap_or_default(),
-            tool: options.tool.clone(),
-            plan_sha256: plan.only(number).digest(),
-            target: plan.target.clone(),
-            importance: artifact.importance.as_ref().map(|source| source.keys.clone()),
-            allocation: artifact.allocation.clone(),
-            calibration: options.calibrations.get(number).cloned().flatten(),
-            repacked: repacked.by_ref().take(artifact.files.len()).flatten().collect(),
-            inputs: inputs
-                .iter()
-                .chain(artifact.importance.iter().flat_map(|source| &source.file))
-                .cloned()
-                .collect(),
-            outputs: files.by_ref().take(artifact.files.len()).collect(),
+        .map(|(number, artifact)| {
+            let outputs: Vec<FileEntry> = files.by_ref().take(artifact.files.len()).collect();
+            // a copy has the bytes of the original
+            let copies = artifact.files.iter().zip(&outputs).filter_map(|(file, output)| {
+                let name = file.copy.clone().filter(|name| inputs.iter().all(|input| input.name != *name))?;
+                Some(FileEntry { name, ..output.clone() })
+            });
+            ArtifactEntry {
+                recipe: artifact.recipe.clone(),
+                settings: options.settings.get(number).cloned().unwrap_or_default(),
+                tool: options.tool.clone(),
+                plan_sha256: plan.only(number).digest(),
+                target: plan.target.clone(),
+                importance: artifact.importance.as_ref().map(|source| source.keys.clone()),
+                allocation: artifact.allocation.clone(),
+                calibration: options.calibrations.get(number).cloned().flatten(),
+                repacked: repacked.by_ref().take(artifact.files.len()).flatten().collect(),
+                inputs: inputs
+                    .iter()
+                    .cloned()
+                    .chain(copies)
+                    .chain(options.inputs.get(number).into_iter().flatten().cloned())
+                    .chain(artifact.importance.iter().flat_map(|source| &source.file).cloned())
+                    .collect(),
+                outputs,
+            }
         })
         .collect();
     drop(files);
@@ -134,33 +153,60 @@ pub fn run(
         lattice::notes(&entry.recipe, &entry.repacked).iter().for_each(|note| progress.note(note));
     }
     let manifest = options.manifest();
-    publish(targets, &artifacts, options, &manifest)?;
+    publish(targets, plan, &artifacts, options)?;
     Ok(Finished { artifacts, manifest })
 }
 
-/// Gives all outputs and the manifest their names. What can run out of space comes before the first of them.
-fn publish(
-    targets: Vec<Target>,
-    artifacts: &[ArtifactEntry],
-    options: &Options,
-    manifest_path: &Path,
-) -> Result<()> {
+/// Gives all outputs and the manifest their names, or none. What can run out of space comes before the first output.
+fn publish(targets: Vec<Target>, plan: &Plan, artifacts: &[ArtifactEntry], options: &Options) -> Result<()> {
+    let manifest_path = &options.manifest();
     let fail = |e: std::io::Error| Error::write(options.folder.display(), &e);
     let folder = File::open(&options.folder).map_err(fail)?;
     // a run beside this one may be adding to the manifest; the lock goes with the file
     folder.lock().map_err(fail)?;
     let mut manifest = manifest::read(manifest_path)?;
     // the old files are about to go: their entries must not outlive them
-    if manifest.forget(artifacts.iter().flat_map(|a| &a.outputs).map(|file| file.name.as_str())) {
-        manifest::stage(&manifest, manifest_path)?.publish()?;
+    let forgot = manifest.forget(artifacts.iter().flat_map(|a| &a.outputs).map(|file| file.name.as_str()));
+    let without = forgot.then(|| manifest::stage(&manifest, manifest_path)).transpose()?;
+    let mut outputs = targets.into_iter().map(Target::into_output);
+    let sets: Vec<Vec<base::OutputFile>> =
+        plan.artifacts.iter().map(|artifact| outputs.by_ref().take(artifact.files.len()).collect()).collect();
+
+    let mut publication = Publication::new();
+    if let Some(without) = without {
+        publication.place(without)?;
     }
+    // now that the other one has its name
     manifest.artifacts.extend_from_slice(artifacts);
     let manifest = manifest::stage(&manifest, manifest_path)?;
-    for mut target in targets {
-        target.publish()?;
+    let heads: Vec<_> = plan.artifacts.iter().map(head).collect();
+    for (set, head) in sets.iter().zip(&heads) {
+        head.and_then(|head| set.get(head)).map_or(Ok(()), |file| publication.set_aside(file.path()))?;
     }
-    manifest.publish()?;
-    folder.sync_all().map_err(fail)
+    for (mut set, head) in sets.into_iter().zip(heads) {
+        let last = head.map(|head| set.remove(head));
+        set.into_iter().chain(last).try_for_each(|file| publication.place(file))?;
+    }
+    publication.place(manifest)?;
+    publication.commit(options.sync)
+}
+
+/// The file of a set without which no reader opens the others: the config of a folder, the first part of a split.
+fn head(artifact: &Artifact) -> Option<usize> {
+    if artifact.files.len() < 2 {
+        return None;
+    }
+    Some(artifact.files.iter().position(|file| file.name == "config.json").unwrap_or(0))
+}
+
+/// Size and SHA-256 of the files of the checkpoint that were read besides the weights. That they have not changed since is for
+/// the caller to ask.
+fn companions(checkpoint: &Checkpoint) -> Result<Vec<FileEntry>> {
+    let entry = |file: &Companion| {
+        let read = manifest::file_entry(&checkpoint.dir().join(&file.name))?;
+        Ok(FileEntry { name: file.name.clone(), ..read })
+    };
+    checkpoint.companions().iter().map(entry).collect()
 }
 
 /// Writes what no weights of the checkpoint go into: headers, generated tensors, copies of whole files.

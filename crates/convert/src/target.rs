@@ -1,15 +1,14 @@
-//! A file in the making: written at any position, hashed in order, renamed when complete.
+//! An output file that is hashed while it is written.
 //!
-//! The temporary lies beside the target as `NAME.partial`, locked against a second run; one left behind by a
-//! killed run is made anew. Rows arrive in the order of the input, SHA-256 needs the order of the file: finished
-//! stretches are noted, and the gapless beginning is read back (from the page cache, as it was just written).
+//! Rows arrive in the order of the input, SHA-256 needs the order of the file: finished stretches are noted, and the
+//! gapless beginning is read back (from the page cache, as it was just written).
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError as TryMutexError};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use base::OutputFile;
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
@@ -17,15 +16,10 @@ use tensor::{Error, Result};
 const HASH_BYTES: usize = 1 << 20;
 
 pub(crate) struct Target {
-    path: PathBuf,
-    partial: PathBuf,
-    file: File,
+    output: OutputFile,
     len: u64,
     done: Mutex<Done>,
     hash: Mutex<Hash>,
-    published: bool,
-    /// An unfinished file of an earlier run was there.
-    pub(crate) took_over: bool,
 }
 
 /// Stretches that are written, from start to end, none touching another.
@@ -46,27 +40,19 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Target {
     /// Opens the temporary for `path`, which will have `len` bytes, all zero at first.
     pub(crate) fn create(path: &Path, len: u64) -> Result<Target> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".partial");
-        let partial = PathBuf::from(name);
-        let fail = |e: std::io::Error| Error::write(partial.display(), &e);
-        let (file, took_over) = open_locked(&partial)?;
-        file.set_len(len).map_err(fail)?;
+        let output = OutputFile::create(path)?;
+        output.set_len(len)?;
         let hash = Hash { state: Sha256::new(), bytes: 0, buffer: Vec::new() };
-        Ok(Target {
-            path: path.to_owned(),
-            partial,
-            file,
-            len,
-            done: Mutex::default(),
-            hash: Mutex::new(hash),
-            published: false,
-            took_over,
-        })
+        Ok(Target { output, len, done: Mutex::default(), hash: Mutex::new(hash) })
+    }
+
+    /// An unfinished file of an earlier run was there.
+    pub(crate) fn took_over(&self) -> bool {
+        self.output.took_over()
     }
 
     fn fail(&self, error: &std::io::Error) -> Error {
-        let fault = Error::write(self.path.display(), error);
+        let fault = self.output.fail(error);
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 fault.expected(format!("room for {} bytes", self.len), "a full disk")
@@ -84,7 +70,7 @@ impl Target {
 
     /// Writes `bytes` that may yet be replaced: see [`done`](Self::done).
     pub(crate) fn write_draft(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|e| self.fail(&e))
+        self.output.file().write_all_at(bytes, offset).map_err(|e| self.fail(&e))
     }
 
     /// Counts a stretch as done: it may be hashed from now on.
@@ -96,7 +82,7 @@ impl Target {
     pub(crate) fn hash_some(&self, limit: u64) -> Result<()> {
         match self.hash.try_lock() {
             Ok(mut hash) => self.hash_to(&mut hash, limit),
-            Err(TryMutexError::WouldBlock | TryMutexError::Poisoned(_)) => Ok(()),
+            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => Ok(()),
         }
     }
 
@@ -106,7 +92,7 @@ impl Target {
         while hash.bytes < end {
             let count = ((end - hash.bytes) as usize).min(HASH_BYTES);
             let Hash { state, bytes, buffer } = hash;
-            self.file.read_exact_at(&mut buffer[..count], *bytes).map_err(|e| self.fail(&e))?;
+            self.output.file().read_exact_at(&mut buffer[..count], *bytes).map_err(|e| self.fail(&e))?;
             state.update(&buffer[..count]);
             *bytes += count as u64;
         }
@@ -115,7 +101,7 @@ impl Target {
 
     /// Starts writing to the disk what is in the page cache, and waits for it.
     pub(crate) fn flush(&self) -> Result<()> {
-        self.file.sync_all().map_err(|e| self.fail(&e))
+        self.output.file().sync_all().map_err(|e| self.fail(&e))
     }
 
     /// Hashes the rest. Call when everything is written.
@@ -123,62 +109,19 @@ impl Target {
         let mut hash = locked(&self.hash);
         self.hash_to(&mut hash, u64::MAX)?;
         if hash.bytes != self.len {
-            return Err(Error::target(self.path.display(), "a stretch of the file was never written")
-                .expected(format!("{} bytes", self.len), hash.bytes)
-                .help("This is a fault of gemma-convert: please report it with the command."));
+            return Err(Error::target(
+                self.output.path().display(),
+                "a stretch of the file was never written",
+            )
+            .expected(format!("{} bytes", self.len), hash.bytes)
+            .help("This is a fault of gemma-convert: please report it with the command."));
         }
         Ok(plan::hex(&hash.state.clone().finalize()))
     }
 
-    /// Gives the file its name. Call when it is on disk.
-    pub(crate) fn publish(&mut self) -> Result<()> {
-        std::fs::rename(&self.partial, &self.path).map_err(|e| self.fail(&e))?;
-        self.published = true;
-        Ok(())
-    }
-}
-
-impl Drop for Target {
-    /// A run that fails leaves nothing behind.
-    fn drop(&mut self) {
-        if !self.published {
-            let _ = std::fs::remove_file(&self.partial); // nothing more can be done about it
-        }
-    }
-}
-
-/// A new, empty and locked file at `partial`, and whether an unfinished one was there.
-fn open_locked(partial: &Path) -> Result<(File, bool)> {
-    let fail = |e: std::io::Error| Error::write(partial.display(), &e);
-    let mut took_over = false;
-    loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(partial)
-            .map_err(fail)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::target(partial.display(), "another run is writing this file")
-                    .help("Wait for it to end, or choose another target."));
-            }
-            Err(TryLockError::Error(e)) => return Err(fail(e)),
-        }
-        // Between opening and locking another run may have finished: then this is its output, under its final name.
-        let locked = file.metadata().map_err(fail)?;
-        let same = std::fs::metadata(partial)
-            .is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino()));
-        if same && locked.len() == 0 {
-            return Ok((file, took_over));
-        }
-        if same {
-            // not truncated but made anew, so that it has the permissions of this run
-            std::fs::remove_file(partial).map_err(fail)?;
-            took_over = true;
-        }
+    /// The file, to be given its name when it is on disk.
+    pub(crate) fn into_output(self) -> OutputFile {
+        self.output
     }
 }
 
@@ -224,7 +167,7 @@ mod tests {
     fn a_target_appears_only_when_published() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.gguf");
-        let mut target = Target::create(&path, 64).unwrap();
+        let target = Target::create(&path, 64).unwrap();
         target.write(32, &[1; 32], 64).unwrap();
         assert!(target.digest().is_err(), "the beginning is missing");
         target.write(0, &[2; 8], 32).unwrap();
@@ -234,34 +177,8 @@ mod tests {
         let expected: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(target.digest().unwrap(), expected);
         assert!(!path.exists());
-        target.publish().unwrap();
-        drop(target);
+        target.into_output().publish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn an_unfinished_file_is_made_anew() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let [path, partial] = ["x.gguf", "x.gguf.partial"].map(|name| dir.path().join(name));
-        std::fs::write(&partial, [9; 100]).unwrap();
-        std::fs::set_permissions(&partial, PermissionsExt::from_mode(0o600)).unwrap();
-        // whoever still has it open keeps it, and cannot touch the new one
-        let old = OpenOptions::new().write(true).open(&partial).unwrap();
-        let mut target = Target::create(&path, 4).unwrap();
-        assert!(target.took_over);
-        old.set_len(1).unwrap();
-        target.write(0, &[1; 4], 4).unwrap();
-        target.publish().unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), [1; 4]);
-        assert_ne!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_dropped_target_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(Target::create(&dir.path().join("x.gguf"), 64).unwrap());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

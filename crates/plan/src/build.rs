@@ -360,7 +360,6 @@ fn lay_out(
         vec![(format!("{stem}.gguf"), Layout::new(metadata, descs(first))?)]
     } else {
         // what is offloaded is in parts of its own, at the end
-        let set = (!last.is_empty()).then(|| set_id(model, request));
         let mut groups = Vec::new();
         for tensors in [first, last].into_iter().filter(|tensors| !tensors.is_empty()) {
             match max {
@@ -370,6 +369,8 @@ fn lay_out(
         }
         let parts = gguf::parts(metadata, groups)?;
         let count = parts.len();
+        // parts of two conversions may have the same names and tensors
+        let set = (count > 1).then(|| set_id(model, request));
         let layouts = parts.into_iter().enumerate().map(|(i, mut part)| {
             if let Some(set) = &set {
                 part.metadata.append(gguf::SET, set.as_str());

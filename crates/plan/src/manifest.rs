@@ -50,7 +50,8 @@ pub struct ArtifactEntry {
     /// What has become of the tensors that lie on a 4-bit lattice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repacked: Vec<Repacked>,
-    /// The checkpoint's files, and the file of importance by the path that was given.
+    /// The checkpoint's files by their names in its folder: weights, then config, tokenizer, templates, card. After them, by the
+    /// paths that were given, texts, sensitivities and importance.
     pub inputs: Vec<FileEntry>,
     /// The files of the artifact.
     pub outputs: Vec<FileEntry>,

@@ -86,9 +86,11 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
         vec![("model", fill(first, max))]
     } else {
         files.push(device_map(&last));
-        metadata.push((checkpoint::SET, &id));
         vec![("resident", fill(first, max)), ("offload", fill(last, max))]
     };
+    if sets.iter().map(|(_, shards)| shards.len()).sum::<usize>() > 1 {
+        metadata.push((checkpoint::SET, &id));
+    }
     files.splice(0..0, weights(&metadata, sets)?);
     let offloaded = offloaded(model, recipe, &files, &mut notes)?;
     Ok(Artifact {

@@ -12,6 +12,7 @@ use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use base::OutputFile;
 use tensor::{Error, Result};
 
 use crate::Sequence;
@@ -144,18 +145,18 @@ fn row_len(vocab: usize) -> usize {
 /// A file that is written.
 #[derive(Debug)]
 pub struct LogitsWriter {
-    path: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<OutputFile>,
     row: Vec<u16>,
 }
 
 impl LogitsWriter {
-    /// Begins a file for these sequences.
+    /// Begins a file for these sequences. `output` is still empty.
     ///
     /// # Errors
     /// `Recipe` unless all have one length and their second half is scored, which is all that the format can say;
     /// `Target`.
-    pub fn create(path: &Path, sequences: &[Sequence], vocab: u64) -> Result<LogitsWriter> {
+    pub fn new(output: OutputFile, sequences: &[Sequence], vocab: u64) -> Result<LogitsWriter> {
+        let path = output.path().to_owned();
         let context = sequences.first().map_or(0, |s| s.tokens.len());
         let fits =
             |s: &Sequence| s.tokens.len() == context && s.scored.iter().copied().eq(context / 2 + 1..context);
@@ -167,7 +168,7 @@ impl LogitsWriter {
             .help("Conversations cannot be written; give plain text."));
         }
         let fail = |e: std::io::Error| Error::write(path.display(), &e);
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(fail)?);
+        let mut file = BufWriter::with_capacity(1 << 20, output);
         file.write_all(MAGIC).map_err(fail)?;
         let sizes = [context as u64, vocab, sequences.len() as u64];
         let ints = sizes.into_iter().chain(sequences.iter().flat_map(|s| &s.tokens).map(|&t| u64::from(t)));
@@ -175,7 +176,7 @@ impl LogitsWriter {
             let int = i32::try_from(int).map_err(|e| Error::limit(path.display(), e))?;
             file.write_all(&int.to_le_bytes()).map_err(fail)?;
         }
-        Ok(LogitsWriter { path: path.to_owned(), file, row: Vec::new() })
+        Ok(LogitsWriter { file, row: Vec::new() })
     }
 
     /// Adds the next scored position.
@@ -187,15 +188,18 @@ impl LogitsWriter {
         self.row.resize(row_len(logits.len()), 0);
         pack(logits, &mut self.row);
         let bytes: Vec<u8> = self.row.iter().flat_map(|n| n.to_le_bytes()).collect();
-        self.file.write_all(&bytes).map_err(|e| Error::write(self.path.display(), &e))
+        self.file.write_all(&bytes).map_err(|e| self.file.get_ref().fail(&e))
     }
 
-    /// Ends the file.
+    /// Ends the file, and gives it its name.
     ///
     /// # Errors
     /// `Target`.
     pub fn finish(mut self) -> Result<()> {
-        self.file.flush().map_err(|e| Error::write(self.path.display(), &e))
+        self.file.flush().map_err(|e| self.file.get_ref().fail(&e))?;
+        // nothing is left in the buffer
+        let (output, _) = self.file.into_parts();
+        output.publish()
     }
 }
 
@@ -221,6 +225,8 @@ fn pack(logits: &[f32], row: &mut [u16]) {
 
 #[cfg(test)]
 mod tests {
+    use base::Kind;
+
     use super::*;
 
     #[test]
@@ -229,7 +235,8 @@ mod tests {
         let path = dir.path().join("logits");
         let sequence = Sequence { tokens: vec![2, 5, 4, 3, 1, 0], scored: vec![4, 5] };
         let sequences = [sequence.clone(), sequence];
-        let mut writer = LogitsWriter::create(&path, &sequences, 7).unwrap();
+        let output = OutputFile::replacing(&path, Kind::Logits, false).unwrap();
+        let mut writer = LogitsWriter::new(output, &sequences, 7).unwrap();
         let rows: Vec<Vec<f32>> = (0..4)
             .map(|row| {
                 (0..7).map(|n| ((n * row) % 5) as f32 * 1.7 - 40.0 * f32::from(u8::from(n == 6))).collect()
@@ -260,7 +267,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("logits");
         let sequences = [Sequence { tokens: vec![2, 1], scored: vec![] }];
-        LogitsWriter::create(&path, &sequences, 3).unwrap().finish().unwrap();
+        LogitsWriter::new(OutputFile::sequential(&path).unwrap(), &sequences, 3).unwrap().finish().unwrap();
         let good = std::fs::read(&path).unwrap();
         let refused = |bytes: &[u8], says: &str| {
             std::fs::write(&path, bytes).unwrap();
@@ -285,7 +292,8 @@ mod tests {
     fn only_chunks_of_one_length_can_be_written() {
         let dir = tempfile::tempdir().unwrap();
         let uneven = [Sequence { tokens: vec![2, 1, 1], scored: vec![1, 2] }];
-        assert!(LogitsWriter::create(&dir.path().join("x"), &uneven, 3).is_err());
+        let output = OutputFile::sequential(&dir.path().join("x")).unwrap();
+        assert!(LogitsWriter::new(output, &uneven, 3).is_err());
         assert!(!dir.path().join("x").exists());
     }
 }

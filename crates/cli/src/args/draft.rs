@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Subcommand;
 
-use super::{Convert, Running};
+use super::{Convert, ReportFiles, Running};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Draft {
@@ -95,12 +95,8 @@ pub(crate) struct DraftMeasure {
     /// The most chunks or conversations of each text
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) chunks: usize,
-    /// Write the report as a page with a plot
-    #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
-    /// Append the report as Markdown, as for a CI summary
-    #[arg(long, value_name = "FILE")]
-    pub(crate) markdown: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reports: ReportFiles,
     #[command(flatten)]
     pub(crate) running: Running,
 }

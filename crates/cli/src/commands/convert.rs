@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use ::convert::Options;
-use ::plan::Request;
+use ::plan::{FileEntry, Request};
 use quant::Simd;
 use serde_json::json;
 use tensor::{Error, Result};
@@ -52,13 +52,15 @@ pub(crate) fn run_with(
         importance: requests.first().and_then(|request| request.importance.as_ref()?.entries.clone()),
         rounded: Vec::new(),
         calibrations: Vec::new(),
+        inputs: Vec::new(),
         settings: Vec::new(),
         tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    let Planned { checkpoint, model, plan } = plan_for(&mut requests, &options)?;
+    let Planned { checkpoint, model, plan, given: of_plan } = plan_for(&mut requests, &options)?;
     options.settings = requests.iter().map(|r| serde_json::to_value(&r.recipe).unwrap_or_default()).collect();
     let calibrated = calibration::round(args, &checkpoint, &model, &plan, &requests, &options)?;
     options.rounded = calibrated.iter().map(|c| c.as_ref().map(|c| c.tensors.clone())).collect();
+    options.inputs = given(args, &requests, &of_plan)?;
     options.calibrations = calibrated.iter().map(|c| c.as_ref().map(|c| c.entry.clone())).collect();
 
     let names: Vec<_> = requests.iter().map(|r| r.name.as_str()).collect();
@@ -96,6 +98,20 @@ pub(crate) fn run_with(
         "seconds": seconds,
     });
     Ok(Output::new(text, json))
+}
+
+/// Of each request, the files by which its types or layers were chosen, for the manifest. The text that weights are rounded for
+/// is named elsewhere in it.
+fn given(args: &args::Convert, requests: &[Request], of_plan: &[FileEntry]) -> Result<Vec<Vec<FileEntry>>> {
+    let files = |request: &Request| {
+        let by_budget = request.allocation.is_some();
+        let sensitivity = args.what.budget.sensitivity.as_ref().filter(|_| by_budget);
+        let measured = by_budget && sensitivity.is_none();
+        let texts = args.text.text.iter().filter(|_| measured);
+        let given = sensitivity.into_iter().chain(texts).map(|path| ::convert::file_entry(path));
+        of_plan.iter().cloned().map(Ok).chain(given).collect()
+    };
+    requests.iter().map(files).collect()
 }
 
 /// The best level that this machine has, or the one asked for.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ::checkpoint::Checkpoint;
 use ::gemma::Model;
-use ::plan::{Request, Target, WithDraft, hex};
+use ::plan::{FileEntry, Request, Target, WithDraft, hex};
 use tensor::{Error, Result};
 
 use crate::args::{self, CalibrationText, Layers, What};
@@ -94,11 +94,18 @@ pub(super) fn no_budget(args: &args::Convert, requests: &[Request]) -> Result<()
         .help("Name a preset with --type."))
 }
 
+/// The files of a target besides its weights, which are known by the fingerprint.
+pub(super) fn companions(target: &Checkpoint) -> Result<Vec<FileEntry>> {
+    let files = target.companions().iter();
+    files.map(|file| ::convert::file_entry(&target.dir().join(&file.name))).collect()
+}
+
 /// Opens both, checks that they belong together, and plans the draft.
 fn planned(draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned> {
     let checkpoint = Checkpoint::open(draft)?;
     let model = Model::open_draft(&checkpoint)?;
-    let target = Model::open(&Checkpoint::open(target)?)?;
+    let of_target = Checkpoint::open(target)?;
+    let target = Model::open(&of_target)?;
     model
         .config
         .check_target(&target.config)
@@ -110,5 +117,6 @@ fn planned(draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned>
         fingerprint: hex(&target.fingerprint),
         layers: None,
     });
-    Ok(Planned { checkpoint, model, plan })
+    let given = companions(&of_target)?;
+    Ok(Planned { checkpoint, model, plan, given })
 }

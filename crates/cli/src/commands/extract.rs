@@ -1,21 +1,22 @@
 //! `draft extract`: a draft model that is cut out of its target.
 //!
-//! The layers are chosen by a text, or given. What is cut is written as a checkpoint into a folder in the output's, which
-//! goes the way of every checkpoint and is removed at the end.
+//! The layers are chosen by a text, or given. What is cut is written as a checkpoint into a temporary folder in the output's,
+//! which goes the way of every checkpoint and is removed at the end.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ::checkpoint::{Checkpoint, SafetensorsWriter};
 use ::gemma::{Extraction, Model};
 use ::plan::{Format, Request, Target, hex};
 use ::text::Tokenizer;
 use ::verify::{Choice, Corpus, Cut, Scored};
+use base::WorkFolder;
 use serde_json::json;
 use tensor::{Error, Result, TensorSink, TensorSource};
 
 use crate::args::{self, Layers};
-use crate::commands::draft::no_budget;
+use crate::commands::draft::{companions, no_budget};
 use crate::commands::opened::reader;
 use crate::commands::{Out, Planned, convert, requests, shards, threads};
 use crate::outcome::Output;
@@ -47,8 +48,9 @@ pub(crate) fn made(args: &args::DraftExtract) -> Result<Output> {
     {
         convert.text.text.clear();
     }
-    let folder = CutFolder(out.folder.join("draft.extract.partial"));
     let mut choice = Choice::default();
+    // lives until the conversion has ended
+    let mut folder = None;
     let mut output = convert::run_with(&convert, |requests, _| {
         no_budget(&args.convert, requests)?;
         for request in requests.iter_mut() {
@@ -58,7 +60,7 @@ pub(crate) fn made(args: &args::DraftExtract) -> Result<Output> {
             // its towers are not cut out
             request.recipe.text_only |= request.recipe.output.format == Format::Safetensors;
         }
-        planned(args, requests, &folder.0, &mut choice)
+        planned(args, requests, (&out.folder, &mut folder), &mut choice)
     })?;
     let layers: Vec<_> = choice.layers.iter().map(usize::to_string).collect();
     output.text += &format!("layers: {}\n", layers.join(", "));
@@ -74,21 +76,11 @@ pub(crate) fn made(args: &args::DraftExtract) -> Result<Output> {
     Ok(output)
 }
 
-/// The checkpoint of the cut. It goes when the run ends.
-struct CutFolder(PathBuf);
-
-impl Drop for CutFolder {
-    fn drop(&mut self) {
-        // nobody is left to be told if this fails
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Chooses the layers, writes the cut and plans its conversion.
 fn planned(
     args: &args::DraftExtract,
     requests: &[Request],
-    folder: &Path,
+    (target, folder): (&Path, &mut Option<WorkFolder>),
     choice: &mut Choice,
 ) -> Result<Planned> {
     let whole = Checkpoint::open(&args.convert.model)?;
@@ -99,6 +91,7 @@ fn planned(
     };
     let extraction =
         Extraction::new(&model.config, &model.json, &model.inventory, whole.tensors(), &choice.layers)?;
+    let folder = folder.insert(WorkFolder::create(target, "draft.extract")?).path();
     write(&whole, &extraction, folder, args.convert.quiet)?;
 
     let checkpoint = Checkpoint::open(folder)?;
@@ -109,7 +102,12 @@ fn planned(
         fingerprint: hex(&model.fingerprint),
         layers: Some(choice.layers.clone()),
     });
-    Ok(Planned { checkpoint, model: draft, plan })
+    let mut given = companions(&whole)?;
+    if args.is_by_text() {
+        let texts = args.convert.text.text.iter().map(|path| ::convert::file_entry(path));
+        given.extend(texts.collect::<Result<Vec<_>>>()?);
+    }
+    Ok(Planned { checkpoint, model: draft, plan, given })
 }
 
 /// The layers that agree most with the whole model on the text.
@@ -140,11 +138,6 @@ fn chosen(args: &args::DraftExtract, whole: &Checkpoint, model: &Model, count: u
 
 /// Writes the cut as a checkpoint.
 fn write(whole: &Checkpoint, extraction: &Extraction, folder: &Path, quiet: bool) -> Result<()> {
-    // what a killed run has left
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(failed(folder))?;
-    }
-    fs::create_dir_all(folder).map_err(failed(folder))?;
     let config = folder.join("config.json");
     fs::write(&config, format!("{:#}\n", extraction.json)).map_err(failed(&config))?;
     for name in COMPANIONS.iter().filter(|name| whole.dir().join(name).exists()) {

@@ -1,6 +1,6 @@
 //! `generate`: text from the reference runtime, from a checkpoint folder or a GGUF file.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use tensor::{Error, Result};
 use crate::args;
 use crate::commands::drafter::OpenedDraft;
 use crate::commands::opened::Opened;
-use crate::outcome::Output;
+use crate::outcome::{Output, stream, tell};
 use crate::sampling::{Sampler, Sampling};
 use crate::speculation::{Counts, Speculation, sayable};
 
@@ -62,9 +62,11 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
             break "stop";
         }
         let piece = decoder.push(token);
-        show(&piece, as_json)?;
         text.push_str(&piece);
         tokens.push(token);
+        if !show(&piece, as_json)? {
+            break "closed";
+        }
         if tokens.len() == limit.tokens {
             break limit.reason;
         }
@@ -82,17 +84,17 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     });
     if !args.quiet {
         let speed = tokens.len().saturating_sub(1) as f64 / (seconds - read).max(f64::MIN_POSITIVE);
-        eprintln!(
-            "\n{} tokens of prompt in {read:.2} s, {} of text, {speed:.1} a second",
+        tell(&format!(
+            "\n{} tokens of prompt in {read:.2} s, {} of text, {speed:.1} a second\n",
             prompt.len(),
             tokens.len()
-        );
+        ));
         if let Some(Counts { bursts, drafted, accepted }) = drafted {
             let share = 100.0 * accepted as f64 / (drafted as f64).max(1.0);
-            eprintln!("{accepted} of {drafted} guesses taken ({share:.0} %), in {bursts} bursts");
+            tell(&format!("{accepted} of {drafted} guesses taken ({share:.0} %), in {bursts} bursts\n"));
         }
         if let Some((reads, a_token)) = table {
-            eprintln!("{} rows read of the per-layer table, {a_token:.0} bytes a token", reads.rows);
+            tell(&format!("{} rows read of the per-layer table, {a_token:.0} bytes a token\n", reads.rows));
         }
     }
     let mut json = json!({
@@ -198,12 +200,15 @@ impl Limit {
 }
 
 /// Shows a piece of the text as soon as it is there.
-fn show(piece: &str, as_json: bool) -> Result<()> {
+fn show(piece: &str, as_json: bool) -> Result<bool> {
     if as_json {
-        return Ok(());
+        return Ok(true);
     }
-    let mut out = std::io::stdout().lock();
-    out.write_all(piece.as_bytes()).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", &e))
+    match stream(piece) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Error::io("stdout", &e)),
+    }
 }
 
 /// The tokens of the prompt, through the chat template if asked for.

@@ -10,10 +10,11 @@ use crate::args;
 use crate::commands::drafter::OpenedDraft;
 use crate::commands::opened::Opened;
 use crate::commands::threads;
-use crate::commands::verify::{base_info, write};
+use crate::commands::verify::base_info;
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::report;
+use crate::reports::Reports;
 use crate::sampling::{Sampler, Sampling};
 use crate::speculation::Speculation;
 
@@ -22,6 +23,7 @@ const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_
 
 pub(crate) fn run(args: &args::DraftMeasure) -> Result<Output> {
     threads(args.running.threads)?;
+    let files = Reports::open(&args.reports, None, &[])?;
     let target = Opened::new(&args.target)?;
     let opened_draft = OpenedDraft::new(&args.draft, &target)?;
     let model = target.runtime(&args.target)?;
@@ -58,13 +60,8 @@ pub(crate) fn run(args: &args::DraftMeasure) -> Result<Output> {
     bar.finish();
 
     let json = serde_json::to_value(&report).unwrap_or_default();
-    if let Some(path) = &args.html {
-        write(path, &report::draft_html(&report), false)?;
-    }
-    if let Some(path) = &args.markdown {
-        write(path, &report::draft_markdown(&report), true)?;
-    }
-    Ok(Output { text: report::draft_text(&report), json, passed: report.measured.same_text })
+    let unwritten = files.write(&json, || report::draft_html(&report), || report::draft_markdown(&report));
+    Ok(Output { text: report::draft_text(&report), json, passed: report.measured.same_text, unwritten })
 }
 
 /// The beginning of a sequence, and how much there is to say.

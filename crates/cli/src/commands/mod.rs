@@ -21,7 +21,8 @@ use ::convert::Options;
 use ::gemma::Model;
 use ::importance::Importance;
 use ::plan::{
-    Format, Given, ImportanceKeys, ImportanceSource, Plan, Preset, Recipe, Request, Shards, TypeRule,
+    FileEntry, Format, Given, ImportanceKeys, ImportanceSource, Plan, Preset, Recipe, Request, Shards,
+    TypeRule,
 };
 use tensor::{Error, Result};
 
@@ -170,6 +171,8 @@ pub(crate) struct Planned {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) model: Model,
     pub(crate) plan: Plan,
+    /// What it was made of besides the checkpoint, for the manifest.
+    pub(crate) given: Vec<FileEntry>,
 }
 
 /// Where the tensors of a checkpoint are, with what the requests ask of their values.
@@ -197,5 +200,5 @@ pub(crate) fn plan_for(
     let check = |plan: &Plan| ::convert::check(&checkpoint, plan, target);
     costs.choose(requests, (&checkpoint, &model, &shards), check)?;
     let plan = ::plan::plan(&model, &shards, requests)?;
-    Ok(Planned { checkpoint, model, plan })
+    Ok(Planned { checkpoint, model, plan, given: Vec::new() })
 }

@@ -1,7 +1,5 @@
 //! `verify`: an artifact against its checkpoint, step by step, and the report in its forms.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,6 +10,7 @@ use ::verify::{
     Artifact, Base, Corpus, Cut, Expected, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Provenance,
     Report, SCHEMA, Scored, Severity, Skipped, Step, Structure, Threshold,
 };
+use base::{Kind, OutputFile};
 use tensor::{Error, Result};
 
 use crate::args;
@@ -20,6 +19,7 @@ use crate::commands::{recipe_text, threads};
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::report;
+use crate::reports::Reports;
 
 pub(crate) fn run(args: &args::Verify) -> Result<Output> {
     let asked =
@@ -27,6 +27,10 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
     asked.check()?;
     let memory = byte_size("--memory", &args.memory)?;
     threads(args.threads)?;
+    let json_file = args.json.as_ref().and_then(Option::as_ref);
+    let files = Reports::open(&args.reports, json_file, &[args.save_logits.as_ref()])?;
+    let replacing = |path: &PathBuf| OutputFile::replacing(path, Kind::Logits, args.reports.force);
+    let logits = args.save_logits.as_ref().map(replacing).transpose()?;
 
     let artifact = Given::open(&args.artifact)?;
     let against = args.against.as_deref().map(Against::open).transpose()?;
@@ -47,22 +51,14 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         skip(&mut report, Step::Text, AFTER_FAILURE);
     } else {
         let artifact = artifact.opened()?;
-        timed(&mut report, "text", |report| text(args, memory, &artifact, against.as_ref(), report))?;
+        timed(&mut report, "text", |report| text(args, memory, &artifact, against.as_ref(), logits, report))?;
     }
     check(asked, of_recipe, &mut report);
     report.passed = report.findings.iter().all(|finding| finding.severity != Severity::Failure);
 
     let json = serde_json::to_value(&report).unwrap_or_default();
-    if let Some(Some(path)) = &args.json {
-        write(path, &format!("{json:#}\n"), false)?;
-    }
-    if let Some(path) = &args.html {
-        write(path, &report::html(&report), false)?;
-    }
-    if let Some(path) = &args.markdown {
-        write(path, &report::markdown(&report), true)?;
-    }
-    Ok(Output { text: report::text(&report), json, passed: report.passed })
+    let unwritten = files.write(&json, || report::html(&report), || report::markdown(&report));
+    Ok(Output { text: report::text(&report), json, passed: report.passed, unwritten })
 }
 
 /// What the artifact is held against.
@@ -179,6 +175,7 @@ fn text(
     memory: u64,
     artifact: &Opened,
     against: Option<&Against>,
+    logits: Option<OutputFile>,
     report: &mut Report,
 ) -> Result<()> {
     // where the tokenizers differ, structure has said so; the base's is right
@@ -224,10 +221,8 @@ fn text(
         (Some(Against::Logits(file)), _) => Some(Base::Logits(file)),
         (_, base) => base.as_ref().map(Base::Model),
     };
-    let mut writer = match &args.save_logits {
-        Some(path) => Some(LogitsWriter::create(path, &sequences, artifact.config().vocab)?),
-        None => None,
-    };
+    let mut writer =
+        logits.map(|file| LogitsWriter::new(file, &sequences, artifact.config().vocab)).transpose()?;
     let configs: Vec<_> = std::iter::once(&model).chain(&base_model).map(Model::config).collect();
     let bar = Bar::steps("perplexity", ::verify::work(&configs, &sequences), args.quiet);
     let options = Options { memory, logits: writer.as_mut(), progress: &|done| bar.advance(done) };
@@ -339,14 +334,4 @@ pub(crate) fn info(
         *info.types.entry(tensor.desc.dtype.to_string()).or_default() += tensor.bytes;
     }
     info
-}
-
-/// Writes a file, or adds to one.
-pub(crate) fn write(path: &Path, text: &str, append: bool) -> Result<()> {
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).append(append).truncate(!append);
-    options
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|e| Error::write(path.display(), &e))
 }

@@ -1,0 +1,138 @@
+//! What a file is, told from its first bytes: so that a report does not replace a model because of a slip in a command.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Bytes that are looked at.
+const LOOK: usize = 4096;
+
+/// How pages that this tool writes say so. It stands in their first bytes.
+pub const GENERATOR: &str = "<meta name=\"generator\" content=\"gemma-convert\">";
+
+/// The key by which a GGUF file is a layer of a calibration store. It is the first of its keys.
+pub const STORE_KEY: &str = "gemma-convert.calibration.id";
+
+/// A kind of file that may be replaced by another of its kind without being asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A report as JSON.
+    Report,
+    /// A report as a web page.
+    Page,
+    /// Base logits of llama-perplexity.
+    Logits,
+    /// A layer of a calibration store.
+    StoredLayer,
+}
+
+impl Kind {
+    /// In words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Report => "a JSON report of gemma-convert",
+            Kind::Page => "an HTML report of gemma-convert",
+            Kind::Logits => "a file of base logits",
+            Kind::StoredLayer => "a layer of a calibration store",
+        }
+    }
+
+    /// Whether a file that begins like this is of the kind.
+    fn is(self, start: &[u8]) -> bool {
+        let trimmed = start.trim_ascii_start();
+        match self {
+            Kind::Report => {
+                trimmed.starts_with(b"{")
+                    && holds(trimmed, b"\"schema\"")
+                    && holds(trimmed, b"\"tool\": \"gemma-convert ")
+            }
+            Kind::Page => is_page(trimmed) && holds(trimmed, GENERATOR.as_bytes()),
+            Kind::Logits => start.starts_with(b"_logits_"),
+            Kind::StoredLayer => start.starts_with(b"GGUF") && holds(start, STORE_KEY.as_bytes()),
+        }
+    }
+
+    /// Whether the file at `path` may be replaced by one of this kind: it is one, or empty. Otherwise, what it is. Links are
+    /// followed.
+    ///
+    /// # Errors
+    /// What the system says, also when there is no file.
+    pub(crate) fn may_replace(self, path: &Path) -> io::Result<Result<(), &'static str>> {
+        let start = start(path)?;
+        Ok(if start.is_empty() || self.is(&start) { Ok(()) } else { Err(describe(&start)) })
+    }
+}
+
+/// What a file is that text cannot be added to; `None` for text and for what is empty.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn not_text(path: &Path) -> io::Result<Option<&'static str>> {
+    let start = start(path)?;
+    let trimmed = start.trim_ascii_start();
+    let other = start.starts_with(b"GGUF") || start.starts_with(b"_logits_") || start.contains(&0);
+    Ok((other || trimmed.starts_with(b"{") || is_page(trimmed)).then(|| describe(&start)))
+}
+
+fn start(path: &Path) -> io::Result<Vec<u8>> {
+    let mut start = Vec::with_capacity(LOOK);
+    File::open(path)?.take(LOOK as u64).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// What a file is that begins like this, as far as this tool knows.
+fn describe(start: &[u8]) -> &'static str {
+    let trimmed = start.trim_ascii_start();
+    let length = start.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    for kind in [Kind::Report, Kind::Page, Kind::Logits, Kind::StoredLayer] {
+        if kind.is(start) {
+            return kind.name();
+        }
+    }
+    match start {
+        _ if start.starts_with(b"GGUF") => "a GGUF file",
+        _ if start.get(8) == Some(&b'{') && length < 1 << 27 => "a safetensors file",
+        _ if trimmed.starts_with(b"{") && holds(trimmed, b"\"artifacts\"") => "a manifest",
+        _ if trimmed.starts_with(b"{") || trimmed.starts_with(b"[") => "JSON of another kind",
+        _ if is_page(trimmed) => "another web page",
+        _ if start.contains(&0) => "binary data",
+        _ => "another text",
+    }
+}
+
+fn is_page(trimmed: &[u8]) -> bool {
+    let begins = |with: &[u8]| trimmed.get(..with.len()).is_some_and(|t| t.eq_ignore_ascii_case(with));
+    begins(b"<!doctype html") || begins(b"<html")
+}
+
+fn holds(bytes: &[u8], what: &[u8]) -> bool {
+    bytes.windows(what.len()).any(|window| window == what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let report = "{\n  \"schema\": 1,\n  \"tool\": \"gemma-convert 0.1.0\",\n";
+        let page = format!("<!doctype html>\n<html lang=\"en\">{GENERATOR}");
+        let layer = [b"GGUF\x03\0\0\0".as_slice(), &[0; 24], STORE_KEY.as_bytes()].concat();
+        let safetensors = [60u64.to_le_bytes().as_slice(), b"{\"x\":{}}"].concat();
+        let files: [(&[u8], &str); 10] = [
+            (report.as_bytes(), Kind::Report.name()),
+            (page.as_bytes(), Kind::Page.name()),
+            (b"_logits_\0\0", Kind::Logits.name()),
+            (&layer, Kind::StoredLayer.name()),
+            (b"GGUF\x03\0\0\0", "a GGUF file"),
+            (&safetensors, "a safetensors file"),
+            (b"{\"artifacts\": []}", "a manifest"),
+            (b"{\"schema\": 1}", "JSON of another kind"),
+            (b"<HTML>mine</HTML>", "another web page"),
+            (b"a note to myself\n", "another text"),
+        ];
+        for (start, name) in files {
+            assert_eq!(describe(start), name);
+        }
+    }
+}
