@@ -273,6 +273,10 @@ pub(crate) struct Verify {
     /// The recipe that the artifact should be of, by name or as a file; else its manifest says, or its file type
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) recipe: Option<String>,
+    /// The file of importance that it was rounded by, to compare every block byte for byte; else looked for where the
+    /// manifest or its keys say that it was, and beside the artifact
+    #[arg(long = "imatrix", value_name = "FILE")]
+    pub(crate) importance: Option<PathBuf>,
     /// Fail when the mean KL divergence is larger, in nats a token
     #[arg(long, value_name = "X")]
     pub(crate) max_kld: Option<f64>,

@@ -80,7 +80,8 @@ pub(crate) fn findings(pairs: &[Pair<'_>], errors: &[Part], expected: &Expected)
     Ok(findings)
 }
 
-fn is_wrong(pair: &Pair<'_>, part: &Part) -> bool {
+/// Whether a tensor is beyond a limit.
+pub(crate) fn is_wrong(pair: &Pair<'_>, part: &Part) -> bool {
     part.bad_rows > 0
         || matches!(pair.judge(), Judge::Blocks(limits) if (part.scale() - 1.0).abs() > limits.scale)
 }

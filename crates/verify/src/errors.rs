@@ -3,13 +3,16 @@
 //!
 //! What is far enough to be wrong is in `limits.rs`; why it is wrong, `diagnose.rs` finds out.
 
+use checkpoint::{Checkpoint, Code};
 use quant::Simd;
 use rayon::prelude::*;
 use tensor::{DType, Error, Result, TensorSource};
 
+use crate::again::{self, Again, Bytes, Kept, Verdict};
 use crate::artifact::{Artifact, Stored};
 use crate::expected::{Expected, ExpectedTensor, Values};
 use crate::limits::{Judge, Limits};
+use crate::outliers::{self, Row};
 use crate::structure::comparable;
 use crate::{Finding, Tensors, WorstBlock, diagnose, summary};
 
@@ -17,6 +20,8 @@ use crate::{Finding, Tensors, WorstBlock, diagnose, summary};
 const BLOCK: u64 = 1 << 20;
 /// Weights of a block in reports.
 pub(crate) const GROUP: usize = 32;
+/// Weights of the tensors that are compared before the next ones: what is known of each of their rows is kept so long.
+const BATCH: u64 = 1 << 27;
 /// Bad rows that are remembered of a block of rows.
 const REMEMBERED: usize = 4;
 
@@ -31,37 +36,64 @@ pub fn tensor_errors<'a>(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Tensors, Vec<Finding>)> {
     let artifact = artifact.into();
-    compare(artifact.source(), &artifact.stored(), base, expected, progress)
+    let folder = match artifact {
+        Artifact::Folder(folder) => Some(folder),
+        Artifact::Gguf(_) => None,
+    };
+    compare((artifact.source(), folder), &artifact.stored(), base, expected, progress)
 }
 
-/// As [`tensor_errors`], of any source. `stored` is as long as its tensors.
+/// As [`tensor_errors`], of any source; with the folder that it is, if it is one. `stored` is as long as its tensors.
 pub(crate) fn compare(
-    artifact: &dyn TensorSource,
+    (artifact, folder): (&dyn TensorSource, Option<&Checkpoint>),
     stored: &[Stored],
     base: &dyn TensorSource,
     expected: &Expected,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Tensors, Vec<Finding>)> {
+    let code = |index| folder.and_then(|folder| Some((folder, folder.code(index)?)));
     let pairs: Vec<Pair<'_>> = comparable(artifact.tensors(), expected)
         .into_iter()
-        .map(|(index, tensor)| Pair { artifact, base, index, stored: &stored[index], tensor })
+        .map(|(index, tensor)| {
+            let (stored, code) = (&stored[index], code(index));
+            Pair { artifact, base, index, stored, code, tensor, quantised: expected.quantised }
+        })
         .collect();
-    let parts: Vec<(usize, u64, u64)> = pairs
-        .iter()
-        .enumerate()
-        .flat_map(|(number, pair)| pair.parts().map(move |(first, rows)| (number, first, rows)))
-        .collect();
-    let compared = parts.into_par_iter().map_init(Buffers::default, |buffers, (number, first, rows)| {
-        let part = pairs[number].compare(first, rows, buffers)?;
-        progress(rows * pairs[number].cols() as u64);
-        Ok((number, part))
-    });
-    let mut errors = vec![Part::default(); pairs.len()];
-    for (number, part) in compared.collect::<Result<Vec<_>>>()? {
-        errors[number].add(part);
+    let again: Vec<Option<Again<'_>>> = pairs.iter().map(|pair| Again::of(pair, expected)).collect();
+    let mut errors = Vec::with_capacity(pairs.len());
+    while errors.len() < pairs.len() {
+        let first = errors.len();
+        let mut weights = 0;
+        let fits = |pair: &&Pair<'_>| {
+            weights += pair.tensor.desc.elements();
+            weights <= BATCH
+        };
+        let count = pairs[first..].iter().take_while(fits).count().max(1);
+        let parts: Vec<(usize, u64, u64)> = (first..first + count)
+            .flat_map(|number| pairs[number].parts().map(move |(first, rows)| (number, first, rows)))
+            .collect();
+        let compared = parts.into_par_iter().map_init(Buffers::default, |buffers, (number, first, rows)| {
+            let part = pairs[number].compare(first, rows, again[number].as_ref(), buffers)?;
+            progress(rows * pairs[number].cols() as u64);
+            Ok((number, part))
+        });
+        errors.resize(first + count, Part::default());
+        for (number, part) in compared.collect::<Result<Vec<_>>>()? {
+            errors[number].add(part);
+        }
+        errors[first..].iter_mut().for_each(Part::settle);
     }
-    let findings = diagnose::findings(&pairs, &errors, expected)?;
-    Ok((summary::tensors(&pairs, &errors), findings))
+    let bytes: Vec<Bytes> = errors.iter_mut().map(|part| std::mem::take(&mut part.bytes)).collect();
+    let verdicts = again::verdicts(&pairs, &again, &bytes, expected.lenient);
+    for (part, verdict) in errors.iter_mut().zip(&verdicts) {
+        if *verdict == Verdict::Otherwise {
+            part.count_outliers();
+        }
+    }
+    let mut findings = diagnose::findings(&pairs, &errors, expected)?;
+    let told = |number: usize| diagnose::is_wrong(&pairs[number], &errors[number]);
+    findings.extend(again::findings(&pairs, &again, &bytes, &verdicts, told));
+    Ok((summary::tensors(&pairs, &errors, &bytes, &verdicts), findings))
 }
 
 /// How many weights [`tensor_errors`] will compare.
@@ -80,7 +112,11 @@ pub(crate) struct Pair<'a> {
     /// In the artifact.
     pub(crate) index: usize,
     pub(crate) stored: &'a Stored,
+    /// Where it is kept in another type with a scale apart, in a folder.
+    pub(crate) code: Option<(&'a Checkpoint, Code)>,
     pub(crate) tensor: &'a ExpectedTensor,
+    /// The artifact is of a quantised type, and may have been made from a BF16 file.
+    pub(crate) quantised: bool,
 }
 
 /// Decoded rows of both sides.
@@ -90,6 +126,7 @@ struct Buffers {
     x: Vec<f32>,
     y: Vec<f32>,
     blocks: Vec<Sums>,
+    again: Kept,
 }
 
 impl Pair<'_> {
@@ -121,7 +158,10 @@ impl Pair<'_> {
     pub(crate) fn judge(&self) -> Judge {
         match self.tensor.fitted {
             true => Judge::FITTED,
-            false => Judge::of(self.base_dtype(), self.dtype(), self.stored.scale),
+            false => {
+                let via = self.tensor.rounding.via.is_some() || self.quantised && self.tensor.desc.shape.len() > 1;
+                Judge::of(self.base_dtype(), self.dtype(), self.stored.scale, via)
+            }
         }
     }
 
@@ -144,6 +184,11 @@ impl Pair<'_> {
         })
     }
 
+    /// Whether values of the base can be encoded: what is not finite is told elsewhere, and a tower's limits are copied.
+    fn is_encodable(&self, x: &[f32]) -> bool {
+        !self.dtype().is_quantized() || quant::first_beyond(x, f32::MAX).is_none()
+    }
+
     /// Rows of the artifact from `first` on, as many as fill `out`.
     pub(crate) fn read(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         read(self.artifact, self.index, first, bytes, out)
@@ -161,8 +206,14 @@ impl Pair<'_> {
         }
     }
 
-    fn compare(&self, first: u64, rows: u64, buffers: &mut Buffers) -> Result<Part> {
-        let Buffers { bytes, x, y, blocks } = buffers;
+    fn compare(
+        &self,
+        first: u64,
+        rows: u64,
+        again: Option<&Again<'_>>,
+        buffers: &mut Buffers,
+    ) -> Result<Part> {
+        let Buffers { bytes, x, y, blocks, again: kept } = buffers;
         let (cols, count) = (self.cols(), rows as usize * self.cols());
         for values in [&mut *x, &mut *y] {
             values.resize(count.max(values.len()), 0.0);
@@ -170,6 +221,10 @@ impl Pair<'_> {
         let (x, y) = (&mut x[..count], &mut y[..count]);
         self.read_base(first, bytes, x)?;
         self.read(first, bytes, y)?;
+        let mut part = Part::default();
+        if let Some(again) = again.filter(|_| self.is_encodable(x)) {
+            part.bytes = again.compare(self, first, (x, y), kept)?;
+        }
         if self.tensor.role == plan::OTHER {
             drop_equal(x, y);
         }
@@ -181,13 +236,16 @@ impl Pair<'_> {
             )
             .expected("finite weights", format!("{} in {place}", x[at])));
         }
-        let mut part = Part::default();
         part.drop_not_finite(first, cols, x, y);
         let judge = self.judge();
         for (row, (x, y)) in (first..).zip(x.chunks_exact(cols).zip(y.chunks_exact(cols))) {
             blocks.clear();
             blocks.extend(x.chunks(GROUP).zip(y.chunks(GROUP)).map(|(x, y)| Sums::of(x, y)));
             let total = part.add_row(row, blocks);
+            if part.bytes.differing > 0 || again.is_none() {
+                // rows before the first part that differs are as they should be
+                part.rows.push(Row::of(row, total));
+            }
             let bad = match judge {
                 Judge::Values { relative, absolute } => {
                     let beyond = |(x, y): (&f32, &f32)| {
@@ -312,9 +370,31 @@ pub(crate) struct Part {
     /// Some of the bad rows, in order.
     pub(crate) some_bad: Vec<u64>,
     pub(crate) last_bad: u64,
+    /// Its bytes against those that the checkpoint gives.
+    pub(crate) bytes: Bytes,
+    /// Rows as far as they are not known to be right by their bytes.
+    pub(crate) rows: Vec<Row>,
+    /// Rows that stand out among the others.
+    outliers: Vec<u64>,
 }
 
 impl Part {
+    /// All rows are in: what they say about each other.
+    fn settle(&mut self) {
+        self.outliers = outliers::outliers(&std::mem::take(&mut self.rows));
+    }
+
+    /// Rows that stand out are wrong.
+    fn count_outliers(&mut self) {
+        for row in std::mem::take(&mut self.outliers) {
+            if self.bad_rows == 0 || self.last_bad < row {
+                self.bad_row(row, 0);
+            } else if !self.some_bad.contains(&row) {
+                self.bad_rows += 1;
+            }
+        }
+    }
+
     fn add(&mut self, other: Part) {
         self.sums = self.sums.plus(other.sums);
         self.shown = (self.shown.0 + other.shown.0, self.shown.1 + other.shown.1);
@@ -329,6 +409,8 @@ impl Part {
         self.bad_rows += other.bad_rows;
         self.first_bad = self.first_bad.or(other.first_bad);
         self.some_bad.extend(other.some_bad);
+        self.bytes.add(&other.bytes);
+        self.rows.extend(other.rows);
     }
 
     /// Counts values that are not finite and makes them equal on both sides.

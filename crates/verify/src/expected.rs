@@ -5,14 +5,16 @@
 //! more to it: see `folder.rs`. Which recipe the plan is of is for [`crate::Provenance`] to find out.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use checkpoint::Checkpoint;
 use gemma::{Config, Model};
 use gguf::{GgufSet, Header, Metadata};
+use importance::Importance;
 use plan::{
     Format, Given, ImportanceSource, Lattice, Origin as PlannedOrigin, OutputTensor, Request, Shards,
 };
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::Provenance;
 use crate::artifact::name;
@@ -36,6 +38,29 @@ pub struct Expected {
     pub folder: Option<Folder>,
     /// All keys, types and unused K/V are those that were asked for; else names, types and unused K/V are free.
     pub binding: bool,
+    /// The manifest says how it was made, and this tool made it.
+    pub known: bool,
+    /// The importance that it was rounded by, where that is at hand.
+    pub importance: Option<Arc<Importance>>,
+    /// Its preset is one of quantised types.
+    pub quantised: bool,
+    /// The base has been rounded itself: a block that is as near to it as the right one is right.
+    pub lenient: bool,
+}
+
+/// How the values of a tensor become bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rounding {
+    /// The type that they are rounded to first.
+    pub via: Option<DType>,
+    /// They lie on a 4-bit lattice, and are repacked.
+    pub lattice: bool,
+    /// By importance, of which there is an entry.
+    pub steered: bool,
+    /// By importance that is not at hand.
+    pub unknown_importance: bool,
+    /// Perhaps with error feedback.
+    pub feedback: bool,
 }
 
 /// A tensor that an artifact should have.
@@ -51,6 +76,8 @@ pub struct ExpectedTensor {
     pub unused: bool,
     /// It was fitted to what is rounded around it, and is only near its original.
     pub fitted: bool,
+    /// How they become bytes.
+    pub rounding: Rounding,
     /// Its values.
     pub from: Values,
 }
@@ -79,7 +106,9 @@ impl Expected {
         if recipe.types.lattice == Lattice::Require {
             recipe.types.lattice = Lattice::Auto; // where there is no lattice, the types will tell
         }
-        let given = |keys| Given { source: ImportanceSource { keys, file: None }, entries: None };
+        let entries = from.entries.clone();
+        let given =
+            |keys| Given { source: ImportanceSource { keys, file: None }, entries: entries.clone() };
         let importance = from.importance.clone().map(given);
         let request = [Request { importance, ..Request::new(&plan, recipe, "model") }];
         let mut shards = Shards::of(checkpoint);
@@ -94,21 +123,44 @@ impl Expected {
 
         let found: HashMap<&str, _> =
             model.inventory.text.iter().map(|f| (f.slot.gguf.as_str(), f)).collect();
+        let unknown_importance = from.importance.is_some() && from.entries.is_none();
         let tensors = file.tensors.into_iter().map(|tensor| {
+            let mut rounding = Rounding::default();
             let (unused, from) = match (tensor.from, found.get(tensor.desc.name.as_str())) {
                 (PlannedOrigin::Generated(values), _) => (false, Values::Generated(values)),
-                (PlannedOrigin::Checkpoint(_), Some(found)) => (found.slot.unused, Values::Base(found.index)),
+                (PlannedOrigin::Checkpoint(stored), Some(found)) => {
+                    rounding = Rounding {
+                        via: stored.via,
+                        lattice: stored.lattice,
+                        steered: stored.steered,
+                        unknown_importance,
+                        feedback: calibrated && tensor.role != "per_layer_token_embd",
+                    };
+                    (found.slot.unused, Values::Base(found.index))
+                }
                 (PlannedOrigin::Checkpoint(_) | PlannedOrigin::Scales(_), _) => {
                     return Err(Error::malformed(format!("tensor {}", tensor.desc.name), "has no role"));
                 }
             };
             let OutputTensor { desc, role, layer, .. } = tensor;
             let fitted = calibrated && role == ROUTER;
-            Ok(ExpectedTensor { desc, role, layer, unused, fitted, from })
+            Ok(ExpectedTensor { desc, role, layer, unused, fitted, rounding, from })
         });
         let tensors = tensors.collect::<Result<_>>()?;
-        let (config, metadata) = (model.config.clone(), header.metadata);
-        Ok(Expected { plan, config, metadata, tensors, folder: None, binding })
+        let tensors: Vec<ExpectedTensor> = tensors;
+        let quantised = tensors.iter().any(|tensor| tensor.desc.dtype.is_quantized());
+        Ok(Expected {
+            plan,
+            config: model.config.clone(),
+            metadata: header.metadata,
+            tensors,
+            folder: None,
+            binding,
+            known: binding && from.entry.is_some(),
+            importance: from.entries.clone(),
+            quantised: quantised && !binding,
+            lenient: false,
+        })
     }
 
     fn of_folder(checkpoint: &Checkpoint, model: &Model, from: &Provenance) -> Result<Expected> {
@@ -124,6 +176,7 @@ impl Expected {
         for file in planned.artifacts.into_iter().flat_map(|artifact| artifact.files) {
             folder.add(&file, checkpoint.dir());
             for OutputTensor { desc, role, layer, from, .. } in file.tensors {
+                let mut rounding = Rounding::default();
                 let from = match from {
                     PlannedOrigin::Scales(of) => {
                         folder.scales.insert(of, desc);
@@ -131,16 +184,30 @@ impl Expected {
                     }
                     PlannedOrigin::Generated(values) => Values::Generated(values),
                     PlannedOrigin::Checkpoint(stored) => match numbers.get(stored.tensor.as_str()) {
-                        Some(&index) => Values::Base(index),
+                        Some(&index) => {
+                            rounding.via = stored.via;
+                            Values::Base(index)
+                        }
                         None => return Err(Error::malformed(format!("tensor {}", desc.name), "has no role")),
                     },
                 };
                 let unused = matches!(from, Values::Base(index) if unused.contains(&index));
-                tensors.push(ExpectedTensor { desc, role, layer, unused, fitted: false, from });
+                tensors.push(ExpectedTensor { desc, role, layer, unused, fitted: false, rounding, from });
             }
         }
         let config = model.config.clone();
-        Ok(Expected { plan, config, metadata, tensors, folder: Some(folder), binding })
+        Ok(Expected {
+            plan,
+            config,
+            metadata,
+            tensors,
+            folder: Some(folder),
+            binding,
+            known: binding && from.entry.is_some(),
+            importance: None,
+            quantised: false,
+            lenient: false,
+        })
     }
 
     /// What another file of the same model should be: the keys and tensors of `base`, types free.
@@ -158,6 +225,7 @@ impl Expected {
             role: found.slot.role,
             layer: found.slot.layer,
             fitted: false,
+            rounding: Rounding::default(),
             unused: found.slot.unused,
             from: Values::Base(found.index),
         });
@@ -168,6 +236,10 @@ impl Expected {
             tensors: tensors.collect(),
             folder: None,
             binding: false,
+            known: false,
+            importance: None,
+            quantised: true,
+            lenient: true,
         })
     }
 

@@ -5,9 +5,11 @@
 //! | `protocol.rs`, `protocol/` | text files as the sequences that models read: plain chunks, conversations |
 //! | `artifact.rs` | a GGUF or a folder of safetensors, and how each of its tensors is stored |
 //! | `provenance.rs`, `expected.rs` | which recipe the artifact is of; what it should be therefore |
+//! | `importance_file.rs` | the importance that steered the rounding, where it is at hand |
 //! | `structure.rs`, `keys.rs`, `values.rs` | keys and tensors against that; which differences matter; what they are |
 //! | `folder.rs` | what a folder of safetensors holds besides |
 //! | `errors.rs`, `limits.rs`, `summary.rs` | weights against those of the base; what is too far; the figures by role |
+//! | `again.rs`, `again/`, `outliers.rs` | bytes against those that the checkpoint gives; rows against the rest of their tensor |
 //! | `diagnose.rs`, `diagnose/` | why a tensor is wrong |
 //! | `lockstep.rs`, `scores.rs` | both models over one text; what two rows of logits say about a token |
 //! | `statistics.rs` | figures and their intervals |
@@ -19,17 +21,20 @@
 //! Nothing here knows how a report is shown. Work runs on the caller's rayon pool.
 
 mod acceptance;
+mod again;
 mod artifact;
 mod choose;
 mod diagnose;
 mod errors;
 mod expected;
 mod folder;
+mod importance_file;
 mod keys;
 mod limits;
 mod lockstep;
 mod logits_file;
 mod protocol;
+mod outliers;
 mod provenance;
 mod report;
 mod scores;
@@ -46,7 +51,7 @@ pub use acceptance::{
 pub use artifact::{Artifact, Stored};
 pub use choose::{Choice, choose_layers};
 pub use errors::{tensor_errors, weights};
-pub use expected::{Expected, ExpectedTensor, Values};
+pub use expected::{Expected, ExpectedTensor, Rounding, Values};
 pub use folder::Folder;
 pub use lockstep::{Base, Options, evaluate, mean_divergences, work};
 pub use logits_file::{LogitsFile, LogitsWriter};

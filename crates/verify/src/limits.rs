@@ -1,7 +1,7 @@
 //! How far a weight may be from its original: what separates a coarse type from wrong values.
 //!
 //! **Plain types** round each value on its own, so a value is wrong when it is beyond one step of the coarsest type
-//! between the two (and of BF16, by way of which llama.cpp's two tools go, when the base has more bits than that).
+//! between the two (and of BF16 where the plan, or llama.cpp's two tools, go by way of it).
 //!
 //! **Quantised types** are judged by the units that an honest quantiser gets right whatever its method: by rounding, with
 //! importance weights (zeros among them) or with error feedback.
@@ -87,19 +87,23 @@ impl Judge {
     pub(crate) const FITTED: Judge = Judge::Blocks(limits(DType::F32, 0.0, 1.35, 0.60, 0.20, 0.25));
 
     /// For weights of type `base` that are stored as `artifact`, all with `scale` (1 for types that bring their own).
-    pub(crate) fn of(base: DType, artifact: DType, scale: f32) -> Judge {
+    /// `via` when they may have been rounded to BF16 on the way.
+    pub(crate) fn of(base: DType, artifact: DType, scale: f32, via: bool) -> Judge {
         if let Some(limits) = LIMITS.iter().find(|limits| limits.dtype == artifact) {
             return Judge::Blocks(limits.scaled(scale));
         }
         // whole steps, so that truncation is allowed too
         let (bf16, f16) = ((1.0 / 128.0, 0.0), (1.0 / 1024.0, 2f64.powi(-24)));
-        let exact = (0.0, 0.0);
-        let (relative, absolute) = match (base, artifact) {
-            (DType::BF16, DType::BF16 | DType::F32) | (DType::F16, DType::F16) => exact,
-            (_, DType::F16) => (if base == DType::BF16 { 0.0 } else { bf16.0 } + f16.0, f16.1),
-            _ => bf16,
-        };
-        Judge::Values { relative, absolute }
+        let mut steps = (0.0, 0.0);
+        let mut step = |(relative, absolute): (f64, f64)| steps = (steps.0 + relative, steps.1 + absolute);
+        let plain = |dtype| matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
+        if base != DType::BF16 && (via || artifact == DType::BF16 || !plain(base)) {
+            step(bf16);
+        }
+        if artifact == DType::F16 && base != DType::F16 {
+            step(f16);
+        }
+        Judge::Values { relative: steps.0, absolute: steps.1 }
     }
 }
 

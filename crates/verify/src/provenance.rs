@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use checkpoint::{Checkpoint, Shard};
 use gemma::{Config, Kind};
 use gguf::GgufSet;
+use importance::Importance;
 use plan::{
     ArtifactEntry, CALIBRATION, Calibration, CalibrationMethod, FileEntry, ImportanceKeys, Manifest, Preset,
     Recipe, hex, preset_names,
@@ -31,6 +33,8 @@ pub struct Provenance {
     pub recipe: Recipe,
     /// The importance that it was made with.
     pub importance: Option<ImportanceKeys>,
+    /// That importance itself, when it [was found](Provenance::find_importance).
+    pub entries: Option<Arc<Importance>>,
     /// How that is known: `manifest`, `general.file_type 2 (q4_0)`.
     pub plan: String,
     /// The recipe is the one that was used, not only one of its preset: see [`crate::Expected::binding`].
@@ -58,7 +62,15 @@ impl Provenance {
             })?;
             let plan = "manifest".to_owned();
             let importance = entry.importance.clone();
-            return Ok(Provenance { recipe, importance, plan, binding: true, entry: Some(entry), findings });
+            return Ok(Provenance {
+                recipe,
+                importance,
+                entries: None,
+                plan,
+                binding: true,
+                entry: Some(entry),
+                findings,
+            });
         }
         let (recipe, plan, importance) = match artifact {
             Artifact::Gguf(set) => by_keys(set)?,
@@ -67,7 +79,7 @@ impl Provenance {
                 (recipe, plan, None)
             }
         };
-        Ok(Provenance { recipe, importance, plan, binding: false, entry: None, findings })
+        Ok(Provenance { recipe, importance, entries: None, plan, binding: false, entry: None, findings })
     }
 
     /// How many bytes [`Provenance::check_files`] will hash.

@@ -201,6 +201,26 @@ pub struct TensorError {
     pub cosine: f64,
     /// The block of 32 weights with the largest relative error.
     pub worst_block: WorstBlock,
+    /// What it was held against.
+    #[serde(default)]
+    pub compared: Compared,
+    /// Blocks whose bytes were compared; 0 where none could be.
+    #[serde(default)]
+    pub blocks: u64,
+    /// Those of them that are not what the checkpoint gives.
+    #[serde(default)]
+    pub differing: u64,
+}
+
+/// What the weights of a tensor were held against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compared {
+    /// The bytes that the checkpoint gives.
+    Bytes,
+    /// What a type may be away from the checkpoint, and what the rest of the tensor is.
+    #[default]
+    Limits,
 }
 
 /// The block of a tensor with the largest relative error.

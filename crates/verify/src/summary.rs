@@ -1,13 +1,14 @@
 //! The errors of all tensors as the report has them: each tensor, and each role.
 
+use crate::again::{Bytes, Verdict};
 use crate::errors::{Pair, Part, Sums};
 use crate::{RoleError, TensorError, Tensors};
 
 /// Figures of the tensors, in the order of the file.
-pub(crate) fn tensors(pairs: &[Pair<'_>], errors: &[Part]) -> Tensors {
+pub(crate) fn tensors(pairs: &[Pair<'_>], errors: &[Part], bytes: &[Bytes], verdicts: &[Verdict]) -> Tensors {
     let mut roles: Vec<(RoleError, Sums, u64)> = Vec::new();
     let mut tensors = Vec::with_capacity(pairs.len());
-    for (pair, part) in pairs.iter().zip(errors) {
+    for (((pair, part), bytes_of_it), verdict) in pairs.iter().zip(errors).zip(bytes).zip(verdicts) {
         let desc = &pair.stored.desc;
         let (dtype, bytes, weights) = (desc.dtype.name(), pair.stored.bytes, desc.elements());
         let sums = part.sums;
@@ -35,6 +36,9 @@ pub(crate) fn tensors(pairs: &[Pair<'_>], errors: &[Part]) -> Tensors {
             relative: sums.relative(),
             cosine: sums.cosine(),
             worst_block: part.worst.clone(),
+            compared: verdict.compared(),
+            blocks: bytes_of_it.blocks,
+            differing: bytes_of_it.differing,
         });
     }
     let roles = roles.into_iter().map(|(role, sums, weights)| RoleError {

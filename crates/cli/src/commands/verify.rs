@@ -140,6 +140,7 @@ fn structure(
 /// are held against the manifest.
 fn provenance(args: &args::Verify, artifact: Artifact<'_>, report: &mut Report) -> Result<Provenance> {
     let mut provenance = Provenance::of(artifact)?;
+    provenance.find_importance(artifact, args.importance.as_deref())?;
     report.findings.append(&mut provenance.findings);
     report.allocation = provenance.entry.as_ref().and_then(|entry| entry.allocation.clone());
     timed(report, "files", |report| {

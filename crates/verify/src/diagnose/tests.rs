@@ -91,13 +91,25 @@ fn said(base: &[f32], artifact: &Memory) -> Vec<String> {
         layer: Some(0),
         unused: false,
         fitted: false,
+        rounding: Default::default(),
         from: Values::Base(0),
     };
     let (plan, metadata) = (String::new(), Metadata::new());
     let tensors = vec![tensor];
-    let expected = Expected { plan, config: config(), metadata, tensors, folder: None, binding: false };
+    let expected = Expected {
+        plan,
+        config: config(),
+        metadata,
+        tensors,
+        folder: None,
+        binding: false,
+        known: false,
+        importance: None,
+        quantised: false,
+        lenient: true,
+    };
     let stored = [Stored::plain(&artifact.0[0])];
-    let (_, findings) = compare(artifact, &stored, &base, &expected, &|_| {}).unwrap();
+    let (_, findings) = compare((artifact, None), &stored, &base, &expected, &|_| {}).unwrap();
     findings.into_iter().filter(|f| f.severity == Severity::Failure).map(|f| f.problem).collect()
 }
 
@@ -156,12 +168,24 @@ fn figures_are_those_of_the_definition() {
     let of_base = Memory::new(DType::BF16, &base);
     let from = Values::Base(0);
     let tensor =
-        ExpectedTensor { desc, role: "attn_output", layer: Some(0), unused: false, fitted: false, from };
+        ExpectedTensor { desc, role: "attn_output", layer: Some(0), unused: false, fitted: false,
+        rounding: Default::default(), from };
     let (plan, metadata) = (String::new(), Metadata::new());
     let tensors = vec![tensor];
-    let expected = Expected { plan, config: config(), metadata, tensors, folder: None, binding: false };
+    let expected = Expected {
+        plan,
+        config: config(),
+        metadata,
+        tensors,
+        folder: None,
+        binding: false,
+        known: false,
+        importance: None,
+        quantised: false,
+        lenient: true,
+    };
     let stored = [Stored::plain(&artifact.0[0])];
-    let (tensors, _) = compare(&artifact, &stored, &of_base, &expected, &|_| {}).unwrap();
+    let (tensors, _) = compare((&artifact, None), &stored, &of_base, &expected, &|_| {}).unwrap();
     let error = &tensors.tensors[0];
     for (found, definition) in [
         (error.rmse, (ee / base.len() as f64).sqrt()),

@@ -1,0 +1,55 @@
+//! The file of importance that steered the rounding of an artifact: with it, every block can be rounded again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use importance::Importance;
+use plan::{FileEntry, ImportanceKeys};
+use tensor::Result;
+
+use crate::Provenance;
+use crate::artifact::Artifact;
+
+impl Provenance {
+    /// Looks for the importance that the artifact was made with: in the file `given`, else where the manifest or the keys
+    /// say that it was, else beside the artifact. A file that was only found counts when it is the one that is meant.
+    ///
+    /// # Errors
+    /// What is wrong with the file `given`.
+    pub fn find_importance<'a>(
+        &mut self,
+        artifact: impl Into<Artifact<'a>>,
+        given: Option<&Path>,
+    ) -> Result<()> {
+        if let Some(path) = given {
+            let entries = Importance::read(path)?;
+            if self.importance.is_none() {
+                self.importance = Some(ImportanceKeys::new(&path.display().to_string(), &entries));
+            }
+            self.entries = Some(Arc::new(entries));
+            return Ok(());
+        }
+        let Some(keys) = &self.importance else { return Ok(()) };
+        let inputs = self.entry.iter().flat_map(|entry| &entry.inputs);
+        let recorded = inputs.filter(|file| file.name.starts_with(keys.file.as_str())).last();
+        let named = PathBuf::from(recorded.map_or(keys.file.as_str(), |file| file.name.as_str()));
+        let beside = artifact.into().parts().first().and_then(|part| Some(part.path.with_file_name(named.file_name()?)));
+        let places = [Some(named), beside];
+        self.entries = places.iter().flatten().find_map(|path| read(path, keys, recorded)).map(Arc::new);
+        Ok(())
+    }
+}
+
+/// The importance in a file, if it is the one that `keys` and the manifest mean.
+fn read(path: &Path, keys: &ImportanceKeys, recorded: Option<&FileEntry>) -> Option<Importance> {
+    let found = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    if recorded.is_some_and(|file| file.bytes != found.len()) || !Importance::is_one(path) {
+        return None;
+    }
+    if recorded.is_some() && convert::file_entry(path).ok()?.sha256 != recorded?.sha256 {
+        return None;
+    }
+    let entries = Importance::read(path).ok()?;
+    let is = ImportanceKeys::new(&keys.file, &entries);
+    (is.entries == keys.entries && is.chunks == keys.chunks).then_some(entries)
+}
