@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use plan::Allocation;
 use verify::{
-    Along, DeltaP, Document, Finding, Kld, ModelInfo, Perplexity, Protocol, Report, RoleError, SCHEMA,
-    Scored, Severity, Skipped, Step, Structure, TensorError, Tensors, Text, Threshold, WorstBlock,
+    Along, Compared, DeltaP, Document, Finding, Kld, ModelInfo, Perplexity, Protocol, Report, RoleError,
+    SCHEMA, Scored, Severity, Skipped, Step, Structure, TensorError, Tensors, Text, Threshold, WorstBlock,
 };
 
 /// All of them by name.
@@ -255,6 +255,9 @@ fn tensors(layers: usize, roles: &[Role], outside: &[Role]) -> Tensors {
             relative,
             cosine: 1.0 - relative * relative / 2.0,
             worst_block: WorstBlock { row: 1017, column: 480, relative: relative * 3.1 },
+            compared: if *weights > 2_000_000_000 { Compared::Limits } else { Compared::Bytes },
+            blocks: weights / 32,
+            differing: if *weights > 2_000_000_000 { weights / 64 } else { 0 },
         }
     };
     let mut tensors: Vec<_> = outside.iter().map(|role| tensor(None, role)).collect();

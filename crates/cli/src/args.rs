@@ -275,7 +275,7 @@ pub(crate) struct Verify {
     pub(crate) recipe: Option<String>,
     /// The file of importance that it was rounded by, to compare every block byte for byte; else looked for where the
     /// manifest or its keys say that it was, and beside the artifact
-    #[arg(long = "imatrix", value_name = "FILE")]
+    #[arg(long, alias = "imatrix", value_name = "FILE")]
     pub(crate) importance: Option<PathBuf>,
     /// Fail when the mean KL divergence is larger, in nats a token
     #[arg(long, value_name = "X")]

@@ -138,13 +138,7 @@ impl Pass<'_> {
     }
 
     /// Encodes a block for everything that uses it.
-    fn block(
-        &self,
-        block: &Block,
-        bytes: &[u8],
-        loaded: &mut Loaded,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
+    fn block(&self, block: &Block, bytes: &[u8], loaded: &mut Loaded, scratch: &mut Scratch) -> Result<()> {
         let Some(rows) = &block.rows else { return Ok(()) };
         let wanted = &self.work.wanted[rows.tensor];
         if !wanted.uses.iter().all(|to| to.copies(&wanted.stored) || to.rounded.is_some()) {

@@ -9,7 +9,6 @@ mod verdict;
 
 use checkpoint::{Checkpoint, Code};
 use convert::{Buffers, Encoding, Scales, Steps};
-use importance::Importance;
 use quant::Simd;
 use tensor::{DType, Result, TensorDesc};
 
@@ -104,15 +103,18 @@ impl<'a> Again<'a> {
         let scales = match coded {
             None => Scales::None,
             Some((.., code)) if dtype == DType::SFP8 && !code.scale.per_row => Scales::Tensor,
-            Some((.., code)) if dtype == DType::F8_E4M3 && code.scale.per_row && code.scale.dtype == DType::BF16 => {
+            Some((.., code))
+                if dtype == DType::F8_E4M3 && code.scale.per_row && code.scale.dtype == DType::BF16 =>
+            {
                 Scales::Rows
             }
             Some(_) => return None,
         };
         let planned = tensor.rounding;
-        let steers = dtype.is_quantized() && !matches!(dtype, DType::Q8_0 | DType::MXFP4) && scales == Scales::None;
+        let steers =
+            dtype.is_quantized() && !matches!(dtype, DType::Q8_0 | DType::MXFP4) && scales == Scales::None;
         let entry = expected.importance.as_deref().filter(|_| steers);
-        let entry = entry.and_then(|entries: &Importance| entries.get(&tensor.desc.name));
+        let entry = entry.and_then(|entries| entries.get(&tensor.desc.name));
         let trust = match expected.known {
             _ if planned.feedback && (dtype.is_quantized() || dtype == DType::F32) => Trust::Feedback,
             _ if steers && planned.unknown_importance && !planned.lattice => Trust::Importance,
@@ -188,7 +190,7 @@ impl<'a> Again<'a> {
             ..Bytes::default()
         };
         let (bytes, of_rows) = self.ways[0].encode(simd, first, x, self.scale, buffers);
-        if bytes == found && of_rows == found_scales {
+        if bytes == found.as_slice() && of_rows == found_scales.as_slice() {
             return Ok(result);
         }
         expected.clear();
@@ -242,8 +244,9 @@ impl<'a> Again<'a> {
                 of.iter().zip(x).map(|(v, x)| (f64::from(*v) - f64::from(*x)).powi(2)).sum::<f64>()
             };
             result.differing += 1;
+            let as_near = away(y) <= AS_NEAR * away(should);
             // NaN is farther
-            if !(away(y) <= AS_NEAR * away(should)) {
+            if !as_near {
                 result.farther += 1;
             }
             if last != Some(row) {

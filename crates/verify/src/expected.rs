@@ -107,8 +107,7 @@ impl Expected {
             recipe.types.lattice = Lattice::Auto; // where there is no lattice, the types will tell
         }
         let entries = from.entries.clone();
-        let given =
-            |keys| Given { source: ImportanceSource { keys, file: None }, entries: entries.clone() };
+        let given = |keys| Given { source: ImportanceSource { keys, file: None }, entries: entries.clone() };
         let importance = from.importance.clone().map(given);
         let request = [Request { importance, ..Request::new(&plan, recipe, "model") }];
         let mut shards = Shards::of(checkpoint);

@@ -31,9 +31,13 @@ impl Provenance {
         }
         let Some(keys) = &self.importance else { return Ok(()) };
         let inputs = self.entry.iter().flat_map(|entry| &entry.inputs);
-        let recorded = inputs.filter(|file| file.name.starts_with(keys.file.as_str())).last();
+        let recorded = inputs.rev().find(|file| file.name.starts_with(keys.file.as_str()));
         let named = PathBuf::from(recorded.map_or(keys.file.as_str(), |file| file.name.as_str()));
-        let beside = artifact.into().parts().first().and_then(|part| Some(part.path.with_file_name(named.file_name()?)));
+        let beside = artifact
+            .into()
+            .parts()
+            .first()
+            .and_then(|part| Some(part.path.with_file_name(named.file_name()?)));
         let places = [Some(named), beside];
         self.entries = places.iter().flatten().find_map(|path| read(path, keys, recorded)).map(Arc::new);
         Ok(())

@@ -140,7 +140,7 @@ impl Limits {
     }
 
     /// The power of `count` weights that the type cannot tell from zeros.
-    fn beneath(&self, count: usize) -> f64 {
+    pub(crate) fn beneath(&self, count: usize) -> f64 {
         let step = self.reach * 2f64.powi(-24);
         count as f64 * step * step
     }

@@ -10,6 +10,10 @@ const ENOUGH: usize = 16;
 const LEAST: f64 = 0.025;
 /// The distance in robust standard deviations.
 const FAR: f64 = 12.0;
+/// Multiples of the power that a type cannot tell from zeros, above which a scale is a clear one.
+const LOUD: f64 = 256.0;
+/// A larger share of the rows is no exception among them.
+const MOST: f64 = 0.25;
 /// The normal distribution's standard deviation in median absolute deviations.
 const SIGMA: f64 = 1.4826;
 
@@ -22,8 +26,12 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn of(number: u64, sums: Sums) -> Row {
-        let scale = if sums.xx > 0.0 { sums.xy / sums.xx } else { f64::NAN };
+    /// Of a row whose sums are given by groups. Groups of zeros, which importance of zero makes, do not count, and a row
+    /// of little more power than `beneath` says nothing.
+    pub(crate) fn of(number: u64, groups: &[Sums], beneath: f64) -> Row {
+        let shown = groups.iter().filter(|group| group.yy > 0.0);
+        let sums = shown.fold(Sums::default(), |sum, group| sum.plus(*group));
+        let scale = if sums.xx > LOUD * beneath && sums.xx > 0.0 { sums.xy / sums.xx } else { f64::NAN };
         Row { number, scale: scale as f32 }
     }
 }
@@ -38,7 +46,8 @@ pub(crate) fn outliers(rows: &[Row]) -> Vec<u64> {
     let spread = SIGMA * median(scales.iter().map(|scale| (scale - centre).abs()).collect());
     let limit = LEAST.max(FAR * spread);
     let far = |row: &Row| (f64::from(row.scale) - centre).abs() > limit;
-    rows.iter().filter(|row| far(row)).map(|row| row.number).collect()
+    let found: Vec<u64> = rows.iter().filter(|row| far(row)).map(|row| row.number).collect();
+    if found.len() as f64 > MOST * scales.len() as f64 { Vec::new() } else { found }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

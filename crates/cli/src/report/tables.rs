@@ -1,6 +1,8 @@
 //! What is said of a report: its verdict and its tables, before any form is given to them.
 
-use ::verify::{Finding, ModelInfo, Protocol, Report, RoleError, Scored, Severity, Step, TensorError, Text};
+use ::verify::{
+    Compared, Finding, ModelInfo, Protocol, Report, RoleError, Scored, Severity, Step, TensorError, Text,
+};
 
 use super::number;
 use crate::table::grouped;
@@ -330,7 +332,7 @@ pub(super) fn roles(roles: &[RoleError]) -> Grid {
 pub(super) fn worst(tensors: &[TensorError]) -> Grid {
     let head =
         [("tensor", Left), ("type", Left), ("size", Right), ("relative error", Right), ("RMSE", Right)];
-    let more = [("cosine", Right), ("worst block", Right), ("at row, column", Right)];
+    let more = [("cosine", Right), ("worst block", Right), ("at row, column", Right), ("compared", Left)];
     let mut worst: Vec<_> = tensors.iter().filter(|tensor| tensor.relative > 0.0).collect();
     worst.sort_by(|a, b| b.relative.total_cmp(&a.relative));
     let row = |tensor: &&TensorError| {
@@ -344,6 +346,10 @@ pub(super) fn worst(tensors: &[TensorError]) -> Grid {
             exact(number::cosine(tensor.cosine), tensor.cosine),
             exact(number::percent(block.relative), block.relative),
             cell(format!("{}, {}", grouped(block.row), grouped(block.column))),
+            cell(match tensor.compared {
+                Compared::Bytes => "bytes".to_owned(),
+                Compared::Limits => "limits".to_owned(),
+            }),
         ]
     };
     Grid { head: head.into_iter().chain(more).collect(), rows: worst.iter().take(WORST).map(row).collect() }

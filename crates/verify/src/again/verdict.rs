@@ -100,7 +100,7 @@ pub(crate) fn findings(
         (
             Trust::Importance,
             "were rounded by importance that is not at hand and are held against limits, not compared byte for byte",
-            "; --imatrix names the file",
+            "; --importance names the file",
         ),
         (
             Trust::Feedback,
@@ -114,7 +114,10 @@ pub(crate) fn findings(
         ),
     ] {
         let of = |again: &&Option<Again<'_>>| again.as_ref().is_some_and(|again| again.trust == trust);
-        let count = again.iter().zip(verdicts).filter(|(again, verdict)| of(again) && **verdict == Verdict::Otherwise);
+        let count = again
+            .iter()
+            .zip(verdicts)
+            .filter(|(again, verdict)| of(again) && **verdict == Verdict::Otherwise);
         let count = count.count();
         if count > 0 {
             let problem = format!("{count} of {} {problem}{help}", pairs.len());
@@ -132,7 +135,8 @@ fn fault(pair: &Pair<'_>, again: &Again<'_>, bytes: &Bytes) -> Finding {
         let (should, is) = again.other_scale(bytes.largest).unwrap_or_default();
         return finding("its scale is not that of its largest weight".to_owned()).expected(should, is);
     };
-    let number = |count: u64, one: &str| if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") };
+    let number =
+        |count: u64, one: &str| if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") };
     let mut problem = format!(
         "{} of {} in {} are not what the checkpoint gives, the first in row {}, block {}",
         bytes.differing,

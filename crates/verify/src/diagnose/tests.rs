@@ -167,9 +167,15 @@ fn figures_are_those_of_the_definition() {
     let desc = artifact.0[0].clone();
     let of_base = Memory::new(DType::BF16, &base);
     let from = Values::Base(0);
-    let tensor =
-        ExpectedTensor { desc, role: "attn_output", layer: Some(0), unused: false, fitted: false,
-        rounding: Default::default(), from };
+    let tensor = ExpectedTensor {
+        desc,
+        role: "attn_output",
+        layer: Some(0),
+        unused: false,
+        fitted: false,
+        rounding: Default::default(),
+        from,
+    };
     let (plan, metadata) = (String::new(), Metadata::new());
     let tensors = vec![tensor];
     let expected = Expected {

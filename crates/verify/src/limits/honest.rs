@@ -5,6 +5,7 @@ use quant::Simd;
 
 use super::*;
 use crate::errors::Part;
+use crate::outliers::{Row, outliers};
 
 const COLS: usize = 512;
 const ROWS: usize = 32;
@@ -122,6 +123,15 @@ fn figures(limits: &Limits, x: &[f32], y: &[f32]) -> (f64, usize, f64, f64) {
     (block, others, scale, part.sums.relative())
 }
 
+fn rows_that_stand_out(limits: &Limits, x: &[f32], y: &[f32]) -> Vec<u64> {
+    let rows = (0..).zip(x.chunks(COLS).zip(y.chunks(COLS)));
+    let rows = rows.map(|(number, (x, y))| {
+        let groups: Vec<Sums> = x.chunks(GROUP).zip(y.chunks(GROUP)).map(|(x, y)| Sums::of(x, y)).collect();
+        Row::of(number, &groups, limits.beneath(COLS))
+    });
+    outliers(&rows.collect::<Vec<_>>())
+}
+
 fn check(limits: &Limits, what: &str, x: &[f32], y: &[f32]) {
     let limits = &match limits.dtype {
         DType::SFP8 => limits.scaled(quant::sfp8_scale(quant::max_abs(x))),
@@ -133,6 +143,8 @@ fn check(limits: &Limits, what: &str, x: &[f32], y: &[f32]) {
         limits.dtype
     );
     assert!(block <= limits.block && others == 0 && (scale - 1.0).abs() <= limits.scale, "{found}");
+    let alone = rows_that_stand_out(limits, x, y);
+    assert!(alone.is_empty(), "{found}: rows {alone:?} stand out");
     if what == "gauss" {
         assert!(relative < limits.tensor / 1.8, "{found}");
     }
@@ -194,6 +206,28 @@ fn every_wrong_row_is_beyond_one() {
             let (block, others, ..) = figures(limits, x, y);
             let found = format!("{} row {row}: block {block:.3}", limits.dtype);
             assert!(block > limits.block || others == 1, "{found}");
+        }
+    }
+}
+
+/// Among rows that were rounded alike, with or without importance and error feedback, one that was scaled stands out.
+#[test]
+fn a_row_that_was_scaled_stands_out() {
+    let mut random = Random(88172645463325252);
+    let x: Vec<f32> = (0..ROWS * COLS).map(|_| (0.02 * random.gauss()) as f32).collect();
+    let importance: Vec<f32> = (0..COLS).map(|c| UNEVEN[0].1(&mut random, c) as f32).collect();
+    for limits in LIMITS {
+        let fine =
+            matches!(limits.dtype, DType::Q8_0 | DType::Q6_K | DType::Q5_K | DType::Q5_0 | DType::Q5_1);
+        let factor = if fine { 1.05 } else { 1.3 };
+        for weights in [None, Some(&importance[..])] {
+            let rounded = quantised(limits.dtype, &x, weights);
+            let fed = quantised(limits.dtype, &fed_back(&x, &rounded), weights);
+            for mut y in [rounded, fed] {
+                y[7 * COLS..8 * COLS].iter_mut().for_each(|v| *v *= factor);
+                let found = rows_that_stand_out(limits, &x, &y);
+                assert_eq!(found, [7], "{} {}", limits.dtype, weights.is_some());
+            }
         }
     }
 }
