@@ -193,6 +193,9 @@ fn a_step_that_the_plan_does_not_have_is_not_allowed() {
     }
 }
 
+/// Presets of types that importance steers: their files are those of `llama-quantize --imatrix`.
+const STEERED: [&str; 8] = ["q4_0", "q4_1", "q5_0", "q4_k_m", "q5_k_m", "q3_k_m", "q2_k", "iq4_xs"];
+
 #[test]
 fn importance_at_hand_is_rounded_by_again_and_without_it_limits_are_said() {
     let home = tempfile::tempdir().unwrap();
@@ -201,9 +204,11 @@ fn importance_at_hand_is_rounded_by_again_and_without_it_limits_are_said() {
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     run(["calibrate", &path(&model), "--text", &path(&text), "--chunks", "2", "-o", &path(&importance)])
         .good();
-    let types = ["--type", "q4_0", "--type", "q4_k_m", "--importance", &path(&importance)];
-    convert(&model, &out, &types).good();
-    for preset in ["q4_0", "q4_k_m"] {
+    let importance_path = path(&importance);
+    let types = STEERED.iter().flat_map(|preset| ["--type", preset]);
+    let args: Vec<&str> = types.chain(["--importance", &importance_path]).collect();
+    convert(&model, &out, &args).good();
+    for preset in STEERED {
         let good = out.join(format!("model-{preset}.gguf"));
         let other = out.join("other.gguf");
         fs::copy(&good, &other).unwrap();
@@ -214,7 +219,7 @@ fn importance_at_hand_is_rounded_by_again_and_without_it_limits_are_said() {
         }
     }
     fs::rename(&importance, home.path().join("elsewhere.gguf")).unwrap();
-    for preset in ["q4_0", "q4_k_m"] {
+    for preset in STEERED {
         let good = out.join(format!("model-{preset}.gguf"));
         let (tensors, findings) = compared(&good, &model);
         assert_eq!(failures(&findings), [""; 0], "{preset}");
