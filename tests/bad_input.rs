@@ -242,12 +242,6 @@ fn configs() {
                     c.as_object_mut().unwrap().remove("architectures");
                 })
             }),
-            case(
-                "a quantised checkpoint",
-                "31b",
-                &["config.json: quantization_config", "already quantised"],
-                |f| f.edit("config.json", |c| c["quantization_config"] = json!({ "quant_method": "gptq" })),
-            ),
             case("a missing field", "31b", &["config.json", "hidden_size"], |f| {
                 f.edit("config.json", |c| {
                     c["text_config"].as_object_mut().unwrap().remove("hidden_size");
@@ -294,23 +288,6 @@ fn companion_files() {
             case("no tokenizer.json", "31b", &["tokenizer.json: no such file"], |f| {
                 f.remove("tokenizer.json")
             }),
-            case(
-                "a tokenizer too small",
-                "31b",
-                &["tokenizer.json", "vocab_size 2048 tokens", "found 2047"],
-                |f| {
-                    f.edit("tokenizer.json", |t| {
-                        t["added_tokens"].as_array_mut().unwrap().pop();
-                        t["model"]["vocab"].as_object_mut().unwrap().remove("<|video|>");
-                    })
-                },
-            ),
-            case(
-                "a tokenizer too large",
-                "31b",
-                &["tokenizer.json", "vocab_size 2048", "\"new\" with id 2048"],
-                |f| f.edit("tokenizer.json", |t| t["model"]["vocab"]["new"] = 2048.into()),
-            ),
             case(
                 "another kind of tokenizer",
                 "31b",

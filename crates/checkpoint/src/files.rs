@@ -45,11 +45,32 @@ pub(crate) fn text(path: &Path) -> Result<Option<String>> {
     }
     let mut bytes = Vec::with_capacity(meta.len() as usize);
     file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|e| Error::io(path.display(), &e))?;
+    if let Some((found, help)) = not_the_file(&bytes) {
+        return Err(Error::malformed(path.display(), "not the file, but what stands for it")
+            .expected("the file itself", found)
+            .help(help));
+    }
     String::from_utf8(bytes).map(Some).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + good.iter().filter(|&&b| b == b'\n').count();
         Error::malformed(format!("{}:{line}", path.display()), "not UTF-8 text")
     })
+}
+
+/// What is in the place of a file that was not fetched as it should be, and what to do about it.
+pub(crate) fn not_the_file(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    let text = bytes.trim_ascii_start();
+    let starts = |with: &[u8]| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    if starts(b"version https://git-lfs") {
+        Some(("a git-lfs pointer", "this is a git-lfs pointer: run `git lfs pull` in the folder"))
+    } else if starts(b"<!doctype html") || starts(b"<html") {
+        Some((
+            "a web page",
+            "the download got an HTML page, perhaps a login or an error: fetch the file again",
+        ))
+    } else {
+        None
+    }
 }
 
 /// As [`text`], with line ends as Python's text mode reads them: `\r\n` and `\r` become `\n`.

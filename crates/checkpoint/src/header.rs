@@ -169,8 +169,8 @@ fn not_safetensors(place: &str, start: &[u8]) -> Option<Error> {
     let text = start.trim_ascii_start();
     let (found, help) = if start.is_empty() {
         ("an empty file", "fetch the file again")
-    } else if text.starts_with(b"version https://git-lfs") {
-        ("a git-lfs pointer", "this is a git-lfs pointer: run `git lfs pull` in the folder")
+    } else if let Some(found) = files::not_the_file(start) {
+        found
     } else if text.first() == Some(&b'<') {
         ("a web page", "the download got an HTML page, perhaps a login or an error: fetch the file again")
     } else if start.starts_with(b"GGUF") {

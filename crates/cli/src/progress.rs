@@ -56,3 +56,11 @@ impl convert::Progress for Bar {
         }
     }
 }
+
+/// Tells what a user should know about what was given.
+pub(crate) fn notes(notes: &[String], quiet: bool) {
+    if quiet {
+        return;
+    }
+    notes.iter().for_each(|note| tell(&format!("note: {note}\n")));
+}

@@ -344,7 +344,26 @@ fn architecture(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<(String, 
             ))
         }
         Some(_) => Err(Error::unsupported(place, "not a draft model").expected(supported(), name)),
-        None => Err(Error::unsupported(place, "unknown architecture").expected(supported(), name)),
+        None => Err(other_family(Error::unsupported(place, "unknown architecture").expected(supported(), name), name)),
+    }
+}
+
+/// Says which other model it is, where the name tells.
+fn other_family(error: Error, architecture: &str) -> Error {
+    const FAMILIES: [(&str, &str); 7] = [
+        ("Gemma3n", "Gemma 3n"),
+        ("Gemma3", "Gemma 3"),
+        ("Gemma2", "Gemma 2"),
+        ("Gemma", "Gemma 1"),
+        ("PaliGemma", "PaliGemma"),
+        ("RecurrentGemma", "RecurrentGemma"),
+        ("T5Gemma", "T5Gemma"),
+    ];
+    match FAMILIES.iter().find(|(start, _)| architecture.starts_with(start)).filter(|_| !architecture.starts_with("Gemma4")) {
+        Some((_, family)) => error.help(format!(
+            "This is a {family} model. Only Gemma 4 is converted here; llama.cpp's convert_hf_to_gguf.py knows the others."
+        )),
+        None => error,
     }
 }
 

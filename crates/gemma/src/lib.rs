@@ -5,6 +5,7 @@
 //! Bytes of containers are the business of `gguf` and `checkpoint`, types of tensors that of `plan`.
 
 mod card;
+mod chat;
 mod config;
 mod draft;
 mod extract;

@@ -4,7 +4,8 @@ use checkpoint::{ChatTemplates, Checkpoint, ModelCard};
 use serde_json::Value;
 use tensor::{Result, TensorSource};
 
-use crate::{Config, Inventory, Vocabulary, tensors};
+use crate::config::Kind;
+use crate::{Config, Inventory, Vocabulary, card, chat, tensors};
 
 /// Everything about a checkpoint but its weights.
 #[derive(Debug)]
@@ -21,8 +22,12 @@ pub struct Model {
     pub generation: Option<Value>,
     /// The front matter of its README.
     pub card: ModelCard,
-    /// `config.json` as it is.
+    /// `config.json`, see [`Checkpoint::config`].
     pub json: Value,
+    /// Whether that is what the file says.
+    pub json_is_as_stored: bool,
+    /// In what the folder is not as transformers would have saved it, and what was done about it: for people.
+    pub notes: Vec<String>,
     /// All files of the folder by name, with their sizes.
     pub files: Vec<(String, u64)>,
     /// See [`Checkpoint::fingerprint`].
@@ -55,19 +60,37 @@ impl Model {
         };
         let inventory = tensors::inventory(&config, checkpoint.tensors(), &file_of)?;
         let vocabulary = Vocabulary::new(
-            &checkpoint.tokenizer()?,
+            &*checkpoint.tokenizer()?,
             checkpoint.tokenizer_config()?.as_ref(),
             checkpoint.config(),
             config.vocab,
         )
         .map_err(|e| e.within(&dir))?;
+        let (templates, generation) = (checkpoint.chat_templates()?, checkpoint.generation_config()?);
+        let card = checkpoint.model_card()?;
+        let mut notes: Vec<_> = checkpoint.notes().iter().map(|note| note.text.clone()).collect();
+        notes.extend(checkpoint.beside_note());
+        notes.extend_from_slice(&vocabulary.notes);
+        notes.extend(templates.note.clone());
+        if config.kind != Kind::Draft {
+            notes.extend(chat::without_template(
+                &templates,
+                checkpoint.config(),
+                generation.as_ref(),
+                &vocabulary,
+            ));
+        }
+        notes.extend(chat::unknown_ends(generation.as_ref(), &vocabulary));
+        notes.extend(card::left_out(&card));
         Ok(Model {
             inventory,
             vocabulary,
-            templates: checkpoint.chat_templates()?,
-            generation: checkpoint.generation_config()?,
-            card: checkpoint.model_card()?,
+            templates,
+            generation,
+            card,
             json: checkpoint.config().clone(),
+            json_is_as_stored: checkpoint.config_is_as_stored(),
+            notes,
             files: checkpoint.files()?,
             fingerprint: checkpoint.fingerprint()?,
             config,

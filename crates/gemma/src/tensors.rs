@@ -170,8 +170,20 @@ pub fn inventory(
             None => missing.push(name),
         }
     }
-    complete(config, &missing)
-        .map_err(|e| e.help("Is config.json the one of this checkpoint, and is every shard there?"))?;
+    complete(config, &missing).map_err(|e| {
+        let unused =
+            tensors.iter().zip(&owner).filter(|(tensor, owned)| !**owned && reason(config, tensor).is_err());
+        let unused: Vec<_> = unused.map(|(tensor, _)| tensor.name.as_str()).collect();
+        let all = tensors.iter().map(|tensor| tensor.name.as_str());
+        let there = match missing.first() {
+            Some(first) if unused.is_empty() => {
+                format!(" The closest names that are there: {}.", closest(first, all))
+            }
+            Some(first) => format!(" There, and not known: {}.", closest(first, unused.into_iter())),
+            None => String::new(),
+        };
+        e.help(format!("Is config.json the one of this checkpoint, and is every shard there?{there}"))
+    })?;
 
     let mut dropped = Vec::new();
     for (index, tensor) in tensors.iter().enumerate().filter(|&(index, _)| !owner[index]) {
@@ -189,6 +201,26 @@ fn prefix(config: &Config, slots: &[Slot], by_name: &HashMap<&str, usize>) -> &'
     let prefixes = &formats::tensors(config.kind).prefixes;
     // `rev`, because `max_by_key` takes the last of equals and the first is the usual one
     prefixes.iter().rev().max_by_key(hits).map_or("", String::as_str)
+}
+
+/// The names that are most like one that is missing, as a list, and how many others there are.
+fn closest<'a>(missing: &str, there: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 3;
+    let wanted: Vec<_> = missing.split('.').collect();
+    // segments in common from both ends, then letters from the beginning
+    let likeness = |name: &str| {
+        let own: Vec<_> = name.split('.').collect();
+        let ends = own.iter().rev().zip(wanted.iter().rev()).take_while(|(a, b)| a == b).count();
+        let starts = own.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+        let letters = name.bytes().zip(missing.bytes()).take_while(|(a, b)| a == b).count();
+        (ends + starts, letters)
+    };
+    let mut names: Vec<&str> = there.collect();
+    let all = names.len();
+    names.sort_by_cached_key(|name| (std::cmp::Reverse(likeness(name)), *name));
+    names.truncate(MOST);
+    let more = if all > MOST { format!(" and {} more", all - MOST) } else { String::new() };
+    format!("{}{more}", names.join(", "))
 }
 
 fn check(slot: &Slot, tensor: &TensorDesc) -> Result<()> {

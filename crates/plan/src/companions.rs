@@ -61,7 +61,8 @@ fn config(model: &Model, change: &Change<'_>) -> Result<Option<Json>> {
             name_bf16(fields);
         }
     }
-    Ok((config != model.json).then_some(config))
+    // a copy says what the file says
+    Ok((config != model.json || !model.json_is_as_stored).then_some(config))
 }
 
 /// The config of the text model alone, as transformers saves it.

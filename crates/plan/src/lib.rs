@@ -44,6 +44,7 @@ pub use sensitivity::{Cost, Sensitivity, TYPES};
 pub use size::byte_size;
 pub use steering::{Given, ImportanceKeys, ImportanceSource};
 pub use types::{
-    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, StoredScale, Target, hex,
+    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Pieces, Plan, Stored, StoredPiece,
+    StoredScale, Target, hex,
 };
 pub use with_draft::WithDraft;

@@ -86,7 +86,7 @@ pub(crate) fn keys(folder: &Checkpoint, config: &Config) -> Result<Metadata> {
     let within = |e: Error| e.within(folder.dir().display());
     let (tokenizer_config, generation) = (folder.tokenizer_config()?, folder.generation_config()?);
     let vocabulary =
-        Vocabulary::new(&folder.tokenizer()?, tokenizer_config.as_ref(), folder.config(), config.vocab)
+        Vocabulary::new(&*folder.tokenizer()?, tokenizer_config.as_ref(), folder.config(), config.vocab)
             .map_err(within)?;
     let sources = KeySources {
         config,

@@ -72,6 +72,7 @@ pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
 
 fn collect(args: &args::Calibrate, path: &std::path::Path) -> Result<Importance> {
     let opened = Opened::new(path)?;
+    crate::progress::notes(opened.notes(), args.running.quiet);
     let sequences = sequences(&args.text, args.context, &opened.reader())?;
     let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
     let bar = Bar::steps("calibrating", tokens * opened.config().layers() as u64, args.running.quiet);

@@ -22,6 +22,7 @@ const TOKENS: usize = 128;
 
 pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     let model = Opened::new(&args.model)?;
+    crate::progress::notes(model.notes(), args.quiet);
     let prompt = prompt(&model, args)?;
     let limit = Limit::new(&model, args, prompt.len())?;
     let sampling = Sampling {

@@ -139,6 +139,14 @@ impl Opened {
         }
     }
 
+    /// In what it is not as transformers would have saved it.
+    pub(crate) fn notes(&self) -> &[String] {
+        match &self.container {
+            Container::Checkpoint(_, model) => &model.notes,
+            Container::Gguf(..) => &[],
+        }
+    }
+
     /// How it reads a text.
     pub(crate) fn reader(&self) -> Reader<'_> {
         let context = self.config().context;

@@ -44,6 +44,13 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         },
         ..Report::default()
     };
+    if let Given::Folder(folder) = &artifact {
+        report.findings.extend(::verify::form(folder));
+    }
+    if let (Some(Against::Model(base)), Some(path)) = (&against, &args.against) {
+        let note = |note: &String| Finding::new(Severity::Note, Step::Structure, path.display(), note);
+        report.findings.extend(base.notes().iter().map(note));
+    }
     let of_recipe = structure(args, artifact.artifact(), against.as_ref(), &mut report)?;
     if args.text.is_empty() && !matches!(against, Some(Against::Logits(_))) {
         skip(&mut report, Step::Text, "no --text was given");

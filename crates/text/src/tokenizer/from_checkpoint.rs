@@ -35,18 +35,21 @@ impl Tokenizer {
             tokens.resize(tokens.len().max(at + 1), Box::default());
             tokens[at] = text.into();
         }
-        let special = |kind| special(&file, &settings, checkpoint.config(), kind);
+        // an id that no token has is none, to llama.cpp too
+        let is_token = |id: &u32| (*id as usize) < tokens.len();
+        let special = |kind| special(&file, &settings, checkpoint.config(), kind).filter(is_token);
         let eos = special("eos");
         let ends = ending(&file.post_processor)
             .is_some_and(|text| eos.and_then(|id| tokens.get(id as usize)).is_some_and(|eos| **eos == *text));
+        let (bos, pad) = (special("bos"), special("pad"));
         Tokenizer::new(Parts {
             tokens,
             merges: file.merges().map(|(left, right)| Ok((Cow::Borrowed(left), Cow::Borrowed(right)))),
             added: file.added_tokens.iter().map(|token| self::added(token, file.vocab_len())).collect(),
             newlines_apart: false,
-            bos: special("bos"),
+            bos,
             eos,
-            pad: special("pad"),
+            pad,
             add_eos: ends || settings["add_eos_token"] == true,
         })
         .map_err(within)
