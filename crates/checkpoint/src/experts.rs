@@ -90,9 +90,13 @@ pub(crate) fn join(entries: &mut Vec<Entry>) -> Result<Option<String>> {
         let wanted: [&[Part]; 3] = [&[Part::GateUp], &[Part::Gate, Part::Up], &[Part::Down]];
         for wanted in wanted.into_iter().filter(|wanted| wanted.iter().any(|part| layer.has(*part))) {
             let entry = layer.joined(wanted)?;
+            // it has been joined, so there is one
+            let first = layer.of(wanted[0]).next().map_or(0, |(_, &first)| first);
             if let Some(&other) = names.get(entry.desc.name.as_str()) {
-                let (_, &first) = layer.of(wanted[0]).next().unwrap_or((None, &other));
                 return Err(both(&entries[first], &entries[other]));
+            }
+            if let Some(other) = joined.iter().find(|other: &&Entry| other.desc.name == entry.desc.name) {
+                return Err(both(&entries[first], other));
             }
             joined.push(entry);
         }

@@ -1,13 +1,11 @@
 //! What looks like a checkpoint and cannot be converted: the message says what it is and what to do. Damage to a good
-//! checkpoint is in `bad_input.rs`, forms that are read in `inputs.rs`.
-
-mod support;
+//! checkpoint is in `bad_input.rs`, forms that are read are in the files beside this one.
 
 use std::fs;
 
+use crate::support::refused::{Seen, all_refused, case};
+use crate::support::{self, Folder, INDEX, WEIGHTS, run};
 use serde_json::json;
-use support::refused::{Seen, all_refused, case};
-use support::{Folder, INDEX, WEIGHTS, run};
 
 const Q4_0: &[&str] = &["--type", "q4_0"];
 const Q_PROJ: &str = "model.language_model.layers.0.self_attn.q_proj";
@@ -250,10 +248,9 @@ fn quantise(f: &Folder, dtype: &str, ends: &[&str], config: serde_json::Value) {
 
 #[test]
 fn quantised_weights() {
-    const ENDS: [&str; 3] = ["already quantised", "q_proj", "BF16 checkpoint"];
     macro_rules! says {
         ($name:literal) => {
-            &[ENDS[0], ENDS[1], ENDS[2], $name]
+            &["already quantised", "q_proj", "BF16 checkpoint", $name]
         };
     }
     all_refused(
