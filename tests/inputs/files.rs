@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::support::{self, Folder, INDEX, WEIGHTS, fixture, run};
+use crate::support::{self, Folder, INDEX, WEIGHTS, Weights, fixture, run};
 use crate::{ALL, Clean, all_the_same, form, made, rename};
 
 #[test]
@@ -154,4 +154,47 @@ fn verify_tells_of_the_form_of_a_folder() {
     let run = verify(&folder);
     assert_eq!(run.code, Some(1), "{}", run.stdout);
     assert!(run.stdout.contains("as a wrapper"), "{}", run.stdout);
+}
+
+/// What transformers saves of a text model alone, or without a head: other names and another config, the same weights.
+#[test]
+fn models_saved_in_part() {
+    const TEXT: &str = "model.language_model.";
+    fn flat(f: &Folder, architecture: &str, model_type: &str) {
+        f.edit("config.json", |c| {
+            let mut text = c["text_config"].take();
+            text["architectures"] = json!([architecture]);
+            text["model_type"] = model_type.into();
+            *c = text;
+        });
+        f.reweigh(Weights::drop_towers);
+    }
+    let parts: [(&str, &[&str], fn(&Folder)); 4] = [
+        ("the text model", ALL, |f| {
+            flat(f, "Gemma4ForCausalLM", "gemma4_text");
+            rename(f, |name| name.replace(TEXT, "model."));
+        }),
+        ("the text model of a 12B", &["31b"], |f| {
+            flat(f, "Gemma4UnifiedForCausalLM", "gemma4_unified_text");
+            rename(f, |name| name.replace(TEXT, "model."));
+        }),
+        ("the text model without a head", ALL, |f| {
+            flat(f, "Gemma4TextModel", "gemma4_text");
+            rename(f, |name| name.replace(TEXT, ""));
+        }),
+        ("all without a head", ALL, |f| {
+            f.edit("config.json", |c| c["architectures"] = json!(["Gemma4Model"]));
+            rename(f, |name| name.strip_prefix("model.").unwrap().to_owned());
+        }),
+    ];
+    let mut clean = Clean::default();
+    for (what, bases, make) in parts {
+        for base in ALL.iter().filter(|base| bases.contains(base)) {
+            let folder = Folder::of(base);
+            make(&folder);
+            let (made, _) = made(&folder.path(), folder.home());
+            let clean = clean.of(base);
+            assert_eq!((made.gguf, made.tokens), (clean.gguf, clean.tokens), "{what}, {base}");
+        }
+    }
 }

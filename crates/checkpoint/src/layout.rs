@@ -120,7 +120,10 @@ fn named(dir: &Path) -> Result<Layout> {
 
 /// The downloads in a folder that have not ended, for a message.
 fn unfinished(dir: &Path) -> String {
-    let partial: Vec<_> = folder::names(dir).into_iter().filter(|name| is_partial(name)).collect();
+    // the hub's own downloads into a folder are below it until they are complete
+    let below = folder::names(&dir.join(".cache/huggingface/download"));
+    let partial: Vec<_> =
+        folder::names(dir).into_iter().chain(below).filter(|name| is_partial(name)).collect();
     if partial.is_empty() { String::new() } else { format!(" ({} is not finished)", some(&partial)) }
 }
 

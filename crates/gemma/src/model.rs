@@ -59,8 +59,9 @@ impl Model {
             shard.map_or_else(|| dir.to_string(), |shard| shard.path.display().to_string())
         };
         let inventory = tensors::inventory(&config, checkpoint.tensors(), &file_of)?;
+        let tokenizer = checkpoint.tokenizer()?;
         let vocabulary = Vocabulary::new(
-            &*checkpoint.tokenizer()?,
+            &tokenizer,
             checkpoint.tokenizer_config()?.as_ref(),
             checkpoint.config(),
             config.vocab,

@@ -85,9 +85,9 @@ fn metadata_of(header: &[u8]) -> Vec<(String, String)> {
 pub(crate) fn keys(folder: &Checkpoint, config: &Config) -> Result<Metadata> {
     let within = |e: Error| e.within(folder.dir().display());
     let (tokenizer_config, generation) = (folder.tokenizer_config()?, folder.generation_config()?);
-    let vocabulary =
-        Vocabulary::new(&*folder.tokenizer()?, tokenizer_config.as_ref(), folder.config(), config.vocab)
-            .map_err(within)?;
+    let tokenizer = folder.tokenizer()?;
+    let vocabulary = Vocabulary::new(&tokenizer, tokenizer_config.as_ref(), folder.config(), config.vocab)
+        .map_err(within)?;
     let sources = KeySources {
         config,
         vocabulary: &vocabulary,
