@@ -52,7 +52,7 @@ pub struct Shards<'a> {
     /// All tensors.
     pub tensors: &'a [TensorDesc],
     /// Where the rows of each tensor are.
-    pub pieces: Vec<&'a [Piece]>,
+    pub pieces: Vec<Vec<Piece>>,
     /// By number, the tensors that are not stored as they are presented.
     pub codes: HashMap<usize, Code>,
     /// By number, what a sample says of the tensors that [`to_survey`](crate::to_survey) asks about.
@@ -67,7 +67,7 @@ impl<'a> Shards<'a> {
         Shards {
             files: files.collect(),
             tensors,
-            pieces: (0..tensors.len()).map(|index| checkpoint.pieces(index)).collect(),
+            pieces: (0..tensors.len()).map(|index| checkpoint.pieces(index).to_vec()).collect(),
             codes: (0..tensors.len()).filter_map(|i| Some((i, checkpoint.code(i)?))).collect(),
             surveys: HashMap::new(),
         }
