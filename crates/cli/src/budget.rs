@@ -10,7 +10,7 @@ use ::gemma::Model;
 use ::plan::{Plan, Request, Sensitivity, Shards, allocate, byte_size, check_budget};
 use ::runtime::Weights;
 use ::text::Tokenizer;
-use base::write_whole;
+use base::{OutputFile, write_whole};
 use tensor::{Error, Result, TensorSource};
 
 use crate::args::{CalibrationText, Convert};
@@ -119,6 +119,8 @@ pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
         )
         .help("Use --force to replace it."));
     }
+    // before the work, and not only after it
+    drop(OutputFile::sequential(path)?);
     let (config, inventory) = (&model.config, &model.inventory);
     let work = sensitivity_work(config, inventory, checkpoint.tensors(), tokens);
     let bar = Bar::steps("measuring what rounding costs", work, *quiet);
@@ -128,11 +130,20 @@ pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
         memory: byte_size("--text-memory", &text.text_memory)?,
         progress: &|tokens| bar.advance(tokens),
     };
-    let base = ::runtime::Model::new(config, Weights::new(*checkpoint, inventory)?)?;
-    let found =
-        sensitivity(&base, (*checkpoint, inventory), &text, &model.fingerprint, known, &mut |known| {
-            keep(path, known)
+    let base_model = ::runtime::Model::new(config, Weights::new(*checkpoint, inventory)?)?;
+    let mut kept = None;
+    let mut keep = |known: &Sensitivity| {
+        keep(path, known)?;
+        kept.get_or_insert_with(|| {
+            base::keeps(format!(
+                "what is measured so far is in {}: the same command goes on from there",
+                path.display()
+            ))
         });
+        Ok(())
+    };
+    let found =
+        sensitivity(&base_model, (*checkpoint, inventory), &text, &model.fingerprint, known, &mut keep);
     bar.finish();
     found
 }
