@@ -1,6 +1,5 @@
 //! Types by budget: what rounding each tensor costs, from a file or measured on a text, and the requests with their types.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -82,9 +81,12 @@ impl<'a> Costs<'a> {
 /// Tokens of a piece of text, where no recipe says it.
 const CONTEXT: usize = 512;
 
+/// The most bytes of a file of sensitivities: a line for each tensor and type.
+const MAX_SENSITIVITIES: u64 = 16 << 20;
+
 /// Reads a file of sensitivities.
 pub(crate) fn read(path: &Path) -> Result<Sensitivity> {
-    let json = fs::read(path).map_err(|e| Error::io(path.display(), &e))?;
+    let json = base::read_bounded(path, MAX_SENSITIVITIES)?;
     Sensitivity::parse(&json).map_err(|e| e.within(path.display()))
 }
 

@@ -19,6 +19,7 @@ pub struct GgufFile {
     metadata: Metadata,
     tensors: Vec<TensorDesc>,
     offsets: Vec<u64>,
+    header_len: u64,
 }
 
 impl GgufFile {
@@ -29,11 +30,12 @@ impl GgufFile {
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
         let path = path.as_ref();
         let place = path.display();
-        let file = File::open(path).map_err(|e| Error::io(&place, &e))?;
+        let file = base::open_regular(path)?;
         let len = file.metadata().map_err(|e| Error::io(&place, &e))?.len();
         let header = Header::read(&mut BufReader::new(&file), len).map_err(|e| e.within(&place))?;
+        let header_len = header.data_start;
         let (tensors, offsets) = header.tensors.into_iter().map(|t| (t.desc, t.offset)).unzip();
-        Ok(GgufFile { path: path.into(), file, len, metadata: header.metadata, tensors, offsets })
+        Ok(GgufFile { path: path.into(), file, len, metadata: header.metadata, tensors, offsets, header_len })
     }
 
     /// The path given.
@@ -44,6 +46,11 @@ impl GgufFile {
     /// Bytes of the file when it was opened.
     pub fn file_len(&self) -> u64 {
         self.len
+    }
+
+    /// Bytes before the first tensor.
+    pub fn header_len(&self) -> u64 {
+        self.header_len
     }
 
     /// The key-value pairs.

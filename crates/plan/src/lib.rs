@@ -30,7 +30,9 @@ pub use budget::{Allocation, Budget, allocate, check_budget};
 pub use build::{CALIBRATION, Request, Shards, plan};
 pub use calibration::{Calibration, CalibrationMethod};
 pub use lattice::{Lattice, to_survey};
-pub use manifest::{ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, Manifest, Repacked};
+pub use manifest::{
+    ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, Repacked,
+};
 pub use memory::{
     Candidate, Conditions, Engine, KvLayers, Memory, Need, Verdict, Weights, kv_cache, memory, verdict,
 };

@@ -7,7 +7,6 @@
 //! The index against the shards is for [`Checkpoint::open`], which refuses a folder whose parts contradict each other.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use checkpoint::{Checkpoint, Code};
@@ -20,6 +19,8 @@ use tensor::{Error, Result, TensorDesc, TensorSource};
 use crate::expected::Expected;
 use crate::{Finding, Severity, Step, values};
 
+/// The most bytes of a file beside the weights: the tokenizer's is the largest.
+const MAX_COMPANION: u64 = 80 << 20;
 const INDEX: &str = "model.safetensors.index.json";
 /// What of a config says how weights are stored: no key of a GGUF tells.
 const QUANTIZATION: &str = "quantization_config";
@@ -153,7 +154,7 @@ fn other_scales(desc: &TensorDesc, code: Code, scale: &TensorDesc, binding: bool
 
 /// What the index says about the size of all tensors.
 fn index_total(found: &Checkpoint) -> Option<Finding> {
-    let index = json(&fs::read(found.dir().join(INDEX)).ok()?)?;
+    let index = json(&base::read_regular(&found.dir().join(INDEX), MAX_COMPANION).ok()?)?;
     let said = index.pointer("/metadata/total_size")?.as_u64()?;
     let headers: u64 = found.shards().iter().map(|shard| shard.data_start).sum();
     let is = found.total_len() - headers;
@@ -166,16 +167,20 @@ fn index_total(found: &Checkpoint) -> Option<Finding> {
 
 impl Companion {
     fn compare(&self, dir: &Path, binding: bool) -> Vec<Finding> {
-        let Ok(found) = fs::read(dir.join(&self.name)) else {
+        let Ok(found) = base::read_regular(&dir.join(&self.name), MAX_COMPANION) else {
             return vec![finding(grave(binding), &self.name, "missing: it belongs to the model")];
         };
         let should = match &self.content {
             Content::Bytes(bytes) => bytes.clone(),
-            Content::Of(path) => match fs::read(path) {
+            Content::Of(path) => match base::read_regular(path, MAX_COMPANION) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     let place = path.display();
-                    return vec![finding(Severity::Warning, place, format!("cannot be read: {error}"))];
+                    return vec![finding(
+                        Severity::Warning,
+                        place,
+                        format!("cannot be read: {}", error.problem()),
+                    )];
                 }
             },
         };

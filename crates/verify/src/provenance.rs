@@ -3,7 +3,6 @@
 //!
 //! A manifest also knows size and SHA-256 of the files as they were written, so that later damage shows.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -11,8 +10,8 @@ use checkpoint::{Checkpoint, Shard};
 use gemma::{Config, Kind};
 use gguf::GgufSet;
 use plan::{
-    ArtifactEntry, CALIBRATION, Calibration, CalibrationMethod, FileEntry, ImportanceKeys, Manifest, Preset,
-    Recipe, hex, preset_names,
+    ArtifactEntry, CALIBRATION, Calibration, CalibrationMethod, FileEntry, ImportanceKeys, MAX_MANIFEST,
+    Manifest, Preset, Recipe, hex, preset_names,
 };
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -162,8 +161,10 @@ fn entry_beside(path: &Path, findings: &mut Vec<Finding>) -> Option<(String, Art
     for place in places {
         let manifest = Manifest::path(folder, place);
         // without a manifest there is nothing to say
-        let Ok(bytes) = std::fs::read(&manifest) else { continue };
-        match Manifest::parse(&bytes) {
+        if !manifest.exists() {
+            continue;
+        }
+        match base::read_regular(&manifest, MAX_MANIFEST).and_then(|bytes| Manifest::parse(&bytes)) {
             Ok(read) => {
                 if let Some(entry) = read.entry_of(&name) {
                     return Some((manifest.display().to_string(), entry.clone()));
@@ -204,7 +205,7 @@ fn failure(file: &str, problem: &str) -> Finding {
 
 fn sha256(path: &Path, progress: &(dyn Fn(u64) + Sync)) -> Result<String> {
     let io = |e| Error::io(path.display(), &e);
-    let mut file = File::open(path).map_err(io)?;
+    let mut file = base::open_regular(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; PIECE];
     loop {

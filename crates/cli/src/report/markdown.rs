@@ -54,9 +54,9 @@ pub(super) fn render(grid: &Grid) -> String {
 
 fn cell(cell: &Cell) -> String {
     match (cell.code, cell.good) {
-        (true, _) => code(&cell.text),
-        (_, Some(false)) => format!("**{}**", escape(&cell.text)),
-        _ => escape(&cell.text),
+        (true, _) => code(&base::visible_line(&cell.text)),
+        (_, Some(false)) => format!("**{}**", escape(&base::visible_line(&cell.text))),
+        _ => escape(&base::visible_line(&cell.text)),
     }
 }
 
@@ -75,7 +75,7 @@ fn code(text: &str) -> String {
 /// Words that stand for nothing but themselves.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
-    for c in text.chars() {
+    for c in base::visible(text).chars() {
         if matches!(c, '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '<' | '&' | '#' | '|' | '~' | '$') {
             escaped.push('\\');
         }
