@@ -77,7 +77,8 @@ fn a_padded_head() {
             }
             embedding.shape[0] = rows as u64;
             let shape = embedding.shape.clone();
-            w.tensors.push(Tensor { name: "lm_head.weight".into(), dtype: "BF16".into(), shape, data });
+            // by name, as the library orders a file
+            w.tensors.insert(0, Tensor { name: "lm_head.weight".into(), dtype: "BF16".into(), shape, data });
         });
         f.edit("config.json", |c| c["tie_word_embeddings"] = false.into());
         f.configure("tie_word_embeddings", false);
