@@ -232,7 +232,7 @@ fn what_stays_for_a_resume_is_said() {
     let (out, calib) = (folder.out(), text("calib.txt"));
     let more =
         ["--recipe", "q4_0-calibrated", "--text", calib.to_str().unwrap(), "--chunks", "16", "--threads=1"];
-    let store = out.join("model-q4_0-calibrated.calibration");
+    let store = out.join("model-calibrated-q4_0.calibration");
     let child = start(&convert_args(&folder.path(), &out, &more));
     let (status, said) = stopped(child, Signal::INT, || any(&store, "blk.0.gguf"));
     assert_eq!(status.signal(), Some(Signal::INT.as_raw()), "{said}");

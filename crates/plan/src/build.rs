@@ -29,7 +29,7 @@ pub struct Request {
     pub name: String,
     /// The recipe.
     pub recipe: Recipe,
-    /// The name of a GGUF without `.gguf`.
+    /// The name of a GGUF without `.gguf`: see [`stem`](crate::stem).
     pub stem: String,
     /// What the rounding is to be steered by.
     pub importance: Option<Given>,

@@ -8,10 +8,12 @@ mod budget;
 mod build;
 mod calibration;
 mod companions;
+mod device_map;
 mod draft;
 mod lattice;
 mod manifest;
 mod memory;
+mod names;
 mod offload;
 mod output;
 mod presets;
@@ -36,6 +38,7 @@ pub use manifest::{
 pub use memory::{
     Candidate, Conditions, Engine, KvLayers, Memory, Need, Verdict, Weights, kv_cache, memory, verdict,
 };
+pub use names::stem;
 pub use offload::Offloaded;
 pub use output::{Format, Output};
 pub use presets::{Preset, preset_names};

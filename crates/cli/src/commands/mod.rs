@@ -172,7 +172,7 @@ fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
     let mut first = rules.chain(embeddings).collect::<Result<Vec<_>>>()?;
     first.append(&mut recipe.types.rules);
     recipe.types.rules = first;
-    let stem = format!("model-{name}");
+    let stem = ::plan::stem("model", &name, &recipe);
     Ok(Request::new(name, recipe, stem))
 }
 
