@@ -5,6 +5,7 @@
 //! kept in one string each instead of a million small ones.
 
 mod document;
+mod make;
 
 use std::collections::HashMap;
 use std::path::Path;

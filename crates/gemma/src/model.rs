@@ -5,7 +5,7 @@ use serde_json::Value;
 use tensor::{Result, TensorSource};
 
 use crate::config::Kind;
-use crate::{Config, Inventory, Vocabulary, card, chat, tensors};
+use crate::{Config, Inventory, Vocabulary, card, chat, sampling, tensors};
 
 /// Everything about a checkpoint but its weights.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Model {
 
     fn with(checkpoint: &Checkpoint, config: fn(&Value) -> Result<Config>) -> Result<Model> {
         let dir = checkpoint.dir().display();
-        let config = config(checkpoint.config()).map_err(|e| e.within(&dir))?;
+        let config = Config::with_weights(checkpoint, config).map_err(|e| e.within(&dir))?;
         let file_of = |index: usize| {
             let shard = checkpoint.location(index).map(|l| &checkpoint.shards()[l.shard]);
             shard.map_or_else(|| dir.to_string(), |shard| shard.path.display().to_string())
@@ -68,9 +68,11 @@ impl Model {
         )
         .map_err(|e| e.within(&dir))?;
         let (templates, generation) = (checkpoint.chat_templates()?, checkpoint.generation_config()?);
+        generation.as_ref().map_or(Ok(()), sampling::check).map_err(|e| e.within(&dir))?;
         let card = checkpoint.model_card()?;
         let mut notes: Vec<_> = checkpoint.notes().iter().map(|note| note.text.clone()).collect();
         notes.extend(checkpoint.beside_note());
+        notes.extend_from_slice(&config.notes);
         notes.extend_from_slice(&vocabulary.notes);
         notes.extend(templates.note.clone());
         if config.kind != Kind::Draft {

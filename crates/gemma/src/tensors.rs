@@ -160,8 +160,10 @@ pub fn inventory(
     let mut missing = Vec::new();
     for slot in slots {
         let name = if slot.unprefixed { slot.hf.clone() } else { format!("{prefix}{}", slot.hf) };
-        match by_name.get(name.as_str()) {
-            Some(&index) => {
+        let found = by_name.get(name.as_str()).copied();
+        let found = found.or_else(|| (slot.role == "output").then(|| heads(tensors).next())?);
+        match found {
+            Some(index) => {
                 check(&slot, &tensors[index]).map_err(|e| e.within(file_of(index)))?;
                 owner[index] = true;
                 text.push(Found { slot, index });
@@ -191,6 +193,27 @@ pub fn inventory(
         dropped.push(Dropped { index, reason });
     }
     Ok(Inventory { text, dropped })
+}
+
+/// The names under which checkpoints store a head.
+const HEADS: [&str; 4] = [
+    "lm_head.weight",
+    "language_model.lm_head.weight",
+    "model.lm_head.weight",
+    "model.language_model.lm_head.weight",
+];
+
+/// The stored heads of a checkpoint, by number, the usual name first.
+pub(crate) fn heads(tensors: &[TensorDesc]) -> impl Iterator<Item = usize> {
+    HEADS.iter().filter_map(|name| tensors.iter().position(|tensor| tensor.name == *name))
+}
+
+/// The embedding of a checkpoint, by number.
+pub(crate) fn embedding(config: &Config, tensors: &[TensorDesc]) -> Option<usize> {
+    let table = formats::tensors(config.kind);
+    let slot = table.tensor.iter().find(|row| row.role == "token_embd")?;
+    let names = table.prefixes.iter().map(|prefix| format!("{prefix}{}", slot.hf));
+    names.into_iter().find_map(|name| tensors.iter().position(|tensor| tensor.name == name))
 }
 
 /// The prefix under which the most tensors of the text model are found.
@@ -259,8 +282,8 @@ pub(crate) fn complete(config: &Config, missing: &[String]) -> Result<()> {
 }
 
 fn reason(config: &Config, tensor: &TensorDesc) -> Result<&'static str> {
-    if config.tied && tensor.name == "lm_head.weight" {
-        return Ok("tied: config.json says tie_word_embeddings, the head is token_embd");
+    if config.tied && HEADS.contains(&tensor.name.as_str()) {
+        return Ok("tied: the same bytes as the embedding, which is the head");
     }
     let table = &formats::tensors(config.kind).dropped;
     let name = tensor.name.as_str();

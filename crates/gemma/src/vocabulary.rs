@@ -48,6 +48,7 @@ impl Vocabulary {
         vocab: u64,
     ) -> Result<Self> {
         let tokens = tokens(tokenizer, vocab)?;
+        tokenizer.check_make().map_err(|e| e.within("tokenizer.json"))?;
         let settings = tokenizer_config.unwrap_or(&Value::Null);
         let types = types(&tokens, tokenizer, settings);
         let Found { named, add } = special::find(tokenizer, settings)?;

@@ -149,7 +149,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
         ));
     }
     let preset = Preset::named(&recipe.types.preset)?;
-    let mut notes = Vec::new();
+    let mut notes = model.config.check_gguf()?;
     let (found, mut dropped) = unused_kv(model, shards, recipe, &mut notes);
     let Head { config, found, kept } = draft::head(model, shards, recipe, found, &mut dropped, &mut notes);
     let parameters = parameters(model, &found);

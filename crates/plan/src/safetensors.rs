@@ -53,9 +53,11 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
 
     let mut units = Vec::with_capacity(shards.tensors.len());
     for found in found {
-        let alone = recipe.text_only && !found.slot.unprefixed();
-        let name =
-            if alone { format!("model.{}", found.slot.hf) } else { shards.tensors[found.index].name.clone() };
+        let name = match (recipe.text_only, found.slot.unprefixed()) {
+            (true, true) => found.slot.hf.clone(),
+            (true, false) => format!("model.{}", found.slot.hf),
+            (false, _) => shards.tensors[found.index].name.clone(),
+        };
         units.push((found.index, unit(shards, scheme, found.index, name, Some(&found.slot))?));
     }
     for other in &model.inventory.dropped {

@@ -142,7 +142,7 @@ fn by_storage(artifact: &Checkpoint) -> Result<(Recipe, String)> {
     } else {
         ("bf16", "no manifest and no quantization_config")
     };
-    let config = Config::from_json(artifact.config()).map_err(within)?;
+    let config = Config::of_checkpoint(artifact).map_err(within)?;
     let text = format!(
         "text_only = {}\ntypes.scheme = {scheme:?}\noutput.format = \"safetensors\"\n",
         config.kind == Kind::Text

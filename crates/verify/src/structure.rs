@@ -58,7 +58,7 @@ fn of_folder(artifact: &Checkpoint, expected: &Expected) -> Result<(Structure, V
     let Some(folder) = &expected.folder else {
         return Err(Error::recipe(&expected.plan, "makes a GGUF, and this is a folder of safetensors"));
     };
-    let config = Config::from_json(artifact.config()).map_err(|e| e.within(&path))?;
+    let config = Config::of_checkpoint(artifact).map_err(|e| e.within(&path))?;
     let (mut keys, mut findings) = (0, Vec::new());
     match folder::keys(artifact, &config) {
         Ok(metadata) => {

@@ -305,7 +305,7 @@ fn artifact_info(path: &Path, artifact: Artifact<'_>) -> ModelInfo {
             info(path, Config::from_metadata(set.metadata(), tensors).ok().as_ref(), artifact, None)
         }
         Artifact::Folder(folder) => {
-            let config = Config::from_json(folder.config()).ok();
+            let config = Config::of_checkpoint(folder).ok();
             let inventory = config.as_ref().and_then(|config| {
                 ::gemma::inventory(config, tensors, &|_| folder.dir().display().to_string()).ok()
             });
