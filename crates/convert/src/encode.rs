@@ -8,10 +8,16 @@ use crate::blocks::{Use, Wanted, rows_of_matrix};
 use crate::lattice::Count;
 use crate::scales::Divided;
 
-/// Buffers that a worker keeps from block to block.
+/// The values of the block that a worker has read. What encodes borrows them shared, so that no artifact of a run can
+/// change what another is made of.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    values: Vec<f32>,
+}
+
+/// Buffers of an encoder, which it may overwrite at will.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    values: Vec<f32>,
     rounded: Vec<f32>,
     narrow: Vec<u8>,
     divided: Divided,
@@ -27,7 +33,7 @@ pub(crate) enum Flaw {
     Of(Error),
 }
 
-impl Scratch {
+impl Loaded {
     /// Widens a block and checks that every value is finite and no type that it goes into is far too small. `scales` are
     /// those of its rows, if it is coded.
     pub(crate) fn load(
@@ -80,36 +86,45 @@ impl Scratch {
         quant::max_abs(&self.values)
     }
 
-    /// Encodes the loaded block, whose rows begin with `first`, for one use, into `self.encoded`.
-    pub(crate) fn encode(&mut self, simd: Simd, wanted: &Wanted, to: &Use, first: u64) -> Result<(), Flaw> {
-        let values = match to.via {
-            Some(via) => {
-                self.narrow.resize(self.values.len() * via.block_bytes(), 0);
-                quant::encode(simd, via, wanted.cols, &self.values, None, &mut self.narrow);
-                self.rounded.resize(self.values.len(), 0.0);
-                quant::decode(simd, via, &self.narrow, &mut self.rounded);
-                &self.rounded
-            }
-            None => &self.values,
-        };
+    /// The values.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+impl Scratch {
+    /// Encodes the values of a block, whose rows begin with `first`, for one use, into `self.encoded`.
+    pub(crate) fn encode(
+        &mut self,
+        simd: Simd,
+        wanted: &Wanted,
+        to: &Use,
+        first: u64,
+        values: &[f32],
+    ) -> Result<(), Flaw> {
+        let Scratch { rounded, narrow, weights, encoded, .. } = self;
+        let values = by_way_of(to.via, simd, wanted.cols, values, narrow, rounded);
         if let Some(count) = &to.lattice {
-            return repack(simd, wanted, to, count, values, &mut self.encoded);
+            return repack(simd, wanted, to, count, values, encoded);
         }
         if to.importance.is_some() {
-            return encode_weighted(simd, wanted, to, first, values, &mut self.weights, &mut self.encoded);
+            return encode_weighted(simd, wanted, to, first, values, weights, encoded);
         }
-        encode(simd, wanted, to, values, &mut self.encoded)
+        encode(simd, wanted, to, values, encoded)
     }
 
     /// As [`encode`](Self::encode), each row by a scale of its own. Returns the scales, encoded.
-    pub(crate) fn encode_rows(&mut self, simd: Simd, wanted: &Wanted, to: &Use) -> Result<&[u8], Flaw> {
-        if let Some(via) = to.via {
-            self.narrow.resize(self.values.len() * via.block_bytes(), 0);
-            quant::encode(simd, via, wanted.cols, &self.values, None, &mut self.narrow);
-            quant::decode(simd, via, &self.narrow, &mut self.values);
-        }
-        self.divided.by_rows(simd, to.desc.dtype, wanted.cols, &self.values);
-        encode(simd, wanted, to, &self.divided.values, &mut self.encoded)?;
+    pub(crate) fn encode_rows(
+        &mut self,
+        simd: Simd,
+        wanted: &Wanted,
+        to: &Use,
+        values: &[f32],
+    ) -> Result<&[u8], Flaw> {
+        let Scratch { rounded, narrow, divided, encoded, .. } = self;
+        let values = by_way_of(to.via, simd, wanted.cols, values, narrow, rounded);
+        divided.by_rows(simd, to.desc.dtype, wanted.cols, values);
+        encode(simd, wanted, to, &divided.values, encoded)?;
         Ok(&self.divided.scale_bytes)
     }
 
@@ -120,10 +135,28 @@ impl Scratch {
         wanted: &Wanted,
         to: &Use,
         scale: f32,
+        values: &[f32],
     ) -> Result<(), Flaw> {
-        self.divided.by_one(&self.values, scale);
+        self.divided.by_one(values, scale);
         encode(simd, wanted, to, &self.divided.values, &mut self.encoded)
     }
+}
+
+/// The values as they are rounded to the type on the way, if there is one.
+fn by_way_of<'a>(
+    via: Option<DType>,
+    simd: Simd,
+    cols: usize,
+    values: &'a [f32],
+    narrow: &mut Vec<u8>,
+    rounded: &'a mut Vec<f32>,
+) -> &'a [f32] {
+    let Some(via) = via else { return values };
+    narrow.resize(values.len() * via.block_bytes(), 0);
+    quant::encode(simd, via, cols, values, None, narrow);
+    rounded.resize(values.len(), 0.0);
+    quant::decode(simd, via, narrow, rounded);
+    rounded
 }
 
 fn encode(simd: Simd, wanted: &Wanted, to: &Use, values: &[f32], encoded: &mut Vec<u8>) -> Result<(), Flaw> {

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc};
 
 use crate::blocks::{Block, Rows, ScaleTo, Use, Wanted, Work};
-use crate::encode::{Flaw, Scratch, report};
+use crate::encode::{Flaw, Loaded, Scratch, report};
 use crate::lattice;
 use crate::run::{Options, Progress};
 use crate::target::{Target, locked};
@@ -111,7 +111,7 @@ impl Pass<'_> {
     /// Takes blocks until there are no more.
     fn worker(&self, input: &Mutex<Input<impl Iterator<Item = Block>>>) {
         let mut bytes = Vec::new();
-        let mut scratch = Scratch::default();
+        let (mut loaded, mut scratch) = (Loaded::default(), Scratch::default());
         while !self.stop.load(Ordering::Relaxed) {
             let mut source = locked(input);
             let Some(block) = source.blocks.next() else { return };
@@ -122,7 +122,7 @@ impl Pass<'_> {
             // in order, because the lock is held
             source.hashes[block.file].update(&bytes);
             drop(source);
-            match read.and_then(|()| self.block(&block, &bytes, &mut scratch)) {
+            match read.and_then(|()| self.block(&block, &bytes, &mut loaded, &mut scratch)) {
                 Ok(()) => self.progress.advance(block.bytes as u64),
                 Err(error) => return self.fail(number, error),
             }
@@ -138,14 +138,16 @@ impl Pass<'_> {
     }
 
     /// Encodes a block for everything that uses it.
-    fn block(&self, block: &Block, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+    fn block(&self, block: &Block, bytes: &[u8], loaded: &mut Loaded, scratch: &mut Scratch) -> Result<()> {
         let Some(rows) = &block.rows else { return Ok(()) };
         let wanted = &self.work.wanted[rows.tensor];
         if !wanted.uses.iter().all(|to| to.copies(&wanted.stored) || to.rounded.is_some()) {
-            self.load(wanted, rows, bytes, scratch)?;
+            self.load(wanted, rows, bytes, loaded)?;
         } else if wanted.finite {
-            scratch.check(self.simd, wanted, bytes).map_err(|flaw| self.describe(wanted, flaw))?;
+            loaded.check(self.simd, wanted, bytes).map_err(|flaw| self.describe(wanted, flaw))?;
         }
+        let loaded = &*loaded;
+        let values = loaded.values();
         for (number, to) in wanted.uses.iter().enumerate() {
             match &to.scale {
                 _ if to.copies(&wanted.stored) => self.write(to, rows.first, bytes)?,
@@ -157,23 +159,23 @@ impl Pass<'_> {
                 }
                 None => {
                     scratch
-                        .encode(self.simd, wanted, to, rows.first)
+                        .encode(self.simd, wanted, to, rows.first, values)
                         .map_err(|flaw| self.describe(wanted, flaw))?;
                     self.write(to, rows.first, &scratch.encoded)?;
                 }
                 Some(ScaleTo { largest: Some(largest), .. }) => {
                     if quant::sfp8_scale(largest.so_far()) == 1.0 {
-                        self.write_draft(wanted, to, rows.first, scratch)?;
+                        self.write_draft(wanted, to, rows.first, values, scratch)?;
                     }
                     let count = (bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes()) as u64;
-                    match largest.add(count, scratch.largest()) {
+                    match largest.add(count, loaded.largest()) {
                         Some(most) if quant::sfp8_scale(most) == 1.0 => self.finish(to, 1.0)?,
                         Some(most) => locked(&self.large).push((rows.tensor, number, most)),
                         None => {}
                     }
                 }
                 Some(scale) => {
-                    let scales = scratch.encode_rows(self.simd, wanted, to);
+                    let scales = scratch.encode_rows(self.simd, wanted, to, values);
                     let scales = scales.map_err(|flaw| self.describe(wanted, flaw))?;
                     let offset = scale.offset + rows.first * scale.desc.row_bytes();
                     let end = padded(offset, scales.len(), &scale.desc, scale.offset, scale.padded_end);
@@ -186,7 +188,7 @@ impl Pass<'_> {
     }
 
     /// Widens a block, multiplied with its scales if it is coded.
-    fn load(&self, wanted: &Wanted, rows: &Rows, bytes: &[u8], scratch: &mut Scratch) -> Result<()> {
+    fn load(&self, wanted: &Wanted, rows: &Rows, bytes: &[u8], loaded: &mut Loaded) -> Result<()> {
         let mut scales = Vec::new();
         if let Some((scale, first)) = self.work.scales_of(rows) {
             scales.resize(bytes.len() / wanted.cols, 0.0);
@@ -195,8 +197,8 @@ impl Pass<'_> {
             let read = self.checkpoint.read_scales(&scale, first, &mut scales);
             read.map_err(|e| self.within(wanted, e.within(format!("tensor {}", wanted.stored.tensor))))?;
         }
-        let loaded = scratch.load(self.simd, wanted, bytes, &scales);
-        loaded.map_err(|flaw| self.describe(wanted, flaw))
+        let done = loaded.load(self.simd, wanted, bytes, &scales);
+        done.map_err(|flaw| self.describe(wanted, flaw))
     }
 
     fn describe(&self, wanted: &Wanted, flaw: Flaw) -> Error {
@@ -218,8 +220,15 @@ impl Pass<'_> {
     }
 
     /// Writes rows that are right if nothing in the tensor is larger than its type holds.
-    fn write_draft(&self, wanted: &Wanted, to: &Use, first: u64, scratch: &mut Scratch) -> Result<()> {
-        let encoded = scratch.encode_by(self.simd, wanted, to, 1.0);
+    fn write_draft(
+        &self,
+        wanted: &Wanted,
+        to: &Use,
+        first: u64,
+        values: &[f32],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let encoded = scratch.encode_by(self.simd, wanted, to, 1.0, values);
         encoded.map_err(|flaw| self.describe(wanted, flaw))?;
         self.written.fetch_add(scratch.encoded.len() as u64, Ordering::Relaxed);
         self.targets[to.target].write_draft(to.offset + first * to.desc.row_bytes(), &scratch.encoded)
@@ -245,12 +254,12 @@ impl Pass<'_> {
             let to = &wanted.uses[number];
             let scale = quant::sfp8_scale(largest);
             let blocks: Vec<_> = self.work.blocks_of(tensor).collect();
-            let encode = |(bytes, scratch): &mut (Vec<u8>, Scratch), block: &Block| {
+            let encode = |(bytes, loaded, scratch): &mut (Vec<u8>, Loaded, Scratch), block: &Block| {
                 let Some(rows) = &block.rows else { return Ok(()) };
                 bytes.resize(block.bytes, 0);
                 self.checkpoint.read_at(block.file, block.offset, bytes)?;
-                self.load(wanted, rows, bytes, scratch)?;
-                let encoded = scratch.encode_by(self.simd, wanted, to, scale);
+                self.load(wanted, rows, bytes, loaded)?;
+                let encoded = scratch.encode_by(self.simd, wanted, to, scale, loaded.values());
                 encoded.map_err(|flaw| self.describe(wanted, flaw))?;
                 let offset = to.offset + rows.first * to.desc.row_bytes();
                 self.targets[to.target].write_draft(offset, &scratch.encoded)
