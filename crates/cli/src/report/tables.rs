@@ -1,6 +1,8 @@
 //! What is said of a report: its verdict and its tables, before any form is given to them.
 
-use ::verify::{Finding, ModelInfo, Protocol, Report, RoleError, Scored, Severity, Step, TensorError, Text};
+use ::verify::{
+    Finding, ModelInfo, Outcome, Protocol, Report, RoleError, Scored, Severity, Step, TensorError, Text,
+};
 
 use super::number;
 use crate::table::grouped;
@@ -64,7 +66,7 @@ pub(super) fn verdict(report: &Report) -> String {
     if report.passed {
         let ran = [
             (report.structure.is_some(), "structure"),
-            (report.tensors.is_some(), "tensors"),
+            (report.tensors.is_some() || report.seconds.contains_key("tensors"), "tensors"),
             (report.text.is_some(), "text"),
         ];
         let ran: Vec<_> = ran.iter().filter(|(ran, _)| *ran).map(|(_, step)| *step).collect();
@@ -84,7 +86,12 @@ pub(super) fn verdict(report: &Report) -> String {
     if !skipped.is_empty() {
         parts.push(format!("not run: {}", skipped.join(", ")));
     }
-    format!("{}: {}", if report.passed { "Passed" } else { "Failed" }, parts.join("; "))
+    let outcome = match report.outcome {
+        Outcome::Passed => "Passed",
+        Outcome::CheckedAlone => "Checked alone, not compared with a checkpoint",
+        Outcome::Failed => "Failed",
+    };
+    format!("{outcome}: {}", parts.join("; "))
 }
 
 pub(super) fn step(step: Step) -> &'static str {
