@@ -151,6 +151,7 @@ pub(crate) fn refused() -> Report {
     Report {
         passed: false,
         outcome: Outcome::Failed,
+        compared: true,
         findings: (0..140)
             .map(|i| {
                 Finding::new(Severity::Failure, Step::Structure, format!("blk.{i}.attn_q.weight"), "missing")
@@ -336,6 +337,7 @@ fn measured(
         tool: "gemma-convert 0.1.0".to_owned(),
         passed: true,
         outcome: Outcome::Passed,
+        compared: true,
         artifact: model("out/model-q4_0.gguf", variant, types, weights),
         base: Some(model("checkpoints/model", variant, [("BF16".to_owned(), 2 * weights)].into(), weights)),
         structure: Some(Structure {

@@ -24,6 +24,9 @@ pub struct Report {
     /// How it ended.
     #[serde(default)]
     pub outcome: Outcome,
+    /// There was a checkpoint, a model or a file of its logits to compare it with.
+    #[serde(default)]
+    pub compared: bool,
     /// What was verified.
     pub artifact: ModelInfo,
     /// What it was held against.

@@ -66,10 +66,11 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
     }
     check(asked, of_recipe, &mut report);
     report.passed = !failed(&report);
-    report.outcome = match (report.passed, &against) {
+    report.compared = against.is_some();
+    report.outcome = match (report.passed, report.compared) {
         (false, _) => Outcome::Failed,
-        (true, None) => Outcome::CheckedAlone,
-        (true, Some(_)) => Outcome::Passed,
+        (true, false) => Outcome::CheckedAlone,
+        (true, true) => Outcome::Passed,
     };
 
     let json = serde_json::to_value(&report).unwrap_or_default();

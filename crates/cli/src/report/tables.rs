@@ -89,6 +89,7 @@ pub(super) fn verdict(report: &Report) -> String {
     let outcome = match report.outcome {
         Outcome::Passed => "Passed",
         Outcome::CheckedAlone => "Checked alone, not compared with a checkpoint",
+        Outcome::Failed if !report.compared => "Failed, not compared with a checkpoint",
         Outcome::Failed => "Failed",
     };
     format!("{outcome}: {}", parts.join("; "))
@@ -188,8 +189,9 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
             0 => String::new(),
             files => format!(", {} by its SHA-256", number::count(files as usize, "file", "files")),
         };
+        let agree = if report.compared { "as planned" } else { "agree with each other" };
         lines.push(format!(
-            "structure: {} and {} as planned ({}){hashed}",
+            "structure: {} and {} {agree} ({}){hashed}",
             number::count(structure.keys as usize, "key", "keys"),
             number::count(structure.tensors as usize, "tensor", "tensors"),
             number::plain(&structure.plan),
@@ -197,6 +199,8 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
     }
     if let Some(tensors) = &report.tensors {
         lines.push(format!("tensors: {} against the base", grouped(tensors.tensors.len() as u64)));
+    } else if !report.compared && report.seconds.contains_key("tensors") {
+        lines.push("tensors: read for values that are not finite and for dead blocks".to_owned());
     }
     lines.extend(report.text.as_ref().map(text));
     for skipped in &report.skipped {
