@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 /// The text model's configuration. Sizes count elements, layers are numbered from 0.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `architectures[0]`.
     pub architecture: String,
@@ -125,6 +125,14 @@ impl Config {
     /// Those of [`Config::from_json`].
     pub fn draft_from_json(json: &Value) -> Result<Config> {
         Config::of_kind(json, |kind| kind == Kind::Draft)
+    }
+
+    /// As [`Config::from_json`] or, for a draft model, [`Config::draft_from_json`].
+    ///
+    /// # Errors
+    /// Those of [`Config::from_json`].
+    pub fn any_from_json(json: &Value) -> Result<Config> {
+        Config::of_kind(json, |_| true)
     }
 
     fn of_kind(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<Config> {

@@ -47,6 +47,16 @@ impl Config {
         Config::from_keys(metadata, tensors, Kind::Draft)
     }
 
+    /// As [`Config::from_metadata`] or, for the architecture of draft models, [`Config::draft_from_metadata`].
+    ///
+    /// # Errors
+    /// Those of [`Config::from_metadata`].
+    pub fn any_from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
+        let architecture: Option<&str> = metadata.typed("general.architecture")?;
+        let draft = architecture == Some(&formats::keys(Kind::Draft).architecture);
+        Config::from_keys(metadata, tensors, if draft { Kind::Draft } else { Kind::Text })
+    }
+
     fn from_keys(metadata: &Metadata, tensors: &[TensorDesc], kind: Kind) -> Result<Config> {
         let keys = Keys { metadata, architecture: &formats::keys(kind).architecture };
         let architecture: &str = metadata.required("general.architecture")?;

@@ -25,6 +25,14 @@ impl Config {
         Config::with_weights(checkpoint, Config::from_json)
     }
 
+    /// As [`Config::of_checkpoint`], also for a draft model.
+    ///
+    /// # Errors
+    /// Those of [`Config::of_checkpoint`].
+    pub fn any_of_checkpoint(checkpoint: &Checkpoint) -> Result<Config> {
+        Config::with_weights(checkpoint, Config::any_from_json)
+    }
+
     /// As [`Config::of_checkpoint`], for the config that `read` makes of the file.
     pub(crate) fn with_weights(
         checkpoint: &Checkpoint,

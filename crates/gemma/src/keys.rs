@@ -89,6 +89,21 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     Ok(metadata)
 }
 
+/// Whether this version knows what a key of a GGUF of this kind means: whether it is in the table of keys.
+pub fn is_known_key(kind: Kind, key: &str) -> bool {
+    let table = formats::keys(kind);
+    let holds = |row: &KeyRow| {
+        let name = row.key.replace("{arch}", &table.architecture);
+        match name.strip_suffix('*') {
+            Some(start) => key.starts_with(start),
+            None => name == key,
+        }
+    };
+    key.starts_with("tokenizer.chat_template.")
+        || key == "tokenizer.chat_templates"
+        || table.key.iter().any(holds)
+}
+
 impl KeySources<'_> {
     /// A value that does not fit is the recipe's fault if it comes from there.
     fn blame(&self, row: &KeyRow, error: Error) -> Error {

@@ -28,7 +28,7 @@ pub use draft::{Draft, Ordered, is_assistant, same_tokens};
 pub use extract::{ExtractedWeights, Extraction, check_count, check_layers};
 pub use formats::Store;
 pub use from_gguf::{ROPE_FREQS, gguf_inventory};
-pub use keys::{KeySources, Parameters, metadata};
+pub use keys::{KeySources, Parameters, is_known_key, metadata};
 pub use model::Model;
 pub use tensors::{Dropped, Found, Inventory, Slot, inventory, is_role};
 pub use vocabulary::Vocabulary;

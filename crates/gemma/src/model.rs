@@ -51,6 +51,14 @@ impl Model {
         Model::with(checkpoint, Config::draft_from_json)
     }
 
+    /// As [`Model::open`] or, for a draft model, [`Model::open_draft`].
+    ///
+    /// # Errors
+    /// Those of [`Model::open`].
+    pub fn open_any(checkpoint: &Checkpoint) -> Result<Model> {
+        Model::with(checkpoint, Config::any_from_json)
+    }
+
     fn with(checkpoint: &Checkpoint, config: fn(&Value) -> Result<Config>) -> Result<Model> {
         let dir = checkpoint.dir().display();
         let config = Config::with_weights(checkpoint, config).map_err(|e| e.within(&dir))?;

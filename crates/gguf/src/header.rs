@@ -33,6 +33,8 @@ pub struct Header {
     pub metadata: Metadata,
     /// The tensors, in the file's order. Each lies wholly in the file.
     pub tensors: Vec<Placed>,
+    /// Where the tensor records end, counted from the start of the file. Up to `data_start` follows padding.
+    pub records_end: u64,
     /// Where tensor bytes begin, counted from the start of the file.
     pub data_start: u64,
 }
@@ -50,7 +52,8 @@ impl Header {
         let alignment = alignment(&metadata)?;
         let mut tensors = read_tensors(&mut input, counts.tensor_count, alignment)?;
 
-        let data_start = input.position().next_multiple_of(alignment);
+        let records_end = input.position();
+        let data_start = records_end.next_multiple_of(alignment);
         for tensor in &mut tensors {
             tensor.offset += data_start;
             let end = tensor.offset + tensor.desc.byte_len();
@@ -62,7 +65,7 @@ impl Header {
                 .expected(format!("{end} bytes"), file_len));
             }
         }
-        Ok(Header { metadata, tensors, data_start })
+        Ok(Header { metadata, tensors, records_end, data_start })
     }
 }
 

@@ -40,6 +40,11 @@ pub(crate) fn files(model: &Model, change: &Change<'_>) -> Result<Vec<OutputFile
     Ok(files.collect())
 }
 
+/// Whether a file of this name is one of those that go with a model.
+pub fn is_companion(name: &str) -> bool {
+    table().companions.hold(name, false)
+}
+
 /// A JSON file, indented as transformers does.
 pub(crate) fn json(name: &str, value: &Json) -> OutputFile {
     let header = format!("{value:#}\n").into_bytes();

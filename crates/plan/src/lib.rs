@@ -31,6 +31,7 @@ mod with_draft;
 pub use budget::{Allocation, Budget, allocate, check_budget};
 pub use build::{CALIBRATION, Request, Shards, plan};
 pub use calibration::{Calibration, CalibrationMethod};
+pub use companions::is_companion;
 pub use lattice::{Lattice, to_survey};
 pub use manifest::{
     ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, Repacked,

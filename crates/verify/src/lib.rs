@@ -4,9 +4,12 @@
 //! |---|---|
 //! | `protocol.rs`, `protocol/` | text files as the sequences that models read: plain chunks, conversations |
 //! | `artifact.rs` | a GGUF or a folder of safetensors, and how each of its tensors is stored |
+//! | `manifest.rs` | which entry of which manifest it is of |
 //! | `provenance.rs`, `expected.rs` | which recipe the artifact is of; what it should be therefore |
 //! | `structure.rs`, `keys.rs`, `values.rs` | keys and tensors against that; which differences matter; what they are |
-//! | `folder.rs` | what a folder of safetensors holds besides |
+//! | `unread.rs` | padding, trailing bytes, keys of later parts |
+//! | `folder.rs`, `obeyed.rs` | what a folder of safetensors holds besides; what of it readers obey |
+//! | `alone.rs`, `alone_weights.rs` | an artifact without its checkpoint |
 //! | `errors.rs`, `limits.rs`, `summary.rs` | weights against those of the base; what is too far; the figures by role |
 //! | `diagnose.rs`, `diagnose/` | why a tensor is wrong |
 //! | `lockstep.rs`, `scores.rs` | both models over one text; what two rows of logits say about a token |
@@ -19,6 +22,8 @@
 //! Nothing here knows how a report is shown. Work runs on the caller's rayon pool.
 
 mod acceptance;
+mod alone;
+mod alone_weights;
 mod artifact;
 mod choose;
 mod diagnose;
@@ -30,6 +35,8 @@ mod keys;
 mod limits;
 mod lockstep;
 mod logits_file;
+mod manifest;
+mod obeyed;
 mod protocol;
 mod provenance;
 mod report;
@@ -38,12 +45,15 @@ mod sequences;
 mod statistics;
 mod structure;
 mod summary;
+mod unread;
 mod values;
 
 pub use acceptance::{
     Burst, DRAFT_SCHEMA, DraftReport, LONGEST, Measured, Overlap, Said, Speaking, overlaps, own_overlaps,
     predictions, speak,
 };
+pub use alone::{is_draft, structure_alone};
+pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored};
 pub use choose::{Choice, choose_layers};
 pub use errors::{tensor_errors, weights};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ::verify::Report;
+use ::verify::{Outcome, Report};
 
 use super::number;
 use super::tables::{self, Align, Cell, Grid};
@@ -12,7 +12,11 @@ const FINDINGS: usize = 20;
 
 /// A verdict line, findings, figures; models, roles and times in a fold.
 pub(crate) fn markdown(report: &Report) -> String {
-    let mark = if report.passed { "✅" } else { "❌" };
+    let mark = match report.outcome {
+        Outcome::Passed => "✅",
+        Outcome::CheckedAlone => "☑️",
+        Outcome::Failed => "❌",
+    };
     let mut text =
         format!("### {mark} {}\n\n{}", escape(&tables::verdict(report)), render(&tables::models(report)));
     let (findings, rest) = tables::findings(report, FINDINGS);
