@@ -152,7 +152,7 @@ fn of_other_files() -> Vec<Fault> {
         write("preprocessor_config.json", "{}"),
         write("hf_quant_config.json", "{}"),
         write("pytorch_model.bin", "x").harmless(),
-        fault("stray weights", "stray.safetensors", |folder: &Path| drop(fs::copy(folder.join(WEIGHTS), folder.join("stray.safetensors")).unwrap())).harmless(),
+        fault("stray weights", "stray.safetensors", |folder: &Path| _ = fs::copy(folder.join(WEIGHTS), folder.join("stray.safetensors")).unwrap()).harmless(),
         fault("config.json is a list", "config.json", |folder: &Path| fs::write(folder.join("config.json"), "[]").unwrap()),
         fault("generation_config.json is nothing", "generation_config.json", |folder: &Path| fs::write(folder.join(G), "").unwrap()),
     ]

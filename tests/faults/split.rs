@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::edit::Gguf;
+use crate::support::{self, Folder};
 use crate::{Fault, Good, fault};
 
 const PARTS: [&str; 2] = ["model-q4_0-00001-of-00004.gguf", "model-q4_0-00002-of-00004.gguf"];
@@ -22,7 +23,10 @@ fn part(name: &str, word: &str, number: usize, change: fn(&mut Gguf)) -> Fault {
 fn every_fault_of_a_split_is_named() {
     let args = ["--type", "q4_0", "--split-max-size", "1MB"];
     let good = Good::converted("31b", PARTS[0], &args);
-    let other = Good::converted("31b", PARTS[0], &args);
+    // of a fine-tune, say
+    let other = Folder::of("31b");
+    other.reweigh(|weights| weights.get("layers.1.mlp.up_proj.weight").poke(0, 0.25));
+    support::convert(&other.path(), &other.out(), &args).good();
     let stale = other.out().join(PARTS[1]);
     #[rustfmt::skip]
     let faults = [

@@ -148,7 +148,12 @@ pub(crate) fn weights(folder: &Path) -> Weights {
 
 /// The `__metadata__` of such a folder.
 pub(crate) fn metadata(folder: &Path) -> Value {
-    split(&fs::read(folder.join(WEIGHTS)).unwrap()).0["__metadata__"].take()
+    metadata_of(&folder.join(WEIGHTS))
+}
+
+/// The `__metadata__` of a safetensors file.
+pub(crate) fn metadata_of(file: &Path) -> Value {
+    split(&fs::read(file).unwrap()).0["__metadata__"].take()
 }
 
 /// A JSON file.
