@@ -243,9 +243,9 @@ fn configs() {
                 })
             }),
             case(
-                "a missing field, whose default is another width",
+                "a size of its class's default",
                 "31b",
-                &["embed_tokens.weight: wrong shape for the config", "[2048, 2304]", "[2048, 256]"],
+                &["embed_tokens.weight", "wrong shape", "2304"],
                 |f| {
                     f.edit("config.json", |c| {
                         c["text_config"].as_object_mut().unwrap().remove("hidden_size");
@@ -255,7 +255,7 @@ fn configs() {
             case(
                 "a text for a number",
                 "31b",
-                &["config.json: num_attention_heads", "\"many\"", "an integer from 1"],
+                &["config.json: num_attention_heads", "\"many\"", "an integer"],
                 |f| f.configure("num_attention_heads", "many"),
             ),
             case("a model of no width", "31b", &["config.json: hidden_size", "at least 1, found 0"], |f| {

@@ -76,7 +76,6 @@ impl Model {
         )
         .map_err(|e| e.within(&dir))?;
         let (templates, generation) = (checkpoint.chat_templates()?, checkpoint.generation_config()?);
-        generation.as_ref().map_or(Ok(()), sampling::check).map_err(|e| e.within(&dir))?;
         let card = checkpoint.model_card()?;
         let mut notes: Vec<_> = checkpoint.notes().iter().map(|note| note.text.clone()).collect();
         notes.extend(checkpoint.beside_note());
@@ -106,5 +105,13 @@ impl Model {
             fingerprint: checkpoint.fingerprint()?,
             config,
         })
+    }
+
+    /// Whether everybody can sample with the values of `generation_config.json`, which go into outputs as they are.
+    ///
+    /// # Errors
+    /// `Malformed`, naming the first value that is out of range.
+    pub fn check_sampling(&self) -> Result<()> {
+        self.generation.as_ref().map_or(Ok(()), sampling::check)
     }
 }

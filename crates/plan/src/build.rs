@@ -84,6 +84,7 @@ const UNUSED_KV: &str = "K/V of a layer that reads another layer's: never used (
 /// # Errors
 /// `Recipe` for a rule or a value that cannot take effect or two outputs of one name, and what the containers refuse.
 pub fn plan(model: &Model, shards: &Shards<'_>, requests: &[Request]) -> Result<Plan> {
+    model.check_sampling()?;
     let mut artifacts: Vec<_> = requests
         .iter()
         .map(|request| {

@@ -97,7 +97,8 @@ impl<'a> Fields<'a> {
     fn value(&self, key: &str) -> Result<Option<Value>> {
         match self.json.get(key) {
             Some(Value::Null) if self.class.optional.iter().any(|optional| optional == key) => Ok(None),
-            Some(Value::Null) if self.is_unknown(key) => Ok(None),
+            // a key that the class does not have says nothing by being null
+            Some(Value::Null) if !self.class.default.contains_key(key) => Ok(None),
             Some(Value::Null) => {
                 let default =
                     self.class.default.get(key).map_or_else(String::new, |d| format!(", such as {d}"));
