@@ -328,18 +328,22 @@ fn companion_files() {
                 f.write("README.md", "---\nlicense: mit\n")
             }),
             case(
-                "a text for a number",
-                "31b",
-                &["generation_config.json: top_k", "an integer", "found \"many\""],
-                |f| f.edit("generation_config.json", |g| g["top_k"] = "many".into()),
-            ),
-            case(
                 "a number too large",
                 "31b",
                 &["config.json: max_position_embeddings", "4294967295", "found 4294967296"],
                 |f| f.configure("max_position_embeddings", 1u64 << 32),
             ),
         ],
+    );
+    all_refused(
+        Seen::Planning,
+        Q4_0,
+        &[case(
+            "a text for a number",
+            "31b",
+            &["generation_config.json: top_k", "an integer", "found \"many\""],
+            |f| f.edit("generation_config.json", |g| g["top_k"] = "many".into()),
+        )],
     );
 }
 
