@@ -97,8 +97,8 @@ fn what_was_left_over_is_not_handed_on() {
     let folder = Folder::of("31b");
     folder.edit("config.json", |c| c["quantization_config"] = json!({ "quant_method": "bitsandbytes" }));
     recipe(&folder.path(), &folder.out(), "bf16-safetensors", &[]).good();
-    assert_eq!(
-        support::json(&folder.out().join("config.json")),
-        support::json(&fixture("31b").join("config.json"))
-    );
+    let clean = folder.home().join("clean");
+    recipe(&fixture("31b"), &clean, "bf16-safetensors", &[]).good();
+    let [config, expected] = [folder.out(), clean].map(|out| support::json(&out.join("config.json")));
+    assert_eq!(config, expected);
 }

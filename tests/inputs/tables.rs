@@ -105,22 +105,22 @@ fn a_card_that_names_a_path() {
     let (clean, said) = of("---\nlicense: mit\n---\n");
     assert!(!said.contains("note: "), "{said}");
     for path in [
-        "/home/x/gemma",
+        "/data/x/gemma",
         "./out",
         "../out",
         "~/gemma",
         "'C:\\models\\gemma'",
         "out/checkpoint-500",
-        "[/home/x, ./y]",
+        "[/data/x, ./y]",
     ] {
         let (bytes, said) = of(&format!("---\nlicense: mit\nbase_model: {path}\n---\n"));
         assert!(said.contains("a path on a machine"), "{path}: {said}");
         assert_eq!(bytes, clean, "{path}");
     }
     let (one, _) = of("---\nlicense: mit\nbase_model: google/gemma-4-31B\n---\n");
-    let (two, said) = of("---\nlicense: mit\nbase_model: [/home/x, google/gemma-4-31B]\n---\n");
+    let (two, said) = of("---\nlicense: mit\nbase_model: [/data/x, google/gemma-4-31B]\n---\n");
     assert_eq!(one, two);
-    assert!(said.contains("/home/x is a path"), "{said}");
+    assert!(said.contains("/data/x is a path"), "{said}");
     assert_ne!(one, clean);
 }
 

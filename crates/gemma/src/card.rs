@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn paths_are_no_models() {
         for path in [
-            "/home/x/model",
+            "/data/x/model",
             "./out",
             "../out",
             "~/m",
@@ -207,7 +207,7 @@ mod tests {
             "D:/models/x",
             "a/b/c",
             "out/checkpoint-500",
-            "file:///home/x",
+            "file:///data/x",
             "out/",
             "$HOME/m",
         ] {

@@ -18,7 +18,7 @@ use serde_json::{Map, Value as Json};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::expected::Expected;
-use crate::obeyed::{file_rule, place};
+use crate::obeyed::{file_rule, is_dialect, place};
 use crate::{Finding, Severity, Step, values};
 
 /// The most bytes of a file beside the weights: the tokenizer's is the largest.
@@ -267,12 +267,14 @@ impl Companion {
         normalise(&mut should);
         normalise(&mut found);
         differences(&should, &found, String::new(), &mut places);
-        let severity = |at: &Place| match binding || at.path.starts_with(QUANTIZATION) {
-            true => Severity::Failure,
-            false => {
-                let lacking = [&at.should, &at.found].into_iter().any(|side| side == NONE);
-                place(&self.name, &at.path, lacking, same_config)
+        // a plan says what is in the file, but not in which dialect others write it
+        let severity = |at: &Place| {
+            let free = !binding || is_dialect(&self.name, &at.path);
+            if !free || at.path.starts_with(QUANTIZATION) {
+                return Severity::Failure;
             }
+            let lacking = [&at.should, &at.found].into_iter().any(|side| side == NONE);
+            place(&self.name, &at.path, lacking, same_config)
         };
         let mut places: Vec<_> = places.into_iter().map(|place| (severity(&place), place)).collect();
         places.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));

@@ -41,7 +41,7 @@ const FILES: &[FileRule] = &[
     file("video_preprocessor_config.json", [Failure, Failure, Failure], "transformers prepares videos by it"),
     file("*.py",                         [Failure, Failure, Failure], "code that trust_remote_code runs"),
     file("adapter_config.json",          [Failure, Failure, Failure], "transformers lays the adapter over the model"),
-    file("adapter_model.*",              [Failure, Failure, Failure], "the weights of an adapter"),
+    file("adapter_model.*",              [Failure, Failure, Warning], "the weights of an adapter, read where adapter_config.json is"),
     file("hf_quant_config.json",         [Failure, Failure, Failure], "vLLM reads the weights by it"),
     file("quant*_config.json",           [Failure, Failure, Failure], "some readers take the weights' types from it"),
     file("params.json",                  [Failure, Warning, Warning], "vLLM may take the folder for one of another format"),
@@ -110,8 +110,12 @@ pub(crate) fn place(file: &str, path: &str, lacking: bool, same_config: bool) ->
     if let Some((.., severity)) = row {
         return *severity;
     }
-    let dialect = file == "config.json" && path.split('.').any(|name| DIALECTS.contains(&name));
-    if dialect && lacking && same_config { Note } else { file_rule(file).differs }
+    if lacking && same_config && is_dialect(file, path) { Note } else { file_rule(file).differs }
+}
+
+/// Whether one dialect of config.json has this place and another has not.
+pub(crate) fn is_dialect(file: &str, path: &str) -> bool {
+    file == "config.json" && path.split('.').any(|name| DIALECTS.contains(&name))
 }
 
 #[cfg(test)]
