@@ -125,7 +125,7 @@ impl Config {
             shared_kv_layers,
             ple,
             vocab,
-            vocab_ple: if ple > 0 { rows("per_layer_token_embd.weight")? } else { vocab },
+            vocab_ple: if ple > 0 { rows("per_layer_token_embd.weight")? } else { 0 },
             experts: keys.optional("expert_count")?.filter(|&n| n > 0),
             experts_used: keys.optional("expert_used_count")?,
             expert_ffn: keys.optional("expert_feed_forward_length")?,
