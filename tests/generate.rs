@@ -47,7 +47,8 @@ fn names_its_markers(from: &Path, to: &Path) -> PathBuf {
     }
     let path = to.join("tokenizer_config.json");
     let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    json["extra_special_tokens"] = serde_json::json!(["<|turn>", "<turn|>", "<|think|>", "<|tool>", "<tool|>"]);
+    json["extra_special_tokens"] =
+        serde_json::json!(["<|turn>", "<turn|>", "<|think|>", "<|tool>", "<tool|>"]);
     std::fs::write(&path, json.to_string()).unwrap();
     to.to_owned()
 }

@@ -337,7 +337,8 @@ fn numbers_beyond_reason_are_usage_errors() {
 fn nothing_that_a_terminal_obeys_is_shown() {
     let evil = "\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{202e}\r";
     let acts = |text: &str| text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}');
-    let cases: [(&str, fn(&Folder, &str)); 6] = [
+    type Make = fn(&Folder, &str);
+    let cases: [(&str, Make); 6] = [
         ("a tensor", |folder, evil| {
             folder.reweigh(|w| w.get("layers.0.mlp.up_proj.weight").name = format!("a{evil}"))
         }),

@@ -68,7 +68,7 @@ fn of_every_key_of_the_config(good: &Good) -> Vec<Fault> {
             // some sizes make another variant of it, or are refused
             let word = format!("{key}|config.json|variant|gemma4.|shape");
             let pointer = format!("{inside}/{key}");
-            faults.push(edit("config.json", &pointer.clone(), &word, move |c| {
+            faults.push(edit("config.json", pointer.clone(), &word, move |c| {
                 change(c.pointer_mut(&pointer).unwrap())
             }));
         }

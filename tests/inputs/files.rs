@@ -169,7 +169,8 @@ fn models_saved_in_part() {
         });
         f.reweigh(Weights::drop_towers);
     }
-    let parts: [(&str, &[&str], fn(&Folder)); 4] = [
+    type Change = fn(&Folder);
+    let parts: [(&str, &[&str], Change); 4] = [
         ("the text model", ALL, |f| {
             flat(f, "Gemma4ForCausalLM", "gemma4_text");
             rename(f, |name| name.replace(TEXT, "model."));

@@ -357,7 +357,7 @@ fn tables_that_do_not_fit() {
                     "found 2048 rows",
                     "tokenizer.json",
                 ],
-                |f| add_token(f),
+                add_token,
             ),
             case(
                 "a token that is missing in the middle",

@@ -128,6 +128,9 @@ fn set(list: &mut Vec<(&'static str, bool)>, kind: &'static str, flag: bool) {
     }
 }
 
+/// Kinds of special tokens with their ids.
+pub(crate) type Ids = Vec<(&'static str, u32)>;
+
 /// The ids of special tokens: those that have a name, then those that only config.json knows; and what is left out. An id
 /// that no token has is left out, as llama.cpp heeds none (`src/llama-vocab.cpp`, "bad special token").
 pub(crate) fn ids(
@@ -135,7 +138,7 @@ pub(crate) fn ids(
     named: &BTreeMap<&'static str, &str>,
     config: &Value,
     vocab: u64,
-) -> Result<(Vec<(&'static str, u32)>, Vec<String>)> {
+) -> Result<(Ids, Vec<String>)> {
     let added: HashMap<&str, u32> =
         tokenizer.added_tokens.iter().rev().map(|token| (token.content.as_str(), token.id)).collect();
     let id_of = |kind| Some((kind, *added.get(named.get(kind)?)?));

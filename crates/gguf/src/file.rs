@@ -82,7 +82,7 @@ impl GgufFile {
     pub fn trailing(&self) -> u64 {
         let align = alignment(&self.metadata).unwrap_or(1);
         let end =
-            self.offsets.iter().zip(&self.tensors).map(|(offset, desc)| offset + desc.byte_len()).last();
+            self.offsets.iter().zip(&self.tensors).map(|(offset, desc)| offset + desc.byte_len()).next_back();
         let end = end.unwrap_or(self.before.end).next_multiple_of(align);
         self.len.saturating_sub(end)
     }

@@ -22,8 +22,11 @@ use verify::LogitsFile;
 
 pub use seeds::seeds;
 
+/// What a target does with the bytes of a file.
+pub type Target = fn(&[u8]);
+
 /// The targets by name.
-pub const TARGETS: [(&str, fn(&[u8])); 11] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("index", index),
