@@ -208,10 +208,10 @@ fn what_cannot_be_chosen_is_refused() {
     let small = [&text[..], &["--target-size", "1MB"]].concat();
     assert!(convert(&fixture("31b"), &out, &small).refusal(2).contains("found 1MB"));
     fs::create_dir(&out).unwrap();
-    fs::write(out.join("model-auto.gguf"), "something else").unwrap();
+    fs::write(out.join("model-auto-q4_0.gguf"), "something else").unwrap();
     let taken = [&text[..], &["--target-bpw", "6"]].concat();
     assert!(convert(&fixture("31b"), &out, &taken).refusal(3).contains("exists already"));
-    assert!(!out.join("model-auto.sensitivity.json").exists());
+    assert!(!out.join("model-auto-q4_0.sensitivity.json").exists());
     // a file of something else is not lost, be it of another text
     let taken = dir.path().join("taken.json");
     fs::write(&taken, "{}").unwrap();

@@ -180,7 +180,7 @@ fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
     let folder = Folder::of("e2b");
     let whole = folder.home().join("whole");
     calibrated(&folder.path(), &whole, "16").good();
-    let name = "model-q4_0-calibrated.gguf";
+    let name = "model-calibrated-q4_0.gguf";
     let text = text("calib.txt");
     let args = ["--recipe", "q4_0-calibrated", "--text", text.to_str().unwrap(), "--chunks", "16"];
     let args = [args.as_slice(), &CONTEXT].concat();
@@ -193,7 +193,7 @@ fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
         }
         child
     };
-    let kept = folder.out().join("model-q4_0-calibrated.calibration");
+    let kept = folder.out().join("model-calibrated-q4_0.calibration");
     let layer = kept.join("blk.1.gguf");
     let mut child = run_until(&layer);
     child.kill().unwrap();

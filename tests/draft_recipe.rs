@@ -22,7 +22,7 @@ fn a_recipe_makes_target_and_draft() {
     fs::write(&recipe, format!("types.preset = \"q4_0\"\n{draft}")).unwrap();
     let out = dir.path().join("out");
     let json = convert(&target, &out, &["--recipe", recipe.to_str().unwrap()]).good().json();
-    assert_eq!(names(&out), ["draft-q8_0.gguf", "manifest.json", "model-pair.gguf"]);
+    assert_eq!(names(&out), ["draft-q8_0.gguf", "manifest.json", "model-pair-q4_0.gguf"]);
     assert_eq!(json["drafts"][0]["artifacts"][0]["outputs"][0]["name"], "draft-q8_0.gguf");
     let manifest = support::json(&out.join("manifest.json"));
     let entries = manifest["artifacts"].as_array().unwrap();
@@ -30,14 +30,16 @@ fn a_recipe_makes_target_and_draft() {
     assert_eq!(entries.len(), 2);
     assert_eq!(entries.iter().filter(|entry| entry["target"]["fingerprint"] == fingerprint).count(), 1);
     // the recipe is in the manifest, and with it `verify` finds nothing amiss
-    let model = out.join("model-pair.gguf");
+    let model = out.join("model-pair-q4_0.gguf");
     run(["verify", model.to_str().unwrap(), "--against", target.to_str().unwrap()]).good();
 
     let alone = dir.path().join("alone");
     convert(&target, &alone, &["--type", "q4_0"]).good();
     let args = ["draft", "convert", assistant.to_str().unwrap(), "--target", target.to_str().unwrap()];
     run([&args[..], &["--type", "q8_0", "-o", alone.to_str().unwrap()]].concat()).good();
-    for (pair, single) in [("model-pair.gguf", "model-q4_0.gguf"), ("draft-q8_0.gguf", "draft-q8_0.gguf")] {
+    for (pair, single) in
+        [("model-pair-q4_0.gguf", "model-q4_0.gguf"), ("draft-q8_0.gguf", "draft-q8_0.gguf")]
+    {
         assert!(fs::read(out.join(pair)).unwrap() == fs::read(alone.join(single)).unwrap(), "{pair}");
     }
 }

@@ -38,6 +38,21 @@ fn convert(name: &str, preset: &str, out: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A copy of a checkpoint whose tokenizer_config.json names the markers of its chat template, as the published ones do.
+fn names_its_markers(from: &Path, to: &Path) -> PathBuf {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    let path = to.join("tokenizer_config.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    json["extra_special_tokens"] =
+        serde_json::json!(["<|turn>", "<turn|>", "<|think|>", "<|tool>", "<tool|>"]);
+    std::fs::write(&path, json.to_string()).unwrap();
+    to.to_owned()
+}
+
 #[test]
 fn checkpoint_and_file_say_the_same() {
     let dir = tempfile::tempdir().unwrap();
@@ -53,8 +68,12 @@ fn checkpoint_and_file_say_the_same() {
         // 8 bits rarely change what is likeliest: the beginning is the same
         let tokens = |json: &serde_json::Value| json["tokens"].as_array().unwrap()[..4].to_vec();
         assert_eq!(tokens(&generate(&q8_0, &[])), tokens(&from_file), "{name}");
-        // the template puts more around the prompt, from either source
-        let [a, b] = [checkpoint(name), bf16].map(|model| generate(&model, &["--chat"]));
+        // the template puts more around the prompt, from either source: where the file types its markers as such
+        let named = names_its_markers(&checkpoint(name), &dir.path().join(name));
+        let file = dir.path().join(format!("{name}-named.gguf"));
+        let made = tool(&["convert", "--type", "bf16", "-o", file.to_str().unwrap()], &named);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let [a, b] = [named, file].map(|model| generate(&model, &["--chat"]));
         assert_eq!(a["prompt_tokens"], b["prompt_tokens"], "{name}");
         assert!(
             a["prompt_tokens"].as_array().unwrap().len()

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tensor::TensorSource;
 use xtask::oracle::Oracle;
 
 fn fixtures() -> PathBuf {
@@ -97,7 +98,8 @@ fn mixture_of_experts() {
     compare("26b-a4b");
 }
 
-/// A split is loaded by its first part; the parts are those that `llama-gguf-split` makes of the whole file.
+/// A split is loaded by its first part, and merged; the parts are those that `llama-gguf-split` makes of the whole file, but for
+/// the key that says which belong together.
 #[test]
 fn split_files() {
     let Some(oracle) = Oracle::for_tests() else { return };
@@ -115,9 +117,20 @@ fn split_files() {
     names.sort();
     assert!(names.len() > 2);
     for name in &names {
-        let [a, b] = [&ours, &stock].map(|folder| std::fs::read(folder.join(name)).unwrap());
+        let [a, b] = [&ours, &stock].map(|folder| gguf::GgufFile::open(folder.join(name)).unwrap());
+        let mut keys = a.metadata().clone();
+        assert!(keys.remove(gguf::SET).is_some(), "{name:?} does not say its set");
+        assert!(
+            keys == *b.metadata() && TensorSource::tensors(&a) == TensorSource::tensors(&b),
+            "{name:?} differs"
+        );
+        let [a, b] =
+            [&a, &b].map(|file| std::fs::read(file.path()).unwrap()[file.offsets()[0] as usize..].to_vec());
         assert!(a == b, "{name:?} differs");
     }
+    let merged = dir.path().join("merged.gguf");
+    ok(oracle.tool("llama-gguf-split").arg("--merge").arg(ours.join(&names[0])).arg(&merged));
+    assert!(perplexity(&oracle, &merged) == perplexity(&oracle, &whole));
     assert!(perplexity(&oracle, &ours.join(&names[0])) == perplexity(&oracle, &whole));
 }
 

@@ -25,7 +25,10 @@ fn keys_are_stocks() {
         }
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
-        let (ours, theirs) = (of_file(&out).unwrap(), expected.remove(&case.name).unwrap());
+        let (mut ours, theirs) = (of_file(&out).unwrap(), expected.remove(&case.name).unwrap());
+        // stock leaves the key out where a config has no soft cap, and llama.cpp then caps at 30
+        let no_cap = ["gemma4.final_logit_softcapping", "f32", "F32(0.0)"].map(str::to_owned);
+        ours.retain(|key| *key != no_cap || theirs.iter().any(|theirs| theirs[0] == key[0]));
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert_eq!(ours, theirs, "{}", case.name);
         }

@@ -12,7 +12,7 @@ use tensor::TensorSource;
 #[test]
 fn offloaded_weights_lie_apart() {
     let home = tempfile::tempdir().unwrap();
-    for (name, class, count) in [("e2b", "per-layer", 1), ("26b-a4b", "experts", 12)] {
+    for (name, class, count, keys) in [("e2b", "per-layer", 1, 12), ("26b-a4b", "experts", 12, 78)] {
         let out = home.path().join(name);
         let offload = format!("output.offload=[{class:?}]");
         recipe(&fixture(name), &out, "bf16-safetensors", &["--set", &offload]).good();
@@ -21,9 +21,22 @@ fn offloaded_weights_lie_apart() {
         let apart = Weights::parse(&fs::read(out.join(&files[0])).unwrap()).tensors;
         assert_eq!(apart.len(), count);
         let map = support::json(&out.join("device_map.json"));
-        assert_eq!(map[""], "cpu");
-        for tensor in &apart {
-            assert_eq!(map[tensor.name.rsplit_once('.').unwrap().0], "disk", "{}", tensor.name);
+        assert_eq!(map.as_object().unwrap().len(), keys);
+        let all = weights(&fixture(name)).tensors;
+        for tensor in &all {
+            let above: Vec<_> = map
+                .as_object()
+                .unwrap()
+                .iter()
+                .filter(|(key, _)| {
+                    tensor
+                        .name
+                        .strip_prefix(key.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                })
+                .collect();
+            let place = if apart.iter().any(|t| t.name == tensor.name) { "disk" } else { "cpu" };
+            assert!(matches!(above[..], [(_, found)] if found == place), "{}: {above:?}", tensor.name);
         }
         // those of another recipe do not go with them
         let other = home.path().join(format!("{name}-other"));
@@ -53,7 +66,7 @@ fn the_last_part_of_a_split_holds_what_is_offloaded() {
     let expected = json!({ "class": "per-layer", "bytes": 2048 * 210, "bytes_per_token": 210 });
     assert_eq!(*offloaded, expected);
     recipe(&fixture("e2b"), &out, "q4_0-offload", &[]).good();
-    let parts = ["model-q4_0-offload-00001-of-00002.gguf", "model-q4_0-offload-00002-of-00002.gguf"];
+    let parts = ["model-offload-q4_0-00001-of-00002.gguf", "model-offload-q4_0-00002-of-00002.gguf"];
     assert_eq!(names(&out), ["manifest.json", parts[0], parts[1]]);
     let set = gguf::GgufSet::open(out.join(parts[0])).unwrap();
     let of_last: Vec<_> = plan["artifacts"][0]["files"][1]["tensors"].as_array().unwrap().iter().collect();
@@ -82,7 +95,7 @@ fn the_last_part_of_a_split_holds_what_is_offloaded() {
     // a model without such a table is as it is without the recipe
     let other = home.path().join("31b");
     let said = recipe(&fixture("31b"), &other, "q4_0-offload", &[]).good();
-    assert_eq!(names(&other), ["manifest.json", "model-q4_0-offload.gguf"]);
+    assert_eq!(names(&other), ["manifest.json", "model-offload-q4_0.gguf"]);
     assert!(said.stderr.contains("nothing to offload as \"per-layer\""), "{}", said.stderr);
     let unknown = convert(
         &fixture("31b"),

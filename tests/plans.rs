@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use checkpoint::{ChatTemplates, ModelCard};
+use checkpoint::{ChatTemplates, Location, ModelCard, Piece};
 use gemma::{Config, Model, Vocabulary};
 use plan::{InputFile, Recipe, Request, Shards, plan};
 use serde_json::Value;
@@ -48,11 +48,14 @@ fn model(name: &str, tensors: &[TensorDesc]) -> Model {
             merges: Vec::new(),
             special: Default::default(),
             add: Default::default(),
+            notes: Vec::new(),
         },
         templates: ChatTemplates::default(),
         generation: None,
         card: ModelCard::default(),
         json,
+        json_is_as_stored: true,
+        notes: Vec::new(),
         files: Vec::new(),
         fingerprint: [0; 32],
         config,
@@ -61,14 +64,14 @@ fn model(name: &str, tensors: &[TensorDesc]) -> Model {
 
 fn shards(tensors: &[TensorDesc]) -> Shards<'_> {
     let mut at = 0;
-    let places = tensors.iter().map(|t| {
-        let place = (0, at);
+    let pieces = tensors.iter().map(|t| {
+        let location = Location { shard: 0, offset: at };
         at += t.byte_len();
-        place
+        vec![Piece { location, rows: t.rows(), scale: None }]
     });
-    let places = places.collect();
+    let pieces = pieces.collect();
     let files = vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }];
-    Shards { files, tensors, places, codes: Default::default(), surveys: Default::default() }
+    Shards { files, tensors, pieces, codes: Default::default(), surveys: Default::default() }
 }
 
 /// Presets by the heading of their column in a type map.

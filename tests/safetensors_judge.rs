@@ -62,6 +62,29 @@ for name in (n[:-6] for n in mine if n.endswith(".weight_scale")):
 print(json.dumps([good, bad]))
 "#;
 
+/// Prints a JSON line for each folder of an offload set: what `from_pretrained` with its `device_map.json` says, the largest
+/// difference of the logits from those of the folder loaded whole, whether the greedy texts are the same, the devices, and
+/// how many files accelerate wrote of its own. Arguments: a folder for such files, then the sets.
+const OFFLOADED: &str = r#"
+import json, os, sys, torch
+from transformers import AutoModelForCausalLM
+ids = (torch.arange(3, 203).reshape(1, -1) * 7919) % 2000 + 3
+found = []
+for path in sys.argv[2:]:
+    whole = AutoModelForCausalLM.from_pretrained(path)
+    places = json.load(open(os.path.join(path, "device_map.json")))
+    apart, info = AutoModelForCausalLM.from_pretrained(
+        path, device_map=places, offload_folder=sys.argv[1], output_loading_info=True)
+    meta = sorted(n for n, p in apart.named_parameters() if p.device.type == "meta")
+    with torch.no_grad():
+        difference = (whole(ids).logits - apart(ids).logits).abs().max().item()
+        texts = [m.generate(ids[:, :16], max_new_tokens=8, do_sample=False).tolist() for m in (whole, apart)]
+    found.append({"strange": sorted(k for v in info.values() for k in v), "difference": difference,
+                  "same": texts[0] == texts[1], "map": apart.hf_device_map == places, "on disk": meta,
+                  "written": sorted(os.listdir(sys.argv[1])) if os.path.isdir(sys.argv[1]) else []})
+print(json.dumps(found))
+"#;
+
 fn python(oracle: &Oracle, script: &str, arguments: &[&Path]) -> Value {
     let mut command = Command::new(&oracle.python);
     let output = command.args(["-c", script]).args(arguments).env("HF_HUB_OFFLINE", "1").output().unwrap();
@@ -73,12 +96,16 @@ fn python(oracle: &Oracle, script: &str, arguments: &[&Path]) -> Value {
 
 /// The oracle with everything that loads FP8. Where the oracle is required, so is this.
 fn fp8_oracle() -> Option<Oracle> {
+    oracle_that(Oracle::can_load_fp8, "compressed-tensors")
+}
+
+fn oracle_that(can: impl Fn(&Oracle) -> bool, package: &str) -> Option<Oracle> {
     let oracle = Oracle::for_tests()?;
-    if oracle.can_load_fp8() {
+    if can(&oracle) {
         return Some(oracle);
     }
     let required = std::env::var_os("GEMMA_CONVERT_ORACLE").is_some_and(|value| value == "require");
-    let problem = "no transformers with compressed-tensors was found; `cargo xtask oracle` installs them";
+    let problem = format!("no transformers with {package} was found; `cargo xtask oracle` installs them");
     assert!(!required, "{problem}");
     eprintln!("skipped: {problem}");
     None
@@ -118,6 +145,45 @@ fn transformers_loads_what_is_written() {
         let refused =
             found[4]["refused"].as_str().unwrap_or_else(|| panic!("{name}: takes codes for weights"));
         assert!(refused.contains("quantization config"), "{refused}");
+    }
+}
+
+/// transformers with accelerate loads an offload set by its `device_map.json`: what is offloaded stays in our files, none are
+/// written of it, and logits and text are those of the model loaded whole.
+#[test]
+fn accelerate_reads_what_is_offloaded_in_place() {
+    let Some(oracle) = oracle_that(Oracle::can_offload, "accelerate") else { return };
+    let home = tempfile::tempdir().unwrap();
+    let cases: [(&str, &str, &[&str], usize, &str); 4] = [
+        ("e2b", "per-layer", &[], 12, "model.language_model.embed_tokens_per_layer.weight"),
+        ("e2b", "per-layer", &["--text-only"], 8, "model.embed_tokens_per_layer.weight"),
+        ("26b-a4b", "experts", &["--max-shard-size", "1MB"], 78, ".experts."),
+        ("26b-a4b", "experts", &["--text-only"], 76, ".experts."),
+    ];
+    let folders: Vec<_> = (0..cases.len()).map(|number| home.path().join(number.to_string())).collect();
+    for ((name, class, more, keys, _), out) in cases.iter().zip(&folders) {
+        let offload = format!("output.offload=[{class:?}]");
+        convert(
+            &fixture(name),
+            out,
+            &[&["--recipe", "bf16-safetensors", "--set", offload.as_str()], *more].concat(),
+        )
+        .good();
+        assert_eq!(support::json(&out.join("device_map.json")).as_object().unwrap().len(), *keys, "{name}");
+    }
+    let own = home.path().join("own");
+    let arguments: Vec<&Path> =
+        [own.as_path()].into_iter().chain(folders.iter().map(|f| f.as_path())).collect();
+    let found = python(&oracle, OFFLOADED, &arguments);
+    for (number, (name, _, more, _, offloaded)) in cases.iter().enumerate() {
+        let found = &found[number];
+        assert_eq!(found["strange"], serde_json::json!([]), "{name} {more:?}");
+        assert_eq!(found["difference"], 0.0, "{name} {more:?}");
+        assert_eq!(found["same"], true, "{name} {more:?}");
+        assert_eq!(found["map"], true, "{name} {more:?}");
+        assert_eq!(found["written"], serde_json::json!([]), "{name} {more:?}");
+        let apart = found["on disk"].as_array().unwrap();
+        assert!(apart.iter().any(|name| name.as_str().unwrap().contains(offloaded)), "{name}: {apart:?}");
     }
 }
 
@@ -168,7 +234,7 @@ fn llama_cpp_loads_what_is_offloaded() {
     let [whole, apart] = ["whole", "apart"].map(|name| home.path().join(name));
     convert(&fixture("e2b"), &whole, &["--type", "q4_0"]).good();
     convert(&fixture("e2b"), &apart, &["--recipe", "q4_0-offload"]).good();
-    let files = [whole.join("model-q4_0.gguf"), apart.join("model-q4_0-offload-00001-of-00002.gguf")];
+    let files = [whole.join("model-q4_0.gguf"), apart.join("model-offload-q4_0-00001-of-00002.gguf")];
     let [a, b] = files.map(|model| {
         let saved = model.with_extension("logits");
         let mut tool = oracle.runner("llama-perplexity");

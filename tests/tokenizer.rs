@@ -41,6 +41,11 @@ fn both_sources_give_the_same_ids() {
         let text = std::fs::read_to_string(fixtures().join("text").join(name)).unwrap();
         let pieces = text.split_inclusive('\n').chain([text.as_str(), ""]);
         for (piece, parse) in pieces.flat_map(|piece| [(piece, false), (piece, true)]) {
+            // The file types some markers as words, because tokenizer_config.json does not name them, and a GGUF is read
+            // as llama.cpp reads it: it spells them out. The test below holds that against llama.cpp.
+            if parse && name == "markers.txt" {
+                continue;
+            }
             let [a, b] = [&checkpoint, &metadata].map(|t| t.encode(piece, true, parse).unwrap());
             assert_eq!(a, b, "{name}, parse_special {parse}: {piece:?}");
         }
@@ -52,11 +57,9 @@ fn llama_tokenize_reads_the_file_alike() {
     let Some(oracle) = Oracle::for_tests() else { return };
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model.gguf");
-    let [tokenizer, _] = convert(&model);
-    // In markers.txt llama.cpp finds fewer than transformers: see fixtures/text/README.md.
-    let cases =
-        [("multilingual.txt", true), ("multilingual.txt", false), ("markers.txt", false), ("eval.txt", true)];
-    for (name, parse) in cases {
+    let [_, tokenizer] = convert(&model);
+    let cases = ["multilingual.txt", "markers.txt", "eval.txt"].map(|name| [(name, true), (name, false)]);
+    for (name, parse) in cases.into_iter().flatten() {
         let path = fixtures().join("text").join(name);
         let mut tool = oracle.tool("llama-tokenize");
         tool.arg("-m").arg(&model).arg("-f").arg(&path).args(["--ids", "--log-disable"]);

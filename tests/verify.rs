@@ -310,7 +310,15 @@ fn numbers_that_are_none_name_the_first_layer_where_they_appear() {
     let broken = dir.path().join("broken.gguf");
     std::fs::write(&broken, bytes).unwrap();
     let text = fixture("text/eval.txt");
-    let run = run(["verify", path(&broken), "--text", path(&text), "-c", "64", "--chunks", "2"]);
+    let args = ["verify", path(&broken), "--text", path(&text), "-c", "64", "--chunks", "2"];
+    let alone = run(args);
+    assert_eq!(alone.code, Some(1), "{}", alone.stderr);
+    assert!(
+        alone.stdout.contains("blk.3.ffn_up.weight") && alone.stdout.contains("1 NaN"),
+        "{}",
+        alone.stdout
+    );
+    let run = run([&args[..], &["--no-tensors"]].concat());
     let message = run.refusal(3);
     assert!(message.contains("layer 3") && message.contains("not finite"), "{message}");
 }

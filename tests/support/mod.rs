@@ -102,6 +102,28 @@ impl Folder {
         self.write(WEIGHTS, joined(&header, data));
     }
 
+    /// Cuts the list of tensors into `count` shards of about the same number of them, with an index.
+    pub(crate) fn shard_in_order(&self, count: usize) {
+        let tensors = self.weights().tensors;
+        let each = tensors.len().div_ceil(count);
+        let mut map = Map::new();
+        self.remove(WEIGHTS);
+        let mut shard = Weights::default();
+        let mut number = 0;
+        for (at, tensor) in tensors.into_iter().enumerate() {
+            map.insert(tensor.name.clone(), shard_name(number, count).into());
+            shard.tensors.push(tensor);
+            if (at + 1) % each == 0 {
+                self.write(&shard_name(number, count), std::mem::take(&mut shard).to_bytes());
+                number += 1;
+            }
+        }
+        if !shard.tensors.is_empty() {
+            self.write(&shard_name(number, count), shard.to_bytes());
+        }
+        self.write(INDEX, json!({ "metadata": {}, "weight_map": map }).to_string());
+    }
+
     /// Deals the tensors to `count` shards with an index, which can be changed before it is written.
     pub(crate) fn shard(&self, count: usize, change: impl FnOnce(&mut Map<String, Value>)) {
         let mut shards: Vec<Weights> = (0..count).map(|_| Weights::default()).collect();
@@ -126,7 +148,12 @@ pub(crate) fn weights(folder: &Path) -> Weights {
 
 /// The `__metadata__` of such a folder.
 pub(crate) fn metadata(folder: &Path) -> Value {
-    split(&fs::read(folder.join(WEIGHTS)).unwrap()).0["__metadata__"].take()
+    metadata_of(&folder.join(WEIGHTS))
+}
+
+/// The `__metadata__` of a safetensors file.
+pub(crate) fn metadata_of(file: &Path) -> Value {
+    split(&fs::read(file).unwrap()).0["__metadata__"].take()
 }
 
 /// A JSON file.

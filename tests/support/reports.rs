@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use plan::Allocation;
 use verify::{
-    Along, Compared, DeltaP, Document, Finding, Kld, ModelInfo, Perplexity, Protocol, Report, RoleError,
-    SCHEMA, Scored, Severity, Skipped, Step, Structure, TensorError, Tensors, Text, Threshold, WorstBlock,
+    Along, Compared, DeltaP, Document, Finding, Kld, ModelInfo, Outcome, Perplexity, Protocol, Report,
+    RoleError, SCHEMA, Scored, Severity, Skipped, Step, Structure, TensorError, Tensors, Text, Threshold,
+    WorstBlock,
 };
 
 /// All of them by name.
@@ -92,7 +93,7 @@ pub(crate) fn large() -> Report {
     let outside = [("token_embd", 1_409_286_144, "Q6_K", 0.0177), ("output_norm", 5376, "F32", 0.0)];
     let limits = [("kld.mean", 0.05, 0.2131), ("top1", 0.95, 0.8123), ("size", 20e9, 18.2e9)];
     let mut report = measured("31B", tensors(60, LARGE, &outside), 120, 0.2, &limits);
-    report.passed = false;
+    (report.passed, report.outcome) = (false, Outcome::Failed);
     report.artifact.path = "out/<script>alert(\"1\")</script>|`x`&\u{1b}[31m.gguf".to_owned();
     report.intervals.clear();
     (report.kld.as_mut().unwrap().mean, report.top1) = (0.2131, Some(0.8123));
@@ -150,6 +151,8 @@ pub(crate) fn refused() -> Report {
     let why = "the artifact cannot be read as this model".to_owned();
     Report {
         passed: false,
+        outcome: Outcome::Failed,
+        compared: true,
         findings: (0..140)
             .map(|i| {
                 Finding::new(Severity::Failure, Step::Structure, format!("blk.{i}.attn_q.weight"), "missing")
@@ -206,7 +209,7 @@ pub(crate) fn extreme() -> Report {
     report.perplexity = Some(Perplexity { base: Some(1e-5), artifact: 38123.4, ratio: Some(3.8e9) });
     report.kld = Some(Kld { mean: 1e200, median: 1e-300, p99: 1e12, p999: 1e100, max: 1e300 });
     report.top1 = Some(0.999_999_9);
-    report.passed = false;
+    (report.passed, report.outcome) = (false, Outcome::Failed);
     report.findings.push(Finding::new(Severity::Failure, Step::Thresholds, "kld.mean", "above its limit"));
     report.delta_p = Some(DeltaP {
         mean: -1.0,
@@ -337,6 +340,8 @@ fn measured(
         schema: SCHEMA,
         tool: "gemma-convert 0.1.0".to_owned(),
         passed: true,
+        outcome: Outcome::Passed,
+        compared: true,
         artifact: model("out/model-q4_0.gguf", variant, types, weights),
         base: Some(model("checkpoints/model", variant, [("BF16".to_owned(), 2 * weights)].into(), weights)),
         structure: Some(Structure {

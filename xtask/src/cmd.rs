@@ -2,6 +2,7 @@
 
 mod bench;
 mod fixtures;
+mod fuzz;
 mod oracle;
 mod synth;
 mod tidy;
@@ -10,6 +11,7 @@ mod tidy;
 pub(crate) enum Command {
     Oracle(oracle::Args),
     Fixtures(fixtures::Args),
+    Fuzz(fuzz::Args),
     Tidy(tidy::Args),
     Synth(synth::Args),
     Bench(bench::Args),
@@ -20,6 +22,7 @@ impl Command {
         match self {
             Command::Oracle(args) => args.run(),
             Command::Fixtures(args) => args.run(),
+            Command::Fuzz(args) => args.run(),
             Command::Tidy(args) => args.run(),
             Command::Synth(args) => args.run(),
             Command::Bench(args) => args.run(),

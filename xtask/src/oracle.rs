@@ -5,6 +5,8 @@
 //! own. What they leave open comes from the cache folder, where [`Oracle::find_or_build`] builds it once.
 
 mod build;
+pub mod clients;
+mod step;
 pub mod wllama;
 
 use std::path::PathBuf;
@@ -80,13 +82,16 @@ impl Oracle {
         oracle
     }
 
-    /// A command for one of the tools, such as `llama-quantize`.
+    /// A command for one of the tools, such as `llama-quantize`, as its users run it: where the processor has AMX, with
+    /// weights repacked for it.
     pub fn tool(&self, name: &str) -> Command {
         Command::new(self.bin.join(name))
     }
 
-    /// A command for one of the tools that run a model, such as `llama-perplexity`. Weights are not repacked: where the
-    /// processor has AMX, this version's path for repacked weights crashes.
+    /// A command for one of the tools that run a model, such as `llama-perplexity`, on the tiny models of `fixtures/`.
+    /// Weights are not repacked: where the processor has AMX, this version's products of repacked weights are wrong for
+    /// prompts if a row is a single block (the tiny e2b's `proj`: K = 32), with any compiler. Real sizes have no such
+    /// rows: for those take [`Oracle::tool`].
     pub fn runner(&self, name: &str) -> Command {
         let mut command = self.tool(name);
         command.arg("--no-repack");
@@ -109,6 +114,11 @@ impl Oracle {
     /// Whether Python's transformers can load FP8 of compressed-tensors.
     pub fn can_load_fp8(&self) -> bool {
         self.can_convert() && self.has(&["compressed_tensors"])
+    }
+
+    /// Whether Python's transformers can load with a `device_map`.
+    pub fn can_offload(&self) -> bool {
+        self.can_convert() && self.has(&["accelerate"])
     }
 
     fn has(&self, modules: &[&str]) -> bool {

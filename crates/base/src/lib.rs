@@ -1,4 +1,5 @@
-//! What every other crate stands on: the one error type, and the one way to write files.
+//! What every other crate stands on: the one error type, the one way to write files, small files that are read whole,
+//! text made safe to show.
 //!
 //! Nothing here knows a model, and of formats only how files begin.
 //!
@@ -9,6 +10,8 @@
 //! | `appended.rs` | a text that is added to a file |
 //! | `folder.rs` | a temporary folder of one run |
 //! | `kind.rs` | what a file is that is there already |
+//! | `read.rs` | small files up to a limit of size |
+//! | `visible.rs` | text from files, made safe to show |
 //! | `unfinished.rs` | what an interrupted run has to remove |
 
 mod appended;
@@ -17,7 +20,9 @@ mod folder;
 mod kind;
 mod output;
 mod publication;
+mod read;
 mod unfinished;
+mod visible;
 
 pub use appended::AppendedFile;
 pub use error::{Error, Fault, Result};
@@ -25,4 +30,6 @@ pub use folder::WorkFolder;
 pub use kind::{GENERATOR, Kind, STORE_KEY};
 pub use output::{OutputFile, PARTIAL, write_whole};
 pub use publication::{OLD, Publication};
+pub use read::{is_plain_name, open_regular, read_all, read_bounded, read_regular};
 pub use unfinished::{Listed, abandon, keeps};
+pub use visible::{visible, visible_json, visible_line};

@@ -93,7 +93,10 @@ impl Store {
         let text = |key: &str| file.metadata().typed::<&str>(key).ok().flatten();
         let reports = text(REPORT).and_then(|json| serde_json::from_str(json).ok());
         match (text(ID) == Some(&self.id), reports) {
-            (true, Some(reports)) => Ok(Some(Layer { file, reports })),
+            (true, Some(reports)) => {
+                self.note_kept();
+                Ok(Some(Layer { file, reports }))
+            }
             _ => Ok(None),
         }
     }
@@ -115,13 +118,18 @@ impl Store {
         let written = layout.write(&mut output, tensors.iter().map(|(_, bytes)| bytes));
         written.map_err(|e| output.fail(&e))?;
         output.publish()?;
+        self.note_kept();
+        Ok(())
+    }
+
+    /// From now on an interrupted run says where the layers are.
+    fn note_kept(&self) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| {
             base::keeps(format!(
                 "the layers that are rounded so far are kept in {}: the same command goes on from there",
                 self.folder.display()
             ))
         });
-        Ok(())
     }
 
     /// All rounded tensors of so many layers.

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tensor::{DType, Error, Result, TensorDesc};
 
 use crate::open::{Checkpoint, Location};
+use crate::pieces::{Entry, Piece};
 
 /// What follows a weight's name in that of its scale.
 const SFP8_SCALE: &str = ".sfp_scale";
@@ -77,23 +78,19 @@ pub fn is_fp8(config: &Value) -> Result<bool> {
 }
 
 impl Checkpoint {
-    /// Finds the weights that are coded, and presents them and not their scales.
-    pub(crate) fn resolve(&mut self) -> Result<()> {
-        let fp8 = is_fp8(self.config()).map_err(|e| e.within(self.dir().display()))?;
+    /// Presents the weights that are coded, and not their scales.
+    pub(crate) fn resolve(&self, entries: Vec<Entry>, fp8: bool) -> Result<Vec<Entry>> {
         let numbers: HashMap<&str, usize> =
-            self.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+            entries.iter().enumerate().map(|(i, e)| (e.desc.name.as_str(), i)).collect();
         let mut scales = HashSet::new();
-        let mut presented = Vec::with_capacity(self.tensors.len());
-        for (index, desc) in self.tensors.iter().enumerate() {
-            let shard = &self.shards()[self.locations[index].shard];
+        let mut codes = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let (desc, shard) = (&entry.desc, &self.shards()[entry.shard()]);
             let sfp8 = shard.metadata.get("format").is_some_and(|format| format == "sfp8");
             let (dtype, suffix) = match desc.dtype {
                 DType::U8 if sfp8 => (DType::SFP8, SFP8_SCALE),
                 DType::F8_E4M3 if fp8 => (DType::F8_E4M3, F8_SCALE),
-                _ => {
-                    presented.push((desc.clone(), None));
-                    continue;
-                }
+                _ => continue,
             };
             let name = format!("{}{suffix}", desc.name);
             let within = |e: Error| e.within(shard.path.display());
@@ -103,24 +100,25 @@ impl Checkpoint {
                         .help("Is every shard there? Weights without their scales are worth nothing."),
                 )
             })?;
-            let scale = scale(desc, &self.tensors[number], self.locations[number]).map_err(within)?;
+            let stored = &entries[number];
+            let scale = scale(desc, &stored.desc, stored.pieces[0].location).map_err(within)?;
             let code = Code { dtype, scale };
             scales.insert(number);
-            presented
-                .push((TensorDesc { dtype: self.presented_as(code, &name)?, ..desc.clone() }, Some(code)));
+            codes.push((index, code, self.presented_as(code, &name)?));
         }
-        if scales.is_empty() {
-            return Ok(());
+        let mut entries = entries;
+        for (index, code, dtype) in codes {
+            let entry = &mut entries[index];
+            entry.code = Some(code.dtype);
+            entry.desc.dtype = dtype;
+            entry.pieces.iter_mut().for_each(|piece| piece.scale = Some(code.scale));
         }
-        let all = presented.into_iter().zip(std::mem::take(&mut self.locations)).enumerate();
-        let shown = all.filter(|(index, _)| !scales.contains(index)).map(|(_, shown)| shown);
-        self.tensors.clear();
-        for ((desc, code), location) in shown {
-            self.tensors.push(desc);
-            self.codes.push(code);
-            self.locations.push(location);
-        }
-        Ok(())
+        let mut index = 0;
+        entries.retain(|_| {
+            index += 1;
+            !scales.contains(&(index - 1))
+        });
+        Ok(entries)
     }
 
     /// The type that holds every value of a weight with this code.
@@ -133,11 +131,6 @@ impl Checkpoint {
         // normal, so that no product with a code is subnormal in a way that BF16 is not
         let power_of_two = scale[0].to_bits() & 0x7f_ffff == 0 && (1e-20..=1e20).contains(&scale[0]);
         Ok(if power_of_two { DType::BF16 } else { DType::F32 })
-    }
-
-    /// How tensor `index` is stored, if not as it is presented.
-    pub fn code(&self, index: usize) -> Option<Code> {
-        self.codes.get(index).copied().flatten()
     }
 
     /// Reads scales: those of the rows from `first` on, or the one of the tensor.
@@ -169,21 +162,25 @@ impl Checkpoint {
         }
     }
 
-    /// Rows of a coded weight, as they are presented.
-    pub(crate) fn read_coded(&self, index: usize, code: Code, first: u64, out: &mut [u8]) -> Result<()> {
-        let desc = &self.tensors[index];
-        let Location { shard, offset } = self.locations[index];
-        if out.is_empty() {
-            return Ok(());
-        }
+    /// Rows of a coded weight, as they are presented: those of a piece.
+    pub(crate) fn read_coded(
+        &self,
+        desc: &TensorDesc,
+        code: DType,
+        piece: &Piece,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let Location { shard, offset } = piece.location;
         let cols = desc.cols() as usize;
         let mut codes = vec![0; out.len() / desc.dtype.block_bytes()];
-        self.read_at(shard, offset + first * cols as u64, &mut codes)?;
+        self.read_at(shard, offset, &mut codes)?;
         let place = || format!("{}: tensor {}", self.shards()[shard].path.display(), desc.name);
         let mut values = vec![0.0; codes.len()];
-        decode(Simd::detect(), code.dtype, &codes, &mut values).map_err(|e| e.within(place()))?;
-        let mut scales = vec![0.0; codes.len() / cols];
-        self.read_scales(&code.scale, first, &mut scales).map_err(|e| e.within(place()))?;
+        decode(Simd::detect(), code, &codes, &mut values).map_err(|e| e.within(place()))?;
+        let mut scales = vec![1.0; codes.len() / cols];
+        if let Some(scale) = &piece.scale {
+            self.read_scales(scale, 0, &mut scales).map_err(|e| e.within(place()))?;
+        }
         multiply(&mut values, cols, &scales);
         match desc.dtype {
             DType::BF16 => quant::encode(Simd::detect(), DType::BF16, cols, &values, None, out),

@@ -1,14 +1,17 @@
 //! Small text and JSON files, whole, with errors that name file, line and column.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use tensor::{Error, Result};
 
-/// No companion file is near this; the largest, `tokenizer.json`, has 32 MB.
-const MAX_BYTES: u64 = 1 << 30;
+/// The most bytes of a JSON or text file beside the weights. JSON takes up to 40 times its size when it is read. Gemma's
+/// `tokenizer_config.json` has 1.2 MB.
+pub(crate) const MAX_TEXT: u64 = 8 << 20;
+/// The most bytes of `tokenizer.json`, which is kept in fewer and larger pieces; Gemma's has 32 MB.
+pub(crate) const MAX_TOKENIZER: u64 = 80 << 20;
 
 /// The regular file at `path`, symlinks followed, and its size. `None` if there is none.
 ///
@@ -36,20 +39,45 @@ pub(crate) fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>> {
     Ok(Some((file, meta)))
 }
 
-/// The UTF-8 text of a file, `None` if there is none.
+/// The UTF-8 text of a file of at most [`MAX_TEXT`] bytes, `None` if there is none.
 pub(crate) fn text(path: &Path) -> Result<Option<String>> {
+    text_of(path, MAX_TEXT)
+}
+
+/// As [`text`], of at most `most` bytes.
+pub(crate) fn text_of(path: &Path, most: u64) -> Result<Option<String>> {
     let Some((file, meta)) = open(path)? else { return Ok(None) };
-    if meta.len() > MAX_BYTES {
+    if meta.len() > most {
         return Err(Error::limit(path.display(), "the file is too large")
-            .expected(format!("at most {MAX_BYTES} bytes"), meta.len()));
+            .expected(format!("at most {most} bytes"), meta.len()));
     }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
-    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|e| Error::io(path.display(), &e))?;
+    let bytes = base::read_all(file, path.display(), most)?;
+    if let Some((found, help)) = not_the_file(&bytes) {
+        return Err(Error::malformed(path.display(), "not the file, but what stands for it")
+            .expected("the file itself", found)
+            .help(help));
+    }
     String::from_utf8(bytes).map(Some).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + good.iter().filter(|&&b| b == b'\n').count();
         Error::malformed(format!("{}:{line}", path.display()), "not UTF-8 text")
     })
+}
+
+/// What is in the place of a file that was not fetched as it should be, and what to do about it.
+pub(crate) fn not_the_file(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    let text = bytes.trim_ascii_start();
+    let starts = |with: &[u8]| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    if starts(b"version https://git-lfs") {
+        Some(("a git-lfs pointer", "this is a git-lfs pointer: run `git lfs pull` in the folder"))
+    } else if starts(b"<!doctype html") || starts(b"<html") {
+        Some((
+            "a web page",
+            "the download got an HTML page, perhaps a login or an error: fetch the file again",
+        ))
+    } else {
+        None
+    }
 }
 
 /// As [`text`], with line ends as Python's text mode reads them: `\r\n` and `\r` become `\n`.

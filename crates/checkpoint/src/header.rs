@@ -11,13 +11,17 @@ use std::os::unix::fs::FileExt;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::value::{Error as ValueError, StrDeserializer};
-use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use tensor::{DType, Error, Result, TensorDesc};
 
 use crate::files;
 
 /// The reference implementation's limit.
 pub(crate) const MAX_HEADER: u64 = 100_000_000;
+/// Tensors of a file, and entries of its `__metadata__`. 26B-A4B with its experts one by one has 12,000 in all files.
+const MAX_ENTRIES: usize = 200_000;
+/// Dimensions of a tensor.
+const MAX_DIMS: usize = 16;
 
 /// The types both sides know. Names are those of the reference implementation. The first of two is the one that is read.
 pub(crate) const DTYPES: [(DType, Dtype); 16] = [
@@ -169,8 +173,8 @@ fn not_safetensors(place: &str, start: &[u8]) -> Option<Error> {
     let text = start.trim_ascii_start();
     let (found, help) = if start.is_empty() {
         ("an empty file", "fetch the file again")
-    } else if text.starts_with(b"version https://git-lfs") {
-        ("a git-lfs pointer", "this is a git-lfs pointer: run `git lfs pull` in the folder")
+    } else if let Some(found) = files::not_the_file(start) {
+        found
     } else if text.first() == Some(&b'<') {
         ("a web page", "the download got an HTML page, perhaps a login or an error: fetch the file again")
     } else if start.starts_with(b"GGUF") {
@@ -195,14 +199,67 @@ struct Raw {
 #[derive(serde::Deserialize)]
 struct RawInfo {
     dtype: String,
+    #[serde(deserialize_with = "shape")]
     shape: Vec<usize>,
     data_offsets: (usize, usize),
 }
 
+/// `__metadata__`: no more entries than there is reason for.
+struct Entries(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry()? {
+                    entries.insert(key, value);
+                    if entries.len() > MAX_ENTRIES {
+                        return Err(A::Error::custom(format_args!("more than {MAX_ENTRIES} entries")));
+                    }
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Texts)
+    }
+}
+
+/// The sizes of a tensor's dimensions.
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    struct Sizes;
+    impl<'de> Visitor<'de> for Sizes {
+        type Value = Vec<usize>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MAX_DIMS} sizes")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<usize>, A::Error> {
+            let mut sizes = Vec::new();
+            while let Some(size) = list.next_element()? {
+                if sizes.len() == MAX_DIMS {
+                    return Err(A::Error::invalid_length(MAX_DIMS + 1, &self));
+                }
+                sizes.push(size);
+            }
+            Ok(sizes)
+        }
+    }
+    deserializer.deserialize_seq(Sizes)
+}
+
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
+        struct Tensors;
+        impl<'de> Visitor<'de> for Tensors {
             type Value = Raw;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,14 +273,17 @@ impl<'de> Deserialize<'de> for Raw {
                     let named = |e| A::Error::custom(format_args!("{name}: {e}"));
                     if name != "__metadata__" {
                         let info = map.next_value().map_err(named)?;
+                        if tensors.len() == MAX_ENTRIES {
+                            return Err(A::Error::custom(format_args!("more than {MAX_ENTRIES} tensors")));
+                        }
                         tensors.push((name, info));
-                    } else if metadata.replace(map.next_value().map_err(named)?).is_some() {
+                    } else if metadata.replace(map.next_value::<Entries>().map_err(named)?.0).is_some() {
                         return Err(A::Error::custom("__metadata__ occurs twice"));
                     }
                 }
                 Ok(Raw { metadata: metadata.unwrap_or_default(), tensors })
             }
         }
-        deserializer.deserialize_map(Entries)
+        deserializer.deserialize_map(Tensors)
     }
 }

@@ -31,9 +31,7 @@ impl Checkpoint {
     }
 
     fn survey_one(&self, index: usize) -> Result<Option<Survey>> {
-        let (Some(desc), Some(location)) = (self.tensors().get(index), self.location(index)) else {
-            return Ok(None);
-        };
+        let Some(desc) = self.tensors().get(index) else { return Ok(None) };
         let plain = matches!(desc.dtype, DType::BF16 | DType::F16 | DType::F32);
         if !plain || self.code(index).is_some() || !desc.cols().is_multiple_of(BLOCK) {
             return Ok(None);
@@ -47,7 +45,7 @@ impl Checkpoint {
             let count = PIECE.min(blocks * (piece + 1) / pieces - first);
             bytes.resize((count * block_bytes) as usize, 0);
             values.resize((count * BLOCK) as usize, 0.0);
-            self.read_at(location.shard, location.offset + first * block_bytes, &mut bytes)?;
+            self.read_stretch(index, first * block_bytes, &mut bytes)?;
             quant::decode(simd, desc.dtype, &bytes, &mut values);
             if desc.dtype != DType::BF16 {
                 bytes.resize(values.len() * DType::BF16.block_bytes(), 0);

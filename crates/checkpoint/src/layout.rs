@@ -1,25 +1,28 @@
-//! Which files hold the weights: one `model.safetensors`, or those of `model.safetensors.index.json`.
+//! Which files hold the weights: one `model.safetensors`, or those of `model.safetensors.index.json`; else the only file of
+//! safetensors, or shards whose names say that they are complete.
 //!
 //! Where both are there, transformers loads the single file (`_get_resolved_checkpoint_files`) and llama.cpp's
 //! converter the index. They agree only if the index names that file, so anything else is refused.
 //! Links are followed, as the hub's cache consists of them; only what the index *says* must stay inside.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Component, Path};
 
 use serde::Deserialize;
 use tensor::{Error, Result};
 
-use crate::files;
+use crate::{files, folder};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const SINGLE: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+const ENDING: &str = ".safetensors";
 
 /// The shards by name, and for each tensor its shard if there is an index.
 pub(crate) struct Layout {
     pub(crate) shards: Vec<String>,
     pub(crate) index: Option<BTreeMap<String, String>>,
+    /// What there is to say about it, if it is not as transformers writes it.
+    pub(crate) note: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -32,20 +35,51 @@ pub(crate) fn index_place(dir: &Path) -> String {
     dir.join(INDEX).display().to_string()
 }
 
+/// What a download leaves until it is complete: of huggingface_hub, curl and wget, aria2, browsers.
+pub(crate) fn is_partial(name: &str) -> bool {
+    [".incomplete", ".part", ".partial", ".aria2", ".crdownload", ".download", ".tmp"]
+        .iter()
+        .any(|ending| name.ends_with(ending) && name.contains('.'))
+}
+
+/// A safetensors file that can be a model's, by its name.
+fn is_candidate(name: &str) -> bool {
+    name.ends_with(ENDING) && !name.starts_with("adapter_") && !name.starts_with("consolidated")
+}
+
+/// Whether none of these names is that of a model's weights.
+pub(crate) fn is_empty(names: &[String]) -> bool {
+    !names.iter().any(|name| name == INDEX || is_candidate(name))
+}
+
 pub(crate) fn find(dir: &Path) -> Result<Layout> {
+    let layout = named(dir)?;
+    let controls = layout.shards.iter().map(|shard| (shard, format!("{shard}.aria2")));
+    if let Some((shard, control)) = controls.into_iter().find(|(_, control)| dir.join(control).exists()) {
+        return Err(Error::malformed(
+            dir.join(shard).display(),
+            "a download that is not finished: parts of it are zeros",
+        )
+        .expected("a complete file", format!("{control} beside it"))
+        .help("Let aria2 finish it, or fetch the file again."));
+    }
+    Ok(layout)
+}
+
+fn named(dir: &Path) -> Result<Layout> {
     let single = files::open(&dir.join(SINGLE))?.is_some();
     let Some(Index { weight_map }) = files::json(&dir.join(INDEX))? else {
         if single {
-            return Ok(Layout { shards: vec![SINGLE.into()], index: None });
+            return Ok(Layout { shards: vec![SINGLE.into()], index: None, note: None });
         }
-        return Err(nothing(dir));
+        return without_index(dir);
     };
 
     let place = index_place(dir);
     for (tensor, file) in &weight_map {
         let plain = Path::new(file).components().all(|c| matches!(c, Component::Normal(_)))
             && Path::new(file).components().collect::<std::path::PathBuf>().as_os_str() == file.as_str();
-        if !plain || !file.ends_with(".safetensors") {
+        if !plain || !file.ends_with(ENDING) {
             return Err(Error::malformed(
                 format!("{place}: weight_map: {tensor}"),
                 "the index names something other than a safetensors file inside the folder",
@@ -79,42 +113,87 @@ pub(crate) fn find(dir: &Path) -> Result<Layout> {
     if !missing.is_empty() {
         return Err(Error::malformed(&place, format!("files it names are missing: {}", some(&missing)))
             .expected(format!("{} shards", shards.len()), shards.len() - missing.len())
-            .help("the download is incomplete: fetch the missing files"));
+            .help(format!("the download is incomplete: fetch the missing files{}", unfinished(dir))));
     }
-    Ok(Layout { shards, index: Some(weight_map) })
+    Ok(Layout { shards, index: Some(weight_map), note: None })
 }
 
-/// The error for a folder without weights, by what else is there.
-fn nothing(dir: &Path) -> Error {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
-        .unwrap_or_default();
-    names.sort_unstable();
-    let ending = |ends: &[&str]| -> Vec<String> {
-        names.iter().filter(|n| ends.iter().any(|e| n.ends_with(e))).cloned().collect()
-    };
-    let place = dir.display();
-    let wanted = format!("{SINGLE}, or {INDEX} with its shards");
+/// The downloads in a folder that have not ended, for a message.
+fn unfinished(dir: &Path) -> String {
+    // the hub's own downloads into a folder are below it until they are complete
+    let below = folder::names(&dir.join(".cache/huggingface/download"));
+    let partial: Vec<_> =
+        folder::names(dir).into_iter().chain(below).filter(|name| is_partial(name)).collect();
+    if partial.is_empty() { String::new() } else { format!(" ({} is not finished)", some(&partial)) }
+}
 
-    let parts = ending(&[".safetensors"]);
-    if !parts.is_empty() {
-        return Error::malformed(place, "safetensors files without an index")
-            .expected(wanted, some(&parts))
-            .help(format!("fetch {INDEX} as well; it says which files belong to the model"));
+/// `model-00001-of-00003.safetensors` → `model`, 1, 3.
+fn numbered(name: &str) -> Option<(&str, u64, u64)> {
+    let (rest, count) = name.strip_suffix(ENDING)?.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.len() == 5;
+    (digits(number) && digits(count)).then(|| Some((stem, number.parse().ok()?, count.parse().ok()?)))?
+}
+
+/// Weights that no index lists: the only file, or shards that are all there.
+fn without_index(dir: &Path) -> Result<Layout> {
+    let names: Vec<_> = folder::names(dir).into_iter().filter(|name| is_candidate(name)).collect();
+    let wanted = format!("{SINGLE}, or {INDEX} with its shards");
+    let mut sets: BTreeMap<(&str, u64), Vec<u64>> = BTreeMap::new();
+    for (stem, number, count) in names.iter().filter_map(|name| numbered(name)) {
+        sets.entry((stem, count)).or_default().push(number);
     }
-    let pickles = ending(&[".bin", ".pt", ".pth"]);
-    if !pickles.is_empty() {
-        return Error::unsupported(place, "the weights are PyTorch pickles")
-            .expected(wanted, some(&pickles))
-            .help("load the model with transformers and save it again: save_pretrained writes safetensors");
+    let others = names.iter().filter(|name| numbered(name).is_none()).count();
+    match (&names[..], sets.len()) {
+        ([], _) => Err(folder::instead(dir).unwrap_or_else(|| {
+            Error::malformed(dir.display(), "no weights in this folder").expected(wanted, "neither")
+        })),
+        ([only], 0) => Ok(Layout {
+            note: Some(format!(
+                "the weights are in {only}: it is the only safetensors file, and read as {SINGLE}"
+            )),
+            shards: vec![only.clone()],
+            index: None,
+        }),
+        (_, 1) if others == 0 => {
+            let Some((&(stem, count), found)) = sets.iter().next() else {
+                return Err(folder::several_files(dir, &names));
+            };
+            let name = |number: u64| format!("{stem}-{number:05}-of-{count:05}{ENDING}");
+            let missing: Vec<_> = (1..=count.min(99_999)).filter(|n| !found.contains(n)).map(name).collect();
+            if !missing.is_empty() || found.len() as u64 != count {
+                return Err(Error::malformed(
+                    dir.display(),
+                    format!("shards are missing: {}", some(&missing)),
+                )
+                .expected(format!("{count} shards; {wanted}"), some(&names))
+                .help(format!("the download is incomplete: fetch the missing files{}", unfinished(dir))));
+            }
+            Ok(Layout {
+                note: Some(format!("{INDEX} is missing: all {count} shards are there, and read without it")),
+                shards: names,
+                index: None,
+            })
+        }
+        _ => Err(folder::several_files(dir, &names)),
     }
-    let ggufs = ending(&[".gguf"]);
-    if !ggufs.is_empty() {
-        return Error::unsupported(place, "the weights are already GGUF")
-            .expected(wanted, some(&ggufs))
-            .help("give the folder of the original checkpoint");
-    }
-    Error::malformed(place, "no weights in this folder").expected(wanted, "neither")
+}
+
+/// Files of the folder that look like weights and are not those that are read: of adapters, other programs, other
+/// trainings, downloads that never ended.
+pub(crate) fn beside(dir: &Path, shards: &[String]) -> Vec<String> {
+    const ENDS: [&str; 12] = [
+        ENDING, ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".msgpack", ".h5", ".keras", ".npz", ".pickle",
+        ".pkl",
+    ];
+    let is_weights = |name: &str| {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        ENDS.iter().any(|end| name.ends_with(end)) || is_partial(name) || file.starts_with("consolidated.")
+    };
+    let strays = |name: &str| is_weights(name) && !shards.iter().any(|shard| shard == name);
+    let listed = files::list(dir).unwrap_or_default().into_iter().map(|(name, _)| name);
+    let templates = |name: &str| name.starts_with("chat_templates/") && name.ends_with(".jinja");
+    listed.filter(|name| strays(name) || templates(name)).collect()
 }
 
 /// The first few of a list, and how many more.

@@ -1,10 +1,11 @@
 //! The folder as a whole: shards opened once and kept, their tensors as one list, positional reads.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -13,7 +14,9 @@ use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::coded::Code;
 use crate::inputs::{self, Companion};
-use crate::{ChatTemplates, ModelCard, Tokenizer, files, header, layout, template};
+use crate::pieces::{Entry, Piece};
+use crate::view::{self, Note};
+use crate::{ChatTemplates, ModelCard, Tokenizer, files, folder, header, layout, template};
 
 /// The key of `__metadata__`, ours, of what all shards of one conversion have in common and those of another have not.
 pub const SET: &str = "set";
@@ -24,11 +27,16 @@ pub struct Checkpoint {
     dir: PathBuf,
     config: Value,
     pub(crate) companions: Vec<Companion>,
-    shards: Vec<Shard>,
-    pub(crate) tensors: Vec<TensorDesc>,
-    pub(crate) locations: Vec<Location>,
-    /// As long as `tensors`, or empty if none is coded.
-    pub(crate) codes: Vec<Option<Code>>,
+    /// `config` is that of the file.
+    pub(crate) config_as_stored: bool,
+    pub(crate) shards: Vec<Shard>,
+    /// As they are presented, and of each where it lies.
+    tensors: Vec<TensorDesc>,
+    entries: Vec<Entry>,
+    notes: Vec<Note>,
+    beside: Vec<String>,
+    /// Read when the folder was opened.
+    tokenizer: Option<Arc<Tokenizer>>,
 }
 
 /// One safetensors file of a checkpoint.
@@ -48,8 +56,7 @@ pub struct Shard {
     modified: Option<SystemTime>,
 }
 
-/// Where the data of a tensor begins; its length is [`TensorDesc::byte_len`], of a [coded](Checkpoint::code) tensor
-/// one byte an element.
+/// Where the data of a tensor, or a [piece](Piece) of it, begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
     /// Index into [`Checkpoint::shards`].
@@ -60,44 +67,42 @@ pub struct Location {
 
 impl Checkpoint {
     /// Opens the folder: reads `config.json` and the headers of all shards, and checks them against each other
-    /// and against the sizes of the files. Weights that are stored as 8-bit floats are presented as what they stand for:
-    /// see [`code`](Self::code).
+    /// and against the sizes of the files. `dir` may also be a repository in the hub's cache, or a trainer's output.
+    ///
+    /// Weights are presented in the form in which transformers saves them, whatever form they are stored in: 8-bit floats as
+    /// what they stand for (see [`code`](Self::code)), names without the prefixes of wrappers, experts of a layer in one
+    /// tensor (see [`pieces`](Self::pieces)), tables without padding. [`notes`](Self::notes) says what is different.
     ///
     /// # Errors
     /// `Malformed` for anything missing, cut short or contradictory, `Unsupported` for element types, containers and
     /// kinds of quantisation that this crate does not read, `Limit` for a header over 100 MB.
     pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint> {
-        let dir = dir.as_ref();
-        let meta = fs::metadata(dir).map_err(|e| Error::io(dir.display(), &e))?;
-        if !meta.is_dir() {
-            return Err(Error::malformed(dir.display(), "not a folder")
-                .expected("the folder of a checkpoint", "a file")
-                .help("give the folder that holds config.json"));
-        }
+        let (dir, chosen) = folder::resolve(dir.as_ref())?;
         // before they are read, so that a change is noticed
-        let companions = inputs::found(dir);
+        let companions = inputs::found(&dir);
         let place = dir.join("config.json");
-        let config: Value = files::json(&place)?.ok_or_else(|| {
-            Error::malformed(place.display(), "no such file")
-                .help("give the folder of a Hugging Face checkpoint")
-        })?;
+        let config: Value = files::json(&place)?.ok_or_else(|| folder::without_config(&dir))?;
         if !config.is_object() {
             return Err(Error::malformed(place.display(), "not a JSON object"));
         }
 
-        let layout = layout::find(dir)?;
+        let layout = layout::find(&dir)?;
         let mut checkpoint = Checkpoint {
-            dir: dir.to_owned(),
+            beside: layout::beside(&dir, &layout.shards),
+            dir,
             config,
+            config_as_stored: true,
             companions,
             shards: Vec::new(),
             tensors: Vec::new(),
-            locations: Vec::new(),
-            codes: Vec::new(),
+            entries: Vec::new(),
+            notes: [chosen, layout.note].into_iter().flatten().map(Note::place).collect(),
+            tokenizer: None,
         };
+        let mut entries: Vec<Entry> = Vec::new();
         let mut homes = HashMap::new();
         for (number, name) in layout.shards.iter().enumerate() {
-            let (shard, tensors) = Shard::open(dir, name)?;
+            let (shard, tensors) = Shard::open(&checkpoint.dir, name)?;
             for (desc, offset) in tensors {
                 if let Some(first) = homes.insert(desc.name.clone(), number) {
                     let first = layout.shards[first].clone();
@@ -107,21 +112,41 @@ impl Checkpoint {
                     )
                     .expected("each tensor once", format!("also in {first}")));
                 }
-                checkpoint.tensors.push(desc);
-                checkpoint.locations.push(Location { shard: number, offset });
+                entries.push(Entry::stored(desc, Location { shard: number, offset }));
             }
             checkpoint.shards.push(shard);
         }
         if let Some(index) = layout.index {
-            checkpoint.check_index(&index, &homes)?;
+            checkpoint.check_index(&index, &homes, &entries)?;
         }
         checkpoint.check_set()?;
-        checkpoint.resolve()?;
-        Ok(checkpoint)
+        view::present(checkpoint, entries)
+    }
+
+    /// Takes over what [`view`] has found out.
+    pub(crate) fn with(
+        mut self,
+        entries: Vec<Entry>,
+        config: Value,
+        tokenizer: Option<Arc<Tokenizer>>,
+        notes: Vec<Note>,
+    ) -> Checkpoint {
+        self.tensors = entries.iter().map(|entry| entry.desc.clone()).collect();
+        self.entries = entries;
+        self.config_as_stored = config == self.config;
+        self.config = config;
+        self.tokenizer = tokenizer;
+        self.notes.extend(notes);
+        self
     }
 
     /// Both ways: what the index says is in the shards, and what is in the shards is in the index.
-    fn check_index(&self, index: &BTreeMap<String, String>, homes: &HashMap<String, usize>) -> Result<()> {
+    fn check_index(
+        &self,
+        index: &BTreeMap<String, String>,
+        homes: &HashMap<String, usize>,
+        entries: &[Entry],
+    ) -> Result<()> {
         let place = layout::index_place(&self.dir);
         for (tensor, file) in index {
             let found = homes.get(tensor).map(|&s| self.shards[s].name.as_str());
@@ -135,7 +160,7 @@ impl Checkpoint {
             }
         }
         let strays: Vec<String> =
-            self.tensors.iter().map(|t| &t.name).filter(|n| !index.contains_key(*n)).cloned().collect();
+            entries.iter().map(|e| &e.desc.name).filter(|n| !index.contains_key(*n)).cloned().collect();
         if let Some(first) = strays.first() {
             let shard = &self.shards[homes[first]].name;
             return Err(Error::malformed(&place, format!("{shard} holds tensors that the index lacks"))
@@ -168,9 +193,25 @@ impl Checkpoint {
         &self.dir
     }
 
-    /// `config.json` as it is: an object.
+    /// `config.json`, an object: as it is, but for what contradicts the weights ([`notes`](Self::notes) names it).
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// Whether [`config`](Self::config) says what the file says.
+    pub fn config_is_as_stored(&self) -> bool {
+        self.config_as_stored
+    }
+
+    /// In what the folder is not what transformers would have saved, and how it was read. The tensors that are presented
+    /// are those of the form that transformers saves.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// Files in the folder that look like weights, and are not read.
+    pub fn beside(&self) -> &[String] {
+        &self.beside
     }
 
     /// The shards, by name.
@@ -183,9 +224,33 @@ impl Checkpoint {
         self.shards.iter().map(|s| s.len).sum()
     }
 
-    /// Where tensor `index` lies. `None` past the end of [`TensorSource::tensors`].
+    /// [`beside`](Self::beside) in a sentence.
+    pub fn beside_note(&self) -> Option<String> {
+        const MOST: usize = 12;
+        let adapter = self.beside.iter().any(|name| name.starts_with("adapter_model"));
+        let shown = self.beside.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = self.beside.len().saturating_sub(MOST);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let adapter = if adapter { "; the adapter is not merged" } else { "" };
+        (!self.beside.is_empty())
+            .then(|| format!("files beside the model that are not read: {shown}{more}{adapter}"))
+    }
+
+    /// Where the first row of tensor `index` lies. `None` past the end of [`TensorSource::tensors`].
     pub fn location(&self, index: usize) -> Option<Location> {
-        self.locations.get(index).copied()
+        self.pieces(index).first().map(|piece| piece.location)
+    }
+
+    /// Where the rows of tensor `index` lie, in their order: mostly one piece, of experts that are stored one by one many.
+    /// Bytes of a row are those of its type, of a [coded](Self::code) tensor one an element.
+    pub fn pieces(&self, index: usize) -> &[Piece] {
+        self.entries.get(index).map_or(&[], |entry| &entry.pieces)
+    }
+
+    /// How tensor `index` is stored, if not as it is presented. Of a tensor in several pieces, the scale of the first.
+    pub fn code(&self, index: usize) -> Option<Code> {
+        let entry = self.entries.get(index)?;
+        Some(Code { dtype: entry.code?, scale: entry.pieces.first()?.scale? })
     }
 
     /// Fills `out` from byte `offset` of shard `shard` on.
@@ -200,6 +265,24 @@ impl Checkpoint {
             ErrorKind::UnexpectedEof => shard.changed(),
             _ => Error::io(shard.path.display(), &e),
         })
+    }
+
+    /// Fills `out` from byte `at` of tensor `index` on, as its pieces would lie after each other.
+    pub(crate) fn read_stretch(&self, index: usize, at: u64, out: &mut [u8]) -> Result<()> {
+        let Some(entry) = self.entries.get(index) else { return Ok(()) };
+        let row_bytes = entry.row_bytes();
+        let (mut start, mut rest, mut at) = (0, out, at);
+        for piece in &entry.pieces {
+            let end = start + piece.rows * row_bytes;
+            if at < end && !rest.is_empty() {
+                let count = rest.len().min((end - at) as usize);
+                let (part, after) = rest.split_at_mut(count);
+                self.read_at(piece.location.shard, piece.location.offset + (at - start), part)?;
+                (rest, at) = (after, at + count as u64);
+            }
+            start = end;
+        }
+        Ok(())
     }
 
     /// A digest of `config.json`, of the headers and of a sample of the weights: 64 KiB from the beginning, the middle and
@@ -298,8 +381,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`Tokenizer::read`].
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::read(&self.dir.join("tokenizer.json"))
+    pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
+        match &self.tokenizer {
+            Some(tokenizer) => Ok(tokenizer.clone()),
+            None => Tokenizer::read(&self.dir.join("tokenizer.json")).map(Arc::new),
+        }
     }
 }
 
@@ -338,19 +424,30 @@ impl TensorSource for Checkpoint {
     }
 
     fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
-        let (Some(desc), Some(location)) = (self.tensors.get(index), self.location(index)) else {
+        let Some(entry) = self.entries.get(index) else {
             return Err(Error::malformed(self.dir.display(), format!("there is no tensor number {index}")));
         };
-        let offset = rows_offset(desc, first, out.len())
-            .map_err(|e| e.within(self.shards[location.shard].path.display()))?;
-        if let Some(code) = self.code(index) {
-            return self.read_coded(index, code, first, out);
+        let desc = &entry.desc;
+        rows_offset(desc, first, out.len())
+            .map_err(|e| e.within(self.shards[entry.shard()].path.display()))?;
+        let row_bytes = desc.row_bytes() as usize;
+        if row_bytes == 0 || out.is_empty() {
+            return Ok(());
         }
-        self.read_at(location.shard, location.offset + offset, out)
+        let mut rest = out;
+        for piece in entry.rows(first, (rest.len() / row_bytes) as u64) {
+            let (rows, after) = rest.split_at_mut(piece.rows as usize * row_bytes);
+            match entry.code {
+                Some(code) => self.read_coded(desc, code, &piece, rows)?,
+                None => self.read_at(piece.location.shard, piece.location.offset, rows)?,
+            }
+            rest = after;
+        }
+        Ok(())
     }
 }
 
-/// The offset in the tensor of row `first`, if the `bytes` from there on are whole rows of it.
+/// The offset in a tensor of row `first`, if the `bytes` from there on are whole rows of it.
 pub(crate) fn rows_offset(desc: &TensorDesc, first: u64, bytes: usize) -> Result<u64> {
     let row = desc.row_bytes();
     let whole = (bytes as u64).is_multiple_of(row);

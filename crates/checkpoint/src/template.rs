@@ -1,9 +1,9 @@
-//! The chat templates, chosen as `SpecialVocab` in llama.cpp's `gguf-py/gguf/vocab.py` does.
+//! The chat templates, chosen as transformers does (`tokenization_utils_base.py`, `_from_pretrained`).
 //!
-//! A `chat_template` key in `tokenizer_config.json` wins (even `null`, which means none); then
-//! `chat_template.jinja` with `additional_chat_templates/*.jinja`; then `chat_template.json`.
-//! Unlike there, a folder without `tokenizer_config.json` may have a template, and a value of the wrong
-//! type is an error instead of a warning.
+//! `chat_template.jinja` with `additional_chat_templates/*.jinja` wins; then the `chat_template` key of
+//! `tokenizer_config.json`; then `chat_template.json`, which only processors read. llama.cpp's converter
+//! (`gguf-py/gguf/vocab.py`) asks the key first: where the two differ, it writes the other.
+//! Unlike there, a value of the wrong type is an error instead of a warning.
 
 use std::fs;
 use std::path::Path;
@@ -20,14 +20,24 @@ pub struct ChatTemplates {
     pub default: Option<String>,
     /// Others as (name, template), in the order of the file; those from a folder by name.
     pub named: Vec<(String, String)>,
+    /// What there is to say about the choice.
+    pub note: Option<String>,
 }
 
 pub(crate) fn read(dir: &Path, tokenizer_config: Option<&Value>) -> Result<ChatTemplates> {
-    if let Some(value) = tokenizer_config.and_then(|c| c.get("chat_template")) {
-        return from_value(value, &dir.join("tokenizer_config.json"));
-    }
+    let key = tokenizer_config.and_then(|c| c.get("chat_template"));
+    let of_key = key.map(|value| from_value(value, &dir.join("tokenizer_config.json"))).transpose()?;
     if let Some(default) = files::text_lf(&dir.join("chat_template.jinja"))? {
-        return Ok(ChatTemplates { default: Some(default), named: additional(dir)? });
+        let other = of_key.and_then(|templates| templates.default).filter(|other| *other != default);
+        let note = other.map(|_| {
+            "chat_template.jinja and the chat_template of tokenizer_config.json differ: chat_template.jinja counts, as in \
+             transformers"
+                .to_owned()
+        });
+        return Ok(ChatTemplates { default: Some(default), named: additional(dir)?, note });
+    }
+    if let Some(templates) = of_key {
+        return Ok(templates);
     }
     let path = dir.join("chat_template.json");
     match files::json::<Value>(&path)? {

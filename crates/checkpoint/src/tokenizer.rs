@@ -5,6 +5,7 @@
 //! kept in one string each instead of a million small ones.
 
 mod document;
+mod make;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -73,7 +74,7 @@ impl Tokenizer {
     /// `Unsupported` for any model but BPE.
     pub fn read(path: &Path) -> Result<Tokenizer> {
         let place = path.display();
-        let text = files::text(path)?.ok_or_else(|| {
+        let text = files::text_of(path, files::MAX_TOKENIZER)?.ok_or_else(|| {
             Error::malformed(&place, "no such file").help(
                 "fetch tokenizer.json as well; for a model with only tokenizer.model, \
                  AutoTokenizer's save_pretrained writes it",

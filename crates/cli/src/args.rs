@@ -252,10 +252,10 @@ pub(crate) struct Generate {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Verify {
-    /// GGUF file (any part of a split)
+    /// GGUF file (any part of a split) or folder of safetensors; a draft model too
     pub(crate) artifact: PathBuf,
     /// What to hold it against: the checkpoint folder it is of, a GGUF of the same model, or llama-perplexity's file of
-    /// base logits
+    /// base logits. Without it the artifact is only checked by itself
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<PathBuf>,
     /// Text to predict; a .jsonl file has conversations, a list of messages each line
@@ -289,7 +289,10 @@ pub(crate) struct Verify {
     /// Go on with later steps when an earlier one has failed
     #[arg(long)]
     pub(crate) keep_going: bool,
-    /// Do not compare weights
+    /// Fail without a manifest that describes the artifact
+    #[arg(long)]
+    pub(crate) require_manifest: bool,
+    /// Do not look at weights
     #[arg(long)]
     pub(crate) no_tensors: bool,
     /// Memory for what lies between two layers; what a layer needs besides is some 500 MiB

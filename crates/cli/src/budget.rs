@@ -1,6 +1,5 @@
 //! Types by budget: what rounding each tensor costs, from a file or measured on a text, and the requests with their types.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use ::gemma::Model;
 use ::plan::{Plan, Request, Sensitivity, Shards, allocate, byte_size, check_budget};
 use ::runtime::Weights;
 use ::text::Tokenizer;
-use base::write_whole;
+use base::{OutputFile, write_whole};
 use tensor::{Error, Result, TensorSource};
 
 use crate::args::{CalibrationText, Convert};
@@ -82,9 +81,12 @@ impl<'a> Costs<'a> {
 /// Tokens of a piece of text, where no recipe says it.
 const CONTEXT: usize = 512;
 
+/// The most bytes of a file of sensitivities: a line for each tensor and type.
+const MAX_SENSITIVITIES: u64 = 16 << 20;
+
 /// Reads a file of sensitivities.
 pub(crate) fn read(path: &Path) -> Result<Sensitivity> {
-    let json = fs::read(path).map_err(|e| Error::io(path.display(), &e))?;
+    let json = base::read_bounded(path, MAX_SENSITIVITIES)?;
     Sensitivity::parse(&json).map_err(|e| e.within(path.display()))
 }
 
@@ -119,6 +121,8 @@ pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
         )
         .help("Use --force to replace it."));
     }
+    // before the work, and not only after it
+    drop(OutputFile::sequential(path)?);
     let (config, inventory) = (&model.config, &model.inventory);
     let work = sensitivity_work(config, inventory, checkpoint.tensors(), tokens);
     let bar = Bar::steps("measuring what rounding costs", work, *quiet);
@@ -128,11 +132,20 @@ pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
         memory: byte_size("--text-memory", &text.text_memory)?,
         progress: &|tokens| bar.advance(tokens),
     };
-    let base = ::runtime::Model::new(config, Weights::new(*checkpoint, inventory)?)?;
-    let found =
-        sensitivity(&base, (*checkpoint, inventory), &text, &model.fingerprint, known, &mut |known| {
-            keep(path, known)
+    let base_model = ::runtime::Model::new(config, Weights::new(*checkpoint, inventory)?)?;
+    let mut kept = None;
+    let mut keep = |known: &Sensitivity| {
+        keep(path, known)?;
+        kept.get_or_insert_with(|| {
+            base::keeps(format!(
+                "what is measured so far is in {}: the same command goes on from there",
+                path.display()
+            ))
         });
+        Ok(())
+    };
+    let found =
+        sensitivity(&base_model, (*checkpoint, inventory), &text, &model.fingerprint, known, &mut keep);
     bar.finish();
     found
 }

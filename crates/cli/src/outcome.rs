@@ -38,11 +38,12 @@ fn exit_code(fault: Fault) -> u8 {
 pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
     match result {
         Ok(output) => {
-            let text = if as_json { format!("{:#}\n", output.json) } else { output.text };
+            let text =
+                if as_json { json_text(&output.json) } else { base::visible(&output.text).into_owned() };
             let printed = print(&text).map_err(|e| Error::new(Fault::Io, "stdout", e));
             let failures = output.unwritten.into_iter().chain(printed.err());
             let code = failures.map(|error| {
-                tell(&format!("error: {error}\n"));
+                tell(&format!("error: {}\n", shown(&error)));
                 exit_code(error.fault())
             });
             // the verdict comes first, if it is bad
@@ -50,7 +51,7 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
             ExitCode::from(if output.passed { code } else { 1 })
         }
         Err(error) => {
-            tell(&format!("error: {error}\n"));
+            tell(&format!("error: {}\n", shown(&error)));
             if as_json {
                 let (expected, found) = error.expected_found().unzip();
                 let error = json!({
@@ -63,11 +64,36 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
                     "exit_code": exit_code(error.fault()),
                 });
                 // it has been told; there is nothing to add where stdout cannot take it
-                let _ = print(&format!("{:#}\n", json!({ "error": error })));
+                let _ = print(&json_text(&json!({ "error": error })));
             }
             ExitCode::from(exit_code(error.fault()))
         }
     }
+}
+
+fn json_text(json: &serde_json::Value) -> String {
+    format!("{}\n", base::visible_json(&format!("{json:#}")))
+}
+
+/// The most letters of each part of an error: it may quote a line of a file that has no other.
+const MOST: usize = 4_000;
+
+/// The error for people. Names and what was found are one line each, so that none of them can look like another error.
+fn shown(error: &Error) -> String {
+    let clip = |text: &str| match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text.to_owned(),
+    };
+    let line = |text: &str| clip(&base::visible_line(text));
+    let mut text = format!("{}: {}", line(error.place()), clip(&base::visible(error.problem())));
+    if let Some((expected, found)) = error.expected_found() {
+        text.push_str(&format!(" (expected {}, found {})", line(expected), line(found)));
+    }
+    if let Some(help) = error.help_text() {
+        text.push('\n');
+        text.push_str(&clip(&base::visible(help)));
+    }
+    text
 }
 
 /// Says something on stderr. Nothing depends on it: where stderr cannot take it, nobody is told.

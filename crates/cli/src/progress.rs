@@ -28,7 +28,8 @@ impl Bar {
     fn styled(what: &str, len: u64, quiet: bool, style: &str) -> Bar {
         // hidden by indicatif itself when stderr is no terminal
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(len), target).with_message(what.to_owned());
+        let bar = ProgressBar::with_draw_target(Some(len), target)
+            .with_message(base::visible_line(what).into_owned());
         bar.set_style(
             ProgressStyle::with_template(style)
                 .map_or_else(|_| ProgressStyle::default_bar(), |s| s.progress_chars("=> ")),
@@ -52,7 +53,15 @@ impl convert::Progress for Bar {
 
     fn note(&self, text: &str) {
         if !self.quiet {
-            self.bar.suspend(|| tell(&format!("note: {text}\n")));
+            self.bar.suspend(|| tell(&format!("note: {}\n", base::visible(text))));
         }
     }
+}
+
+/// Tells what a user should know about what was given.
+pub(crate) fn notes(notes: &[String], quiet: bool) {
+    if quiet {
+        return;
+    }
+    notes.iter().for_each(|note| tell(&format!("note: {note}\n")));
 }

@@ -13,8 +13,9 @@ impl Table {
         Table { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
     }
 
+    /// What cells hold may come from a file: a cell is one line, and nothing in it acts on a terminal.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(cells.iter().map(|cell| base::visible_line(cell).into_owned()).collect());
     }
 
     pub(crate) fn render(&self) -> String {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use importance::{Entry, Importance};
-use plan::{OTHER, Origin, OutputFile, Plan, Stored};
+use plan::{OTHER, Origin, OutputFile, Plan, Stored, StoredPiece, StoredScale};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::lattice::Count;
@@ -77,7 +77,7 @@ impl Use<'_> {
     pub(crate) fn copies(&self, stored: &Stored) -> bool {
         self.desc.dtype == stored.dtype
             && self.scale.is_none()
-            && stored.scale.is_none()
+            && !stored.pieces.are_scaled()
             && self.rounded.is_none()
     }
 }
@@ -85,9 +85,19 @@ impl Use<'_> {
 /// All tensors that a plan makes something of, and the stretches of the files they are in.
 pub(crate) struct Work<'a> {
     pub(crate) wanted: Vec<Wanted<'a>>,
-    /// A file each: the tensors in it by offset.
-    by_file: Vec<Vec<(Range<u64>, usize)>>,
+    /// A file each: the pieces of tensors in it by offset.
+    by_file: Vec<Vec<Stretch>>,
     lens: Vec<u64>,
+}
+
+/// Some rows of a tensor in a file.
+#[derive(Clone)]
+struct Stretch {
+    range: Range<u64>,
+    /// Number in [`Work::wanted`].
+    tensor: usize,
+    /// The first of the rows.
+    first: u64,
 }
 
 impl<'a> Work<'a> {
@@ -108,13 +118,20 @@ impl<'a> Work<'a> {
         });
         for (artifact, target, file, number_there, tensor) in tensors {
             let Origin::Checkpoint(stored) = &tensor.from else { continue };
-            if stored.bytes == 0 {
+            if stored.pieces.bytes() == 0 {
                 continue;
             }
-            let key = (stored.file, stored.offset);
+            let start = stored.pieces.first();
+            let key = (start.file, start.offset);
             let at = *number.entry(key).or_insert_with(|| {
-                by_file[stored.file].push((stored.offset..stored.offset + stored.bytes, wanted.len()));
                 let cols = tensor.desc.cols() as usize;
+                let row = (cols * stored.dtype.block_bytes()) as u64;
+                let mut first = 0;
+                for piece in stored.pieces.all().iter().filter(|piece| piece.bytes > 0) {
+                    let range = piece.offset..piece.offset + piece.bytes;
+                    by_file[piece.file].push(Stretch { range, tensor: wanted.len(), first });
+                    first += piece.bytes / row;
+                }
                 wanted.push(Wanted { stored: stored.clone(), cols, finite: false, uses: Vec::new() });
                 wanted.len() - 1
             });
@@ -135,8 +152,8 @@ impl<'a> Work<'a> {
                 scale: scale_to(file, &tensor.desc),
             });
         }
-        for tensors in &mut by_file {
-            tensors.sort_by_key(|(range, _)| range.start);
+        for stretches in &mut by_file {
+            stretches.sort_by_key(|stretch| stretch.range.start);
         }
         Ok(Work { wanted, by_file, lens: plan.inputs.iter().map(|input| input.bytes).collect() })
     }
@@ -145,22 +162,22 @@ impl<'a> Work<'a> {
     pub(crate) fn blocks(&self) -> impl Iterator<Item = Block> {
         self.lens.iter().enumerate().flat_map(move |(file, &len)| {
             let mut at = 0;
-            let mut tensors = self.by_file[file].iter();
-            let mut current: Option<&(Range<u64>, usize)> = tensors.next();
+            let mut stretches = self.by_file[file].iter();
+            let mut current: Option<&Stretch> = stretches.next();
             std::iter::from_fn(move || {
                 let block = match current {
-                    Some((range, tensor)) if range.start <= at => {
+                    Some(Stretch { range, tensor, first }) if range.start <= at => {
                         let row = self.row_bytes(*tensor);
                         let rows = (BLOCK_BYTES / row).max(1);
                         let bytes = (rows * row).min(range.end - at);
-                        let rows = Rows { tensor: *tensor, first: (at - range.start) / row };
+                        let rows = Rows { tensor: *tensor, first: first + (at - range.start) / row };
                         if at + bytes == range.end {
-                            current = tensors.next();
+                            current = stretches.next();
                         }
                         Block { file, offset: at, bytes: bytes as usize, rows: Some(rows) }
                     }
                     next => {
-                        let end = next.map_or(len, |(range, _)| range.start);
+                        let end = next.map_or(len, |stretch| stretch.range.start);
                         let bytes = BLOCK_BYTES.min(end - at);
                         Block { file, offset: at, bytes: bytes as usize, rows: None }
                     }
@@ -173,15 +190,34 @@ impl<'a> Work<'a> {
 
     /// The blocks of one tensor.
     pub(crate) fn blocks_of(&self, tensor: usize) -> impl Iterator<Item = Block> {
-        let Stored { file, offset, bytes, .. } = self.wanted[tensor].stored;
         let row = self.row_bytes(tensor);
         let step = (BLOCK_BYTES / row).max(1) * row;
-        (0..bytes.div_ceil(step)).map(move |n| Block {
-            file,
-            offset: offset + n * step,
-            bytes: step.min(bytes - n * step) as usize,
-            rows: Some(Rows { tensor, first: n * step / row }),
+        let mut first = 0;
+        self.wanted[tensor].stored.pieces.all().iter().flat_map(move |piece| {
+            let StoredPiece { file, offset, bytes, .. } = *piece;
+            let start = first;
+            first += bytes / row;
+            (0..bytes.div_ceil(step)).map(move |n| Block {
+                file,
+                offset: offset + n * step,
+                bytes: step.min(bytes - n * step) as usize,
+                rows: Some(Rows { tensor, first: start + n * step / row }),
+            })
         })
+    }
+
+    /// Where the scales of `rows` are, and the number of the first of them there. `None` if they are not coded.
+    pub(crate) fn scales_of(&self, rows: &Rows) -> Option<(StoredScale, u64)> {
+        let row = self.row_bytes(rows.tensor);
+        let mut first = 0;
+        for piece in self.wanted[rows.tensor].stored.pieces.all() {
+            let end = first + piece.bytes / row;
+            if rows.first < end {
+                return Some((piece.scale?, rows.first - first));
+            }
+            first = end;
+        }
+        None
     }
 
     fn row_bytes(&self, tensor: usize) -> u64 {

@@ -1,5 +1,6 @@
 //! One block of rows: from the bytes of the checkpoint to the bytes of each artifact.
 
+use plan::StoredPiece;
 use quant::Simd;
 use tensor::{DType, Error, Result};
 
@@ -44,7 +45,7 @@ impl Loaded {
     ) -> Result<(), Flaw> {
         let Wanted { stored, cols, uses, .. } = wanted;
         self.values.resize(bytes.len() / stored.dtype.block_bytes(), 0.0);
-        if stored.scale.is_some() {
+        if stored.pieces.are_scaled() {
             let within = |e: Error| Flaw::Of(e.within(format!("tensor {}", stored.tensor)));
             checkpoint::decode(simd, stored.dtype, bytes, &mut self.values).map_err(within)?;
             checkpoint::multiply(&mut self.values, *cols, scales);
@@ -61,7 +62,7 @@ impl Loaded {
         match quant::first_beyond(&self.values, quant::largest(narrowest)) {
             None => Ok(()),
             Some(at) if self.values[at].is_finite() => Err(overflow(wanted, narrowest, &self.values)),
-            Some(_) if stored.scale.is_some() => {
+            Some(_) if stored.pieces.are_scaled() => {
                 let place = format!("tensor {}", stored.tensor);
                 Err(Flaw::Of(Error::malformed(place, "its scale is too large: a weight is infinite")))
             }
@@ -241,11 +242,11 @@ fn largest(values: &[f32]) -> String {
     format!("{:e}", values.iter().fold(0f32, |max, v| max.max(v.abs())))
 }
 
-/// Describes the values of a tensor that are not finite. `read` gives its bytes in pieces of whole elements.
+/// Describes the values of a tensor that are not finite. `read` gives bytes of one of its pieces, whole elements of it.
 pub(crate) fn report(
     wanted: &Wanted,
     file: &str,
-    mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
+    mut read: impl FnMut(&StoredPiece, u64, &mut [u8]) -> Result<()>,
 ) -> Result<Error> {
     const PIECE: u64 = 1 << 20;
     let dtype = wanted.stored.dtype;
@@ -253,18 +254,22 @@ pub(crate) fn report(
     let (mut count, mut first) = (0u64, None);
     let mut bytes = Vec::new();
     let mut values = Vec::new();
-    let mut at = 0;
-    while at < wanted.stored.bytes {
-        let piece = PIECE.min(wanted.stored.bytes - at);
-        bytes.resize(piece as usize, 0);
-        values.resize((piece / size) as usize, 0.0);
-        read(at, &mut bytes)?;
-        quant::decode(Simd::detect(), dtype, &bytes, &mut values);
-        for (i, value) in values.iter().enumerate().filter(|(_, v)| !v.is_finite()) {
-            count += 1;
-            first.get_or_insert((at / size + i as u64, *value));
+    let mut before = 0;
+    for stretch in wanted.stored.pieces.all() {
+        let mut at = 0;
+        while at < stretch.bytes {
+            let piece = PIECE.min(stretch.bytes - at);
+            bytes.resize(piece as usize, 0);
+            values.resize((piece / size) as usize, 0.0);
+            read(stretch, at, &mut bytes)?;
+            quant::decode(Simd::detect(), dtype, &bytes, &mut values);
+            for (i, value) in values.iter().enumerate().filter(|(_, v)| !v.is_finite()) {
+                count += 1;
+                first.get_or_insert(((before + at) / size + i as u64, *value));
+            }
+            at += piece;
         }
-        at += piece;
+        before += stretch.bytes;
     }
     let (index, value) = first.unwrap_or((0, f32::NAN));
     let cols = wanted.cols as u64;

@@ -1,11 +1,11 @@
 //! The manifest on disk: read before a run, replaced in one step after it.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
 use base::OutputFile;
-use plan::{FileEntry, Manifest};
+use plan::{FileEntry, MAX_MANIFEST, Manifest};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
@@ -14,14 +14,14 @@ use tensor::{Error, Result};
 /// # Errors
 /// `Target` when there is a file that is no manifest of this tool, or that cannot be read.
 pub(crate) fn read(path: &Path) -> Result<Manifest> {
-    match fs::read(path) {
-        Ok(bytes) => Manifest::parse(&bytes).map_err(|e| {
-            Error::target(path.display(), e.problem())
-                .help("Choose another target folder, or move the file away.")
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Manifest::default()),
-        Err(e) => Err(Error::write(path.display(), &e)),
+    if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(Manifest::default());
     }
+    let read = base::read_regular(path, MAX_MANIFEST).and_then(|bytes| Manifest::parse(&bytes));
+    read.map_err(|e| {
+        Error::target(path.display(), e.problem())
+            .help("Choose another target folder, or move the file away.")
+    })
 }
 
 /// Size and SHA-256 of a file that is not of the checkpoint, by the path that was given.

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use checkpoint::{Checkpoint, Location, Scale};
-use plan::{FileEntry, Plan, Repacked};
+use plan::{FileEntry, Plan, Repacked, StoredPiece};
 use quant::Simd;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -190,11 +190,11 @@ impl Pass<'_> {
     /// Widens a block, multiplied with its scales if it is coded.
     fn load(&self, wanted: &Wanted, rows: &Rows, bytes: &[u8], loaded: &mut Loaded) -> Result<()> {
         let mut scales = Vec::new();
-        if let Some(scale) = wanted.stored.scale {
+        if let Some((scale, first)) = self.work.scales_of(rows) {
             scales.resize(bytes.len() / wanted.cols, 0.0);
             let location = Location { shard: scale.file, offset: scale.offset };
             let scale = Scale { dtype: scale.dtype, location, per_row: scale.per_row };
-            let read = self.checkpoint.read_scales(&scale, rows.first, &mut scales);
+            let read = self.checkpoint.read_scales(&scale, first, &mut scales);
             read.map_err(|e| self.within(wanted, e.within(format!("tensor {}", wanted.stored.tensor))))?;
         }
         let done = loaded.load(self.simd, wanted, bytes, &scales);
@@ -205,16 +205,18 @@ impl Pass<'_> {
         match flaw {
             Flaw::Of(error) => self.within(wanted, error),
             Flaw::NotFinite => {
-                let stored = &wanted.stored;
-                let read = |at, out: &mut [u8]| self.checkpoint.read_at(stored.file, stored.offset + at, out);
-                let file = self.checkpoint.shards()[stored.file].path.display().to_string();
+                let read = |piece: &StoredPiece, at, out: &mut [u8]| {
+                    self.checkpoint.read_at(piece.file, piece.offset + at, out)
+                };
+                let shard = wanted.stored.pieces.first().file;
+                let file = self.checkpoint.shards()[shard].path.display().to_string();
                 report(wanted, &file, read).unwrap_or_else(|e| e)
             }
         }
     }
 
     fn within(&self, wanted: &Wanted, error: Error) -> Error {
-        error.within(self.checkpoint.shards()[wanted.stored.file].path.display())
+        error.within(self.checkpoint.shards()[wanted.stored.pieces.first().file].path.display())
     }
 
     /// Writes rows that are right if nothing in the tensor is larger than its type holds.

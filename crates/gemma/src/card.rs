@@ -3,6 +3,7 @@
 //! gguf-py also guesses them from the name of the folder; this does not. A model without a card has no name.
 //! Titles and hub addresses are made as `gguf-py/gguf/metadata.py` does.
 
+use checkpoint::ModelCard;
 use gguf::Metadata;
 use serde_json::Value as Json;
 
@@ -92,13 +93,48 @@ pub(crate) fn listed(from: &KeySources<'_>, row: &KeyRow, metadata: &mut Metadat
     } else {
         &[]
     };
+    let known: Vec<_> = entries.iter().filter(|entry| !is_local(entry)).collect();
+    // paths are left out, and a list of nothing else is none
+    if known.is_empty() && !entries.is_empty() {
+        return;
+    }
     let stem = row.key.trim_end_matches(".*");
-    metadata.insert(format!("{stem}.count"), entries.len() as u32);
-    for (number, entry) in entries.iter().enumerate() {
+    metadata.insert(format!("{stem}.count"), known.len() as u32);
+    for (number, entry) in known.into_iter().enumerate() {
         for (field, text) in described(entry).into_iter().filter(|(_, text)| !text.is_empty()) {
             metadata.insert(format!("{stem}.{number}.{field}"), text);
         }
     }
+}
+
+/// Whether an entry is a path on the machine of who made the model: absolute, relative by its first segment, of Windows, or
+/// of more segments than a hub id has.
+fn is_local(entry: &Json) -> bool {
+    let Some(id) = entry.as_str().map(str::trim) else { return false };
+    if let Some(rest) = id.split_once("://") {
+        return rest.0 == "file";
+    }
+    let drive = id.as_bytes().get(1) == Some(&b':') && id.starts_with(|c: char| c.is_ascii_alphabetic());
+    let trained =
+        |last: &str| last.strip_prefix("checkpoint-").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+    id.starts_with(['/', '.', '~', '$', '%'])
+        || id.contains('\\')
+        || drive
+        || id.ends_with('/')
+        || id.matches('/').count() > 1
+        || id.rsplit('/').next().is_some_and(trained)
+}
+
+/// A note for paths that a card names where models and data sets of the hub belong.
+pub(crate) fn left_out(card: &ModelCard) -> Option<String> {
+    let named = card.base_models().iter().chain(card.datasets()).filter(|entry| is_local(entry));
+    let paths: Vec<_> = named.filter_map(Json::as_str).collect();
+    (!paths.is_empty()).then(|| {
+        format!(
+            "README.md: {} is a path on a machine and no model or data set of the hub: it is left out",
+            paths.join(", ")
+        )
+    })
 }
 
 /// Name, organization and address of a model or data set given as a hub id, an address or a mapping.
@@ -159,6 +195,33 @@ fn rounded(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_no_models() {
+        for path in [
+            "/data/x/model",
+            "./out",
+            "../out",
+            "~/m",
+            "C:\\models\\x",
+            "D:/models/x",
+            "a/b/c",
+            "out/checkpoint-500",
+            "file:///data/x",
+            "out/",
+            "$HOME/m",
+        ] {
+            assert!(is_local(&Json::from(path)), "{path}");
+        }
+        for model in [
+            "google/gemma-4-E2B-it",
+            "gemma-4-E2B-it",
+            "https://huggingface.co/google/gemma-4-E2B-it",
+            "a name",
+        ] {
+            assert!(!is_local(&Json::from(model)), "{model}");
+        }
+    }
 
     #[test]
     fn size_labels() {

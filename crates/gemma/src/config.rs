@@ -2,16 +2,21 @@
 //!
 //! Two dialects say the same: the published files name the sizes of full-attention layers
 //! (`global_head_dim`, `num_global_key_value_heads`), transformers writes them back as `per_layer_config`.
-//! Text-only fine-tunes have the text fields at the top. Defaults are those of transformers'
-//! `Gemma4TextConfig`. Vision and audio fields are not read here; those of draft models are in `draft.rs`.
+//! Text-only fine-tunes have the text fields at the top. An absent key has the default of the config class that
+//! `model_type` names. Vision and audio fields are not read here; those of draft models are in `draft.rs`.
 
-use std::collections::BTreeMap;
+pub(crate) mod dialects;
+pub(crate) mod fields;
+mod layers;
+mod rope;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tensor::{Error, Result};
 
 use crate::draft::{self, Draft};
+use fields::{Fields, MOST};
+pub use rope::Rope;
 
 /// What kind of attention a layer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub enum Kind {
 }
 
 /// The text model's configuration. Sizes count elements, layers are numbered from 0.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `architectures[0]`.
     pub architecture: String,
@@ -87,64 +92,16 @@ pub struct Config {
     pub norm_eps: f32,
     /// `final_logit_softcapping`, if any.
     pub softcap: Option<f32>,
-    /// RoPE base of full layers.
-    pub rope_base: f32,
-    /// RoPE base of sliding layers.
-    pub rope_base_swa: f32,
-    /// Fraction of a full layer's head that is rotated.
-    pub rotary_fraction: f64,
-    /// `tie_word_embeddings`.
+    /// How full layers turn.
+    pub rope: Rope,
+    /// How sliding layers turn.
+    pub rope_swa: Rope,
+    /// The head is the embedding. Of a checkpoint, see [`Model`](crate::Model): a stored head of other bytes is none.
     pub tied: bool,
     /// What a draft model has besides; `None` for all others.
     pub draft: Option<Draft>,
-}
-
-#[derive(Deserialize)]
-struct Rope {
-    rope_theta: f32,
-    partial_rotary_factor: Option<f64>,
-    rope_type: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct LayerConfig {
-    head_dim: Option<u64>,
-    num_key_value_heads: Option<u64>,
-}
-
-/// The fields of the text model, as they are in the file.
-#[derive(Deserialize)]
-struct Raw {
-    num_hidden_layers: u64,
-    layer_types: Option<Vec<String>>,
-    hidden_size: u64,
-    intermediate_size: u64,
-    use_double_wide_mlp: Option<bool>,
-    num_attention_heads: u64,
-    num_key_value_heads: u64,
-    num_global_key_value_heads: Option<u64>,
-    head_dim: u64,
-    global_head_dim: Option<u64>,
-    per_layer_config: Option<BTreeMap<String, LayerConfig>>,
-    attention_k_eq_v: Option<bool>,
-    num_kv_shared_layers: Option<u64>,
-    hidden_size_per_layer_input: Option<u64>,
-    vocab_size: u64,
-    vocab_size_per_layer_input: Option<u64>,
-    enable_moe_block: Option<bool>,
-    num_experts: Option<u64>,
-    top_k_experts: Option<u64>,
-    expert_intermediate_size: Option<u64>,
-    moe_intermediate_size: Option<u64>,
-    max_position_embeddings: Option<u64>,
-    sliding_window: Option<u64>,
-    use_bidirectional_attention: Option<String>,
-    rms_norm_eps: Option<f32>,
-    final_logit_softcapping: Option<f32>,
-    rope_parameters: Option<BTreeMap<String, Rope>>,
-    tie_word_embeddings: Option<bool>,
-    attention_bias: Option<bool>,
-    hidden_activation: Option<String>,
+    /// In what the file is read otherwise than it is written, for people.
+    pub notes: Vec<String>,
 }
 
 pub(crate) const FILE: &str = "config.json";
@@ -170,119 +127,151 @@ impl Config {
         Config::of_kind(json, |kind| kind == Kind::Draft)
     }
 
+    /// As [`Config::from_json`] or, for a draft model, [`Config::draft_from_json`].
+    ///
+    /// # Errors
+    /// Those of [`Config::from_json`].
+    pub fn any_from_json(json: &Value) -> Result<Config> {
+        Config::of_kind(json, |_| true)
+    }
+
     fn of_kind(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<Config> {
         let (architecture, kind) = architecture(json, wanted)?;
         checkpoint::is_fp8(json)?; // other kinds are refused
-        let text = match json.get("text_config") {
-            Some(text) if !text.is_null() => text,
-            _ => json,
-        };
-        let raw = Raw::deserialize(text).map_err(|e| Error::malformed(FILE, e))?;
-        let tied =
-            raw.tie_word_embeddings.or_else(|| json.get("tie_word_embeddings")?.as_bool()).unwrap_or(true);
-        let draft = (kind == Kind::Draft).then(|| Draft::from_json(json)).transpose()?;
-        Config::from_raw(raw, architecture, kind, tied, draft)
+        let (whole, text) = Fields::of(json, &architecture, kind)?;
+        // that of the whole file decides: the text model has no head
+        let tied = whole.flag("tie_word_embeddings")?;
+        let draft = (kind == Kind::Draft).then(|| Draft::from_fields(&whole)).transpose()?;
+        Config::from_fields(&text, architecture, kind, tied, draft)
     }
 
-    fn from_raw(
-        raw: Raw,
+    fn from_fields(
+        text: &Fields<'_>,
         architecture: String,
         kind: Kind,
         tied: bool,
         draft: Option<Draft>,
     ) -> Result<Config> {
-        if raw.num_hidden_layers == 0 || raw.num_hidden_layers > 1000 {
-            return Err(Error::malformed(field("num_hidden_layers"), "no such number of layers")
-                .expected("1 to 1000", raw.num_hidden_layers));
+        let size = |key| text.count(key, 1..=MOST);
+        let mut notes = Vec::new();
+        let (attention, corrected) = layers::attention(text)?;
+        if corrected {
+            notes.push(
+                "config.json: layer_types ends in a sliding_attention layer; transformers takes the last one for a \
+                 full_attention layer, and so it is read"
+                    .to_owned(),
+            );
         }
-        let sizes = [
-            ("hidden_size", raw.hidden_size),
-            ("intermediate_size", raw.intermediate_size),
-            ("num_attention_heads", raw.num_attention_heads),
-            ("num_key_value_heads", raw.num_key_value_heads),
-            ("head_dim", raw.head_dim),
-            ("vocab_size", raw.vocab_size),
-        ];
-        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| *size == 0) {
-            return Err(Error::malformed(field(name), "no such size").expected("at least 1", size));
-        }
-        let attention = attention(&raw)?;
-        let shared_kv_layers = raw.num_kv_shared_layers.unwrap_or(0);
+        let mut shared_kv_layers = text.count("num_kv_shared_layers", 0..=MOST)?;
         match kind {
-            Kind::Draft => draft::check_shared(&attention, shared_kv_layers)?,
+            Kind::Draft => {
+                if shared_kv_layers == 0 {
+                    shared_kv_layers = attention.len() as u64; // as transformers does
+                }
+                draft::check_shared(&attention, shared_kv_layers)?;
+            }
             _ => check_donors(&attention, shared_kv_layers)?,
         }
-        if raw.attention_bias == Some(true) {
+        if text.flag("attention_bias")? {
             return Err(Error::unsupported(field("attention_bias"), "Gemma 4 has no attention bias"));
         }
-        if let Some(other) = raw.hidden_activation.as_deref().filter(|&a| a != "gelu_pytorch_tanh") {
+        let activation = text.text("hidden_activation")?;
+        if let Some(other) = activation.filter(|name| name != "gelu_pytorch_tanh") {
             return Err(Error::unsupported(
                 field("hidden_activation"),
                 "GGUF has no key for another activation",
             )
             .expected("gelu_pytorch_tanh", other));
         }
-
-        // The first full layer that has a number speaks for all of them, as in the stock converter.
-        // Keys are parsed, as transformers pads them: "05" in a model of ten layers or more.
-        let of_full = |number: fn(&LayerConfig) -> Option<u64>| {
-            let layers = raw.per_layer_config.iter().flatten();
-            let numbers =
-                layers.filter_map(|(key, layer)| Some((key.parse::<usize>().ok()?, number(layer)?)));
-            let full = numbers.filter(|&(n, _)| attention.get(n) == Some(&Attention::Full));
-            full.min().map(|(_, number)| number)
-        };
-        let full_head_dim = raw.global_head_dim.or_else(|| of_full(|l| l.head_dim)).unwrap_or(512);
-        let k_eq_v = raw.attention_k_eq_v.unwrap_or(false);
-        let full_kv_heads = if raw.per_layer_config.is_some() {
-            of_full(|l| l.num_key_value_heads)
-        } else {
-            // transformers ignores the number where keys and values have weights of their own
-            raw.num_global_key_value_heads.filter(|_| k_eq_v)
-        };
-
-        let rope = raw.rope_parameters.unwrap_or_default();
-        let full_rope = rope.get("full_attention");
-        if let Some(kind) = full_rope.and_then(|r| r.rope_type.as_deref()).filter(|&t| t != "proportional") {
-            return Err(Error::unsupported(
-                field("rope_parameters.full_attention.rope_type"),
-                "no such RoPE in Gemma 4",
-            )
-            .expected("proportional", kind));
+        let direction = text.text("use_bidirectional_attention")?;
+        if let Some(other) = direction.as_deref().filter(|&name| name != "all" && name != "vision") {
+            return Err(Error::malformed(field("use_bidirectional_attention"), "no such attention")
+                .expected("null, vision or all", other));
         }
-        let experts = raw.num_experts.filter(|_| raw.enable_moe_block != Some(false));
 
-        Ok(Config {
+        let k_eq_v = text.flag("attention_k_eq_v")?;
+        let (base, full_head_dim, full_kv_heads) = layers::sizes(text, &attention, k_eq_v)?;
+        let (rope_swa, rope) = Rope::read(text, &attention)?;
+        let experts = Experts::read(text)?;
+        let ple = inert(text, "hidden_size_per_layer_input")?;
+        let double_wide = text.flag("use_double_wide_mlp")?;
+        if kind == Kind::Draft {
+            for (key, found) in [
+                ("hidden_size_per_layer_input", ple != 0),
+                ("enable_moe_block", experts.is_some()),
+                ("use_double_wide_mlp", double_wide),
+            ] {
+                if found {
+                    let default = if text.get(key).is_none() { " (the default of its class)" } else { "" };
+                    return Err(Error::unsupported(field(key), "a draft model has none").expected(
+                        "0 or false",
+                        format!(
+                            "{}{default}",
+                            text.get(key).map_or_else(|| ple.to_string(), Value::to_string)
+                        ),
+                    ));
+                }
+            }
+        }
+        let config = Config {
             architecture,
             kind,
-            attention,
-            hidden: raw.hidden_size,
-            ffn: raw.intermediate_size,
-            double_wide: raw.use_double_wide_mlp.unwrap_or(false),
-            heads: raw.num_attention_heads,
-            kv_heads: raw.num_key_value_heads,
+            hidden: size("hidden_size")?,
+            ffn: size("intermediate_size")?,
+            double_wide,
+            heads: size("num_attention_heads")?,
+            kv_heads: base.kv_heads,
             full_kv_heads,
-            head_dim: raw.head_dim,
+            head_dim: base.head_dim,
             full_head_dim,
             k_eq_v,
             shared_kv_layers,
-            ple: raw.hidden_size_per_layer_input.unwrap_or(256),
-            vocab: raw.vocab_size,
-            vocab_ple: raw.vocab_size_per_layer_input.unwrap_or(raw.vocab_size),
-            experts,
-            experts_used: raw.top_k_experts,
-            expert_ffn: raw.expert_intermediate_size.or(raw.moe_intermediate_size),
-            context: raw.max_position_embeddings.unwrap_or(131_072),
-            window: raw.sliding_window.unwrap_or(512),
-            causal: raw.use_bidirectional_attention.as_deref() != Some("all"),
-            norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
-            softcap: raw.final_logit_softcapping.filter(|&s| s != 0.0),
-            rope_base: full_rope.map_or(1e6, |r| r.rope_theta),
-            rope_base_swa: rope.get("sliding_attention").map_or(1e4, |r| r.rope_theta),
-            rotary_fraction: full_rope.and_then(|r| r.partial_rotary_factor).unwrap_or(0.25),
+            ple,
+            vocab: size("vocab_size")?,
+            vocab_ple: if ple == 0 { 0 } else { size("vocab_size_per_layer_input")? },
+            experts: experts.as_ref().map(|experts| experts.count),
+            experts_used: experts.as_ref().map(|experts| experts.used),
+            expert_ffn: experts.as_ref().map(|experts| experts.ffn),
+            context: size("max_position_embeddings")?,
+            window: size("sliding_window")?,
+            causal: direction.as_deref() != Some("all"),
+            norm_eps: text.number("rms_norm_eps")?.unwrap_or_default(),
+            softcap: text.positive("final_logit_softcapping")?,
+            rope,
+            rope_swa,
             tied,
             draft,
-        })
+            notes,
+            attention,
+        };
+        config.check_heads()?;
+        Ok(config)
+    }
+
+    /// Query heads share key heads evenly, and each head turns in pairs.
+    fn check_heads(&self) -> Result<()> {
+        let full =
+            if self.full_kv_heads.is_some() { "num_global_key_value_heads" } else { "num_key_value_heads" };
+        let kinds = [
+            (Attention::Sliding, "num_key_value_heads", "head_dim"),
+            (Attention::Full, full, "global_head_dim"),
+        ];
+        for (kind, heads_key, dim_key) in kinds {
+            let Some(layer) = self.attention.iter().position(|&found| found == kind) else { continue };
+            let (kv_heads, head_dim) = (self.kv_heads_of(layer), self.head_dim_of(layer));
+            if !self.heads.is_multiple_of(kv_heads) {
+                return Err(Error::malformed(
+                    field(heads_key),
+                    "query heads cannot share these key heads evenly",
+                )
+                .expected(format!("a divisor of num_attention_heads {}", self.heads), kv_heads));
+            }
+            if !head_dim.is_multiple_of(2) {
+                return Err(Error::malformed(field(dim_key), "a head cannot be turned in pairs")
+                    .expected("an even size", head_dim));
+            }
+        }
+        Ok(())
     }
 
     /// Number of layers.
@@ -317,12 +306,63 @@ impl Config {
     }
 
     /// `rope_freqs`: divisors of the rotation frequencies of full layers, one a pair of dimensions.
-    /// The pairs beyond the rotary fraction get 1e30, which stops them from turning.
+    /// Pairs that do not turn get 1e30.
     pub fn rope_freqs(&self) -> Vec<f32> {
-        let pairs = self.full_head_dim / 2;
-        let turning = (self.full_head_dim as f64 * self.rotary_fraction / 2.0) as u64;
-        (0..pairs).map(|i| if i < turning { 1.0 } else { 1e30 }).collect()
+        self.rope.divisors(self.full_head_dim)
     }
+}
+
+/// What a mixture of experts is made of.
+struct Experts {
+    count: u64,
+    used: u64,
+    ffn: u64,
+}
+
+impl Experts {
+    /// `None` in dense models, whatever their configs say of experts.
+    fn read(text: &Fields<'_>) -> Result<Option<Experts>> {
+        if text.is_unknown("enable_moe_block") {
+            if text.given("enable_moe_block").is_some_and(|value| value != &Value::Bool(false)) {
+                return Err(unknown(text, "enable_moe_block", "false"));
+            }
+            return Ok(None);
+        }
+        if !text.flag("enable_moe_block")? {
+            return Ok(None);
+        }
+        let missing = |key: &str| Error::malformed(field(key), "missing in a mixture of experts");
+        let needed = |key: &str, most| text.optional_count(key, 1..=most)?.ok_or_else(|| missing(key));
+        let count = needed("num_experts", MOST)?;
+        let used = needed("top_k_experts", count)?;
+        let names = ["moe_intermediate_size", "expert_intermediate_size"];
+        let [ffn, other] =
+            [text.optional_count(names[0], 1..=MOST)?, text.optional_count(names[1], 1..=MOST)?];
+        match (ffn, other.filter(|_| text.given(names[1]).is_some())) {
+            (Some(ffn), Some(other)) if ffn != other => {
+                Err(Error::malformed(field(names[1]), format!("contradicts {}", names[0]))
+                    .expected(ffn, other))
+            }
+            (ffn, other) => {
+                let ffn = ffn.or(other).ok_or_else(|| missing(names[0]))?;
+                Ok(Some(Experts { count, used, ffn }))
+            }
+        }
+    }
+}
+
+/// A size that some classes do not have; 0 there.
+fn inert(text: &Fields<'_>, key: &str) -> Result<u64> {
+    let size = if text.given(key).is_none() && text.is_unknown(key) { 0 } else { text.count(key, 0..=MOST)? };
+    if size != 0 && text.is_unknown(key) {
+        return Err(unknown(text, key, "0"));
+    }
+    Ok(size)
+}
+
+fn unknown(text: &Fields<'_>, key: &str, expected: &str) -> Error {
+    Error::unsupported(field(key), format!("transformers' {} has no such key", text.class_name))
+        .expected(expected, text.get(key).unwrap_or(&Value::Null))
 }
 
 fn architecture(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<(String, Kind)> {
@@ -344,29 +384,27 @@ fn architecture(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<(String, 
             ))
         }
         Some(_) => Err(Error::unsupported(place, "not a draft model").expected(supported(), name)),
-        None => Err(Error::unsupported(place, "unknown architecture").expected(supported(), name)),
+        None => Err(other_family(Error::unsupported(place, "unknown architecture").expected(supported(), name), name)),
     }
 }
 
-fn attention(raw: &Raw) -> Result<Vec<Attention>> {
-    let layers = raw.num_hidden_layers as usize;
-    let Some(types) = &raw.layer_types else {
-        // transformers: five sliding layers to a full one, the last layer full
-        let full = |i: usize| (i + 1).is_multiple_of(6) || i + 1 == layers;
-        return Ok((0..layers).map(|i| if full(i) { Attention::Full } else { Attention::Sliding }).collect());
-    };
-    if types.len() != layers {
-        return Err(
-            Error::malformed(field("layer_types"), "not one entry a layer").expected(layers, types.len())
-        );
+/// Says which other model it is, where the name tells.
+fn other_family(error: Error, architecture: &str) -> Error {
+    const FAMILIES: [(&str, &str); 7] = [
+        ("Gemma3n", "Gemma 3n"),
+        ("Gemma3", "Gemma 3"),
+        ("Gemma2", "Gemma 2"),
+        ("Gemma", "Gemma 1"),
+        ("PaliGemma", "PaliGemma"),
+        ("RecurrentGemma", "RecurrentGemma"),
+        ("T5Gemma", "T5Gemma"),
+    ];
+    match FAMILIES.iter().find(|(start, _)| architecture.starts_with(start)).filter(|_| !architecture.starts_with("Gemma4")) {
+        Some((_, family)) => error.help(format!(
+            "This is a {family} model. Only Gemma 4 is converted here; llama.cpp's convert_hf_to_gguf.py knows the others."
+        )),
+        None => error,
     }
-    let parse = |(i, name): (usize, &String)| match name.as_str() {
-        "sliding_attention" => Ok(Attention::Sliding),
-        "full_attention" => Ok(Attention::Full),
-        other => Err(Error::malformed(field(&format!("layer_types[{i}]")), "unknown kind of layer")
-            .expected("sliding_attention or full_attention", other)),
-    };
-    types.iter().enumerate().map(parse).collect()
 }
 
 /// Each layer that shares K/V needs an earlier layer of its kind that has them.

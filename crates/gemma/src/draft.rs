@@ -4,12 +4,12 @@
 //! owns some in the *target*, the model it drafts for; it is fed the target's embeddings and hidden states. So the two
 //! must agree in a number of sizes. Source: huggingface/transformers models/gemma4_assistant.
 
-use serde::Deserialize;
 use serde_json::Value;
 use tensor::{Error, Result};
 
 use crate::Vocabulary;
-use crate::config::{Attention, Config, FILE, Kind, field};
+use crate::config::fields::{Fields, MOST};
+use crate::config::{Attention, Config, Kind, field};
 
 /// What a draft model has besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,32 +29,22 @@ pub struct Ordered {
     pub used: u64,
 }
 
-/// The defaults of transformers' `Gemma4AssistantConfig`.
+/// The default of transformers' `Gemma4AssistantConfig`, for GGUFs.
 pub(crate) const CENTROIDS_USED: u64 = 32;
-const CENTROIDS: u64 = 2048;
-
-#[derive(Deserialize)]
-struct Raw {
-    backbone_hidden_size: u64,
-    use_ordered_embeddings: Option<bool>,
-    num_centroids: Option<u64>,
-    centroid_intermediate_top_k: Option<u64>,
-}
 
 impl Draft {
     /// Reads the fields of a whole `config.json`.
-    pub(crate) fn from_json(json: &Value) -> Result<Draft> {
-        let raw = Raw::deserialize(json).map_err(|e| Error::malformed(FILE, e))?;
-        if raw.backbone_hidden_size == 0 {
-            return Err(
-                Error::malformed(field("backbone_hidden_size"), "no such size").expected("at least 1", 0)
-            );
-        }
-        let ordered = raw.use_ordered_embeddings.unwrap_or(false).then(|| Ordered {
-            centroids: raw.num_centroids.unwrap_or(CENTROIDS),
-            used: raw.centroid_intermediate_top_k.unwrap_or(CENTROIDS_USED),
-        });
-        let draft = Draft { backbone: raw.backbone_hidden_size, ordered };
+    pub(crate) fn from_fields(whole: &Fields<'_>) -> Result<Draft> {
+        let count = |key| whole.count(key, 1..=MOST);
+        let backbone = count("backbone_hidden_size")?;
+        let ordered = match whole.flag("use_ordered_embeddings")? {
+            true => Some(Ordered {
+                centroids: count("num_centroids")?,
+                used: count("centroid_intermediate_top_k")?,
+            }),
+            false => None,
+        };
+        let draft = Draft { backbone, ordered };
         draft.check().map_err(|e| Error::malformed(field("centroid_intermediate_top_k"), e.problem()))?;
         Ok(draft)
     }
@@ -118,8 +108,13 @@ impl Config {
             same(&of("head size"), target.head_dim_of(owner), self.head_dim_of(layer))?;
         }
         same("sliding window", target.window, self.window)?;
-        same("RoPE base of full layers", target.rope_base, self.rope_base)?;
-        same("RoPE base of sliding layers", target.rope_base_swa, self.rope_base_swa)
+        for (kind, target, draft) in
+            [("full", target.rope, self.rope), ("sliding", target.rope_swa, self.rope_swa)]
+        {
+            same(&format!("RoPE base of {kind} layers"), target.base, draft.base)?;
+            same(&format!("RoPE factor of {kind} layers"), target.factor, draft.factor)?;
+        }
+        Ok(())
     }
 }
 

@@ -11,11 +11,10 @@
 use serde_json::Value;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
+use crate::config::dialects::both_dialects;
 use crate::config::{Attention, Config};
+use crate::llama_cpp::OWNERS;
 use crate::tensors::Inventory;
-
-/// Layers that llama.cpp wants to have keys and values of their own.
-const OWNERS: usize = 2;
 
 /// What a draft of these layers is made of.
 #[derive(Clone, Debug)]
@@ -61,9 +60,10 @@ impl Extraction {
     ) -> Result<Extraction> {
         check_layers(target, layers)?;
         let json = cut_config(json, target, layers);
+        let config = Config { tied: target.tied, ..Config::from_json(&json)? };
         let mut extraction = Extraction {
-            config: Config::from_json(&json)?,
-            json,
+            json: both_dialects(&json, &config),
+            config,
             layers: layers.to_vec(),
             ple: target.ple,
             tensors: Vec::new(),

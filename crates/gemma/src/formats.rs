@@ -23,6 +23,24 @@ pub(crate) struct Named {
     pub(crate) hidden: u64,
 }
 
+/// `formats/gemma4.defaults.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Defaults {
+    pub(crate) text_class: BTreeMap<String, String>,
+    pub(crate) model_type: BTreeMap<String, String>,
+    pub(crate) class: BTreeMap<String, Class>,
+}
+
+/// A config class of transformers.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Class {
+    pub(crate) optional: Vec<String>,
+    pub(crate) unknown: Vec<String>,
+    pub(crate) default: BTreeMap<String, serde_json::Value>,
+}
+
 /// `formats/gemma4.tensors.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,6 +184,7 @@ macro_rules! table {
 }
 
 table!(pub(crate) variants, Variants, "gemma4.variants.toml");
+table!(pub(crate) defaults, Defaults, "gemma4.defaults.toml");
 table!(text_tensors, Tensors, "gemma4.tensors.toml");
 table!(draft_tensors, DraftTensors, "gemma4-assistant.tensors.toml");
 table!(text_keys, Keys, "gemma4.keys.toml");
@@ -210,6 +229,7 @@ mod tests {
             assert!(!keys(kind).key.is_empty());
         }
         assert!(!vocabulary().visible.is_empty());
+        assert!(!defaults().class.is_empty());
     }
 
     /// What the tables of draft models take from those of text models is there.

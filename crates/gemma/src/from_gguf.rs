@@ -1,6 +1,8 @@
 //! A GGUF understood: the config back out of its keys, and its tensors by role.
 //!
-//! The inverse of `keys.rs` and of the names in `formats/gemma4.tensors.toml`. Some facts have no key: the
+//! The inverse of `keys.rs` and of the names in `formats/gemma4.tensors.toml`, as llama.cpp reads a file: a key that it
+//! can do without has its default here too, and what it stops at or counts otherwise than we do is refused (sources:
+//! `src/llama-model.cpp` `load_hparams`, `src/llama-hparams.h`, `src/models/gemma4*.cpp`). Some facts have no key: the
 //! vocabulary is as large as the embedding, the head is tied unless it has a tensor, full layers without a value
 //! projection use their keys (all as llama.cpp's `src/models/gemma4.cpp` decides them), and what part of a head
 //! turns is in the tensor `rope_freqs`, which is therefore one of the model's weights here.
@@ -10,10 +12,16 @@ use std::collections::{HashMap, HashSet};
 use gguf::{Array, Metadata, Value};
 use tensor::{Error, Result, TensorDesc};
 
-use crate::config::{Attention, Config, Kind, check_donors};
+use crate::config::{Attention, Config, Kind, Rope, check_donors};
 use crate::draft::{self, Draft, Ordered};
 use crate::formats::{self, Store};
 use crate::tensors::{Found, Inventory, Slot, check_shape, complete, slots};
+
+/// What llama.cpp caps logits at where the key is absent.
+const SOFTCAP: f32 = 30.0;
+
+/// The base of RoPE where the keys are absent.
+const BASE: f32 = 1e4;
 
 /// The role, and the name without `.weight`, of the divisors of the rotation frequencies of full layers.
 pub const ROPE_FREQS: &str = "rope_freqs";
@@ -22,7 +30,7 @@ impl Config {
     /// The config of a GGUF, from its keys and from which tensors it has.
     ///
     /// `architecture` is the file's `general.architecture` and `kind` is [`Kind::Text`], whatever the checkpoint
-    /// was. `rotary_fraction` is the family's; the file's own is in its tensor [`ROPE_FREQS`].
+    /// was. `rope.fraction` is the family's; the file's own is in its tensor [`ROPE_FREQS`].
     ///
     /// # Errors
     /// `Unsupported` for another architecture or for layers that differ in a way no config can say, `Malformed`
@@ -37,6 +45,16 @@ impl Config {
     /// Those of [`Config::from_metadata`].
     pub fn draft_from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
         Config::from_keys(metadata, tensors, Kind::Draft)
+    }
+
+    /// As [`Config::from_metadata`] or, for the architecture of draft models, [`Config::draft_from_metadata`].
+    ///
+    /// # Errors
+    /// Those of [`Config::from_metadata`].
+    pub fn any_from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
+        let architecture: Option<&str> = metadata.typed("general.architecture")?;
+        let draft = architecture == Some(&formats::keys(Kind::Draft).architecture);
+        Config::from_keys(metadata, tensors, if draft { Kind::Draft } else { Kind::Text })
     }
 
     fn from_keys(metadata: &Metadata, tensors: &[TensorDesc], kind: Kind) -> Result<Config> {
@@ -64,12 +82,26 @@ impl Config {
                 named.get(name).ok_or_else(|| Error::malformed(format!("tensor {name}"), "missing"))?;
             Ok(desc.rows())
         };
-        let ple = keys.optional("embedding_length_per_layer_input")?.unwrap_or(0);
+        let ple = match kind {
+            Kind::Draft => 0, // not read
+            _ => keys.required::<u32>("embedding_length_per_layer_input")?.into(),
+        };
         let vocab = rows("token_embd.weight")?;
         let owned_full =
             attention[..(layers - shared_kv_layers) as usize].iter().position(|&a| a == Attention::Full);
         let ffn = keys.per_layer("feed_forward_length", layers as usize)?;
-        let kv_heads = keys.per_layer("attention.head_count_kv", layers as usize)?;
+        let hidden = keys.size("embedding_length")?;
+        let heads = keys.size("attention.head_count")?;
+        let kv_heads = match keys.given("attention.head_count_kv") {
+            true => keys.per_layer("attention.head_count_kv", layers as usize)?,
+            false => vec![heads; layers as usize],
+        };
+        keys.check_scaling(kind, layers)?;
+        let factor = match keys.typed::<f32>("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => keys.typed("rope.scale_linear")?, // the older name
+        };
+        let base = |key| Ok(keys.typed(key)?.unwrap_or(BASE));
         let of_kind = |kind| {
             attention.iter().position(|&a| a == kind).map(|layer| kv_heads[layer]).unwrap_or(kv_heads[0])
         };
@@ -77,20 +109,23 @@ impl Config {
         let config = Config {
             architecture: architecture.to_owned(),
             kind,
-            hidden: keys.size("embedding_length")?,
+            hidden,
             ffn: ffn[0],
             double_wide: ffn.iter().any(|&n| n != ffn[0]),
-            heads: keys.size("attention.head_count")?,
+            heads,
             kv_heads: of_kind(Attention::Sliding),
             full_kv_heads: Some(of_kind(Attention::Full)).filter(|&n| n != of_kind(Attention::Sliding)),
             head_dim: keys.size("attention.key_length_swa")?,
-            full_head_dim: keys.size("attention.key_length")?,
+            full_head_dim: match keys.given("attention.key_length") {
+                true => keys.size("attention.key_length")?,
+                false => hidden / heads,
+            },
             k_eq_v: owned_full
                 .is_some_and(|n| !named.contains_key(format!("blk.{n}.attn_v.weight").as_str())),
             shared_kv_layers,
             ple,
             vocab,
-            vocab_ple: if ple > 0 { rows("per_layer_token_embd.weight")? } else { vocab },
+            vocab_ple: if ple > 0 { rows("per_layer_token_embd.weight")? } else { 0 },
             experts: keys.optional("expert_count")?.filter(|&n| n > 0),
             experts_used: keys.optional("expert_used_count")?,
             expert_ffn: keys.optional("expert_feed_forward_length")?,
@@ -98,12 +133,19 @@ impl Config {
             window: keys.size("attention.sliding_window")?,
             causal: keys.typed("attention.causal")?.unwrap_or(true),
             norm_eps: keys.required("attention.layer_norm_rms_epsilon")?,
-            softcap: keys.typed("final_logit_softcapping")?.filter(|&s: &f32| s != 0.0),
-            rope_base: keys.required("rope.freq_base")?,
-            rope_base_swa: keys.required("rope.freq_base_swa")?,
-            rotary_fraction: 0.25,
+            softcap: match (kind, keys.typed("final_logit_softcapping")?) {
+                (Kind::Draft, _) => None, // not read
+                (_, cap) => Some(cap.unwrap_or(SOFTCAP)).filter(|&cap: &f32| cap != 0.0),
+            },
+            rope: Rope {
+                base: base("rope.freq_base")?,
+                factor: factor.filter(|&factor| factor != 0.0 && keys.scales()).unwrap_or(1.0),
+                ..Rope::default_of(Attention::Full)
+            },
+            rope_swa: Rope { base: base("rope.freq_base_swa")?, ..Rope::default_of(Attention::Sliding) },
             tied: !named.contains_key("output.weight"),
             draft: (kind == Kind::Draft).then(|| keys.draft(&named)).transpose()?,
+            notes: Vec::new(),
             attention,
         };
         keys.check(&config, &ffn, &kv_heads)?;
@@ -128,6 +170,46 @@ impl<'a> Keys<'a> {
 
     fn typed<T: gguf::FromValue<'a>>(&self, key: &str) -> Result<Option<T>> {
         self.metadata.typed(&self.name(key))
+    }
+
+    fn given(&self, key: &str) -> bool {
+        self.metadata.get(&self.name(key)).is_some()
+    }
+
+    /// Whether `rope.scaling.factor` counts.
+    fn scales(&self) -> bool {
+        !matches!(self.typed::<&str>("rope.scaling.type"), Ok(Some("none")))
+    }
+
+    /// Scalings of RoPE and other keys that llama.cpp follows and this crate does not.
+    fn check_scaling(&self, kind: Kind, layers: u64) -> Result<()> {
+        let scaling: Option<&str> = self.typed("rope.scaling.type")?;
+        if let Some(other) = scaling.filter(|name| !["none", "linear", "longrope"].contains(name)) {
+            return Err(Error::unsupported(self.place("rope.scaling.type"), "a scaling that is not handled")
+                .expected("none or linear", other));
+        }
+        for key in
+            ["rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"]
+        {
+            let neutral = if key.ends_with("ext_factor") { 0.0 } else { 1.0 };
+            if let Some(found) = self.typed::<f32>(key)?.filter(|&found| found != neutral) {
+                return Err(Error::unsupported(self.place(key), "a scaling that is not handled")
+                    .expected(neutral, found));
+            }
+        }
+        let counts = [
+            ("expert_group_count", 0),
+            ("nextn_predict_layers", if kind == Kind::Draft { layers } else { 0 }),
+        ];
+        for (key, expected) in counts {
+            let found = self.optional(key)?.unwrap_or(0);
+            if found != expected {
+                return Err(
+                    Error::unsupported(self.place(key), "a model of another make").expected(expected, found)
+                );
+            }
+        }
+        Ok(())
     }
 
     fn required<T: gguf::FromValue<'a>>(&self, key: &str) -> Result<T> {
@@ -202,20 +284,46 @@ impl<'a> Keys<'a> {
                 }
             }
         }
+        // llama.cpp's default of each, where there is one
+        let turning = self.optional("rope.dimension_count")?.unwrap_or(config.full_head_dim);
         let repeated = [
-            ("attention.value_length", config.full_head_dim),
-            ("attention.value_length_swa", config.head_dim),
-            ("rope.dimension_count", config.full_head_dim),
-            ("rope.dimension_count_swa", config.head_dim),
+            ("attention.value_length", Some(config.hidden / config.heads), config.full_head_dim),
+            ("attention.value_length_swa", None, config.head_dim),
+            ("rope.dimension_count", Some(config.full_head_dim), config.full_head_dim),
+            ("rope.dimension_count_swa", Some(turning), config.head_dim),
         ];
-        for (key, expected) in repeated {
-            if let Some(found) = self.optional(key)?.filter(|&found| found != expected) {
+        for (key, default, expected) in repeated {
+            let found = match (self.optional(key)?, default) {
+                (None, None) => return Err(self.missing(key)),
+                (found, default) => found.or(default).filter(|&found| found != expected),
+            };
+            if let Some(found) = found {
                 return Err(
                     Error::unsupported(self.place(key), "not the length of a key").expected(expected, found)
                 );
             }
         }
+        let used = config.experts_used.unwrap_or(0);
+        let most = config.experts.unwrap_or(0);
+        if used > most || (most > 0 && used == 0) {
+            return Err(Error::malformed(self.place("expert_used_count"), "llama.cpp stops at it")
+                .expected(format!("1 to {most} with experts, none without"), used));
+        }
+        if let Some(tokens) = self.metadata.typed::<&[String]>("tokenizer.ggml.tokens")? {
+            let tables = [("token_embd", config.vocab), ("per_layer_token_embd", config.vocab_ple)];
+            let of = |name: &str| name == "token_embd" || config.ple > 0;
+            for (name, rows) in tables.into_iter().filter(|(name, _)| of(name)) {
+                if rows != tokens.len() as u64 {
+                    return Err(Error::malformed(format!("tensor {name}.weight"), "not a row a token")
+                        .expected(format!("{} rows", tokens.len()), rows));
+                }
+            }
+        }
         Ok(())
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        Error::malformed(self.place(key), "missing")
     }
 }
 

@@ -89,6 +89,21 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     Ok(metadata)
 }
 
+/// Whether this version knows what a key of a GGUF of this kind means: whether it is in the table of keys.
+pub fn is_known_key(kind: Kind, key: &str) -> bool {
+    let table = formats::keys(kind);
+    let holds = |row: &KeyRow| {
+        let name = row.key.replace("{arch}", &table.architecture);
+        match name.strip_suffix('*') {
+            Some(start) => key.starts_with(start),
+            None => name == key,
+        }
+    };
+    key.starts_with("tokenizer.chat_template.")
+        || key == "tokenizer.chat_templates"
+        || table.key.iter().any(holds)
+}
+
 impl KeySources<'_> {
     /// A value that does not fit is the recipe's fault if it comes from there.
     fn blame(&self, row: &KeyRow, error: Error) -> Error {
@@ -174,9 +189,11 @@ fn model_fact(config: &Config, name: &str) -> Option<Fact> {
         "causal" if config.causal => return None,
         "causal" => false.into(),
         "norm_eps" => config.norm_eps.into(),
-        "rope_base" => config.rope_base.into(),
-        "rope_base_swa" => config.rope_base_swa.into(),
-        "softcap" => config.softcap?.into(),
+        "rope_base" => config.rope.base.into(),
+        "rope_base_swa" => config.rope_swa.base.into(),
+        // llama.cpp caps at 30 where the key is absent, and not at all at 0; it does not cap draft models
+        "softcap" if config.kind == Kind::Draft => config.softcap?.into(),
+        "softcap" => config.softcap.unwrap_or(0.0).into(),
         "backbone" => config.draft.as_ref()?.backbone.into(),
         "centroids_used" => config.ordered()?.used.into(),
         "experts" => config.experts?.into(),

@@ -5,25 +5,30 @@
 //! Bytes of containers are the business of `gguf` and `checkpoint`, types of tensors that of `plan`.
 
 mod card;
+mod chat;
 mod config;
 mod draft;
 mod extract;
 mod formats;
 mod from_gguf;
+mod head;
 mod hub_name;
 mod keys;
+mod llama_cpp;
 mod model;
+mod sampling;
 mod special;
 mod tensors;
 mod vocabulary;
 
 pub use card::FIELDS as METADATA_FIELDS;
-pub use config::{Attention, Config, Kind};
+pub use config::dialects::both_dialects;
+pub use config::{Attention, Config, Kind, Rope};
 pub use draft::{Draft, Ordered, is_assistant, same_tokens};
 pub use extract::{ExtractedWeights, Extraction, check_count, check_layers};
 pub use formats::Store;
 pub use from_gguf::{ROPE_FREQS, gguf_inventory};
-pub use keys::{KeySources, Parameters, metadata};
+pub use keys::{KeySources, Parameters, is_known_key, metadata};
 pub use model::Model;
 pub use tensors::{Dropped, Found, Inventory, Slot, inventory, is_role};
 pub use vocabulary::Vocabulary;
@@ -31,6 +36,11 @@ pub use vocabulary::Vocabulary;
 /// The names of the published sizes.
 pub fn variant_names() -> impl Iterator<Item = &'static str> {
     formats::variants().variant.iter().map(|variant| variant.name.as_str())
+}
+
+/// The `model_type` that transformers saves for an architecture of this family.
+pub fn model_type(architecture: &str) -> Option<&'static str> {
+    formats::defaults().model_type.get(architecture).map(String::as_str)
 }
 
 impl Config {

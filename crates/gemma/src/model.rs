@@ -4,7 +4,8 @@ use checkpoint::{ChatTemplates, Checkpoint, ModelCard};
 use serde_json::Value;
 use tensor::{Result, TensorSource};
 
-use crate::{Config, Inventory, Vocabulary, tensors};
+use crate::config::Kind;
+use crate::{Config, Inventory, Vocabulary, card, chat, sampling, tensors};
 
 /// Everything about a checkpoint but its weights.
 #[derive(Debug)]
@@ -21,8 +22,12 @@ pub struct Model {
     pub generation: Option<Value>,
     /// The front matter of its README.
     pub card: ModelCard,
-    /// `config.json` as it is.
+    /// `config.json`, see [`Checkpoint::config`].
     pub json: Value,
+    /// Whether that is what the file says.
+    pub json_is_as_stored: bool,
+    /// In what the folder is not as transformers would have saved it, and what was done about it: for people.
+    pub notes: Vec<String>,
     /// All files of the folder by name, with their sizes.
     pub files: Vec<(String, u64)>,
     /// See [`Checkpoint::fingerprint`].
@@ -46,31 +51,67 @@ impl Model {
         Model::with(checkpoint, Config::draft_from_json)
     }
 
+    /// As [`Model::open`] or, for a draft model, [`Model::open_draft`].
+    ///
+    /// # Errors
+    /// Those of [`Model::open`].
+    pub fn open_any(checkpoint: &Checkpoint) -> Result<Model> {
+        Model::with(checkpoint, Config::any_from_json)
+    }
+
     fn with(checkpoint: &Checkpoint, config: fn(&Value) -> Result<Config>) -> Result<Model> {
         let dir = checkpoint.dir().display();
-        let config = config(checkpoint.config()).map_err(|e| e.within(&dir))?;
+        let config = Config::with_weights(checkpoint, config).map_err(|e| e.within(&dir))?;
         let file_of = |index: usize| {
             let shard = checkpoint.location(index).map(|l| &checkpoint.shards()[l.shard]);
             shard.map_or_else(|| dir.to_string(), |shard| shard.path.display().to_string())
         };
         let inventory = tensors::inventory(&config, checkpoint.tensors(), &file_of)?;
+        let tokenizer = checkpoint.tokenizer()?;
         let vocabulary = Vocabulary::new(
-            &checkpoint.tokenizer()?,
+            &tokenizer,
             checkpoint.tokenizer_config()?.as_ref(),
             checkpoint.config(),
             config.vocab,
         )
         .map_err(|e| e.within(&dir))?;
+        let (templates, generation) = (checkpoint.chat_templates()?, checkpoint.generation_config()?);
+        let card = checkpoint.model_card()?;
+        let mut notes: Vec<_> = checkpoint.notes().iter().map(|note| note.text.clone()).collect();
+        notes.extend(checkpoint.beside_note());
+        notes.extend_from_slice(&config.notes);
+        notes.extend_from_slice(&vocabulary.notes);
+        notes.extend(templates.note.clone());
+        if config.kind != Kind::Draft {
+            notes.extend(chat::without_template(
+                &templates,
+                checkpoint.config(),
+                generation.as_ref(),
+                &vocabulary,
+            ));
+        }
+        notes.extend(chat::unknown_ends(generation.as_ref(), &vocabulary));
+        notes.extend(card::left_out(&card));
         Ok(Model {
             inventory,
             vocabulary,
-            templates: checkpoint.chat_templates()?,
-            generation: checkpoint.generation_config()?,
-            card: checkpoint.model_card()?,
+            templates,
+            generation,
+            card,
             json: checkpoint.config().clone(),
+            json_is_as_stored: checkpoint.config_is_as_stored(),
+            notes,
             files: checkpoint.files()?,
             fingerprint: checkpoint.fingerprint()?,
             config,
         })
+    }
+
+    /// Whether everybody can sample with the values of `generation_config.json`, which go into outputs as they are.
+    ///
+    /// # Errors
+    /// `Malformed`, naming the first value that is out of range.
+    pub fn check_sampling(&self) -> Result<()> {
+        self.generation.as_ref().map_or(Ok(()), sampling::check)
     }
 }

@@ -128,26 +128,40 @@ fn set(list: &mut Vec<(&'static str, bool)>, kind: &'static str, flag: bool) {
     }
 }
 
-/// The ids of special tokens: those that have a name, then those that only config.json knows.
+/// Kinds of special tokens with their ids.
+pub(crate) type Ids = Vec<(&'static str, u32)>;
+
+/// The ids of special tokens: those that have a name, then those that only config.json knows; and what is left out. An id
+/// that no token has is left out, as llama.cpp heeds none (`src/llama-vocab.cpp`, "bad special token").
 pub(crate) fn ids(
     tokenizer: &Tokenizer,
     named: &BTreeMap<&'static str, &str>,
     config: &Value,
-) -> Result<Vec<(&'static str, u32)>> {
+    vocab: u64,
+) -> Result<(Ids, Vec<String>)> {
     let added: HashMap<&str, u32> =
         tokenizer.added_tokens.iter().rev().map(|token| (token.content.as_str(), token.id)).collect();
     let id_of = |kind| Some((kind, *added.get(named.get(kind)?)?));
     let mut ids: Vec<_> = SPECIAL.into_iter().filter_map(id_of).collect();
+    let mut notes = Vec::new();
     for kind in SPECIAL {
+        if ids.iter().any(|(k, _)| *k == kind) {
+            continue;
+        }
         let key = format!("{kind}_token_id");
         let root = config.get(&key).filter(|id| !id.is_null());
         let id = root.or_else(|| config.get("text_config")?.get(&key)).and_then(Value::as_u64);
-        if let Some(id) = id.filter(|_| ids.iter().all(|(k, _)| *k != kind)) {
-            let id = u32::try_from(id).map_err(|_| {
-                Error::malformed(format!("config.json: {key}"), "no such token").expected("a token id", id)
-            })?;
-            ids.push((kind, id));
+        let known = id.and_then(|id| u32::try_from(id).ok()).filter(|id| u64::from(*id) < vocab);
+        match (known, id, named.get(kind)) {
+            (Some(id), ..) => ids.push((kind, id)),
+            (None, Some(id), _) => notes.push(format!(
+                "config.json: {key} is {id}, and there are {vocab} tokens: it is left out, as llama.cpp heeds no such id"
+            )),
+            (None, None, Some(text)) if !tokenizer.vocab().any(|(token, _)| token == *text) => notes.push(format!(
+                "tokenizer_config.json: {kind}_token is {text:?}, which is no token of tokenizer.json: it is left out"
+            )),
+            _ => {}
         }
     }
-    Ok(ids)
+    Ok((ids, notes))
 }

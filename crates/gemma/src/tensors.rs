@@ -160,8 +160,10 @@ pub fn inventory(
     let mut missing = Vec::new();
     for slot in slots {
         let name = if slot.unprefixed { slot.hf.clone() } else { format!("{prefix}{}", slot.hf) };
-        match by_name.get(name.as_str()) {
-            Some(&index) => {
+        let found = by_name.get(name.as_str()).copied();
+        let found = found.or_else(|| (slot.role == "output").then(|| heads(tensors).next())?);
+        match found {
+            Some(index) => {
                 check(&slot, &tensors[index]).map_err(|e| e.within(file_of(index)))?;
                 owner[index] = true;
                 text.push(Found { slot, index });
@@ -170,8 +172,20 @@ pub fn inventory(
             None => missing.push(name),
         }
     }
-    complete(config, &missing)
-        .map_err(|e| e.help("Is config.json the one of this checkpoint, and is every shard there?"))?;
+    complete(config, &missing).map_err(|e| {
+        let unused =
+            tensors.iter().zip(&owner).filter(|(tensor, owned)| !**owned && reason(config, tensor).is_err());
+        let unused: Vec<_> = unused.map(|(tensor, _)| tensor.name.as_str()).collect();
+        let all = tensors.iter().map(|tensor| tensor.name.as_str());
+        let there = match missing.first() {
+            Some(first) if unused.is_empty() => {
+                format!(" The closest names that are there: {}.", closest(first, all))
+            }
+            Some(first) => format!(" There, and not known: {}.", closest(first, unused.into_iter())),
+            None => String::new(),
+        };
+        e.help(format!("Is config.json the one of this checkpoint, and is every shard there?{there}"))
+    })?;
 
     let mut dropped = Vec::new();
     for (index, tensor) in tensors.iter().enumerate().filter(|&(index, _)| !owner[index]) {
@@ -179,6 +193,27 @@ pub fn inventory(
         dropped.push(Dropped { index, reason });
     }
     Ok(Inventory { text, dropped })
+}
+
+/// The names under which checkpoints store a head.
+const HEADS: [&str; 4] = [
+    "lm_head.weight",
+    "language_model.lm_head.weight",
+    "model.lm_head.weight",
+    "model.language_model.lm_head.weight",
+];
+
+/// The stored heads of a checkpoint, by number, the usual name first.
+pub(crate) fn heads(tensors: &[TensorDesc]) -> impl Iterator<Item = usize> {
+    HEADS.iter().filter_map(|name| tensors.iter().position(|tensor| tensor.name == *name))
+}
+
+/// The embedding of a checkpoint, by number.
+pub(crate) fn embedding(config: &Config, tensors: &[TensorDesc]) -> Option<usize> {
+    let table = formats::tensors(config.kind);
+    let slot = table.tensor.iter().find(|row| row.role == "token_embd")?;
+    let names = table.prefixes.iter().map(|prefix| format!("{prefix}{}", slot.hf));
+    names.into_iter().find_map(|name| tensors.iter().position(|tensor| tensor.name == name))
 }
 
 /// The prefix under which the most tensors of the text model are found.
@@ -189,6 +224,26 @@ fn prefix(config: &Config, slots: &[Slot], by_name: &HashMap<&str, usize>) -> &'
     let prefixes = &formats::tensors(config.kind).prefixes;
     // `rev`, because `max_by_key` takes the last of equals and the first is the usual one
     prefixes.iter().rev().max_by_key(hits).map_or("", String::as_str)
+}
+
+/// The names that are most like one that is missing, as a list, and how many others there are.
+fn closest<'a>(missing: &str, there: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 3;
+    let wanted: Vec<_> = missing.split('.').collect();
+    // segments in common from both ends, then letters from the beginning
+    let likeness = |name: &str| {
+        let own: Vec<_> = name.split('.').collect();
+        let ends = own.iter().rev().zip(wanted.iter().rev()).take_while(|(a, b)| a == b).count();
+        let starts = own.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+        let letters = name.bytes().zip(missing.bytes()).take_while(|(a, b)| a == b).count();
+        (ends + starts, letters)
+    };
+    let mut names: Vec<&str> = there.collect();
+    let all = names.len();
+    names.sort_by_cached_key(|name| (std::cmp::Reverse(likeness(name)), *name));
+    names.truncate(MOST);
+    let more = if all > MOST { format!(" and {} more", all - MOST) } else { String::new() };
+    format!("{}{more}", names.join(", "))
 }
 
 fn check(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
@@ -227,8 +282,8 @@ pub(crate) fn complete(config: &Config, missing: &[String]) -> Result<()> {
 }
 
 fn reason(config: &Config, tensor: &TensorDesc) -> Result<&'static str> {
-    if config.tied && tensor.name == "lm_head.weight" {
-        return Ok("tied: config.json says tie_word_embeddings, the head is token_embd");
+    if config.tied && HEADS.contains(&tensor.name.as_str()) {
+        return Ok("tied: the same bytes as the embedding, which is the head");
     }
     let table = &formats::tensors(config.kind).dropped;
     let name = tensor.name.as_str();

@@ -25,6 +25,8 @@ pub struct Vocabulary {
     pub special: Vec<(&'static str, u32)>,
     /// `bos`, `sep`, `eos`: whether it is put around a text, where the tokenizer's own files say; in the order of the file.
     pub add: Vec<(&'static str, bool)>,
+    /// Special tokens that are named and are none, for people.
+    pub notes: Vec<String>,
 }
 
 impl Vocabulary {
@@ -46,11 +48,12 @@ impl Vocabulary {
         vocab: u64,
     ) -> Result<Self> {
         let tokens = tokens(tokenizer, vocab)?;
+        tokenizer.check_make().map_err(|e| e.within("tokenizer.json"))?;
         let settings = tokenizer_config.unwrap_or(&Value::Null);
         let types = types(&tokens, tokenizer, settings);
         let Found { named, add } = special::find(tokenizer, settings)?;
-        let special = special::ids(tokenizer, &named, config)?;
-        Ok(Vocabulary { types, special, add, merges: merges(tokenizer), tokens })
+        let (special, notes) = special::ids(tokenizer, &named, config, vocab)?;
+        Ok(Vocabulary { types, special, add, notes, merges: merges(tokenizer), tokens })
     }
 }
 
@@ -75,10 +78,10 @@ fn tokens(tokenizer: &Tokenizer, vocab: u64) -> Result<Vec<String>> {
             }
         }
     }
-    if count != vocab {
+    if let Some(hole) = by_id.iter().position(Option::is_none) {
         return Err(Error::malformed("tokenizer.json", "the tokenizer contradicts config.json")
-            .expected(format!("vocab_size {vocab} tokens"), count)
-            .help("If the embedding was padded after tokens were added, cut it to the tokenizer: llama.cpp cannot load it either."));
+            .expected(format!("vocab_size {vocab} tokens"), format!("{count}: none has the id {hole}"))
+            .help("Rows without a token can be left out at the end of the tables, not within them: give the tokenizer that the model was trained with."));
     }
     Ok(by_id.into_iter().flatten().map(str::to_owned).collect())
 }

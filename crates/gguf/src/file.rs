@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::header::Header;
+use crate::layout::alignment;
 use crate::metadata::Metadata;
 
 /// An open GGUF file. Its header is in memory, its tensors are read by position and so from any thread.
@@ -19,6 +21,9 @@ pub struct GgufFile {
     metadata: Metadata,
     tensors: Vec<TensorDesc>,
     offsets: Vec<u64>,
+    header_len: u64,
+    /// Between the last tensor record and the first tensor.
+    before: Range<u64>,
 }
 
 impl GgufFile {
@@ -29,11 +34,13 @@ impl GgufFile {
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
         let path = path.as_ref();
         let place = path.display();
-        let file = File::open(path).map_err(|e| Error::io(&place, &e))?;
+        let file = base::open_regular(path)?;
         let len = file.metadata().map_err(|e| Error::io(&place, &e))?.len();
         let header = Header::read(&mut BufReader::new(&file), len).map_err(|e| e.within(&place))?;
+        let (before, header_len) = (header.records_end..header.data_start, header.data_start);
         let (tensors, offsets) = header.tensors.into_iter().map(|t| (t.desc, t.offset)).unzip();
-        Ok(GgufFile { path: path.into(), file, len, metadata: header.metadata, tensors, offsets })
+        let metadata = header.metadata;
+        Ok(GgufFile { path: path.into(), file, len, metadata, tensors, offsets, before, header_len })
     }
 
     /// The path given.
@@ -46,6 +53,11 @@ impl GgufFile {
         self.len
     }
 
+    /// Bytes before the first tensor.
+    pub fn header_len(&self) -> u64 {
+        self.header_len
+    }
+
     /// The key-value pairs.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
@@ -54,6 +66,33 @@ impl GgufFile {
     /// The first byte of each tensor, counted from the start of the file.
     pub fn offsets(&self) -> &[u64] {
         &self.offsets
+    }
+
+    /// The bytes that belong to nothing and should be zero, as ranges of the file: behind the header and behind each
+    /// tensor, up to the next multiple of the alignment.
+    pub fn padding(&self) -> Vec<Range<u64>> {
+        let align = alignment(&self.metadata).unwrap_or(1);
+        let ends = self.offsets.iter().zip(&self.tensors).map(|(offset, desc)| offset + desc.byte_len());
+        let behind = ends.map(|end| end..end.next_multiple_of(align).min(self.len));
+        let before = self.before.start..self.before.end.min(self.len);
+        [before].into_iter().chain(behind).filter(|range| !range.is_empty()).collect()
+    }
+
+    /// The number of bytes behind the last tensor and its padding.
+    pub fn trailing(&self) -> u64 {
+        let align = alignment(&self.metadata).unwrap_or(1);
+        let end =
+            self.offsets.iter().zip(&self.tensors).map(|(offset, desc)| offset + desc.byte_len()).next_back();
+        let end = end.unwrap_or(self.before.end).next_multiple_of(align);
+        self.len.saturating_sub(end)
+    }
+
+    /// Reads bytes by their position in the file.
+    ///
+    /// # Errors
+    /// `Io`, also where the file ends before.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(out, offset).map_err(|e| Error::io(self.path.display(), &e))
     }
 }
 

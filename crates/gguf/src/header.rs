@@ -22,6 +22,10 @@ const MIN_PAIR: u64 = 8 + 1 + 4 + 1;
 /// The fewest bytes of a tensor record: length and one byte of name, count and one dimension, type, offset.
 const MIN_RECORD: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
+/// Pairs and tensors of a file: each takes more memory than bytes in the file. Gemma's largest have 100 and 1,200.
+const MAX_PAIRS: u64 = 1 << 16;
+const MAX_TENSORS: u64 = 1 << 18;
+
 /// A file's metadata and the places of its tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
@@ -29,6 +33,8 @@ pub struct Header {
     pub metadata: Metadata,
     /// The tensors, in the file's order. Each lies wholly in the file.
     pub tensors: Vec<Placed>,
+    /// Where the tensor records end, counted from the start of the file. Up to `data_start` follows padding.
+    pub records_end: u64,
     /// Where tensor bytes begin, counted from the start of the file.
     pub data_start: u64,
 }
@@ -46,7 +52,8 @@ impl Header {
         let alignment = alignment(&metadata)?;
         let mut tensors = read_tensors(&mut input, counts.tensor_count, alignment)?;
 
-        let data_start = input.position().next_multiple_of(alignment);
+        let records_end = input.position();
+        let data_start = records_end.next_multiple_of(alignment);
         for tensor in &mut tensors {
             tensor.offset += data_start;
             let end = tensor.offset + tensor.desc.byte_len();
@@ -58,7 +65,7 @@ impl Header {
                 .expected(format!("{end} bytes"), file_len));
             }
         }
-        Ok(Header { metadata, tensors, data_start })
+        Ok(Header { metadata, tensors, records_end, data_start })
     }
 }
 
@@ -78,9 +85,18 @@ fn read_counts(input: &mut Input) -> Result<GGUFHeader> {
     })
 }
 
+fn expect_few(input: &Input, count: u64, most: u64) -> Result<()> {
+    if count > most {
+        return Err(Error::limit(&input.place, "more than any model has reason for")
+            .expected(format!("at most {most}"), count));
+    }
+    Ok(())
+}
+
 fn read_metadata(input: &mut Input, count: u64) -> Result<Metadata> {
     input.place = "metadata".into();
     input.expect(count, MIN_PAIR)?;
+    expect_few(input, count, MAX_PAIRS)?;
     let mut seen = HashSet::new();
     let mut pairs = Vec::new();
     for number in 0..count {
@@ -103,6 +119,7 @@ fn read_metadata(input: &mut Input, count: u64) -> Result<Metadata> {
 fn read_tensors(input: &mut Input, count: u64, alignment: u64) -> Result<Vec<Placed>> {
     input.place = "tensor records".into();
     input.expect(count, MIN_RECORD)?;
+    expect_few(input, count, MAX_TENSORS)?;
     let mut seen = HashSet::new();
     let mut tensors = Vec::new();
     let mut end = 0;

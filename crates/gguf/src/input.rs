@@ -6,19 +6,23 @@ use tensor::{Error, Result};
 
 /// The most that a file may say before its first tensor byte. Gemma's vocabulary takes 16 MB.
 const MAX_HEADER: u64 = 256 << 20;
+/// The most texts in all its arrays: each takes more memory than bytes in the file. Gemma has 262,144 tokens and 514,906
+/// merges.
+const MAX_TEXTS: u64 = 4 << 20;
 
 /// A file read forward, within its length.
 pub(crate) struct Input<'a> {
     from: &'a mut dyn Read,
     at: u64,
     len: u64,
+    texts: u64,
     /// What is being read: the place of every error.
     pub(crate) place: String,
 }
 
 impl<'a> Input<'a> {
     pub(crate) fn new(from: &'a mut dyn Read, len: u64) -> Self {
-        Input { from, at: 0, len, place: "header".into() }
+        Input { from, at: 0, len, texts: 0, place: "header".into() }
     }
 
     /// Bytes read so far.
@@ -44,6 +48,16 @@ impl<'a> Input<'a> {
             }
             Some(_) => Ok(()),
         }
+    }
+
+    /// Checks that a file may hold `count` texts more, or things of that kind.
+    pub(crate) fn expect_texts(&mut self, count: u64) -> Result<()> {
+        self.texts = self.texts.saturating_add(count);
+        if self.texts > MAX_TEXTS {
+            return Err(Error::limit(&self.place, "more texts than any model has reason for")
+                .expected(format!("at most {MAX_TEXTS} in the file"), self.texts));
+        }
+        Ok(())
     }
 
     /// How many `T` to make room for when `count` are announced: no more memory than the file still has bytes.

@@ -135,6 +135,9 @@ impl PartId {
     }
 }
 
+/// The most bytes of the headers of a set: all of them stay in memory.
+const MAX_HEADERS: u64 = 300 << 20;
+
 fn open_parts(given: GgufFile, id: PartId) -> Result<Vec<GgufFile>> {
     let suffix = id.file_name("");
     let path = given.path().to_owned();
@@ -149,6 +152,7 @@ fn open_parts(given: GgufFile, id: PartId) -> Result<Vec<GgufFile>> {
 
     let mut given = Some(given);
     let mut parts = Vec::new();
+    let mut headers = 0;
     for number in 0..id.count {
         let expected = PartId { number, ..id };
         let part = match given.take_if(|_| number == id.number) {
@@ -161,6 +165,14 @@ fn open_parts(given: GgufFile, id: PartId) -> Result<Vec<GgufFile>> {
         if found != expected {
             return Err(Error::malformed(part.path().display(), "it belongs to another set of parts")
                 .expected(expected.describe(), found.describe()));
+        }
+        headers += part.header_len();
+        if headers > MAX_HEADERS {
+            return Err(Error::limit(
+                part.path().display(),
+                "the headers of all parts together are too large",
+            )
+            .expected(format!("at most {MAX_HEADERS} bytes"), headers));
         }
         parts.push(part);
     }

@@ -11,6 +11,8 @@ use crate::input::Input;
 pub(crate) trait Item: Sized {
     /// The fewest bytes that one takes.
     const MIN_BYTES: u64;
+    /// Whether each takes memory of its own.
+    const IS_TEXT: bool = false;
     fn put(&self, out: &mut Vec<u8>);
     fn take(input: &mut Input) -> Result<Self>;
 }
@@ -47,6 +49,7 @@ impl Item for bool {
 
 impl Item for String {
     const MIN_BYTES: u64 = 8;
+    const IS_TEXT: bool = true;
     fn put(&self, out: &mut Vec<u8>) {
         put_str(self, out);
     }
@@ -68,6 +71,9 @@ fn take_kind(input: &mut Input) -> Result<Kind> {
 
 fn take_items<T: Item>(input: &mut Input, count: u64) -> Result<Vec<T>> {
     input.expect(count, T::MIN_BYTES)?;
+    if T::IS_TEXT {
+        input.expect_texts(count)?;
+    }
     let mut items = Vec::with_capacity(input.room::<T>(count));
     for _ in 0..count {
         items.push(T::take(input)?);

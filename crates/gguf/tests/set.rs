@@ -113,5 +113,5 @@ fn no_file_and_no_gguf() {
     assert_eq!(GgufFile::open(path("absent.gguf")).unwrap_err().fault(), Fault::Malformed);
     let error = GgufFile::open(path("README.md")).unwrap_err();
     assert!(error.to_string().contains("README.md: header: not a GGUF file"), "{error}");
-    assert_eq!(GgufFile::open(path("")).unwrap_err().fault(), Fault::Io, "a folder");
+    assert_eq!(GgufFile::open(path("")).unwrap_err().fault(), Fault::Malformed, "a folder");
 }

@@ -79,8 +79,9 @@ struct Input {
 impl Input {
     fn open(path: &Path) -> Result<Input> {
         let io = |e| Error::io("header", &e);
-        let file = File::open(path).map_err(io)?;
+        let file = base::open_regular(path)?;
         let left = file.metadata().map_err(io)?.len();
+        crate::expect_size(left)?;
         Ok(Input { from: BufReader::new(file), left, place: "header".into() })
     }
 

@@ -38,6 +38,7 @@ pub(crate) fn read(path: &Path) -> Result<Importance> {
 }
 
 fn parse(file: &GgufFile) -> Result<Importance> {
+    crate::expect_size(file.file_len())?;
     let metadata = file.metadata();
     let required = |e: Error| match e.problem() {
         "missing" => e.help("A file of llama-imatrix has it, and llama-quantize wants it."),

@@ -17,7 +17,6 @@ mod merge;
 mod statistics;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -123,6 +122,17 @@ impl Importance {
     }
 }
 
+/// The most bytes of a file. That of 26B-A4B, with all its experts, has 60 MB.
+const MAX_BYTES: u64 = 256 << 20;
+
+fn expect_size(bytes: u64) -> Result<()> {
+    if bytes > MAX_BYTES {
+        return Err(Error::limit("size", "too large for a file of importance")
+            .expected(format!("at most {MAX_BYTES} bytes"), bytes));
+    }
+    Ok(())
+}
+
 enum Form {
     Gguf,
     Other,
@@ -131,6 +141,6 @@ enum Form {
 fn kind(path: &Path) -> Result<Form> {
     let io = |e| Error::io(path.display(), &e);
     let mut magic = Vec::new();
-    File::open(path).map_err(io)?.take(4).read_to_end(&mut magic).map_err(io)?;
+    base::open_regular(path)?.take(4).read_to_end(&mut magic).map_err(io)?;
     Ok(if magic == b"GGUF" { Form::Gguf } else { Form::Other })
 }

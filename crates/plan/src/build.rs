@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use checkpoint::{Checkpoint, Code, Survey};
+use checkpoint::{Checkpoint, Code, Piece, Survey};
 use gemma::{Attention, Found, KeySources, Model, Parameters};
 use gguf::{Layout, Metadata, SplitBy};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
@@ -18,7 +18,8 @@ use crate::rules::{Decision, Rules};
 use crate::safetensors;
 use crate::steering::{Given, Steering};
 use crate::types::{
-    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, StoredScale,
+    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Pieces, Plan, Stored, StoredPiece,
+    StoredScale,
 };
 
 /// One thing to make.
@@ -28,7 +29,7 @@ pub struct Request {
     pub name: String,
     /// The recipe.
     pub recipe: Recipe,
-    /// The name of a GGUF without `.gguf`.
+    /// The name of a GGUF without `.gguf`: see [`stem`](crate::stem).
     pub stem: String,
     /// What the rounding is to be steered by.
     pub importance: Option<Given>,
@@ -50,8 +51,8 @@ pub struct Shards<'a> {
     pub files: Vec<InputFile>,
     /// All tensors.
     pub tensors: &'a [TensorDesc],
-    /// File and offset of each tensor.
-    pub places: Vec<(usize, u64)>,
+    /// Where the rows of each tensor are.
+    pub pieces: Vec<Vec<Piece>>,
     /// By number, the tensors that are not stored as they are presented.
     pub codes: HashMap<usize, Code>,
     /// By number, what a sample says of the tensors that [`to_survey`](crate::to_survey) asks about.
@@ -62,12 +63,11 @@ impl<'a> Shards<'a> {
     /// Where the tensors of an open checkpoint are. Reads nothing.
     pub fn of(checkpoint: &'a Checkpoint) -> Shards<'a> {
         let tensors = checkpoint.tensors();
-        let place = |index| checkpoint.location(index).map_or((0, 0), |l| (l.shard, l.offset));
         let files = checkpoint.shards().iter().map(|s| InputFile { name: s.name.clone(), bytes: s.len });
         Shards {
             files: files.collect(),
             tensors,
-            places: (0..tensors.len()).map(place).collect(),
+            pieces: (0..tensors.len()).map(|index| checkpoint.pieces(index).to_vec()).collect(),
             codes: (0..tensors.len()).filter_map(|i| Some((i, checkpoint.code(i)?))).collect(),
             surveys: HashMap::new(),
         }
@@ -84,6 +84,7 @@ const UNUSED_KV: &str = "K/V of a layer that reads another layer's: never used (
 /// # Errors
 /// `Recipe` for a rule or a value that cannot take effect or two outputs of one name, and what the containers refuse.
 pub fn plan(model: &Model, shards: &Shards<'_>, requests: &[Request]) -> Result<Plan> {
+    model.check_sampling()?;
     let mut artifacts: Vec<_> = requests
         .iter()
         .map(|request| {
@@ -115,6 +116,7 @@ pub fn plan(model: &Model, shards: &Shards<'_>, requests: &[Request]) -> Result<
         variant: model.config.variant(),
         architecture: model.config.architecture.clone(),
         inputs: shards.files.clone(),
+        notes: model.notes.clone(),
         artifacts,
         dropped,
         target: None,
@@ -148,7 +150,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
         ));
     }
     let preset = Preset::named(&recipe.types.preset)?;
-    let mut notes = Vec::new();
+    let mut notes = model.config.check_gguf()?;
     let (found, mut dropped) = unused_kv(model, shards, recipe, &mut notes);
     let Head { config, found, kept } = draft::head(model, shards, recipe, found, &mut dropped, &mut notes);
     let parameters = parameters(model, &found);
@@ -282,20 +284,23 @@ fn via(shards: &Shards<'_>, index: usize, target: DType, recipe: &Recipe) -> Opt
 /// Where a tensor of the checkpoint is.
 pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> Stored {
     let tensor = &shards.tensors[index];
-    let (file, offset) = shards.places[index];
-    let code = shards.codes.get(&index);
+    let dtype = shards.codes.get(&index).map_or(tensor.dtype, |code| code.dtype);
+    let row_bytes = tensor.cols() * dtype.block_bytes() as u64;
+    let piece = |piece: &Piece| StoredPiece {
+        file: piece.location.shard,
+        offset: piece.location.offset,
+        bytes: piece.rows * row_bytes,
+        scale: piece.scale.map(|scale| StoredScale {
+            dtype: scale.dtype,
+            file: scale.location.shard,
+            offset: scale.location.offset,
+            per_row: scale.per_row,
+        }),
+    };
     Stored {
         tensor: tensor.name.clone(),
-        dtype: code.map_or(tensor.dtype, |code| code.dtype),
-        file,
-        offset,
-        bytes: code.map_or(tensor.byte_len(), |_| tensor.elements()),
-        scale: code.map(|code| StoredScale {
-            dtype: code.scale.dtype,
-            file: code.scale.location.shard,
-            offset: code.scale.location.offset,
-            per_row: code.scale.per_row,
-        }),
+        dtype,
+        pieces: Pieces::new(shards.pieces[index].iter().map(piece).collect()),
         via,
         steered: false,
         lattice: false,

@@ -1,5 +1,5 @@
 //! The files that go with safetensors: config, tokenizer, templates, card, licence. They are copied as they are, but
-//! for `config.json` where it has to say something else about the weights.
+//! for `config.json` where it has to say something else about the weights, or lacks the dialect that some programs read.
 
 use gemma::Model;
 use serde_json::{Map, Value as Json};
@@ -40,6 +40,11 @@ pub(crate) fn files(model: &Model, change: &Change<'_>) -> Result<Vec<OutputFile
     Ok(files.collect())
 }
 
+/// Whether a file of this name is one of those that go with a model.
+pub fn is_companion(name: &str) -> bool {
+    table().companions.hold(name, false)
+}
+
 /// A JSON file, indented as transformers does.
 pub(crate) fn json(name: &str, value: &Json) -> OutputFile {
     let header = format!("{value:#}\n").into_bytes();
@@ -52,6 +57,7 @@ fn config(model: &Model, change: &Change<'_>) -> Result<Option<Json>> {
     if change.text_only {
         config = Json::Object(text_config(model)?);
     }
+    config = gemma::both_dialects(&config, &model.config);
     if let Some(fields) = config.as_object_mut() {
         fields.shift_remove("quantization_config");
         if let Some(quantization) = change.quantization {
@@ -61,7 +67,8 @@ fn config(model: &Model, change: &Change<'_>) -> Result<Option<Json>> {
             name_bf16(fields);
         }
     }
-    Ok((config != model.json).then_some(config))
+    // a copy says what the file says
+    Ok((config != model.json || !model.json_is_as_stored).then_some(config))
 }
 
 /// The config of the text model alone, as transformers saves it.
@@ -77,6 +84,9 @@ fn text_config(model: &Model) -> Result<Map<String, Json>> {
     let mut config = Map::from_iter([("architectures".to_owned(), Json::from(vec![alone.as_str()]))]);
     let text = model.json["text_config"].as_object();
     config.extend(text.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+    if let Some(name) = gemma::model_type(alone).filter(|_| !config.contains_key("model_type")) {
+        config.insert("model_type".to_owned(), name.into());
+    }
     for key in ["dtype", "tie_word_embeddings", "transformers_version"] {
         if let Some(value) = model.json.get(key).filter(|_| !config.contains_key(key)) {
             config.insert(key.to_owned(), value.clone());

@@ -41,7 +41,9 @@ pub fn to_survey(model: &Model, shards: &Shards<'_>, requests: &[Request]) -> Ve
         });
     let mut numbers: Vec<_> = matrices.map(|found| found.index).collect();
     // in the order in which they are read
-    numbers.sort_by_key(|index| shards.places[*index]);
+    numbers.sort_by_key(|index| {
+        shards.pieces[*index].first().map(|piece| (piece.location.shard, piece.location.offset))
+    });
     numbers
 }
 

@@ -8,10 +8,12 @@ mod budget;
 mod build;
 mod calibration;
 mod companions;
+mod device_map;
 mod draft;
 mod lattice;
 mod manifest;
 mod memory;
+mod names;
 mod offload;
 mod output;
 mod presets;
@@ -29,11 +31,15 @@ mod with_draft;
 pub use budget::{Allocation, Budget, allocate, check_budget};
 pub use build::{CALIBRATION, Request, Shards, plan};
 pub use calibration::{Calibration, CalibrationMethod};
+pub use companions::is_companion;
 pub use lattice::{Lattice, to_survey};
-pub use manifest::{ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, Manifest, Repacked};
+pub use manifest::{
+    ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, Repacked,
+};
 pub use memory::{
     Candidate, Conditions, Engine, KvLayers, Memory, Need, Verdict, Weights, kv_cache, memory, verdict,
 };
+pub use names::stem;
 pub use offload::Offloaded;
 pub use output::{Format, Output};
 pub use presets::{Preset, preset_names};
@@ -44,6 +50,7 @@ pub use sensitivity::{Cost, Sensitivity, TYPES};
 pub use size::byte_size;
 pub use steering::{Given, ImportanceKeys, ImportanceSource};
 pub use types::{
-    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Plan, Stored, StoredScale, Target, hex,
+    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Pieces, Plan, Stored, StoredPiece,
+    StoredScale, Target, hex,
 };
 pub use with_draft::WithDraft;

@@ -14,6 +14,9 @@ use crate::types::Target;
 
 use crate::steering::ImportanceKeys;
 
+/// The most bytes of a manifest. One that lists how each tensor was rounded has 1 MB.
+pub const MAX_MANIFEST: u64 = 8 << 20;
+
 /// What follows the name of a single output file in the name of its manifest.
 pub const MANIFEST_SUFFIX: &str = ".manifest.json";
 
@@ -108,8 +111,14 @@ impl Manifest {
     /// # Errors
     /// `Malformed` for anything else.
     pub fn parse(bytes: &[u8]) -> Result<Manifest> {
-        serde_json::from_slice(bytes)
-            .map_err(|e| Error::malformed("manifest", format!("not a manifest of gemma-convert: {e}")))
+        let manifest: Manifest = serde_json::from_slice(bytes)
+            .map_err(|e| Error::malformed("manifest", format!("not a manifest of gemma-convert: {e}")))?;
+        let mut outputs = manifest.artifacts.iter().flat_map(|entry| &entry.outputs);
+        match outputs.find(|file| !base::is_plain_name(&file.name)) {
+            None => Ok(manifest),
+            Some(file) => Err(Error::malformed("manifest", "it lists a file outside of its folder")
+                .expected("relative names without `..`", format!("{:?}", file.name))),
+        }
     }
 
     /// The entry that holds an output of this name.

@@ -12,6 +12,7 @@ use tensor::{DType, Error, Result, TensorDesc};
 
 use crate::build::{Request, Shards, dropped, offloaded, stored, unused_kv};
 use crate::companions;
+use crate::device_map::device_map;
 use crate::offload::set_id;
 use crate::schemes::{Per, Rest, Scheme};
 use crate::types::{Artifact, Origin, OutputFile, OutputTensor};
@@ -52,9 +53,11 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
 
     let mut units = Vec::with_capacity(shards.tensors.len());
     for found in found {
-        let alone = recipe.text_only && !found.slot.unprefixed();
-        let name =
-            if alone { format!("model.{}", found.slot.hf) } else { shards.tensors[found.index].name.clone() };
+        let name = match (recipe.text_only, found.slot.unprefixed()) {
+            (true, true) => found.slot.hf.clone(),
+            (true, false) => format!("model.{}", found.slot.hf),
+            (false, _) => shards.tensors[found.index].name.clone(),
+        };
         units.push((found.index, unit(shards, scheme, found.index, name, Some(&found.slot))?));
     }
     for other in &model.inventory.dropped {
@@ -76,16 +79,18 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
     };
     let mut files = companions::files(model, &change)?;
     let classes = recipe.output.offload_classes()?;
-    let units = units.into_iter().map(|(_, unit)| unit);
-    let (last, first): (Vec<_>, Vec<_>) =
-        units.partition(|unit| classes.iter().any(|class| class.holds(unit.tensor.role)));
+    let offload = |unit: &Unit| classes.iter().any(|class| class.holds(unit.tensor.role));
+    let places: Vec<_> =
+        units.iter().map(|(_, unit)| (unit.tensor.desc.name.as_str(), offload(unit))).collect();
+    let map = device_map(&places);
+    let (last, first): (Vec<_>, Vec<_>) = units.into_iter().map(|(_, unit)| unit).partition(offload);
     let max = recipe.output.max_shard_bytes()?;
     let mut metadata: Vec<_> = scheme.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let id = set_id(model, request);
     let sets = if last.is_empty() {
         vec![("model", fill(first, max))]
     } else {
-        files.push(device_map(&last));
+        files.push(companions::json("device_map.json", &map));
         vec![("resident", fill(first, max)), ("offload", fill(last, max))]
     };
     if sets.iter().map(|(_, shards)| shards.len()).sum::<usize>() > 1 {
@@ -103,17 +108,6 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
         dropped: left_out,
         notes,
     })
-}
-
-/// Where accelerate is to put what: the modules of `offloaded` on the disk, all others to the processor. Source:
-/// huggingface/accelerate, `device_map` of `dispatch_model`.
-fn device_map(offloaded: &[Unit]) -> OutputFile {
-    let module = |unit: &Unit| unit.tensor.desc.name.rsplit_once('.').map(|(module, _)| module.to_owned());
-    let mut modules: Vec<_> = offloaded.iter().filter_map(module).collect();
-    modules.dedup();
-    let all = [(String::new(), Json::from("cpu"))];
-    let map = all.into_iter().chain(modules.into_iter().map(|module| (module, Json::from("disk"))));
-    companions::json("device_map.json", &Json::Object(map.collect()))
 }
 
 /// A tensor of the checkpoint as it will be. `slot` says what it is in the text model, if it is of it.

@@ -20,6 +20,9 @@ pub struct Plan {
     pub architecture: String,
     /// The checkpoint's files, in the order in which they are read.
     pub inputs: Vec<InputFile>,
+    /// In what the checkpoint is not as transformers would have saved it, and what is done about it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What is made of them, one entry a recipe.
     pub artifacts: Vec<Artifact>,
     /// Tensors of the checkpoint that none of the artifacts holds, and why.
@@ -138,15 +141,9 @@ pub struct Stored {
     /// Its type there.
     #[serde(serialize_with = "type_name")]
     pub dtype: DType,
-    /// Number of its file in [`Plan::inputs`].
-    pub file: usize,
-    /// Its first byte in that file.
-    pub offset: u64,
-    /// Its bytes there.
-    pub bytes: u64,
-    /// What its values are multiplied with, if it is coded.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scale: Option<StoredScale>,
+    /// Where its rows are, in their order: one stretch of one file, or many of a tensor that is stored apart.
+    #[serde(flatten)]
+    pub pieces: Pieces,
     /// The type to round to before encoding, if any.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_type_name")]
     pub via: Option<DType>,
@@ -158,8 +155,70 @@ pub struct Stored {
     pub lattice: bool,
 }
 
+/// Stretches of files that hold the rows of a tensor. There is at least one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pieces(Vec<StoredPiece>);
+
+/// Some rows of a tensor that lie together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StoredPiece {
+    /// Number of their file in [`Plan::inputs`].
+    pub file: usize,
+    /// The first byte in that file.
+    pub offset: u64,
+    /// Their bytes there.
+    pub bytes: u64,
+    /// What their values are multiplied with, if they are coded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<StoredScale>,
+}
+
+impl Pieces {
+    /// Pieces in the order of the rows; an empty one for none.
+    pub fn new(mut pieces: Vec<StoredPiece>) -> Pieces {
+        if pieces.is_empty() {
+            pieces.push(StoredPiece { file: 0, offset: 0, bytes: 0, scale: None });
+        }
+        Pieces(pieces)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[StoredPiece] {
+        &self.0
+    }
+
+    /// The one that the tensor begins with.
+    pub fn first(&self) -> StoredPiece {
+        self.0[0]
+    }
+
+    /// Bytes of the tensor in the checkpoint.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|piece| piece.bytes).sum()
+    }
+
+    /// The tensor is coded: its values are multiplied with scales.
+    pub fn are_scaled(&self) -> bool {
+        self.0.iter().any(|piece| piece.scale.is_some())
+    }
+}
+
+/// One piece is a few fields of its tensor, many are a list.
+impl Serialize for Pieces {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        if let [only] = &self.0[..] {
+            return only.serialize(to);
+        }
+        let mut map = to.serialize_map(Some(2))?;
+        map.serialize_entry("bytes", &self.bytes())?;
+        map.serialize_entry("pieces", &self.0)?;
+        map.end()
+    }
+}
+
 /// Where the scales of a coded tensor are in the checkpoint.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct StoredScale {
     /// Their type.
     #[serde(serialize_with = "type_name")]

@@ -58,13 +58,15 @@ impl<'a> Model<'a> {
     pub(crate) fn of_layers(config: &'a Config, weights: Weights<'a>) -> Result<Model<'a>> {
         check(config)?;
         // a checkpoint says it in its config, a GGUF in a tensor
+        let (full, sliding) = (&config.rope, &config.rope_swa);
         let divisors = match weights.global().find(ROPE_FREQS) {
-            Some(weight) => weight.vector()?,
+            Some(weight) => weight.vector()?.into_iter().map(|divisor| divisor * full.factor).collect(),
             None => config.rope_freqs(),
         };
+        let of_sliding = sliding.divisors(config.head_dim);
         Ok(Model {
-            sliding: rope::frequencies(config.rope_base_swa, config.head_dim as usize, None),
-            full: rope::frequencies(config.rope_base, config.full_head_dim as usize, Some(&divisors)),
+            sliding: rope::frequencies(sliding.base, config.head_dim as usize, Some(&of_sliding)),
+            full: rope::frequencies(full.base, config.full_head_dim as usize, Some(&divisors)),
             table: Table::new(table::ROOM),
             config,
             weights,

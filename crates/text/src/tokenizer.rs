@@ -63,6 +63,8 @@ struct Parts<M> {
     eos: Option<u32>,
     pad: Option<u32>,
     add_eos: bool,
+    /// The texts that end a generation.
+    ends: &'static [&'static str],
 }
 
 /// A token that can be written out in a text.
@@ -79,7 +81,7 @@ impl Tokenizer {
     fn new<'a>(
         parts: Parts<impl Iterator<Item = Result<(Cow<'a, str>, Cow<'a, str>)>>>,
     ) -> Result<Tokenizer> {
-        let Parts { tokens, merges, added, newlines_apart, bos, eos, pad, add_eos } = parts;
+        let Parts { tokens, merges, added, newlines_apart, bos, eos, pad, add_eos, ends } = parts;
         let mut ids = HashMap::with_capacity(tokens.len());
         for (id, token) in (0u32..).zip(&tokens).filter(|(_, token)| !token.is_empty()) {
             if let Some(first) = ids.insert(&**token, id) {
@@ -96,7 +98,7 @@ impl Tokenizer {
         let bos = bos.ok_or_else(|| {
             Error::malformed("bos token", "the tokenizer has none").help("Gemma reads no text without one")
         })?;
-        let end_texts = markers::END_OF_GENERATION.iter().filter_map(|text| ids.get(text).copied());
+        let end_texts = ends.iter().filter_map(|text| ids.get(text).copied());
         let end_of_generation = end_texts.chain(eos).collect();
 
         let newlines = if newlines_apart {
@@ -115,9 +117,9 @@ impl Tokenizer {
     /// The ids of `text`. `add_special` puts BOS before it (even before a BOS that is written out), and EOS after it
     /// where the model wants that. `parse_special` is for prompts that a chat template made, not for what users and
     /// corpora write; it decides which tokens are found where their text is written out:
-    /// - true, as transformers does: all added tokens of `tokenizer.json`. In a GGUF the named tokens of Gemma 4 count
-    ///   as such whatever their type. llama.cpp, where the file types them `NORMAL` (as its converter does when
-    ///   `tokenizer_config.json` does not name them), spells them out.
+    /// - true, as transformers does: all added tokens of `tokenizer.json`. Of a GGUF, as llama.cpp does: the tokens that
+    ///   the file types as control, user-defined or unknown, and those that end a generation. What it types `NORMAL` (as
+    ///   llama.cpp's converter does when `tokenizer_config.json` does not name a token) is spelled out.
     /// - false, as llama.cpp does: only tokens that a chat parser must see, such as `<|channel>`, and none that end a
     ///   generation. transformers' nearest mode, `split_special_tokens`, spells those out too.
     ///
@@ -179,7 +181,8 @@ impl Tokenizer {
         self.pad
     }
 
-    /// The tokens after which a generation is over: EOS, and by their text `<eos>`, `<turn|>` and `<|tool_response>`.
+    /// The tokens after which a generation is over: EOS, and by their text `<eos>`, `<turn|>` and `<|tool_response>`; of a
+    /// GGUF all texts that llama.cpp takes for an end.
     pub fn end_of_generation(&self) -> &BTreeSet<u32> {
         &self.end_of_generation
     }

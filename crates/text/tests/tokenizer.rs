@@ -76,7 +76,9 @@ fn ids_are_those_of_transformers_and_llama_cpp() {
     for name in ["multilingual", "markers"] {
         let text = text(&format!("{name}.txt"));
         for (source, tokenizer) in both() {
-            for (program, mode, parse) in [("transformers", "parsed", true), ("llama", "plain", false)] {
+            // a checkpoint is read as transformers reads it, a GGUF as llama.cpp does
+            let parses = if source == "metadata" { "llama" } else { "transformers" };
+            for (program, mode, parse) in [(parses, "parsed", true), ("llama", "plain", false)] {
                 let ids = tokenizer.encode(&text, true, parse).unwrap();
                 assert_ids(
                     &tokenizer,
@@ -213,9 +215,11 @@ fn keys_that_make_no_tokenizer() {
 fn changed(change: impl FnOnce(&mut Value)) -> tensor::Result<Tokenizer> {
     let original = fixtures().join("checkpoints/e2b");
     let dir = tempfile::tempdir().unwrap();
-    for name in ["config.json", "tokenizer_config.json", "model.safetensors"] {
+    for name in ["config.json", "tokenizer_config.json"] {
         fs::copy(original.join(name), dir.path().join(name)).unwrap();
     }
+    // no weights, which would have to have a row for each token
+    fs::write(dir.path().join("model.safetensors"), b"\x02\0\0\0\0\0\0\0{}").unwrap();
     let text = fs::read_to_string(original.join("tokenizer.json")).unwrap();
     let mut json: Value = serde_json::from_str(&text).unwrap();
     change(&mut json);

@@ -282,7 +282,7 @@ fn drop_equal(x: &mut [f32], y: &mut [f32]) {
     x.iter_mut().zip(y).filter(same).for_each(|(x, y)| (*x, *y) = (0.0, 0.0));
 }
 
-fn read(
+pub(crate) fn read(
     source: &dyn TensorSource,
     index: usize,
     first: u64,

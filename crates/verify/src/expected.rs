@@ -215,7 +215,7 @@ impl Expected {
     /// `Malformed` or `Unsupported`, when `base` itself is no whole Gemma 4 text model.
     pub fn of_gguf(base: &GgufSet) -> Result<Expected> {
         let path = base.parts()[0].path();
-        let config = Config::from_metadata(base.metadata(), base.tensors());
+        let config = Config::any_from_metadata(base.metadata(), base.tensors());
         let config = config.map_err(|e| e.within(path.display()))?;
         let inventory =
             gemma::gguf_inventory(&config, base.tensors()).map_err(|e| e.within(path.display()))?;
@@ -240,6 +240,11 @@ impl Expected {
             quantised: true,
             lenient: true,
         })
+    }
+
+    /// The config of the folder that the plan writes: that of the base, or of its text model alone.
+    pub(crate) fn artifact_config(&self, folder: &Folder) -> Config {
+        folder.config().unwrap_or_else(|| self.config.clone())
     }
 
     /// Whether `name` is that of K/V that a model of this config may have and never reads.

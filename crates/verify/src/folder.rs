@@ -3,11 +3,11 @@
 //!
 //! Configs and tokenizers are compared twice. As keys, those that a GGUF of the folder would have: these tell the cause,
 //! whatever dialect wrote the config, and are compared like any GGUF's (`keys.rs`). And as files, against those of the
-//! plan: with a binding plan every difference matters, else what the keys do not see does not.
+//! plan: with a binding plan every difference matters, else those that transformers and vLLM obey (`obeyed.rs`). JSON is
+//! compared by what it says.
 //! The index against the shards is for [`Checkpoint::open`], which refuses a folder whose parts contradict each other.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use checkpoint::{Checkpoint, Code};
@@ -18,11 +18,20 @@ use serde_json::{Map, Value as Json};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::expected::Expected;
+use crate::obeyed::{file_rule, is_dialect, place};
 use crate::{Finding, Severity, Step, values};
 
+/// The most bytes of a file beside the weights: the tokenizer's is the largest.
+const MAX_COMPANION: u64 = 80 << 20;
 const INDEX: &str = "model.safetensors.index.json";
 /// What of a config says how weights are stored: no key of a GGUF tells.
 const QUANTIZATION: &str = "quantization_config";
+/// The key of `__metadata__` by which readers choose a framework, and tell SFP8.
+const FORMAT: &str = "format";
+/// Where accelerate puts which module, of an offload set.
+const DEVICE_MAP: &str = "device_map.json";
+/// What is shown of a value that is not there.
+const NONE: &str = "none";
 /// Differences of a file that are told.
 const TOLD: usize = 4;
 
@@ -69,6 +78,18 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// The config that the plan writes.
+    pub(crate) fn config(&self) -> Option<Config> {
+        let config = self.companions.iter().find(|companion| companion.name == "config.json")?;
+        let bytes = match &config.content {
+            Content::Bytes(bytes) => bytes.clone(),
+            Content::Of(path) => read(path)?,
+        };
+        Config::any_from_json(&json(&bytes)?).ok()
+    }
+}
+
 /// `__metadata__` of a header, without what tells one conversion from another.
 fn metadata_of(header: &[u8]) -> Vec<(String, String)> {
     let json = header.get(8..).and_then(|json| serde_json::from_slice::<Map<String, Json>>(json).ok());
@@ -85,9 +106,9 @@ fn metadata_of(header: &[u8]) -> Vec<(String, String)> {
 pub(crate) fn keys(folder: &Checkpoint, config: &Config) -> Result<Metadata> {
     let within = |e: Error| e.within(folder.dir().display());
     let (tokenizer_config, generation) = (folder.tokenizer_config()?, folder.generation_config()?);
-    let vocabulary =
-        Vocabulary::new(&folder.tokenizer()?, tokenizer_config.as_ref(), folder.config(), config.vocab)
-            .map_err(within)?;
+    let tokenizer = folder.tokenizer()?;
+    let vocabulary = Vocabulary::new(&tokenizer, tokenizer_config.as_ref(), folder.config(), config.vocab)
+        .map_err(within)?;
     let sources = KeySources {
         config,
         vocabulary: &vocabulary,
@@ -115,15 +136,54 @@ pub(crate) fn compare(found: &Checkpoint, folder: &Folder, expected: &Expected) 
             if is != Some(value) {
                 let place = format!("{}: __metadata__ {key}", shard.name);
                 findings.push(
-                    finding(grave(expected.binding), place, "it does not say what is in the shard")
-                        .expected(value, is.map_or("none", String::as_str)),
+                    finding(
+                        grave(expected.binding || key == FORMAT),
+                        place,
+                        "it does not say what is in the shard",
+                    )
+                    .expected(value, is.map_or("none", String::as_str)),
                 );
             }
         }
     }
-    findings.extend(index_total(found));
+    findings.extend(index(found));
+    let same_config =
+        Config::any_from_json(found.config()).is_ok_and(|config| config == expected.artifact_config(folder));
     for companion in &folder.companions {
-        findings.extend(companion.compare(found.dir(), expected.binding));
+        findings.extend(companion.compare(found.dir(), expected.binding, same_config));
+    }
+    let known = |name: &str| folder.companions.iter().any(|companion| companion.name == name);
+    findings.extend(strays(found, &known));
+    findings
+}
+
+/// Files that are not of the model: those that a reader may obey, and one note for the others. What a conversion writes
+/// besides is known, and so are files of `known`.
+pub(crate) fn strays(found: &Checkpoint, known: &dyn Fn(&str) -> bool) -> Vec<Finding> {
+    let own = |name: &str| {
+        name == INDEX
+            || name.ends_with("manifest.json")
+            || name == DEVICE_MAP
+            || found.shards().iter().any(|shard| shard.name == name)
+    };
+    let files = found.files().unwrap_or_default();
+    let names = files.iter().map(|(name, _)| name.as_str()).filter(|name| !own(name) && !known(name));
+    let (mut findings, mut others) = (Vec::new(), Vec::new());
+    for name in names {
+        let rule = file_rule(name);
+        match rule.extra {
+            Severity::Note => others.push(name),
+            severity => {
+                findings.push(finding(severity, name, format!("not a file of the model: {}", rule.does)))
+            }
+        }
+    }
+    if let Some((first, more)) = others.split_first() {
+        let problem = match more.len() {
+            0 => "not a file of the model".to_owned(),
+            _ => format!("files that are not of the model: {}", others[..others.len().min(8)].join(", ")),
+        };
+        findings.push(finding(Severity::Note, first, problem));
     }
     findings
 }
@@ -151,9 +211,13 @@ fn other_scales(desc: &TensorDesc, code: Code, scale: &TensorDesc, binding: bool
     )
 }
 
-/// What the index says about the size of all tensors.
-fn index_total(found: &Checkpoint) -> Option<Finding> {
-    let index = json(&fs::read(found.dir().join(INDEX)).ok()?)?;
+/// Whether there is an index, and what it says about the size of all tensors.
+pub(crate) fn index(found: &Checkpoint) -> Option<Finding> {
+    let Some(bytes) = read(&found.dir().join(INDEX)) else {
+        let problem = "missing: without it transformers does not find the shards";
+        return (found.shards().len() > 1).then(|| finding(Severity::Failure, INDEX, problem));
+    };
+    let index = json(&bytes)?;
     let said = index.pointer("/metadata/total_size")?.as_u64()?;
     let headers: u64 = found.shards().iter().map(|shard| shard.data_start).sum();
     let is = found.total_len() - headers;
@@ -164,55 +228,94 @@ fn index_total(found: &Checkpoint) -> Option<Finding> {
     })
 }
 
+/// The bytes of a regular file of a sane size.
+fn read(path: &Path) -> Option<Vec<u8>> {
+    base::read_regular(path, MAX_COMPANION).ok()
+}
+
 impl Companion {
-    fn compare(&self, dir: &Path, binding: bool) -> Vec<Finding> {
-        let Ok(found) = fs::read(dir.join(&self.name)) else {
-            return vec![finding(grave(binding), &self.name, "missing: it belongs to the model")];
+    fn compare(&self, dir: &Path, binding: bool, same_config: bool) -> Vec<Finding> {
+        let grave = |severity| if binding { Severity::Failure } else { severity };
+        let rule = file_rule(&self.name);
+        let Some(found) = read(&dir.join(&self.name)) else {
+            return vec![finding(grave(rule.missing), &self.name, "missing: it belongs to the model")];
         };
         let should = match &self.content {
             Content::Bytes(bytes) => bytes.clone(),
-            Content::Of(path) => match fs::read(path) {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    let place = path.display();
-                    return vec![finding(Severity::Warning, place, format!("cannot be read: {error}"))];
-                }
+            Content::Of(path) => match read(path) {
+                Some(bytes) => bytes,
+                None => return vec![finding(Severity::Warning, path.display(), "cannot be read")],
             },
         };
         if found == should {
             return Vec::new();
         }
         if let (Some(a), Some(b)) = (json(&should), json(&found)) {
-            return self.json(&a, &b, binding);
+            return self.json(a, b, binding, same_config);
         }
         let text = |bytes: Vec<u8>| gguf::Value::from(String::from_utf8_lossy(&bytes).into_owned());
         let differs = values::difference(&text(should), &text(found));
         let told = |d: values::Difference| {
-            finding(grave(binding), &self.name, d.problem).expected(d.expected, d.found)
+            finding(grave(rule.differs), &self.name, d.problem).expected(d.expected, d.found)
         };
         differs.map(told).into_iter().collect()
     }
 
-    /// The places in which two JSON files differ.
-    fn json(&self, should: &Json, found: &Json, binding: bool) -> Vec<Finding> {
+    /// The places in which two JSON files differ, the gravest first.
+    fn json(&self, mut should: Json, mut found: Json, binding: bool, same_config: bool) -> Vec<Finding> {
         let mut places = Vec::new();
-        differences(should, found, String::new(), &mut places);
-        let more = places.len().saturating_sub(TOLD);
-        let mut findings: Vec<_> = places
-            .into_iter()
-            .take(TOLD)
-            .map(|Place { path, should, found }| {
-                let storage = path.starts_with(QUANTIZATION);
-                let problem =
-                    if storage { "it does not say how the weights are stored" } else { "it differs" };
-                finding(grave(binding || storage), format!("{}: {path}", self.name), problem)
-                    .expected(should, found)
-            })
-            .collect();
-        if more > 0 {
-            findings.push(finding(grave(binding), &self.name, format!("it differs in {more} more places")));
+        normalise(&mut should);
+        normalise(&mut found);
+        differences(&should, &found, String::new(), &mut places);
+        // a plan says what is in the file, but not in which dialect others write it
+        let severity = |at: &Place| {
+            let free = !binding || is_dialect(&self.name, &at.path);
+            if !free || at.path.starts_with(QUANTIZATION) {
+                return Severity::Failure;
+            }
+            let lacking = [&at.should, &at.found].into_iter().any(|side| side == NONE);
+            place(&self.name, &at.path, lacking, same_config)
+        };
+        let mut places: Vec<_> = places.into_iter().map(|place| (severity(&place), place)).collect();
+        places.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
+        let rest = places.split_off(places.len().min(TOLD));
+        let told = places.into_iter().map(|(severity, Place { path, should, found })| {
+            let storage = path.starts_with(QUANTIZATION);
+            let problem = if storage { "it does not say how the weights are stored" } else { "it differs" };
+            finding(severity, format!("{}: {path}", self.name), problem).expected(should, found)
+        });
+        let mut findings: Vec<_> = told.collect();
+        if let Some((severity, _)) = rest.first() {
+            let problem = format!("it differs in {} more places", rest.len());
+            findings.push(finding(*severity, &self.name, problem));
         }
         findings
+    }
+}
+
+/// Brings what says the same into one form: `torch_dtype` and `dtype`, merges as texts and as pairs.
+fn normalise(json: &mut Json) {
+    match json {
+        Json::Object(fields) => {
+            if let Some(dtype) = fields.remove("torch_dtype") {
+                fields.entry("dtype").or_insert(dtype);
+            }
+            fields.values_mut().for_each(normalise);
+            if let Some(Json::Array(merges)) = fields.get_mut("merges") {
+                merges.iter_mut().for_each(joined);
+            }
+        }
+        Json::Array(items) => items.iter_mut().for_each(normalise),
+        _ => {}
+    }
+}
+
+/// A merge of two texts without a space as one text.
+fn joined(merge: &mut Json) {
+    let pair = merge.as_array().filter(|pair| pair.len() == 2);
+    let texts = pair.and_then(|pair| Some((pair[0].as_str()?, pair[1].as_str()?)));
+    if let Some((a, b)) = texts.filter(|(a, b)| !a.contains(' ') && !b.contains(' ')) {
+        *merge = Json::from(format!("{a} {b}"));
     }
 }
 
@@ -251,7 +354,7 @@ fn differences(a: &Json, b: &Json, path: String, places: &mut Vec<Place>) {
 /// A value in a few words.
 fn shown(value: &Json) -> String {
     match value {
-        Json::Null => "none".to_owned(),
+        Json::Null => NONE.to_owned(),
         Json::Array(items) if items.len() > 8 => format!("{} entries", items.len()),
         _ => {
             let text = value.to_string();

@@ -18,16 +18,20 @@ use Severity::{Failure, Note, Warning};
 
 /// The first row that matches a key speaks for it. What the model computes and what it reads must be as expected; names
 /// and licences are anyone's to choose. A key of the model or the tokenizer that this version does not know may change
-/// either.
+/// either. `general.type` and `adapter.*` decide what llama.cpp and Ollama take the file for.
 #[rustfmt::skip]
 const RULES: &[Rule] = &[
     rule("general.architecture",         Failure, Failure, Failure),
+    rule("general.type",                 Failure, Note,    Failure),
     rule("general.quantization_version", Failure, Note,    Note),
-    rule("general.sampling.*",           Warning, Note,    Note),
+    rule("general.file_type",            Note,    Warning, Note),
+    rule("general.alignment",            Warning, Warning, Warning),
+    rule("general.sampling.*",           Warning, Warning, Warning),
     rule("general.*",                    Note,    Note,    Note),
-    rule("gemma4.*",                     Failure, Failure, Failure),
-    rule("tokenizer.chat_template*",     Failure, Failure, Warning),
-    rule("tokenizer.*",                  Failure, Failure, Warning),
+    rule("gemma4*",                      Failure, Failure, Failure),
+    rule("tokenizer.*",                  Failure, Failure, Failure),
+    rule("adapter.*",                    Failure, Failure, Failure),
+    rule("clip.*",                       Failure, Failure, Failure),
     // `quantize.imatrix.*` of llama-quantize, and whatever else a tool says about its own doing
     rule("*",                            Note,    Note,    Note),
 ];
@@ -40,10 +44,21 @@ const DEFAULTS: &[(&str, Value)] = &[
     ("gemma4.embedding_length_per_layer_input", Value::U32(0)),
     ("gemma4.expert_count",                     Value::U32(0)),
     ("gemma4.expert_used_count",                Value::U32(0)),
+    ("tokenizer.ggml.add_eos_token",            Value::Bool(false)),
+    ("tokenizer.ggml.add_sep_token",            Value::Bool(false)),
 ];
 
 const fn rule(key: &'static str, differs: Severity, missing: Severity, extra: Severity) -> Rule {
     Rule { key, differs, missing, extra }
+}
+
+/// What it means that a key of a later part of a split says something else than the first part, which is the one that
+/// llama.cpp reads.
+pub(crate) fn contradicted(key: &str) -> Severity {
+    match Rule::of(key).differs {
+        Failure => Failure,
+        Warning | Note => Warning,
+    }
 }
 
 impl Rule {

@@ -4,10 +4,13 @@
 //! |---|---|
 //! | `protocol.rs`, `protocol/` | text files as the sequences that models read: plain chunks, conversations |
 //! | `artifact.rs` | a GGUF or a folder of safetensors, and how each of its tensors is stored |
+//! | `manifest.rs` | which entry of which manifest it is of |
 //! | `provenance.rs`, `expected.rs` | which recipe the artifact is of; what it should be therefore |
 //! | `importance_file.rs` | the importance that steered the rounding, where it is at hand |
 //! | `structure.rs`, `keys.rs`, `values.rs` | keys and tensors against that; which differences matter; what they are |
-//! | `folder.rs` | what a folder of safetensors holds besides |
+//! | `unread.rs` | padding, trailing bytes, keys of later parts |
+//! | `folder.rs`, `obeyed.rs` | what a folder of safetensors holds besides; what of it readers obey |
+//! | `alone.rs`, `alone_weights.rs` | an artifact without its checkpoint |
 //! | `errors.rs`, `limits.rs`, `summary.rs` | weights against those of the base; what is too far; the figures by role |
 //! | `again.rs`, `again/`, `outliers.rs` | bytes against those that the checkpoint gives; rows against the rest of their tensor |
 //! | `diagnose.rs`, `diagnose/` | why a tensor is wrong |
@@ -22,17 +25,22 @@
 
 mod acceptance;
 mod again;
+mod alone;
+mod alone_weights;
 mod artifact;
 mod choose;
 mod diagnose;
 mod errors;
 mod expected;
 mod folder;
+mod form;
 mod importance_file;
 mod keys;
 mod limits;
 mod lockstep;
 mod logits_file;
+mod manifest;
+mod obeyed;
 mod outliers;
 mod protocol;
 mod provenance;
@@ -42,17 +50,21 @@ mod sequences;
 mod statistics;
 mod structure;
 mod summary;
+mod unread;
 mod values;
 
 pub use acceptance::{
     Burst, DRAFT_SCHEMA, DraftReport, LONGEST, Measured, Overlap, Said, Speaking, overlaps, own_overlaps,
     predictions, speak,
 };
+pub use alone::{is_draft, structure_alone};
+pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored};
 pub use choose::{Choice, choose_layers};
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
 pub use folder::Folder;
+pub use form::form;
 pub use lockstep::{Base, Options, evaluate, mean_divergences, work};
 pub use logits_file::{LogitsFile, LogitsWriter};
 pub use protocol::{Corpus, Cut, Reader, utf8};

@@ -22,6 +22,8 @@ const MAGIC: &[u8; 8] = b"_logits_";
 /// Logits this far below the largest stand for all that are smaller.
 const DEPTH: f32 = 16.0;
 const HEADER: u64 = 20;
+/// The most tokens of a file that is read.
+const MAX_TOKENS: u64 = 32 << 20;
 
 /// A file that is read.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl LogitsFile {
     /// Whether a file begins like one. False for what cannot be read.
     pub fn is_one(path: &Path) -> bool {
         let mut magic = [0; 8];
-        File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *MAGIC
+        base::open_regular(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok()) && magic == *MAGIC
     }
 
     /// Opens a file and reads everything but its rows.
@@ -47,7 +49,7 @@ impl LogitsFile {
     pub fn open(path: &Path) -> Result<LogitsFile> {
         let malformed = |problem: &str| Error::malformed(path.display(), problem);
         let io = |e: std::io::Error| Error::io(path.display(), &e);
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = base::open_regular(path)?;
         let len = file.metadata().map_err(io)?.len();
         let mut header = [0; HEADER as usize];
         file.read_exact(&mut header).map_err(|_| malformed("too short for a file of logits"))?;
@@ -70,6 +72,10 @@ impl LogitsFile {
             return Err(
                 malformed("its length does not fit its sizes").expected(format!("{expected} bytes"), len)
             );
+        }
+        if chunks * context > MAX_TOKENS {
+            return Err(Error::limit(path.display(), "more tokens than a text has reason for")
+                .expected(format!("at most {MAX_TOKENS}"), chunks * context));
         }
         let mut bytes = vec![0; (chunks * context * 4) as usize];
         file.read_exact(&mut bytes).map_err(io)?;

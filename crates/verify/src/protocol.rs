@@ -169,8 +169,11 @@ fn protocol_of(files: &[PathBuf]) -> Result<Protocol> {
     }
 }
 
+/// The most bytes of a text: a hundred times those that such figures are made of.
+const MAX_TEXT: u64 = 128 << 20;
+
 fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path.display(), &e))?;
+    let bytes = base::read_bounded(path, MAX_TEXT)?;
     utf8(path.display(), bytes)
 }
 

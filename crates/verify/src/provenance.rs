@@ -3,9 +3,8 @@
 //!
 //! A manifest also knows size and SHA-256 of the files as they were written, so that later damage shows.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use checkpoint::{Checkpoint, Shard};
@@ -13,18 +12,18 @@ use gemma::{Config, Kind};
 use gguf::GgufSet;
 use importance::Importance;
 use plan::{
-    ArtifactEntry, CALIBRATION, Calibration, CalibrationMethod, FileEntry, ImportanceKeys, Manifest, Preset,
-    Recipe, hex, preset_names,
+    ArtifactEntry, CALIBRATION, Calibration, CalibrationMethod, FileEntry, ImportanceKeys, MaskedEmbedding,
+    Preset, Recipe, preset_names,
 };
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
-use tensor::{Error, Result};
+use tensor::{Error, Result, TensorSource};
 
-use crate::artifact::{Artifact, Part, name};
+use crate::artifact::{Artifact, Part};
+use crate::manifest::{describing, inside, sha256};
 use crate::{Finding, Severity, Step};
 
-/// Bytes that are hashed at a time.
-const PIECE: usize = 1 << 20;
+/// How the tensors of a draft model's ordered embedding begin.
+const ORDERED: &str = "masked_embd";
 
 /// Where an artifact comes from.
 #[derive(Clone, Debug)]
@@ -43,34 +42,54 @@ pub struct Provenance {
     pub entry: Option<ArtifactEntry>,
     /// What is worth knowing about that.
     pub findings: Vec<Finding>,
+    /// By the name of a file that was renamed, the name that the manifest has for it.
+    renamed: HashMap<String, String>,
+    /// SHA-256 of files that were hashed to find the entry.
+    hashes: HashMap<PathBuf, String>,
 }
 
 impl Provenance {
     /// Looks for a manifest beside the artifact, then at its keys.
     ///
     /// # Errors
-    /// `Io` for a manifest that cannot be read, `Recipe` for one whose recipe this version does not know,
-    /// `Malformed` for a `general.file_type` that is no number.
+    /// `Io` for an artifact that cannot be read, `Malformed` for a `general.file_type` that is no number.
     pub fn of<'a>(artifact: impl Into<Artifact<'a>>) -> Result<Provenance> {
         let artifact = artifact.into();
-        let mut findings = Vec::new();
-        let parts = artifact.parts();
-        let beside = parts.first().and_then(|part| entry_beside(&part.path, &mut findings));
-        if let Some((manifest, entry)) = beside {
-            let recipe = serde_json::from_value(entry.settings.clone()).map_err(|e| {
-                Error::recipe(manifest, format!("its recipe is of another version of gemma-convert: {e}"))
-            })?;
-            let plan = "manifest".to_owned();
-            let importance = entry.importance.clone();
-            return Ok(Provenance {
-                recipe,
-                importance,
-                entries: None,
-                plan,
-                binding: true,
-                entry: Some(entry),
-                findings,
-            });
+        let (mut findings, mut hashes) = (Vec::new(), HashMap::new());
+        let described = describing(&artifact.parts(), &mut hashes, &mut findings)?;
+        let (mut entry, mut renamed) = (None, HashMap::new());
+        if let Some(found) = described {
+            let recipe = serde_json::from_value(found.entry.settings.clone());
+            let importance = found.entry.importance.clone();
+            (entry, renamed) = (Some(found.entry), found.renamed);
+            for (is, was) in &renamed {
+                let problem = format!("renamed: {} calls it {was}", found.path.display());
+                findings.push(Finding::new(Severity::Note, Step::Structure, is, problem));
+            }
+            match recipe {
+                Ok(recipe) => {
+                    let (plan, binding) = ("manifest".to_owned(), true);
+                    let found = Provenance {
+                        recipe,
+                        importance,
+                        entries: None,
+                        plan,
+                        binding,
+                        entry,
+                        findings,
+                        renamed,
+                        hashes,
+                    };
+                    return Ok(found);
+                }
+                // its hashes are as good as ever
+                Err(error) => findings.push(Finding::new(
+                    Severity::Warning,
+                    Step::Structure,
+                    found.path.display(),
+                    format!("its recipe is of another version of gemma-convert: {error}"),
+                )),
+            }
         }
         let (recipe, plan, importance) = match artifact {
             Artifact::Gguf(set) => by_keys(set)?,
@@ -79,12 +98,23 @@ impl Provenance {
                 (recipe, plan, None)
             }
         };
-        Ok(Provenance { recipe, importance, entries: None, plan, binding: false, entry: None, findings })
+        Ok(Provenance {
+            recipe,
+            importance,
+            entries: None,
+            plan,
+            binding: false,
+            entry,
+            findings,
+            renamed,
+            hashes,
+        })
     }
 
     /// How many bytes [`Provenance::check_files`] will hash.
     pub fn bytes(&self) -> u64 {
-        self.entry.iter().flat_map(|entry| &entry.outputs).map(|file| file.bytes).sum()
+        let files = self.entry.iter().flat_map(|entry| &entry.outputs);
+        files.fold(0, |sum, file| sum.saturating_add(file.bytes))
     }
 
     /// Holds the artifact's files against the manifest: names, sizes, SHA-256. Returns how many files were hashed.
@@ -102,25 +132,64 @@ impl Provenance {
         let mut parts = artifact.parts();
         let mut findings = Vec::new();
         if let Artifact::Folder(folder) = artifact {
-            let others = entry.outputs.iter().filter(|file| parts.iter().all(|part| part.name != file.name));
+            let is = |part: &Part, name: &str| part.name == name || self.named(part) == name;
+            let others = entry.outputs.iter().filter(|file| !parts.iter().any(|part| is(part, &file.name)));
             let others: Vec<_> = others.map(|file| &file.name).collect();
             for name in others {
-                let path = folder.dir().join(name);
-                match path.metadata() {
-                    Ok(found) => parts.push(Part { name: name.clone(), path, len: found.len() }),
-                    Err(_) => findings.push(failure(name, "missing: the manifest names it")),
+                match inside(folder.dir(), name) {
+                    Ok(Some(path)) => {
+                        let len = path.metadata().map_err(|e| Error::io(path.display(), &e))?.len();
+                        parts.push(Part { name: name.clone(), path, len });
+                    }
+                    Ok(None) => findings.push(failure(name, "missing: the manifest names it")),
+                    Err(problem) => {
+                        let problem = format!("the manifest names it, and it was not read: {problem}");
+                        findings.push(failure(name, &problem));
+                    }
                 }
             }
         }
-        let checked =
-            parts.par_iter().map(|part| match entry.outputs.iter().find(|file| file.name == part.name) {
-                Some(file) => changed(file, &part.path, part.len, progress),
+        let checked = parts.par_iter().map(|part| {
+            let called = self.named(part);
+            match entry.outputs.iter().find(|file| file.name == called) {
+                Some(file) => self.changed(file, part, progress),
                 None => Ok(Some(failure(&part.name, "not one of the files that the manifest names"))),
-            });
+            }
+        });
         let checked: Vec<Option<Finding>> = checked.collect::<Result<_>>()?;
         let count = checked.len() as u64;
         findings.extend(checked.into_iter().flatten());
         Ok((count, findings))
+    }
+
+    /// What the manifest calls a part.
+    fn named<'p>(&'p self, part: &'p Part) -> &'p str {
+        self.renamed.get(&part.name).unwrap_or(&part.name)
+    }
+
+    /// How a file differs from what the manifest says of it.
+    fn changed(
+        &self,
+        file: &FileEntry,
+        part: &Part,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Option<Finding>> {
+        let problem = "not the file that the manifest describes: it was changed after it was written";
+        if part.len != file.bytes {
+            let sizes = (format!("{} bytes", file.bytes), format!("{} bytes", part.len));
+            return Ok(Some(failure(&part.name, problem).expected(sizes.0, sizes.1)));
+        }
+        let found = match self.hashes.get(&part.path) {
+            Some(known) => {
+                progress(part.len);
+                known.clone()
+            }
+            None => sha256(&part.path, progress)?,
+        };
+        let told = |finding: Finding| {
+            finding.expected(format!("SHA-256 {}", file.sha256), format!("SHA-256 {found}"))
+        };
+        Ok((found != file.sha256).then(|| told(failure(&part.name, problem))))
     }
 }
 
@@ -140,6 +209,9 @@ fn by_keys(artifact: &GgufSet) -> Result<(Recipe, String, Option<ImportanceKeys>
     let mut recipe = Recipe::from_toml(&Recipe::text_of_preset(name), name)?;
     let method = artifact.metadata().typed::<&str>(CALIBRATION).map_err(|e| e.within(path.display()))?;
     recipe.calibration = method.and_then(CalibrationMethod::named).map(Calibration::by);
+    if artifact.tensors().iter().any(|desc| desc.name.starts_with(ORDERED)) {
+        recipe.masked_embedding = MaskedEmbedding::Keep;
+    }
     let importance = ImportanceKeys::of(artifact.metadata()).map_err(|e| e.within(path.display()))?;
     Ok((recipe, plan, importance))
 }
@@ -155,7 +227,7 @@ fn by_storage(artifact: &Checkpoint) -> Result<(Recipe, String)> {
     } else {
         ("bf16", "no manifest and no quantization_config")
     };
-    let config = Config::from_json(artifact.config()).map_err(within)?;
+    let config = Config::any_of_checkpoint(artifact).map_err(within)?;
     let text = format!(
         "text_only = {}\ntypes.scheme = {scheme:?}\noutput.format = \"safetensors\"\n",
         config.kind == Kind::Text
@@ -163,69 +235,6 @@ fn by_storage(artifact: &Checkpoint) -> Result<(Recipe, String)> {
     Ok((Recipe::from_toml(&text, scheme)?, plan.to_owned()))
 }
 
-/// The manifest's path and entry for a file, from the manifest of that file or from that of its folder.
-fn entry_beside(path: &Path, findings: &mut Vec<Finding>) -> Option<(String, ArtifactEntry)> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = name(path);
-    // a split that was asked for by name has the manifest of that name
-    let whole = name.rsplit_once("-of-").and_then(|(stem, _)| stem.rsplit_once('-'));
-    let whole = whole.map(|(stem, _)| format!("{stem}.gguf"));
-    let places = [Some(name.as_str()), whole.as_deref()].into_iter().flatten().map(Some).chain([None]);
-    for place in places {
-        let manifest = Manifest::path(folder, place);
-        // without a manifest there is nothing to say
-        let Ok(bytes) = std::fs::read(&manifest) else { continue };
-        match Manifest::parse(&bytes) {
-            Ok(read) => {
-                if let Some(entry) = read.entry_of(&name) {
-                    return Some((manifest.display().to_string(), entry.clone()));
-                }
-            }
-            Err(error) => findings.push(Finding::new(
-                Severity::Note,
-                Step::Structure,
-                manifest.display(),
-                format!("ignored: {}", error.problem()),
-            )),
-        }
-    }
-    None
-}
-
-/// How a file differs from what the manifest says of it.
-fn changed(
-    file: &FileEntry,
-    path: &Path,
-    len: u64,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<Option<Finding>> {
-    let problem = "not the file that the manifest describes: it was changed after it was written";
-    if len != file.bytes {
-        let sizes = (format!("{} bytes", file.bytes), format!("{len} bytes"));
-        return Ok(Some(failure(&file.name, problem).expected(sizes.0, sizes.1)));
-    }
-    let found = sha256(path, progress)?;
-    Ok((found != file.sha256).then(|| {
-        failure(&file.name, problem).expected(format!("SHA-256 {}", file.sha256), format!("SHA-256 {found}"))
-    }))
-}
-
 fn failure(file: &str, problem: &str) -> Finding {
     Finding::new(Severity::Failure, Step::Structure, file, problem)
-}
-
-fn sha256(path: &Path, progress: &(dyn Fn(u64) + Sync)) -> Result<String> {
-    let io = |e| Error::io(path.display(), &e);
-    let mut file = File::open(path).map_err(io)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; PIECE];
-    loop {
-        match file.read(&mut buffer).map_err(io)? {
-            0 => return Ok(hex(&hash.finalize())),
-            count => {
-                hash.update(&buffer[..count]);
-                progress(count as u64);
-            }
-        }
-    }
 }

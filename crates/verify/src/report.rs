@@ -21,6 +21,12 @@ pub struct Report {
     pub tool: String,
     /// No finding is a failure.
     pub passed: bool,
+    /// How it ended.
+    #[serde(default)]
+    pub outcome: Outcome,
+    /// There was a checkpoint, a model or a file of its logits to compare it with.
+    #[serde(default)]
+    pub compared: bool,
     /// What was verified.
     pub artifact: ModelInfo,
     /// What it was held against.
@@ -64,6 +70,19 @@ pub struct Report {
     pub thresholds: Vec<Threshold>,
     /// Wall time of each step.
     pub seconds: BTreeMap<String, f64>,
+}
+
+/// How a verification ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A finding is a failure.
+    #[default]
+    Failed,
+    /// No finding is a failure, and the artifact agrees with itself; there was nothing to compare it with.
+    CheckedAlone,
+    /// No finding is a failure, and the artifact was compared with a checkpoint, a model or its logits.
+    Passed,
 }
 
 /// A model file or folder.

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use checkpoint::Checkpoint;
 use gemma::Config;
 use gguf::{GgufSet, Metadata, ggml_shape};
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
+use crate::alone::file_type;
 use crate::artifact::{Artifact, is_readable};
 use crate::expected::{Expected, ExpectedTensor};
+use crate::unread::unread;
 use crate::{Finding, Severity, Step, Structure, folder, keys};
 
 /// Keys that give tensors their shapes: another variant has others.
@@ -50,6 +52,10 @@ fn of_gguf(artifact: &GgufSet, expected: &Expected) -> Result<(Structure, Vec<Fi
     let (keys, mut findings) = keys::compare(&expected.metadata, artifact.metadata(), expected.binding);
     let (tensors, of_tensors) = compare_tensors(artifact.tensors(), expected);
     findings.extend(of_tensors);
+    findings.extend(unread(artifact)?);
+    if !expected.binding {
+        findings.extend(file_type(artifact.metadata(), artifact.tensors()));
+    }
     Ok((Structure { plan: expected.plan.clone(), keys, tensors, hashed: 0 }, findings))
 }
 
@@ -58,7 +64,7 @@ fn of_folder(artifact: &Checkpoint, expected: &Expected) -> Result<(Structure, V
     let Some(folder) = &expected.folder else {
         return Err(Error::recipe(&expected.plan, "makes a GGUF, and this is a folder of safetensors"));
     };
-    let config = Config::from_json(artifact.config()).map_err(|e| e.within(&path))?;
+    let config = Config::any_of_checkpoint(artifact).map_err(|e| e.within(&path))?;
     let (mut keys, mut findings) = (0, Vec::new());
     match folder::keys(artifact, &config) {
         Ok(metadata) => {
@@ -110,7 +116,7 @@ fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) 
     let architecture: &str = ours.required("general.architecture")?;
     let found: &str = theirs.required("general.architecture")?;
     if found != architecture {
-        return Err(Error::unsupported("key general.architecture", "not a Gemma 4 text model")
+        return Err(Error::unsupported("key general.architecture", "not a model of the base's architecture")
             .expected(architecture, found));
     }
     let value = |metadata: &Metadata, size: &str| metadata.get(&format!("{architecture}.{size}")).cloned();
@@ -134,7 +140,8 @@ fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) 
     };
     let named =
         |name: Option<&str>, size: String| name.map_or(size.clone(), |name| format!("{name}, {size}"));
-    let theirs_named = gemma::Config::from_metadata(theirs, tensors).ok().and_then(|config| config.variant());
+    let theirs_named =
+        gemma::Config::any_from_metadata(theirs, tensors).ok().and_then(|config| config.variant());
     Err(Error::malformed(
         format!("key {architecture}.{size}"),
         "an artifact of another variant than the checkpoint that it is held against",
@@ -166,6 +173,10 @@ fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Fin
         } else if found.dtype != desc.dtype && expected.binding {
             let problem = "another type than the recipe gives it";
             findings.push(failure(&desc.name, problem).expected(desc.dtype, found.dtype));
+        } else if expected.folder.is_some() && is_coded(found.dtype) != is_coded(desc.dtype) {
+            let problem =
+                "stored in another way than the folder says: readers would take the scale for another";
+            findings.push(failure(&desc.name, problem).expected(desc.dtype, found.dtype));
         } else {
             good += 1;
             if found.dtype != desc.dtype {
@@ -187,6 +198,11 @@ fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Fin
     }
     findings.extend(other_types(&types, &expected.plan));
     (good, findings)
+}
+
+/// Whether weights of this type have their scale apart.
+fn is_coded(dtype: DType) -> bool {
+    quant::scale_is_apart(dtype)
 }
 
 fn missing(tensor: &ExpectedTensor) -> &'static str {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use xtask::oracle::{Oracle, Scope, wllama};
+use xtask::oracle::{Oracle, Scope, clients, wllama};
 
 /// Find the real llama.cpp (LLAMA_BIN, LLAMA_SRC, LLAMA_PY), or build it once in the cache folder.
 #[derive(clap::Args)]
@@ -16,6 +16,10 @@ pub(crate) struct Args {
     /// Also fetch wllama, llama.cpp in WebAssembly, which is tested in a browser (needs npm)
     #[arg(long)]
     browser: bool,
+    /// Also install programs of others that read our files: the hub's parser, auditors, node-llama-cpp, mlx-lm, mistral.rs
+    /// (600 MB; needs npm)
+    #[arg(long)]
+    clients: bool,
 }
 
 impl Args {
@@ -33,6 +37,14 @@ impl Args {
             let folder = wllama::find_or_fetch()?;
             if !self.env {
                 println!("{:9}  {}", "wllama", folder.display());
+            }
+        }
+        if self.clients {
+            for client in clients::ALL {
+                client.install()?;
+                if !self.env {
+                    println!("{:9}  {}", "client", client.name());
+                }
             }
         }
         Ok(())

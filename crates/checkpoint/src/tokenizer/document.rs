@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::AddedToken;
 
@@ -24,13 +25,13 @@ pub(super) struct ProbeModel {
 pub(super) struct Document {
     #[serde(default)]
     pub(super) added_tokens: Vec<AddedToken>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
     pub(super) normalizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
     pub(super) pre_tokenizer: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
     pub(super) post_processor: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
     pub(super) decoder: Value,
     pub(super) model: Model,
 }
@@ -44,6 +45,18 @@ pub(super) struct Model {
     pub(super) unk_token: Option<String>,
     pub(super) vocab: Vocab,
     pub(super) merges: Merges,
+}
+
+/// The most bytes of one of the parts that are kept as they are. They have a few hundred.
+const MAX_PART: usize = 1 << 20;
+
+/// A part that is kept as it is: any JSON takes many times its size in memory.
+fn small<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    let text = <&RawValue>::deserialize(deserializer)?.get();
+    if text.len() > MAX_PART {
+        return Err(D::Error::custom(format_args!("a part of the tokenizer has more than {MAX_PART} bytes")));
+    }
+    serde_json::from_str(text).map_err(D::Error::custom)
 }
 
 /// Many strings in one.

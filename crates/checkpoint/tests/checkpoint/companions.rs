@@ -22,11 +22,13 @@ fn the_chat_template_comes_from_the_first_that_has_one() {
     let empty = ("tokenizer_config.json", &b"{}"[..]);
     let null = ("tokenizer_config.json", &br#"{"chat_template":null}"#[..]);
     for (files, expected) in [
-        (&[config, jinja, json][..], Some("config")),
+        (&[config, jinja, json][..], Some("jin\nja\n")),
+        (&[config, json], Some("config")),
         (&[empty, jinja, json], Some("jin\nja\n")),
         (&[jinja, json], Some("jin\nja\n")),
         (&[empty, json], Some("json")),
-        (&[null, jinja], None),
+        (&[null, jinja], Some("jin\nja\n")),
+        (&[null, json], None),
         (&[empty], None),
     ] {
         let (_dir, checkpoint) = open(files);

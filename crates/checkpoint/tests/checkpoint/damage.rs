@@ -32,7 +32,11 @@ fn no_weights_or_in_another_container() {
         ("pytorch_model.bin", Fault::Unsupported, "the weights are PyTorch pickles"),
         ("pytorch_model-00001-of-00002.bin", Fault::Unsupported, "the weights are PyTorch pickles"),
         ("model-q4_0.gguf", Fault::Unsupported, "the weights are already GGUF"),
-        ("model-00001-of-00002.safetensors", Fault::Malformed, "safetensors files without an index"),
+        (
+            "model-00001-of-00002.safetensors",
+            Fault::Malformed,
+            "shards are missing: model-00002-of-00002.safetensors",
+        ),
     ];
     for (name, fault, problem) in cases {
         let dir = folder(&[(name, b"x")]);

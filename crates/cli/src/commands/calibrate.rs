@@ -1,11 +1,13 @@
 //! `calibrate`: what a text says about the columns of the weights.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write;
 use std::time::Instant;
 
 use ::calibrate::Text;
 use ::importance::Importance;
 use ::plan::byte_size;
+use base::OutputFile;
 use serde_json::json;
 use tensor::{Error, Result};
 
@@ -24,6 +26,8 @@ pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
             Error::target(args.out.display(), "the output exists already").help("Use --force to replace it.")
         );
     }
+    // before hours of work, and not only after them
+    let mut output = OutputFile::sequential(&args.out)?;
     let start = Instant::now();
     let mut found = match (&args.model, args.text.text.is_empty()) {
         (Some(model), false) => Some(collect(args, model)?),
@@ -43,7 +47,9 @@ pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
         }
     }
     let found = found.ok_or_else(|| Error::recipe("calibrate", "nothing to write"))?;
-    found.write(&args.out)?;
+    let bytes = found.to_bytes().map_err(|e| e.within(args.out.display()))?;
+    output.write_all(&bytes).map_err(|e| output.fail(&e))?;
+    output.publish()?;
     let seconds = start.elapsed().as_secs_f64();
 
     let unseen: usize = found.iter().map(|(_, entry)| entry.unseen().count()).sum();
@@ -72,6 +78,7 @@ pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
 
 fn collect(args: &args::Calibrate, path: &std::path::Path) -> Result<Importance> {
     let opened = Opened::new(path)?;
+    crate::progress::notes(opened.notes(), args.running.quiet);
     let sequences = sequences(&args.text, args.context, &opened.reader())?;
     let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
     let bar = Bar::steps("calibrating", tokens * opened.config().layers() as u64, args.running.quiet);

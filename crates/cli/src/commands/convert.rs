@@ -66,7 +66,7 @@ pub(crate) fn run_with(
     let names: Vec<_> = requests.iter().map(|r| r.name.as_str()).collect();
     let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
     let bar = Bar::new(&names.join(", "), bytes, args.quiet);
-    for note in plan.artifacts.iter().flat_map(|artifact| &artifact.notes) {
+    for note in plan.notes.iter().chain(plan.artifacts.iter().flat_map(|artifact| &artifact.notes)) {
         ::convert::Progress::note(&bar, note);
     }
     let start = Instant::now();

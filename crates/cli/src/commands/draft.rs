@@ -30,10 +30,15 @@ fn assistant(args: &args::DraftConvert) -> Result<Output> {
     convert::run_with(&args.convert, |requests, _| {
         no_budget(&args.convert, requests)?;
         if Out::new(&args.convert.out).named.is_none() {
-            requests.iter_mut().for_each(|request| request.stem = format!("draft-{}", request.name));
+            requests.iter_mut().for_each(draft_name);
         }
         planned(&args.convert.model, &args.target, requests)
     })
+}
+
+/// A draft lies beside its target.
+pub(crate) fn draft_name(request: &mut Request) {
+    request.stem = ::plan::stem("draft", &request.name, &request.recipe);
 }
 
 /// The drafts that recipes have made with the model.

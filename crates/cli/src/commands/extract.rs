@@ -16,7 +16,7 @@ use serde_json::json;
 use tensor::{Error, Result, TensorSink, TensorSource};
 
 use crate::args::{self, Layers};
-use crate::commands::draft::{companions, no_budget};
+use crate::commands::draft::{companions, draft_name, no_budget};
 use crate::commands::opened::reader;
 use crate::commands::{Out, Planned, convert, requests, shards, threads};
 use crate::outcome::Output;
@@ -55,7 +55,7 @@ pub(crate) fn made(args: &args::DraftExtract) -> Result<Output> {
         no_budget(&args.convert, requests)?;
         for request in requests.iter_mut() {
             if out.named.is_none() {
-                request.stem = format!("draft-{}", request.name);
+                draft_name(request);
             }
             // its towers are not cut out
             request.recipe.text_only |= request.recipe.output.format == Format::Safetensors;

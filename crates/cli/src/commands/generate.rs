@@ -1,6 +1,6 @@
 //! `generate`: text from the reference runtime, from a checkpoint folder or a GGUF file.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 use std::time::Instant;
 
@@ -22,6 +22,7 @@ const TOKENS: usize = 128;
 
 pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     let model = Opened::new(&args.model)?;
+    crate::progress::notes(model.notes(), args.quiet);
     let prompt = prompt(&model, args)?;
     let limit = Limit::new(&model, args, prompt.len())?;
     let sampling = Sampling {
@@ -204,7 +205,9 @@ fn show(piece: &str, as_json: bool) -> Result<bool> {
     if as_json {
         return Ok(true);
     }
-    match stream(piece) {
+    // What a model says may hold what a terminal obeys; a file or another program gets it as it is.
+    let piece = if std::io::stdout().is_terminal() { base::visible(piece) } else { piece.into() };
+    match stream(&piece) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(e) => Err(Error::io("stdout", &e)),
@@ -236,17 +239,15 @@ fn prompt(model: &Opened, args: &args::Generate) -> Result<Vec<u32>> {
     model.tokenizer.encode(&text, false, true)
 }
 
+/// The most bytes of a prompt, and of a list of tools.
+const MAX_PROMPT: u64 = 32 << 20;
+const MAX_TOOLS: u64 = 4 << 20;
+
 /// The prompt from wherever it is. What editors and `echo` put at the end of a text is no part of it.
 fn prompt_text(args: &args::Generate) -> Result<String> {
     let text = match (&args.prompt_file, args.prompt.as_deref().unwrap_or_default()) {
-        (Some(path), _) => {
-            utf8(path.display(), std::fs::read(path).map_err(|e| Error::io(path.display(), &e))?)?
-        }
-        (None, "-") => {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).map_err(|e| Error::io("stdin", &e))?;
-            utf8("stdin", bytes)?
-        }
+        (Some(path), _) => utf8(path.display(), base::read_bounded(path, MAX_PROMPT)?)?,
+        (None, "-") => utf8("stdin", base::read_all(std::io::stdin().lock(), "stdin", MAX_PROMPT)?)?,
         (None, prompt) => return Ok(prompt.to_owned()),
     };
     Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
@@ -257,6 +258,6 @@ fn tools(path: &Path) -> Result<Vec<Value>> {
     let fail = |problem: String| {
         Error::recipe(path.display(), problem).help("Give a JSON list of tools as OpenAI's API takes them.")
     };
-    let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let text = base::read_bounded(path, MAX_TOOLS).map_err(|e| fail(e.problem().to_owned()))?;
     serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))
 }

@@ -99,8 +99,17 @@ fn folder(path: &Path, list: bool) -> Result<Output> {
         "layers": config.layers(),
         "files": checkpoint.shards().iter().map(|s| json!({ "name": s.name, "bytes": s.len })).collect::<Vec<_>>(),
         "tensors": listed.iter().map(described).collect::<Vec<_>>(),
+        "notes": model.notes,
+        "beside": checkpoint.beside(),
     });
-    Ok(Output::new(render(&facts, &listed, list), json))
+    let mut text = render(&facts, &listed, list);
+    if !model.notes.is_empty() {
+        text.push('\n');
+    }
+    for note in &model.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    Ok(Output::new(text, json))
 }
 
 fn gguf(path: &Path, list: bool) -> Result<Output> {

@@ -29,8 +29,14 @@ use tensor::{Error, Result};
 use crate::args::What;
 use crate::budget::Costs;
 
+/// The most threads: more than any machine has processors, and no more stacks than it has room for.
+const MAX_THREADS: usize = 1024;
+
 /// Sets up the threads of the process: once, before any work.
 pub(crate) fn threads(count: usize) -> Result<()> {
+    if count > MAX_THREADS {
+        return Err(Error::recipe("--threads", "too many").expected(format!("at most {MAX_THREADS}"), count));
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build_global();
     pool.map_err(|e| Error::recipe(format!("--threads {count}"), e))
 }
@@ -112,11 +118,15 @@ fn settings(what: &What) -> Vec<String> {
     settings
 }
 
+/// The most bytes of a recipe.
+const MAX_RECIPE: u64 = 1 << 20;
+
 /// The name and the text of a recipe given by name or as a file.
 fn recipe_text(name: &str) -> Result<(String, String)> {
     let path = Path::new(name);
     if path.extension().is_some_and(|e| e == "toml") || name.contains('/') {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::recipe(name, e))?;
+        let text = base::read_bounded(path, MAX_RECIPE).map_err(|e| Error::recipe(name, e.problem()))?;
+        let text = String::from_utf8(text).map_err(|_| Error::recipe(name, "not UTF-8 text"))?;
         return Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text));
     }
     match Recipe::embedded_text(name) {
@@ -162,7 +172,7 @@ fn request(name: String, mut recipe: Recipe, what: &What) -> Result<Request> {
     let mut first = rules.chain(embeddings).collect::<Result<Vec<_>>>()?;
     first.append(&mut recipe.types.rules);
     recipe.types.rules = first;
-    let stem = format!("model-{name}");
+    let stem = ::plan::stem("model", &name, &recipe);
     Ok(Request::new(name, recipe, stem))
 }
 

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use ::checkpoint::Checkpoint;
 use ::gemma::{Config, Inventory, Model};
-use ::gguf::GgufSet;
+use ::gguf::{GgufSet, Metadata};
 use ::runtime::Weights;
 use ::text::Tokenizer;
 use ::verify::{Artifact, Reader};
 use serde_json::Value;
-use tensor::{Error, Result, TensorSource};
+use tensor::{Error, Result, TensorDesc, TensorSource};
 
 /// A model that can be run.
 pub(crate) struct Opened {
@@ -60,6 +60,14 @@ impl Given {
             Given::Folder(folder) => Opened::checkpoint(folder),
         }
     }
+
+    /// As [`Given::opened`], draft models too: these can be compared, but do not run by themselves.
+    pub(crate) fn opened_any(self) -> Result<Opened> {
+        match self {
+            Given::Gguf(set) => Opened::gguf_by(set, Config::any_from_metadata),
+            Given::Folder(folder) => Opened::checkpoint_by(folder, Model::open_any),
+        }
+    }
 }
 
 /// How a model of a checkpoint reads a text.
@@ -86,8 +94,12 @@ impl Opened {
 
     /// A checkpoint whose headers have been read.
     pub(crate) fn checkpoint(checkpoint: Checkpoint) -> Result<Opened> {
+        Opened::checkpoint_by(checkpoint, Model::open)
+    }
+
+    fn checkpoint_by(checkpoint: Checkpoint, open: fn(&Checkpoint) -> Result<Model>) -> Result<Opened> {
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
-        let model = Model::open(&checkpoint)?;
+        let model = open(&checkpoint)?;
         let suppressed = model.generation.as_ref().and_then(|g| g.get("suppress_tokens")?.as_array());
         let suppressed = suppressed.into_iter().flatten().filter_map(Value::as_u64);
         Ok(Opened {
@@ -100,10 +112,14 @@ impl Opened {
 
     /// A GGUF whose header has been read.
     pub(crate) fn gguf(set: GgufSet) -> Result<Opened> {
+        Opened::gguf_by(set, Config::from_metadata)
+    }
+
+    fn gguf_by(set: GgufSet, config: fn(&Metadata, &[TensorDesc]) -> Result<Config>) -> Result<Opened> {
         let path = set.parts()[0].path().to_owned();
         let within = |e: Error| e.within(path.display());
         let metadata = set.metadata();
-        let config = Config::from_metadata(metadata, set.tensors()).map_err(within)?;
+        let config = config(metadata, set.tensors()).map_err(within)?;
         let inventory = ::gemma::gguf_inventory(&config, set.tensors()).map_err(within)?;
         let tokenizer = Tokenizer::from_metadata(metadata).map_err(within)?;
         let template = metadata.typed::<&str>("tokenizer.chat_template").map_err(within)?.map(str::to_owned);
@@ -136,6 +152,14 @@ impl Opened {
         match &self.container {
             Container::Checkpoint(checkpoint, _) => Artifact::Folder(checkpoint),
             Container::Gguf(set, _) => Artifact::Gguf(set),
+        }
+    }
+
+    /// In what it is not as transformers would have saved it.
+    pub(crate) fn notes(&self) -> &[String] {
+        match &self.container {
+            Container::Checkpoint(_, model) => &model.notes,
+            Container::Gguf(..) => &[],
         }
     }
 

@@ -45,6 +45,9 @@ fn describe(plan: &Plan, memory: &[MemoryPlan]) -> String {
         grouped(plan.inputs.iter().map(|input| input.bytes).sum()),
         plan.inputs.len()
     );
+    for note in &plan.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
     for (artifact, memory) in plan.artifacts.iter().zip(memory) {
         let _ = writeln!(text, "\nrecipe {}\n", artifact.recipe);
         text.push_str(&tensors(artifact).render());

@@ -21,6 +21,7 @@ pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
     }
     let checkpoint = Checkpoint::open(&args.model)?;
     let model = Model::open(&checkpoint)?;
+    crate::progress::notes(&model.notes, args.running.quiet);
     let start = Instant::now();
     let found = measure(&Measure {
         checkpoint: &checkpoint,

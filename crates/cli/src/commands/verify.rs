@@ -1,5 +1,7 @@
 //! `verify`: an artifact against its checkpoint, step by step, and the report in its forms.
 
+mod alone;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -7,8 +9,8 @@ use ::gemma::{Config, Inventory};
 use ::plan::{Format, Recipe, Thresholds, byte_size};
 use ::runtime::Model;
 use ::verify::{
-    Artifact, Base, Corpus, Cut, Expected, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Provenance,
-    Report, SCHEMA, Scored, Severity, Skipped, Step, Structure, Threshold,
+    Artifact, Base, Corpus, Cut, Expected, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Outcome,
+    Provenance, Report, SCHEMA, Scored, Severity, Skipped, Step, Structure, Threshold,
 };
 use base::{Kind, OutputFile};
 use tensor::{Error, Result};
@@ -44,17 +46,32 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         },
         ..Report::default()
     };
+    if let Given::Folder(folder) = &artifact {
+        report.findings.extend(::verify::form(folder));
+    }
+    if let (Some(Against::Model(base)), Some(path)) = (&against, &args.against) {
+        let note = |note: &String| Finding::new(Severity::Note, Step::Structure, path.display(), note);
+        report.findings.extend(base.notes().iter().map(note));
+    }
     let of_recipe = structure(args, artifact.artifact(), against.as_ref(), &mut report)?;
     if args.text.is_empty() && !matches!(against, Some(Against::Logits(_))) {
         skip(&mut report, Step::Text, "no --text was given");
     } else if failed(&report) && !args.keep_going {
         skip(&mut report, Step::Text, AFTER_FAILURE);
+    } else if ::verify::is_draft(artifact.artifact()) {
+        skip(&mut report, Step::Text, "a draft model says nothing without its target (draft measure)");
     } else {
         let artifact = artifact.opened()?;
         timed(&mut report, "text", |report| text(args, memory, &artifact, against.as_ref(), logits, report))?;
     }
     check(asked, of_recipe, &mut report);
-    report.passed = report.findings.iter().all(|finding| finding.severity != Severity::Failure);
+    report.passed = !failed(&report);
+    report.compared = against.is_some();
+    report.outcome = match (report.passed, report.compared) {
+        (false, _) => Outcome::Failed,
+        (true, false) => Outcome::CheckedAlone,
+        (true, true) => Outcome::Passed,
+    };
 
     let json = serde_json::to_value(&report).unwrap_or_default();
     let unwritten = files.write(&json, || report::html(&report), || report::markdown(&report));
@@ -72,7 +89,7 @@ impl Against {
         if LogitsFile::is_one(path) {
             return LogitsFile::open(path).map(Against::Logits);
         }
-        Ok(Against::Model(Box::new(Opened::new(path)?)))
+        Ok(Against::Model(Box::new(Given::open(path)?.opened_any()?)))
     }
 }
 
@@ -90,14 +107,9 @@ fn structure(
     let recipe = &from.recipe;
     let base = match against {
         Some(Against::Model(base)) => base,
-        Some(Against::Logits(_)) => {
-            skip(report, Step::Structure, "logits are all that is known of the base");
-            skip(report, Step::Tensors, "logits are all that is known of the base");
-            return Ok(recipe.verify);
-        }
-        None => {
-            skip(report, Step::Structure, "there is nothing to hold it against (--against)");
-            skip(report, Step::Tensors, "there is nothing to hold it against (--against)");
+        // of the base there are logits at most
+        Some(Against::Logits(_)) | None => {
+            alone::alone(args, artifact, report)?;
             return Ok(recipe.verify);
         }
     };
@@ -142,6 +154,10 @@ fn provenance(args: &args::Verify, artifact: Artifact<'_>, report: &mut Report) 
     let mut provenance = Provenance::of(artifact)?;
     provenance.find_importance(artifact, args.importance.as_deref())?;
     report.findings.append(&mut provenance.findings);
+    if args.require_manifest && provenance.entry.is_none() {
+        let problem = "no manifest describes the artifact, and --require-manifest asks for one";
+        report.findings.push(Finding::new(Severity::Failure, Step::Structure, "manifest", problem));
+    }
     report.allocation = provenance.entry.as_ref().and_then(|entry| entry.allocation.clone());
     timed(report, "files", |report| {
         let bar = Bar::new("files", provenance.bytes(), args.quiet);
@@ -296,10 +312,10 @@ fn artifact_info(path: &Path, artifact: Artifact<'_>) -> ModelInfo {
     // what is wrong with it, structure will say
     match artifact {
         Artifact::Gguf(set) => {
-            info(path, Config::from_metadata(set.metadata(), tensors).ok().as_ref(), artifact, None)
+            info(path, Config::any_from_metadata(set.metadata(), tensors).ok().as_ref(), artifact, None)
         }
         Artifact::Folder(folder) => {
-            let config = Config::from_json(folder.config()).ok();
+            let config = Config::any_of_checkpoint(folder).ok();
             let inventory = config.as_ref().and_then(|config| {
                 ::gemma::inventory(config, tensors, &|_| folder.dir().display().to_string()).ok()
             });

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ::verify::Report;
+use ::verify::{Outcome, Report};
 
 use super::number;
 use super::tables::{self, Align, Cell, Grid};
@@ -12,7 +12,11 @@ const FINDINGS: usize = 20;
 
 /// A verdict line, findings, figures; models, roles and times in a fold.
 pub(crate) fn markdown(report: &Report) -> String {
-    let mark = if report.passed { "✅" } else { "❌" };
+    let mark = match report.outcome {
+        Outcome::Passed => "✅",
+        Outcome::CheckedAlone => "☑️",
+        Outcome::Failed => "❌",
+    };
     let mut text =
         format!("### {mark} {}\n\n{}", escape(&tables::verdict(report)), render(&tables::models(report)));
     let (findings, rest) = tables::findings(report, FINDINGS);
@@ -54,9 +58,9 @@ pub(super) fn render(grid: &Grid) -> String {
 
 fn cell(cell: &Cell) -> String {
     match (cell.code, cell.good) {
-        (true, _) => code(&cell.text),
-        (_, Some(false)) => format!("**{}**", escape(&cell.text)),
-        _ => escape(&cell.text),
+        (true, _) => code(&base::visible_line(&cell.text)),
+        (_, Some(false)) => format!("**{}**", escape(&base::visible_line(&cell.text))),
+        _ => escape(&base::visible_line(&cell.text)),
     }
 }
 
@@ -75,7 +79,7 @@ fn code(text: &str) -> String {
 /// Words that stand for nothing but themselves.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
-    for c in text.chars() {
+    for c in base::visible(text).chars() {
         if matches!(c, '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '<' | '&' | '#' | '|' | '~' | '$') {
             escaped.push('\\');
         }

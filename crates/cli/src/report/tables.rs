@@ -1,7 +1,8 @@
 //! What is said of a report: its verdict and its tables, before any form is given to them.
 
 use ::verify::{
-    Compared, Finding, ModelInfo, Protocol, Report, RoleError, Scored, Severity, Step, TensorError, Text,
+    Compared, Finding, ModelInfo, Outcome, Protocol, Report, RoleError, Scored, Severity, Step, TensorError,
+    Text,
 };
 
 use super::number;
@@ -66,7 +67,7 @@ pub(super) fn verdict(report: &Report) -> String {
     if report.passed {
         let ran = [
             (report.structure.is_some(), "structure"),
-            (report.tensors.is_some(), "tensors"),
+            (report.tensors.is_some() || report.seconds.contains_key("tensors"), "tensors"),
             (report.text.is_some(), "text"),
         ];
         let ran: Vec<_> = ran.iter().filter(|(ran, _)| *ran).map(|(_, step)| *step).collect();
@@ -86,7 +87,13 @@ pub(super) fn verdict(report: &Report) -> String {
     if !skipped.is_empty() {
         parts.push(format!("not run: {}", skipped.join(", ")));
     }
-    format!("{}: {}", if report.passed { "Passed" } else { "Failed" }, parts.join("; "))
+    let outcome = match report.outcome {
+        Outcome::Passed => "Passed",
+        Outcome::CheckedAlone => "Checked alone, not compared with a checkpoint",
+        Outcome::Failed if !report.compared => "Failed, not compared with a checkpoint",
+        Outcome::Failed => "Failed",
+    };
+    format!("{outcome}: {}", parts.join("; "))
 }
 
 pub(super) fn step(step: Step) -> &'static str {
@@ -183,8 +190,9 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
             0 => String::new(),
             files => format!(", {} by its SHA-256", number::count(files as usize, "file", "files")),
         };
+        let agree = if report.compared { "as planned" } else { "agree with each other" };
         lines.push(format!(
-            "structure: {} and {} as planned ({}){hashed}",
+            "structure: {} and {} {agree} ({}){hashed}",
             number::count(structure.keys as usize, "key", "keys"),
             number::count(structure.tensors as usize, "tensor", "tensors"),
             number::plain(&structure.plan),
@@ -192,6 +200,8 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
     }
     if let Some(tensors) = &report.tensors {
         lines.push(format!("tensors: {} against the base", grouped(tensors.tensors.len() as u64)));
+    } else if !report.compared && report.seconds.contains_key("tensors") {
+        lines.push("tensors: read for values that are not finite and for dead blocks".to_owned());
     }
     lines.extend(report.text.as_ref().map(text));
     for skipped in &report.skipped {

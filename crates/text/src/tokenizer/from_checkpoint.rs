@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use checkpoint::Checkpoint;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tensor::{Error, Result};
 
 use super::{Added, Parts, Tokenizer, markers};
@@ -19,7 +19,7 @@ impl Tokenizer {
         let file = checkpoint.tokenizer()?;
         let settings = checkpoint.tokenizer_config()?.unwrap_or_default();
         let within = |e: Error| e.within(place.display());
-        check(&file).map_err(within)?;
+        file.check_make().map_err(within)?;
 
         let added = file.added_tokens.iter().map(|token| (token.content.as_str(), token.id));
         let mut tokens = Vec::new();
@@ -35,18 +35,22 @@ impl Tokenizer {
             tokens.resize(tokens.len().max(at + 1), Box::default());
             tokens[at] = text.into();
         }
-        let special = |kind| special(&file, &settings, checkpoint.config(), kind);
+        // an id that no token has is none, to llama.cpp too
+        let is_token = |id: &u32| (*id as usize) < tokens.len();
+        let special = |kind| special(&file, &settings, checkpoint.config(), kind).filter(is_token);
         let eos = special("eos");
         let ends = ending(&file.post_processor)
             .is_some_and(|text| eos.and_then(|id| tokens.get(id as usize)).is_some_and(|eos| **eos == *text));
+        let (bos, pad) = (special("bos"), special("pad"));
         Tokenizer::new(Parts {
             tokens,
             merges: file.merges().map(|(left, right)| Ok((Cow::Borrowed(left), Cow::Borrowed(right)))),
             added: file.added_tokens.iter().map(|token| self::added(token, file.vocab_len())).collect(),
             newlines_apart: false,
-            bos: special("bos"),
+            bos,
             eos,
-            pad: special("pad"),
+            pad,
+            ends: &markers::END_OF_GENERATION,
             add_eos: ends || settings["add_eos_token"] == true,
         })
         .map_err(within)
@@ -63,35 +67,6 @@ fn added(token: &checkpoint::AddedToken, vocab: usize) -> Added {
         text: text.into(),
         normalized: token.normalized,
         plain: user_defined && markers::in_plain_text(text),
-    }
-}
-
-/// That what the file asks for is what is done here.
-fn check(file: &checkpoint::Tokenizer) -> Result<()> {
-    let space = json!({"String": " "});
-    let normalizer = json!({"type": "Replace", "pattern": space, "content": "▁"});
-    let refuse = |key, expected: &str, found: &Value| {
-        Err(Error::unsupported(key, "a tokenizer of another make than Gemma's").expected(expected, found))
-    };
-    if !file.byte_fallback {
-        return refuse("model.byte_fallback", "true", &false.into());
-    }
-    if file.normalizer != normalizer {
-        return refuse("normalizer", &normalizer.to_string(), &file.normalizer);
-    }
-    // After the normalizer there is no space left to split at, so this one does nothing.
-    let split = &file.pre_tokenizer;
-    let at_spaces = split["type"] == "Split" && split["pattern"] == space;
-    if !(split.is_null() || at_spaces) {
-        return refuse("pre_tokenizer", "none, or a Split at spaces", split);
-    }
-    match file.added_tokens.iter().find(|token| token.single_word || token.lstrip || token.rstrip) {
-        Some(token) => Err(Error::unsupported(
-            format!("added_tokens: token {:?}", token.content),
-            "a token with conditions on what is around it",
-        )
-        .expected("single_word, lstrip and rstrip false", "one that is true")),
-        None => Ok(()),
     }
 }
 

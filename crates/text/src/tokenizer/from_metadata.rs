@@ -9,6 +9,7 @@ use tensor::{Error, Result};
 use super::{Added, Parts, Tokenizer, markers};
 
 /// `llama_token_type` in llama.h.
+const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
@@ -26,7 +27,14 @@ impl Tokenizer {
                 .expected("gemma4", model));
         }
         let texts: &[String] = metadata.required("tokenizer.ggml.tokens")?;
-        let types: &[i32] = metadata.required("tokenizer.ggml.token_type")?;
+        let plain;
+        let types: &[i32] = match metadata.typed("tokenizer.ggml.token_type")? {
+            Some(types) => types,
+            None => {
+                plain = vec![NORMAL; texts.len()];
+                &plain
+            }
+        };
         let merges: &[String] = metadata.required("tokenizer.ggml.merges")?;
         if types.len() != texts.len() {
             return Err(Error::malformed(
@@ -45,6 +53,7 @@ impl Tokenizer {
             bos: special("bos")?,
             eos: special("eos")?,
             pad: special("padding")?,
+            ends: &markers::ENDS_IN_LLAMA_CPP,
             add_eos: metadata.typed("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
         })
         .map_err(|e| e.within("keys tokenizer.ggml.*"))
@@ -54,17 +63,21 @@ impl Tokenizer {
 fn added((id, (text, &kind)): (u32, (&String, &i32))) -> Option<Added> {
     let text = text.as_str();
     let typed = [UNKNOWN, CONTROL, USER_DEFINED].contains(&kind);
-    let named = markers::CONTROL.contains(&text) || markers::VISIBLE.contains(&text);
-    let plain = kind == USER_DEFINED && markers::in_plain_text(text);
-    (typed || named).then(|| Added { id, text: text.into(), normalized: false, plain })
+    // whatever their type, llama.cpp makes control tokens of texts that end a generation
+    let ends = markers::ENDS_IN_LLAMA_CPP.contains(&text);
+    let plain = kind == USER_DEFINED && !ends;
+    (typed || ends).then(|| Added { id, text: text.into(), normalized: false, plain })
 }
 
 /// `left right`, where a space inside a part is written `Ġ`, unless there is a token with a `Ġ` of its own.
 fn parts<'a>(rank: usize, merge: &'a str, known: &HashSet<&str>) -> Result<(Cow<'a, str>, Cow<'a, str>)> {
-    let (left, right) = merge.split_once(' ').ok_or_else(|| {
+    // the first space that is not the first character, as llama.cpp looks for it
+    let first = merge.chars().next().map_or(0, char::len_utf8);
+    let cut = merge[first..].find(' ').map(|at| first + at).ok_or_else(|| {
         Error::malformed(format!("merge {rank}"), "has no two parts")
             .expected("left right", format!("{merge:?}"))
     })?;
+    let (left, right) = (&merge[..cut], &merge[cut + 1..]);
     let part = |text: &'a str| match text.contains('Ġ') && !known.contains(text) {
         true => Cow::Owned(text.replace('Ġ', " ")),
         false => Cow::Borrowed(text),

@@ -14,29 +14,35 @@ pub(super) const VISIBLE: [&str; 7] = [
     "<|\"|>",
 ];
 
-/// Tokens that steer the model, found only where a prompt is parsed.
-pub(super) const CONTROL: [&str; 17] = [
-    "<pad>",
-    "<eos>",
-    "<bos>",
-    "<unk>",
-    "<mask>",
-    "<|tool>",
-    "<tool|>",
-    "<|think|>",
-    "<|turn>",
-    "<turn|>",
-    "<|image>",
-    "<image|>",
-    "<|image|>",
-    "<|audio>",
-    "<audio|>",
-    "<|audio|>",
-    "<|video|>",
-];
-
 /// Tokens after which the model has said what it had to say. Being here makes a visible token a control token.
 pub(super) const END_OF_GENERATION: [&str; 3] = ["<eos>", "<turn|>", "<|tool_response>"];
+
+/// All texts that end a generation in llama.cpp, which it knows by their text and turns into control tokens, whatever
+/// family they are of. A fine-tune may bring some. `</s>` is one for other families only.
+pub(super) const ENDS_IN_LLAMA_CPP: [&str; 22] = [
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
+    "<|fim_pad|>",
+];
 
 /// Whether plain text may contain this token, if it is visible.
 pub(super) fn in_plain_text(text: &str) -> bool {

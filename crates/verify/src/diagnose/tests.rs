@@ -1,6 +1,6 @@
 //! Causes that no file of `xtask::broken` has, in one square matrix of BF16 and of Q4_0.
 
-use gemma::{Attention, Config, Kind};
+use gemma::{Attention, Config, Kind, Rope};
 use gguf::Metadata;
 use quant::Simd;
 use tensor::{DType, Result, TensorDesc, TensorSource};
@@ -61,11 +61,11 @@ fn config() -> Config {
         causal: true,
         norm_eps: 1e-6,
         softcap: None,
-        rope_base: 1e6,
-        rope_base_swa: 1e4,
-        rotary_fraction: 0.25,
+        rope: Rope::default_of(Attention::Full),
+        rope_swa: Rope::default_of(Attention::Sliding),
         tied: true,
         draft: None,
+        notes: Vec::new(),
     }
 }
 

@@ -11,6 +11,9 @@ use text::{Chat, ChatTemplate, Tokenizer};
 use super::{Cut, answers};
 use crate::{Scored, Sequence};
 
+/// The most bytes of a conversation.
+const MAX_LINE: usize = 8 << 20;
+
 /// The conversations of a file.
 #[derive(Debug, Default)]
 pub(super) struct Read {
@@ -36,8 +39,15 @@ pub(super) fn conversations(
             Error::malformed("conversations", "there are none").expected("one a line", "an empty file")
         );
     }
+    // Any JSON takes many times its size when it is read.
     for (number, line) in lines.take(cut.most.unwrap_or(usize::MAX)) {
         let within = |e: Error| e.within(format!("line {}", number + 1));
+        if line.len() > MAX_LINE {
+            return Err(within(
+                Error::limit("conversation", "too long")
+                    .expected(format!("at most {MAX_LINE} bytes"), line.len()),
+            ));
+        }
         let Sequence { mut tokens, mut scored } =
             conversation(line, tokenizer, template, cut.scored).map_err(within)?;
         if tokens.len() > cut.context {

@@ -111,7 +111,7 @@ impl Args {
     }
 
     fn peer(&self, oracle: &Oracle, file: &Path, text: &Path) -> Command {
-        let mut command = oracle.runner("llama-perplexity");
+        let mut command = oracle.tool("llama-perplexity");
         command.arg("--model").arg(file).arg("--file").arg(text);
         command.args(["--ctx-size", &self.context.to_string(), "--chunks", &self.chunks.to_string()]);
         command.args(["--threads", &self.threads.to_string()]);

@@ -1,0 +1,90 @@
+//! Small files that are read whole, up to a size that fits a small machine.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// Reads all of a file of at most `most` bytes. What a user named may be a pipe.
+///
+/// # Errors
+/// `Limit` for a longer one, of which no more than `most` bytes are read; those of [`Error::io`].
+pub fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let io = |e| Error::io(path.display(), &e);
+    read_all(File::open(path).map_err(io)?, path.display(), most)
+}
+
+/// As [`read_bounded`], for a file whose name another file says: not a folder, a pipe or a device, which would block
+/// the reader or have no end.
+///
+/// # Errors
+/// `Malformed` for what is no regular file; those of [`read_bounded`].
+pub fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
+    read_all(open_regular(path)?, path.display(), most)
+}
+
+/// Opens a regular file; symlinks are followed.
+///
+/// # Errors
+/// `Malformed` for anything else; those of [`Error::io`].
+pub fn open_regular(path: &Path) -> Result<File> {
+    let io = |e| Error::io(path.display(), &e);
+    let meta = fs::metadata(path).map_err(io)?;
+    if !meta.is_file() {
+        let found = if meta.is_dir() { "a folder" } else { "a special file" };
+        return Err(Error::malformed(path.display(), "not a regular file").expected("a file", found));
+    }
+    File::open(path).map_err(io)
+}
+
+/// Reads a stream to its end; `place` names it.
+///
+/// # Errors
+/// `Limit` for more than `most` bytes; those of [`Error::io`].
+pub fn read_all(from: impl Read, place: impl std::fmt::Display, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One byte more tells a longer one from one that just fits.
+    from.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(&place, &e))?;
+    if bytes.len() as u64 > most {
+        return Err(Error::limit(place, "too large to be what it should be")
+            .expected(format!("at most {most} bytes"), "more"));
+    }
+    Ok(bytes)
+}
+
+/// Whether `name` is a relative path that stays inside its folder, written the plain way: `a/b`, not `a/../b`.
+pub fn is_plain_name(name: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    name.split('/').all(plain) && !name.contains(['\0', '\\'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Fault;
+
+    #[test]
+    fn what_is_longer_is_refused() {
+        let endless = std::io::repeat(b'a');
+        let error = read_all(endless, "file", 3).unwrap_err();
+        assert_eq!((error.fault(), error.place()), (Fault::Limit, "file"));
+        assert_eq!(read_all(&b"abc"[..], "file", 3).unwrap(), b"abc");
+        assert_eq!(read_bounded(Path::new("/dev/zero"), 5).unwrap_err().fault(), Fault::Limit);
+        assert_eq!(read_regular(Path::new("/dev/zero"), 5).unwrap_err().fault(), Fault::Malformed);
+        assert_eq!(
+            read_regular(Path::new("/"), 5).unwrap_err().expected_found(),
+            Some(("a file", "a folder"))
+        );
+    }
+
+    #[test]
+    fn plain_names_stay_inside() {
+        for name in ["model.safetensors", "a/b.gguf", "..a", "a..", "é"] {
+            assert!(is_plain_name(name), "{name}");
+        }
+        for name in ["", "/a", "a/", "..", "a/..", "../a", "a//b", "./a", "a/./b", "a\0", "a\\b"] {
+            assert!(!is_plain_name(name), "{name}");
+        }
+    }
+}

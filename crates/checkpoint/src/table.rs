@@ -1,0 +1,53 @@
+//! `formats/checkpoint.toml`, embedded and parsed once.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Table {
+    pub(crate) wrapper_segments: Vec<String>,
+    pub(crate) wrapper_prefixes: Vec<String>,
+    pub(crate) rename: Vec<Rename>,
+    pub(crate) experts: Experts,
+    pub(crate) quantised: Vec<Quantised>,
+    /// `quant_method` → its name.
+    pub(crate) methods: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rename {
+    pub(crate) from: String,
+    pub(crate) to: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Experts {
+    pub(crate) blocks: Vec<String>,
+    pub(crate) silent: Vec<String>,
+    pub(crate) gate: Vec<String>,
+    pub(crate) up: Vec<String>,
+    pub(crate) down: Vec<String>,
+    pub(crate) gate_up: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Quantised {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) methods: Vec<String>,
+    pub(crate) suffixes: Vec<String>,
+}
+
+pub(crate) fn table() -> &'static Table {
+    static TABLE: LazyLock<Table> = LazyLock::new(|| {
+        toml::from_str(include_str!("../../../formats/checkpoint.toml"))
+            .expect("formats/checkpoint.toml is tested")
+    });
+    &TABLE
+}

@@ -1,0 +1,129 @@
+//! Tables with a row a token: the embedding, its head, the per-layer table. One that is only stored as the other, and rows
+//! that no token names.
+
+use serde_json::Value;
+use tensor::{Error, Result, TensorDesc};
+
+use crate::pieces::Entry;
+use crate::tokenizer::Tokenizer;
+
+const EMBEDDING: &str = "embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+const PER_LAYER: &str = "embed_tokens_per_layer.weight";
+/// The fields of a config that count the rows of [`EMBEDDING`] and [`PER_LAYER`].
+const SIZES: [(&str, &str); 2] = [("vocab_size", EMBEDDING), ("vocab_size_per_layer_input", PER_LAYER)];
+
+/// Where the text model's embedding lies, below this prefix.
+const PREFIXES: [&str; 2] = ["model.language_model.", "model."];
+
+fn is(name: &str, table: &str) -> bool {
+    name == table || PREFIXES.iter().any(|prefix| name.strip_prefix(prefix) == Some(table))
+}
+
+/// The fields of the text model in a config.
+pub(crate) fn text_config(config: &mut Value) -> &mut Value {
+    match config.get("text_config") {
+        Some(text) if text.is_object() => &mut config["text_config"],
+        _ => config,
+    }
+}
+
+/// Whether the head is the embedding: what is said at the top of the config goes before what its text_config says.
+fn is_tied(config: &Value) -> bool {
+    let said = |config: &Value| config.get("tie_word_embeddings").and_then(Value::as_bool);
+    said(config).or_else(|| said(config.get("text_config")?)).unwrap_or(true)
+}
+
+/// `safetensors.torch.save_model` keeps one name of a tensor that has two. Where that is the head's, it is given back the
+/// name of the embedding. Returns what there is to say about it.
+pub(crate) fn embedding_of_head(entries: &mut [Entry], config: &Value) -> Option<String> {
+    if !is_tied(config) || entries.iter().any(|entry| is(&entry.desc.name, EMBEDDING)) {
+        return None;
+    }
+    let below = |prefix: &&&str| entries.iter().any(|e| e.desc.name.starts_with(&format!("{prefix}layers.")));
+    let prefix = PREFIXES.iter().find(below)?;
+    let head = entries.iter_mut().find(|entry| entry.desc.name == HEAD)?;
+    head.desc.name = format!("{prefix}{EMBEDDING}");
+    Some(format!(
+        "{HEAD} is there and {} is not: they are tied (tie_word_embeddings), and the head is read as the embedding",
+        head.desc.name
+    ))
+}
+
+/// The number of rows that a table for all tokens has.
+fn tokens(tokenizer: &Tokenizer) -> u64 {
+    let ids = tokenizer.vocab().map(|(_, id)| id).chain(tokenizer.added_tokens.iter().map(|token| token.id));
+    ids.max().map_or(0, |id| u64::from(id) + 1)
+}
+
+/// Cuts rows off that no token names, and makes the config say so. Returns what there is to say about it.
+///
+/// # Errors
+/// `Malformed` for a table with fewer rows than there are tokens. `file_of` names the file of an entry.
+pub(crate) fn cut(
+    entries: &mut [Entry],
+    config: &mut Value,
+    tokenizer: &Tokenizer,
+    file_of: &dyn Fn(&Entry) -> String,
+) -> Result<Vec<String>> {
+    let tokens = tokens(tokenizer);
+    let is_table = |entry: &&mut Entry| {
+        let matrix = entry.desc.shape.len() == 2 && entry.desc.cols() > 0;
+        matrix && [EMBEDDING, HEAD, PER_LAYER].iter().any(|table| is(&entry.desc.name, table))
+    };
+    let tables =
+        || entries.iter().filter(|e| [EMBEDDING, HEAD, PER_LAYER].iter().any(|t| is(&e.desc.name, t)));
+    let rows = |table| tables().find(|entry| is(&entry.desc.name, table)).map(|entry| entry.desc.rows());
+    if let Some(short) = tables().find(|entry| entry.desc.shape.len() == 2 && entry.desc.rows() < tokens) {
+        let others = tables().filter(|entry| entry.desc.name != short.desc.name);
+        let others = others.map(|entry| format!("; {} has {}", entry.desc.name, entry.desc.rows()));
+        return Err(Error::malformed(
+            format!("{}: tensor {}", file_of(short), short.desc.name),
+            "fewer rows than there are tokens",
+        )
+        .expected(
+            format!("{tokens} rows, one for each token of tokenizer.json{}", others.collect::<String>()),
+            format!("{} rows", short.desc.rows()),
+        )
+        .help("Tokens were added to the tokenizer, but not to every table: resize the model's embeddings, or take the tokenizer that it was trained with."));
+    }
+    let mut notes = Vec::new();
+    let text = text_config(config);
+    for (field, table) in SIZES {
+        let (Some(rows), Some(said)) = (rows(table), text.get(field).and_then(Value::as_u64)) else {
+            continue;
+        };
+        // what is off by more than padding is another model's config, and the shapes will be refused
+        if said == rows || said.max(rows) > 2 * said.min(rows) {
+            continue;
+        }
+        if said != tokens {
+            notes.push(format!(
+                "config.json: {field} is {said}, and {table} has {rows} rows: the table decides"
+            ));
+        }
+        text[field] = rows.into();
+    }
+    let mut names = Vec::new();
+    let mut most = tokens;
+    for entry in entries.iter_mut().filter(is_table).filter(|entry| entry.desc.rows() > tokens) {
+        most = most.max(entry.desc.rows());
+        names.push(entry.desc.name.clone());
+        let (rows, cols) = (entry.desc.rows(), entry.desc.cols());
+        for (field, table) in SIZES {
+            if is(&entry.desc.name, table) && text.get(field).and_then(Value::as_u64) == Some(rows) {
+                text[field] = tokens.into();
+            }
+        }
+        entry.pieces = entry.rows(0, tokens);
+        entry.desc = TensorDesc::new(&entry.desc.name, entry.desc.dtype, [tokens, cols])?;
+    }
+    if !names.is_empty() {
+        notes.push(format!(
+            "rows {tokens} to {} of {} are padding that no token names ({tokens} tokens): they are left out",
+            most - 1,
+            names.join(", ")
+        ));
+    }
+    Ok(notes)
+}

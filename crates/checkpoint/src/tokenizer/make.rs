@@ -1,0 +1,79 @@
+//! Whether a tokenizer is of Gemma's make, and can spell every text.
+//!
+//! The one check for who tokenizes with it and for who writes it into another file: llama.cpp has this make built in and
+//! looks at nothing that says otherwise.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Value, json};
+use tensor::{Error, Result};
+
+use super::Tokenizer;
+
+impl Tokenizer {
+    /// That what the file asks for is what programs do with a Gemma 4 tokenizer, and that its merges hold together.
+    ///
+    /// # Errors
+    /// `Unsupported` for a normalizer, a pre-tokenizer, an unknown-token rule or conditions on tokens other than Gemma's;
+    /// `Malformed` for a vocabulary that lacks a byte, and for a merge of or into a token that there is not or that is
+    /// there twice. The place has no file.
+    pub fn check_make(&self) -> Result<()> {
+        let space = json!({"String": " "});
+        let normalizer = json!({"type": "Replace", "pattern": space, "content": "▁"});
+        let refuse = |key, expected: &str, found: &Value| {
+            Err(Error::unsupported(key, "a tokenizer of another make than Gemma's").expected(expected, found))
+        };
+        if !self.byte_fallback {
+            return refuse("model.byte_fallback", "true", &false.into());
+        }
+        if self.normalizer != normalizer {
+            return refuse("normalizer", &normalizer.to_string(), &self.normalizer);
+        }
+        // after the normalizer there is no space left to split at, so this one does nothing
+        let split = &self.pre_tokenizer;
+        let at_spaces = split["type"] == "Split" && split["pattern"] == space;
+        if !(split.is_null() || at_spaces) {
+            return refuse("pre_tokenizer", "none, or a Split at spaces", split);
+        }
+        if let Some(token) =
+            self.added_tokens.iter().find(|token| token.single_word || token.lstrip || token.rstrip)
+        {
+            return Err(Error::unsupported(
+                format!("added_tokens: token {:?}", token.content),
+                "a token with conditions on what is around it",
+            )
+            .expected("single_word, lstrip and rstrip false", "one that is true"));
+        }
+        self.check_merges()
+    }
+
+    fn check_merges(&self) -> Result<()> {
+        let added = self.added_tokens.iter().map(|token| token.content.as_str());
+        let tokens: HashSet<&str> = self.vocab().map(|(text, _)| text).chain(added).collect();
+        if let Some(byte) =
+            (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).find(|text| !tokens.contains(&**text))
+        {
+            return Err(Error::malformed("vocabulary", "cannot spell every text")
+                .expected(format!("a token {byte}"), "none"));
+        }
+        let mut ranks = HashMap::with_capacity(self.merges().len());
+        let mut product = String::new();
+        for (rank, (left, right)) in self.merges().enumerate() {
+            product.clear();
+            product.push_str(left);
+            product.push_str(right);
+            if let Some(lacking) = [left, right, &product].into_iter().find(|text| !tokens.contains(text)) {
+                return Err(Error::malformed(
+                    format!("merge {rank}: {left:?} with {right:?}"),
+                    "needs a token that there is not",
+                )
+                .expected(format!("token {lacking:?}"), "none"));
+            }
+            if let Some(first) = ranks.insert((left, right), rank) {
+                return Err(Error::malformed(format!("merge {rank}"), "is there twice")
+                    .expected("each merge once", format!("the same as merge {first}")));
+            }
+        }
+        Ok(())
+    }
+}

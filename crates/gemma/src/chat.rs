@@ -1,0 +1,54 @@
+//! Whether a model is made for chats, and whether it has what a chat needs.
+
+use checkpoint::ChatTemplates;
+use serde_json::Value;
+
+use crate::Vocabulary;
+
+/// What ends an answer of an instruction-tuned model, and of no other.
+const TURN_END: &str = "<turn|>";
+
+/// The ids at which a generation ends, as a config says.
+fn ends(config: &Value) -> Vec<u64> {
+    match &config["eos_token_id"] {
+        Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
+        id => id.as_u64().into_iter().collect(),
+    }
+}
+
+/// A note for a model whose configs end an answer with `<turn|>`, as those of instruction-tuned models do, but which has no
+/// chat template.
+pub(crate) fn without_template(
+    templates: &ChatTemplates,
+    config: &Value,
+    generation: Option<&Value>,
+    vocabulary: &Vocabulary,
+) -> Option<String> {
+    if templates.default.is_some() {
+        return None;
+    }
+    let turn = vocabulary.tokens.iter().position(|token| token == TURN_END)? as u64;
+    let says = |config: &Value| ends(config).contains(&turn);
+    let place = match (generation.is_some_and(says), says(config)) {
+        (true, _) => "generation_config.json",
+        (_, true) => "config.json",
+        _ => return None,
+    };
+    Some(format!(
+        "no chat template is there, though {place} ends an answer with {TURN_END}, as instruction-tuned models do: fetch \
+         chat_template.jinja, or programs will guess how to write a conversation"
+    ))
+}
+
+/// A note for ids at which generation_config.json ends an answer, and which are no tokens.
+pub(crate) fn unknown_ends(generation: Option<&Value>, vocabulary: &Vocabulary) -> Option<String> {
+    let count = vocabulary.tokens.len() as u64;
+    let unknown: Vec<_> =
+        ends(generation?).into_iter().filter(|id| *id >= count).map(|id| id.to_string()).collect();
+    (!unknown.is_empty()).then(|| {
+        format!(
+            "generation_config.json: eos_token_id has {}, and there are {count} tokens: no answer ends there",
+            unknown.join(", ")
+        )
+    })
+}

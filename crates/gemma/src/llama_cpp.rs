@@ -1,0 +1,98 @@
+//! What llama.cpp's loader stops at: nothing that it cannot load is written as a GGUF without a word.
+//!
+//! Sources: ggml-org/llama.cpp `src/llama-hparams.h` (limits), `src/llama-model.cpp` (`load_hparams`, `create_memory`),
+//! `src/models/gemma4.cpp`, `src/models/gemma4-assistant.cpp`.
+
+use tensor::{Error, Result};
+
+use crate::config::{Attention, Config, Kind, field};
+
+/// `LLAMA_MAX_LAYERS`.
+const MOST_LAYERS: usize = 512;
+
+/// `LLAMA_MAX_EXPERTS`.
+const MOST_EXPERTS: u64 = 1024;
+
+/// Layers with keys and values of their own that its cache wants.
+pub(crate) const OWNERS: usize = 2;
+
+impl Config {
+    /// Whether a GGUF can say what this model is, and llama.cpp load it. Returns what a user of the file has to know.
+    ///
+    /// # Errors
+    /// `Unsupported`, naming the key of config.json, for what no GGUF of this family can say or llama.cpp aborts on.
+    pub fn check_gguf(&self) -> Result<Vec<String>> {
+        let refused = |key: &str, problem: &str| Error::unsupported(field(key), problem);
+        let safetensors = "Safetensors outputs keep the model as it is.";
+        if self.layers() > MOST_LAYERS {
+            return Err(refused("num_hidden_layers", "more layers than llama.cpp can load")
+                .expected(format!("at most {MOST_LAYERS}"), self.layers())
+                .help(safetensors));
+        }
+        if let Some(experts) = self.experts.filter(|&experts| experts > MOST_EXPERTS) {
+            return Err(refused("num_experts", "more experts than llama.cpp can load")
+                .expected(format!("at most {MOST_EXPERTS}"), experts)
+                .help(safetensors));
+        }
+        if self.attention.contains(&Attention::Sliding) && !self.rope_swa.is_plain() {
+            return Err(refused(
+                "rope_parameters.sliding_attention",
+                "a GGUF cannot say it: rope_freqs and rope.scaling.* hold for full-attention layers alone",
+            )
+            .expected("rope_type default, no factor", format!("{:?}", self.rope_swa))
+            .help(safetensors));
+        }
+        if let Some(draft) = &self.draft {
+            return match draft.backbone == self.hidden {
+                false => Ok(Vec::new()),
+                true => Err(refused(
+                    "backbone_hidden_size",
+                    "llama.cpp loads no draft model as wide as its target",
+                )
+                .expected(format!("another size than hidden_size {}", self.hidden), draft.backbone)),
+            };
+        }
+        if self.ple > 0 && self.vocab_ple != self.vocab {
+            return Err(refused(
+                "vocab_size_per_layer_input",
+                "llama.cpp wants as many rows in the per-layer table as in the embedding",
+            )
+            .expected(format!("vocab_size {}", self.vocab), self.vocab_ple));
+        }
+        let mut notes = Vec::new();
+        notes.extend(self.cache_note());
+        if !self.causal {
+            notes.push(
+                "config.json: use_bidirectional_attention is \"all\": in llama.cpp the full-attention layers of this \
+                 family look back only"
+                    .to_owned(),
+            );
+        }
+        Ok(notes)
+    }
+
+    /// Layers that share keys and values read, in llama.cpp, those of the last two layers that own some: a full layer the
+    /// last, a sliding one the one before.
+    fn cache_note(&self) -> Option<String> {
+        debug_assert_ne!(self.kind, Kind::Draft);
+        let owners = self.layers().saturating_sub(self.shared_kv_layers as usize);
+        if owners < OWNERS {
+            return Some(format!(
+                "llama.cpp stops when it makes a context for this model: {owners} of its layers have keys and values of \
+                 their own, and it wants {OWNERS}"
+            ));
+        }
+        let sharing = owners..self.layers();
+        let donor = |kind| owners - if kind == Attention::Full { 1 } else { 2 };
+        let mut wrong =
+            sharing.filter(|&layer| self.attention[donor(self.attention[layer])] != self.attention[layer]);
+        let layer = wrong.next()?;
+        let kind = if self.attention[layer] == Attention::Full { "full" } else { "sliding" };
+        Some(format!(
+            "llama.cpp stops at this model: layer {layer} shares keys and values, and llama.cpp takes those of layer {} for \
+             it, which is no {kind} layer. It wants the last two layers that own some to be a sliding one and a full one. \
+             gemma-convert itself reads the file",
+            donor(self.attention[layer])
+        ))
+    }
+}
