@@ -47,6 +47,9 @@ pub(crate) fn check(
     if let Some(entry) = entries.iter().find(coded) {
         let known = method.and_then(|method| table().methods.get(method));
         let name = match (known, method) {
+            (None, None) if value["format"] == "sfp8" => {
+                "SFP8 by its config.json, but its __metadata__ format is not sfp8"
+            }
             (Some(name), _) => name.as_str(),
             (None, Some(method)) => method,
             (None, None) if *field == "quantization" => "MLX",

@@ -4,18 +4,18 @@
 //! place; memory is workers × a block, whatever the model. Nothing here knows what a model means. Output
 //! appears under its final name only when it is complete and on disk; hashes are taken on the way.
 
-mod again;
 mod blocks;
 mod encode;
 mod lattice;
 mod manifest;
 mod pass;
 mod prepare;
+mod reencode;
 mod run;
 mod scales;
 mod target;
 
-pub use again::{Buffers, Encoding, Scales, Steps};
 pub use manifest::file_entry;
 pub use prepare::check;
+pub use reencode::{Buffers, Encoding, Scales, Steps};
 pub use run::{Finished, Options, Progress, run};

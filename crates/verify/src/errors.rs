@@ -8,11 +8,11 @@ use quant::Simd;
 use rayon::prelude::*;
 use tensor::{DType, Error, Result, TensorSource};
 
-use crate::again::{self, Again, Bytes, Kept, Verdict};
 use crate::artifact::{Artifact, Stored};
 use crate::expected::{Expected, ExpectedTensor, Values};
 use crate::limits::{Judge, Limits};
 use crate::outliers::{self, Row};
+use crate::reencode::{self, Bytes, Kept, Reencode, Verdict};
 use crate::structure::comparable;
 use crate::{Finding, Tensors, WorstBlock, diagnose, summary};
 
@@ -59,7 +59,7 @@ pub(crate) fn compare(
             Pair { artifact, base, index, stored, code, tensor, quantised: expected.quantised }
         })
         .collect();
-    let again: Vec<Option<Again<'_>>> = pairs.iter().map(|pair| Again::of(pair, expected)).collect();
+    let reencode: Vec<Option<Reencode<'_>>> = pairs.iter().map(|pair| Reencode::of(pair, expected)).collect();
     let mut errors = Vec::with_capacity(pairs.len());
     while errors.len() < pairs.len() {
         let first = errors.len();
@@ -73,7 +73,7 @@ pub(crate) fn compare(
             .flat_map(|number| pairs[number].parts().map(move |(first, rows)| (number, first, rows)))
             .collect();
         let compared = parts.into_par_iter().map_init(Buffers::default, |buffers, (number, first, rows)| {
-            let part = pairs[number].compare(first, rows, again[number].as_ref(), buffers)?;
+            let part = pairs[number].compare(first, rows, reencode[number].as_ref(), buffers)?;
             progress(rows * pairs[number].cols() as u64);
             Ok((number, part))
         });
@@ -84,7 +84,7 @@ pub(crate) fn compare(
         errors[first..].iter_mut().for_each(Part::settle);
     }
     let bytes: Vec<Bytes> = errors.iter_mut().map(|part| std::mem::take(&mut part.bytes)).collect();
-    let verdicts = again::verdicts(&pairs, &again, &bytes, expected.lenient);
+    let verdicts = reencode::verdicts(&pairs, &reencode, &bytes, expected.lenient);
     for (part, verdict) in errors.iter_mut().zip(&verdicts) {
         if *verdict == Verdict::Otherwise {
             part.count_outliers();
@@ -93,7 +93,7 @@ pub(crate) fn compare(
     let mut findings = diagnose::findings(&pairs, &errors, expected)?;
     let told =
         |number: usize| errors[number].not_finite > 0 || diagnose::is_wrong(&pairs[number], &errors[number]);
-    findings.extend(again::findings(&pairs, &again, &bytes, &verdicts, told));
+    findings.extend(reencode::findings(&pairs, &reencode, &bytes, &verdicts, told));
     Ok((summary::tensors(&pairs, &errors, &bytes, &verdicts), findings))
 }
 
@@ -127,7 +127,7 @@ struct Buffers {
     x: Vec<f32>,
     y: Vec<f32>,
     blocks: Vec<Sums>,
-    again: Kept,
+    reencode: Kept,
 }
 
 impl Pair<'_> {
@@ -212,10 +212,10 @@ impl Pair<'_> {
         &self,
         first: u64,
         rows: u64,
-        again: Option<&Again<'_>>,
+        reencode: Option<&Reencode<'_>>,
         buffers: &mut Buffers,
     ) -> Result<Part> {
-        let Buffers { bytes, x, y, blocks, again: kept } = buffers;
+        let Buffers { bytes, x, y, blocks, reencode: kept } = buffers;
         let (cols, count) = (self.cols(), rows as usize * self.cols());
         for values in [&mut *x, &mut *y] {
             values.resize(count.max(values.len()), 0.0);
@@ -224,8 +224,8 @@ impl Pair<'_> {
         self.read_base(first, bytes, x)?;
         self.read(first, bytes, y)?;
         let mut part = Part::default();
-        if let Some(again) = again.filter(|_| self.is_encodable(x)) {
-            part.bytes = again.compare(self, first, (&*x, &*y), kept)?;
+        if let Some(reencode) = reencode.filter(|_| self.is_encodable(x)) {
+            part.bytes = reencode.compare(self, first, (&*x, &*y), kept)?;
         }
         if self.tensor.role == plan::OTHER {
             drop_equal(x, y);
@@ -246,7 +246,7 @@ impl Pair<'_> {
             let total = part.add_row(row, blocks);
             // parts whose bytes are right need no look at their rows; what was fitted is free to differ
             if let Judge::Blocks(limits) = &judge
-                && (part.bytes.differing > 0 || again.is_none())
+                && (part.bytes.differing > 0 || reencode.is_none())
                 && !self.tensor.fitted
             {
                 part.rows.push(Row::of(row, blocks, limits.beneath(cols)));

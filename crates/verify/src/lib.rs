@@ -12,7 +12,7 @@
 //! | `folder.rs`, `obeyed.rs` | what a folder of safetensors holds besides; what of it readers obey |
 //! | `alone.rs`, `alone_weights.rs` | an artifact without its checkpoint |
 //! | `errors.rs`, `limits.rs`, `summary.rs` | weights against those of the base; what is too far; the figures by role |
-//! | `again.rs`, `again/`, `outliers.rs` | bytes against those that the checkpoint gives; rows against the rest of their tensor |
+//! | `reencode.rs`, `reencode/`, `outliers.rs` | bytes against those that the checkpoint gives; rows against the rest of their tensor |
 //! | `diagnose.rs`, `diagnose/` | why a tensor is wrong |
 //! | `lockstep.rs`, `scores.rs` | both models over one text; what two rows of logits say about a token |
 //! | `statistics.rs` | figures and their intervals |
@@ -24,7 +24,6 @@
 //! Nothing here knows how a report is shown. Work runs on the caller's rayon pool.
 
 mod acceptance;
-mod again;
 mod alone;
 mod alone_weights;
 mod artifact;
@@ -44,6 +43,7 @@ mod obeyed;
 mod outliers;
 mod protocol;
 mod provenance;
+mod reencode;
 mod report;
 mod scores;
 mod sequences;

@@ -1,7 +1,7 @@
 //! The errors of all tensors as the report has them: each tensor, and each role.
 
-use crate::again::{Bytes, Verdict};
 use crate::errors::{Pair, Part, Sums};
+use crate::reencode::{Bytes, Verdict};
 use crate::{RoleError, TensorError, Tensors};
 
 /// Figures of the tensors, in the order of the file.

@@ -1,5 +1,5 @@
 //! Rounds the weights of the checkpoint again and compares bytes: where it is known how an artifact was made, each of its
-//! blocks is the block that the checkpoint gives. What the differences of a whole file mean is in `again/verdict.rs`.
+//! blocks is the block that the checkpoint gives. What the differences of a whole file mean is in `reencode/verdict.rs`.
 //!
 //! There may be several ways that a file could have been made in good faith: a BF16 or an F16 file as the step between
 //! the checkpoint and the quantiser, a lattice that was rounded instead of repacked, an importance matrix without an
@@ -35,7 +35,7 @@ pub(crate) enum Trust {
 }
 
 /// How to make the bytes of a tensor again.
-pub(crate) struct Again<'a> {
+pub(crate) struct Reencode<'a> {
     ways: Vec<Encoding<'a>>,
     pub(crate) trust: Trust,
     dtype: DType,
@@ -87,10 +87,10 @@ pub(crate) struct Kept {
     values: Vec<f32>,
 }
 
-impl<'a> Again<'a> {
+impl<'a> Reencode<'a> {
     /// `None` where nothing says how the bytes came about: weights that a calibration fitted, or a base whose own weights
     /// are rounded.
-    pub(crate) fn of(pair: &Pair<'a>, expected: &'a Expected) -> Option<Again<'a>> {
+    pub(crate) fn of(pair: &Pair<'a>, expected: &'a Expected) -> Option<Reencode<'a>> {
         let (tensor, dtype, base) = (pair.tensor, pair.dtype(), pair.base_dtype());
         if tensor.fitted || base.is_quantized() {
             return None;
@@ -157,7 +157,7 @@ impl<'a> Again<'a> {
         let desc = TensorDesc { dtype, shape: tensor.desc.shape.clone(), name: tensor.desc.name.clone() };
         let ways: Vec<_> = steps.into_iter().filter_map(|steps| Encoding::new(&desc, steps)).collect();
         let scale = pair.stored.scale;
-        (!ways.is_empty()).then_some(Again { ways, trust, dtype, cols: pair.cols(), coded, scale })
+        (!ways.is_empty()).then_some(Reencode { ways, trust, dtype, cols: pair.cols(), coded, scale })
     }
 
     /// Weights of a block: those under one scale, or a group of those that round on their own.

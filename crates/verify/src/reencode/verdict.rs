@@ -2,8 +2,8 @@
 //! another program, by importance that is not at hand or with error feedback, which shows in most blocks of a tensor; a
 //! fault shows in a few blocks among many that are right, or in one tensor among many that are.
 
-use crate::again::{Again, Bytes, Trust};
 use crate::errors::Pair;
+use crate::reencode::{Bytes, Reencode, Trust};
 use crate::{Compared, Finding, Severity, Step};
 
 /// Fewer tensors than this say nothing about the others.
@@ -35,15 +35,15 @@ impl Verdict {
 /// The verdict of each tensor. With `lenient`, a block as near to its original as the right one is as good.
 pub(crate) fn verdicts(
     pairs: &[Pair<'_>],
-    again: &[Option<Again<'_>>],
+    reencode: &[Option<Reencode<'_>>],
     bytes: &[Bytes],
     lenient: bool,
 ) -> Vec<Verdict> {
     // the quantised tensors that could be compared
     let quantised = || {
-        let all = pairs.iter().zip(again).zip(bytes);
-        all.filter_map(|((pair, again), bytes)| {
-            let said = again.as_ref().is_some_and(|again| again.trust == Trust::Said);
+        let all = pairs.iter().zip(reencode).zip(bytes);
+        all.filter_map(|((pair, reencode), bytes)| {
+            let said = reencode.as_ref().is_some_and(|reencode| reencode.trust == Trust::Said);
             (said && pair.dtype().is_quantized()).then_some(bytes)
         })
     };
@@ -54,13 +54,17 @@ pub(crate) fn verdicts(
     // sums in another order, as with fused multiply-add, show everywhere
     let arithmetic = all >= ENOUGH && 4 * near >= all;
     let all_but_this = all >= ENOUGH && 4 * exact >= 3 * all;
-    let one = |((pair, again), bytes): ((&Pair<'_>, &Option<Again<'_>>), &Bytes)| {
-        let Some(again) = again else { return Verdict::Otherwise };
+    let one = |((pair, reencode), bytes): ((&Pair<'_>, &Option<Reencode<'_>>), &Bytes)| {
+        let Some(reencode) = reencode else { return Verdict::Otherwise };
         let few = |share: u64| bytes.differing * share <= bytes.blocks;
         if bytes.differing == 0 {
-            return if again.other_scale(bytes.largest).is_some() { Verdict::Fault } else { Verdict::Exact };
+            return if reencode.other_scale(bytes.largest).is_some() {
+                Verdict::Fault
+            } else {
+                Verdict::Exact
+            };
         }
-        let fault = match again.trust {
+        let fault = match reencode.trust {
             Trust::Known => true,
             // with entries of other tensors only, it is rounded without
             Trust::Importance => few(10),
@@ -70,13 +74,13 @@ pub(crate) fn verdicts(
         };
         if fault { Verdict::Fault } else { Verdict::Otherwise }
     };
-    pairs.iter().zip(again).zip(bytes).map(one).collect()
+    pairs.iter().zip(reencode).zip(bytes).map(one).collect()
 }
 
 /// What there is to say; nothing of the tensors that have been `told` to be wrong.
 pub(crate) fn findings(
     pairs: &[Pair<'_>],
-    again: &[Option<Again<'_>>],
+    reencode: &[Option<Reencode<'_>>],
     bytes: &[Bytes],
     verdicts: &[Verdict],
     told: impl Fn(usize) -> bool,
@@ -85,10 +89,10 @@ pub(crate) fn findings(
     let mut faults = 0;
     for (number, verdict) in verdicts.iter().enumerate() {
         if *verdict == Verdict::Fault && !told(number) {
-            let (pair, again, bytes) = (&pairs[number], &again[number], &bytes[number]);
+            let (pair, reencode, bytes) = (&pairs[number], &reencode[number], &bytes[number]);
             faults += 1;
-            if let (Some(again), true) = (again, faults <= TOLD) {
-                findings.push(fault(pair, again, bytes));
+            if let (Some(reencode), true) = (reencode, faults <= TOLD) {
+                findings.push(fault(pair, reencode, bytes));
             }
         }
     }
@@ -113,11 +117,13 @@ pub(crate) fn findings(
             "",
         ),
     ] {
-        let of = |again: &&Option<Again<'_>>| again.as_ref().is_some_and(|again| again.trust == trust);
-        let count = again
+        let of = |reencode: &&Option<Reencode<'_>>| {
+            reencode.as_ref().is_some_and(|reencode| reencode.trust == trust)
+        };
+        let count = reencode
             .iter()
             .zip(verdicts)
-            .filter(|(again, verdict)| of(again) && **verdict == Verdict::Otherwise);
+            .filter(|(reencode, verdict)| of(reencode) && **verdict == Verdict::Otherwise);
         let count = count.count();
         if count > 0 {
             let problem = format!("{count} of {} {problem}{help}", pairs.len());
@@ -127,12 +133,12 @@ pub(crate) fn findings(
     findings
 }
 
-fn fault(pair: &Pair<'_>, again: &Again<'_>, bytes: &Bytes) -> Finding {
+fn fault(pair: &Pair<'_>, reencode: &Reencode<'_>, bytes: &Bytes) -> Finding {
     let severity = if pair.tensor.unused { Severity::Warning } else { Severity::Failure };
     let place = format!("tensor {}", pair.name());
     let finding = |problem: String| Finding::new(severity, Step::Tensors, &place, problem);
     let Some(first) = bytes.first else {
-        let (should, is) = again.other_scale(bytes.largest).unwrap_or_default();
+        let (should, is) = reencode.other_scale(bytes.largest).unwrap_or_default();
         return finding("its scale is not that of its largest weight".to_owned()).expected(should, is);
     };
     let number =

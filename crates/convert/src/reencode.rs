@@ -1,7 +1,7 @@
 //! One tensor encoded as a run would encode it, for whoever wants to know what bytes a checkpoint gives.
 
 use importance::Entry;
-use plan::Stored;
+use plan::{Pieces, Stored};
 use quant::Simd;
 use tensor::{DType, TensorDesc};
 
@@ -58,10 +58,7 @@ impl<'a> Encoding<'a> {
         let stored = Stored {
             tensor: desc.name.clone(),
             dtype: DType::F32,
-            file: 0,
-            offset: 0,
-            bytes: 0,
-            scale: None,
+            pieces: Pieces::new(Vec::new()),
             via: steps.via,
             steered: steps.importance.is_some(),
             lattice: steps.lattice,
