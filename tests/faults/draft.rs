@@ -2,7 +2,7 @@
 
 use crate::Good;
 use crate::edit::Gguf;
-use crate::gguf_file::{gguf, of_every_key, of_extra_keys};
+use crate::gguf_file::{gguf, of_every_key, of_extra_keys, of_few_weights};
 use crate::support::fixture;
 
 const FILE: &str = "draft-q4_0.gguf";
@@ -39,6 +39,7 @@ fn every_fault_of_a_draft_is_named() {
             let two = std::mem::replace(&mut g.tensor(names[1]).1, one);
             g.tensor(names[0]).1 = two;
         }));
+        faults.extend(of_few_weights(FILE, &["token_embd.weight", "blk.1.ffn_up.weight"]));
         good.all_are_named(&faults);
     }
 }

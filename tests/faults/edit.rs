@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use gguf::{Array, GgufFile, Layout, Metadata, Value};
+use quant::Simd;
 use tensor::{DType, TensorDesc, TensorSource};
 
 pub(crate) struct Gguf {
@@ -57,6 +58,17 @@ impl Gguf {
             let changed = change(f32::from_le_bytes(value.try_into().unwrap()));
             value.copy_from_slice(&changed.to_le_bytes());
         }
+    }
+
+    /// Multiplies rows, rounded again.
+    pub(crate) fn scale_rows(&mut self, name: &str, rows: std::ops::Range<usize>, by: f32) {
+        let (desc, bytes) = self.tensor(name);
+        let row = desc.row_bytes() as usize;
+        let bytes = &mut bytes[rows.start * row..rows.end * row];
+        let mut values = vec![0.0; rows.len() * desc.cols() as usize];
+        quant::decode(Simd::detect(), desc.dtype, bytes, &mut values);
+        values.iter_mut().for_each(|value| *value *= by);
+        quant::encode(Simd::detect(), desc.dtype, desc.cols() as usize, &values, None, bytes);
     }
 
     pub(crate) fn texts(&mut self, key: &str, change: impl FnOnce(&mut Vec<String>)) {

@@ -172,6 +172,14 @@ fn of_weights(scale: Option<&'static str>) -> Vec<Fault> {
         weights("a tensor renamed", UP, |w| w.get(UP).name.push('x')),
         weights("a norm is gone", NORM, |w| w.drop(NORM)),
         weights("one too many", "extra", |w| w.add("model.language_model.extra.weight", "BF16", &[4], 8)),
+        weights("a bit", UP, |w| *w.get(UP).data.last_mut().unwrap() ^= 1),
+        weights("a bit of the embedding", "embed_tokens.weight", |w| w.get("language_model.embed_tokens.weight").data[777] ^= 1),
+        weights("two rows exchanged", UP, |w| {
+            let tensor = w.get(UP);
+            let row = tensor.data.len() / tensor.shape[0] as usize;
+            let (one, two) = tensor.data.split_at_mut(row);
+            one.swap_with_slice(&mut two[..row]);
+        }),
         weights("zeros", UP, |w| w.get(UP).data.fill(0)),
         weights("transposed", UP, |w| w.get(UP).shape.reverse()),
         weights("norm in F16", NORM, |w| w.get(NORM).dtype = "F16".into()),

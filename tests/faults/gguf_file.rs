@@ -7,6 +7,7 @@ use gguf::Value;
 use tensor::DType;
 
 use crate::edit::{Gguf, another, retyped};
+use crate::support;
 use crate::{Fault, Good, fault};
 
 const FILE: &str = "model-q4_0.gguf";
@@ -160,6 +161,32 @@ fn of_tensors() -> Vec<Fault> {
     ]
 }
 
+/// What no limit of a type can see: rows, blocks and bits of these tensors of matrices.
+pub(crate) fn of_few_weights(file: &'static str, names: &[&str]) -> Vec<Fault> {
+    let change = |name: &str, what: &str, change: fn(&mut Gguf, &str)| {
+        let of = name.to_owned();
+        gguf(file, format!("{name}: {what}"), format!("tensor {name}"), move |g| change(g, &of))
+    };
+    let all = |name: &&str| {
+        [
+            change(name, "a row times 1.5", |g, name| g.scale_rows(name, 7..8, 1.5)),
+            change(name, "a row times 1.05", |g, name| g.scale_rows(name, 7..8, 1.05)),
+            change(name, "a row of zeros", |g, name| g.scale_rows(name, 9..10, 0.0)),
+            change(name, "a bit", |g, name| *g.tensor(name).1.last_mut().unwrap() ^= 1),
+            change(name, "two rows exchanged", |g, name| {
+                let (desc, bytes) = g.tensor(name);
+                let (one, two) = bytes.split_at_mut(desc.row_bytes() as usize);
+                one.swap_with_slice(&mut two[..desc.row_bytes() as usize]);
+            }),
+            change(name, "the first block twice", |g, name| {
+                let (desc, bytes) = g.tensor(name);
+                bytes.copy_within(..desc.dtype.block_bytes(), desc.dtype.block_bytes());
+            }),
+        ]
+    };
+    names.iter().flat_map(all).collect()
+}
+
 fn of_bytes(good: &Good) -> Vec<Fault> {
     let file = gguf::GgufFile::open(good.out().join(FILE)).unwrap();
     let gap = file.padding().first().expect("padding").start as usize;
@@ -184,6 +211,7 @@ fn every_fault_of_a_plain_file_is_named() {
     faults.extend(of_extra_keys(FILE));
     faults.extend(of_tokenizer());
     faults.extend(of_tensors());
+    faults.extend(of_few_weights(FILE, &["token_embd.weight", "blk.1.ffn_up.weight", "blk.0.attn_k.weight"]));
     faults.extend(of_bytes(&good));
     good.all_are_named(&faults);
 }
@@ -200,4 +228,43 @@ fn every_tensor_is_missed() {
         };
         good.all_are_named(&names.map(missing).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn every_fault_of_a_few_weights_is_named() {
+    let names = [
+        "token_embd.weight",
+        "blk.1.ffn_down.weight",
+        "per_layer_token_embd.weight",
+        "blk.0.inp_gate.weight",
+    ];
+    for preset in ["q8_0", "q4_k_m", "bf16", "iq4_nl"] {
+        let file: &'static str = format!("model-{preset}.gguf").leak();
+        let good = Good::converted("e2b", file, &["--type", preset]);
+        good.all_are_named(&of_few_weights(file, &names));
+    }
+    let good = Good::converted("26b-a4b", FILE, &["--type", "q4_0"]);
+    const EXPERTS: &str = "blk.1.ffn_down_exps.weight";
+    let mut faults = of_few_weights(FILE, &[EXPERTS]);
+    faults.push(gguf(FILE, "an expert times 1.3", EXPERTS, |g| {
+        let rows = g.tensor(EXPERTS).0.shape[1] as usize;
+        g.scale_rows(EXPERTS, 3 * rows..4 * rows, 1.3);
+    }));
+    good.all_are_named(&faults);
+}
+
+/// Error feedback rounds for a text: the bytes cannot be made again, and their digests are in the file.
+#[test]
+fn every_fault_of_a_calibrated_file_is_named() {
+    let file = "model-calibrated-q4_0.gguf";
+    let text = support::text("calib.txt");
+    let args =
+        ["--recipe", "q4_0-calibrated", "--text", text.to_str().unwrap(), "--chunks", "16"];
+    let good = Good::converted("31b", file, &args);
+    let mut faults =
+        of_few_weights(file, &["token_embd.weight", "blk.1.ffn_up.weight", "blk.0.attn_k.weight"]);
+    faults.push(gguf(file, "no digests that can be read", "gemma-convert.tensors.sha256", |g| {
+        g.set("gemma-convert.tensors.sha256", 7u32)
+    }));
+    good.all_are_named(&faults);
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::edit::Gguf;
+use crate::gguf_file::of_few_weights;
 use crate::support::{self, Folder};
 use crate::{Fault, Good, fault};
 
@@ -29,7 +30,7 @@ fn every_fault_of_a_split_is_named() {
     support::convert(&other.path(), &other.out(), &args).good();
     let stale = other.out().join(PARTS[1]);
     #[rustfmt::skip]
-    let faults = [
+    let mut faults = vec![
         fault("two parts exchanged", "part", |folder: &Path| {
             fs::rename(folder.join(PARTS[1]), folder.join("x")).unwrap();
             fs::rename(folder.join(THIRD), folder.join(PARTS[1])).unwrap();
@@ -50,5 +51,10 @@ fn every_fault_of_a_split_is_named() {
         part("a key of the first part", "gemma4.attention.sliding_window", 0, |g| g.set("gemma4.attention.sliding_window", 32u32)),
         part("a later part with an alignment", "general.alignment", 1, |g| g.set("general.alignment", 64u32)).harmless(),
     ];
+    for file in PARTS {
+        let tensors = Gguf::read(&good.out().join(file)).tensors;
+        let matrix = tensors.iter().map(|(desc, _)| desc).find(|desc| desc.rows() > 16);
+        faults.extend(of_few_weights(file, &[&matrix.expect("a matrix").name]));
+    }
     good.all_are_named(&faults);
 }

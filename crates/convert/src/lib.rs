@@ -5,6 +5,7 @@
 //! appears under its final name only when it is complete and on disk; hashes are taken on the way.
 
 mod blocks;
+mod digests;
 mod encode;
 mod lattice;
 mod manifest;

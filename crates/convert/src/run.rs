@@ -12,11 +12,11 @@ use plan::{Artifact, ArtifactEntry, CalibrationEntry, FileEntry, Manifest, Origi
 use quant::Simd;
 use tensor::{Error, Result, TensorSource};
 
-use crate::lattice;
 use crate::manifest;
 use crate::pass::{Passed, convert};
 use crate::prepare::{check, outputs, vacant};
 use crate::target::Target;
+use crate::{digests, lattice};
 
 /// How to run.
 #[derive(Clone)]
@@ -104,8 +104,9 @@ pub fn run(
         let passed = convert(checkpoint, plan, options, &targets, progress);
         (passed, companions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let Passed { mut inputs, digests, repacked } = passed?;
+    let Passed { mut inputs, mut digests, repacked } = passed?;
     inputs.extend(companions?);
+    digests::fill_in(plan, &targets, &mut digests)?;
     checkpoint.check_unchanged()?;
     if options.sync {
         targets.iter().try_for_each(Target::flush)?;

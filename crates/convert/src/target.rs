@@ -119,6 +119,23 @@ impl Target {
         Ok(plan::hex(&hash.state.clone().finalize()))
     }
 
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The SHA-256 of a stretch that is written, read back.
+    pub(crate) fn digest_of(&self, offset: u64, len: u64) -> Result<String> {
+        let (mut state, mut buffer) = (Sha256::new(), vec![0; HASH_BYTES]);
+        let mut at = offset;
+        while at < offset + len {
+            let count = ((offset + len - at) as usize).min(HASH_BYTES);
+            self.output.file().read_exact_at(&mut buffer[..count], at).map_err(|e| self.fail(&e))?;
+            state.update(&buffer[..count]);
+            at += count as u64;
+        }
+        Ok(plan::hex(&state.finalize()))
+    }
+
     /// The file, to be given its name when it is on disk.
     pub(crate) fn into_output(self) -> OutputFile {
         self.output

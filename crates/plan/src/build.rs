@@ -8,6 +8,7 @@ use gguf::{Layout, Metadata, SplitBy};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::budget::Allocation;
+use crate::digests::{self, TENSOR_DIGESTS};
 use crate::draft::{self, Head};
 use crate::lattice::OnLattice;
 use crate::offload::{Offloaded, set_id};
@@ -180,6 +181,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
     }
     if let Some(calibration) = &recipe.calibration {
         metadata.append(CALIBRATION, calibration.method.name());
+        metadata.append(TENSOR_DIGESTS, digests::unknown(chosen.iter().map(|chosen| &chosen.desc)));
     }
     let files = lay_out(model, &metadata, chosen, request)?;
     notes.sort();

@@ -9,6 +9,7 @@ mod build;
 mod calibration;
 mod companions;
 mod device_map;
+mod digests;
 mod draft;
 mod lattice;
 mod manifest;
@@ -32,6 +33,7 @@ pub use budget::{Allocation, Budget, allocate, check_budget};
 pub use build::{CALIBRATION, Request, Shards, plan};
 pub use calibration::{Calibration, CalibrationMethod};
 pub use companions::is_companion;
+pub use digests::{TENSOR_DIGESTS, digest_of_entry, places_of_digests};
 pub use lattice::{Lattice, to_survey};
 pub use manifest::{
     ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, Repacked,

@@ -13,6 +13,7 @@ use gguf::{GgufSet, Header, Metadata};
 use importance::Importance;
 use plan::{
     Format, Given, ImportanceSource, Lattice, Origin as PlannedOrigin, OutputTensor, Request, Shards,
+    TENSOR_DIGESTS,
 };
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
@@ -118,7 +119,11 @@ impl Expected {
         let planned = plan::plan(model, &shards, &request)?;
         let file = planned.artifacts.into_iter().flat_map(|artifact| artifact.files).next();
         let file = file.ok_or_else(|| Error::recipe(&plan, "the plan has no file"))?;
-        let header = Header::read(&mut file.header.as_slice(), file.bytes).map_err(|e| e.within(&plan))?;
+        let mut header =
+            Header::read(&mut file.header.as_slice(), file.bytes).map_err(|e| e.within(&plan))?;
+
+        // of tensors that are not made yet
+        header.metadata.remove(TENSOR_DIGESTS);
 
         let found: HashMap<&str, _> =
             model.inventory.text.iter().map(|f| (f.slot.gguf.as_str(), f)).collect();

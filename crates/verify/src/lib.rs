@@ -7,6 +7,7 @@
 //! | `manifest.rs` | which entry of which manifest it is of |
 //! | `provenance.rs`, `expected.rs` | which recipe the artifact is of; what it should be therefore |
 //! | `importance_file.rs` | the importance that steered the rounding, where it is at hand |
+//! | `digests.rs` | digests of tensors in the keys of a GGUF |
 //! | `structure.rs`, `keys.rs`, `values.rs` | keys and tensors against that; which differences matter; what they are |
 //! | `unread.rs` | padding, trailing bytes, keys of later parts |
 //! | `folder.rs`, `obeyed.rs` | what a folder of safetensors holds besides; what of it readers obey |
@@ -29,6 +30,7 @@ mod alone_weights;
 mod artifact;
 mod choose;
 mod diagnose;
+mod digests;
 mod errors;
 mod expected;
 mod folder;
@@ -61,6 +63,7 @@ pub use alone::{is_draft, structure_alone};
 pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored};
 pub use choose::{Choice, choose_layers};
+pub use digests::tensor_digests;
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
 pub use folder::Folder;
