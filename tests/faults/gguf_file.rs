@@ -258,8 +258,7 @@ fn every_fault_of_a_few_weights_is_named() {
 fn every_fault_of_a_calibrated_file_is_named() {
     let file = "model-calibrated-q4_0.gguf";
     let text = support::text("calib.txt");
-    let args =
-        ["--recipe", "q4_0-calibrated", "--text", text.to_str().unwrap(), "--chunks", "16"];
+    let args = ["--recipe", "q4_0-calibrated", "--text", text.to_str().unwrap(), "--chunks", "16"];
     let good = Good::converted("31b", file, &args);
     let mut faults =
         of_few_weights(file, &["token_embd.weight", "blk.1.ffn_up.weight", "blk.0.attn_k.weight"]);
