@@ -137,6 +137,26 @@ fn what_cannot_be_said_is_refused_by_name() {
 }
 
 /// A stored head of other bytes than the embedding is the head, whatever the config says; of the same bytes it is not.
+/// Python writes these into JSON, which has none of them.
+#[test]
+fn numbers_that_json_does_not_have_are_refused_by_name() {
+    for value in ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "[1, NaN]"] {
+        for (place, key) in [("\"rms_norm_eps\"", "rms_norm_eps"), ("\"rope_theta\"", "rope_theta")] {
+            let folder = Folder::of("31b");
+            let path = folder.path().join("config.json");
+            let text = fs::read_to_string(&path).unwrap();
+            let at = text.find(place).unwrap() + place.len();
+            let end = at + text[at..].find([',', '\n', '}']).unwrap();
+            fs::write(&path, format!("{}: {value}{}", &text[..at], &text[end..])).unwrap();
+            let run = convert(&folder.path(), &folder.out(), &["--type", "q4_0"]);
+            let said = run.refusal(3);
+            let number = value.trim_start_matches("[1, ").trim_end_matches(']');
+            assert!(said.contains(&format!("{key}: not a finite number")), "{said}");
+            assert!(said.contains(number), "{said}");
+        }
+    }
+}
+
 #[test]
 fn a_stored_head_is_compared() {
     let with_head = |scale: u8| {

@@ -63,22 +63,11 @@ fn node_llama_cpp_says_what_we_say() {
     }
 }
 
-/// Folders of the checkpoints' own numbers. These programs know the older dialect of `config.json` alone; where the
-/// checkpoint's, in the newer, was copied as it is, they are given both.
+/// Folders of the checkpoints' own numbers.
 fn folders(home: &Path) -> Vec<PathBuf> {
     let made = MODELS.iter().map(|name| {
         let out = home.join(name);
         convert(&fixture(name), &out, &["--recipe", "bf16-safetensors"]).good();
-        let config = out.join("config.json");
-        let mut json = support::json(&config);
-        let text = json["text_config"].as_object_mut().unwrap();
-        if !text.contains_key("global_head_dim") {
-            let layers = text["per_layer_config"].as_object().unwrap();
-            let full = layers.values().next().unwrap().clone();
-            text.insert("global_head_dim".to_owned(), full["head_dim"].clone());
-            text.insert("num_global_key_value_heads".to_owned(), full["num_key_value_heads"].clone());
-            fs::write(config, json.to_string()).unwrap();
-        }
         out
     });
     made.collect()

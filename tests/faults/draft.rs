@@ -20,7 +20,7 @@ fn draft(size: &str, more: &[&str]) -> Good {
 
 #[test]
 fn every_fault_of_a_draft_is_named() {
-    for (size, more) in [("26b-a4b", &[][..]), ("e2b", &[])] {
+    for (size, more) in [("26b-a4b", &[][..]), ("e2b", &["--set", "masked_embedding=keep"])] {
         let good = draft(size, more);
         let tensors = Gguf::read(&good.out().join(FILE)).tensors;
         let names: Vec<String> = tensors.into_iter().map(|(desc, _)| desc.name).collect();
@@ -39,6 +39,10 @@ fn every_fault_of_a_draft_is_named() {
             let two = std::mem::replace(&mut g.tensor(names[1]).1, one);
             g.tensor(names[0]).1 = two;
         }));
+        if !more.is_empty() {
+            let order = "masked_embd_ordering";
+            faults.push(gguf(FILE, "two tokens exchanged", order, move |g| g.tensor(order).1.rotate_left(8)));
+        }
         faults.extend(of_few_weights(FILE, &["token_embd.weight", "blk.1.ffn_up.weight"]));
         good.all_are_named(&faults);
     }

@@ -89,7 +89,32 @@ pub(crate) fn text_lf(path: &Path) -> Result<Option<String>> {
 /// A JSON file, `None` if there is none.
 pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = text(path)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|e| json_error(path.display(), &e))
+    serde_json::from_str(&text).map(Some).map_err(|e| match not_finite(&text, &e) {
+        Some((key, value)) => {
+            Error::malformed(format!("{}:{}: {key}", path.display(), e.line()), "not a finite number")
+                .expected("a number of JSON that f64 holds", value)
+        }
+        None => json_error(path.display(), &e),
+    })
+}
+
+/// The key and the text of a number that is none in JSON: Python writes `NaN` and `Infinity`, and `1e999` is beyond f64.
+fn not_finite<'t>(text: &'t str, error: &serde_json::Error) -> Option<(&'t str, &'t str)> {
+    let line = text.split_inclusive('\n').take(error.line().checked_sub(1)?).map(str::len).sum::<usize>();
+    let at = line + error.column().checked_sub(1)?;
+    let is_of_number = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    let before = text.get(..at)?;
+    let start = before.trim_end_matches(is_of_number).len();
+    let value = text[start..].split(|c| !is_of_number(c)).next()?;
+    let number = value.trim_start_matches('-');
+    let begins = |c: char| c.is_ascii_digit() && value.parse::<f64>().is_ok_and(|value| !value.is_finite());
+    if !matches!(number, "NaN" | "Infinity") && !number.starts_with(begins) {
+        return None;
+    }
+    let (key, between) = text[..start].rsplit_once(':')?;
+    let is_of_list = |c: char| is_of_number(c) || c.is_ascii_whitespace() || matches!(c, '[' | ',');
+    let key = key.trim_end().strip_suffix('"')?.rsplit('"').next()?;
+    between.chars().all(is_of_list).then_some((key, value))
 }
 
 /// `file:line:column: what serde says`.

@@ -8,6 +8,10 @@ use crate::Vocabulary;
 /// What ends an answer of an instruction-tuned model, and of no other.
 const TURN_END: &str = "<turn|>";
 
+/// Tokens of this family that llama.cpp makes control tokens by their text, whatever their type.
+/// Source: ggml-org/llama.cpp `src/llama-vocab.cpp`, "control-looking token".
+const CONTROL_BY_TEXT: [&str; 3] = [TURN_END, "<|tool_response>", "<end_of_turn>"];
+
 /// The ids at which a generation ends, as a config says.
 fn ends(config: &Value) -> Vec<u64> {
     match &config["eos_token_id"] {
@@ -49,6 +53,23 @@ pub(crate) fn unknown_ends(generation: Option<&Value>, vocabulary: &Vocabulary) 
         format!(
             "generation_config.json: eos_token_id has {}, and there are {count} tokens: no answer ends there",
             unknown.join(", ")
+        )
+    })
+}
+
+/// A note for tokens of the chat template that transformers keeps whole and llama.cpp takes apart: tokenizer.json calls them
+/// special, and tokenizer_config.json, by which they are typed, does not.
+pub(crate) fn taken_apart(templates: &ChatTemplates, vocabulary: &Vocabulary) -> Option<String> {
+    let template = templates.default.as_ref()?;
+    let lost = vocabulary.special_as_text.iter().map(String::as_str);
+    let lost = lost.filter(|text| template.contains(text) && !CONTROL_BY_TEXT.contains(text));
+    let lost: Vec<&str> = lost.collect();
+    (!lost.is_empty()).then(|| {
+        format!(
+            "special in tokenizer.json, but not among the special tokens of tokenizer_config.json, so that a GGUF has them as \
+             text, which llama.cpp takes apart in conversations: {}. Name them there, as in sot_token or \
+             extra_special_tokens",
+            lost.join(", ")
         )
     })
 }

@@ -241,4 +241,31 @@ mod tests {
         }
         assert!(text_keys().key.iter().any(|row| row.key == draft_keys().after));
     }
+
+    /// What the classes of the real transformers say, key by key: see `fixtures/configs/as_transformers_reads.py`.
+    #[test]
+    fn defaults_are_those_of_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/configs/as_transformers_reads.json");
+        let read: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let theirs = read["defaults"].as_object().unwrap();
+        assert_eq!(
+            defaults().class.keys().collect::<Vec<_>>(),
+            theirs.keys().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        );
+        for (name, class) in &defaults().class {
+            let of = &theirs[name];
+            for (key, ours) in &class.default {
+                // numbers by value: 1e-6 and 1e-06, 1024 and 1024.0
+                let equal =
+                    ours == &of[key] || ours.as_f64().is_some_and(|ours| Some(ours) == of[key].as_f64());
+                assert!(equal, "{name}.{key}: {ours}, transformers has {:?}", of.get(key));
+            }
+            for key in &class.optional {
+                assert_eq!(of.get(key), Some(&serde_json::Value::Null), "{name}.{key}");
+            }
+            for key in &class.unknown {
+                assert_eq!(of.get(key), None, "{name}.{key}");
+            }
+        }
+    }
 }

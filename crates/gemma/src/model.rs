@@ -107,6 +107,11 @@ impl Model {
         })
     }
 
+    /// What a user of a GGUF has to know about its conversations.
+    pub fn gguf_notes(&self) -> Option<String> {
+        chat::taken_apart(&self.templates, &self.vocabulary)
+    }
+
     /// Whether everybody can sample with the values of `generation_config.json`, which go into outputs as they are.
     ///
     /// # Errors

@@ -25,6 +25,8 @@ pub struct Vocabulary {
     pub special: Vec<(&'static str, u32)>,
     /// `bos`, `sep`, `eos`: whether it is put around a text, where the tokenizer's own files say; in the order of the file.
     pub add: Vec<(&'static str, bool)>,
+    /// Tokens that tokenizer.json calls special and that are typed as text.
+    pub special_as_text: Vec<String>,
     /// Special tokens that are named and are none, for people.
     pub notes: Vec<String>,
 }
@@ -53,7 +55,11 @@ impl Vocabulary {
         let types = types(&tokens, tokenizer, settings);
         let Found { named, add } = special::find(tokenizer, settings)?;
         let (special, notes) = special::ids(tokenizer, &named, config, vocab)?;
-        Ok(Vocabulary { types, special, add, notes, merges: merges(tokenizer), tokens })
+        let as_text = |id: u32| types.get(id as usize) == Some(&formats::vocabulary().types.normal);
+        let special_as_text =
+            tokenizer.added_tokens.iter().filter(|token| token.special && as_text(token.id));
+        let special_as_text = special_as_text.map(|token| token.content.clone()).collect();
+        Ok(Vocabulary { types, special, add, special_as_text, notes, merges: merges(tokenizer), tokens })
     }
 }
 

@@ -152,6 +152,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
     }
     let preset = Preset::named(&recipe.types.preset)?;
     let mut notes = model.config.check_gguf()?;
+    notes.extend(model.gguf_notes());
     let (found, mut dropped) = unused_kv(model, shards, recipe, &mut notes);
     let Head { config, found, kept } = draft::head(model, shards, recipe, found, &mut dropped, &mut notes);
     let parameters = parameters(model, &found);
