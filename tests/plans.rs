@@ -46,6 +46,7 @@ fn model(name: &str, tensors: &[TensorDesc]) -> Model {
             tokens: vec!["<pad>".to_owned()],
             types: vec![3],
             merges: Vec::new(),
+            special_as_text: Vec::new(),
             special: Default::default(),
             add: Default::default(),
             notes: Vec::new(),
