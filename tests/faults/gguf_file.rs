@@ -178,9 +178,12 @@ pub(crate) fn of_few_weights(file: &'static str, names: &[&str]) -> Vec<Fault> {
                 let (one, two) = bytes.split_at_mut(desc.row_bytes() as usize);
                 one.swap_with_slice(&mut two[..desc.row_bytes() as usize]);
             }),
-            change(name, "the first block twice", |g, name| {
+            change(name, "the last block of a row is that of the next", |g, name| {
                 let (desc, bytes) = g.tensor(name);
-                bytes.copy_within(..desc.dtype.block_bytes(), desc.dtype.block_bytes());
+                let (row, block) = (desc.row_bytes() as usize, desc.dtype.block_bytes());
+                let (at, from) = (31 * row - block, 32 * row - block);
+                assert_ne!(bytes[at..at + block], bytes[from..from + block]);
+                bytes.copy_within(from..from + block, at);
             }),
         ]
     };
@@ -258,7 +261,7 @@ fn every_fault_of_a_few_weights_is_named() {
 fn every_fault_of_a_calibrated_file_is_named() {
     let file = "model-calibrated-q4_0.gguf";
     let text = support::text("calib.txt");
-    let args = ["--recipe", "q4_0-calibrated", "--text", text.to_str().unwrap(), "--chunks", "16"];
+    let args = ["--recipe", "q4_0-calibrated", "--text", text.to_str().unwrap(), "--chunks", "48"];
     let good = Good::converted("31b", file, &args);
     let mut faults =
         of_few_weights(file, &["token_embd.weight", "blk.1.ffn_up.weight", "blk.0.attn_k.weight"]);

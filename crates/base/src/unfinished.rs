@@ -5,8 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+/// How often the removal of a folder is tried, a millisecond apart.
+const ATTEMPTS: u32 = 500;
 
 static LIST: Mutex<List> = Mutex::new(List { next: 0, entries: BTreeMap::new() });
 
@@ -86,10 +90,20 @@ pub fn abandon() -> Vec<String> {
         match entry {
             // nothing more can be done about what cannot be removed
             Entry::File(path) => drop(fs::remove_file(path)),
-            Entry::Folder(path) => drop(fs::remove_dir_all(path)),
+            Entry::Folder(path) => remove_folder(path),
             Entry::Note(note) => notes.insert(0, note.clone()),
         }
     }
     std::mem::forget(list);
     notes
+}
+
+/// Removes a folder in which other threads may still be making files, until the process ends.
+fn remove_folder(path: &Path) {
+    for _ in 0..ATTEMPTS {
+        if fs::remove_dir_all(path).is_ok() || !path.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -83,9 +83,14 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The folder of tools, with cargo-fuzz in it unless there is one in `PATH`.
+/// The folder of tools, with cargo-fuzz in it unless there is one in `PATH`. A nightly toolchain is there afterwards.
 fn install(cache: &Path) -> Result<PathBuf> {
     let tools = cache.join("tools");
+    let mut nightly = Command::new("cargo");
+    nightly.args(["+nightly", "--version"]).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+    if !nightly.output().is_ok_and(|output| output.status.success()) {
+        run(Command::new("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))?;
+    }
     let there =
         Command::new("cargo-fuzz").arg("--version").output().is_ok_and(|output| output.status.success());
     if !there && !tools.join("bin/cargo-fuzz").is_file() {
