@@ -56,7 +56,7 @@ impl Clean {
 }
 
 /// Notes about the checkpoint, not about the GGUF that is made of it.
-fn of_the_checkpoint(said: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn of_the_checkpoint(said: &str) -> impl Iterator<Item = &str> {
     const OF_GGUF: [&str; 2] = ["K/V tensors", "llama.cpp takes apart"];
     let notes = said.lines().filter(|line| line.starts_with("note: "));
     notes.filter(|note| !OF_GGUF.iter().any(|of_gguf| note.contains(of_gguf)))
