@@ -3,8 +3,10 @@
 mod budget;
 mod calibrate;
 mod draft;
+mod spelling;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
@@ -12,34 +14,39 @@ use clap::{Parser, Subcommand};
 pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting, Layers};
+pub(crate) use spelling::normalised;
 
 /// Turns Gemma 4 checkpoints into GGUF files for llama.cpp and Ollama, byte for byte as llama.cpp's own tools, and into
 /// smaller safetensors.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, long_version = version(), max_term_width = 100)]
 pub(crate) struct Args {
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-impl Args {
-    /// Whether stdout is for a machine.
-    pub(crate) fn is_json(&self) -> bool {
-        self.json
-            || match &self.command {
-                Command::Inspect(args) => args.json,
-                Command::Plan(args) => args.json,
-                Command::Convert(args) => args.json,
-                Command::Verify(args) => matches!(args.json, Some(None)),
-                Command::Calibrate(args) => args.running.json,
-                Command::Sensitivity(args) => args.running.json,
-                Command::Generate(args) => args.json,
-                Command::Draft(args) => args.is_json(),
-            }
-    }
+/// The version, the commit that it was built from and what it computes with here.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(describe_version)
+}
+
+fn describe_version() -> String {
+    let commit = match env!("GEMMA_CONVERT_COMMIT") {
+        "" => "commit unknown",
+        commit => commit,
+    };
+    format!(
+        "{} ({commit})\ncodecs: {}; matrix products: {}",
+        env!("CARGO_PKG_VERSION"),
+        format!("{:?}", quant::Simd::detect()).to_lowercase(),
+        match runtime::Kernel::detect() {
+            runtime::Kernel::Plain => "f32",
+            runtime::Kernel::Tiles => "amx",
+        }
+    )
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,6 +67,26 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Draft models for speculative decoding
     Draft(Draft),
+    /// List the recipes, with the size of each for a model
+    Recipes(List),
+    /// List the presets of llama-quantize, with the size of each for a model
+    Types(List),
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the manual page, in roff
+    Man,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Checkpoint folder, to predict sizes for
+    pub(crate) model: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, clap::Args)]
@@ -69,9 +96,6 @@ pub(crate) struct Inspect {
     /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,20 +105,17 @@ pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) what: What,
     /// Folder, or for one output a file name that ends in .gguf
-    #[arg(short, long, value_name = "OUT", default_value = ".")]
+    #[arg(short, long, alias = "outfile", value_name = "OUT", default_value = ".")]
     pub(crate) out: PathBuf,
     /// The memory there is, such as 2GiB: whether the output fits, with which context, and which recipes do
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
     /// Tokens of prompt and answer together, for the memory plan; 8192, if the model has so many
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "N")]
     pub(crate) context: Option<u64>,
     /// Type of keys and values in llama.cpp, for the memory plan: f32, f16, bf16, q8_0, q5_1, q5_0, iq4_nl, q4_1 or q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub(crate) kv_type: String,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -106,7 +127,7 @@ pub(crate) struct Convert {
     #[command(flatten)]
     pub(crate) text: CalibrationText,
     /// Folder, or for one output a file name that ends in .gguf
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
     /// Replace outputs that are there
     #[arg(long)]
@@ -114,18 +135,9 @@ pub(crate) struct Convert {
     /// Do not wait for the disk: a power cut may lose the output, a killed run still leaves no half file
     #[arg(long)]
     pub(crate) no_sync: bool,
-    /// Number of threads; 0 for one a processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) threads: usize,
     /// Vector instructions to use: scalar, baseline, avx2 or avx512; the bytes are the same with any
     #[arg(long, value_name = "LEVEL")]
     pub(crate) simd: Option<String>,
-    /// No progress bar and no notes
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Files that a report is written to besides.
@@ -145,18 +157,18 @@ pub(crate) struct ReportFiles {
     pub(crate) force: bool,
 }
 
-/// How a command that reads a text runs.
+/// What every command takes.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Running {
-    /// Number of threads; 0 for one a processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) threads: usize,
-    /// No progress bar and no notes
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
+pub(crate) struct Common {
     /// Print one JSON document on stdout
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Number of threads; 0 for one a processor
+    #[arg(short, long, global = true, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// No progress bar, no notes, no figures on stderr
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
 }
 
 /// What to make. Several recipes or types are made in one pass over the checkpoint.
@@ -166,13 +178,13 @@ pub(crate) struct What {
     #[arg(long = "recipe", value_name = "NAME|FILE", required_unless_present = "types")]
     pub(crate) recipes: Vec<String>,
     /// A preset of llama-quantize: q4_0, q8_0, q4_k_m, bf16, …
-    #[arg(long = "type", value_name = "PRESET")]
+    #[arg(long = "type", visible_alias = "outtype", value_name = "PRESET")]
     pub(crate) types: Vec<String>,
     /// A type for the tensors whose GGUF name a regular expression finds; the first that matches decides
     #[arg(long = "tensor-type", value_name = "REGEX=TYPE")]
     pub(crate) tensor_types: Vec<String>,
     /// Type of the token embedding, which is also the head
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, alias = "token-embedding-type", value_name = "TYPE")]
     pub(crate) token_embd_type: Option<String>,
     /// Type of the per-layer embedding table of E2B and E4B
     #[arg(long, value_name = "TYPE")]
@@ -187,7 +199,7 @@ pub(crate) struct What {
     #[arg(long)]
     pub(crate) text_only: bool,
     /// Round by importance: a file of `calibrate` or llama-imatrix, in GGUF form or an older .dat
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, visible_alias = "imatrix", value_name = "FILE")]
     pub(crate) importance: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) budget: Budget,
@@ -204,13 +216,13 @@ pub(crate) struct Generate {
     #[arg(short, long, value_name = "TEXT", required_unless_present = "prompt_file")]
     pub(crate) prompt: Option<String>,
     /// The same, from a file; one newline at its end is not read
-    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    #[arg(short = 'f', long, alias = "file", value_name = "FILE", conflicts_with = "prompt")]
     pub(crate) prompt_file: Option<PathBuf>,
     /// Put the prompt through the model's chat template
     #[arg(long)]
     pub(crate) chat: bool,
     /// What the model is told before the user speaks
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    #[arg(long, alias = "system-prompt", value_name = "TEXT", requires = "chat")]
     pub(crate) system: Option<String>,
     /// Whether the model should think first; without it the template decides
     #[arg(long, value_name = "on|off", requires = "chat", hide_possible_values = true)]
@@ -220,13 +232,13 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "FILE", requires = "chat")]
     pub(crate) tools: Option<PathBuf>,
     /// The most tokens to generate; 128, if the context has room
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, aliases = ["n-predict", "predict"], value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
     /// The most tokens of prompt and answer together; the model's context, if left out
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "N")]
     pub(crate) context: Option<usize>,
     /// Draw tokens at random: the higher, the more surprising; 0 takes the likeliest
-    #[arg(long, value_name = "F", default_value_t = 0.0, value_parser = temperature)]
+    #[arg(long, visible_alias = "temp", value_name = "F", default_value_t = 0.0, value_parser = temperature)]
     pub(crate) temperature: f64,
     /// Draw from so many of the likeliest tokens; 0 for all
     #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature")]
@@ -242,12 +254,6 @@ pub(crate) struct Generate {
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) drafting: Drafting,
-    /// No figures on stderr
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    /// Print one JSON document on stdout
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -262,7 +268,7 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Vec<PathBuf>,
     /// Tokens of a chunk of text, or of a conversation at most
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,
     /// The most chunks or conversations of each text
     #[arg(long, value_name = "N")]
@@ -275,7 +281,7 @@ pub(crate) struct Verify {
     pub(crate) recipe: Option<String>,
     /// The file of importance that it was rounded by, to compare every block byte for byte; else looked for where the
     /// manifest or its keys say that it was, and beside the artifact
-    #[arg(long, alias = "imatrix", value_name = "FILE")]
+    #[arg(long, visible_alias = "imatrix", value_name = "FILE")]
     pub(crate) importance: Option<PathBuf>,
     /// Fail when the mean KL divergence is larger, in nats a token
     #[arg(long, value_name = "X")]
@@ -296,23 +302,14 @@ pub(crate) struct Verify {
     #[arg(long)]
     pub(crate) no_tensors: bool,
     /// Memory for what lies between two layers; what a layer needs besides is some 500 MiB
-    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
-    pub(crate) memory: String,
+    #[arg(long, alias = "memory", value_name = "SIZE", default_value = "1GiB")]
+    pub(crate) text_memory: String,
     /// Write the logits of the base (of the artifact, if there is none) as llama-perplexity's --kl-divergence-base does:
     /// 134 MB a chunk of 512 tokens
     #[arg(long, value_name = "FILE")]
     pub(crate) save_logits: Option<PathBuf>,
-    /// Print one JSON document, the report, on stdout. --json=FILE is an older spelling of --report-json FILE
-    #[arg(long, value_name = "FILE", require_equals = true, hide_possible_values = true)]
-    pub(crate) json: Option<Option<PathBuf>>,
     #[command(flatten)]
     pub(crate) reports: ReportFiles,
-    /// Number of threads; 0 for one a processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) threads: usize,
-    /// No progress bar
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
 }
 
 /// What of a conversation is predicted.

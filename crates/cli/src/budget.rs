@@ -24,7 +24,7 @@ pub(crate) enum Costs<'a> {
     /// A file.
     File(&'a Path),
     /// They are measured on a text, and kept in a folder.
-    Text { text: &'a CalibrationText, folder: &'a Path, force: bool, quiet: bool },
+    Text { text: &'a CalibrationText, folder: &'a Path, force: bool },
 }
 
 impl<'a> Costs<'a> {
@@ -33,7 +33,7 @@ impl<'a> Costs<'a> {
         match &args.what.budget.sensitivity {
             Some(file) => Costs::File(file),
             None if args.text.text.is_empty() => Costs::Unknown,
-            None => Costs::Text { text: &args.text, folder, force: args.force, quiet: args.quiet },
+            None => Costs::Text { text: &args.text, folder, force: args.force },
         }
     }
 
@@ -62,13 +62,13 @@ impl<'a> Costs<'a> {
         let costs = match self {
             Costs::Unknown => return Ok(()), // planning says what is missing
             Costs::File(path) => read(path)?,
-            Costs::Text { text, folder, force, quiet } => {
+            Costs::Text { text, folder, force } => {
                 let mut plain = requests.to_vec();
                 plain.iter_mut().for_each(|request| request.recipe.budget = None);
                 check(&::plan::plan(model, shards, &plain)?)?;
                 let context = first.recipe.calibration.as_ref().map_or(CONTEXT, |c| c.context);
                 let path = folder.join(format!("{}.sensitivity.json", first.stem));
-                measure(&Measure { checkpoint, model, text, context, path, force: *force, quiet: *quiet })?
+                measure(&Measure { checkpoint, model, text, context, path, force: *force })?
             }
         };
         for request in requests {
@@ -100,7 +100,6 @@ pub(crate) struct Measure<'a> {
     pub(crate) path: PathBuf,
     /// Replaces a file that knows something else.
     pub(crate) force: bool,
-    pub(crate) quiet: bool,
 }
 
 /// Measures what rounding each tensor costs, or takes what the file knows already.
@@ -108,7 +107,7 @@ pub(crate) struct Measure<'a> {
 /// # Errors
 /// What the text, the model and the disk say.
 pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
-    let Measure { checkpoint, model, text, context, path, force, quiet } = what;
+    let Measure { checkpoint, model, text, context, path, force } = what;
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
     let sequences = sample(&sequences(text, *context, &reader(&tokenizer, model))?);
     let tokens = sequences.iter().map(|sequence| sequence.len() as u64).sum();
@@ -125,7 +124,7 @@ pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
     drop(OutputFile::sequential(path)?);
     let (config, inventory) = (&model.config, &model.inventory);
     let work = sensitivity_work(config, inventory, checkpoint.tensors(), tokens);
-    let bar = Bar::steps("measuring what rounding costs", work, *quiet);
+    let bar = Bar::steps("measuring what rounding costs", work);
     let text = Text {
         sequences: &sequences,
         names: names(&text.text),

@@ -70,7 +70,7 @@ pub(crate) fn round(
     requests: &[Request],
     options: &Options,
 ) -> Result<Vec<Option<Calibrated>>> {
-    let Convert { text: args, what, quiet, .. } = args;
+    let Convert { text: args, what, .. } = args;
     // types have been chosen by it
     let measured = what.budget.sensitivity.is_none() && requests.iter().any(|r| r.allocation.is_some());
     let wants = |request: &&Request| request.recipe.calibration.is_some();
@@ -99,7 +99,7 @@ pub(crate) fn round(
         let run = Run { checkpoint, model, artifact: &plan.artifacts[number], sequences, texts: &texts };
         let folder = options.folder.join(format!("{}.calibration", request.stem));
         let id = run.id(&plan.only(number).digest());
-        run.round(&folder, &id, byte_size("--text-memory", &args.text_memory)?, *quiet).map(Some)
+        run.round(&folder, &id, byte_size("--text-memory", &args.text_memory)?).map(Some)
     };
     requests.iter().enumerate().map(one).collect()
 }
@@ -118,7 +118,7 @@ impl Run<'_> {
         ::calibrate::id(&[&self.model.fingerprint, plan.as_bytes()], &self.sequences)
     }
 
-    fn round(&self, folder: &Path, id: &str, memory: u64, quiet: bool) -> Result<Calibrated> {
+    fn round(&self, folder: &Path, id: &str, memory: u64) -> Result<Calibrated> {
         let config = &self.model.config;
         let layers = config.layers();
         let tensors = self.artifact.files.iter().flat_map(|file| &file.tensors);
@@ -134,7 +134,7 @@ impl Run<'_> {
         let targets: Vec<Target> = tensors.filter_map(target).collect();
         let tokens: u64 = self.sequences.iter().map(|sequence| sequence.len() as u64).sum();
         let steps = ::calibrate::passes(&targets, layers) * tokens;
-        let bar = Bar::steps(&format!("{}: calibrating", self.artifact.recipe), steps, quiet);
+        let bar = Bar::steps(&format!("{}: calibrating", self.artifact.recipe), steps);
         let text = Text {
             sequences: &self.sequences,
             names: Vec::new(),

@@ -22,21 +22,30 @@ use clap::Parser;
 use crate::args::{Args, Command};
 
 fn main() -> std::process::ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::try_parse_from(args::normalised(std::env::args_os())) {
         Ok(args) => args,
         Err(said) => return outcome::usage(&said),
     };
     signals::watch();
-    let json = args.is_json();
-    let result = match &args.command {
+    let json = args.common.json;
+    crate::progress::set_quiet(args.common.quiet);
+    let result = commands::threads(args.common.threads).and_then(|()| run(&args));
+    outcome::report(result, json)
+}
+
+fn run(args: &Args) -> tensor::Result<outcome::Output> {
+    match &args.command {
         Command::Inspect(inspect) => commands::inspect::run(inspect),
         Command::Plan(plan) => commands::plan::run(plan),
         Command::Convert(convert) => commands::convert::run(convert),
         Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
         Command::Sensitivity(sensitivity) => commands::sensitivity::run(sensitivity),
         Command::Verify(verify) => commands::verify::run(verify),
-        Command::Generate(generate) => commands::generate::run(generate, json),
+        Command::Generate(generate) => commands::generate::run(generate, args.common.json),
         Command::Draft(draft) => commands::draft::run(draft),
-    };
-    outcome::report(result, json)
+        Command::Recipes(list) => commands::list::recipes(list),
+        Command::Types(list) => commands::list::types(list),
+        Command::Completions(completions) => commands::packaging::completions(completions),
+        Command::Man => commands::packaging::man(),
+    }
 }

@@ -20,19 +20,8 @@ impl Reports {
     ///
     /// # Errors
     /// `Recipe` for two files of one name; `Target` for what cannot be written or would replace a file of another kind.
-    pub(crate) fn open(
-        args: &args::ReportFiles,
-        json: Option<&PathBuf>,
-        others: &[Option<&PathBuf>],
-    ) -> Result<Reports> {
-        if json.is_some() && args.report_json.is_some() {
-            return Err(Error::recipe(
-                "--json=FILE",
-                "an older spelling of --report-json, which is there too",
-            )
-            .help("Leave one of them out."));
-        }
-        let json = json.or(args.report_json.as_ref());
+    pub(crate) fn open(args: &args::ReportFiles, others: &[Option<&PathBuf>]) -> Result<Reports> {
+        let json = args.report_json.as_ref();
         let mut names: Vec<&Path> = Vec::new();
         for path in
             [json, args.html.as_ref(), args.markdown.as_ref()].into_iter().chain(others.iter().copied())

@@ -23,6 +23,7 @@ mod rules;
 mod safetensors;
 mod schemes;
 mod sensitivity;
+mod similar;
 mod size;
 mod steering;
 mod type_names;

@@ -7,6 +7,8 @@ use gemma::{Config, Slot};
 use serde::{Deserialize, Deserializer};
 use tensor::{DType, Error, Result};
 
+use crate::similar::similar;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -30,6 +32,9 @@ struct Embedding {
 pub struct Preset {
     /// `q4_k_m`.
     pub name: String,
+    /// Other names that llama-quantize takes for it.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     /// llama.cpp's number for it: `general.file_type`.
     pub file_type: u32,
     #[serde(rename = "type", deserialize_with = "dtype")]
@@ -126,10 +131,16 @@ impl Preset {
     /// # Errors
     /// `Recipe`, listing the presets there are.
     pub fn named(name: &str) -> Result<&'static Preset> {
-        let found = table().preset.iter().find(|p| p.name.eq_ignore_ascii_case(name));
+        let is = |known: &str| known.eq_ignore_ascii_case(name);
+        let found = table().preset.iter().find(|p| is(&p.name) || p.aliases.iter().any(|alias| is(alias)));
         found.ok_or_else(|| {
             let known: Vec<_> = preset_names().collect();
-            Error::recipe(format!("type {name:?}"), "no such preset").expected(known.join(", "), name)
+            let error =
+                Error::recipe(format!("type {name:?}"), "no such preset").expected(known.join(", "), name);
+            match similar(name, preset_names()) {
+                Some(known) => error.help(format!("Did you mean {known}?")),
+                None => error,
+            }
         })
     }
 

@@ -13,8 +13,10 @@ use crate::budget::Budget;
 use crate::calibration::Calibration;
 use crate::lattice::Lattice;
 use crate::output::{Format, Output};
+use crate::presets::preset_names;
 use crate::rules;
 use crate::schemes::Scheme;
+use crate::similar::similar;
 use crate::type_names;
 use crate::with_draft::WithDraft;
 
@@ -191,7 +193,14 @@ impl Recipe {
 
     /// The text of an embedded recipe.
     pub fn embedded_text(name: &str) -> Option<&'static str> {
-        EMBEDDED.get_file(format!("{name}.toml"))?.contents_utf8()
+        EMBEDDED.get_file(format!("{}.toml", name.to_ascii_lowercase()))?.contents_utf8()
+    }
+
+    /// The embedded recipe or the preset whose name is most like this one, if any is.
+    pub fn similar_name(name: &str) -> Option<String> {
+        let mut known: Vec<String> = Recipe::embedded().into_iter().map(|(name, _)| name).collect();
+        known.extend(preset_names().map(str::to_owned));
+        similar(name, known.iter().map(String::as_str)).map(str::to_owned)
     }
 
     /// Parses a recipe; `name` is for errors.

@@ -11,7 +11,7 @@ use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 use crate::artifact::{Artifact, Stored};
 use crate::expected::{Expected, ExpectedTensor, Values};
 use crate::limits::{Judge, Limits};
-use crate::outliers::{self, Row};
+use crate::outliers::{self, Group, Row};
 use crate::reencode::{self, Bytes, Kept, Reencode, Verdict};
 use crate::structure::comparable;
 use crate::{Finding, Severity, Step, Tensors, WorstBlock, diagnose, summary};
@@ -271,6 +271,7 @@ impl Pair<'_> {
         }
         part.drop_not_finite(first, cols, x, y);
         let judge = self.judge();
+        let mut groups = Vec::new();
         for (row, (x, y)) in (first..).zip(x.chunks_exact(cols).zip(y.chunks_exact(cols))) {
             blocks.clear();
             blocks.extend(x.chunks(GROUP).zip(y.chunks(GROUP)).map(|(x, y)| Sums::of(x, y)));
@@ -281,6 +282,15 @@ impl Pair<'_> {
                 && !self.tensor.fitted
             {
                 part.rows.push(Row::of(row, blocks, limits.beneath(cols)));
+                let in_block = limits.block_len().max(GROUP) / GROUP;
+                let largest = |at: usize| {
+                    let start = at / in_block * in_block * GROUP;
+                    quant::max_abs(&x[start..(start + in_block * GROUP).min(cols)])
+                };
+                let of_row = blocks.iter().enumerate().filter_map(|(at, sums)| {
+                    Group::of(row, at * GROUP, largest(at), sums, limits.beneath(GROUP))
+                });
+                groups.extend(of_row);
             }
             let bad = match judge {
                 Judge::Values { relative, absolute } => {
@@ -296,6 +306,7 @@ impl Pair<'_> {
                 part.bad_row(row, column);
             }
         }
+        part.groups = outliers::groups_far_off(&groups);
         Ok(part)
     }
 }
@@ -412,6 +423,8 @@ pub(crate) struct Part {
     pub(crate) rows: Vec<Row>,
     /// Rows that stand out among the others.
     outliers: Vec<u64>,
+    /// Groups of weights that stand out among those that were read with them.
+    groups: Vec<Group>,
 }
 
 impl Part {
@@ -422,9 +435,14 @@ impl Part {
 
     /// Rows that stand out are wrong.
     fn count_outliers(&mut self) {
-        for row in std::mem::take(&mut self.outliers) {
+        let rows = std::mem::take(&mut self.outliers).into_iter().map(|row| (row, 0));
+        let groups = std::mem::take(&mut self.groups).into_iter().map(|group| (group.row, group.column));
+        let mut found: Vec<(u64, usize)> = groups.chain(rows).collect();
+        found.sort_unstable();
+        found.dedup_by_key(|(row, _)| *row);
+        for (row, column) in found {
             if self.bad_rows == 0 || self.last_bad < row {
-                self.bad_row(row, 0);
+                self.bad_row(row, column);
             } else if !self.some_bad.contains(&row) {
                 self.bad_rows += 1;
             }
@@ -447,6 +465,7 @@ impl Part {
         self.some_bad.extend(other.some_bad);
         self.bytes.add(&other.bytes);
         self.rows.extend(other.rows);
+        self.groups.extend(other.groups);
     }
 
     /// Counts values that are not finite and makes them equal on both sides.

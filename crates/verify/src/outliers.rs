@@ -2,7 +2,7 @@
 //! compared, the limits of a type have to allow what the worst honest file does; a tensor's own rows show what its rounding
 //! did, and a row that was scaled or exchanged stands out among them.
 
-use crate::errors::Sums;
+use crate::errors::{GROUP, Sums};
 
 /// Rows without which nothing is known of the others.
 const ENOUGH: usize = 16;
@@ -16,6 +16,16 @@ const LOUD: f64 = 256.0;
 const SHOWN: usize = 4;
 /// A larger share of the rows is no exception among them.
 const MOST: f64 = 0.25;
+/// Groups without which nothing is known of the others.
+const ENOUGH_GROUPS: usize = 64;
+/// How many times the usual error is remarkable of a group.
+const FAR_GROUP: f64 = 4.0;
+/// The distance of a group in robust standard deviations of the logarithm.
+const FAR_IN_GROUPS: f64 = 8.0;
+/// A larger share of the groups is no exception among them.
+const MOST_GROUPS: f64 = 0.05;
+/// The error of groups that are exact.
+const TINY: f64 = 1e-6;
 /// The normal distribution's standard deviation in median absolute deviations.
 const SIGMA: f64 = 1.4826;
 
@@ -51,6 +61,45 @@ pub(crate) fn outliers(rows: &[Row]) -> Vec<u64> {
         rows.iter().filter(|row| far.iter().all(|far| far(row))).map(|row| row.number).collect();
     let known = rows.iter().filter(|row| row.scale.is_finite()).count();
     if found.len() as f64 > MOST * known as f64 { Vec::new() } else { found }
+}
+
+/// The error of a group of weights, as a part of the largest one of its block: as its step is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group {
+    pub(crate) row: u64,
+    pub(crate) column: usize,
+    /// Root of the mean squared error, divided by the largest magnitude of the original.
+    error: f32,
+}
+
+impl Group {
+    /// Of the group that begins at `column` of a block whose largest magnitude is `largest`; `None` where the original has little more power than `beneath`, or the artifact
+    /// has zeros, as importance of zero makes.
+    pub(crate) fn of(row: u64, column: usize, largest: f32, sums: &Sums, beneath: f64) -> Option<Group> {
+        let largest = f64::from(largest);
+        let error = (sums.ee / GROUP as f64).sqrt() / largest;
+        (sums.xx > LOUD * beneath && largest > 0.0 && sums.yy > 0.0).then_some(Group {
+            row,
+            column,
+            error: error as f32,
+        })
+    }
+}
+
+/// Groups whose error is far larger than those of the others, as when a weight moved by many steps or a block is another:
+/// their steps differ, but as parts of the largest weight their errors are much alike.
+pub(crate) fn groups_far_off(groups: &[Group]) -> Vec<Group> {
+    let errors: Vec<f64> = groups.iter().map(|group| f64::from(group.error).max(TINY)).collect();
+    if errors.len() < ENOUGH_GROUPS {
+        return Vec::new();
+    }
+    let logs: Vec<f64> = errors.iter().map(|error| error.ln()).collect();
+    let centre = median(logs.clone());
+    let spread = SIGMA * median(logs.iter().map(|log| (log - centre).abs()).collect());
+    let limit = centre + FAR_GROUP.ln().max(FAR_IN_GROUPS * spread);
+    let far = groups.iter().zip(&logs).filter(|(_, log)| **log > limit);
+    let found: Vec<Group> = far.map(|(group, _)| *group).collect();
+    if found.len() as f64 > MOST_GROUPS * groups.len() as f64 { Vec::new() } else { found }
 }
 
 /// Whether the figure of a row is far from those of the others; none is where there are too few.

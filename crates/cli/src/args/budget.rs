@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{CalibrationText, Running};
+use super::CalibrationText;
 
 /// The limit of a recipe with a budget.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -37,14 +37,12 @@ pub(crate) struct Sensitivity {
     #[command(flatten)]
     pub(crate) text: CalibrationText,
     /// Tokens of a piece of plain text, and the most of a conversation
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,
     /// The file to write. What it knows already of the same model and text is not measured again
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
     /// Replace a file of another model or text
     #[arg(long)]
     pub(crate) force: bool,
-    #[command(flatten)]
-    pub(crate) running: Running,
 }

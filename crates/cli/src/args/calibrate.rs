@@ -4,8 +4,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::Running;
-
 /// A text that weights are calibrated on.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CalibrationText {
@@ -28,19 +26,17 @@ pub(crate) struct Calibrate {
     #[command(flatten)]
     pub(crate) text: CalibrationText,
     /// Tokens of a piece of plain text, and the most of a conversation
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,
     /// Add up files of importance that were made of other pieces of text, on this machine or others
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) merge: Vec<PathBuf>,
     /// The file to write
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
     /// Replace it if it is there
     #[arg(long)]
     pub(crate) force: bool,
-    #[command(flatten)]
-    pub(crate) running: Running,
 }
 
 /// Some of the pieces of a text.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Subcommand;
 
-use super::{Convert, ReportFiles, Running};
+use super::{Convert, ReportFiles};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Draft {
@@ -44,7 +44,7 @@ pub(crate) struct DraftExtract {
     #[arg(long, value_name = "N|LIST")]
     pub(crate) layers: Layers,
     /// Tokens of a piece of the text by which layers are chosen
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,
     #[command(flatten)]
     pub(crate) convert: Convert,
@@ -90,35 +90,23 @@ pub(crate) struct DraftMeasure {
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) text: Vec<PathBuf>,
     /// Tokens of a chunk of text: the first half is read, the second is predicted, and spoken from the first
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,
     /// The most chunks or conversations of each text
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) chunks: usize,
     #[command(flatten)]
     pub(crate) reports: ReportFiles,
-    #[command(flatten)]
-    pub(crate) running: Running,
-}
-
-impl Draft {
-    pub(crate) fn is_json(&self) -> bool {
-        match &self.command {
-            DraftCommand::Convert(args) => args.convert.json,
-            DraftCommand::Extract(args) => args.convert.json,
-            DraftCommand::Measure(args) => args.running.json,
-        }
-    }
 }
 
 /// For `generate`: a draft model that guesses ahead.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Drafting {
     /// A draft model of this model, folder or GGUF file: it guesses ahead, what comes out stays the same
-    #[arg(long, value_name = "DRAFT")]
+    #[arg(long, alias = "model-draft", value_name = "DRAFT")]
     pub(crate) draft: Option<PathBuf>,
     /// Tokens to guess at a time
-    #[arg(long, value_name = "N", default_value_t = 3, requires = "draft")]
+    #[arg(long, alias = "draft-max", value_name = "N", default_value_t = 3, requires = "draft")]
     #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     pub(crate) draft_tokens: usize,
 }

@@ -14,13 +14,11 @@ use tensor::{Error, Result};
 use crate::args;
 use crate::calibration::{names, sequences};
 use crate::commands::opened::Opened;
-use crate::commands::threads;
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::table::grouped;
 
 pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
-    threads(args.running.threads)?;
     if args.out.exists() && !args.force {
         return Err(
             Error::target(args.out.display(), "the output exists already").help("Use --force to replace it.")
@@ -78,10 +76,10 @@ pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
 
 fn collect(args: &args::Calibrate, path: &std::path::Path) -> Result<Importance> {
     let opened = Opened::new(path)?;
-    crate::progress::notes(opened.notes(), args.running.quiet);
+    crate::progress::notes(opened.notes());
     let sequences = sequences(&args.text, args.context, &opened.reader())?;
     let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
-    let bar = Bar::steps("calibrating", tokens * opened.config().layers() as u64, args.running.quiet);
+    let bar = Bar::steps("calibrating", tokens * opened.config().layers() as u64);
     let text = Text {
         sequences: &sequences,
         names: names(&args.text.text),

@@ -12,13 +12,12 @@ use tensor::{Error, Result};
 use crate::args::{self, Convert};
 use crate::budget::Costs;
 use crate::calibration::{self, Calibrated};
-use crate::commands::{Out, Planned, draft, plan_for, requests, threads};
+use crate::commands::{Out, Planned, draft, plan_for, requests};
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::table::{Table, grouped};
 
 pub(crate) fn run(args: &args::Convert) -> Result<Output> {
-    threads(args.threads)?;
     // first: they are small, and what does not go together is found out
     let drafts = draft::of_recipes(args)?;
     let of_target = Convert { text: drafts.text_left.unwrap_or_else(|| args.text.clone()), ..args.clone() };
@@ -65,7 +64,7 @@ pub(crate) fn run_with(
 
     let names: Vec<_> = requests.iter().map(|r| r.name.as_str()).collect();
     let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
-    let bar = Bar::new(&names.join(", "), bytes, args.quiet);
+    let bar = Bar::new(&names.join(", "), bytes);
     for note in plan.notes.iter().chain(plan.artifacts.iter().flat_map(|artifact| &artifact.notes)) {
         ::convert::Progress::note(&bar, note);
     }

@@ -8,7 +8,7 @@ use ::plan::{FileEntry, Request, Target, WithDraft, hex};
 use tensor::{Error, Result};
 
 use crate::args::{self, CalibrationText, Layers, What};
-use crate::commands::{Out, Planned, convert, extract, measure, requests, shards, threads};
+use crate::commands::{Out, Planned, convert, extract, measure, requests, shards};
 use crate::outcome::Output;
 
 /// Tokens of a piece of the text by which layers are chosen.
@@ -16,10 +16,7 @@ const CONTEXT: usize = 512;
 
 pub(crate) fn run(args: &args::Draft) -> Result<Output> {
     match &args.command {
-        args::DraftCommand::Convert(args) => {
-            threads(args.convert.threads)?;
-            assistant(args)
-        }
+        args::DraftCommand::Convert(args) => assistant(args),
         args::DraftCommand::Extract(args) => extract::run(args),
         args::DraftCommand::Measure(args) => measure::run(args),
     }

@@ -18,7 +18,7 @@ use tensor::{Error, Result, TensorSink, TensorSource};
 use crate::args::{self, Layers};
 use crate::commands::draft::{companions, draft_name, no_budget};
 use crate::commands::opened::reader;
-use crate::commands::{Out, Planned, convert, requests, shards, threads};
+use crate::commands::{Out, Planned, convert, requests, shards};
 use crate::outcome::Output;
 use crate::progress::Bar;
 
@@ -31,7 +31,6 @@ const COMPANIONS: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "README.md"];
 
 pub(crate) fn run(args: &args::DraftExtract) -> Result<Output> {
-    threads(args.convert.threads)?;
     made(args)
 }
 
@@ -92,7 +91,7 @@ fn planned(
     let extraction =
         Extraction::new(&model.config, &model.json, &model.inventory, whole.tensors(), &choice.layers)?;
     let folder = folder.insert(WorkFolder::create(target, "draft.extract")?).path();
-    write(&whole, &extraction, folder, args.convert.quiet)?;
+    write(&whole, &extraction, folder)?;
 
     let checkpoint = Checkpoint::open(folder)?;
     let draft = Model::open(&checkpoint)?;
@@ -129,7 +128,7 @@ fn chosen(args: &args::DraftExtract, whole: &Checkpoint, model: &Model, count: u
             Error::recipe("--chunks", "beyond the text").expected(format!("less than {first}"), pieces.start)
         );
     }
-    let bar = Bar::steps("choosing layers", Choice::tries(model.config.layers(), count), args.convert.quiet);
+    let bar = Bar::steps("choosing layers", Choice::tries(model.config.layers(), count));
     let parts = (&model.config, &model.json, &model.inventory);
     let choice = ::verify::choose_layers(whole, parts, &sequences, count, &|done| bar.advance(done));
     bar.finish();
@@ -137,7 +136,7 @@ fn chosen(args: &args::DraftExtract, whole: &Checkpoint, model: &Model, count: u
 }
 
 /// Writes the cut as a checkpoint.
-fn write(whole: &Checkpoint, extraction: &Extraction, folder: &Path, quiet: bool) -> Result<()> {
+fn write(whole: &Checkpoint, extraction: &Extraction, folder: &Path) -> Result<()> {
     let config = folder.join("config.json");
     fs::write(&config, format!("{:#}\n", extraction.json)).map_err(failed(&config))?;
     for name in COMPANIONS.iter().filter(|name| whole.dir().join(name).exists()) {
@@ -147,7 +146,7 @@ fn write(whole: &Checkpoint, extraction: &Extraction, folder: &Path, quiet: bool
 
     let source = extraction.source(whole);
     let tensors = source.tensors().to_vec();
-    let bar = Bar::new("cutting", tensors.iter().map(::tensor::TensorDesc::byte_len).sum(), quiet);
+    let bar = Bar::new("cutting", tensors.iter().map(::tensor::TensorDesc::byte_len).sum());
     let writer = SafetensorsWriter::create(folder.join("model.safetensors"), tensors, &[("format", "pt")])?;
     let mut bytes = Vec::new();
     for (index, desc) in source.tensors().iter().enumerate() {

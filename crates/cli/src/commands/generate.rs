@@ -22,7 +22,7 @@ const TOKENS: usize = 128;
 
 pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     let model = Opened::new(&args.model)?;
-    crate::progress::notes(model.notes(), args.quiet);
+    crate::progress::notes(model.notes());
     let prompt = prompt(&model, args)?;
     let limit = Limit::new(&model, args, prompt.len())?;
     let sampling = Sampling {
@@ -83,7 +83,7 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
         let through = prompt.len() + tokens.len().saturating_sub(usize::from(finish != "stop"));
         (reads, reads.bytes as f64 / through as f64)
     });
-    if !args.quiet {
+    if !crate::progress::is_quiet() {
         let speed = tokens.len().saturating_sub(1) as f64 / (seconds - read).max(f64::MIN_POSITIVE);
         tell(&format!(
             "\n{} tokens of prompt in {read:.2} s, {} of text, {speed:.1} a second\n",

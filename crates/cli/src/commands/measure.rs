@@ -9,7 +9,6 @@ use tensor::Result;
 use crate::args;
 use crate::commands::drafter::OpenedDraft;
 use crate::commands::opened::Opened;
-use crate::commands::threads;
 use crate::commands::verify::base_info;
 use crate::outcome::Output;
 use crate::progress::Bar;
@@ -22,8 +21,7 @@ use crate::speculation::Speculation;
 const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
 
 pub(crate) fn run(args: &args::DraftMeasure) -> Result<Output> {
-    threads(args.running.threads)?;
-    let files = Reports::open(&args.reports, None, &[])?;
+    let files = Reports::open(&args.reports, &[])?;
     let target = Opened::new(&args.target)?;
     let opened_draft = OpenedDraft::new(&args.draft, &target)?;
     let model = target.runtime(&args.target)?;
@@ -34,7 +32,7 @@ pub(crate) fn run(args: &args::DraftMeasure) -> Result<Output> {
     let Corpus { sequences, text, .. } = Corpus::read(&args.text, &reader, &cut)?;
 
     let scored: usize = sequences.iter().map(|sequence| sequence.scored.len()).sum();
-    let bar = Bar::steps("measuring", 3 * scored as u64, args.running.quiet);
+    let bar = Bar::steps("measuring", 3 * scored as u64);
     let mut report = DraftReport {
         schema: DRAFT_SCHEMA,
         tool: concat!("gemma-convert ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -7,8 +7,10 @@ mod drafter;
 mod extract;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod list;
 mod measure;
 pub(crate) mod opened;
+pub(crate) mod packaging;
 pub(crate) mod plan;
 pub(crate) mod sensitivity;
 pub(crate) mod verify;
@@ -66,13 +68,10 @@ impl Out {
 pub(crate) fn requests(what: &What, out: &Out) -> Result<Vec<Request>> {
     let settings = settings(what);
     let mut requests = Vec::new();
-    for name in &what.recipes {
-        let (name, text) = recipe_text(name)?;
-        requests.push(request(name.clone(), Recipe::from_toml_with(&text, &name, &settings)?, what)?);
-    }
-    for preset in &what.types {
-        let name = Preset::named(preset)?.name.clone();
-        let text = Recipe::text_of_preset(&name);
+    let recipes = what.recipes.iter().map(|name| recipe_text(name));
+    let types = what.types.iter().map(|name| preset_text(name));
+    for found in recipes.chain(types) {
+        let (name, text) = found?;
         requests.push(request(name.clone(), Recipe::from_toml_with(&text, &name, &settings)?, what)?);
     }
     if let Some(name) = &out.named {
@@ -121,7 +120,16 @@ fn settings(what: &What) -> Vec<String> {
 /// The most bytes of a recipe.
 const MAX_RECIPE: u64 = 1 << 20;
 
-/// The name and the text of a recipe given by name or as a file.
+/// The name and the text of the recipe of a preset; of a recipe, where no preset has this name.
+fn preset_text(name: &str) -> Result<(String, String)> {
+    match Preset::named(name) {
+        Ok(preset) => Ok((preset.name.clone(), Recipe::text_of_preset(&preset.name))),
+        Err(_) if Recipe::embedded_text(name).is_some() => recipe_text(name),
+        Err(error) => Err(error),
+    }
+}
+
+/// The name and the text of a recipe given by name or as a file, or of a preset that no recipe is named like.
 fn recipe_text(name: &str) -> Result<(String, String)> {
     let path = Path::new(name);
     if path.extension().is_some_and(|e| e == "toml") || name.contains('/') {
@@ -129,13 +137,19 @@ fn recipe_text(name: &str) -> Result<(String, String)> {
         let text = String::from_utf8(text).map_err(|_| Error::recipe(name, "not UTF-8 text"))?;
         return Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text));
     }
+    if let (None, Ok(preset)) = (Recipe::embedded_text(name), Preset::named(name)) {
+        return Ok((preset.name.clone(), Recipe::text_of_preset(&preset.name)));
+    }
     match Recipe::embedded_text(name) {
-        Some(text) => Ok((name.to_owned(), text.to_owned())),
+        Some(text) => Ok((name.to_ascii_lowercase(), text.to_owned())),
         None => {
             let known: Vec<_> = Recipe::embedded().into_iter().map(|(name, _)| name).collect();
-            Err(Error::recipe(format!("recipe {name:?}"), "no such recipe")
-                .expected(known.join(", "), name)
-                .help("Presets of llama-quantize go by --type; a recipe of your own by the path of its .toml file."))
+            let help = match Recipe::similar_name(name) {
+                Some(similar) => format!("Did you mean {similar}?"),
+                None => "Give a recipe, a preset of llama-quantize, or the path of a .toml file.".to_owned(),
+            };
+            let error = Error::recipe(format!("recipe {name:?}"), "no such recipe");
+            Err(error.expected(known.join(", "), name).help(help))
         }
     }
 }

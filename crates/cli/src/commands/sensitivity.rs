@@ -10,18 +10,16 @@ use tensor::{DType, Error, Result};
 
 use crate::args;
 use crate::budget::{Measure, measure};
-use crate::commands::threads;
 use crate::outcome::Output;
 use crate::table::{Table, grouped};
 
 pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
-    threads(args.running.threads)?;
     if args.text.text.is_empty() {
         return Err(Error::recipe("sensitivity", "no text to measure on").help("Give one with --text."));
     }
     let checkpoint = Checkpoint::open(&args.model)?;
     let model = Model::open(&checkpoint)?;
-    crate::progress::notes(&model.notes, args.running.quiet);
+    crate::progress::notes(&model.notes);
     let start = Instant::now();
     let found = measure(&Measure {
         checkpoint: &checkpoint,
@@ -30,7 +28,6 @@ pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
         context: args.context,
         path: args.out.clone(),
         force: args.force,
-        quiet: args.running.quiet,
     })?;
     let seconds = start.elapsed().as_secs_f64();
 

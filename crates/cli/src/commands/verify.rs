@@ -17,7 +17,7 @@ use tensor::{Error, Result};
 
 use crate::args;
 use crate::commands::opened::{Container, Given, Opened};
-use crate::commands::{recipe_text, threads};
+use crate::commands::recipe_text;
 use crate::outcome::Output;
 use crate::progress::Bar;
 use crate::report;
@@ -27,10 +27,8 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
     let asked =
         Thresholds { max_kld: args.max_kld, max_ppl_ratio: args.max_ppl_ratio, min_top1: args.min_top1 };
     asked.check()?;
-    let memory = byte_size("--memory", &args.memory)?;
-    threads(args.threads)?;
-    let json_file = args.json.as_ref().and_then(Option::as_ref);
-    let files = Reports::open(&args.reports, json_file, &[args.save_logits.as_ref()])?;
+    let memory = byte_size("--text-memory", &args.text_memory)?;
+    let files = Reports::open(&args.reports, &[args.save_logits.as_ref()])?;
     let replacing = |path: &PathBuf| OutputFile::replacing(path, Kind::Logits, args.reports.force);
     let logits = args.save_logits.as_ref().map(replacing).transpose()?;
 
@@ -135,7 +133,7 @@ fn structure(
         skip(report, Step::Tensors, AFTER_FAILURE);
     } else {
         timed(report, "tensors", |report| {
-            let bar = Bar::steps("weights", ::verify::weights(artifact, &expected), args.quiet);
+            let bar = Bar::steps("weights", ::verify::weights(artifact, &expected));
             let compared =
                 ::verify::tensor_errors(artifact, base.source(), &expected, &|done| bar.advance(done));
             bar.finish();
@@ -160,7 +158,7 @@ fn provenance(args: &args::Verify, artifact: Artifact<'_>, report: &mut Report) 
     }
     report.allocation = provenance.entry.as_ref().and_then(|entry| entry.allocation.clone());
     timed(report, "files", |report| {
-        let bar = Bar::new("files", provenance.bytes(), args.quiet);
+        let bar = Bar::new("files", provenance.bytes());
         let checked = provenance.check_files(artifact, &|done| bar.advance(done));
         bar.finish();
         let (hashed, findings) = checked?;
@@ -244,7 +242,7 @@ fn text(
     let mut writer =
         logits.map(|file| LogitsWriter::new(file, &sequences, artifact.config().vocab)).transpose()?;
     let configs: Vec<_> = std::iter::once(&model).chain(&base_model).map(Model::config).collect();
-    let bar = Bar::steps("perplexity", ::verify::work(&configs, &sequences), args.quiet);
+    let bar = Bar::steps("perplexity", ::verify::work(&configs, &sequences));
     let options = Options { memory, logits: writer.as_mut(), progress: &|done| bar.advance(done) };
     let tokens = ::verify::evaluate(&model, base, &sequences, options);
     bar.finish();

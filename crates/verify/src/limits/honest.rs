@@ -5,7 +5,7 @@ use quant::Simd;
 
 use super::*;
 use crate::errors::Part;
-use crate::outliers::{Row, outliers};
+use crate::outliers::{Group, Row, groups_far_off, outliers};
 
 const COLS: usize = 512;
 const ROWS: usize = 32;
@@ -53,6 +53,9 @@ const OUTLIERS: &[(&str, Weight)] = &[
     ("sparse", |r, _, _| if r.unit() < 0.02 { r.gauss() } else { 0.0 }),
     ("very sparse", |r, _, _| if r.unit() < 0.002 { r.gauss() } else { 0.0 }),
 ];
+
+/// Where errors of groups are not alike: no weights of a model are like these, and no importance is so uneven.
+const UNLIKE: [&str; 4] = ["a loud group of 32", "two values", "sparse", "skewed"];
 
 type Importance = fn(&mut Random, usize) -> f64;
 
@@ -132,6 +135,21 @@ fn rows_that_stand_out(limits: &Limits, x: &[f32], y: &[f32]) -> Vec<u64> {
     outliers(&rows.collect::<Vec<_>>())
 }
 
+fn groups_that_are_far_off(limits: &Limits, x: &[f32], y: &[f32]) -> Vec<Group> {
+    let beneath = limits.beneath(GROUP);
+    let block = limits.block_len().max(GROUP);
+    let rows = (0..).zip(x.chunks(COLS).zip(y.chunks(COLS)));
+    let groups = rows.flat_map(|(row, (x, y))| {
+        let groups = x.chunks(GROUP).zip(y.chunks(GROUP)).enumerate();
+        groups.filter_map(move |(at, (group, y))| {
+            let start = at * GROUP / block * block;
+            let largest = quant::max_abs(&x[start..start + block]);
+            Group::of(row, at * GROUP, largest, &Sums::of(group, y), beneath)
+        })
+    });
+    groups_far_off(&groups.collect::<Vec<_>>())
+}
+
 fn check(limits: &Limits, what: &str, x: &[f32], y: &[f32]) {
     let limits = &match limits.dtype {
         DType::SFP8 => limits.scaled(quant::sfp8_scale(quant::max_abs(x))),
@@ -145,6 +163,10 @@ fn check(limits: &Limits, what: &str, x: &[f32], y: &[f32]) {
     assert!(block <= limits.block && others == 0 && (scale - 1.0).abs() <= limits.scale, "{found}");
     let alone = rows_that_stand_out(limits, x, y);
     assert!(alone.is_empty(), "{found}: rows {alone:?} stand out");
+    if !UNLIKE.iter().any(|unlike| what.contains(unlike)) && !quant::scale_is_apart(limits.dtype) {
+        let far = groups_that_are_far_off(limits, x, y);
+        assert!(far.is_empty(), "{found}: groups {far:?} stand out");
+    }
     if what == "gauss" {
         assert!(relative < limits.tensor / 1.8, "{found}");
     }

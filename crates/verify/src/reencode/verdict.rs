@@ -57,12 +57,12 @@ pub(crate) fn verdicts(
     let one = |((pair, reencode), bytes): ((&Pair<'_>, &Option<Reencode<'_>>), &Bytes)| {
         let Some(reencode) = reencode else { return Verdict::Otherwise };
         let few = |share: u64| bytes.differing * share <= bytes.blocks;
+        // the rule of a scale holds whatever the codes are
+        if reencode.other_scale(bytes.largest).is_some() {
+            return Verdict::Fault;
+        }
         if bytes.differing == 0 {
-            return if reencode.other_scale(bytes.largest).is_some() {
-                Verdict::Fault
-            } else {
-                Verdict::Exact
-            };
+            return Verdict::Exact;
         }
         let fault = match reencode.trust {
             Trust::Known => true,
@@ -137,9 +137,11 @@ fn fault(pair: &Pair<'_>, reencode: &Reencode<'_>, bytes: &Bytes) -> Finding {
     let severity = if pair.tensor.unused { Severity::Warning } else { Severity::Failure };
     let place = format!("tensor {}", pair.name());
     let finding = |problem: String| Finding::new(severity, Step::Tensors, &place, problem);
-    let Some(first) = bytes.first else {
-        let (should, is) = reencode.other_scale(bytes.largest).unwrap_or_default();
+    if let Some((should, is)) = reencode.other_scale(bytes.largest) {
         return finding("its scale is not that of its largest weight".to_owned()).expected(should, is);
+    }
+    let Some(first) = bytes.first else {
+        return finding("its bytes are not those that the checkpoint gives".to_owned());
     };
     let number =
         |count: u64, one: &str| if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") };

@@ -22,7 +22,7 @@ pub(super) fn alone(args: &args::Verify, artifact: Artifact<'_>, report: &mut Re
         skip(report, Step::Tensors, AFTER_FAILURE);
     } else {
         timed(report, "tensors", |report| {
-            let bar = Bar::steps("weights", ::verify::weights_of(artifact), args.quiet);
+            let bar = Bar::steps("weights", ::verify::weights_of(artifact));
             let findings = ::verify::weights_alone(artifact, &|done| bar.advance(done));
             bar.finish();
             report.findings.extend(findings?);
