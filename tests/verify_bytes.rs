@@ -225,14 +225,24 @@ fn importance_at_hand_is_rounded_by_again_and_without_it_limits_are_said() {
         assert_eq!(failures(&findings), [""; 0], "{preset}");
         assert!(tensors.tensors.iter().any(|tensor| tensor.compared == Compared::Limits), "{preset}");
         assert!(findings.iter().any(|f| f.problem.contains("--importance")), "{findings:?}");
-        // a row that was scaled stands out among the others
+        // a row that was scaled stands out among the others, and so does a block
         let set = GgufSet::open(&good).unwrap();
         let number = set.tensors().iter().position(|desc| desc.name == "blk.1.ffn_up.weight").unwrap();
         let to = out.join("broken.gguf");
-        let fault: Fault = |desc, bytes| scaled(desc, &mut bytes[row(desc, 5)], 1.5);
-        assert!(plant(&good, number, fault, &to));
-        let said = failures(&compared(&to, &model).1);
-        assert!(said.len() == 1 && said[0].contains("blk.1.ffn_up.weight"), "{preset}: {said:#?}");
+        let faults: [Fault; 3] = [
+            |desc, bytes| scaled(desc, &mut bytes[row(desc, 5)], 1.5),
+            |desc, bytes| {
+                // a block of another row, and so of other weights
+                let (to, from) = (row(desc, 5).start, row(desc, 9).start);
+                bytes.copy_within(from..from + desc.dtype.block_bytes(), to);
+            },
+            |desc, bytes| bytes[row(desc, 5)].rotate_left(desc.dtype.block_bytes()),
+        ];
+        for (at, fault) in faults.into_iter().enumerate() {
+            assert!(plant(&good, number, fault, &to));
+            let said = failures(&compared(&to, &model).1);
+            assert!(said.len() == 1 && said[0].contains("blk.1.ffn_up.weight"), "{preset} {at}: {said:#?}");
+        }
     }
 }
 

@@ -204,6 +204,12 @@ fn of_weights(scale: Option<&'static str>) -> Vec<Fault> {
         }),
     ];
     if let Some(scale) = scale {
+        faults.push(weights("all scales of a tensor times 2", UP, move |w| {
+            let tensor = w.get(&format!("layers.1.mlp.up_proj.{scale}"));
+            // the exponents of F32 and BF16
+            let (size, of_exponent) = if tensor.dtype == "F32" { (4, 3) } else { (2, 1) };
+            tensor.data.chunks_exact_mut(size).for_each(|value| value[of_exponent] ^= 1);
+        }));
         faults.push(weights("a scale is gone", "up_proj", move |w| w.drop(&format!("up_proj.{scale}"))));
         faults.push(weights("scales of zeros", "up_proj", move |w| w.get(&format!("layers.1.mlp.up_proj.{scale}")).data.fill(0)));
         faults.push(weights("a scale doubled", UP, move |w| {
@@ -241,6 +247,30 @@ fn every_fault_of_weights_and_scales_is_named() {
         }
         good.all_are_named(&faults);
     }
+}
+
+#[test]
+fn every_fault_of_a_device_map_is_named() {
+    const MAP: &str = "device_map.json";
+    let offload = ["--recipe", "bf16-safetensors", "--set", "output.offload=[\"per-layer\"]"];
+    let good = Good::converted("e2b", "", &offload);
+    let map = |name: &str, change: fn(&mut serde_json::Map<String, Value>)| {
+        edit(MAP, name, MAP, move |json| change(json.as_object_mut().unwrap()))
+    };
+    good.all_are_named(&[
+        remove(MAP),
+        fault("nothing in it", MAP, |folder: &Path| fs::write(folder.join(MAP), "{").unwrap()),
+        fault("a list", MAP, |folder: &Path| fs::write(folder.join(MAP), "[1]").unwrap()),
+        map("empty", |map| map.clear()),
+        map("everything stays", |map| map.values_mut().for_each(|place| *place = json!("cpu"))),
+        map("everything goes", |map| map.values_mut().for_each(|place| *place = json!("disk"))),
+        map("meta", |map| *map.values_mut().find(|place| *place == "cpu").unwrap() = json!("meta")),
+        map("an ancestor", |map| drop(map.insert(String::new(), json!("cpu")))),
+        map("an unknown module", |map| drop(map.insert("foo".to_owned(), json!("cpu")))),
+        map("no head", |map| drop(map.remove("lm_head").unwrap())),
+    ]);
+    let plain = Good::converted("31b", "", &["--recipe", "bf16-safetensors"]);
+    plain.all_are_named(&[write(MAP, "{\"\": \"disk\"}").harmless()]);
 }
 
 #[test]

@@ -52,9 +52,11 @@ impl GgufSet {
         let mut tensors = Vec::new();
         let set = |part: &GgufFile| part.metadata().typed::<&str>(SET).map(|set| set.map(str::to_owned));
         let first = set(&parts[0])?;
-        for part in &parts {
-            let found = set(part)?;
-            if found != first {
+        let sets: Vec<Option<String>> = parts.iter().map(set).collect::<Result<_>>()?;
+        // llama-gguf-split copies the keys of a model into the first part alone
+        let is_split_anew = sets[1..].iter().all(Option::is_none);
+        for (part, found) in parts.iter().zip(sets) {
+            if found != first && !is_split_anew {
                 let none = || "none".to_owned();
                 return Err(Error::malformed(
                     part.path().display(),

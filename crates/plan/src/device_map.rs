@@ -16,7 +16,7 @@ const ROTARY: &str = "rotary_emb";
 const EMBEDDING: &str = "embed_tokens.weight";
 
 /// The map for these tensors: their names, in the order of the checkpoint, and whether they are offloaded.
-pub(crate) fn device_map(tensors: &[(&str, bool)]) -> Json {
+pub fn device_map(tensors: &[(&str, bool)]) -> Json {
     let mut map = Map::new();
     children("", tensors, &mut map);
     // neither is there in a map of whole models, whose one key covers them

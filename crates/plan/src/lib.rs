@@ -34,6 +34,7 @@ pub use budget::{Allocation, Budget, allocate, check_budget};
 pub use build::{CALIBRATION, Request, Shards, plan};
 pub use calibration::{Calibration, CalibrationMethod};
 pub use companions::is_companion;
+pub use device_map::device_map;
 pub use digests::{TENSOR_DIGESTS, digest_of_entry, places_of_digests};
 pub use lattice::{Lattice, to_survey};
 pub use manifest::{

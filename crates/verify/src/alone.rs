@@ -11,10 +11,11 @@ use gemma::{Config, Kind, Model, is_known_key};
 use gguf::{GgufSet, Metadata};
 use plan::{Preset, preset_names};
 use serde_json::json;
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 use text::{Chat, ChatTemplate, Tokenizer};
 
 use crate::artifact::Artifact;
+use crate::provenance::ORDERED;
 use crate::unread::unread;
 use crate::{Finding, Severity, Step, Structure, folder};
 
@@ -91,7 +92,12 @@ fn of_gguf(set: &GgufSet, findings: &mut Vec<Finding>) -> Result<(u64, u64)> {
     if let Some(template) = metadata.typed::<&str>("tokenizer.chat_template")? {
         findings.extend(renders("key tokenizer.chat_template", template));
     }
-    if let Some(strange) = set.tensors().iter().find(|desc| !quant::can_encode(desc.dtype)) {
+    let integers = |desc: &TensorDesc| desc.dtype == DType::I64 && desc.name.starts_with(ORDERED);
+    for (index, desc) in set.tensors().iter().enumerate().filter(|(_, desc)| integers(desc)) {
+        findings.extend(permutation(set, index, desc)?);
+    }
+    let strange = |desc: &&TensorDesc| !quant::can_encode(desc.dtype) && !integers(desc);
+    if let Some(strange) = set.tensors().iter().find(strange) {
         let problem = "its elements cannot be read as weights";
         let found = finding(Failure, format!("tensor {}", strange.name), problem);
         findings.push(found.expected("a float or a quantised type of GGUF", strange.dtype));
@@ -102,6 +108,7 @@ fn of_gguf(set: &GgufSet, findings: &mut Vec<Finding>) -> Result<(u64, u64)> {
 
 fn of_folder(checkpoint: &Checkpoint, findings: &mut Vec<Finding>) -> Result<(u64, u64)> {
     findings.extend(folder::index(checkpoint));
+    findings.extend(folder::device_map(checkpoint));
     findings.extend(folder::strays(checkpoint, &|name| plan::is_companion(name)));
     let model = Model::open_any(checkpoint)?;
     match Tokenizer::from_checkpoint(checkpoint) {
@@ -207,8 +214,32 @@ fn renders(place: &str, template: &str) -> Option<Finding> {
     Some(finding(Warning, place, problem))
 }
 
+/// Whether a tensor of integers has each number below its length once, as the order of an embedding has.
+fn permutation(set: &GgufSet, index: usize, desc: &TensorDesc) -> Result<Option<Finding>> {
+    let mut bytes = vec![0; desc.byte_len() as usize];
+    set.read_rows(index, 0, &mut bytes)?;
+    let mut seen = vec![false; bytes.len() / 8];
+    for number in bytes.as_chunks::<8>().0 {
+        let number = i64::from_le_bytes(*number);
+        match usize::try_from(number).ok().and_then(|at| seen.get_mut(at)) {
+            Some(seen) if !*seen => *seen = true,
+            _ => {
+                let problem =
+                    format!("not an order: {number} is there twice, or beyond its {} items", seen.len());
+                return Ok(Some(finding(Failure, format!("tensor {}", desc.name), problem)));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Whether most weights have the type that most weights of the preset have which the file names.
+///
+/// Nothing is said of files that this tool calibrated: their recipes choose types of their own.
 pub(crate) fn file_type(metadata: &Metadata, tensors: &[TensorDesc]) -> Option<Finding> {
+    if metadata.get(plan::CALIBRATION).is_some() {
+        return None;
+    }
     let number = metadata.typed::<u32>("general.file_type").ok()??;
     let preset = preset_names().filter_map(|name| Preset::named(name).ok());
     let preset = preset.into_iter().find(|preset| preset.file_type == number)?;

@@ -99,14 +99,19 @@ fn not_finite(pair: &Pair<'_>, part: &Part) -> Option<Finding> {
     Some(Finding::new(Severity::Failure, Step::Tensors, place(pair), problem))
 }
 
+/// How much coarser a tensor may be by error feedback.
+const FED: f64 = 2.0;
+
 /// A tensor that is right, but remarkably coarse.
 fn remarkable(pair: &Pair<'_>, part: &Part) -> Option<Finding> {
     let Judge::Blocks(limits) = pair.judge() else { return None };
     let relative = part.sums.relative();
-    (relative > limits.tensor).then(|| {
+    // error feedback trades the error of weights for that of what they compute
+    let most = if pair.tensor.rounding.feedback { FED * limits.tensor } else { limits.tensor };
+    (relative > most).then(|| {
         let problem = "its relative error is large for its type";
         Finding::new(Severity::Warning, Step::Tensors, place(pair), problem)
-            .expected(format!("at most {} for {}", limits.tensor, limits.dtype), format!("{relative:.3}"))
+            .expected(format!("at most {most} for {}", limits.dtype), format!("{relative:.3}"))
     })
 }
 

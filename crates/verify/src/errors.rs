@@ -56,7 +56,8 @@ pub(crate) fn compare(
         .into_iter()
         .map(|(index, tensor)| {
             let (stored, code) = (&stored[index], code(index));
-            Pair { artifact, base, index, stored, code, tensor, quantised: expected.quantised }
+            let (quantised, rounded) = (expected.quantised, expected.lenient);
+            Pair { artifact, base, index, stored, code, tensor, quantised, rounded }
         })
         .collect();
     let reencode: Vec<Option<Reencode<'_>>> = pairs.iter().map(|pair| Reencode::of(pair, expected)).collect();
@@ -149,6 +150,8 @@ pub(crate) struct Pair<'a> {
     pub(crate) tensor: &'a ExpectedTensor,
     /// The artifact is of a quantised type, and may have been made from a BF16 file.
     pub(crate) quantised: bool,
+    /// The base may be a rounding of what the artifact is of.
+    pub(crate) rounded: bool,
 }
 
 /// Decoded rows of both sides.
@@ -193,7 +196,7 @@ impl Pair<'_> {
             false => {
                 let via =
                     self.tensor.rounding.via.is_some() || self.quantised && self.tensor.desc.shape.len() > 1;
-                Judge::of(self.base_dtype(), self.dtype(), self.stored.scale, via)
+                Judge::of(self.base_dtype(), self.dtype(), self.stored.scale, via, self.rounded)
             }
         }
     }

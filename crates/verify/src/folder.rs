@@ -30,6 +30,8 @@ const QUANTIZATION: &str = "quantization_config";
 const FORMAT: &str = "format";
 /// Where accelerate puts which module, of an offload set.
 const DEVICE_MAP: &str = "device_map.json";
+/// How the names of shards begin whose tensors stay on the disk.
+const OFFLOAD: &str = "offload-";
 /// What is shown of a value that is not there.
 const NONE: &str = "none";
 /// Differences of a file that are told.
@@ -147,6 +149,7 @@ pub(crate) fn compare(found: &Checkpoint, folder: &Folder, expected: &Expected) 
         }
     }
     findings.extend(index(found));
+    findings.extend(device_map(found));
     let same_config =
         Config::any_from_json(found.config()).is_ok_and(|config| config == expected.artifact_config(folder));
     for companion in &folder.companions {
@@ -155,6 +158,54 @@ pub(crate) fn compare(found: &Checkpoint, folder: &Folder, expected: &Expected) 
     let known = |name: &str| folder.companions.iter().any(|companion| companion.name == name);
     findings.extend(strays(found, &known));
     findings
+}
+
+/// The map of an offload set against its shards. A module that stays may be put on any device.
+pub(crate) fn device_map(found: &Checkpoint) -> Option<Finding> {
+    let failure = |problem: String| Some(finding(Severity::Failure, DEVICE_MAP, problem));
+    let is_offloaded = |name: &str| name.starts_with(OFFLOAD);
+    let is_set = found.shards().iter().any(|shard| is_offloaded(&shard.name));
+    let bytes = std::fs::read(found.dir().join(DEVICE_MAP)).ok();
+    let coded = (0..found.tensors().len()).any(|index| found.code(index).is_some());
+    let bytes = match (is_set && !coded, bytes) {
+        (false, None) => return None,
+        (true, None) => {
+            return failure("missing: transformers does not know what to leave on the disk".to_owned());
+        }
+        (false, Some(_)) => {
+            let problem = "not a file of the model: transformers takes it for a map of an offload set, which this is not";
+            return Some(finding(Severity::Warning, DEVICE_MAP, problem));
+        }
+        (true, Some(bytes)) => bytes,
+    };
+    let Ok(Json::Object(map)) = serde_json::from_slice(&bytes) else {
+        return failure("not a JSON object of modules and places".to_owned());
+    };
+    let place = |index: usize| found.location(index).map(|place| &found.shards()[place.shard]);
+    let tensors: Vec<(&str, bool)> = found
+        .tensors()
+        .iter()
+        .enumerate()
+        .map(|(index, desc)| {
+            (desc.name.as_str(), place(index).is_some_and(|shard| is_offloaded(&shard.name)))
+        })
+        .collect();
+    let Json::Object(should) = plan::device_map(&tensors) else { return None };
+    for (module, place) in &should {
+        let on_disk = place == "disk";
+        let Some(is) = map.get(module) else {
+            return failure(format!("the module {module} is missing"));
+        };
+        let stays = is.is_u64() || is.as_str().is_some_and(|is| is != "disk" && is != "meta");
+        if on_disk != (is == "disk") || !on_disk && !stays {
+            return Some(
+                finding(Severity::Failure, DEVICE_MAP, format!("the module {module} is in the wrong place"))
+                    .expected(place, is),
+            );
+        }
+    }
+    let extra = map.keys().find(|module| !should.contains_key(*module))?;
+    failure(format!("{extra:?} is no module of it, or has others of the map above or below it"))
 }
 
 /// Files that are not of the model: those that a reader may obey, and one note for the others. What a conversion writes

@@ -88,7 +88,8 @@ impl Judge {
 
     /// For weights of type `base` that are stored as `artifact`, all with `scale` (1 for types that bring their own).
     /// `via` when they may have been rounded to BF16 on the way.
-    pub(crate) fn of(base: DType, artifact: DType, scale: f32, via: bool) -> Judge {
+    /// `rounded` when the base itself may be a rounding of what both are of.
+    pub(crate) fn of(base: DType, artifact: DType, scale: f32, via: bool, rounded: bool) -> Judge {
         if let Some(limits) = LIMITS.iter().find(|limits| limits.dtype == artifact) {
             return Judge::Blocks(limits.scaled(scale));
         }
@@ -100,7 +101,7 @@ impl Judge {
         if base != DType::BF16 && (via || artifact == DType::BF16 || !plain(base)) {
             step(bf16);
         }
-        if artifact == DType::F16 && base != DType::F16 {
+        if artifact == DType::F16 && base != DType::F16 || rounded && base == DType::F16 {
             step(f16);
         }
         Judge::Values { relative: steps.0, absolute: steps.1 }

@@ -23,7 +23,7 @@ use crate::manifest::{describing, inside, sha256};
 use crate::{Finding, Severity, Step};
 
 /// How the tensors of a draft model's ordered embedding begin.
-const ORDERED: &str = "masked_embd";
+pub(crate) const ORDERED: &str = "masked_embd";
 
 /// Where an artifact comes from.
 #[derive(Clone, Debug)]

@@ -59,7 +59,7 @@ fn of_gguf(artifact: &GgufSet, expected: &Expected) -> Result<(Structure, Vec<Fi
     let (tensors, of_tensors) = compare_tensors(artifact.tensors(), expected);
     findings.extend(of_tensors);
     findings.extend(unread(artifact)?);
-    if !expected.binding {
+    if !expected.binding && !has_planned_types(artifact.tensors(), expected) {
         findings.extend(file_type(artifact.metadata(), artifact.tensors()));
     }
     Ok((Structure { plan: expected.plan.clone(), keys, tensors, hashed: 0 }, findings))
@@ -156,6 +156,14 @@ fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) 
     .help("Give the checkpoint that the artifact was made from with --against."))
 }
 
+/// Whether all tensors have the types that the preset of the artifact gives them: rows that are too narrow for its type have
+/// another.
+fn has_planned_types(tensors: &[TensorDesc], expected: &Expected) -> bool {
+    let types: HashMap<&str, DType> =
+        expected.tensors.iter().map(|tensor| (tensor.desc.name.as_str(), tensor.desc.dtype)).collect();
+    tensors.iter().all(|desc| types.get(desc.name.as_str()).is_none_or(|dtype| *dtype == desc.dtype))
+}
+
 fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Finding>) {
     let by_name: HashMap<&str, &TensorDesc> = tensors.iter().map(|desc| (desc.name.as_str(), desc)).collect();
     let failure = |name: &str, problem: &str| {
@@ -200,6 +208,11 @@ fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Fin
         } else if expected.binding {
             let problem = "the recipe leaves out K/V that no layer reads";
             findings.push(failure(&desc.name, problem).expected("none", shape(desc)));
+        } else {
+            let problem =
+                "K/V that no layer reads, and that the checkpoint does not have: nothing is known of them";
+            let place = format!("tensor {}", desc.name);
+            findings.push(Finding::new(Severity::Warning, Step::Structure, place, problem));
         }
     }
     findings.extend(other_types(&types, &expected.plan));
