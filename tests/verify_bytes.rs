@@ -236,7 +236,11 @@ fn importance_at_hand_is_rounded_by_again_and_without_it_limits_are_said() {
                 let (to, from) = (row(desc, 5).start, row(desc, 9).start);
                 bytes.copy_within(from..from + desc.dtype.block_bytes(), to);
             },
-            |desc, bytes| bytes[row(desc, 5)].rotate_left(desc.dtype.block_bytes()),
+            // rows have a block each, or several
+            |desc, bytes| {
+                let start = row(desc, 5).start;
+                bytes[start..start + 2 * desc.dtype.block_bytes()].rotate_left(desc.dtype.block_bytes());
+            },
         ];
         for (at, fault) in faults.into_iter().enumerate() {
             assert!(plant(&good, number, fault, &to));

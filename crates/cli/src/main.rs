@@ -22,9 +22,11 @@ use clap::Parser;
 use crate::args::{Args, Command};
 
 fn main() -> std::process::ExitCode {
-    let args = match Args::try_parse_from(args::normalised(std::env::args_os())) {
+    let typed = args::normalised(std::env::args_os());
+    let as_json = typed.iter().any(|arg| arg == "--json");
+    let args = match Args::try_parse_from(typed) {
         Ok(args) => args,
-        Err(said) => return outcome::usage(&said),
+        Err(said) => return outcome::usage(&said, as_json),
     };
     signals::watch();
     let json = args.common.json;

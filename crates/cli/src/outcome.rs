@@ -39,7 +39,7 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
     match result {
         Ok(output) => {
             let text =
-                if as_json { json_text(&output.json) } else { base::visible(&output.text).into_owned() };
+                if as_json { json_text(output.json) } else { base::visible(&output.text).into_owned() };
             let printed = print(&text).map_err(|e| Error::new(Fault::Io, "stdout", e));
             let failures = output.unwritten.into_iter().chain(printed.err());
             let code = failures.map(|error| {
@@ -64,14 +64,20 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
                     "exit_code": exit_code(error.fault()),
                 });
                 // it has been told; there is nothing to add where stdout cannot take it
-                let _ = print(&json_text(&json!({ "error": error })));
+                let _ = print(&json_text(json!({ "error": error })));
             }
             ExitCode::from(exit_code(error.fault()))
         }
     }
 }
 
-fn json_text(json: &serde_json::Value) -> String {
+/// The version of the documents that commands print; those of `verify` and `draft measure` have one of their own.
+const SCHEMA: u32 = 1;
+
+fn json_text(mut json: serde_json::Value) -> String {
+    if let Some(fields) = json.as_object_mut() {
+        fields.entry("schema").or_insert(SCHEMA.into());
+    }
     format!("{}\n", base::visible_json(&format!("{json:#}")))
 }
 
@@ -117,7 +123,14 @@ pub(crate) fn stream(text: &str) -> io::Result<()> {
 }
 
 /// Shows what clap has to say instead of running a command: help, version, or what is wrong with the arguments.
-pub(crate) fn usage(said: &clap::Error) -> ExitCode {
+pub(crate) fn usage(said: &clap::Error, as_json: bool) -> ExitCode {
+    if as_json && said.use_stderr() {
+        let text = said.to_string();
+        let problem = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let error = json!({ "fault": "usage", "place": "arguments", "problem": problem, "exit_code": 2 });
+        // it is told on stderr too
+        let _ = print(&json_text(json!({ "error": error })));
+    }
     let shown = said.print().and_then(|()| io::stdout().flush());
     match shown {
         Err(error) if !said.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {

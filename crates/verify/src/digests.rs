@@ -16,7 +16,7 @@ const PIECE: u64 = 1 << 20;
 ///
 /// # Errors
 /// `Io`.
-pub fn tensor_digests(artifact: &GgufSet) -> Result<Vec<Finding>> {
+pub(crate) fn tensor_digests(artifact: &GgufSet) -> Result<Vec<Finding>> {
     if artifact.metadata().get(TENSOR_DIGESTS).is_none() {
         return Ok(Vec::new());
     }

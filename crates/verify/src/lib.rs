@@ -63,7 +63,6 @@ pub use alone::{is_draft, structure_alone};
 pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored};
 pub use choose::{Choice, choose_layers};
-pub use digests::tensor_digests;
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
 pub use folder::Folder;

@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use tensor::{Error, Result, TensorSource};
 
 use crate::artifact::{Artifact, Part};
+use crate::digests::tensor_digests;
 use crate::manifest::{describing, inside, sha256};
 use crate::{Finding, Severity, Step};
 
@@ -117,8 +118,8 @@ impl Provenance {
         files.fold(0, |sum, file| sum.saturating_add(file.bytes))
     }
 
-    /// Holds the artifact's files against the manifest: names, sizes, SHA-256. Returns how many files were hashed.
-    /// `progress` is told the bytes.
+    /// Holds the artifact's files against the manifest: names, sizes, SHA-256; without one, the tensors of a GGUF against the
+    /// digests that it has of them. Returns how many files were hashed. `progress` is told the bytes.
     ///
     /// # Errors
     /// `Io`.
@@ -127,8 +128,13 @@ impl Provenance {
         artifact: impl Into<Artifact<'a>>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(u64, Vec<Finding>)> {
-        let Some(entry) = &self.entry else { return Ok((0, Vec::new())) };
         let artifact = artifact.into();
+        let Some(entry) = &self.entry else {
+            return match artifact {
+                Artifact::Gguf(set) => Ok((0, tensor_digests(set)?)),
+                Artifact::Folder(_) => Ok((0, Vec::new())),
+            };
+        };
         let mut parts = artifact.parts();
         let mut findings = Vec::new();
         if let Artifact::Folder(folder) = artifact {

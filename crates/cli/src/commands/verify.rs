@@ -164,9 +164,6 @@ fn provenance(args: &args::Verify, artifact: Artifact<'_>, report: &mut Report) 
         let (hashed, findings) = checked?;
         report.structure = Some(Structure { plan: provenance.plan.clone(), hashed, ..Structure::default() });
         report.findings.extend(findings);
-        if let Artifact::Gguf(set) = artifact {
-            report.findings.extend(::verify::tensor_digests(set)?);
-        }
         Ok(())
     })?;
     if let Some(name) = &args.recipe {
