@@ -136,7 +136,6 @@ fn what_cannot_be_said_is_refused_by_name() {
     }
 }
 
-/// A stored head of other bytes than the embedding is the head, whatever the config says; of the same bytes it is not.
 /// Python writes these into JSON, which has none of them.
 #[test]
 fn numbers_that_json_does_not_have_are_refused_by_name() {
@@ -157,6 +156,64 @@ fn numbers_that_json_does_not_have_are_refused_by_name() {
     }
 }
 
+/// What the files beside the config ask for, and no GGUF can say or llama.cpp stops at.
+#[test]
+fn what_other_files_ask_for_is_refused_by_name() {
+    const TOKENIZER: &str = "tokenizer.json";
+    const GENERATION: &str = "generation_config.json";
+    let refused: &[(&str, &str, Edit)] = &[
+        (TOKENIZER, "model.merges", |t| t["model"]["merges"] = json!([])),
+        (TOKENIZER, "end_of_word_suffix", |t| t["model"]["end_of_word_suffix"] = "</w>".into()),
+        (TOKENIZER, "continuing_subword_prefix", |t| t["model"]["continuing_subword_prefix"] = "##".into()),
+        (TOKENIZER, "dropout", |t| t["model"]["dropout"] = 0.1.into()),
+        (TOKENIZER, "ignore_merges", |t| t["model"]["ignore_merges"] = true.into()),
+        (TOKENIZER, "byte_fallback", |t| t["model"]["byte_fallback"] = false.into()),
+        (TOKENIZER, "normalizer", |t| t["normalizer"] = json!({"type": "NFC"})),
+        (TOKENIZER, "pre_tokenizer", |t| t["pre_tokenizer"]["invert"] = true.into()),
+        (TOKENIZER, "post_processor", |t| t["post_processor"]["special_tokens"]["<bos>"]["ids"] = json!([5])),
+        (TOKENIZER, "merge", |t| {
+            let merges = t["model"]["merges"].as_array_mut().unwrap();
+            merges.push(merges[0].clone());
+        }),
+        (GENERATION, "not a JSON object", |g| *g = json!([])),
+        (GENERATION, "eos_token_id", |g| g["eos_token_id"] = "1".into()),
+        (GENERATION, "eos_token_id", |g| g["eos_token_id"] = json!([1, -1])),
+        (GENERATION, "bos_token_id", |g| g["bos_token_id"] = json!([[2]])),
+        (GENERATION, "top_k", |g| g["top_k"] = (1u64 << 40).into()),
+        (GENERATION, "temperature", |g| g["temperature"] = json!(-1)),
+        ("config.json", "sliding_window", |c| set(c, "/text_config", "sliding_window", 1u64 << 31)),
+    ];
+    for (file, word, edit) in refused {
+        let folder = Folder::of("31b");
+        folder.edit(file, edit);
+        let run = convert(&folder.path(), &folder.out(), &["--type", "q4_0", "--no-sync"]);
+        let message = run.refusal(3);
+        assert!(message.contains(word), "{file}: {word}: {message}");
+    }
+    for (file, bytes, word) in [
+        ("config.json", &b""[..], "is empty"),
+        (TOKENIZER, b" \n", "is empty"),
+        (GENERATION, "\u{feff}{}".as_bytes(), "byte order mark"),
+    ] {
+        let folder = Folder::of("31b");
+        fs::write(folder.path().join(file), bytes).unwrap();
+        let run = convert(&folder.path(), &folder.out(), &["--type", "q4_0", "--no-sync"]);
+        assert!(run.refusal(3).contains(word), "{file}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_template_of_nothing_is_none() {
+    for text in ["", " \n"] {
+        let folder = Folder::of("31b");
+        folder.edit("generation_config.json", |g| g["eos_token_id"] = json!([1, 2040]));
+        fs::write(folder.path().join("chat_template.jinja"), text).unwrap();
+        let run = convert(&folder.path(), &folder.out(), &["--type", "q4_0", "--no-sync"]).good();
+        assert!(run.stderr.contains("no chat template is there"), "{text:?}: {}", run.stderr);
+    }
+}
+
+/// A stored head of other bytes than the embedding is the head, whatever the config says; of the same bytes it is not.
 #[test]
 fn a_stored_head_is_compared() {
     let with_head = |scale: u8| {

@@ -89,6 +89,16 @@ pub(crate) fn text_lf(path: &Path) -> Result<Option<String>> {
 /// A JSON file, `None` if there is none.
 pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = text(path)? else { return Ok(None) };
+    if text.trim().is_empty() {
+        return Err(Error::malformed(path.display(), "the file is empty").help("Fetch it again."));
+    }
+    if text.starts_with('\u{feff}') {
+        return Err(Error::malformed(
+            path.display(),
+            "begins with a byte order mark, which JSON does not have",
+        )
+        .help("Save it as UTF-8 without one."));
+    }
     serde_json::from_str(&text).map(Some).map_err(|e| match not_finite(&text, &e) {
         Some((key, value)) => {
             Error::malformed(format!("{}:{}: {key}", path.display(), e.line()), "not a finite number")
@@ -96,6 +106,17 @@ pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         }
         None => json_error(path.display(), &e),
     })
+}
+
+/// A JSON file that holds an object, `None` if there is none.
+pub(crate) fn object(path: &Path) -> Result<Option<serde_json::Value>> {
+    match json::<serde_json::Value>(path)? {
+        Some(json) if !json.is_object() => {
+            let kind = if json.is_array() { "a list" } else { "another value" };
+            Err(Error::malformed(path.display(), "not a JSON object").expected("an object", kind))
+        }
+        json => Ok(json),
+    }
 }
 
 /// The key and the text of a number that is none in JSON: Python writes `NaN` and `Infinity`, and `1e999` is beyond f64.

@@ -342,7 +342,7 @@ impl Checkpoint {
     /// # Errors
     /// `Malformed` with line and column.
     pub fn generation_config(&self) -> Result<Option<Value>> {
-        files::json(&self.dir.join("generation_config.json"))
+        files::object(&self.dir.join("generation_config.json"))
     }
 
     /// `tokenizer_config.json`, if there.
@@ -350,7 +350,7 @@ impl Checkpoint {
     /// # Errors
     /// `Malformed` with line and column.
     pub fn tokenizer_config(&self) -> Result<Option<Value>> {
-        files::json(&self.dir.join("tokenizer_config.json"))
+        files::object(&self.dir.join("tokenizer_config.json"))
     }
 
     /// The chat templates: see [`ChatTemplates`].

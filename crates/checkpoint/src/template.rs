@@ -34,7 +34,9 @@ pub(crate) fn read(dir: &Path, tokenizer_config: Option<&Value>) -> Result<ChatT
              transformers"
                 .to_owned()
         });
-        return Ok(ChatTemplates { default: Some(default), named: additional(dir)?, note });
+        // a file of nothing says nothing
+        let default = Some(default).filter(|text| !text.trim().is_empty());
+        return Ok(ChatTemplates { default, named: additional(dir)?, note });
     }
     if let Some(templates) = of_key {
         return Ok(templates);

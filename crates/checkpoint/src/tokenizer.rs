@@ -32,6 +32,8 @@ pub struct Tokenizer {
     pub byte_fallback: bool,
     /// The unknown token.
     pub unk_token: Option<String>,
+    /// Settings of the model that Gemma's tokenizers do not have: names and values.
+    pub foreign: Vec<(&'static str, String)>,
     /// `normalizer` as it is, or null.
     pub normalizer: Value,
     /// `pre_tokenizer` as it is, or null.
@@ -100,6 +102,7 @@ impl Tokenizer {
         if file.model.kind != "BPE" {
             return Err(not_bpe(&file.model.kind).into());
         }
+        let foreign = file.model.foreign();
         let Vocab { tokens, ids } = file.model.vocab;
         let mut by_id: Vec<u32> = (0..ids.len() as u32).collect();
         by_id.sort_unstable_by_key(|&i| ids[i as usize]);
@@ -111,6 +114,7 @@ impl Tokenizer {
             added_tokens: file.added_tokens,
             byte_fallback: file.model.byte_fallback,
             unk_token: file.model.unk_token,
+            foreign,
             normalizer: file.normalizer,
             pre_tokenizer: file.pre_tokenizer,
             post_processor: file.post_processor,

@@ -13,6 +13,9 @@ const MOST_LAYERS: usize = 512;
 /// `LLAMA_MAX_EXPERTS`.
 const MOST_EXPERTS: u64 = 1024;
 
+/// Its window is compared as a signed number: a larger one masks what should be seen.
+const MOST_WINDOW: u64 = i32::MAX as u64;
+
 /// Layers with keys and values of their own that its cache wants.
 pub(crate) const OWNERS: usize = 2;
 
@@ -32,6 +35,11 @@ impl Config {
         if let Some(experts) = self.experts.filter(|&experts| experts > MOST_EXPERTS) {
             return Err(refused("num_experts", "more experts than llama.cpp can load")
                 .expected(format!("at most {MOST_EXPERTS}"), experts)
+                .help(safetensors));
+        }
+        if self.window > MOST_WINDOW {
+            return Err(refused("sliding_window", "more positions than llama.cpp can count")
+                .expected(format!("at most {MOST_WINDOW}"), self.window)
                 .help(safetensors));
         }
         if self.attention.contains(&Attention::Sliding) && !self.rope_swa.is_plain() {

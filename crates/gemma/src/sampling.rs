@@ -45,6 +45,9 @@ const BOUNDS: &[Bound] = &[
     number("mirostat_eta", 0.0, MOST),
 ];
 
+/// Ids of tokens, or lists of them.
+const IDS: [&str; 3] = ["eos_token_id", "bos_token_id", "pad_token_id"];
+
 /// Checks all sampling values that are given.
 ///
 /// # Errors
@@ -62,10 +65,22 @@ pub(crate) fn check(generation: &Value) -> Result<()> {
             let range = match bound.most {
                 1.0 => format!("{what} from {} to 1", bound.least),
                 _ if bound.least > 0.0 => format!("{what} above 0"),
-                _ => format!("{what} from {}", bound.least),
+                most => format!("{what} from {} to {most}", bound.least),
             };
             return Err(Error::malformed(format!("{FILE}: {}", bound.key), "no such sampling value")
                 .expected(range, value));
+        }
+    }
+    for key in IDS {
+        let right = |value: &Value| value.as_u64().is_some_and(|id| u32::try_from(id).is_ok());
+        let wrong = match generation.get(key) {
+            None | Some(Value::Null) => None,
+            Some(Value::Array(ids)) => ids.iter().find(|id| !right(id)),
+            Some(id) => Some(id).filter(|id| !right(id)),
+        };
+        if let Some(wrong) = wrong {
+            return Err(Error::malformed(format!("{FILE}: {key}"), "not a token id")
+                .expected("an integer from 0, or a list of them", wrong));
         }
     }
     Ok(())

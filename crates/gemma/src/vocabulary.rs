@@ -54,7 +54,13 @@ impl Vocabulary {
         let settings = tokenizer_config.unwrap_or(&Value::Null);
         let types = types(&tokens, tokenizer, settings);
         let Found { named, add } = special::find(tokenizer, settings)?;
-        let (special, notes) = special::ids(tokenizer, &named, config, vocab)?;
+        let (special, mut notes) = special::ids(tokenizer, &named, config, vocab)?;
+        if add.contains(&("eos", true)) {
+            notes.push(
+                "the tokenizer ends every text with eos: llama-perplexity and llama-imatrix stop at a GGUF that says so"
+                    .to_owned(),
+            );
+        }
         let as_text = |id: u32| types.get(id as usize) == Some(&formats::vocabulary().types.normal);
         let special_as_text =
             tokenizer.added_tokens.iter().filter(|token| token.special && as_text(token.id));

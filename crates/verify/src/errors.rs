@@ -6,15 +6,16 @@
 use checkpoint::{Checkpoint, Code};
 use quant::Simd;
 use rayon::prelude::*;
-use tensor::{DType, Error, Result, TensorDesc, TensorSource};
+use tensor::{DType, Error, Result, TensorSource};
 
 use crate::artifact::{Artifact, Stored};
 use crate::expected::{Expected, ExpectedTensor, Values};
+use crate::integers::integers;
 use crate::limits::{Judge, Limits};
 use crate::outliers::{self, Group, Row};
 use crate::reencode::{self, Bytes, Kept, Reencode, Verdict};
 use crate::structure::comparable;
-use crate::{Finding, Severity, Step, Tensors, WorstBlock, diagnose, summary};
+use crate::{Finding, Tensors, WorstBlock, diagnose, summary};
 
 /// Bytes of decoded weights that a worker holds of each side (or a row, if that is more).
 const BLOCK: u64 = 1 << 20;
@@ -97,36 +98,6 @@ pub(crate) fn compare(
     findings.extend(reencode::findings(&pairs, &reencode, &bytes, &verdicts, told));
     findings.extend(integers(artifact, base, expected)?);
     Ok((summary::tensors(&pairs, &errors, &bytes, &verdicts), findings))
-}
-
-/// Holds tensors of integers (the order of a draft model's ordered embedding) against those of the base: they are copied.
-fn integers(
-    artifact: &dyn TensorSource,
-    base: &dyn TensorSource,
-    expected: &Expected,
-) -> Result<Vec<Finding>> {
-    let mut findings = Vec::new();
-    for tensor in expected.tensors.iter().filter(|tensor| !quant::can_encode(tensor.desc.dtype)) {
-        let same = |desc: &TensorDesc| desc.name == tensor.desc.name && desc.dtype == tensor.desc.dtype;
-        let (Some(index), Values::Base(origin)) = (artifact.tensors().iter().position(same), &tensor.from)
-        else {
-            continue; // the structure tells
-        };
-        let len = artifact.tensors()[index].byte_len();
-        if base.tensors()[*origin].byte_len() != len {
-            continue;
-        }
-        let [mut found, mut should] = [(); 2].map(|()| vec![0; len as usize]);
-        artifact.read_rows(index, 0, &mut found)?;
-        base.read_rows(*origin, 0, &mut should)?;
-        if let Some(at) = found.iter().zip(&should).position(|(found, should)| found != should) {
-            let item = at / tensor.desc.dtype.block_bytes();
-            let problem = format!("its integers are not those of the checkpoint, the first is item {item}");
-            let place = format!("tensor {}", tensor.desc.name);
-            findings.push(Finding::new(Severity::Failure, Step::Tensors, place, problem));
-        }
-    }
-    Ok(findings)
 }
 
 /// How many weights [`tensor_errors`] will compare.

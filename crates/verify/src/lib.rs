@@ -14,6 +14,7 @@
 //! | `alone.rs`, `alone_weights.rs` | an artifact without its checkpoint |
 //! | `errors.rs`, `limits.rs`, `summary.rs` | weights against those of the base; what is too far; the figures by role |
 //! | `reencode.rs`, `reencode/`, `outliers.rs` | bytes against those that the checkpoint gives; rows against the rest of their tensor |
+//! | `integers.rs` | tensors of integers |
 //! | `diagnose.rs`, `diagnose/` | why a tensor is wrong |
 //! | `lockstep.rs`, `scores.rs` | both models over one text; what two rows of logits say about a token |
 //! | `statistics.rs` | figures and their intervals |
@@ -36,6 +37,7 @@ mod expected;
 mod folder;
 mod form;
 mod importance_file;
+mod integers;
 mod keys;
 mod limits;
 mod lockstep;

@@ -43,8 +43,30 @@ pub(super) struct Model {
     #[serde(default)]
     pub(super) byte_fallback: bool,
     pub(super) unk_token: Option<String>,
+    #[serde(default)]
+    pub(super) continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    pub(super) end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    pub(super) dropout: Option<f64>,
+    #[serde(default)]
+    pub(super) ignore_merges: bool,
     pub(super) vocab: Vocab,
     pub(super) merges: Merges,
+}
+
+impl Model {
+    /// Settings of BPE that Gemma's tokenizers do not have, and which give other ids: their names and values.
+    pub(super) fn foreign(&self) -> Vec<(&'static str, String)> {
+        let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let settings = [
+            ("continuing_subword_prefix", text(&self.continuing_subword_prefix)),
+            ("end_of_word_suffix", text(&self.end_of_word_suffix)),
+            ("dropout", self.dropout.filter(|dropout| *dropout != 0.0).map(|dropout| dropout.to_string())),
+            ("ignore_merges", self.ignore_merges.then(|| "true".to_owned())),
+        ];
+        settings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
 }
 
 /// The most bytes of one of the parts that are kept as they are. They have a few hundred.

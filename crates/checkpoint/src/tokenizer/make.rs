@@ -20,11 +20,14 @@ impl Tokenizer {
     pub fn check_make(&self) -> Result<()> {
         let space = json!({"String": " "});
         let normalizer = json!({"type": "Replace", "pattern": space, "content": "▁"});
-        let refuse = |key, expected: &str, found: &Value| {
+        let refuse = |key: &str, expected: &str, found: &Value| {
             Err(Error::unsupported(key, "a tokenizer of another make than Gemma's").expected(expected, found))
         };
         if !self.byte_fallback {
             return refuse("model.byte_fallback", "true", &false.into());
+        }
+        if let Some((name, value)) = self.foreign.first() {
+            return refuse(&format!("model.{name}"), "none", &value.as_str().into());
         }
         if self.normalizer != normalizer {
             return refuse("normalizer", &normalizer.to_string(), &self.normalizer);
@@ -32,7 +35,7 @@ impl Tokenizer {
         // after the normalizer there is no space left to split at, so this one does nothing
         let split = &self.pre_tokenizer;
         let at_spaces = split["type"] == "Split" && split["pattern"] == space;
-        if !(split.is_null() || at_spaces) {
+        if !(split.is_null() || at_spaces && split["invert"] != true) {
             return refuse("pre_tokenizer", "none, or a Split at spaces", split);
         }
         if let Some(token) =
@@ -44,7 +47,25 @@ impl Tokenizer {
             )
             .expected("single_word, lstrip and rstrip false", "one that is true"));
         }
+        self.check_post_processor()?;
         self.check_merges()
+    }
+
+    /// That what is put around a text is called by its own id.
+    fn check_post_processor(&self) -> Result<()> {
+        let Some(tokens) = self.post_processor["special_tokens"].as_object() else { return Ok(()) };
+        for (text, entry) in tokens {
+            let id = self.added_tokens.iter().find(|token| token.content == *text).map(|token| token.id);
+            let id = id.or_else(|| self.vocab().find(|(token, _)| token == text).map(|(_, id)| id));
+            if let Some(id) = id.filter(|id| entry["ids"].is_array() && entry["ids"] != json!([id])) {
+                return Err(Error::malformed(
+                    format!("post_processor.special_tokens.{text}.ids"),
+                    "not the id of this token",
+                )
+                .expected(id, &entry["ids"]));
+            }
+        }
+        Ok(())
     }
 
     fn check_merges(&self) -> Result<()> {
@@ -55,6 +76,10 @@ impl Tokenizer {
         {
             return Err(Error::malformed("vocabulary", "cannot spell every text")
                 .expected(format!("a token {byte}"), "none"));
+        }
+        if self.merges().len() == 0 {
+            return Err(Error::malformed("model.merges", "there are none")
+                .expected("the merges of a BPE tokenizer", "an empty list"));
         }
         let mut ranks = HashMap::with_capacity(self.merges().len());
         let mut product = String::new();
