@@ -377,6 +377,6 @@ fn the_document_of_an_error_is_all_of_stdout() {
     let expected = json!({ "error": {
         "fault": "malformed", "place": place, "problem": "wrong shape for the config",
         "expected": "[256, 256]", "found": "[128, 512]", "help": null, "exit_code": 3,
-    } });
+    }, "schema": 1 });
     assert_eq!(found, expected);
 }

@@ -42,7 +42,7 @@ fn every_document_has_a_schema() {
     for (args, code) in [
         (vec!["types"], 0),
         (vec!["inspect", &model], 0),
-        (vec!["inspect", "/nowhere"], 4),
+        (vec!["inspect", "/nowhere"], 3),
         (vec!["plan", &model, "--type", "tomato"], 2),
         (vec!["plan", &model, "--tomato"], 2),
         (vec!["tomato"], 2),

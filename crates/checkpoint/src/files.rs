@@ -89,6 +89,18 @@ pub(crate) fn text_lf(path: &Path) -> Result<Option<String>> {
 /// A JSON file, `None` if there is none.
 pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = text(path)? else { return Ok(None) };
+    begins_as_json(path, &text)?;
+    serde_json::from_str(&text).map(Some).map_err(|e| match not_finite(&text, &e) {
+        Some((key, value)) => {
+            Error::malformed(format!("{}:{}: {key}", path.display(), e.line()), "not a finite number")
+                .expected("a number of JSON that f64 holds", value)
+        }
+        None => json_error(path.display(), &e),
+    })
+}
+
+/// That there is something in a file, and no mark before it.
+pub(crate) fn begins_as_json(path: &Path, text: &str) -> Result<()> {
     if text.trim().is_empty() {
         return Err(Error::malformed(path.display(), "the file is empty").help("Fetch it again."));
     }
@@ -99,13 +111,7 @@ pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         )
         .help("Save it as UTF-8 without one."));
     }
-    serde_json::from_str(&text).map(Some).map_err(|e| match not_finite(&text, &e) {
-        Some((key, value)) => {
-            Error::malformed(format!("{}:{}: {key}", path.display(), e.line()), "not a finite number")
-                .expected("a number of JSON that f64 holds", value)
-        }
-        None => json_error(path.display(), &e),
-    })
+    Ok(())
 }
 
 /// A JSON file that holds an object, `None` if there is none.

@@ -35,11 +35,11 @@ fn version() -> &'static str {
 
 fn describe_version() -> String {
     let commit = match env!("GEMMA_CONVERT_COMMIT") {
-        "" => "commit unknown",
+        "" => "unknown",
         commit => commit,
     };
     format!(
-        "{} ({commit})\ncodecs: {}; matrix products: {}",
+        "{} (commit {commit})\ncodecs: {}; matrix products: {}",
         env!("CARGO_PKG_VERSION"),
         format!("{:?}", quant::Simd::detect()).to_lowercase(),
         match runtime::Kernel::detect() {
