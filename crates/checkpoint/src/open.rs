@@ -81,10 +81,7 @@ impl Checkpoint {
         // before they are read, so that a change is noticed
         let companions = inputs::found(&dir);
         let place = dir.join("config.json");
-        let config: Value = files::json(&place)?.ok_or_else(|| folder::without_config(&dir))?;
-        if !config.is_object() {
-            return Err(Error::malformed(place.display(), "not a JSON object"));
-        }
+        let config = files::object(&place)?.ok_or_else(|| folder::without_config(&dir))?;
 
         let layout = layout::find(&dir)?;
         let mut checkpoint = Checkpoint {

@@ -1,43 +1,45 @@
 //! Digests of tensors, written into the header when all of them are there.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use plan::Plan;
 use rayon::prelude::*;
-use tensor::Result;
+use tensor::{Result, TensorSource};
 
 use crate::target::Target;
 
-/// Fills in the digests that the headers of a plan ask for. `targets` are its files in order, all written; `files` are their
-/// SHA-256, of which those of changed files become new ones.
-pub(crate) fn fill_in(plan: &Plan, targets: &[Target], files: &mut [String]) -> Result<()> {
+/// Fills in the digests that the headers of a plan ask for: those of artifacts whose tensors were `rounded` for a text.
+/// `targets` are the files of the plan in order, all written; `files` are their SHA-256, of which those of changed files become
+/// new ones.
+pub(crate) fn fill_in(
+    plan: &Plan,
+    rounded: &[Option<Arc<dyn TensorSource>>],
+    targets: &[Target],
+    files: &mut [String],
+) -> Result<()> {
     let mut first = 0;
-    for artifact in &plan.artifacts {
-        let numbers = first..first + artifact.files.len();
-        first = numbers.end;
-        let asking = artifact.files.iter().zip(numbers.clone()).find_map(|(file, number)| {
-            let places = plan::places_of_digests(&file.header);
-            (!places.is_empty()).then_some((number, places))
-        });
-        let Some((number, places)) = asking else { continue };
-        let tensors: Vec<_> = artifact
-            .files
-            .iter()
-            .zip(&targets[numbers])
-            .flat_map(|(file, target)| file.tensors.iter().map(move |tensor| (target, tensor)))
-            .collect();
+    for (number, artifact) in plan.artifacts.iter().enumerate() {
+        let (start, count) = (first, artifact.files.len());
+        first += count;
+        if rounded.get(number).is_none_or(Option::is_none) {
+            continue;
+        }
+        let places: Vec<_> = artifact.files.iter().zip(&targets[start..start + count]).collect();
+        let tensors: Vec<_> =
+            places.iter().flat_map(|(file, target)| file.tensors.iter().map(move |t| (target, t))).collect();
         let digests: HashMap<&str, String> = tensors
             .par_iter()
             .map(|(target, tensor)| {
                 Ok((tensor.desc.name.as_str(), target.digest_of(tensor.offset, tensor.bytes)?))
             })
             .collect::<Result<_>>()?;
-        for (name, at) in places {
-            if let Some(digest) = digests.get(name.as_str()) {
-                targets[number].write_draft(at as u64, digest.as_bytes())?;
+        for ((file, target), sha256) in places.into_iter().zip(&mut files[start..]) {
+            if let Some(header) = plan::with_digests(file, &digests)? {
+                target.write_draft(0, &header)?;
+                *sha256 = target.digest_of(0, file.bytes)?;
             }
         }
-        files[number] = targets[number].digest_of(0, targets[number].len())?;
     }
     Ok(())
 }

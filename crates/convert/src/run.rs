@@ -106,7 +106,7 @@ pub fn run(
     });
     let Passed { mut inputs, mut digests, repacked } = passed?;
     inputs.extend(companions?);
-    digests::fill_in(plan, &targets, &mut digests)?;
+    digests::fill_in(plan, &options.rounded, &targets, &mut digests)?;
     checkpoint.check_unchanged()?;
     if options.sync {
         targets.iter().try_for_each(Target::flush)?;

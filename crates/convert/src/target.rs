@@ -88,10 +88,14 @@ impl Target {
 
     fn hash_to(&self, hash: &mut Hash, limit: u64) -> Result<()> {
         let end = locked(&self.done).beginning().min(hash.bytes.saturating_add(limit));
-        hash.buffer.resize(HASH_BYTES, 0);
-        while hash.bytes < end {
-            let count = ((end - hash.bytes) as usize).min(HASH_BYTES);
-            let Hash { state, bytes, buffer } = hash;
+        self.read_back(hash, end)
+    }
+
+    /// Goes on hashing up to `end`, with what is written there.
+    fn read_back(&self, Hash { state, bytes, buffer }: &mut Hash, end: u64) -> Result<()> {
+        buffer.resize(HASH_BYTES, 0);
+        while *bytes < end {
+            let count = ((end - *bytes) as usize).min(HASH_BYTES);
             self.output.file().read_exact_at(&mut buffer[..count], *bytes).map_err(|e| self.fail(&e))?;
             state.update(&buffer[..count]);
             *bytes += count as u64;
@@ -119,21 +123,11 @@ impl Target {
         Ok(plan::hex(&hash.state.clone().finalize()))
     }
 
-    pub(crate) fn len(&self) -> u64 {
-        self.len
-    }
-
     /// The SHA-256 of a stretch that is written, read back.
     pub(crate) fn digest_of(&self, offset: u64, len: u64) -> Result<String> {
-        let (mut state, mut buffer) = (Sha256::new(), vec![0; HASH_BYTES]);
-        let mut at = offset;
-        while at < offset + len {
-            let count = ((offset + len - at) as usize).min(HASH_BYTES);
-            self.output.file().read_exact_at(&mut buffer[..count], at).map_err(|e| self.fail(&e))?;
-            state.update(&buffer[..count]);
-            at += count as u64;
-        }
-        Ok(plan::hex(&state.finalize()))
+        let mut hash = Hash { state: Sha256::new(), bytes: offset, buffer: Vec::new() };
+        self.read_back(&mut hash, offset + len)?;
+        Ok(plan::hex(&hash.state.finalize()))
     }
 
     /// The file, to be given its name when it is on disk.

@@ -35,7 +35,7 @@ pub use build::{CALIBRATION, Request, Shards, plan};
 pub use calibration::{Calibration, CalibrationMethod};
 pub use companions::is_companion;
 pub use device_map::device_map;
-pub use digests::{TENSOR_DIGESTS, digest_of_entry, places_of_digests};
+pub use digests::{TENSOR_DIGESTS, digest_of_entry, with_digests};
 pub use lattice::{Lattice, to_survey};
 pub use manifest::{
     ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, Repacked,
@@ -48,7 +48,7 @@ pub use offload::Offloaded;
 pub use output::{Format, Output};
 pub use presets::{Preset, preset_names};
 pub use recipe::{MaskedEmbedding, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
-pub use safetensors::OTHER;
+pub use safetensors::{OFFLOAD, OTHER};
 pub use schemes::{Scheme, scheme_names};
 pub use sensitivity::{Cost, Sensitivity, TYPES};
 pub use size::byte_size;

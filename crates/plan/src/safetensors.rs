@@ -20,6 +20,9 @@ use crate::types::{Artifact, Origin, OutputFile, OutputTensor};
 /// The role of tensors that are not of the text model. Their values are not looked at.
 pub const OTHER: &str = "other";
 
+/// How the names of shards begin whose tensors stay on the disk, before a dash.
+pub const OFFLOAD: &str = "offload";
+
 /// The name of weights in one file.
 const SINGLE: &str = "model.safetensors";
 
@@ -91,7 +94,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
         vec![("model", fill(first, max))]
     } else {
         files.push(companions::json("device_map.json", &map));
-        vec![("resident", fill(first, max)), ("offload", fill(last, max))]
+        vec![("resident", fill(first, max)), (OFFLOAD, fill(last, max))]
     };
     if sets.iter().map(|(_, shards)| shards.len()).sum::<usize>() > 1 {
         metadata.push((checkpoint::SET, &id));

@@ -257,12 +257,9 @@ impl Pair<'_> {
             {
                 part.rows.push(Row::of(row, blocks, limits.beneath(cols)));
                 let in_block = limits.block_len().max(GROUP) / GROUP;
-                let largest = |at: usize| {
-                    let start = at / in_block * in_block * GROUP;
-                    quant::max_abs(&x[start..(start + in_block * GROUP).min(cols)])
-                };
+                let largest: Vec<f32> = x.chunks(in_block * GROUP).map(quant::max_abs).collect();
                 let of_row = blocks.iter().enumerate().filter_map(|(at, sums)| {
-                    Group::of(row, at * GROUP, largest(at), sums, limits.beneath(GROUP))
+                    Group::of(row, at * GROUP, largest[at / in_block], sums, limits.beneath(GROUP))
                 });
                 groups.extend(of_row);
             }

@@ -30,8 +30,6 @@ const QUANTIZATION: &str = "quantization_config";
 const FORMAT: &str = "format";
 /// Where accelerate puts which module, of an offload set.
 const DEVICE_MAP: &str = "device_map.json";
-/// How the names of shards begin whose tensors stay on the disk.
-const OFFLOAD: &str = "offload-";
 /// What is shown of a value that is not there.
 const NONE: &str = "none";
 /// Differences of a file that are told.
@@ -163,7 +161,8 @@ pub(crate) fn compare(found: &Checkpoint, folder: &Folder, expected: &Expected) 
 /// The map of an offload set against its shards. A module that stays may be put on any device.
 pub(crate) fn device_map(found: &Checkpoint) -> Option<Finding> {
     let failure = |problem: String| Some(finding(Severity::Failure, DEVICE_MAP, problem));
-    let is_offloaded = |name: &str| name.starts_with(OFFLOAD);
+    let is_offloaded =
+        |name: &str| name.strip_prefix(plan::OFFLOAD).is_some_and(|rest| rest.starts_with('-'));
     let is_set = found.shards().iter().any(|shard| is_offloaded(&shard.name));
     let bytes = std::fs::read(found.dir().join(DEVICE_MAP)).ok();
     let coded = (0..found.tensors().len()).any(|index| found.code(index).is_some());

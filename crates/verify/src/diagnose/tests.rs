@@ -82,6 +82,22 @@ fn values() -> Vec<f32> {
     (0..SIZE * SIZE).map(|_| next()).collect()
 }
 
+/// An artifact of this one tensor.
+fn expected(tensor: ExpectedTensor) -> Expected {
+    Expected {
+        plan: String::new(),
+        config: config(),
+        metadata: Metadata::new(),
+        tensors: vec![tensor],
+        folder: None,
+        binding: false,
+        known: false,
+        importance: None,
+        quantised: false,
+        lenient: true,
+    }
+}
+
 /// What is said of an artifact with other values.
 fn said(base: &[f32], artifact: &Memory) -> Vec<String> {
     let base = Memory::new(DType::BF16, base);
@@ -94,20 +110,7 @@ fn said(base: &[f32], artifact: &Memory) -> Vec<String> {
         rounding: Default::default(),
         from: Values::Base(0),
     };
-    let (plan, metadata) = (String::new(), Metadata::new());
-    let tensors = vec![tensor];
-    let expected = Expected {
-        plan,
-        config: config(),
-        metadata,
-        tensors,
-        folder: None,
-        binding: false,
-        known: false,
-        importance: None,
-        quantised: false,
-        lenient: true,
-    };
+    let expected = expected(tensor);
     let stored = [Stored::plain(&artifact.0[0])];
     let (_, findings) = compare((artifact, None), &stored, &base, &expected, &|_| {}).unwrap();
     findings.into_iter().filter(|f| f.severity == Severity::Failure).map(|f| f.problem).collect()
@@ -176,20 +179,7 @@ fn figures_are_those_of_the_definition() {
         rounding: Default::default(),
         from,
     };
-    let (plan, metadata) = (String::new(), Metadata::new());
-    let tensors = vec![tensor];
-    let expected = Expected {
-        plan,
-        config: config(),
-        metadata,
-        tensors,
-        folder: None,
-        binding: false,
-        known: false,
-        importance: None,
-        quantised: false,
-        lenient: true,
-    };
+    let expected = expected(tensor);
     let stored = [Stored::plain(&artifact.0[0])];
     let (tensors, _) = compare((&artifact, None), &stored, &of_base, &expected, &|_| {}).unwrap();
     let error = &tensors.tensors[0];
