@@ -1,13 +1,11 @@
 //! Importance of the per-layer table is what an error in a column of it does to the residual stream: held against models
 //! whose table has such an error.
 
-mod support;
-
+use crate::support::{convert, fixture};
 use calibrate::{Text, importance};
 use gemma::{Config, gguf_inventory};
 use gguf::GgufSet;
 use runtime::{KvCache, Matrix, Model, Stage, Weights};
-use support::{convert, fixture};
 use tensor::{Result, TensorDesc, TensorSource};
 
 /// A model in f32 whose per-layer table has an error in one column.

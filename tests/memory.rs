@@ -1,18 +1,16 @@
 //! The memory plan: what stock llama.cpp says that it takes, what our runtime takes, what fits.
 
-mod support;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::{self, Folder, Run, command, convert, fixture, run};
 use checkpoint::Checkpoint;
 use gemma::{Config, Model};
 use plan::{Conditions, Engine, KvLayers, Recipe, Request, Shards, kv_cache, plan};
 use serde_json::{Map, Value, json};
-use support::{Folder, Run, command, convert, fixture, run};
 use tensor::{DType, TensorDesc};
 use xtask::oracle::Oracle;
 
@@ -43,7 +41,7 @@ const STOCK: [(&str, u64, &str, Printed, Printed); 17] = [
 type Printed = (u64, u64, &'static str);
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    testkit::fixtures("")
 }
 
 fn dtype(name: &str) -> DType {

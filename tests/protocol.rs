@@ -17,7 +17,7 @@ use xtask::oracle::Oracle;
 const TRAINED: u64 = 2048;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    testkit::fixtures("")
 }
 
 fn template(name: &str) -> String {

@@ -4,20 +4,13 @@
 //! The modules of the command line are compiled in: a test cannot link a binary. The browser's test is skipped where no
 //! Chromium is installed, unless `GEMMA_CONVERT_BROWSER=require` is set, as `.ci/run` does.
 
-#[path = "support/chromium.rs"]
-mod chromium;
-#[path = "../crates/cli/src/report/mod.rs"]
-mod report;
-#[path = "support/reports.rs"]
-mod reports;
-#[path = "../crates/cli/src/table.rs"]
-mod table;
-
 use std::fs;
 
 use html5ever::tendril::TendrilSink;
 use markup5ever_rcdom::{Handle, NodeData, RcDom};
 use verify::Report;
+
+use crate::support::{chromium, reports};
 
 /// An element, without its namespace.
 struct Element {
@@ -288,10 +281,11 @@ mod schema {
 
     use serde_json::Value;
 
-    use super::{Report, reports};
+    use super::Report;
+    use crate::support::reports;
 
     fn document() -> String {
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/report.md")).unwrap()
+        std::fs::read_to_string(testkit::root().join("docs/report.md")).unwrap()
     }
 
     /// `tensors.roles[].relative`, of all values. Keys that are names of a file's or a user's are `*`.

@@ -2,18 +2,16 @@
 //! file of base logits in both directions, and what cannot be verified. Broken files have a test of their own:
 //! `broken.rs`.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{self, run};
 use serde_json::Value;
-use support::run;
 use tensor::TensorSource;
 use xtask::oracle::Oracle;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+    testkit::fixtures("").join(name)
 }
 
 fn checkpoint(name: &str) -> PathBuf {

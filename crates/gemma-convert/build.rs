@@ -11,7 +11,7 @@ fn main() {
         "cargo:rustc-env=GEMMA_CONVERT_COMMIT={}",
         git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_default()
     );
-    println!("cargo:rerun-if-changed=crates/cli/build.rs");
+    println!("cargo:rerun-if-changed=build.rs");
     // grows with every commit that is checked out
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
         println!("cargo:rerun-if-changed={log}");

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gemma::{Config, Inventory};
-use importance::{Entry, Importance};
+use imatrix::{Entry, Importance};
 use rayon::prelude::*;
 use runtime::{Input, Matrix, Model, Observer};
 use tensor::{Error, Result};

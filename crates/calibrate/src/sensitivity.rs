@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use gemma::{Inventory, Store};
-use importance::Importance;
+use imatrix::Importance;
 use plan::{Cost, Sensitivity, TYPES};
 use quant::Simd;
 use rayon::prelude::*;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use base::Publication;
 use checkpoint::{Checkpoint, Companion};
-use importance::Importance;
+use imatrix::Importance;
 use plan::{Artifact, ArtifactEntry, CalibrationEntry, FileEntry, Manifest, Origin, OutputFile, Plan};
 use quant::Simd;
 use tensor::{Error, Result, TensorSource};

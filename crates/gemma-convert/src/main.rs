@@ -10,12 +10,10 @@ mod commands;
 mod memory;
 mod outcome;
 mod progress;
-mod report;
 mod reports;
 mod sampling;
 mod signals;
 mod speculation;
-mod table;
 
 use clap::Parser;
 

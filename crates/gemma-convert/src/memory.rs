@@ -8,7 +8,7 @@ use serde::Serialize;
 use tensor::Result;
 
 use crate::args;
-use crate::table::{Table, grouped};
+use report::{Table, grouped};
 
 /// Tokens of context, if nothing is said.
 const CONTEXT: u64 = 8192;

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use gguf::{Layout, Metadata};
-use importance::{Entry, Importance};
+use imatrix::{Entry, Importance};
 use tempfile::TempDir;
 use tensor::{DType, Error, Fault, TensorDesc};
 

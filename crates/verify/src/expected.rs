@@ -10,7 +10,7 @@ use std::sync::Arc;
 use checkpoint::Checkpoint;
 use gemma::{Config, Model};
 use gguf::{GgufSet, Header, Metadata};
-use importance::Importance;
+use imatrix::Importance;
 use plan::{
     Format, Given, ImportanceSource, Lattice, Origin as PlannedOrigin, OutputTensor, Request, Shards,
     TENSOR_DIGESTS,

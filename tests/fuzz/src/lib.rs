@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use checkpoint::{Checkpoint, ModelCard};
 use gemma::{Config, Model, Vocabulary};
 use gguf::Header;
-use importance::Importance;
+use imatrix::Importance;
 use plan::{Manifest, Recipe, Request, Shards};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use ::calibrate::Text;
-use ::importance::Importance;
+use ::imatrix::Importance;
 use ::plan::byte_size;
 use base::OutputFile;
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::calibration::{names, sequences};
 use crate::commands::opened::Opened;
 use crate::outcome::Output;
 use crate::progress::Bar;
-use crate::table::grouped;
+use report::grouped;
 
 pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
     if args.out.exists() && !args.force {

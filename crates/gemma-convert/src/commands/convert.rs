@@ -15,7 +15,7 @@ use crate::calibration::{self, Calibrated};
 use crate::commands::{Out, Planned, draft, plan_for, requests};
 use crate::outcome::Output;
 use crate::progress::Bar;
-use crate::table::{Table, grouped};
+use report::{Table, grouped};
 
 pub(crate) fn run(args: &args::Convert) -> Result<Output> {
     // first: they are small, and what does not go together is found out

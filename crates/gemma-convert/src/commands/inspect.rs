@@ -9,13 +9,13 @@ use std::path::Path;
 use ::checkpoint::{self, Checkpoint, Sbs, SbsTensor};
 use ::gemma::Model;
 use ::gguf::{GgufSet, Value};
-use ::importance::Importance;
+use ::imatrix::Importance;
 use serde_json::json;
 use tensor::{DType, Result, TensorDesc, TensorSource};
 
 use crate::args;
 use crate::outcome::Output;
-use crate::table::{Table, grouped};
+use report::{Table, grouped};
 
 pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
     let path = &args.model;

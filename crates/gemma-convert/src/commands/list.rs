@@ -9,7 +9,7 @@ use tensor::Result;
 use crate::args;
 use crate::commands::shards;
 use crate::outcome::Output;
-use crate::table::{Table, grouped};
+use report::{Table, grouped};
 
 /// The recipes that are embedded.
 pub(crate) fn recipes(args: &args::List) -> Result<Output> {

@@ -12,7 +12,6 @@ use crate::commands::opened::Opened;
 use crate::commands::verify::base_info;
 use crate::outcome::Output;
 use crate::progress::Bar;
-use crate::report;
 use crate::reports::Reports;
 use crate::sampling::{Sampler, Sampling};
 use crate::speculation::Speculation;

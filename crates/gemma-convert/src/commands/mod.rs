@@ -21,7 +21,7 @@ use std::sync::Arc;
 use ::checkpoint::Checkpoint;
 use ::convert::Options;
 use ::gemma::Model;
-use ::importance::Importance;
+use ::imatrix::Importance;
 use ::plan::{
     FileEntry, Format, Given, ImportanceKeys, ImportanceSource, Plan, Preset, Recipe, Request, Shards,
     TypeRule,

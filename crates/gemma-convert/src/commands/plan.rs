@@ -13,7 +13,7 @@ use crate::budget::Costs;
 use crate::commands::{Out, requests, shards};
 use crate::memory::{self, MemoryPlan};
 use crate::outcome::Output;
-use crate::table::{Table, grouped};
+use report::{Table, grouped};
 
 pub(crate) fn run(args: &args::Plan) -> Result<Output> {
     let mut requests = requests(&args.what, &Out::new(&args.out))?;

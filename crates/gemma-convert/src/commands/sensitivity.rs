@@ -11,7 +11,7 @@ use tensor::{DType, Error, Result};
 use crate::args;
 use crate::budget::{Measure, measure};
 use crate::outcome::Output;
-use crate::table::{Table, grouped};
+use report::{Table, grouped};
 
 pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
     if args.text.text.is_empty() {

@@ -20,7 +20,6 @@ use crate::commands::opened::{Container, Given, Opened};
 use crate::commands::recipe_text;
 use crate::outcome::Output;
 use crate::progress::Bar;
-use crate::report;
 use crate::reports::Reports;
 
 pub(crate) fn run(args: &args::Verify) -> Result<Output> {

@@ -15,13 +15,14 @@ const LEVELS: &[(u8, &[&str])] = &[
     (0, &["base"]),
     (1, &["tensor"]),
     (2, &["quant", "gguf", "hub"]),
-    (3, &["checkpoint", "importance"]),
+    (3, &["checkpoint", "imatrix"]),
     (4, &["gemma", "text"]),
     (5, &["plan", "runtime"]),
     (6, &["convert"]),
     (7, &["verify"]),
     (8, &["calibrate"]),
-    (9, &[CLI]),
+    (9, &["report"]),
+    (10, &[CLI]),
 ];
 
 /// The root package; the document may call it by its folder, `cli`.

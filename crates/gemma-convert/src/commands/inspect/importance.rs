@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use ::importance::{Entry, Importance, Statistics};
+use ::imatrix::{Entry, Importance, Statistics};
 use serde_json::json;
 use tensor::Result;
 
 use crate::commands::inspect::role;
 use crate::outcome::Output;
-use crate::table::{Table, grouped};
+use report::{Table, grouped};
 
 /// An entry with its figures.
 struct Listed<'a> {

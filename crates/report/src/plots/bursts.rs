@@ -3,14 +3,14 @@
 use ::verify::{Burst, DraftReport};
 
 use super::{Frame, Plot, WIDTH};
-use crate::report::number;
-use crate::report::scale::Scale;
-use crate::report::svg::{Anchor, Svg};
+use crate::number;
+use crate::scale::Scale;
+use crate::svg::{Anchor, Svg};
 
 /// Its class, its name, and its value for a burst size.
 type Line = (&'static str, &'static str, fn(&Burst) -> f64);
 
-pub(in crate::report) fn bursts(report: &DraftReport) -> Option<Plot> {
+pub(crate) fn bursts(report: &DraftReport) -> Option<Plot> {
     let title = "Speed-up by burst size";
     let (first, last) = (report.bursts.first()?, report.bursts.last()?);
     let all = report.bursts.iter().flat_map(|burst| [burst.implied, burst.ideal]);

@@ -12,7 +12,7 @@ use crate::table::Table;
 const FINDINGS: usize = 30;
 
 /// What was verified, findings, errors by role, figures with intervals and limits, verdict.
-pub(crate) fn text(report: &Report) -> String {
+pub fn text(report: &Report) -> String {
     let mut text = render(&tables::models(report));
     text.push('\n');
     for line in tables::steps(report) {

@@ -16,7 +16,7 @@ const STYLE: &str = include_str!("page.css");
 const FINDINGS: usize = 100;
 
 /// Verdict, findings, figures, plots, tables.
-pub(crate) fn html(report: &Report) -> String {
+pub fn html(report: &Report) -> String {
     let title = format!("Verification of {}", report.artifact.path);
     let mut page = open(&title);
     verdict(&mut page, report.passed, &tables::verdict(report));

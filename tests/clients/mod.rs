@@ -6,12 +6,12 @@ mod hub;
 mod merged;
 mod runtimes;
 mod server;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::process::Command;
 
 use serde_json::Value;
+
+use crate::support;
 
 /// After these prompts the tiny e2b, in Q4_0, never has two tokens so near each other that another rounding of activations
 /// would change the text: see tests/browser.rs.

@@ -3,12 +3,12 @@
 use ::plan::Allocation;
 
 use super::{Frame, Plot, WIDTH};
-use crate::report::number;
-use crate::report::scale::{Scale, round_above, round_below};
-use crate::report::svg::{Anchor, Svg};
+use crate::number;
+use crate::scale::{Scale, round_above, round_below};
+use crate::svg::{Anchor, Svg};
 
 /// `measured` is the mean KL divergence, if there is one.
-pub(in crate::report) fn budget(allocation: &Allocation, measured: Option<f64>) -> Option<Plot> {
+pub(crate) fn budget(allocation: &Allocation, measured: Option<f64>) -> Option<Plot> {
     let title = "Types by budget";
     let ((smallest, _), (largest, _)) = (allocation.curve.first()?, allocation.curve.last()?);
     if smallest == largest {

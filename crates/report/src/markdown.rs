@@ -11,7 +11,7 @@ use super::tables::{self, Align, Cell, Grid};
 const FINDINGS: usize = 20;
 
 /// A verdict line, findings, figures; models, roles and times in a fold.
-pub(crate) fn markdown(report: &Report) -> String {
+pub fn markdown(report: &Report) -> String {
     let mark = match report.outcome {
         Outcome::Passed => "✅",
         Outcome::CheckedAlone => "☑️",

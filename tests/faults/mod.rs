@@ -2,9 +2,6 @@
 //! with one at least by the file. A new kind of artifact gets a table here too. `broken.rs` has the mistakes that
 //! llama.cpp runs without a word, with their causes.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod draft;
 mod edit;
 mod folder;
@@ -14,9 +11,9 @@ mod split;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::{self, fixture};
 use checkpoint::Checkpoint;
 use gguf::GgufSet;
-use support::fixture;
 use tensor::{Result, TensorSource};
 use verify::{Expected, Finding, Provenance, Severity};
 

@@ -4,21 +4,23 @@ use std::fmt::Write;
 
 /// A table; numbers are aligned to the right.
 #[derive(Default)]
-pub(crate) struct Table {
+pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(crate) fn new(head: &[&str]) -> Table {
+    /// A table with these column titles and no rows.
+    pub fn new(head: &[&str]) -> Table {
         Table { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
     }
 
     /// What cells hold may come from a file: a cell is one line, and nothing in it acts on a terminal.
-    pub(crate) fn row(&mut self, cells: Vec<String>) {
+    pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells.iter().map(|cell| base::visible_line(cell).into_owned()).collect());
     }
 
-    pub(crate) fn render(&self) -> String {
+    /// The table as lines of text.
+    pub fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
         let widths: Vec<_> =
@@ -47,7 +49,7 @@ fn is_number(cell: &str) -> bool {
 }
 
 /// `1234567` → `1,234,567`.
-pub(crate) fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {

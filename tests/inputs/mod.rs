@@ -6,15 +6,13 @@ mod experts;
 mod files;
 mod names;
 mod refused;
-#[path = "../support/mod.rs"]
-mod support;
 mod tables;
 
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::support::{Folder, WEIGHTS, convert, fixture, recipe, run, sha256};
 use serde_json::Value;
-use support::{Folder, WEIGHTS, convert, fixture, recipe, run, sha256};
 
 pub(crate) const ALL: &[&str] = &["e2b", "26b-a4b", "31b"];
 

@@ -3,16 +3,16 @@
 use ::verify::{RoleError, Tensors};
 
 use super::{Frame, Plot, WIDTH};
-use crate::report::number;
-use crate::report::scale::Scale;
-use crate::report::svg::{Anchor, Svg};
-use crate::report::tables;
+use crate::number;
+use crate::scale::Scale;
+use crate::svg::{Anchor, Svg};
+use crate::tables;
 
 /// Roles below this share of the largest are summed up.
 const LEAST: f64 = 0.004;
 const ROW: f64 = 30.0;
 
-pub(in crate::report) fn sizes(tensors: &Tensors) -> Option<Plot> {
+pub(crate) fn sizes(tensors: &Tensors) -> Option<Plot> {
     let title = "Size by role";
     let size = |role: &RoleError| role.bytes.max(role.base_bytes);
     let largest = tensors.roles.iter().map(size).max().filter(|most| *most > 0)?;

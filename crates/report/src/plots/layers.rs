@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use ::verify::{TensorError, Tensors};
 
 use super::{Plot, WIDTH};
-use crate::report::number;
-use crate::report::scale::Scale;
-use crate::report::svg::{Anchor, Svg};
+use crate::number;
+use crate::scale::Scale;
+use crate::svg::{Anchor, Svg};
 
 /// Colours, from the smallest error to the largest: classes `h0` … of the style sheet.
 const STEPS: usize = 8;
@@ -22,7 +22,7 @@ const TOP: f64 = 56.0;
 /// A cell: the worst of its tensors, and how many they are.
 type Cells<'a> = BTreeMap<Option<usize>, (&'a TensorError, usize)>;
 
-pub(in crate::report) fn layers(tensors: &Tensors) -> Option<Plot> {
+pub(crate) fn layers(tensors: &Tensors) -> Option<Plot> {
     let title = "Error by layer and role";
     tensors.tensors.first()?;
     let errors =

@@ -3,15 +3,15 @@
 use ::verify::DeltaP;
 
 use super::{Frame, Plot, WIDTH};
-use crate::report::number;
-use crate::report::scale::{Scale, round_above};
-use crate::report::svg::{Anchor, Svg};
+use crate::number;
+use crate::scale::{Scale, round_above};
+use crate::svg::{Anchor, Svg};
 use crate::table::grouped;
 
 /// Finer bins are joined.
 const BINS: usize = 201;
 
-pub(in crate::report) fn delta_p(delta_p: &DeltaP) -> Option<Plot> {
+pub(crate) fn delta_p(delta_p: &DeltaP) -> Option<Plot> {
     let title = "Distribution of Δp";
     let largest = delta_p.histogram.iter().max().filter(|most| **most > 0)?;
     if delta_p.rms == 0.0 {

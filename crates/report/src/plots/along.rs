@@ -3,9 +3,9 @@
 use ::verify::{Along, Report, Text};
 
 use super::{Frame, Plot, WIDTH};
-use crate::report::number;
-use crate::report::scale::{Scale, round_above, round_below};
-use crate::report::svg::{Anchor, Svg};
+use crate::number;
+use crate::scale::{Scale, round_above, round_below};
+use crate::svg::{Anchor, Svg};
 use crate::table::grouped;
 
 /// Beyond it, the boundaries of documents would hide the line.
@@ -13,7 +13,7 @@ const BOUNDARIES: usize = 80;
 /// Beyond it, points have no titles.
 const POINTS: usize = 800;
 
-pub(in crate::report) fn along(report: &Report, text: &Text) -> Option<Plot> {
+pub(crate) fn along(report: &Report, text: &Text) -> Option<Plot> {
     let title = "KL divergence along the text";
     let points: Vec<_> = text.along.iter().filter(|point| point.kld.is_finite()).collect();
     points.first()?;

@@ -9,7 +9,7 @@ use super::{html, markdown, number, plots, text};
 use crate::table::grouped;
 
 /// For a terminal: the verdict last, where it is seen.
-pub(crate) fn draft_text(report: &DraftReport) -> String {
+pub fn draft_text(report: &DraftReport) -> String {
     let mut out = text::render(&models(report));
     let _ = write!(
         out,
@@ -23,7 +23,7 @@ pub(crate) fn draft_text(report: &DraftReport) -> String {
 }
 
 /// For the summary of a CI run.
-pub(crate) fn draft_markdown(report: &DraftReport) -> String {
+pub fn draft_markdown(report: &DraftReport) -> String {
     let mut out =
         format!("### {}\n\n{}\n", markdown::escape(&verdict(report)), markdown::render(&models(report)));
     for sentence in sentences(report) {
@@ -34,7 +34,7 @@ pub(crate) fn draft_markdown(report: &DraftReport) -> String {
 }
 
 /// A page that needs nothing else.
-pub(crate) fn draft_html(report: &DraftReport) -> String {
+pub fn draft_html(report: &DraftReport) -> String {
     let mut page = html::open(&format!("Worth of {}", report.draft.path));
     html::verdict(&mut page, report.measured.same_text, &verdict(report));
     html::list(&mut page, &sentences(report));

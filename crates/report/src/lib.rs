@@ -17,10 +17,12 @@ mod number;
 mod plots;
 mod scale;
 mod svg;
+mod table;
 mod tables;
 mod text;
 
-pub(crate) use self::draft::{draft_html, draft_markdown, draft_text};
-pub(crate) use self::html::html;
-pub(crate) use self::markdown::markdown;
-pub(crate) use self::text::text;
+pub use self::draft::{draft_html, draft_markdown, draft_text};
+pub use self::html::html;
+pub use self::markdown::markdown;
+pub use self::table::{Table, grouped};
+pub use self::text::text;
