@@ -2,7 +2,7 @@
 //! whose table has such an error.
 
 use crate::support::{convert, fixture};
-use calibrate::{Text, importance};
+use calibrate::{CalibrationTokens, importance};
 use gemma::{Config, gguf_inventory};
 use gguf::GgufSet;
 use runtime::{KvCache, Matrix, Model, Stage, Weights};
@@ -49,7 +49,7 @@ fn an_error_moves_the_residual_stream_by_the_importance_of_its_column() {
         (0..100).map(|n| if n == 0 { 2 } else { 300 + (n * n * 37 + n * 11) % 1700 }).collect();
 
     let model = Model::new(&config, Weights::new(&file, &inventory).unwrap()).unwrap();
-    let text = Text {
+    let text = CalibrationTokens {
         sequences: std::slice::from_ref(&tokens),
         names: Vec::new(),
         memory: u64::MAX,

@@ -185,15 +185,15 @@ fn what_was_not_measured_is_not_drawn() {
 /// What a draft is worth has a page too: one plot, a row for each burst size, the best of them marked.
 #[test]
 fn the_page_of_a_draft_is_html_without_an_error_and_has_its_figures() {
-    let burst = |guesses: usize| verify::Burst {
+    let burst = |guesses: usize| draft::Burst {
         guesses,
         accepted: 1.0 - 0.5f64.powi(guesses as i32),
         implied: 1.5 - 0.1 * guesses as f64,
         ideal: 1.6,
         ..Default::default()
     };
-    let measured = verify::Measured { guesses: 1, speedup: 1.25, same_text: true, ..Default::default() };
-    let mut report = verify::DraftReport { best: 1, measured, ..Default::default() };
+    let measured = draft::Measured { guesses: 1, speedup: 1.25, same_text: true, ..Default::default() };
+    let mut report = draft::DraftReport { best: 1, measured, ..Default::default() };
     report.bursts = (1..=8).map(burst).collect();
     report.draft.path = "<b>draft</b>.gguf".to_owned();
     let (elements, errors) = parse(&report::draft_html(&report));

@@ -1,11 +1,10 @@
 //! How much two models' predictions of a text have in common.
 
+use eval::predictions;
 use rayon::prelude::*;
 use runtime::{Draft, KvCache, Matrix, Model, argmax};
 use tensor::Result;
-
-use crate::Sequence;
-use crate::lockstep::states;
+use text::Sequence;
 
 /// Rows of logits at a time: 64 MiB a model.
 const ROWS: usize = 64;
@@ -37,7 +36,7 @@ impl Overlap {
 /// How target and draft predict the scored tokens of all sequences, each from the text before it.
 ///
 /// # Errors
-/// What the models say.
+/// `Io` for a source that cannot be read.
 pub fn overlaps(
     target: &Model<'_>,
     draft: &Draft<'_>,
@@ -46,7 +45,8 @@ pub fn overlaps(
 ) -> Result<Vec<Overlap>> {
     let Draft::Assistant(drafter) = draft else {
         let Draft::Model(model) = draft else { return Ok(Vec::new()) };
-        let (theirs, own) = (predictions(target, sequences)?, predictions(model, sequences)?);
+        let (theirs, own) =
+            (predictions(target, sequences, &|_| ())?, predictions(model, sequences, &|_| ())?);
         progress(sequences.iter().map(|sequence| sequence.scored.len() as u64).sum());
         return own_overlaps((target, &theirs), (model, &own));
     };
@@ -68,18 +68,10 @@ pub fn overlaps(
     Ok(all)
 }
 
-/// The normalised hidden states from which a model predicts the scored tokens.
-///
-/// # Errors
-/// What the model says.
-pub fn predictions(model: &Model<'_>, sequences: &[Sequence]) -> Result<Matrix> {
-    states(model, sequences, &|_| ())
-}
-
 /// The overlaps of two models' [`predictions`].
 ///
 /// # Errors
-/// What the models say.
+/// `Io` for a source that cannot be read.
 pub fn own_overlaps(target: (&Model<'_>, &Matrix), draft: (&Model<'_>, &Matrix)) -> Result<Vec<Overlap>> {
     let vocab = 0..target.0.config().vocab;
     let mut all = Vec::with_capacity(target.1.rows());

@@ -8,13 +8,9 @@
 //! full layers that have none read the last of these, sliding ones the one before (`src/llama-model.cpp`,
 //! `create_memory`). That a model ends in a full layer is a rule of the family.
 
+use gemma::{Attention, Config, Inventory, KV_OWNERS, both_dialects};
 use serde_json::Value;
 use tensor::{Error, Result, TensorDesc, TensorSource};
-
-use crate::config::dialects::both_dialects;
-use crate::config::{Attention, Config};
-use crate::llama_cpp::OWNERS;
-use crate::tensors::Inventory;
 
 /// What a draft of these layers is made of.
 #[derive(Clone, Debug)]
@@ -26,19 +22,19 @@ pub struct Extraction {
     layers: Vec<usize>,
     ple: u64,
     tensors: Vec<TensorDesc>,
-    from: Vec<From>,
+    from: Vec<SourceTensor>,
 }
 
 /// Where a tensor of the draft comes from.
 #[derive(Clone, Copy, Debug)]
-struct From {
+struct SourceTensor {
     /// Its number in the target.
     index: usize,
-    cut: Cut,
+    slice: Slice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
+enum Slice {
     Whole,
     /// Each row has a part a layer.
     Columns,
@@ -77,18 +73,18 @@ impl Extraction {
                 name = name.replacen(&format!("layers.{layer}."), &format!("layers.{at}."), 1);
             }
             let width = layers.len() as u64 * target.ple;
-            let cut = match found.slot.role {
-                "per_layer_token_embd" => Cut::Columns,
-                "per_layer_model_proj" => Cut::Rows,
-                _ => Cut::Whole,
+            let slice = match found.slot.role {
+                "per_layer_token_embd" => Slice::Columns,
+                "per_layer_model_proj" => Slice::Rows,
+                _ => Slice::Whole,
             };
-            match cut {
-                Cut::Whole => {}
-                Cut::Columns => shape[1] = width,
-                Cut::Rows => shape[0] = width,
+            match slice {
+                Slice::Whole => {}
+                Slice::Columns => shape[1] = width,
+                Slice::Rows => shape[0] = width,
             }
             extraction.tensors.push(TensorDesc::new(name, desc.dtype, shape)?);
-            extraction.from.push(From { index: found.index, cut });
+            extraction.from.push(SourceTensor { index: found.index, slice });
         }
         Ok(extraction)
     }
@@ -117,11 +113,11 @@ impl TensorSource for ExtractedWeights<'_> {
 
     fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
         let Extraction { layers, ple, tensors, from, .. } = self.extraction;
-        let From { index: there, cut } = from[index];
+        let SourceTensor { index: there, slice } = from[index];
         let whole = &self.target.tensors()[there];
-        match cut {
-            Cut::Whole => self.target.read_rows(there, first, out),
-            Cut::Rows => {
+        match slice {
+            Slice::Whole => self.target.read_rows(there, first, out),
+            Slice::Rows => {
                 let row_bytes = whole.row_bytes() as usize;
                 let mut at = first;
                 let mut rest = out;
@@ -134,7 +130,7 @@ impl TensorSource for ExtractedWeights<'_> {
                 }
                 Ok(())
             }
-            Cut::Columns => {
+            Slice::Columns => {
                 let part = (tensors[index].row_bytes() / layers.len() as u64) as usize;
                 let mut bytes = vec![0; whole.row_bytes() as usize];
                 for (number, row) in out.chunks_exact_mut(part * layers.len()).enumerate() {
@@ -174,10 +170,10 @@ pub fn check_layers(target: &Config, layers: &[usize]) -> Result<()> {
     }
     let (owners, sharing): (Vec<usize>, Vec<usize>) =
         layers.iter().partition(|&&layer| !target.shares_kv(layer));
-    if owners.len() < OWNERS {
+    if owners.len() < KV_OWNERS {
         let expected =
-            format!("{OWNERS} layers below {}", target.layers() - target.shared_kv_layers as usize);
-        return refused(format!("fewer than {OWNERS} layers have keys and values of their own"), expected);
+            format!("{KV_OWNERS} layers below {}", target.layers() - target.shared_kv_layers as usize);
+        return refused(format!("fewer than {KV_OWNERS} layers have keys and values of their own"), expected);
     }
     for (kind_of, behind) in [(Attention::Full, 1), (Attention::Sliding, 2)] {
         let owner = owners[owners.len() - behind];
@@ -238,12 +234,12 @@ fn cut_config(json: &Value, target: &Config, layers: &[usize]) -> Value {
 /// # Errors
 /// `Recipe`.
 pub fn check_count(target: &Config, count: usize) -> Result<()> {
-    if (OWNERS..target.layers()).contains(&count) {
+    if (KV_OWNERS..target.layers()).contains(&count) {
         return Ok(());
     }
     Err(Error::recipe(
         format!("--layers {count}"),
         format!("no such draft of a model of {} layers", target.layers()),
     )
-    .expected(format!("{OWNERS} to {}", target.layers() - 1), count))
+    .expected(format!("{KV_OWNERS} to {}", target.layers() - 1), count))
 }

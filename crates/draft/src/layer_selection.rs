@@ -1,23 +1,25 @@
-//! Which layers of a model make the best draft of it: by measurement.
+//! Layer selection for an extracted draft model, by measurement.
 //!
-//! Beginning with all layers, the one without which most tokens of a text still have the same likeliest successor is left
-//! out, again and again. Where there are many layers to try, only those are that turn the hidden states least, by the cosine
-//! between what goes in and what comes out.
+//! The selection starts with all layers. Each step removes the layer whose absence leaves the most tokens of a text with the
+//! same likeliest successor. A step measures only the [`TRIED`] layers with the highest cosine similarity between the hidden
+//! states before and after the layer (the block influence of ShortGPT, Men et al. 2024).
 
-use gemma::{Config, Extraction, Inventory, check_count, check_layers};
+use eval::predictions;
+use gemma::{Config, Inventory};
 use runtime::{Matrix, Model, Stage, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
+use text::Sequence;
 
-use crate::{Overlap, Sequence, own_overlaps, predictions};
+use crate::{Extraction, Overlap, check_count, check_layers, own_overlaps};
 
 /// Layers that are tried at each step.
 const TRIED: usize = 8;
 
 /// Layers that were chosen, and what the draft of them agrees in with the whole model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Choice {
+pub struct LayerSelection {
     /// Their numbers in the model, ascending.
     pub layers: Vec<usize>,
     /// Share of the tokens that have the same likeliest successor.
@@ -40,7 +42,7 @@ struct Whole<'a> {
     states: Matrix,
 }
 
-/// Chooses `count` layers of a model by a text. `progress` is told of each set of layers that has been tried; see [`tries`].
+/// Chooses `count` layers of a model by a text. `progress` is told of each set of layers that has been tried; see [`LayerSelection::tries`].
 ///
 /// # Errors
 /// `Recipe` for a number of layers that cannot be chosen; what the model says.
@@ -50,14 +52,14 @@ pub fn choose_layers(
     sequences: &[Sequence],
     count: usize,
     progress: &dyn Fn(u64),
-) -> Result<Choice> {
+) -> Result<LayerSelection> {
     check_count(config, count)?;
     let model = Model::new(config, Weights::new(source, inventory)?)?;
-    let states = predictions(&model, sequences)?;
+    let states = predictions(&model, sequences, &|_| ())?;
     let whole = Whole { source, config, json, inventory, model, sequences, states };
     let turns = whole.turns()?;
 
-    let mut choice = Choice { layers: (0..config.layers()).collect(), ..Choice::default() };
+    let mut choice = LayerSelection { layers: (0..config.layers()).collect(), ..LayerSelection::default() };
     while choice.layers.len() > count {
         let mut tried: Vec<usize> = choice
             .layers
@@ -67,11 +69,11 @@ pub fn choose_layers(
             .collect();
         tried.sort_by(|&a, &b| turns[a].total_cmp(&turns[b]));
         tried.truncate(TRIED);
-        let mut best: Option<(usize, Choice)> = None;
+        let mut best: Option<(usize, LayerSelection)> = None;
         for layer in tried {
             let found = whole.measured(without(&choice.layers, layer))?;
             progress(1);
-            let better = |(_, best): &(usize, Choice)| {
+            let better = |(_, best): &(usize, LayerSelection)| {
                 found.top1.total_cmp(&best.top1).then(found.acceptance.total_cmp(&best.acceptance)).is_gt()
             };
             if best.as_ref().is_none_or(better) {
@@ -79,16 +81,16 @@ pub fn choose_layers(
             }
         }
         let Some((layer, found)) = best else {
-            return Err(Error::recipe(format!("--layers {count}"), "no layer can be spared any more")
+            return Err(Error::recipe(format!("--layers {count}"), "no further layer can be removed")
                 .expected(format!("at least {}", choice.layers.len()), count));
         };
         choice.left_out.push(layer);
-        choice = Choice { left_out: choice.left_out, ..found };
+        choice = LayerSelection { left_out: choice.left_out, ..found };
     }
     Ok(choice)
 }
 
-impl Choice {
+impl LayerSelection {
     /// The most sets of layers that are tried for a draft of `count` layers of a model of `layers`.
     pub fn tries(layers: usize, count: usize) -> u64 {
         (count + 1..=layers).map(|left| left.min(TRIED) as u64).sum()
@@ -124,17 +126,17 @@ impl Whole<'_> {
     }
 
     /// How a draft of these layers agrees with the whole.
-    fn measured(&self, layers: Vec<usize>) -> Result<Choice> {
+    fn measured(&self, layers: Vec<usize>) -> Result<LayerSelection> {
         let extraction =
             Extraction::new(self.config, self.json, self.inventory, self.source.tensors(), &layers)?;
         let source = extraction.source(self.source);
         let inventory = gemma::inventory(&extraction.config, source.tensors(), &|_| "the model".to_owned())?;
         let draft = Model::new(&extraction.config, Weights::new(&source, &inventory)?)?;
-        let states = predictions(&draft, self.sequences)?;
+        let states = predictions(&draft, self.sequences, &|_| ())?;
         let overlaps = own_overlaps((&self.model, &self.states), (&draft, &states))?;
         let mean =
             |of: fn(&Overlap) -> f64| overlaps.iter().map(of).sum::<f64>() / overlaps.len().max(1) as f64;
-        Ok(Choice {
+        Ok(LayerSelection {
             top1: mean(|overlap| f64::from(u8::from(overlap.same_top))),
             acceptance: mean(|overlap| overlap.shared),
             layers,

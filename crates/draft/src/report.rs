@@ -1,9 +1,9 @@
 //! What a draft model is worth to its target: how often they agree, and how many guesses are taken at a time.
 //!
-//! Two things are measured. Along a text that both read (`acceptance/reading.rs`): whether the likeliest token is the same,
+//! Two things are measured. Along a text that both read (`agreement.rs`): whether the likeliest token is the same,
 //! and the overlap `Σ min(p, q)` of the two predictions, which is the probability that a token drawn from the draft's `q` is
 //! taken by the target's `p` (Leviathan, Kalman and Matias, "Fast inference from transformers via speculative decoding",
-//! 2023). And along what the target itself goes on to say (`acceptance/speaking.rs`): how many guesses are right from each
+//! 2023). And along what the target itself goes on to say (`rollout.rs`): how many guesses are right from each
 //! point on. From that follows how every burst size would have fared on the same text, without another run.
 //!
 //! With `c` the time of a guess and `v` that of the target's pass over a burst, both in steps of the target, a burst of γ
@@ -11,15 +11,10 @@
 //! step waits for, `v` is 1. If each guess were taken with the probability α, whatever came before it, a burst would say
 //! `(1 − α^(γ+1)) / (1 − α)` tokens.
 
-mod reading;
-mod speaking;
-
+use eval::{EvaluatedText, ModelInfo};
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelInfo, Text};
-
-pub use reading::{Overlap, overlaps, own_overlaps, predictions};
-pub use speaking::{Said, Speaking, speak};
+use crate::{Overlap, Rollout};
 
 /// The number of the schema of [`DraftReport`]. It grows when a key changes its meaning or goes; new keys leave it.
 pub const DRAFT_SCHEMA: u32 = 1;
@@ -38,7 +33,7 @@ pub struct DraftReport {
     /// The model that it drafts for.
     pub target: ModelInfo,
     /// What was read.
-    pub text: Text,
+    pub text: EvaluatedText,
     /// Tokens of the text at which the two were compared.
     pub tokens: u64,
     /// Share of them at which both think the same token likeliest.
@@ -105,15 +100,15 @@ pub struct Measured {
 
 impl DraftReport {
     /// Fills in what the predictions of a text say.
-    pub fn read(&mut self, overlaps: &[Overlap]) {
+    pub fn add_overlaps(&mut self, overlaps: &[Overlap]) {
         let mean = |sum: f64| sum / overlaps.len().max(1) as f64;
         self.tokens = overlaps.len() as u64;
         self.top1 = mean(overlaps.iter().filter(|overlap| overlap.same_top).count() as f64);
         self.acceptance = mean(overlaps.iter().map(|overlap| overlap.shared).sum());
     }
 
-    /// Fills in what was said, after [`DraftReport::read`].
-    pub fn said(&mut self, said: &[Said]) {
+    /// Fills in what was said, after [`DraftReport::add_overlaps`].
+    pub fn add_rollouts(&mut self, said: &[Rollout]) {
         self.said = said.iter().map(|said| said.tokens.len() as u64).sum();
         self.target_seconds = median(said.iter().flat_map(|said| said.step_seconds.iter().copied()));
         self.draft_seconds = median(said.iter().flat_map(|said| said.guess_seconds.iter().copied()));
@@ -135,7 +130,7 @@ impl DraftReport {
 }
 
 /// How bursts of one size fare. `passes` are the costs of passes over 0, 1, 2, … tokens.
-fn burst(said: &[Said], guesses: usize, cost: f64, acceptance: f64, passes: &[f64]) -> Burst {
+fn burst(said: &[Rollout], guesses: usize, cost: f64, acceptance: f64, passes: &[f64]) -> Burst {
     let mut burst = Burst { guesses, pass_cost: passes[guesses + 1], ..Burst::default() };
     let (mut all, mut time) = (0, 0.0);
     for said in said {
@@ -190,9 +185,9 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 mod tests {
     use super::*;
 
-    fn said(right: &[usize]) -> Said {
+    fn said(right: &[usize]) -> Rollout {
         let pass = |tokens: usize| vec![tokens as f64; 3];
-        Said {
+        Rollout {
             tokens: vec![7; right.len()],
             right: right.to_vec(),
             step_seconds: vec![2.0, 4.0, 9.0],
@@ -206,7 +201,7 @@ mod tests {
         // ten tokens: after the first, three guesses are right; after the fifth, none; then two; then all
         let right = [3, 2, 1, 0, 0, 2, 1, 0, 1, 0];
         let mut report = DraftReport { acceptance: 0.5, ..DraftReport::default() };
-        report.said(&[said(&right)]);
+        report.add_rollouts(&[said(&right)]);
         assert_eq!((report.target_seconds, report.draft_seconds, report.cost), (4.0, 1.0, 0.25));
         let counts = |n: usize| {
             let burst = &report.bursts[n - 1];
@@ -229,8 +224,8 @@ mod tests {
     #[test]
     fn a_text_of_one_token_has_no_bursts() {
         let mut report = DraftReport::default();
-        report.read(&[]);
-        report.said(&[said(&[0]), Said::default()]);
+        report.add_overlaps(&[]);
+        report.add_rollouts(&[said(&[0]), Rollout::default()]);
         assert_eq!((report.top1, report.said, report.bursts.len()), (0.0, 1, LONGEST));
         assert!(report.bursts.iter().all(|burst| burst.passes == 0 && burst.implied == 0.0));
     }

@@ -1,22 +1,23 @@
-//! What a target goes on to say, and how many of a draft's guesses would have been right at each point of it.
+//! Rollouts: greedy text of a target model, and the number of correct draft tokens at each position of it.
 //!
-//! A guess is taken if it is what the target says; so once the target has spoken alone, all is known about every burst that
-//! could have been. The draft guesses after each token as if its burst began there.
+//! A draft token is accepted if it equals the target's token. One rollout of the target alone therefore tells how every burst
+//! size would have fared. The draft model guesses after each token as if its burst began there.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use generate::mask_suppressed;
 use runtime::{Draft, Guesser, KvCache, Model, Standing, argmax};
 use tensor::Result;
 
-use super::LONGEST;
+use crate::LONGEST;
 
 /// Passes of each size that are timed.
 const TIMES: usize = 3;
 
-/// What was said after a prompt.
+/// The greedy text after a prompt, with times.
 #[derive(Clone, Debug, Default)]
-pub struct Said {
+pub struct Rollout {
     /// The likeliest tokens, one after the other.
     pub tokens: Vec<u32>,
     /// For each of them, how many of the guesses after it are right, up to the first that is not: at most [`LONGEST`], and
@@ -30,9 +31,9 @@ pub struct Said {
     pub pass_seconds: Vec<Vec<f64>>,
 }
 
-/// How to go on.
+/// The end of a rollout, and the tokens that it leaves out.
 #[derive(Clone, Copy, Debug)]
-pub struct Speaking<'a> {
+pub struct RolloutOptions<'a> {
     /// The most tokens to say.
     pub most: usize,
     /// Tokens that end a text.
@@ -41,26 +42,25 @@ pub struct Speaking<'a> {
     pub suppressed: &'a [u32],
 }
 
-impl Speaking<'_> {
+impl RolloutOptions<'_> {
     /// The likeliest token that may be said.
     fn choose(&self, logits: &[f32]) -> u32 {
-        let mut row = logits.to_vec();
-        for &id in self.suppressed {
-            if let Some(logit) = row.get_mut(id as usize) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-        argmax(&row) as u32
+        argmax(&mask_suppressed(self.suppressed, logits)) as u32
     }
 }
 
-/// Lets the target go on from a prompt, and the draft guess.
+/// The greedy text of the target after a prompt, and the tokens that the draft model guesses at each position.
 ///
 /// # Errors
-/// What the models say.
-pub fn speak(target: &Model<'_>, draft: &Draft<'_>, prompt: &[u32], how: &Speaking<'_>) -> Result<Said> {
+/// `Io` for a source that cannot be read.
+pub fn rollout(
+    target: &Model<'_>,
+    draft: &Draft<'_>,
+    prompt: &[u32],
+    how: &RolloutOptions<'_>,
+) -> Result<Rollout> {
     let config = target.config();
-    let mut said = Said { pass_seconds: vec![Vec::new(); LONGEST], ..Said::default() };
+    let mut said = Rollout { pass_seconds: vec![Vec::new(); LONGEST], ..Rollout::default() };
     let mut cache = KvCache::new(config).with_undo(LONGEST + 1);
     let mut hidden = target.norm(&target.forward_last(prompt, &mut cache)?)?;
     let mut token = how.choose(target.logits(&hidden, 0..config.vocab)?.row(0));
@@ -105,7 +105,7 @@ pub fn speak(target: &Model<'_>, draft: &Draft<'_>, prompt: &[u32], how: &Speaki
 }
 
 /// Times passes over the last tokens of the sequence, which are taken back.
-fn time_passes(target: &Model<'_>, cache: &mut KvCache, sequence: &[u32], said: &mut Said) -> Result<()> {
+fn time_passes(target: &Model<'_>, cache: &mut KvCache, sequence: &[u32], said: &mut Rollout) -> Result<()> {
     let (config, len) = (target.config(), cache.len());
     let room = (config.context as usize).saturating_sub(len).min(sequence.len());
     for tokens in (2..=LONGEST + 1).filter(|&tokens| tokens <= room) {

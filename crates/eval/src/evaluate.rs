@@ -4,15 +4,14 @@
 //! between layers only their hidden states are kept. At the end both models' heads are multiplied a piece of the
 //! vocabulary at a time, and [`Row`] adds up what the pieces say.
 
-use std::ops::Range;
-
 use gemma::Config;
 use rayon::prelude::*;
-use runtime::{BATCH_TOKENS, Batch, Matrix, Model, bytes_of_token, runs};
+use runtime::{Batch, Matrix, Model, bytes_of_token};
 use tensor::{Error, Result};
+use text::Sequence;
 
-use crate::scores::Row;
-use crate::{LogitsFile, LogitsWriter, Sequence, Token};
+use crate::token::Row;
+use crate::{LogitsFile, LogitsWriter, Token, stream};
 
 /// Scored positions whose logits are computed together, and the piece of the vocabulary: 64 MiB a model.
 const ROWS: usize = 2048;
@@ -29,7 +28,7 @@ pub enum Base<'a> {
 }
 
 /// How to run.
-pub struct Options<'a> {
+pub struct EvalOptions<'a> {
     /// Bytes for all hidden states between two layers.
     pub memory: u64,
     /// Where the logits of the base go (without one, those of the artifact), if they are wanted.
@@ -52,7 +51,7 @@ pub fn evaluate(
     artifact: &Model<'_>,
     base: Option<Base<'_>>,
     sequences: &[Sequence],
-    mut options: Options<'_>,
+    mut options: EvalOptions<'_>,
 ) -> Result<Vec<Token>> {
     let vocab = artifact.config().vocab;
     let base_vocab = match &base {
@@ -69,11 +68,11 @@ pub fn evaluate(
         _ => vec![artifact],
     };
     let mut tokens = Vec::new();
-    for group in groups(sequences, tokens_that_fit(&models, options.memory)) {
+    for group in stream::groups(sequences, tokens_that_fit(&models, options.memory)) {
         let members = &sequences[group.clone()];
         let states = models
             .iter()
-            .map(|model| states(model, members, options.progress))
+            .map(|model| predictions(model, members, options.progress))
             .collect::<Result<Vec<_>>>()?;
         score(&models, &states, base.as_ref(), group.start, members, &mut options, &mut tokens)?;
     }
@@ -86,11 +85,6 @@ fn tokens_that_fit(models: &[&Model<'_>], memory: u64) -> usize {
     // of each model, what is left for the head
     let heads: u64 = models.iter().map(|model| 4 * model.config().hidden).sum();
     (memory / (most + heads)).max(1) as usize
-}
-
-/// Sequences that go together, see [`runs`].
-fn groups(sequences: &[Sequence], tokens: usize) -> Vec<Range<usize>> {
-    runs(sequences.iter().map(|sequence| sequence.tokens.len()), tokens)
 }
 
 /// How far models are from a base in predicting what follows each token: mean KL divergences in nats, one a model. A model
@@ -119,28 +113,25 @@ pub fn mean_divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matr
     Ok(sums.iter().map(|sums| sums.iter().map(kld).sum::<f64>() / rows.max(1) as f64).collect())
 }
 
-/// The normalised hidden states that scored tokens are predicted from, in their order.
-pub(crate) fn states(
+/// The normalised hidden states from which a model predicts the scored tokens, one row a scored token, in their order.
+///
+/// # Errors
+/// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
+pub fn predictions(
     model: &Model<'_>,
     sequences: &[Sequence],
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Matrix> {
-    let mut batches = Vec::new();
-    for members in groups(sequences, BATCH_TOKENS) {
-        let members = &sequences[members];
-        let tokens: Vec<&[u32]> = members.iter().map(|s| &s.tokens[..]).collect();
-        let mut batch = model.embed(&tokens)?;
-        batch.want(predictors(&batch, members));
-        batches.push((batch, tokens.iter().map(|tokens| tokens.len() as u64).sum()));
+    let mut batches = stream::embed(model, sequences)?;
+    let mut rest = sequences;
+    for batch in &mut batches {
+        let (members, others) = rest.split_at(batch.sequences().len());
+        batch.want(predictors(batch, members));
+        rest = others;
     }
-    for layer in 0..model.config().layers() {
-        for (batch, tokens) in &mut batches {
-            model.layer(layer, batch)?;
-            progress(*tokens);
-        }
-    }
+    stream::layers(model, &mut batches, progress)?;
     let mut all = Matrix::default();
-    batches.iter().try_for_each(|(batch, _)| model.norm(batch.hidden()).map(|normed| all.append(&normed)))?;
+    batches.iter().try_for_each(|batch| model.norm(batch.hidden()).map(|normed| all.append(&normed)))?;
     Ok(all)
 }
 
@@ -157,7 +148,7 @@ fn score(
     base: Option<&Base<'_>>,
     first: usize,
     sequences: &[Sequence],
-    options: &mut Options<'_>,
+    options: &mut EvalOptions<'_>,
     tokens: &mut Vec<Token>,
 ) -> Result<()> {
     let targets: Vec<(usize, u32)> = sequences

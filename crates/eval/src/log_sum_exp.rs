@@ -1,6 +1,6 @@
 //! Sums of exponentials over pieces of a row of logits: what probabilities and divergences are made of.
 
-use crate::math::{exp, vectorised};
+use runtime::{exp, vectorised};
 
 /// Sums over a piece of the vocabulary. `p` and `q` are the logits of two models.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 
 use base::OutputFile;
 use tensor::{Error, Result};
-
-use crate::Sequence;
+use text::Sequence;
 
 /// How such a file begins.
 const MAGIC: &[u8; 8] = b"_logits_";

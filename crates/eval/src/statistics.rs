@@ -8,8 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::report::{Along, DeltaP, Document, Kld, Perplexity};
-use crate::{Report, Token};
+use crate::{Along, DeltaP, Document, Kld, Perplexity, Token};
 
 /// Draws of the bootstrap, and how many of them an interval leaves out on each side.
 const DRAWS: usize = 1000;
@@ -21,31 +20,52 @@ const RUNS: usize = 400;
 /// Quantiles of Δp.
 const SHARES: [f64; 9] = [0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999];
 
-/// Fills in what the tokens say: perplexity, divergence, agreement, intervals, and the means of each document.
-pub fn summarise(tokens: &[Token], report: &mut Report) {
+/// The figures of scored tokens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Perplexity of both models.
+    pub perplexity: Perplexity,
+    /// KL divergence of the artifact's predictions from those of the base; `None` without a base, as all below.
+    pub kld: Option<Kld>,
+    /// Share of tokens that both models think likeliest.
+    pub top1: Option<f64>,
+    /// Change of the probability of the token that follows.
+    pub delta_p: Option<DeltaP>,
+    /// 95 % confidence intervals by the name of the figure.
+    pub intervals: BTreeMap<String, [f64; 2]>,
+    /// Means of each document.
+    pub documents: Vec<Document>,
+    /// Means of short runs of tokens, for a plot along the text.
+    pub along: Vec<Along>,
+}
+
+/// Perplexity, KL divergence, agreement, intervals, and the means of each document; `None` without tokens.
+pub fn summarise(tokens: &[Token]) -> Option<Figures> {
     if tokens.is_empty() {
-        return;
+        return None;
     }
     let documents = split(tokens);
     let figures = figures(tokens);
-    report.intervals = intervals(&documents, &figures);
     let get = |name: &str| figures.get(name).copied();
-    report.perplexity =
-        Some(Perplexity { base: get(BASE), artifact: get(ARTIFACT).unwrap_or_default(), ratio: get(RATIO) });
-    report.top1 = get(TOP1);
-    report.kld = get(KLD_MEAN).map(|mean| Kld {
-        mean,
-        median: get("kld.median").unwrap_or_default(),
-        p99: get("kld.p99").unwrap_or_default(),
-        p999: get("kld.p999").unwrap_or_default(),
-        max: tokens.iter().filter_map(|t| Some(t.against?.kld)).fold(f64::NEG_INFINITY, f64::max),
-    });
-    report.delta_p = delta_p(tokens, get(DELTA_RMS));
-    if let Some(text) = &mut report.text {
-        text.tokens = tokens.len() as u64;
-        text.documents = documents.iter().map(|tokens| document(tokens)).collect();
-        text.along = along(tokens);
-    }
+    Some(Figures {
+        intervals: intervals(&documents, &figures),
+        perplexity: Perplexity {
+            base: get(BASE),
+            artifact: get(ARTIFACT).unwrap_or_default(),
+            ratio: get(RATIO),
+        },
+        top1: get(TOP1),
+        kld: get(KLD_MEAN).map(|mean| Kld {
+            mean,
+            median: get("kld.median").unwrap_or_default(),
+            p99: get("kld.p99").unwrap_or_default(),
+            p999: get("kld.p999").unwrap_or_default(),
+            max: tokens.iter().filter_map(|t| Some(t.against?.kld)).fold(f64::NEG_INFINITY, f64::max),
+        }),
+        delta_p: delta_p(tokens, get(DELTA_RMS)),
+        documents: documents.iter().map(|tokens| document(tokens)).collect(),
+        along: along(tokens),
+    })
 }
 
 const BASE: &str = "perplexity.base";
@@ -260,7 +280,7 @@ fn along(tokens: &[Token]) -> Vec<Along> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Against, Text};
+    use crate::Against;
 
     fn token(document: usize, nll: f64, base: f64, kld: f64) -> Token {
         Token { document, nll, against: Some(Against { nll: base, kld, same_top: kld < 0.5 }) }
@@ -274,24 +294,22 @@ mod tests {
             token(1, 3.0, 3.0, 0.9),
             token(1, 2.0, 2.0, 0.4),
         ];
-        let mut report = Report { text: Some(Text::default()), ..Report::default() };
-        summarise(&tokens, &mut report);
-        let perplexity = report.perplexity.unwrap();
+        let figures = summarise(&tokens).unwrap();
+        let perplexity = figures.perplexity;
         assert_eq!(perplexity.artifact, 2f64.exp());
         assert_eq!((perplexity.base, perplexity.ratio), (Some(2f64.exp()), Some(1.0)));
-        let kld = report.kld.unwrap();
+        let kld = figures.kld.unwrap();
         assert!((kld.mean - 0.4).abs() < 1e-15 && kld.max == 0.9);
         // at 0.5 · 3 and 0.99 · 3 of 0.1, 0.2, 0.4, 0.9
         assert!((kld.median - 0.3).abs() < 1e-15 && (kld.p99 - 0.885).abs() < 1e-12);
-        assert_eq!(report.top1, Some(0.75));
-        let delta = report.delta_p.unwrap();
+        assert_eq!(figures.top1, Some(0.75));
+        let delta = figures.delta_p.unwrap();
         let expected = [(-1f64).exp() - (-0.5f64).exp(), (-2f64).exp() - (-2.5f64).exp(), 0.0, 0.0];
         assert!((delta.mean - expected.iter().sum::<f64>() / 4.0).abs() < 1e-15);
         assert!((delta.rms - (expected.iter().map(|d| d * d).sum::<f64>() / 4.0).sqrt()).abs() < 1e-15);
         assert_eq!(delta.histogram.iter().sum::<u64>(), 4);
-        let text = report.text.unwrap();
-        assert_eq!((text.tokens, text.documents.len(), text.along.len()), (4, 2, 4));
-        assert_eq!(text.documents[1].artifact, 2.5f64.exp());
+        assert_eq!((figures.documents.len(), figures.along.len()), (2, 4));
+        assert_eq!(figures.documents[1].artifact, 2.5f64.exp());
     }
 
     #[test]
@@ -300,10 +318,9 @@ mod tests {
             (0..documents * 5).map(|n| token(n / 5, 2.0, 2.0, ((n / 5 * 37) % 101) as f64 / 100.0)).collect()
         };
         let width = |documents: usize| {
-            let mut report = Report::default();
-            summarise(&text(documents), &mut report);
-            let [low, high] = report.intervals["kld.mean"];
-            let mean = report.kld.unwrap().mean;
+            let figures = summarise(&text(documents)).unwrap();
+            let [low, high] = figures.intervals["kld.mean"];
+            let mean = figures.kld.unwrap().mean;
             assert!(low < mean && mean < high, "{low} {mean} {high}");
             high - low
         };
@@ -316,10 +333,9 @@ mod tests {
 
     #[test]
     fn one_document_has_no_interval_and_one_model_no_divergence() {
-        let mut report = Report { text: Some(Text::default()), ..Report::default() };
-        summarise(&[Token { nll: 1.0, ..Token::default() }], &mut report);
-        assert!(report.intervals.is_empty() && report.kld.is_none() && report.top1.is_none());
-        assert_eq!(report.perplexity.unwrap(), Perplexity { base: None, artifact: 1f64.exp(), ratio: None });
-        assert!(report.text.unwrap().along.is_empty());
+        let figures = summarise(&[Token { nll: 1.0, ..Token::default() }]).unwrap();
+        assert!(figures.intervals.is_empty() && figures.kld.is_none() && figures.top1.is_none());
+        assert_eq!(figures.perplexity, Perplexity { base: None, artifact: 1f64.exp(), ratio: None });
+        assert!(figures.along.is_empty() && summarise(&[]).is_none());
     }
 }

@@ -1,5 +1,7 @@
-//! Text on its way through a model: as many sequences as the memory holds, layer by layer, so that each weight is read
-//! once for all of them.
+//! A text on its way through the layers of a model: as many sequences as the memory holds, layer by layer, so that each
+//! weight is read once for all of them.
+//!
+//! Evaluation and calibration use this one loop. Between two layers only the hidden states of the sequences are kept.
 
 use std::ops::Range;
 
@@ -7,53 +9,44 @@ use gemma::Config;
 use runtime::{BATCH_TOKENS, Batch, Model, bytes_of_token, runs};
 use tensor::Result;
 
-/// What is read, and how.
-pub struct Text<'a> {
-    /// Token ids, BOS first, each sequence by itself.
-    pub sequences: &'a [Vec<u32>],
-    /// Where they are from.
-    pub names: Vec<String>,
-    /// Bytes for all hidden states between two layers.
-    pub memory: u64,
-    /// Told how many more tokens have gone through how many layers.
-    pub progress: &'a (dyn Fn(u64) + Sync),
+/// Runs of sequences of at most `tokens` tokens together, or of one sequence that is longer.
+pub fn groups<S: AsRef<[u32]>>(sequences: &[S], tokens: usize) -> Vec<Range<usize>> {
+    runs(sequences.iter().map(|sequence| sequence.as_ref().len()), tokens)
 }
 
-impl Text<'_> {
-    /// All tokens.
-    pub fn tokens(&self) -> usize {
-        self.sequences.iter().map(Vec::len).sum()
-    }
-
-    /// Runs of sequences whose hidden states fit together, or one.
-    pub(crate) fn groups(&self, config: &Config) -> Vec<Range<usize>> {
-        groups(self.sequences, (self.memory / bytes_of_token(config)) as usize)
-    }
+/// Runs of sequences whose hidden states between two layers take at most `memory` bytes.
+pub fn groups_in_memory<S: AsRef<[u32]>>(sequences: &[S], config: &Config, memory: u64) -> Vec<Range<usize>> {
+    groups(sequences, (memory / bytes_of_token(config)) as usize)
 }
 
-/// Sequences in batches, embedded.
-pub(crate) fn batches(model: &Model<'_>, sequences: &[Vec<u32>]) -> Result<Vec<Batch>> {
+/// Sequences of token ids, BOS first, in batches of [`BATCH_TOKENS`], before the first layer.
+///
+/// # Errors
+/// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
+pub fn embed<S: AsRef<[u32]>>(model: &Model<'_>, sequences: &[S]) -> Result<Vec<Batch>> {
     let embed = |run: Range<usize>| {
-        let tokens: Vec<&[u32]> = sequences[run].iter().map(Vec::as_slice).collect();
+        let tokens: Vec<&[u32]> = sequences[run].iter().map(AsRef::as_ref).collect();
         model.embed(&tokens)
     };
     groups(sequences, BATCH_TOKENS).into_iter().map(embed).collect()
 }
 
-/// Batches through one layer; `done` is told the tokens of each.
-pub(crate) fn pass(model: &Model<'_>, layer: usize, batches: &mut [Batch], done: &dyn Fn(u64)) -> Result<()> {
+/// Batches through one layer; `done` gets the number of tokens of each batch.
+///
+/// # Errors
+/// `Io` for a source that cannot be read.
+pub fn layer(model: &Model<'_>, layer: usize, batches: &mut [Batch], done: &dyn Fn(u64)) -> Result<()> {
     batches.iter_mut().try_for_each(|batch| {
         model.layer(layer, batch)?;
-        done(batch.hidden().rows() as u64);
+        done(batch.embedded() as u64);
         Ok(())
     })
 }
 
-/// Batches through all layers.
-pub(crate) fn through(model: &Model<'_>, batches: &mut [Batch], done: &dyn Fn(u64)) -> Result<()> {
-    (0..model.config().layers()).try_for_each(|layer| pass(model, layer, batches, done))
-}
-
-fn groups(sequences: &[Vec<u32>], tokens: usize) -> Vec<Range<usize>> {
-    runs(sequences.iter().map(Vec::len), tokens)
+/// Batches through all layers; `done` gets the number of tokens of each batch, once a layer.
+///
+/// # Errors
+/// `Io` for a source that cannot be read.
+pub fn layers(model: &Model<'_>, batches: &mut [Batch], done: &dyn Fn(u64)) -> Result<()> {
+    (0..model.config().layers()).try_for_each(|index| layer(model, index, batches, done))
 }

@@ -4,7 +4,7 @@
 //! `KL = Σ p (ln p − ln q) = Σ p (l_p − l_q) − ln Z_p + ln Z_q`. All sums grow with the vocabulary, so no row of logits
 //! is ever needed whole; when a larger maximum comes, what was summed is scaled down to it.
 
-use runtime::exp_sums;
+use crate::exp_sums;
 
 /// A token that was to be predicted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ::calibrate::{Text, sample, sensitivity, sensitivity_id, sensitivity_work};
+use ::calibrate::{CalibrationTokens, sample, sensitivity, sensitivity_id, sensitivity_work};
 use ::checkpoint::Checkpoint;
 use ::gemma::Model;
 use ::plan::{Plan, Request, Sensitivity, Shards, allocate, byte_size, check_budget};
@@ -125,7 +125,7 @@ pub(crate) fn measure(what: &Measure<'_>) -> Result<Sensitivity> {
     let (config, inventory) = (&model.config, &model.inventory);
     let work = sensitivity_work(config, inventory, checkpoint.tensors(), tokens);
     let bar = Bar::steps("measuring what rounding costs", work);
-    let text = Text {
+    let text = CalibrationTokens {
         sequences: &sequences,
         names: names(&text.text),
         memory: byte_size("--text-memory", &text.text_memory)?,

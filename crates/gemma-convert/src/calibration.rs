@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::calibrate::{RoundedTensors, Store, Target, Text};
+use ::calibrate::{CalibrationTokens, RoundedTensors, Store, Target};
 use ::checkpoint::Checkpoint;
 use ::convert::Options;
 use ::gemma::Model;
 use ::plan::{Artifact, CalibrationEntry, FileEntry, Origin, Plan, Request, byte_size};
 use ::text::Tokenizer;
-use ::verify::{Corpus, Cut, Reader, Scored};
+use ::text::{Corpus, Cut, Reader, Scored};
 use tensor::{DType, Error, Result, TensorSource};
 
 use crate::args::{CalibrationText, Convert};
@@ -135,7 +135,7 @@ impl Run<'_> {
         let tokens: u64 = self.sequences.iter().map(|sequence| sequence.len() as u64).sum();
         let steps = ::calibrate::passes(&targets, layers) * tokens;
         let bar = Bar::steps(&format!("{}: calibrating", self.artifact.recipe), steps);
-        let text = Text {
+        let text = CalibrationTokens {
             sequences: &self.sequences,
             names: Vec::new(),
             memory,

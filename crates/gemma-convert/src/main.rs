@@ -11,9 +11,7 @@ mod memory;
 mod outcome;
 mod progress;
 mod reports;
-mod sampling;
 mod signals;
-mod speculation;
 
 use clap::Parser;
 

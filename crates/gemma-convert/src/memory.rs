@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use ::footprint::{Conditions, Engine, Memory, Verdict, memory, verdict};
 use ::gemma::Model;
-use ::plan::{Artifact, Conditions, Engine, Memory, Plan, Shards, Verdict, byte_size, memory, verdict};
+use ::plan::{Artifact, Plan, Shards, byte_size};
 use serde::Serialize;
 use tensor::Result;
 

@@ -1,4 +1,4 @@
-//! Choosing the next token: the likeliest, or one drawn from what the model thinks likely.
+//! Sampling: the choice of the next token from logits, greedy or at random.
 //!
 //! What is drawn from is narrowed first, in the order of llama.cpp (`common/common.h`, `samplers`; those between are off
 //! there by default): top-k, top-p, min-p, and only then the temperature. So top-p and min-p look at the model's own
@@ -10,19 +10,19 @@
 use runtime::argmax;
 use serde::Serialize;
 
-/// How to choose.
+/// The settings of a sampler.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Sampling {
+pub struct Sampling {
     /// What logits are divided by; 0 takes the likeliest token and leaves nothing to choose.
-    pub(crate) temperature: f64,
+    pub temperature: f64,
     /// Keeps so many of the likeliest tokens; 0 keeps all.
-    pub(crate) top_k: usize,
+    pub top_k: usize,
     /// Keeps the fewest of the likeliest tokens that have this share of the probability; 1 keeps all.
-    pub(crate) top_p: f64,
+    pub top_p: f64,
     /// Keeps tokens at least so likely as this share of the likeliest; 0 keeps all.
-    pub(crate) min_p: f64,
+    pub min_p: f64,
     /// Where the random numbers begin.
-    pub(crate) seed: u64,
+    pub seed: u64,
 }
 
 /// Tokens that can be drawn, with weights: a token is as likely as its share of the total. There is at least one.
@@ -47,18 +47,19 @@ impl Odds {
 
 /// Draws tokens.
 #[derive(Debug)]
-pub(crate) struct Sampler {
+pub struct Sampler {
     sampling: Sampling,
     random: SplitMix64,
 }
 
 impl Sampler {
-    pub(crate) fn new(sampling: Sampling) -> Sampler {
+    /// A sampler at the beginning of the random sequence of its seed.
+    pub fn new(sampling: Sampling) -> Sampler {
         Sampler { random: SplitMix64(sampling.seed), sampling }
     }
 
     /// The index of the logit that is chosen. A logit of −∞ never is, unless there is no other.
-    pub(crate) fn choose(&mut self, logits: &[f32]) -> u32 {
+    pub fn choose(&mut self, logits: &[f32]) -> u32 {
         if self.sampling.temperature == 0.0 {
             return argmax(logits) as u32;
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ::verify::DraftReport;
+use draft::DraftReport;
 
 use super::tables::{Align, Cell, Grid, cell, exact, models_of};
 use super::{html, markdown, number, plots, text};
@@ -107,7 +107,7 @@ fn bursts(report: &DraftReport) -> Grid {
     let head =
         names.into_iter().chain(["the same at temperature 1"]).map(|name| (name, Align::Right)).collect();
     let figure = |value: f64| exact(number::significant(value), value);
-    let row = |burst: &::verify::Burst| {
+    let row = |burst: &::draft::Burst| {
         let good = (burst.guesses == report.best && burst.implied > 1.0).then_some(true);
         vec![
             cell(burst.guesses.to_string()),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use base::GENERATOR;
 
-use ::verify::Report;
+use verify::Report;
 
 use super::plots::{self, Plot};
 use super::svg::escape;

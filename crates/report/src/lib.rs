@@ -8,7 +8,7 @@
 //! | `scale.rs`, `svg.rs`, `plots/` | the plots of the page, one file a plot |
 //! | `draft.rs` | the report of a draft model in all forms |
 //!
-//! [`Report`](::verify::Report) is the only input of the first, [`DraftReport`](::verify::DraftReport) of the other. The JSON of `--json` is that structure itself: `docs/report.md`.
+//! [`Report`](::verify::Report) is the only input of the first, [`DraftReport`](::draft::DraftReport) of the other. The JSON of `--json` is that structure itself: `docs/report.md`.
 
 mod draft;
 mod html;

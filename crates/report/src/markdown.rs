@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ::verify::{Outcome, Report};
+use verify::{Outcome, Report};
 
 use super::number;
 use super::tables::{self, Align, Cell, Grid};

@@ -1,9 +1,8 @@
 //! What is said of a report: its verdict and its tables, before any form is given to them.
 
-use ::verify::{
-    Compared, Finding, ModelInfo, Outcome, Protocol, Report, RoleError, Scored, Severity, Step, TensorError,
-    Text,
-};
+use eval::{EvaluatedText, ModelInfo};
+use text::{Protocol, Scored};
+use verify::{Compared, Finding, Outcome, Report, RoleError, Severity, Step, TensorError};
 
 use super::number;
 use crate::table::grouped;
@@ -210,7 +209,7 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
     lines
 }
 
-fn text(text: &Text) -> String {
+fn text(text: &EvaluatedText) -> String {
     let documents = text.documents.len();
     let (how, what) = match text.protocol {
         Protocol::Raw => ("plain", number::count(documents, "chunk", "chunks")),
@@ -366,7 +365,7 @@ pub(super) fn worst(tensors: &[TensorError]) -> Grid {
 }
 
 /// The documents with the largest divergence.
-pub(super) fn documents(text: &Text) -> Grid {
+pub(super) fn documents(text: &EvaluatedText) -> Grid {
     let head = [("document", Right), ("tokens", Right), ("perplexity of the base", Right)];
     let more = [("of the artifact", Right), ("KL divergence (nats)", Right), ("same likeliest token", Right)];
     let mut worst: Vec<_> =

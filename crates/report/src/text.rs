@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ::verify::Report;
+use verify::Report;
 
 use super::number;
 use super::tables::{self, Align, Grid};

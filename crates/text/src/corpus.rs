@@ -12,14 +12,16 @@
 mod answers;
 mod chat;
 mod raw;
+mod sequence;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
-use text::{ChatTemplate, Tokenizer};
 
-use crate::{Finding, Protocol, Scored, Sequence, Severity, Step, Text};
+pub use self::sequence::Sequence;
+use crate::{ChatTemplate, Tokenizer};
 
 /// Fewer tokens than this give a model nothing to predict from.
 const SHORTEST: usize = 8;
@@ -46,15 +48,56 @@ pub struct Cut {
     pub scored: Scored,
 }
 
-/// What the models read.
+/// How a text is cut and what of it is scored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Plain text in chunks of the context, the second half of each scored, as llama-perplexity does. For base models.
+    #[default]
+    Raw,
+    /// Conversations through the chat template. For instruction-tuned models.
+    Chat,
+}
+
+/// What of a conversation is scored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scored {
+    /// All tokens that have one before them.
+    #[default]
+    All,
+    /// What the model is to say.
+    Answers,
+}
+
+/// Text files as token sequences.
 #[derive(Clone, Debug, Default)]
 pub struct Corpus {
     /// Chunks or conversations, file after file.
     pub sequences: Vec<Sequence>,
-    /// What a report says about them; its documents are left to whoever reads them with a model.
-    pub text: Text,
-    /// What is worth knowing: conversations that were cut, a protocol that does not fit the model.
-    pub findings: Vec<Finding>,
+    /// How the files were cut.
+    pub protocol: Protocol,
+    /// The scored part of conversations; `None` for plain text.
+    pub scored: Option<Scored>,
+    /// Paths, as they were given.
+    pub files: Vec<String>,
+    /// Tokens of a sequence, at most.
+    pub context: usize,
+    /// Conversations that were cut, a protocol that does not fit the model.
+    pub remarks: Vec<Remark>,
+}
+
+/// A remark about a corpus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Figures over this corpus may mislead. Otherwise the remark is a note.
+    pub is_warning: bool,
+    /// The subject: `protocol` or `context`.
+    pub place: &'static str,
+    /// The remark, as a clause.
+    pub problem: String,
+    /// The expected and the found kind of text, for a warning.
+    pub expected: Option<(&'static str, &'static str)>,
 }
 
 impl Protocol {
@@ -83,20 +126,24 @@ impl Corpus {
     pub fn read(files: &[PathBuf], reader: &Reader, cut: &Cut) -> Result<Corpus> {
         check_context(reader, cut)?;
         let mut corpus = Corpus::default();
-        corpus.text.protocol = protocol_of(files)?;
-        corpus.text.files = files.iter().map(|path| path.display().to_string()).collect();
-        corpus.text.context = cut.context;
-        match corpus.text.protocol {
+        corpus.protocol = protocol_of(files)?;
+        corpus.files = files.iter().map(|path| path.display().to_string()).collect();
+        corpus.context = cut.context;
+        match corpus.protocol {
             Protocol::Raw => corpus.read_raw(files, reader, cut)?,
             Protocol::Chat => corpus.read_chat(files, reader, cut)?,
         }
-        corpus.text.tokens = corpus.sequences.iter().map(|sequence| sequence.scored.len() as u64).sum();
-        if corpus.text.tokens == 0 {
+        if corpus.scored_tokens() == 0 {
             return Err(Error::recipe("text", "there is nothing in it to score")
                 .expected("at least one token", 0)
                 .help("Give a larger --context, or more of the text."));
         }
         Ok(corpus)
+    }
+
+    /// Scored tokens of all sequences.
+    pub fn scored_tokens(&self) -> u64 {
+        self.sequences.iter().map(|sequence| sequence.scored.len() as u64).sum()
     }
 
     fn read_raw(&mut self, files: &[PathBuf], reader: &Reader, cut: &Cut) -> Result<()> {
@@ -108,14 +155,18 @@ impl Corpus {
             let problem = "the perplexity of an instruction-tuned model on plain text means little: that of E2B-it is \
                            about 38,000 there, and 58 behind the prefix of a chat. The KL divergence still compares \
                            the two models.";
-            let finding = Finding::new(Severity::Warning, Step::Text, "protocol", problem);
-            self.findings.push(finding.expected("conversations, in a .jsonl file", "plain text"));
+            self.remarks.push(Remark {
+                is_warning: true,
+                place: "protocol",
+                problem: problem.to_owned(),
+                expected: Some(("conversations, in a .jsonl file", "plain text")),
+            });
         }
         Ok(())
     }
 
     fn read_chat(&mut self, files: &[PathBuf], reader: &Reader, cut: &Cut) -> Result<()> {
-        self.text.scored = Some(cut.scored);
+        self.scored = Some(cut.scored);
         let Some(template) = reader.template else {
             return Err(Error::recipe(
                 files[0].display(),
@@ -136,7 +187,7 @@ impl Corpus {
             if count > 0 {
                 let all = self.sequences.len() + unanswered;
                 let problem = format!("{count} of {all} conversations {what}");
-                self.findings.push(Finding::new(Severity::Note, Step::Text, "context", problem));
+                self.remarks.push(Remark { is_warning: false, place: "context", problem, expected: None });
             }
         };
         note(shortened, &format!("are longer than {} tokens and were cut there", cut.context));

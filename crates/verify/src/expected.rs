@@ -113,7 +113,7 @@ impl Expected {
         let request = [Request { importance, ..Request::new(&plan, recipe, "model") }];
         let mut shards = Shards::of(checkpoint);
         if request[0].recipe.types.lattice != Lattice::Off {
-            shards.surveys = checkpoint.survey(&plan::to_survey(model, &shards, &request))?;
+            shards.surveys = convert::survey_grid(checkpoint, &plan::to_survey(model, &shards, &request))?;
         }
         let calibrated = from.recipe.calibration.is_some();
         let planned = plan::plan(model, &shards, &request)?;

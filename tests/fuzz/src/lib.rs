@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use checkpoint::{Checkpoint, ModelCard};
+use eval::LogitsFile;
 use gemma::{Config, Model, Vocabulary};
 use gguf::Header;
 use imatrix::Importance;
@@ -18,7 +19,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tensor::{Result, TensorDesc, TensorSource};
 use text::{Chat, ChatTemplate, Tokenizer};
-use verify::LogitsFile;
 
 pub use seeds::seeds;
 

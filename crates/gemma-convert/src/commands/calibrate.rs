@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Instant;
 
-use ::calibrate::Text;
+use ::calibrate::CalibrationTokens;
 use ::imatrix::Importance;
 use ::plan::byte_size;
 use base::OutputFile;
@@ -80,7 +80,7 @@ fn collect(args: &args::Calibrate, path: &std::path::Path) -> Result<Importance>
     let sequences = sequences(&args.text, args.context, &opened.reader())?;
     let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
     let bar = Bar::steps("calibrating", tokens * opened.config().layers() as u64);
-    let text = Text {
+    let text = CalibrationTokens {
         sequences: &sequences,
         names: names(&args.text.text),
         memory: byte_size("--text-memory", &args.text.text_memory)?,

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use ::checkpoint::Checkpoint;
+use ::eval::ModelInfo;
 use ::gemma::{Config, Inventory, Kind, Model};
 use ::gguf::GgufSet;
 use ::runtime::{Draft, Drafter, Weights};
 use ::text::Tokenizer;
-use ::verify::ModelInfo;
 use tensor::{Result, TensorSource};
 
 use crate::commands::opened::{Given, Opened};

@@ -7,10 +7,12 @@ use std::fs;
 use std::path::Path;
 
 use ::checkpoint::{Checkpoint, SafetensorsWriter};
-use ::gemma::{Extraction, Model};
+use ::draft::Extraction;
+use ::draft::LayerSelection;
+use ::gemma::Model;
 use ::plan::{Format, Request, Target, hex};
 use ::text::Tokenizer;
-use ::verify::{Choice, Corpus, Cut, Scored};
+use ::text::{Corpus, Cut, Scored};
 use base::WorkFolder;
 use serde_json::json;
 use tensor::{Error, Result, TensorSink, TensorSource};
@@ -47,7 +49,7 @@ pub(crate) fn made(args: &args::DraftExtract) -> Result<Output> {
     {
         convert.text.text.clear();
     }
-    let mut choice = Choice::default();
+    let mut choice = LayerSelection::default();
     // lives until the conversion has ended
     let mut folder = None;
     let mut output = convert::run_with(&convert, |requests, _| {
@@ -80,12 +82,12 @@ fn planned(
     args: &args::DraftExtract,
     requests: &[Request],
     (target, folder): (&Path, &mut Option<WorkFolder>),
-    choice: &mut Choice,
+    choice: &mut LayerSelection,
 ) -> Result<Planned> {
     let whole = Checkpoint::open(&args.convert.model)?;
     let model = Model::open(&whole)?;
     *choice = match &args.layers {
-        Layers::These(layers) => Choice { layers: layers.clone(), ..Choice::default() },
+        Layers::These(layers) => LayerSelection { layers: layers.clone(), ..LayerSelection::default() },
         Layers::Count(count) => chosen(args, &whole, &model, *count)?,
     };
     let extraction =
@@ -110,8 +112,13 @@ fn planned(
 }
 
 /// The layers that agree most with the whole model on the text.
-fn chosen(args: &args::DraftExtract, whole: &Checkpoint, model: &Model, count: usize) -> Result<Choice> {
-    ::gemma::check_count(&model.config, count)?;
+fn chosen(
+    args: &args::DraftExtract,
+    whole: &Checkpoint,
+    model: &Model,
+    count: usize,
+) -> Result<LayerSelection> {
+    ::draft::check_count(&model.config, count)?;
     let text = &args.convert.text;
     if text.text.is_empty() {
         return Err(Error::recipe(format!("--layers {count}"), "no text to choose the layers by")
@@ -128,9 +135,9 @@ fn chosen(args: &args::DraftExtract, whole: &Checkpoint, model: &Model, count: u
             Error::recipe("--chunks", "beyond the text").expected(format!("less than {first}"), pieces.start)
         );
     }
-    let bar = Bar::steps("choosing layers", Choice::tries(model.config.layers(), count));
+    let bar = Bar::steps("choosing layers", LayerSelection::tries(model.config.layers(), count));
     let parts = (&model.config, &model.json, &model.inventory);
-    let choice = ::verify::choose_layers(whole, parts, &sequences, count, &|done| bar.advance(done));
+    let choice = ::draft::choose_layers(whole, parts, &sequences, count, &|done| bar.advance(done));
     bar.finish();
     choice
 }

@@ -4,9 +4,8 @@ use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 use std::time::Instant;
 
-use ::runtime::{Draft, KvCache, Model};
-use ::text::{Chat, ChatTemplate};
-use ::verify::utf8;
+use ::generate::{DraftCounts, Sampler, Sampling, TokenStream};
+use ::text::{Chat, ChatTemplate, utf8};
 use serde_json::{Value, json};
 use tensor::{Error, Result};
 
@@ -14,8 +13,6 @@ use crate::args;
 use crate::commands::drafter::OpenedDraft;
 use crate::commands::opened::Opened;
 use crate::outcome::{Output, stream, tell};
-use crate::sampling::{Sampler, Sampling};
-use crate::speculation::{Counts, Speculation, sayable};
 
 /// Tokens to generate, if nothing is said.
 const TOKENS: usize = 128;
@@ -38,25 +35,16 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     let draft = draft.as_ref().map(|draft| draft.runtime(model.config())).transpose()?;
 
     let start = Instant::now();
-    let mut voice = match &draft {
-        None => Voice::Alone {
-            runtime: &runtime,
-            suppressed: &model.suppressed,
-            unread: prompt.clone(),
-            cache: KvCache::new(model.config()),
-        },
-        Some(draft) => Voice::drafted(
-            &runtime,
-            draft,
-            args.drafting.draft_tokens,
-            &model.suppressed,
-            &prompt,
-            &mut sampler,
-        )?,
+    let mut stream = match &draft {
+        None => TokenStream::alone(&runtime, &model.suppressed, &prompt),
+        Some(draft) => {
+            let burst = args.drafting.draft_tokens;
+            TokenStream::drafted(&runtime, draft, burst, &model.suppressed, &prompt, &mut sampler)?
+        }
     };
     let mut decoder = model.tokenizer.decoder();
     let (mut tokens, mut text) = (Vec::new(), String::new());
-    let mut token = voice.next(limit.tokens, &mut sampler)?;
+    let mut token = stream.next_token(limit.tokens, &mut sampler)?;
     let read = start.elapsed().as_secs_f64();
     let finish = loop {
         if model.tokenizer.end_of_generation().contains(&token) {
@@ -71,13 +59,13 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
         if tokens.len() == limit.tokens {
             break limit.reason;
         }
-        token = voice.next(limit.tokens - tokens.len(), &mut sampler)?;
+        token = stream.next_token(limit.tokens - tokens.len(), &mut sampler)?;
     };
     let rest = decoder.finish();
     show(&rest, as_json)?;
     text.push_str(&rest);
     let seconds = start.elapsed().as_secs_f64();
-    let drafted = voice.counts();
+    let drafted = stream.counts();
     let table = runtime.table_reads().map(|reads| {
         // the last token that was chosen did not go through the model
         let through = prompt.len() + tokens.len().saturating_sub(usize::from(finish != "stop"));
@@ -90,7 +78,7 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
             prompt.len(),
             tokens.len()
         ));
-        if let Some(Counts { bursts, drafted, accepted }) = drafted {
+        if let Some(DraftCounts { bursts, drafted, accepted }) = drafted {
             let share = 100.0 * accepted as f64 / (drafted as f64).max(1.0);
             tell(&format!("{accepted} of {drafted} guesses taken ({share:.0} %), in {bursts} bursts\n"));
         }
@@ -119,52 +107,6 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
         });
     }
     Ok(Output::new("\n".to_owned(), json))
-}
-
-/// Who says the next token.
-enum Voice<'a> {
-    Alone {
-        runtime: &'a Model<'a>,
-        suppressed: &'a [u32],
-        /// Not yet in the cache.
-        unread: Vec<u32>,
-        cache: KvCache,
-    },
-    Drafted(Box<Speculation<'a>>),
-}
-
-impl<'a> Voice<'a> {
-    fn drafted(
-        runtime: &'a Model<'a>,
-        draft: &'a Draft<'a>,
-        burst: usize,
-        suppressed: &'a [u32],
-        prompt: &[u32],
-        sampler: &mut Sampler,
-    ) -> Result<Voice<'a>> {
-        let speculation = Speculation::new(runtime, draft, burst, suppressed, prompt, sampler)?;
-        Ok(Voice::Drafted(Box::new(speculation)))
-    }
-
-    /// The next token, the first of at most `left`.
-    fn next(&mut self, left: usize, sampler: &mut Sampler) -> Result<u32> {
-        match self {
-            Voice::Alone { runtime, suppressed, unread, cache } => {
-                let hidden = runtime.forward_last(unread, cache)?;
-                let token = sampler.choose(&sayable(suppressed, runtime.head(&hidden)?.row(0)));
-                *unread = vec![token];
-                Ok(token)
-            }
-            Voice::Drafted(speculation) => speculation.next(left, sampler),
-        }
-    }
-
-    fn counts(&self) -> Option<Counts> {
-        match self {
-            Voice::Alone { .. } => None,
-            Voice::Drafted(speculation) => Some(speculation.counts),
-        }
-    }
 }
 
 /// When to stop, whatever the model says.

@@ -206,7 +206,7 @@ pub(crate) fn shards<'a>(
     requests: &[Request],
 ) -> Result<Shards<'a>> {
     let shards = Shards::of(checkpoint);
-    let surveys = checkpoint.survey(&::plan::to_survey(model, &shards, requests))?;
+    let surveys = ::convert::survey_grid(checkpoint, &::plan::to_survey(model, &shards, requests))?;
     Ok(Shards { surveys, ..shards })
 }
 

@@ -6,8 +6,9 @@ use ::checkpoint::Checkpoint;
 use ::gemma::{Config, Inventory, Model};
 use ::gguf::{GgufSet, Metadata};
 use ::runtime::Weights;
+use ::text::Reader;
 use ::text::Tokenizer;
-use ::verify::{Artifact, Reader};
+use ::verify::Artifact;
 use serde_json::Value;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 

@@ -5,12 +5,14 @@ mod alone;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use ::eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter, ModelInfo};
 use ::gemma::{Config, Inventory};
 use ::plan::{Format, Recipe, Thresholds, byte_size};
 use ::runtime::Model;
+use ::text::{Corpus, Cut, Scored};
 use ::verify::{
-    Artifact, Base, Corpus, Cut, Expected, Finding, LogitsFile, LogitsWriter, ModelInfo, Options, Outcome,
-    Provenance, Report, SCHEMA, Scored, Severity, Skipped, Step, Structure, Threshold,
+    Artifact, Expected, Finding, Outcome, Provenance, Report, SCHEMA, Severity, Skipped, Step, Structure,
+    Threshold,
 };
 use base::{Kind, OutputFile};
 use tensor::{Error, Result};
@@ -212,9 +214,9 @@ fn text(
             },
         )?,
     };
-    let Corpus { sequences, text, findings } = corpus;
-    report.findings.extend(findings);
-    report.text = Some(text);
+    report.text = Some(EvaluatedText::of(&corpus));
+    report.findings.extend(corpus.remarks.into_iter().map(Finding::from));
+    let sequences = corpus.sequences;
     if let Some(Against::Logits(file)) = against
         && file.sequences(reader.tokenizer.bos()) != sequences
     {
@@ -238,22 +240,25 @@ fn text(
     let mut writer =
         logits.map(|file| LogitsWriter::new(file, &sequences, artifact.config().vocab)).transpose()?;
     let configs: Vec<_> = std::iter::once(&model).chain(&base_model).map(Model::config).collect();
-    let bar = Bar::steps("perplexity", ::verify::work(&configs, &sequences));
-    let options = Options { memory, logits: writer.as_mut(), progress: &|done| bar.advance(done) };
-    let tokens = ::verify::evaluate(&model, base, &sequences, options);
+    let bar = Bar::steps("perplexity", ::eval::work(&configs, &sequences));
+    let options = EvalOptions { memory, logits: writer.as_mut(), progress: &|done| bar.advance(done) };
+    let tokens = ::eval::evaluate(&model, base, &sequences, options);
     bar.finish();
-    ::verify::summarise(&tokens?, report);
+    let tokens = tokens?;
+    if let Some(figures) = ::eval::summarise(&tokens) {
+        report.add(figures, tokens.len() as u64);
+    }
     writer.map_or(Ok(()), LogitsWriter::finish)
 }
 
 /// The text that is in a file of logits.
 fn of_logits(file: &LogitsFile, path: &Option<PathBuf>, reader: &Opened) -> Corpus {
-    let text = ::verify::Text {
+    Corpus {
+        sequences: file.sequences(reader.tokenizer.bos()),
         files: path.iter().map(|path| path.display().to_string()).collect(),
         context: file.context(),
-        ..::verify::Text::default()
-    };
-    Corpus { sequences: file.sequences(reader.tokenizer.bos()), text, findings: Vec::new() }
+        ..Corpus::default()
+    }
 }
 
 /// Holds the figures against the limits. Those of the recipe are for runs that measure them.

@@ -1,6 +1,7 @@
 //! KL divergence along the text, on a log scale: where the artifact goes astray.
 
-use ::verify::{Along, Report, Text};
+use eval::{Along, EvaluatedText};
+use verify::Report;
 
 use super::{Frame, Plot, WIDTH};
 use crate::number;
@@ -13,7 +14,7 @@ const BOUNDARIES: usize = 80;
 /// Beyond it, points have no titles.
 const POINTS: usize = 800;
 
-pub(crate) fn along(report: &Report, text: &Text) -> Option<Plot> {
+pub(crate) fn along(report: &Report, text: &EvaluatedText) -> Option<Plot> {
     let title = "KL divergence along the text";
     let points: Vec<_> = text.along.iter().filter(|point| point.kld.is_finite()).collect();
     points.first()?;

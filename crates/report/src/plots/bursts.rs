@@ -1,6 +1,6 @@
 //! Speed-up by burst size: by the measured costs, if a pass cost no more than a step, and of the run that was made.
 
-use ::verify::{Burst, DraftReport};
+use draft::{Burst, DraftReport};
 
 use super::{Frame, Plot, WIDTH};
 use crate::number;

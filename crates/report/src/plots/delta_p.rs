@@ -1,6 +1,6 @@
 //! The distribution of Δp: how much the artifact's probability of the true next token differs from the base's.
 
-use ::verify::DeltaP;
+use eval::DeltaP;
 
 use super::{Frame, Plot, WIDTH};
 use crate::number;

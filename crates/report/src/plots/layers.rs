@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ::verify::{TensorError, Tensors};
+use verify::{TensorError, Tensors};
 
 use super::{Plot, WIDTH};
 use crate::number;

@@ -1,6 +1,6 @@
 //! Sizes by role, base and artifact: where the bytes are.
 
-use ::verify::{RoleError, Tensors};
+use verify::{RoleError, Tensors};
 
 use super::{Frame, Plot, WIDTH};
 use crate::number;

@@ -19,7 +19,8 @@
 
 use serde_json::Value;
 use tensor::{Error, Result};
-use text::Tokenizer;
+
+use crate::Tokenizer;
 
 const TURN: &str = "<|turn>";
 const TURN_END: &str = "<turn|>";

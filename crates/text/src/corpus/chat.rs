@@ -6,10 +6,9 @@
 
 use serde_json::Value;
 use tensor::{Error, Result};
-use text::{Chat, ChatTemplate, Tokenizer};
 
-use super::{Cut, answers};
-use crate::{Scored, Sequence};
+use super::{Cut, Scored, Sequence, answers};
+use crate::{Chat, ChatTemplate, Tokenizer};
 
 /// The most bytes of a conversation.
 const MAX_LINE: usize = 8 << 20;

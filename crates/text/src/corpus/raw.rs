@@ -7,10 +7,9 @@
 //! Source: ggml-org/llama.cpp `tools/perplexity/perplexity.cpp` (`perplexity`) and `common/arg.cpp` (`--file`).
 
 use tensor::{Error, Result};
-use text::Tokenizer;
 
-use super::{Cut, SHORTEST};
-use crate::Sequence;
+use super::{Cut, SHORTEST, Sequence};
+use crate::Tokenizer;
 
 /// The chunks of a text.
 pub(super) fn chunks(text: &str, tokenizer: &Tokenizer, cut: &Cut) -> Result<Vec<Sequence>> {

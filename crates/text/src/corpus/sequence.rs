@@ -8,3 +8,9 @@ pub struct Sequence {
     /// Positions of the tokens to predict, ascending, none of them 0. Each is predicted from those before it.
     pub scored: Vec<usize>,
 }
+
+impl AsRef<[u32]> for Sequence {
+    fn as_ref(&self) -> &[u32] {
+        &self.tokens
+    }
+}

@@ -1,8 +1,8 @@
-//! What a run takes of memory: weights by placement, keys and values by kind of layer, working buffers.
+//! Memory estimates of a run: weights by placement, KV cache by kind of layer, working buffers; and what fits a limit.
 //!
-//! Arithmetic over a plan and a config; nothing is measured here. Each engine has a file of its own: `llama_cpp.rs`
-//! follows llama.cpp's source, `runtime.rs` this project's runtime. docs/memory.md has the figures that both were held
-//! against.
+//! The estimates are arithmetic over a plan and a config; nothing is measured here. Each engine has a file of its own:
+//! `llama_cpp.rs` follows llama.cpp's source, `runtime.rs` this project's `runtime`, whose constants it uses. docs/memory.md has
+//! the measured figures beside the estimates.
 //!
 //! Left out: graphics cards, several sequences at a time, image and audio input (the weights of those are `idle`).
 
@@ -11,14 +11,11 @@ mod llama_cpp;
 mod runtime;
 
 use gemma::{Attention, Config, Model};
+use plan::{Artifact, OTHER, Offloaded, Origin, OutputTensor};
 use serde::Serialize;
 use tensor::{DType, Error, Result};
 
 pub use fit::{Candidate, Verdict, verdict};
-
-use crate::offload::Offloaded;
-use crate::safetensors::OTHER;
-use crate::types::{Artifact, Origin, OutputTensor};
 
 /// What a run is asked to do.
 #[derive(Clone, Copy, Debug)]
@@ -54,14 +51,14 @@ pub struct Memory {
     /// Threads of the runtime.
     pub threads: u64,
     /// The weights.
-    pub weights: Weights,
+    pub weights: WeightMemory,
     /// What an engine needs besides. The first is the one that the artifact is meant for.
     pub needs: Vec<Need>,
 }
 
 /// Bytes of weights by where they have to be.
 #[derive(Clone, Debug, Serialize)]
-pub struct Weights {
+pub struct WeightMemory {
     /// Read for every token.
     pub resident: u64,
     /// In files of their own, a little of them read for every token.
@@ -75,7 +72,7 @@ pub struct Weights {
 /// Bytes that an engine needs: in its process, and beside it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Need {
-    /// Whose.
+    /// The engine that these figures are for.
     pub engine: Engine,
     /// Weights that are in the process: llama.cpp maps them. `gemma-convert` has none there but what it multiplies.
     pub mapped: u64,
@@ -227,13 +224,13 @@ pub fn kv_cache(config: &Config, engine: Engine, conditions: Conditions) -> Vec<
     all
 }
 
-fn weights(config: &Config, artifact: &Artifact) -> Weights {
+fn weights(config: &Config, artifact: &Artifact) -> WeightMemory {
     let (idle, read): (Vec<_>, Vec<_>) = artifact.tensors().partition(|tensor| is_idle(config, tensor));
     let bytes = |tensors: &[&OutputTensor]| tensors.iter().map(|tensor| tensor.bytes).sum::<u64>();
     let offloaded = artifact.offloaded.iter().map(|class| class.bytes).sum::<u64>();
     let is_weight = |tensor: &&&OutputTensor| !matches!(tensor.from, Origin::Scales(_));
     let count: u64 = read.iter().filter(is_weight).map(|tensor| tensor.desc.elements()).sum();
-    Weights {
+    WeightMemory {
         resident: bytes(&read).saturating_sub(offloaded),
         offloaded: artifact.offloaded.clone(),
         idle: bytes(&idle),

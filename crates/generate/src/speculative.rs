@@ -11,10 +11,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ::runtime::{Draft, Guesser, KvCache, Matrix, Model, Standing};
+use runtime::{Draft, Guesser, KvCache, Matrix, Model, Standing};
 use serde::Serialize;
 use tensor::Result;
 
+use crate::mask_suppressed;
 use crate::sampling::{Odds, Sampler};
 
 /// Tokens of a pass: each gets the bits that it would have alone (see `runtime`'s matmul and attention).
@@ -22,7 +23,7 @@ const PASS: usize = quant::DOT_VECTORS;
 
 /// Says a model's next tokens with the help of a draft model.
 #[derive(Clone)]
-pub(crate) struct Speculation<'a> {
+pub struct SpeculativeDecoder<'a> {
     model: &'a Model<'a>,
     guesser: Guesser<'a>,
     /// The most tokens to guess at a time.
@@ -38,31 +39,37 @@ pub(crate) struct Speculation<'a> {
     sequence: Vec<u32>,
     /// To be said. The last of them is not in the cache.
     ready: VecDeque<u32>,
-    pub(crate) counts: Counts,
+    counts: DraftCounts,
 }
 
-/// How good the guesses were.
+/// Draft tokens, and those of them that the model accepted.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Counts {
-    pub(crate) bursts: usize,
-    pub(crate) drafted: usize,
-    pub(crate) accepted: usize,
+pub struct DraftCounts {
+    /// Passes of the model over a burst of draft tokens.
+    pub bursts: usize,
+    /// Draft tokens.
+    pub drafted: usize,
+    /// Draft tokens that the model accepted.
+    pub accepted: usize,
 }
 
-impl<'a> Speculation<'a> {
+impl<'a> SpeculativeDecoder<'a> {
     /// Reads the prompt, and has the first token ready.
-    pub(crate) fn new(
+    ///
+    /// # Errors
+    /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
+    pub fn new(
         model: &'a Model<'a>,
         draft: &'a Draft<'a>,
         burst: usize,
         suppressed: &'a [u32],
         prompt: &[u32],
         sampler: &mut Sampler,
-    ) -> Result<Speculation<'a>> {
+    ) -> Result<SpeculativeDecoder<'a>> {
         let mut cache = KvCache::new(model.config()).with_undo(burst);
         let hidden = model.norm(&model.forward_last(prompt, &mut cache)?)?;
         let logits = model.logits(&hidden, 0..model.config().vocab)?;
-        Ok(Speculation {
+        Ok(SpeculativeDecoder {
             model,
             guesser: Guesser::new(draft, burst),
             burst,
@@ -71,13 +78,21 @@ impl<'a> Speculation<'a> {
             cache,
             hidden,
             sequence: prompt.to_vec(),
-            ready: VecDeque::from([sampler.choose(&sayable(suppressed, logits.row(0)))]),
-            counts: Counts::default(),
+            ready: VecDeque::from([sampler.choose(&mask_suppressed(suppressed, logits.row(0)))]),
+            counts: DraftCounts::default(),
         })
     }
 
+    /// Draft tokens so far.
+    pub fn counts(&self) -> DraftCounts {
+        self.counts
+    }
+
     /// The next token. No more than `left` will be asked for, this one included.
-    pub(crate) fn next(&mut self, left: usize, sampler: &mut Sampler) -> Result<u32> {
+    ///
+    /// # Errors
+    /// `Io` for a source that cannot be read.
+    pub fn next_token(&mut self, left: usize, sampler: &mut Sampler) -> Result<u32> {
         loop {
             if let Some(token) = self.ready.pop_front() {
                 self.sequence.push(token);
@@ -102,7 +117,7 @@ impl<'a> Speculation<'a> {
             let logits = self.model.logits(&hidden, 0..self.model.config().vocab)?;
             for row in 0..pass.len() {
                 let judged = number * PASS + row;
-                let odds = sampler.odds(&sayable(self.suppressed, logits.row(row)));
+                let odds = sampler.odds(&mask_suppressed(self.suppressed, logits.row(row)));
                 let said = match guesses.get(judged) {
                     Some((guess, draft)) => judge(*guess, draft, &odds, sampler),
                     None => Verdict::Instead(sampler.draw(&odds)),
@@ -132,7 +147,7 @@ impl<'a> Speculation<'a> {
                 None => self.guesser.first(&at, &self.sequence)?,
                 Some((token, _)) => self.guesser.next(&at, *token)?,
             };
-            let odds = sampler.odds(&sayable(self.suppressed, &logits));
+            let odds = sampler.odds(&mask_suppressed(self.suppressed, &logits));
             guesses.push((sampler.draw(&odds), odds));
         }
         Ok(guesses)
@@ -161,23 +176,10 @@ fn judge(guess: u32, draft: &Odds, odds: &Odds, sampler: &mut Sampler) -> Verdic
     Verdict::Instead(sampler.draw(if lacking.total > 0.0 { &lacking } else { odds }))
 }
 
-/// The logits of a token, without what may not be said.
-pub(crate) fn sayable(suppressed: &[u32], logits: &[f32]) -> Vec<f32> {
-    let mut row = logits.to_vec();
-    for &id in suppressed {
-        if let Some(logit) = row.get_mut(id as usize) {
-            *logit = f32::NEG_INFINITY;
-        }
-    }
-    row
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use ::checkpoint::Checkpoint;
-    use ::runtime::{Drafter, Weights};
+    use checkpoint::Checkpoint;
+    use runtime::{Drafter, Weights};
     use tensor::TensorSource;
 
     use super::*;
@@ -232,18 +234,18 @@ mod tests {
     #[test]
     fn bursts_have_the_odds_of_the_model() {
         let fixture = |name: &str| {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints").join(name);
+            let path = testkit::fixtures("checkpoints").join(name);
             Checkpoint::open(path).unwrap()
         };
         let (target, draft) = (fixture("e2b"), fixture("e2b-assistant"));
-        let opened = ::gemma::Model::open(&target).unwrap();
-        let opened_draft = ::gemma::Model::open_draft(&draft).unwrap();
+        let opened = gemma::Model::open(&target).unwrap();
+        let opened_draft = gemma::Model::open_draft(&draft).unwrap();
         let weights = Weights::new(&target as &dyn TensorSource, &opened.inventory).unwrap();
         let model = Model::new(&opened.config, weights).unwrap();
         let drafter =
             Drafter::new(&opened_draft.config, &draft, &opened_draft.inventory, &opened.config).unwrap();
         let other = fixture("31b");
-        let opened_other = ::gemma::Model::open(&other).unwrap();
+        let opened_other = gemma::Model::open(&other).unwrap();
         let weights = Weights::new(&other as &dyn TensorSource, &opened_other.inventory).unwrap();
         let other = Model::new(&opened_other.config, weights).unwrap();
         for draft in [Draft::Assistant(drafter), Draft::of_model(other, &opened.config).unwrap()] {
@@ -254,8 +256,8 @@ mod tests {
     fn has_the_odds_of_the_model(model: &Model<'_>, draft: &Draft<'_>) {
         let prompt: Vec<u32> = (0..40).map(|n| if n == 0 { 2 } else { 300 + n * 17 }).collect();
         let mut first = Sampler::new(Sampling { temperature: 0.0, ..WARM });
-        let mut start = Speculation::new(model, draft, 3, &[], &prompt, &mut first).unwrap();
-        let last = start.next(9, &mut first).unwrap();
+        let mut start = SpeculativeDecoder::new(model, draft, 3, &[], &prompt, &mut first).unwrap();
+        let last = start.next_token(9, &mut first).unwrap();
         let odds_after = |more: &[u32]| {
             let mut cache = start.cache.clone();
             let hidden = model.forward_last(more, &mut cache).unwrap();
@@ -266,11 +268,11 @@ mod tests {
         let second = odds_after(&[last, likeliest]);
 
         let mut said = Vec::new();
-        let mut counts = Counts::default();
+        let mut counts = DraftCounts::default();
         for seed in 0..800 {
             let mut sampler = Sampler::new(Sampling { seed, ..WARM });
             let mut speculation = start.clone();
-            let mut next = || speculation.next(9, &mut sampler).unwrap();
+            let mut next = || speculation.next_token(9, &mut sampler).unwrap();
             said.push((next(), next()));
             counts.accepted += speculation.counts.accepted;
             counts.drafted += speculation.counts.drafted;

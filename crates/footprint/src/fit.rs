@@ -1,15 +1,12 @@
 //! What fits into a memory: the artifact, the largest context, the recipes.
 
-use checkpoint::Survey;
 use gemma::Model;
+use plan::{Artifact, Lattice, Recipe, Request, Shards, plan};
+use quant::Survey;
 use serde::Serialize;
 use tensor::{Error, Result};
 
 use super::{Conditions, Engine, MAX_CONTEXT, Memory, memory};
-use crate::build::{Request, Shards, plan};
-use crate::lattice::Lattice;
-use crate::recipe::Recipe;
-use crate::types::Artifact;
 
 /// Whether an artifact fits, and what would.
 #[derive(Clone, Debug, Serialize)]

@@ -7,21 +7,13 @@
 //! `table.rs`. The allocator keeps what attention has freed while the feed-forward network runs, so the two are added.
 
 use gemma::{Attention, Config, Model};
+use plan::{Artifact, OutputTensor};
+use runtime::{PLE_CACHE_BYTES, QUERIES_AT_A_TIME, SCRATCH_BYTES};
 use tensor::DType;
 
 use super::{Conditions, entries};
-use crate::types::{Artifact, OutputTensor};
 
 const F32: u64 = 4;
-
-/// Buffers of a thread, whatever goes through: blocks of weights, as stored and decoded, and their sums.
-const SCRATCH: u64 = 2 << 20;
-
-/// Queries whose scores with all keys they see a thread holds.
-const QUERIES: u64 = 64;
-
-/// Rows of the per-layer table that are kept.
-const TABLE_ROOM: u64 = 4 << 20;
 
 /// Positions that a layer holds when it holds most: a window, before it lets go of what a piece has pushed out.
 pub(super) fn cells(config: &Config, attention: Attention, conditions: Conditions) -> u64 {
@@ -38,12 +30,12 @@ pub(super) fn working(config: &Config, artifact: &Artifact, conditions: Conditio
     let row_bytes = |tensor: &OutputTensor| tensor.desc.row_bytes();
     let table: u64 = tensors("per_layer_token_embd").map(row_bytes).sum();
     let is_bf16 = tensors("ffn_down").any(|tensor| tensor.desc.dtype == DType::BF16);
-    let scores = F32 * QUERIES.min(conditions.together()) * conditions.context;
+    let scores = F32 * (QUERIES_AT_A_TIME as u64).min(conditions.together()) * conditions.context;
     // those of the head, and a copy without what may not be said
     let logits = 2 * F32 * config.vocab;
     conditions.together() * F32 * values(config, is_bf16)
-        + TABLE_ROOM.min(table * conditions.context)
-        + conditions.threads * (SCRATCH + scores)
+        + (PLE_CACHE_BYTES as u64).min(table * conditions.context)
+        + conditions.threads * (SCRATCH_BYTES as u64 + scores)
         + logits
 }
 
