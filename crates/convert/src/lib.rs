@@ -21,4 +21,4 @@ pub use grid_survey::survey_grid;
 pub use manifest::file_entry;
 pub use prepare::check;
 pub use reencode::{Buffers, Encoding, Scales, Steps};
-pub use run::{Finished, Options, Progress, run};
+pub use run::{Finished, Options, run};

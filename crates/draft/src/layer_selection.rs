@@ -91,6 +91,11 @@ pub fn choose_layers(
 }
 
 impl LayerSelection {
+    /// Whether a text selected the layers; else they were given.
+    pub fn is_measured(&self) -> bool {
+        !self.left_out.is_empty()
+    }
+
     /// The most sets of layers that are tried for a draft of `count` layers of a model of `layers`.
     pub fn tries(layers: usize, count: usize) -> u64 {
         (count + 1..=layers).map(|left| left.min(TRIED) as u64).sum()
