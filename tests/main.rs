@@ -26,6 +26,7 @@ mod importance;
 mod inputs;
 mod judge;
 mod keys;
+mod library;
 mod limits;
 mod memory;
 mod noise;

@@ -365,6 +365,6 @@ fn texts_that_cannot_be_read_are_refused() {
         assert!(error.to_string().contains(says), "{error}\ninstead of {says}");
     }
     assert!(
-        plain(&fish.as_bytes()[..300]).unwrap_err().help_text().unwrap().contains("--context of 53 or less")
+        plain(&fish.as_bytes()[..300]).unwrap_err().help_text().unwrap().contains("‹context› of 53 or less")
     );
 }

@@ -2,7 +2,10 @@
 //!
 //! Libraries build it, the command line shows it and turns the fault into an exit code.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -38,17 +41,33 @@ impl Fault {
     }
 }
 
+/// The cause of an error, for code that acts on it. Messages may change; kinds do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A value that contradicts its format, another value, or what is possible.
+    Invalid,
+    /// A key, a tensor, a field or a file that is not there.
+    Missing,
+    /// An output that is there already.
+    Exists,
+    /// A failed system call.
+    Io(io::ErrorKind),
+}
+
 /// An error a person can act on. Displays as `place: problem (expected …, found …)`, then the help on a line of its own.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 struct Inner {
     fault: Fault,
+    kind: ErrorKind,
     place: String,
     problem: String,
     expected: Option<(String, String)>,
     help: Option<String>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
@@ -56,10 +75,12 @@ impl Error {
     pub fn new(fault: Fault, place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Error(Box::new(Inner {
             fault,
+            kind: ErrorKind::Invalid,
             place: place.to_string(),
             problem: problem.to_string(),
             expected: None,
             help: None,
+            source: None,
         }))
     }
 
@@ -88,15 +109,53 @@ impl Error {
         Self::new(Fault::Target, place, problem)
     }
 
+    /// A key, tensor, field or file of an input that is not there: see [`Fault::Malformed`].
+    pub fn missing(place: impl fmt::Display) -> Self {
+        Self::malformed(place, "missing").with_kind(ErrorKind::Missing)
+    }
+
+    /// An output that is there already: see [`Fault::Target`].
+    pub fn exists(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        Self::target(place, problem).with_kind(ErrorKind::Exists)
+    }
+
     /// A failed system call on `place`. A missing input file is malformed input, not an I/O failure.
-    pub fn io(place: impl fmt::Display, error: &std::io::Error) -> Self {
-        let fault = if error.kind() == std::io::ErrorKind::NotFound { Fault::Malformed } else { Fault::Io };
-        Self::new(fault, place, error)
+    pub fn io(place: impl fmt::Display, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                Self::new(Fault::Malformed, place, error).with_kind(ErrorKind::Missing)
+            }
+            kind => Self::new(Fault::Io, place, error).with_kind(ErrorKind::Io(kind)),
+        }
+        .with_source(copy_of(error))
     }
 
     /// A failed system call on something being written: see [`Fault::Target`].
-    pub fn write(place: impl fmt::Display, error: &std::io::Error) -> Self {
+    pub fn write(place: impl fmt::Display, error: &io::Error) -> Self {
         Self::new(Fault::Target, place, error)
+            .with_kind(ErrorKind::Io(error.kind()))
+            .with_source(copy_of(error))
+    }
+
+    #[must_use]
+    fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
+    /// Keeps the error that this one comes from, for [`std::error::Error::source`].
+    #[must_use]
+    pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// The same error with another fault and place: of a value that came from elsewhere. The old error is the source.
+    #[must_use]
+    pub fn moved(self, fault: Fault, place: impl fmt::Display) -> Self {
+        let (source, mut moved) = (self.clone(), self);
+        (moved.0.fault, moved.0.place) = (fault, place.to_string());
+        moved.with_source(source)
     }
 
     /// Adds what should have been there and what was.
@@ -123,6 +182,11 @@ impl Error {
     /// Who has to act.
     pub fn fault(&self) -> Fault {
         self.0.fault
+    }
+
+    /// The cause, for code.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
     }
 
     /// The file, tensor, key or option.
@@ -165,4 +229,59 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// Equal errors say the same to a person; their sources may differ.
+impl PartialEq for Error {
+    fn eq(&self, other: &Error) -> bool {
+        let parts = |e: &Error| {
+            (
+                e.0.fault,
+                e.0.kind,
+                e.0.place.clone(),
+                e.0.problem.clone(),
+                e.0.expected.clone(),
+                e.0.help.clone(),
+            )
+        };
+        parts(self) == parts(other)
+    }
+}
+
+impl Eq for Error {}
+
+/// `io::Error` is not `Clone`: the code of the system, or else the text.
+fn copy_of(error: &io::Error) -> io::Error {
+    error
+        .raw_os_error()
+        .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_and_sources_are_for_code() {
+        let denied = io::Error::from_raw_os_error(13);
+        let error = Error::write("out", &denied);
+        assert_eq!(
+            (error.fault(), error.kind()),
+            (Fault::Target, ErrorKind::Io(io::ErrorKind::PermissionDenied))
+        );
+        let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+        assert_eq!(source.raw_os_error(), Some(13));
+        let absent = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(Error::io("in", &absent).kind(), ErrorKind::Missing);
+        assert_eq!(Error::io("in", &absent).fault(), Fault::Malformed);
+        let moved = Error::missing("key a").moved(Fault::Recipe, "recipe: a");
+        assert_eq!(moved.to_string(), "recipe: a: missing");
+        assert_eq!((moved.kind(), moved.fault()), (ErrorKind::Missing, Fault::Recipe));
+        assert_eq!(moved.source().unwrap().to_string(), "key a: missing");
+        assert_eq!(moved, Error::missing("recipe: a").moved(Fault::Recipe, "recipe: a"));
+    }
+}

@@ -27,7 +27,7 @@ mod unfinished;
 mod visible;
 
 pub use appended::AppendedFile;
-pub use error::{Error, Fault, Result};
+pub use error::{Error, ErrorKind, Fault, Result};
 pub use folder::WorkFolder;
 pub use kind::{GENERATOR, Kind, STORE_KEY};
 pub use output::{OutputFile, PARTIAL, write_whole};

@@ -231,7 +231,7 @@ fn may_replace(path: &Path, kind: Option<Kind>) -> Result<()> {
         Ok(Ok(())) => Ok(()),
         Ok(Err(found)) => Err(Error::target(path.display(), "another file is there already")
             .expected(format!("no file, or {}", kind.name()), found)
-            .help("Choose another name, or use --force to replace it.")),
+            .help("Choose another name, or use ‹force› to replace it.")),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::write(path.display(), &e)),
     }

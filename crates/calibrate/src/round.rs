@@ -147,7 +147,7 @@ fn check(config: &gemma::Config, text: &CalibrationTokens<'_>) -> Result<()> {
     if needed > text.memory {
         return Err(Error::limit("memory", "the hidden states of the text do not fit")
             .expected(format!("at most {} bytes", text.memory), needed)
-            .help("Give more --text-memory, or fewer --chunks."));
+            .help("Give more ‹text_memory›, or fewer ‹chunks›."));
     }
     Ok(())
 }

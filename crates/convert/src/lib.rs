@@ -19,6 +19,6 @@ mod target;
 
 pub use grid_survey::survey_grid;
 pub use manifest::file_entry;
-pub use prepare::check;
+pub use prepare::{check, finished};
 pub use reencode::{Buffers, Encoding, Scales, Steps};
 pub use run::{Finished, Options, run};

@@ -7,7 +7,7 @@ use std::path::Path;
 use base::OutputFile;
 use plan::{FileEntry, MAX_MANIFEST, Manifest};
 use sha2::{Digest, Sha256};
-use tensor::{Error, Result};
+use tensor::{Error, Fault, Result};
 
 /// Reads a manifest; empty if there is none.
 ///
@@ -19,8 +19,7 @@ pub(crate) fn read(path: &Path) -> Result<Manifest> {
     }
     let read = base::read_regular(path, MAX_MANIFEST).and_then(|bytes| Manifest::parse(&bytes));
     read.map_err(|e| {
-        Error::target(path.display(), e.problem())
-            .help("Choose another target folder, or move the file away.")
+        e.moved(Fault::Target, path.display()).help("Choose another target folder, or move the file away.")
     })
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use checkpoint::Checkpoint;
-use plan::{Manifest, OutputFile, Plan};
+use plan::{Artifact, ArtifactEntry, Manifest, OutputFile, Plan};
 use tensor::{Error, Result};
 
 use crate::manifest;
@@ -60,23 +60,41 @@ pub(crate) fn vacant(plan: &Plan, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// For each artifact of the plan, its entry in the manifest where the folder holds it already: made by this very plan, every
+/// output with the planned size. The contents of the files are not hashed.
+///
+/// # Errors
+/// `Target` for a manifest that cannot be read.
+pub fn finished(plan: &Plan, options: &Options) -> Result<Vec<Option<ArtifactEntry>>> {
+    let manifest = manifest::read(&options.manifest())?;
+    let entry = |(number, artifact): (usize, &Artifact)| {
+        let entry = manifest.entry_of(&artifact.files.first()?.name)?;
+        let is_there = |file: &OutputFile| {
+            fs::metadata(options.folder.join(&file.name)).is_ok_and(|found| found.len() == file.bytes)
+        };
+        let complete = artifact.files.iter().all(is_there);
+        (complete && entry.plan_sha256 == plan.only(number).digest()).then(|| entry.clone())
+    };
+    Ok(plan.artifacts.iter().enumerate().map(entry).collect())
+}
+
 /// What to say about an output that is there already: whether it is what would be written.
 fn exists(plan: &Plan, manifest: &Manifest, path: &Path, output: &OutputFile) -> Error {
-    let error = Error::target(path.display(), "the output exists already");
+    let error = Error::exists(path.display(), "the output exists already");
     let Some(entry) = manifest.entry_of(&output.name) else {
-        return error.help("Use --force to replace it. No manifest says what it is.");
+        return error.help("Use ‹force› to replace it. No manifest says what it is.");
     };
     let planned = (0..plan.artifacts.len()).any(|number| plan.only(number).digest() == entry.plan_sha256);
     let complete = fs::metadata(path).is_ok_and(|found| found.len() == output.bytes);
     error.help(match (planned, complete) {
         (true, true) => {
             "It is complete and was made by this very plan. If the weights are still those whose SHA-256 is in its manifest, \
-             it can be used as it is. --force makes it anew."
+             it can be used as it is: ‹skip_existing› does so. ‹force› makes it anew."
         }
         (true, false) => {
-            "It was made by this very plan, but its size has changed since. Use --force to replace it."
+            "It was made by this very plan, but its size has changed since. Use ‹force› to replace it."
         }
-        (false, _) => "It was made by another plan (see its manifest). Use --force to replace it.",
+        (false, _) => "It was made by another plan (see its manifest). Use ‹force› to replace it.",
     })
 }
 

@@ -238,7 +238,7 @@ pub fn check_count(target: &Config, count: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::recipe(
-        format!("--layers {count}"),
+        format!("‹layers› {count}"),
         format!("no such draft of a model of {} layers", target.layers()),
     )
     .expected(format!("{KV_OWNERS} to {}", target.layers() - 1), count))

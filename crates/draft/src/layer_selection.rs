@@ -81,7 +81,7 @@ pub fn choose_layers(
             }
         }
         let Some((layer, found)) = best else {
-            return Err(Error::recipe(format!("--layers {count}"), "no further layer can be removed")
+            return Err(Error::recipe(format!("‹layers› {count}"), "no further layer can be removed")
                 .expected(format!("at least {}", choice.layers.len()), count));
         };
         choice.left_out.push(layer);

@@ -83,7 +83,7 @@ pub fn verdict(
     recipes.sort_by(|a, b| b.bits_per_weight.total_cmp(&a.bits_per_weight).then(b.needed.cmp(&a.needed)));
     if largest_context.is_none() && recipes.iter().all(|candidate| candidate.largest_context.is_none()) {
         let (bytes, name) = least.unwrap_or_default();
-        return Err(Error::limit("--memory", "nothing fits, whatever the context")
+        return Err(Error::limit("‹memory›", "nothing fits, whatever the context")
             .expected(format!("at least {bytes} bytes"), limit)
             .help(format!("The recipe that needs least is {name}.")));
     }

@@ -134,13 +134,13 @@ impl Conditions {
     pub fn new(config: &Config, context: u64, kv_type: DType) -> Result<Conditions> {
         let most = config.context.clamp(1, MAX_CONTEXT);
         if context == 0 || context > most {
-            return Err(Error::recipe("--context", "not a context of this model")
+            return Err(Error::recipe("‹context›", "not a context of this model")
                 .expected(format!("1 to {most} tokens"), context));
         }
         let fits = |t: DType| (0..config.layers()).all(|n| t.row_bytes(config.head_dim_of(n)).is_some());
         if !KV_TYPES.contains(&kv_type) || !fits(kv_type) {
             let known: Vec<_> = KV_TYPES.iter().filter(|&&t| fits(t)).map(|t| t.name()).collect();
-            return Err(Error::recipe("--kv-type", "keys and values of this model cannot be kept so")
+            return Err(Error::recipe("‹kv_type›", "keys and values of this model cannot be kept so")
                 .expected(known.join(", "), kv_type));
         }
         Ok(Conditions { context, batch: Conditions::BATCH, kv_type, threads: Conditions::THREADS })

@@ -7,8 +7,8 @@ use eval::ModelInfo;
 use gemma::{Config, Inventory, Kind};
 use gguf::GgufSet;
 use runtime::{Draft, Drafter, Weights};
-use text::Tokenizer;
 use tensor::{Result, TensorSource};
+use text::Tokenizer;
 
 use crate::jobs::model_info;
 use crate::model::{Model, ModelFile};
@@ -37,7 +37,11 @@ impl DraftModel {
     fn checkpoint(path: &Path) -> Result<(DraftModel, Tokenizer)> {
         let checkpoint = Checkpoint::open(path)?;
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
-        let open = if gemma::is_assistant(checkpoint.config()) { gemma::Model::open_draft } else { gemma::Model::open };
+        let open = if gemma::is_assistant(checkpoint.config()) {
+            gemma::Model::open_draft
+        } else {
+            gemma::Model::open
+        };
         let gemma::Model { config, inventory, .. } = open(&checkpoint)?;
         let draft =
             DraftModel { path: path.to_owned(), file: ModelFile::Folder(checkpoint), config, inventory };

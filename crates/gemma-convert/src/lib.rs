@@ -46,6 +46,7 @@ mod options;
 mod requests;
 mod settings;
 
+pub use base::ErrorKind;
 pub use base::{Progress, Silent, Task, Unit};
 pub use draft::{DraftReport, LayerSelection};
 pub use draft_model::DraftModel;

@@ -6,10 +6,10 @@ use checkpoint::Checkpoint;
 use gemma::{Config, Inventory};
 use gguf::{GgufSet, Metadata};
 use runtime::Weights;
-use text::{Reader, Tokenizer};
-use verify::Artifact;
 use serde_json::Value;
 use tensor::{Error, Result, TensorDesc, TensorSource};
+use text::{Reader, Tokenizer};
+use verify::Artifact;
 
 /// A model that can run.
 pub struct Model {

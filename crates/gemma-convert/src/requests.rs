@@ -6,7 +6,7 @@ use std::sync::Arc;
 use checkpoint::Checkpoint;
 use imatrix::Importance;
 use plan::{Format, Given, ImportanceKeys, ImportanceSource, Preset, Recipe, Request, Shards, TypeRule};
-use tensor::{Error, Result};
+use tensor::{Error, Fault, Result};
 
 use crate::options::RecipeOptions;
 
@@ -110,7 +110,7 @@ fn preset_text(name: &str) -> Result<(String, String)> {
 pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
     let path = Path::new(name);
     if path.extension().is_some_and(|e| e == "toml") || name.contains('/') {
-        let text = base::read_bounded(path, MAX_RECIPE).map_err(|e| Error::recipe(name, e.problem()))?;
+        let text = base::read_bounded(path, MAX_RECIPE).map_err(|e| e.moved(Fault::Recipe, name))?;
         let text = String::from_utf8(text).map_err(|_| Error::recipe(name, "not UTF-8 text"))?;
         return Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text));
     }

@@ -380,7 +380,7 @@ fn architecture(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<(String, 
         Some(&kind) if wanted(kind) => Ok((name.to_owned(), kind)),
         Some(Kind::Draft) => {
             Err(Error::unsupported(place, "a draft model").expected(supported(), name).help(
-                "`gemma-convert draft convert` converts it; give it the model that it drafts for as --target.",
+                "`gemma-convert draft convert` converts it; give it the model that it drafts for as ‹target›.",
             ))
         }
         Some(_) => Err(Error::unsupported(place, "not a draft model").expected(supported(), name)),

@@ -5,7 +5,7 @@
 //! must agree in a number of sizes. Source: huggingface/transformers models/gemma4_assistant.
 
 use serde_json::Value;
-use tensor::{Error, Result};
+use tensor::{Error, Fault, Result};
 
 use crate::Vocabulary;
 use crate::config::fields::{Fields, MOST};
@@ -45,7 +45,7 @@ impl Draft {
             false => None,
         };
         let draft = Draft { backbone, ordered };
-        draft.check().map_err(|e| Error::malformed(field("centroid_intermediate_top_k"), e.problem()))?;
+        draft.check().map_err(|e| e.moved(Fault::Malformed, field("centroid_intermediate_top_k")))?;
         Ok(draft)
     }
 

@@ -10,7 +10,7 @@
 use std::collections::{HashMap, HashSet};
 
 use gguf::{Array, Metadata, Value};
-use tensor::{Error, Result, TensorDesc};
+use tensor::{Error, Fault, Result, TensorDesc};
 
 use crate::config::{Attention, Config, Kind, Rope, check_donors};
 use crate::draft::{self, Draft, Ordered};
@@ -74,12 +74,11 @@ impl Config {
         let shared_kv_layers = keys.optional("attention.shared_kv_layers")?.unwrap_or(0);
         let check = if kind == Kind::Draft { draft::check_shared } else { check_donors };
         check(&attention, shared_kv_layers)
-            .map_err(|e| Error::malformed(keys.place("attention.shared_kv_layers"), e.problem()))?;
+            .map_err(|e| e.moved(Fault::Malformed, keys.place("attention.shared_kv_layers")))?;
 
         let named: HashMap<&str, &TensorDesc> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let rows = |name: &str| {
-            let desc =
-                named.get(name).ok_or_else(|| Error::malformed(format!("tensor {name}"), "missing"))?;
+            let desc = named.get(name).ok_or_else(|| Error::missing(format!("tensor {name}")))?;
             Ok(desc.rows())
         };
         let ple = match kind {
@@ -266,7 +265,7 @@ impl<'a> Keys<'a> {
             backbone: self.size("embedding_length_out")?,
             ordered: centroids.map(|centroids| Ordered { centroids, used }),
         };
-        draft.check().map_err(|e| Error::malformed(self.place("masked_embedding_top_k"), e.problem()))?;
+        draft.check().map_err(|e| e.moved(Fault::Malformed, self.place("masked_embedding_top_k")))?;
         Ok(draft)
     }
 
@@ -323,7 +322,7 @@ impl<'a> Keys<'a> {
     }
 
     fn missing(&self, key: &str) -> Error {
-        Error::malformed(self.place(key), "missing")
+        Error::missing(self.place(key))
     }
 }
 

@@ -61,7 +61,7 @@ impl Config {
                 format!("tensor {}", tensors[head].name),
                 "a draft model with a head of its own: a GGUF and llama.cpp have its embedding for it",
             )),
-            None if !said => Err(Error::malformed("tensor lm_head.weight", "missing").within(field("tie_word_embeddings")).expected(
+            None if !said => Err(Error::missing("tensor lm_head.weight").within(field("tie_word_embeddings")).expected(
                 "a head, where tie_word_embeddings is false",
                 "none",
             ).help("If the embedding is the head, say tie_word_embeddings: true at the top of config.json; transformers would begin with a random head.")),

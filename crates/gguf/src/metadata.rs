@@ -86,7 +86,7 @@ impl Metadata {
     /// # Errors
     /// `Malformed` when the key is missing or its value has another type.
     pub fn required<'a, T: FromValue<'a>>(&'a self, key: &str) -> Result<T> {
-        self.typed(key)?.ok_or_else(|| Error::malformed(format!("key {key}"), "missing"))
+        self.typed(key)?.ok_or_else(|| Error::missing(format!("key {key}")))
     }
 }
 

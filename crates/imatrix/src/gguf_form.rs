@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use base::ErrorKind;
 use gguf::{GgufFile, Layout, Metadata, ggml_shape};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
@@ -40,8 +41,8 @@ pub(crate) fn read(path: &Path) -> Result<Importance> {
 fn parse(file: &GgufFile) -> Result<Importance> {
     crate::expect_size(file.file_len())?;
     let metadata = file.metadata();
-    let required = |e: Error| match e.problem() {
-        "missing" => e.help("A file of llama-imatrix has it, and llama-quantize wants it."),
+    let required = |e: Error| match e.kind() {
+        ErrorKind::Missing => e.help("A file of llama-imatrix has it, and llama-quantize wants it."),
         _ => e,
     };
     let datasets: &[String] = metadata.required(DATASETS).map_err(required)?;

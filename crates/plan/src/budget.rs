@@ -215,7 +215,7 @@ fn terms(
         (_, _, Some(kld)) => Ok((free, Goal::Kld(kld))),
         _ => Err(Error::recipe("budget", "no limit is given")
             .expected("one of size, bpw and kld", "none")
-            .help("Give --target-size 3.2GB, --target-bpw 4.5 or --target-kld 0.02.")),
+            .help("Give ‹target_size› 3.2GB, ‹target_bpw› 4.5 or ‹target_kld› 0.02.")),
     }
 }
 

@@ -148,7 +148,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
             "types are chosen by what rounding costs, which is not known here",
         )
         .help(
-            "Give --sensitivity, or a --text to measure it on. Of an artifact, its manifest has the types.",
+            "Give ‹sensitivity›, or a ‹text› to measure it on. Of an artifact, its manifest has the types.",
         ));
     }
     let preset = Preset::named(&recipe.types.preset)?;
@@ -217,7 +217,7 @@ pub(crate) fn unused_kv<'m>(
         let bytes: u64 = unused.iter().map(|found| shards.tensors[found.index].byte_len()).sum();
         notes.push(format!(
             "{} K/V tensors of KV-shared layers ({bytes} bytes in the checkpoint) are kept though no layer reads them, \
-             as llama.cpp's converter does; --set unused_kv=drop leaves them out",
+             as llama.cpp's converter does; ‹set› unused_kv=drop leaves them out",
             unused.len()
         ));
     }

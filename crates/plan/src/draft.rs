@@ -49,7 +49,7 @@ pub(crate) fn head<'m>(
             let bytes: u64 = kept.iter().map(|found| shards.tensors[found.index].byte_len()).sum();
             notes.push(format!(
                 "the ordered embedding ({bytes} bytes in the checkpoint) is left out, as by llama.cpp's converter: the \
-                 dense head takes its place; --set masked_embedding=keep writes it"
+                 dense head takes its place; ‹set› masked_embedding=keep writes it"
             ));
             left_out.extend(kept.drain(..).map(|found| dropped(shards, found.index, LEFT_OUT)));
             if let Some(draft) = &mut config.to_mut().draft {

@@ -118,11 +118,11 @@ impl<'a> OnLattice<'a> {
                     .help("Take a recipe that rounds, such as the one of the same preset."));
             }
             Lattice::Off if self.lie > 0 => {
-                let keeper = keeper().map(|name| format!(", or --recipe {name},")).unwrap_or_default();
+                let keeper = keeper().map(|name| format!(", or ‹recipe› {name},")).unwrap_or_default();
                 let vain =
                     if importance { "; neither importance nor calibration makes up for it" } else { "" };
                 notes.push(format!(
-                    "{lie} and are rounded off it: --set types.lattice=auto{keeper} repacks them exactly{vain}"
+                    "{lie} and are rounded off it: ‹set› types.lattice=auto{keeper} repacks them exactly{vain}"
                 ));
             }
             Lattice::Off => {}

@@ -323,7 +323,7 @@ fn stem(path: &std::path::Path) -> Option<String> {
 
 /// Applies one `KEY=VALUE`. The value is TOML where it parses as such, else a string: `unused_kv=drop` works.
 fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
-    let place = || format!("--set {setting}");
+    let place = || format!("‹set› {setting}");
     let Some((key, value)) = setting.split_once('=') else {
         return Err(Error::recipe(place(), "not a setting").expected("KEY=VALUE", setting));
     };

@@ -49,7 +49,7 @@ impl<'a> Model<'a> {
     pub fn new(config: &'a Config, weights: Weights<'a>) -> Result<Model<'a>> {
         if config.draft.is_some() {
             return Err(Error::unsupported("model", "a draft model says nothing by itself")
-                .help("Give it to `generate` as --draft, with the model that it drafts for."));
+                .help("Give it to `generate` as ‹draft›, with the model that it drafts for."));
         }
         Model::of_layers(config, weights)
     }

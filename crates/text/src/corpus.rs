@@ -136,7 +136,7 @@ impl Corpus {
         if corpus.scored_tokens() == 0 {
             return Err(Error::recipe("text", "there is nothing in it to score")
                 .expected("at least one token", 0)
-                .help("Give a larger --context, or more of the text."));
+                .help("Give a larger ‹context›, or more of the text."));
         }
         Ok(corpus)
     }

@@ -153,7 +153,7 @@ fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) 
         "an artifact of another variant than the checkpoint that it is held against",
     )
     .expected(named(expected.config.variant(), describe(ours)), named(theirs_named, describe(theirs)))
-    .help("Give the checkpoint that the artifact was made from with --against."))
+    .help("Give the checkpoint that the artifact was made from with ‹against›."))
 }
 
 /// Whether all tensors have the types that the preset of the artifact gives them: rows that are too narrow for its type have

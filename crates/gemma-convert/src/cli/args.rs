@@ -133,6 +133,9 @@ pub(crate) struct Convert {
     /// Replace outputs that are there
     #[arg(long)]
     pub(crate) force: bool,
+    /// Leave artifacts alone that are there already, complete and of this very plan: for CI caches
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) skip_existing: bool,
     /// Do not wait for the disk: a power cut may lose the output, a killed run still leaves no half file
     #[arg(long)]
     pub(crate) no_sync: bool,

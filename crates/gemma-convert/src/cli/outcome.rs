@@ -3,8 +3,8 @@
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
-use serde_json::json;
 use gemma_convert::{Error, Fault};
+use serde_json::json;
 
 use super::options::with_options;
 
@@ -93,7 +93,8 @@ fn shown(error: &Error) -> String {
         None => text.to_owned(),
     };
     let line = |text: &str| clip(&base::visible_line(&with_options(text)));
-    let mut text = format!("{}: {}", line(error.place()), clip(&base::visible(&with_options(error.problem()))));
+    let mut text =
+        format!("{}: {}", line(error.place()), clip(&base::visible(&with_options(error.problem()))));
     if let Some((expected, found)) = error.expected_found() {
         text.push_str(&format!(" (expected {}, found {})", line(expected), line(found)));
     }

@@ -65,7 +65,7 @@ impl Calibrate {
     /// `Unsupported` for model and text; `Io`.
     pub fn run(&self, progress: &dyn Progress) -> Result<Calibrated> {
         if self.out.exists() && !self.force {
-            return Err(Error::target(self.out.display(), "the output exists already")
+            return Err(Error::exists(self.out.display(), "the output exists already")
                 .help("Use ‹force› to replace it."));
         }
         // before hours of work, and not only after them

@@ -50,10 +50,7 @@ pub fn presets(model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
     with_sizes(all.collect(), model)
 }
 
-fn with_sizes(
-    mut all: Vec<(CatalogueEntry, String)>,
-    model: Option<&Path>,
-) -> Result<Vec<CatalogueEntry>> {
+fn with_sizes(mut all: Vec<(CatalogueEntry, String)>, model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
     if let Some(path) = model {
         let checkpoint = Checkpoint::open(path)?;
         let model = gemma::Model::open_any(&checkpoint)?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use base::Progress;
 use convert::Options;
-use plan::{Allocation, ArtifactEntry, FileEntry, Request};
+use plan::{Allocation, ArtifactEntry, FileEntry, Manifest, Plan, Request};
 use quant::Simd;
 use tensor::Result;
 
@@ -41,6 +41,8 @@ pub struct Convert {
     pub text: TextOptions,
     /// Replaces outputs that are there.
     pub force: bool,
+    /// Leaves an artifact alone that is there already, complete and made by this very plan, of the same texts.
+    pub skip_existing: bool,
     /// Waits for the disk before the outputs get their names. Without it a power cut may lose the outputs; a killed run still
     /// leaves no incomplete file.
     pub sync: bool,
@@ -49,7 +51,7 @@ pub struct Convert {
 }
 
 /// The result of a conversion.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Converted {
     /// The folder of the outputs.
     pub folder: PathBuf,
@@ -78,6 +80,7 @@ impl Convert {
             recipes: RecipeOptions::default(),
             text: TextOptions::default(),
             force: false,
+            skip_existing: false,
             sync: true,
             simd: Simd::detect(),
         }
@@ -108,6 +111,13 @@ impl Convert {
     #[must_use]
     pub fn set(mut self, setting: impl Into<String>) -> Convert {
         self.recipes.settings.push(setting.into());
+        self
+    }
+
+    /// Leaves artifacts alone that are there already.
+    #[must_use]
+    pub fn skip_existing(mut self) -> Convert {
+        self.skip_existing = true;
         self
     }
 
@@ -158,8 +168,18 @@ impl Convert {
             settings: Vec::new(),
             tool: TOOL.to_owned(),
         };
-        let planned = plan_for(&mut requests, &options)?;
-        let settings = requests.iter().map(|r| serde_json::to_value(&r.recipe).expect("a recipe is plain data"));
+        let mut planned = plan_for(&mut requests, &options)?;
+        let skipped = if self.skip_existing {
+            self.skip(&mut planned.plan, &mut requests, &options, progress)?
+        } else {
+            Vec::new()
+        };
+        if requests.is_empty() {
+            let manifest = Manifest::path(&folder, options.named.as_deref());
+            return Ok(Converted { folder, artifacts: skipped, manifest, ..Converted::default() });
+        }
+        let settings =
+            requests.iter().map(|r| serde_json::to_value(&r.recipe).expect("a recipe is plain data"));
         options.settings = settings.collect();
         let allocated = requests.iter().any(|request| request.allocation.is_some());
         let measured = allocated && self.recipes.budget.sensitivity.is_none();
@@ -177,7 +197,7 @@ impl Convert {
         calibrated.iter().flatten().for_each(Calibrated::remove);
         Ok(Converted {
             folder,
-            artifacts: finished.artifacts,
+            artifacts: skipped.into_iter().chain(finished.artifacts).collect(),
             manifest: finished.manifest,
             allocations: plan.artifacts.iter().filter_map(|artifact| artifact.allocation.clone()).collect(),
             input_bytes: plan.inputs.iter().map(|input| input.bytes).sum(),
@@ -185,6 +205,35 @@ impl Convert {
             drafts: Vec::new(),
             layers: None,
         })
+    }
+
+    /// Takes the artifacts out of plan and requests that the folder holds already, and returns their entries in the manifest.
+    fn skip(
+        &self,
+        plan: &mut Plan,
+        requests: &mut Vec<Request>,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Vec<ArtifactEntry>> {
+        let texts = self.text.files.iter().map(|path| Ok(convert::file_entry(path)?.sha256));
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        let same_texts = |entry: &ArtifactEntry| {
+            entry
+                .calibration
+                .as_ref()
+                .is_none_or(|calibration| calibration.texts.iter().map(|text| &text.sha256).eq(&texts))
+        };
+        let mut finished = convert::finished(plan, options)?;
+        finished.iter_mut().for_each(|entry| *entry = entry.take().filter(same_texts));
+        let mut missing = finished.iter().map(Option::is_none);
+        requests.retain(|_| missing.next().unwrap_or(true));
+        let mut missing = finished.iter().map(Option::is_none);
+        plan.artifacts.retain(|_| missing.next().unwrap_or(true));
+        let skipped: Vec<_> = finished.into_iter().flatten().collect();
+        for entry in &skipped {
+            progress.note(&format!("{} is there already, complete and of this very plan", entry.recipe));
+        }
+        Ok(skipped)
     }
 
     /// Of each request, the files by which its types or layers were chosen, for the manifest. The text of calibrated rounding has

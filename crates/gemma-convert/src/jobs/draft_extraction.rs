@@ -95,8 +95,13 @@ impl DraftExtract {
             Layers::These(layers) => LayerSelection { layers: layers.clone(), ..LayerSelection::default() },
             Layers::Count(count) => self.select(&whole, &model, *count, progress)?,
         };
-        let extraction =
-            Extraction::new(&model.config, &model.json, &model.inventory, whole.tensors(), &selection.layers)?;
+        let extraction = Extraction::new(
+            &model.config,
+            &model.json,
+            &model.inventory,
+            whole.tensors(),
+            &selection.layers,
+        )?;
         let folder = folder.insert(WorkFolder::create(target, "draft.extract")?).path();
         write(&whole, &extraction, folder, progress)?;
 
@@ -148,12 +153,7 @@ impl DraftExtract {
 }
 
 /// Writes the extracted layers as a checkpoint.
-fn write(
-    whole: &Checkpoint,
-    extraction: &Extraction,
-    folder: &Path,
-    progress: &dyn Progress,
-) -> Result<()> {
+fn write(whole: &Checkpoint, extraction: &Extraction, folder: &Path, progress: &dyn Progress) -> Result<()> {
     let config = folder.join("config.json");
     fs::write(&config, format!("{:#}\n", extraction.json)).map_err(failed(&config))?;
     for name in COMPANIONS.iter().filter(|name| whole.dir().join(name).exists()) {

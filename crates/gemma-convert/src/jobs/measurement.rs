@@ -8,9 +8,9 @@ use tensor::Result;
 use text::{Corpus, Cut, Reader, Scored};
 
 use super::model_info;
+use crate::TOOL;
 use crate::draft_model::DraftModel;
 use crate::model::Model;
-use crate::TOOL;
 
 /// Measures a draft model: agreement with its target along a text, acceptance rate and speed-up by burst size.
 #[derive(Clone, Debug)]
@@ -54,8 +54,7 @@ impl DraftMeasure {
         let cut = Cut { context: self.context, most: Some(self.chunks), scored: Scored::Answers };
         let corpus = Corpus::read(&self.text, &reader, &cut)?;
         let task = progress.begin("measuring", draft::measure_work(&corpus), Unit::Steps);
-        let roles =
-            TokenRoles { end: target.tokenizer.end_of_generation(), suppressed: &target.suppressed };
+        let roles = TokenRoles { end: target.tokenizer.end_of_generation(), suppressed: &target.suppressed };
         let measured = draft::measure(&model, &draft, roles, &corpus, &|done| task.advance(done))?;
         Ok(DraftReport {
             tool: TOOL.to_owned(),

@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base::{Progress, Unit};
 use calibrate::{CalibrationTokens, RoundedTensors, Store, Target};
 use checkpoint::Checkpoint;
-use base::{Progress, Unit};
 use convert::Options;
 use plan::{Artifact, CalibrationEntry, FileEntry, Origin, Request};
-use text::{Corpus, Cut, Reader, Scored, Tokenizer};
 use tensor::{DType, Error, Result, TensorSource};
+use text::{Corpus, Cut, Reader, Scored, Tokenizer};
 
 use crate::jobs::Planned;
 use crate::model::reader;
@@ -35,11 +35,7 @@ impl Calibrated {
 ///
 /// # Errors
 /// `Malformed` for a text that is too short or not UTF-8, `Recipe` for chunks beyond its end.
-pub(crate) fn sequences(
-    options: &TextOptions,
-    context: usize,
-    reader: &Reader<'_>,
-) -> Result<Vec<Vec<u32>>> {
+pub(crate) fn sequences(options: &TextOptions, context: usize, reader: &Reader<'_>) -> Result<Vec<Vec<u32>>> {
     let most = options.chunks.as_ref().map(|chunks| chunks.0.end);
     let cut = Cut { context, most, scored: Scored::All };
     let corpus = Corpus::read(&options.files, reader, &cut)?;
@@ -116,13 +112,7 @@ impl Run<'_> {
         calibrate::id(&[&self.model.fingerprint, plan.as_bytes()], &self.sequences)
     }
 
-    fn round(
-        &self,
-        folder: &Path,
-        id: &str,
-        memory: u64,
-        progress: &dyn Progress,
-    ) -> Result<Calibrated> {
+    fn round(&self, folder: &Path, id: &str, memory: u64, progress: &dyn Progress) -> Result<Calibrated> {
         let config = &self.model.config;
         let layers = config.layers();
         let tensors = self.artifact.files.iter().flat_map(|file| &file.tensors);

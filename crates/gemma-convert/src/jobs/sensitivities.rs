@@ -4,13 +4,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use base::{OutputFile, Progress, Unit, write_whole};
 use calibrate::{CalibrationTokens, sample, sensitivity, sensitivity_id, sensitivity_work};
 use checkpoint::Checkpoint;
 use plan::{Plan, Request, Sensitivity, Shards, allocate, check_budget};
 use runtime::Weights;
-use text::Tokenizer;
-use base::{OutputFile, Progress, Unit, write_whole};
 use tensor::{Error, Result, TensorSource};
+use text::Tokenizer;
 
 use crate::jobs::rounding::{names, sequences};
 use crate::model::reader;
@@ -193,9 +193,7 @@ impl MeasureSensitivity {
     /// for a file of another model or text; `Io`.
     pub fn run(&self, progress: &dyn Progress) -> Result<Sensitivity> {
         if self.text.files.is_empty() {
-            return Err(
-                Error::recipe("sensitivity", "no text to measure on").help("Give one with ‹text›.")
-            );
+            return Err(Error::recipe("sensitivity", "no text to measure on").help("Give one with ‹text›."));
         }
         let checkpoint = Checkpoint::open(&self.model)?;
         let model = gemma::Model::open(&checkpoint)?;

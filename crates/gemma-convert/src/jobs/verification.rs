@@ -171,7 +171,9 @@ impl Verify {
             }
         };
         let expected = match (&base.container, artifact) {
-            (Container::Checkpoint(checkpoint, model), _) => Expected::of_checkpoint(checkpoint, model, from)?,
+            (Container::Checkpoint(checkpoint, model), _) => {
+                Expected::of_checkpoint(checkpoint, model, from)?
+            }
             (Container::Gguf(set, _), Artifact::Gguf(_)) => Expected::of_gguf(set)?,
             (Container::Gguf(..), Artifact::Folder(_)) => {
                 skip(report, Step::Structure, GGUF_BASE);
@@ -224,7 +226,8 @@ impl Verify {
             let task = progress.begin("files", provenance.bytes(), Unit::Bytes);
             let checked = provenance.check_files(artifact, &|done| task.advance(done));
             let (hashed, findings) = checked?;
-            report.structure = Some(Structure { plan: provenance.plan.clone(), hashed, ..Structure::default() });
+            report.structure =
+                Some(Structure { plan: provenance.plan.clone(), hashed, ..Structure::default() });
             report.findings.extend(findings);
             Ok(())
         })?;
@@ -265,11 +268,7 @@ impl Verify {
             _ => Corpus::read(
                 &self.texts,
                 &reader.reader(),
-                &Cut {
-                    context: self.context,
-                    most: self.chunks,
-                    scored: self.scored,
-                },
+                &Cut { context: self.context, most: self.chunks, scored: self.scored },
             )?,
         };
         report.text = Some(EvaluatedText::of(&corpus));
@@ -297,9 +296,14 @@ impl Verify {
         };
         let mut writer =
             logits.map(|file| LogitsWriter::new(file, &sequences, artifact.config().vocab)).transpose()?;
-        let configs: Vec<_> = std::iter::once(&model).chain(&base_model).map(runtime::Model::config).collect();
+        let configs: Vec<_> =
+            std::iter::once(&model).chain(&base_model).map(runtime::Model::config).collect();
         let task = progress.begin("perplexity", eval::work(&configs, &sequences), Unit::Steps);
-        let options = EvalOptions { memory: self.text_memory, logits: writer.as_mut(), progress: &|done| task.advance(done) };
+        let options = EvalOptions {
+            memory: self.text_memory,
+            logits: writer.as_mut(),
+            progress: &|done| task.advance(done),
+        };
         let tokens = eval::evaluate(&model, base, &sequences, options);
         let tokens = tokens?;
         if let Some(figures) = eval::summarise(&tokens) {

@@ -101,7 +101,7 @@ impl Rope {
     fn entry(key: &str, table: &Value, layers: &str, flat_fraction: Option<f64>) -> Result<Rope> {
         let whole = table.as_object().filter(|table| table.get(layers).is_some_and(Value::is_object));
         let Some(Value::Object(entry)) = whole.and_then(|table| table.get(layers)) else {
-            return Err(Error::malformed(field(&format!("{key}.{layers}")), "missing")
+            return Err(Error::missing(field(&format!("{key}.{layers}")))
                 .expected("the RoPE of each kind of layer", table)
                 .help("transformers reads rope_parameters by kind of layer in this family, and stops without one."));
         };
@@ -131,8 +131,7 @@ impl Rope {
             Some(value) => as_number(&place(name), value, f32::MIN_POSITIVE).map(Some),
             None => Ok(None),
         };
-        let base =
-            number("rope_theta")?.ok_or_else(|| Error::malformed(field(&place("rope_theta")), "missing"))?;
+        let base = number("rope_theta")?.ok_or_else(|| Error::missing(field(&place("rope_theta"))))?;
         let factor = if scales { number("factor")? } else { None };
         if kind == "linear" && factor.is_none() {
             return Err(Error::malformed(field(&place("factor")), "missing: linear RoPE divides by it"));

@@ -23,7 +23,7 @@ pub(super) fn chunks(text: &str, tokenizer: &Tokenizer, cut: &Cut) -> Result<Vec
         return Err(Error::malformed("text", format!("too short for a context of {}", cut.context))
             .expected(format!("at least {} tokens", 2 * cut.context), tokens.len())
             .help(match fits {
-                SHORTEST.. => format!("Give a --context of {fits} or less, or a longer text."),
+                SHORTEST.. => format!("Give a ‹context› of {fits} or less, or a longer text."),
                 _ => "Give a longer text.".to_owned(),
             }));
     }

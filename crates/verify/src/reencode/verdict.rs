@@ -104,7 +104,7 @@ pub(crate) fn findings(
         (
             Trust::Importance,
             "were rounded by importance that is not at hand and are held against limits, not compared byte for byte",
-            "; --importance names the file",
+            "; ‹importance› names the file",
         ),
         (
             Trust::Feedback,

@@ -62,6 +62,7 @@ impl super::Convert {
             recipes: self.what.options(),
             text: self.text.options()?,
             force: self.force,
+            skip_existing: self.skip_existing,
             sync: !self.no_sync,
             simd: simd(self.simd.as_deref())?,
         })
@@ -76,11 +77,7 @@ impl super::DraftConvert {
 
 impl super::DraftExtract {
     pub(crate) fn job(&self) -> Result<DraftExtract> {
-        Ok(DraftExtract {
-            layers: self.layers.clone(),
-            context: self.context,
-            convert: self.convert.job()?,
-        })
+        Ok(DraftExtract { layers: self.layers.clone(), context: self.context, convert: self.convert.job()? })
     }
 }
 

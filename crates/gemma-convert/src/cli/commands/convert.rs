@@ -27,6 +27,9 @@ pub(super) fn text(converted: &Converted) -> String {
     for allocation in &converted.allocations {
         let _ = writeln!(text, "types by budget: {allocation}");
     }
+    if converted.input_bytes == 0 {
+        return text; // everything was there
+    }
     let (bytes, seconds) = (converted.input_bytes, converted.seconds);
     let speed = bytes as f64 / 1e6 / seconds;
     let _ = writeln!(text, "{} bytes of checkpoint in {seconds:.1} s ({speed:.0} MB/s)", grouped(bytes));

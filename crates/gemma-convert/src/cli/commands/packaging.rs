@@ -1,8 +1,8 @@
 //! `completions` and `man`: for packagers.
 
 use clap::CommandFactory;
-use serde_json::json;
 use gemma_convert::{Error, Fault, Result};
+use serde_json::json;
 
 use crate::cli::args::{self, Args};
 use crate::cli::outcome::Output;
