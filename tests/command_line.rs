@@ -153,3 +153,74 @@ fn packagers_get_completions_a_manual_and_a_version() {
         assert!(long.contains(word), "{word}: {long}");
     }
 }
+
+/// Outputs that nothing makes, files that are no model, sizes without a unit, limits of figures that are not measured: refused
+/// before the work, with what to give instead.
+#[test]
+fn mistakes_are_refused_before_the_work() {
+    let model = fixture("e2b").display().to_string();
+    let weights = fixture("e2b").join("model.safetensors").display().to_string();
+    let config = fixture("e2b").join("config.json").display().to_string();
+    for (args, code, says) in [
+        (vec!["convert", &model, "--type", "q4_0", "-o", "-"], 2, "do not go to stdout"),
+        (vec!["convert", &model, "--type", "q4_0", "-o", "model.bin"], 2, "Give a folder"),
+        (vec!["plan", &model, "--type", "q4_0", "-o", "model.safetensors"], 2, "Give a folder"),
+        (vec!["verify", &weights], 3, "Give the folder: "),
+        (vec!["inspect", &weights], 3, "Give the folder: "),
+        (vec!["generate", &config, "-p", "The"], 3, "Give the folder: "),
+        (vec!["plan", &model, "--type", "q4_0", "--memory", "2"], 2, "a unit, such as 2GiB"),
+        (vec!["verify", &model, "--text-memory", "1"], 2, "a unit, such as 2GiB"),
+        (vec!["verify", &model, "--max-kld", "0.1"], 2, "error: --max-kld: a limit"),
+        (vec!["verify", &model, "--against", &model, "--min-top1", "0.9"], 2, "with --text"),
+        (
+            vec!["verify", &model, "--against", &model, "--min-top1", "2"],
+            2,
+            "error: --min-top1: no such limit",
+        ),
+        (vec!["plan", &model, "--recipe", "auto", "--target-size", "much"], 2, "error: --target-size"),
+        (vec!["plan", &model, "--type", "q4_0", "--split-max-size", "much"], 2, "error: --split-max-size"),
+    ] {
+        let run = run(args.iter().copied());
+        assert!(run.refusal(code).contains(says), "{args:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn help_has_examples_that_parse() {
+    let help = run(["--help"]).good().stdout.clone();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<&str> = commands
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| {
+            line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split_whitespace().next()
+        })
+        .collect();
+    assert!(commands.len() >= 12, "{commands:?}");
+    for name in commands.into_iter().filter(|name| *name != "help") {
+        let help = run([name, "--help"]).good().stdout.clone();
+        let examples: Vec<&str> =
+            help.lines().filter_map(|line| line.strip_prefix("  gemma-convert ")).collect();
+        assert!(examples.len() >= 2 || name == "man", "{name}: {help}");
+        for example in examples {
+            // text in quotes is one argument; files are not there, but the arguments are understood
+            let command = example.split(" > ").next().unwrap();
+            let quoted = command.split('"').enumerate();
+            let words = quoted.flat_map(|(number, part)| match number % 2 {
+                0 => part.split_whitespace().collect(),
+                _ => vec![part],
+            });
+            let attempt = run(words);
+            assert!(!attempt.stderr.contains("Usage:"), "{example}: {}", attempt.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_plan_has_its_summary_first() {
+    let model = fixture("e2b").display().to_string();
+    let short = run(["plan", &model, "--type", "q4_0"]).good().stdout.clone();
+    let full = run(["plan", &model, "--type", "q4_0", "--tensors"]).good().stdout.clone();
+    assert!(short.contains("recipe q4_0: ") && short.contains(" bits a weight"), "{short}");
+    assert!(!short.contains("blk.0.attn_q.weight"), "{short}");
+    assert!(full.find("recipe q4_0: ").unwrap() < full.find("blk.0.attn_q.weight").unwrap());
+}

@@ -115,6 +115,109 @@ fn a_seed_says_what_is_drawn() {
     );
 }
 
+/// An option of sampling implies sampling; `--sample` takes the values of the model's file; a new seed each time is named.
+#[test]
+fn sampling_follows_from_its_options_or_from_the_file() {
+    let model = checkpoint("31b");
+    let sampling = |more: &[&str]| generate(&model, more)["sampling"].clone();
+    let top_k = sampling(&["--top-k", "5", "--seed", "3"]);
+    assert_eq!(
+        top_k,
+        serde_json::json!({ "temperature": 1.0, "top_k": 5, "top_p": 1.0, "min_p": 0.0, "seed": 3 })
+    );
+    let seeds: Vec<_> = (0..3).map(|_| sampling(&["--top-k", "5"])["seed"].as_u64().unwrap()).collect();
+    assert!(seeds[0] != seeds[1] || seeds[1] != seeds[2], "{seeds:?}");
+
+    let folder = support::Folder::of("31b");
+    folder.write(
+        "generation_config.json",
+        r#"{"do_sample": true, "temperature": 0.7, "top_k": 64, "top_p": 0.95}"#,
+    );
+    let file = folder.home().join("model.gguf");
+    support::convert(&folder.path(), &file, &["--type", "q8_0"]).good();
+    for model in [folder.path(), file] {
+        let found = generate(&model, &["--sample", "--seed", "1", "--top-p", "0.5"])["sampling"].clone();
+        assert!((found["temperature"].as_f64().unwrap() - 0.7).abs() < 1e-6, "{found}");
+        assert_eq!((&found["top_k"], &found["top_p"], &found["seed"]), (&64.into(), &0.5.into(), &1.into()));
+    }
+}
+
+#[test]
+fn a_stop_text_ends_the_text_before_it() {
+    let model = checkpoint("31b");
+    let whole = generate(&model, &["-n", "24"])["text"].as_str().unwrap().to_owned();
+    let at = whole.char_indices().nth(whole.chars().count() / 2).unwrap().0;
+    let stop: String = whole[at..].chars().take(3).collect();
+    let json = generate(&model, &["-n", "24", "--stop", &stop]);
+    let end = whole.find(&stop).unwrap();
+    assert_eq!((json["text"].as_str().unwrap(), json["finish"].as_str()), (&whole[..end], Some("stop")));
+    let shown = tool(&["generate", "-p", PROMPT, "-q", "-n", "24", "--stop", &stop], &model);
+    assert_eq!(
+        String::from_utf8_lossy(&shown.stdout).trim_end_matches('\n'),
+        whole[..end].trim_end_matches('\n')
+    );
+}
+
+/// A conversation from a file, and line by line from stdin: the second answer is that of the whole conversation.
+#[test]
+fn conversations_come_from_a_file_or_from_stdin() {
+    let folder = support::Folder::of("e2b");
+    let home = folder.home();
+    let template = std::fs::read(testkit::fixtures("chat-templates/gemma-4-large.2026-07.jinja")).unwrap();
+    folder.write("chat_template.jinja", template);
+    let model = folder.path();
+    let messages = |list: &serde_json::Value| {
+        let file = home.join("messages.json");
+        std::fs::write(&file, list.to_string()).unwrap();
+        generate_alone(&model, &["--messages", file.to_str().unwrap(), "-n", "8"])["text"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let mut list = serde_json::json!([{"role": "user", "content": "Why?"}]);
+    let first = messages(&list);
+    assert_eq!(generate_alone(&model, &["--chat", "-p", "Why?", "-n", "8"])["text"], *first);
+    list.as_array_mut().unwrap().extend([
+        serde_json::json!({"role": "assistant", "content": first}),
+        serde_json::json!({"role": "user", "content": "And then?"}),
+    ]);
+    let second = messages(&list);
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-convert"));
+    command.arg("generate").arg(&model).args(["--chat", "-q", "-n", "8"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"Why?\n\nAnd then?\n").unwrap();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(said, format!("{first}\n{second}\n"));
+}
+
+#[test]
+fn what_a_template_does_not_read_is_said() {
+    let model = checkpoint("e2b");
+    let dir = tempfile::tempdir().unwrap();
+    let tools = dir.path().join("tools.json");
+    std::fs::write(&tools, r#"[{"type": "function", "function": {"name": "now", "parameters": {}}}]"#)
+        .unwrap();
+    let args = [
+        "generate",
+        "--chat",
+        "-p",
+        "Why?",
+        "-n",
+        "1",
+        "--tools",
+        tools.to_str().unwrap(),
+        "--thinking",
+        "on",
+    ];
+    let run = tool(&args, &model);
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success(), "{said}");
+    for option in ["--tools", "--thinking"] {
+        assert!(said.contains(&format!("note: {option} has no effect")), "{said}");
+    }
+}
+
 #[test]
 fn a_prompt_comes_from_anywhere() {
     let model = checkpoint("31b");
@@ -205,7 +308,6 @@ fn what_cannot_be_run_is_refused() {
         (&["--thinking", "on"], "--chat"),
         (&["--chat", "--thinking", "maybe"], "--thinking"),
         (&["--prompt-file", "a.txt"], "--prompt-file"),
-        (&["--top-k", "3"], "--temperature"),
         (&["--temperature=-1"], "not 0 or more"),
         (&["--temperature", "inf"], "not 0 or more"),
         (&["--temperature", "1", "--top-p", "1.5"], "not between 0 and 1"),

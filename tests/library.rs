@@ -49,10 +49,12 @@ fn errors_name_settings_and_no_options() {
     assert_eq!((absent.fault(), absent.kind()), (Fault::Malformed, ErrorKind::Missing));
 
     let mut chat = Generate::new(&e2b, "");
-    chat.prompt = Prompt::Chat { user: "Hello".into(), system: None, thinking: None, tools: Vec::new() };
+    chat.prompt = Prompt::Chat {
+        messages: vec![serde_json::json!({ "role": "user", "content": "Hello" })],
+        thinking: None,
+        tools: Vec::new(),
+    };
     chat.context = Some(1 << 40);
-    let mut small = Planning::new(&e2b).recipe("q4_0");
-    small.memory = Some(1);
     let mut long = Planning::new(&e2b).recipe("q4_0");
     long.context = Some(u64::MAX);
     let mut chunks = Calibrate::new(&e2b, home.path().join("new.gguf")).text(text("calib.txt"));
@@ -77,7 +79,6 @@ fn errors_name_settings_and_no_options() {
         DraftMeasure::new(&e2b, &e2b).run(&Silent).unwrap_err(),
         Verify::new(out.join("model-q4_0.gguf")).max_kld(-1.0).run(&Silent).unwrap_err(),
         chat.run(&Silent, &mut |_| Ok(true)).unwrap_err(),
-        small.run().unwrap_err(),
         long.run().unwrap_err(),
     ];
     for error in errors {

@@ -129,7 +129,10 @@ fn a_report_goes_where_a_shell_would_send_it() {
                 "--html" => "<!DOCTYPE html>",
                 _ => "### ",
             };
-            assert!(both.starts_with(begins) && both.contains(&format!("\n{first}\n")), "{option}: {both}");
+            assert!(
+                both.trim_start().starts_with(begins) && both.contains(&format!("\n{first}\n")),
+                "{option}: {both}"
+            );
         }
         // an empty file, as mktemp makes, is nobody's
         let empty = place.join("empty");

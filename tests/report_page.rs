@@ -8,6 +8,7 @@ use std::fs;
 
 use html5ever::tendril::TendrilSink;
 use markup5ever_rcdom::{Handle, NodeData, RcDom};
+use report::Detail;
 use verify::Report;
 
 use crate::support::{chromium, reports};
@@ -218,7 +219,7 @@ fn names_from_a_file_are_shown_and_not_acted_on() {
     let report = reports::large();
     let shown = "Verification of out/<script>alert(\"1\")</script>|`x`&\u{fffd}[31m.gguf";
     assert_eq!(texts(&page(&report), "h1"), [shown]);
-    for text in [report::html(&report), report::text(&report), report::markdown(&report)] {
+    for text in [report::html(&report), report::text(&report, Detail::Full), report::markdown(&report)] {
         assert!(!text.contains(|c: char| c.is_control() && c != '\n'));
     }
     let markdown = report::markdown(&report);
@@ -236,9 +237,9 @@ fn each_form_has_the_verdict_the_findings_and_the_figures() {
         (reports::refused(), "Failed: 140 failures; not run: tensors, text"),
     ];
     for (report, verdict) in verdicts {
-        let (text, markdown) = (report::text(&report), report::markdown(&report));
+        let (text, markdown) = (report::text(&report, Detail::Full), report::markdown(&report));
         assert_eq!(text.lines().last(), Some(verdict));
-        assert!(markdown.lines().next().unwrap().ends_with(verdict), "{markdown}");
+        assert!(markdown.starts_with("\n### ") && markdown.lines().any(|line| line == verdict), "{markdown}");
         assert_eq!(texts(&page(&report), "p")[0], verdict);
         for finding in report.findings.iter().take(20) {
             assert!(text.contains(&finding.place) && markdown.contains(&format!("`{}`", finding.place)));
@@ -247,10 +248,10 @@ fn each_form_has_the_verdict_the_findings_and_the_figures() {
     let large = reports::large();
     let problem = "\nfailure (tensors): blk.17.attn_q.weight\n  its weights are those of blk.17.attn_k.weight in another \
                    order: Q and K of this layer are exchanged\n  expected: cosine ≥ 0.99\n  found: 0.013\n";
-    assert!(report::text(&large).contains(problem));
-    assert!(report::text(&large).contains("≤ 0.0500 FAILS"));
-    assert!(report::text(&reports::refused()).contains("… and 110 more findings"));
-    let good = report::text(&reports::good());
+    assert!(report::text(&large, Detail::Full).contains(problem));
+    assert!(report::text(&large, Detail::Full).contains("≤ 0.0500 FAILS"));
+    assert!(report::text(&reports::refused(), Detail::Full).contains("… and 110 more findings"));
+    let good = report::text(&reports::good(), Detail::Full);
     for line in [
         "KL divergence, mean (nats)       0.0331      0.0302 to 0.0361  ≤ 0.0500 holds",
         "attn_q                     35  Q4_0   210 MiB  59.1 MiB          8.10 %   0.00170  0.996719",

@@ -286,7 +286,7 @@ fn what_cannot_be_verified_is_refused() {
     refused(&["--text", "no-such.txt"], 3, &["no-such.txt"]);
     refused(&["--against", path(&other), "--text", path(&text)], 3, &["variant"]);
     refused(&["--against", path(&logits)], 3, &["cut.logits", "too short"]);
-    refused(&["--against", path(&model), "--max-kld=-1"], 2, &["max_kld"]);
+    refused(&["--against", path(&model), "--max-kld=-1"], 2, &["--max-kld"]);
     refused(&["--against", path(&model), "--memory", "lots"], 2, &["--text-memory", "lots"]);
     let lines = write("talk.jsonl", b"{\"messages\": 5}\n");
     refused(&["--text", path(&lines)], 3, &["talk.jsonl", "line 1"]);

@@ -283,7 +283,14 @@ fn tensors(layers: usize, roles: &[Role], outside: &[Role]) -> Tensors {
 
 fn model(path: &str, variant: &str, types: BTreeMap<String, u64>, weights: u64) -> ModelInfo {
     let variant = Some(variant.to_owned());
-    ModelInfo { path: path.to_owned(), variant, bytes: types.values().sum(), weights, types }
+    ModelInfo {
+        path: path.to_owned(),
+        variant,
+        bytes: types.values().sum(),
+        file_bytes: types.values().sum::<u64>() + 8192,
+        weights,
+        types,
+    }
 }
 
 /// All steps ran; the divergence is near `kld`.

@@ -116,7 +116,8 @@ pub fn sample(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
 
 /// The `id` of what [`sensitivity`] measures.
 pub fn sensitivity_id(fingerprint: &[u8], sequences: &[Vec<u32>]) -> String {
-    let how = format!("{REFERENCE} {TYPES:?} {MEASURED} {SAMPLE}");
+    let kernel = runtime::Compute::detect().kernel;
+    let how = format!("{REFERENCE} {TYPES:?} {MEASURED} {SAMPLE} {kernel:?}");
     id(&[fingerprint, how.as_bytes()], sequences)
 }
 

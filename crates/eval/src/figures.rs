@@ -16,6 +16,9 @@ pub struct ModelInfo {
     pub variant: Option<String>,
     /// Bytes of all tensors of the text model.
     pub bytes: u64,
+    /// Size of all files of weights, with headers, padding and towers.
+    #[serde(default)]
+    pub file_bytes: u64,
     /// Number of weights of the text model.
     pub weights: u64,
     /// Bytes by element type.

@@ -4,7 +4,7 @@ use gemma::Model;
 use plan::{Artifact, Lattice, Recipe, Request, Shards, plan};
 use quant::Survey;
 use serde::Serialize;
-use tensor::{Error, Result};
+use tensor::Result;
 
 use super::{Conditions, Engine, MAX_CONTEXT, Memory, memory};
 
@@ -21,6 +21,9 @@ pub struct Verdict {
     pub largest_context: Option<u64>,
     /// The embedded recipes under the same conditions, most bits a weight first.
     pub recipes: Vec<Candidate>,
+    /// Where no recipe fits with any context: the recipe that needs least, and its bytes with a context of one token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub least: Option<(String, u64)>,
 }
 
 /// A recipe that a user might take.
@@ -43,7 +46,7 @@ pub struct Candidate {
 /// Holds an artifact and the embedded recipes against a memory of `limit` bytes.
 ///
 /// # Errors
-/// `Limit` when no recipe fits with any context, with the least that one needs; what [`plan`] says of a recipe.
+/// Those of [`plan`] for a recipe.
 pub fn verdict(
     model: &Model,
     shards: &Shards<'_>,
@@ -81,13 +84,10 @@ pub fn verdict(
     }
     // of equal quality, what holds more in memory first: it is faster
     recipes.sort_by(|a, b| b.bits_per_weight.total_cmp(&a.bits_per_weight).then(b.needed.cmp(&a.needed)));
-    if largest_context.is_none() && recipes.iter().all(|candidate| candidate.largest_context.is_none()) {
-        let (bytes, name) = least.unwrap_or_default();
-        return Err(Error::limit("‹memory›", "nothing fits, whatever the context")
-            .expected(format!("at least {bytes} bytes"), limit)
-            .help(format!("The recipe that needs least is {name}.")));
-    }
-    Ok(Verdict { limit, needed, fits: needed <= limit, largest_context, recipes })
+    let nothing_fits =
+        largest_context.is_none() && recipes.iter().all(|candidate| candidate.largest_context.is_none());
+    let least = least.filter(|_| nothing_fits).map(|(bytes, recipe)| (recipe, bytes));
+    Ok(Verdict { limit, needed, fits: needed <= limit, largest_context, recipes, least })
 }
 
 /// What an artifact takes, in all, and the largest context with which that is within `limit`.

@@ -55,15 +55,16 @@ pub use footprint::{Conditions, Engine, Memory, Verdict};
 pub use generate::{DraftCounts, Sampling};
 pub use imatrix::Importance;
 pub use jobs::*;
-pub use model::{Container, Model, ModelFile};
+pub use model::{Container, Model, ModelFile, refuse_part_of_a_folder};
 pub use options::{BudgetOptions, Chunks, Layers, RecipeOptions, TextOptions};
 pub use plan::{Artifact, ArtifactEntry, Dropped, Plan, Preset, Recipe, Sensitivity, Thresholds, byte_size};
 pub use quant::Simd;
 pub use requests::Destination;
+pub use runtime::Compute;
 pub use settings::rename_settings;
 pub use tensor::{DType, Error, Fault, Result};
 pub use text::Scored;
-pub use verify::{Finding, Outcome, Report};
+pub use verify::{Finding, Outcome, Report, Severity};
 
 /// Name and version of the tool, as manifests and reports have it.
 pub const TOOL: &str = concat!("gemma-convert ", env!("CARGO_PKG_VERSION"));

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
 use gemma::{Config, Inventory};
-use gguf::{GgufSet, Metadata};
+use generate::Sampling;
+use gguf::{GgufSet, Metadata, Value};
 use runtime::Weights;
-use serde_json::Value;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 use text::{Reader, Tokenizer};
 use verify::Artifact;
@@ -43,6 +43,7 @@ impl ModelFile {
     /// `Malformed` for a damaged file, `Unsupported` for another kind of model, `Io`.
     pub fn open(path: &Path) -> Result<ModelFile> {
         if !path.is_dir() {
+            refuse_part_of_a_folder(path)?;
             return GgufSet::open(path).map(ModelFile::Gguf);
         }
         Checkpoint::open(path).map(ModelFile::Folder).map_err(|error| match gguf_in(path) {
@@ -90,6 +91,22 @@ pub(crate) fn reader<'a>(tokenizer: &'a Tokenizer, model: &'a gemma::Model) -> R
     Reader { tokenizer, template, context: model.config.context }
 }
 
+/// Refuses one file of a Hugging Face folder.
+///
+/// # Errors
+/// `Malformed`, with the folder to give instead.
+pub fn refuse_part_of_a_folder(path: &Path) -> Result<()> {
+    const PARTS: [&str; 5] = ["safetensors", "json", "jinja", "bin", "model"];
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if !path.is_file() || !PARTS.contains(&extension) {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Err(Error::malformed(path.display(), "one file of a checkpoint, and not a model by itself")
+        .expected("a checkpoint folder or a GGUF file", format!("a .{extension} file"))
+        .help(format!("Give the folder: {}", folder.display())))
+}
+
 /// The first GGUF in a folder that is no checkpoint.
 fn gguf_in(folder: &Path) -> Option<String> {
     if folder.join("config.json").exists() {
@@ -118,7 +135,7 @@ impl Model {
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
         let model = open(&checkpoint)?;
         let suppressed = model.generation.as_ref().and_then(|g| g.get("suppress_tokens")?.as_array());
-        let suppressed = suppressed.into_iter().flatten().filter_map(Value::as_u64);
+        let suppressed = suppressed.into_iter().flatten().filter_map(serde_json::Value::as_u64);
         Ok(Model {
             path: checkpoint.dir().to_owned(),
             tokenizer,
@@ -194,6 +211,30 @@ impl Model {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The sampling values that the model's publisher recommends: of `generation_config.json`, or `general.sampling.*` of a GGUF.
+    /// `None`, if there is none of them.
+    pub fn recommended_sampling(&self) -> Option<Sampling> {
+        let number = |name: [&str; 2]| match &self.container {
+            Container::Checkpoint(_, model) => model.generation.as_ref()?.get(name[0])?.as_f64(),
+            Container::Gguf(set, _) => match set.metadata().get(&format!("general.sampling.{}", name[1]))? {
+                Value::F32(value) => Some(f64::from(*value)),
+                Value::U32(value) => Some(f64::from(*value)),
+                Value::I32(value) => Some(f64::from(*value)),
+                _ => None,
+            },
+        };
+        let temperature = number(["temperature", "temp"]);
+        let (top_k, top_p) = (number(["top_k", "top_k"]), number(["top_p", "top_p"]));
+        let min_p = number(["min_p", "min_p"]);
+        [temperature, top_k, top_p, min_p].iter().any(Option::is_some).then(|| Sampling {
+            temperature: temperature.unwrap_or(1.0),
+            top_k: top_k.unwrap_or(0.0) as usize,
+            top_p: top_p.unwrap_or(1.0),
+            min_p: min_p.unwrap_or(0.0),
+            seed: 0,
+        })
     }
 
     /// The path of the folder or of the first part.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use checkpoint::Checkpoint;
 use imatrix::Importance;
-use plan::{Format, Given, ImportanceKeys, ImportanceSource, Preset, Recipe, Request, Shards, TypeRule};
+use plan::{
+    Format, Given, ImportanceKeys, ImportanceSource, Preset, Recipe, Request, Shards, TypeRule, byte_size,
+};
 use tensor::{Error, Fault, Result};
 
 use crate::options::RecipeOptions;
@@ -42,7 +44,7 @@ impl Destination {
 /// `Recipe` for a name or a key that does not exist, and for outputs that do not fit the destination; `Malformed` for a broken
 /// importance matrix.
 pub(crate) fn requests(options: &RecipeOptions, destination: &Destination) -> Result<Vec<Request>> {
-    let settings = settings(options);
+    let settings = settings(options)?;
     let mut requests = Vec::new();
     let recipes = options.recipes.iter().map(|name| recipe_text(name));
     let presets = options.presets.iter().map(|name| preset_text(name));
@@ -79,7 +81,18 @@ fn importance(path: &Path) -> Result<Given> {
 }
 
 /// The settings, and the options that stand for keys of a recipe.
-fn settings(options: &RecipeOptions) -> Vec<String> {
+///
+/// # Errors
+/// `Recipe` for a size that is none.
+fn settings(options: &RecipeOptions) -> Result<Vec<String>> {
+    for (option, size) in [
+        ("‹target_size›", &options.budget.target_size),
+        ("‹split_max_size›", &options.split_max_size),
+        ("‹max_shard_size›", &options.max_shard_size),
+    ] {
+        size.as_ref().map(|size| byte_size(option, size)).transpose()?;
+    }
+
     let mut settings = options.settings.clone();
     settings.extend(options.budget.settings());
     if let Some(size) = &options.split_max_size {
@@ -91,7 +104,7 @@ fn settings(options: &RecipeOptions) -> Vec<String> {
     if options.text_only {
         settings.push("text_only=true".to_owned());
     }
-    settings
+    Ok(settings)
 }
 
 /// Bytes of a recipe at most.

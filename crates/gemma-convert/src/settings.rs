@@ -26,7 +26,8 @@ pub fn rename_settings(text: &str, option: impl Fn(&str) -> String) -> String {
 }
 
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ mod tests {
         let option = |name: &str| format!("--{}", name.replace('_', "-"));
         for (text, expected) in [
             ("", ""),
-            ("give ‹text_memory› or ‹chunks›", "give --text-memory or --chunks"),
+            ("give ‹min_top1›, ‹text_memory› or ‹chunks›", "give --min-top1, --text-memory or --chunks"),
             ("«‹Bonjour›» ‹a b› ‹›", "«‹Bonjour›» ‹a b› ‹›"),
             ("‹ ‹force›", "‹ --force"),
             ("‹open", "‹open"),

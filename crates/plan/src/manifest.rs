@@ -69,6 +69,9 @@ pub struct CalibrationEntry {
     pub tokens: u64,
     /// Pieces of text.
     pub sequences: u64,
+    /// Vector instructions and kernel of the arithmetic: another kernel rounds a few weights to another neighbour.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub compute: String,
     /// How each tensor was rounded.
     pub tensors: serde_json::Value,
 }

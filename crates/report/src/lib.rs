@@ -25,4 +25,4 @@ pub use self::draft::{draft_html, draft_markdown, draft_text};
 pub use self::html::html;
 pub use self::markdown::markdown;
 pub use self::table::{Table, grouped};
-pub use self::text::text;
+pub use self::text::{Detail, text};

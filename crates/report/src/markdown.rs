@@ -17,10 +17,15 @@ pub fn markdown(report: &Report) -> String {
         Outcome::CheckedAlone => "☑️",
         Outcome::Failed => "❌",
     };
-    let mut text =
-        format!("### {mark} {}\n\n{}", escape(&tables::verdict(report)), render(&tables::models(report)));
+    // a summary may hold text before and after: a heading needs empty lines around it
+    let mut text = format!(
+        "\n### {mark} {}\n\n{}\n\n{}",
+        escape(&tables::headline(report)),
+        escape(&tables::verdict(report)),
+        render(&tables::models(report))
+    );
     let (findings, rest) = tables::findings(report, FINDINGS);
-    for grid in [findings, tables::figures(report)] {
+    for grid in [tables::figures(report), findings] {
         if !grid.rows.is_empty() {
             let _ = write!(text, "\n{}", render(&grid));
         }
@@ -37,7 +42,7 @@ pub fn markdown(report: &Report) -> String {
     }
     let _ = writeln!(
         text,
-        "\n{}; {}\n\n</details>",
+        "\n{}; {}\n\n</details>\n",
         escape(&number::plain(&report.tool)),
         escape(&tables::times(report))
     );

@@ -52,6 +52,24 @@ pub(super) fn exact(text: String, value: f64) -> Cell {
     Cell { title: Some(value.to_string()), ..cell(text) }
 }
 
+/// The artifact and its first figures: `model-q4_0.gguf: KL divergence 0.0044, 95.05 % same token, 4.93 bits a weight`.
+pub(super) fn headline(report: &Report) -> String {
+    let path = std::path::Path::new(&report.artifact.path);
+    let name =
+        path.file_name().map_or(report.artifact.path.as_str(), |name| name.to_str().unwrap_or_default());
+    let mut figures = Vec::new();
+    if let Some(kld) = &report.kld {
+        figures.push(format!("KL divergence {}", number::significant(kld.mean)));
+    }
+    if let Some(top1) = report.top1 {
+        figures.push(format!("{} same token", number::share(top1)));
+    }
+    if report.artifact.weights > 0 {
+        figures.push(format!("{:.2} bits a weight", report.artifact.bits_per_weight()));
+    }
+    format!("{}: {}", number::plain(name), figures.join(", "))
+}
+
 /// The verdict in a sentence.
 pub(super) fn verdict(report: &Report) -> String {
     let count = |severity| report.findings.iter().filter(|f| f.severity == severity).count();

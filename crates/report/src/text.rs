@@ -8,18 +8,30 @@ use super::number;
 use super::tables::{self, Align, Grid};
 use crate::table::Table;
 
+/// The length of a report as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// Models, figures, findings, verdict.
+    #[default]
+    Short,
+    /// The steps and the errors by role besides.
+    Full,
+}
+
 /// The most findings that are shown.
 const FINDINGS: usize = 30;
 
-/// What was verified, findings, errors by role, figures with intervals and limits, verdict.
-pub fn text(report: &Report) -> String {
+/// The models, figures with intervals and limits, findings, verdict; in full also the steps and the errors by role.
+pub fn text(report: &Report, detail: Detail) -> String {
     let mut text = render(&tables::models(report));
-    text.push('\n');
-    for line in tables::steps(report) {
-        let _ = writeln!(text, "{line}");
-    }
-    if let Some(tensors) = &report.tensors {
-        let _ = write!(text, "\n{}", render(&tables::roles(&tensors.roles)));
+    if detail == Detail::Full {
+        text.push('\n');
+        for line in tables::steps(report) {
+            let _ = writeln!(text, "{line}");
+        }
+        if let Some(tensors) = &report.tensors {
+            let _ = write!(text, "\n{}", render(&tables::roles(&tensors.roles)));
+        }
     }
     let figures = tables::figures(report);
     if !figures.rows.is_empty() {
@@ -27,7 +39,7 @@ pub fn text(report: &Report) -> String {
     }
     findings(report, &mut text);
     let times = tables::times(report);
-    if !times.is_empty() {
+    if !times.is_empty() && detail == Detail::Full {
         let _ = writeln!(text, "\ntime: {times}");
     }
     let _ = writeln!(text, "\n{}", tables::verdict(report));

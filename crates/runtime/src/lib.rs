@@ -13,6 +13,7 @@
 //! | `norm.rs`, `math.rs` | RMS norm; exp, tanh, gelu |
 //! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role, decoded a few rows at a time where they are multiplied |
 //! | `batch.rs`, `runs.rs` | sequences between two layers; long texts in parts |
+//! | `compute.rs` | vector instructions and kernel, by name |
 //! | `product.rs` | products of matrices in memory, over the `gemm` crate |
 //! | `matmul/` | the same on AMX tiles, with f32 values as sums of BF16 values |
 //!
@@ -28,6 +29,7 @@
 mod attention;
 mod batch;
 mod cache;
+mod compute;
 mod draft;
 mod ffn;
 mod guesser;
@@ -48,6 +50,7 @@ mod weights;
 pub use attention::QUERIES_AT_A_TIME;
 pub use batch::Batch;
 pub use cache::KvCache;
+pub use compute::Compute;
 pub use draft::{Drafter, Guess};
 pub use guesser::{Draft, Guesser, Standing};
 pub use math::{exp, gelu};

@@ -21,6 +21,9 @@ pub struct Report {
     pub schema: u32,
     /// Name and version of the tool.
     pub tool: String,
+    /// Vector instructions and kernel that the figures were computed with: `avx512, amx`.
+    #[serde(default)]
+    pub compute: String,
     /// No finding is a failure.
     pub passed: bool,
     /// How it ended.

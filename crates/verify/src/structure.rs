@@ -172,6 +172,7 @@ fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Fin
     let mut good = 0;
     let mut findings = Vec::new();
     let mut types: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut retyped: BTreeMap<(String, String), Vec<&str>> = BTreeMap::new();
     for tensor in &expected.tensors {
         let ExpectedTensor { desc, .. } = tensor;
         let Some(found) = by_name.get(desc.name.as_str()) else {
@@ -185,8 +186,7 @@ fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Fin
             let problem = if transposed { "wrong shape: it is transposed" } else { "wrong shape" };
             findings.push(failure(&desc.name, problem).expected(shape(desc), shape(found)));
         } else if found.dtype != desc.dtype && (expected.binding || !quant::can_encode(desc.dtype)) {
-            let problem = "another type than the recipe gives it";
-            findings.push(failure(&desc.name, problem).expected(desc.dtype, found.dtype));
+            retyped.entry((desc.dtype.to_string(), found.dtype.to_string())).or_default().push(&desc.name);
         } else if expected.folder.is_some() && is_coded(found.dtype) != is_coded(desc.dtype) {
             let problem =
                 "stored in another way than the folder says: readers would take the scale for another";
@@ -199,6 +199,7 @@ fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Fin
             }
         }
     }
+    findings.extend(retyped.iter().flat_map(|(types, names)| wrong_types(types, names, &expected.plan)));
 
     let known: HashMap<&str, ()> = expected.tensors.iter().map(|t| (t.desc.name.as_str(), ())).collect();
     for desc in tensors.iter().filter(|desc| !known.contains_key(desc.name.as_str())) {
@@ -217,6 +218,23 @@ fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Fin
     }
     findings.extend(other_types(&types, &expected.plan));
     (good, findings)
+}
+
+/// Tensors of another type than planned: a finding each, or one for many that have one cause.
+fn wrong_types((planned, found): &(String, String), names: &[&str], plan: &str) -> Vec<Finding> {
+    /// Tensors of one finding at least, and the names that it lists.
+    const MANY: usize = 4;
+    if names.len() < MANY {
+        let problem = "another type than the recipe gives it";
+        let finding = |name| {
+            let place = format!("tensor {name}");
+            Finding::new(Severity::Failure, Step::Structure, place, problem).expected(planned, found)
+        };
+        return names.iter().map(finding).collect();
+    }
+    let listed = names[..MANY].join(", ");
+    let problem = format!("{} tensors are {found}, {plan} says {planned}: {listed}, …", names.len());
+    vec![Finding::new(Severity::Failure, Step::Structure, "types", problem).expected(planned, found)]
 }
 
 /// Whether weights of this type have their scale apart.

@@ -3,6 +3,7 @@
 mod budget;
 mod calibrate;
 mod draft;
+mod examples;
 mod jobs;
 mod spelling;
 
@@ -11,6 +12,7 @@ use std::sync::OnceLock;
 
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
+use gemma_convert::Compute;
 
 pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
@@ -20,7 +22,7 @@ pub(crate) use spelling::normalised;
 /// Turns Gemma 4 checkpoints into GGUF files for llama.cpp and Ollama, byte for byte as llama.cpp's own tools, and into
 /// smaller safetensors.
 #[derive(Debug, Parser)]
-#[command(version, long_version = version(), max_term_width = 100)]
+#[command(version, long_version = version(), max_term_width = 100, after_help = examples::ALL)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -39,42 +41,48 @@ fn describe_version() -> String {
         "" => "unknown",
         commit => commit,
     };
-    format!(
-        "{} (commit {commit})\ncodecs: {}; matrix products: {}",
-        env!("CARGO_PKG_VERSION"),
-        format!("{:?}", quant::Simd::detect()).to_lowercase(),
-        match runtime::Kernel::detect() {
-            runtime::Kernel::Plain => "f32",
-            runtime::Kernel::Tiles => "amx",
-        }
-    )
+    let compute = Compute::detect().to_string();
+    let (simd, kernel) = compute.split_once(", ").unwrap_or((&compute, ""));
+    format!("{} (commit {commit})\ncodecs: {simd}; matrix products: {kernel}", env!("CARGO_PKG_VERSION"))
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show what a checkpoint folder, a GGUF file, a file of importance or an .sbs file of gemma.cpp holds
+    #[command(after_help = examples::INSPECT)]
     Inspect(Inspect),
     /// Show what would be written: every tensor, its type, file, offset and size; writes nothing
+    #[command(after_help = examples::PLAN)]
     Plan(Plan),
     /// Convert a checkpoint folder to GGUF, or to safetensors in other types or shards
+    #[command(after_help = examples::CONVERT)]
     Convert(Convert),
     /// Learn from a text which columns of the weights matter: a file of importance
+    #[command(after_help = examples::CALIBRATE)]
     Calibrate(Calibrate),
     /// Measure what rounding each tensor costs: what types are chosen by for a size
+    #[command(after_help = examples::SENSITIVITY)]
     Sensitivity(Sensitivity),
     /// Check an artifact against its checkpoint: structure, weights, perplexity, KL divergence
+    #[command(after_help = examples::VERIFY)]
     Verify(Verify),
     /// Continue a prompt with the reference runtime
+    #[command(after_help = examples::GENERATE)]
     Generate(Generate),
     /// Draft models for speculative decoding
+    #[command(after_help = examples::DRAFT)]
     Draft(Draft),
     /// List the recipes, with the size of each for a model
+    #[command(after_help = examples::RECIPES)]
     Recipes(List),
     /// List the presets of llama-quantize, with the size of each for a model
+    #[command(after_help = examples::TYPES)]
     Types(List),
     /// Print a completion script for a shell
+    #[command(after_help = examples::COMPLETIONS)]
     Completions(Completions),
     /// Print the manual page, in roff
+    #[command(after_help = examples::MAN)]
     Man,
 }
 
@@ -114,6 +122,9 @@ pub(crate) struct Plan {
     /// Tokens of prompt and answer together, for the memory plan; 8192, if the model has so many
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N")]
     pub(crate) context: Option<u64>,
+    /// List every tensor: type, shape, file, offset, bytes and the reason of the type
+    #[arg(long)]
+    pub(crate) tensors: bool,
     /// Type of keys and values in llama.cpp, for the memory plan: f32, f16, bf16, q8_0, q5_1, q5_0, iq4_nl, q4_1 or q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub(crate) kv_type: String,
@@ -173,6 +184,9 @@ pub(crate) struct Common {
     /// No progress bar, no notes, no figures on stderr
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+    /// More details: errors by role in `verify`, figures in `generate`
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
 }
 
 /// What to make. Several recipes or types are made in one pass over the checkpoint.
@@ -216,24 +230,27 @@ pub(crate) struct What {
 pub(crate) struct Generate {
     /// Checkpoint folder or GGUF file (any part of a split)
     pub(crate) model: PathBuf,
-    /// The text to continue, or with --chat what the user says; - for stdin
-    #[arg(short, long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    /// The text to continue, or with --chat the message of the user; - for stdin
+    #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "chat", "messages"])]
     pub(crate) prompt: Option<String>,
     /// The same, from a file; one newline at its end is not read
     #[arg(short = 'f', long, alias = "file", value_name = "FILE", conflicts_with = "prompt")]
     pub(crate) prompt_file: Option<PathBuf>,
-    /// Put the prompt through the model's chat template
+    /// Put the prompt through the model's chat template; without a prompt, a conversation on the terminal
     #[arg(long)]
     pub(crate) chat: bool,
-    /// What the model is told before the user speaks
+    /// A conversation to answer: a JSON list of messages, as OpenAI's API takes them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_file", "system"])]
+    pub(crate) messages: Option<PathBuf>,
+    /// The system message of the conversation
     #[arg(long, alias = "system-prompt", value_name = "TEXT", requires = "chat")]
     pub(crate) system: Option<String>,
-    /// Whether the model should think first; without it the template decides
-    #[arg(long, value_name = "on|off", requires = "chat", hide_possible_values = true)]
+    /// Whether the model thinks first; without it the template decides
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
     #[arg(value_parser = BoolishValueParser::new())]
     pub(crate) thinking: Option<bool>,
     /// Tools that the model may call: a JSON list, for the chat template
-    #[arg(long, value_name = "FILE", requires = "chat")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) tools: Option<PathBuf>,
     /// The most tokens to generate; 128, if the context has room
     #[arg(short = 'n', long, aliases = ["n-predict", "predict"], value_name = "N")]
@@ -241,21 +258,27 @@ pub(crate) struct Generate {
     /// The most tokens of prompt and answer together; the model's context, if left out
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N")]
     pub(crate) context: Option<usize>,
-    /// Draw tokens at random: the higher, the more surprising; 0 takes the likeliest
-    #[arg(long, visible_alias = "temp", value_name = "F", default_value_t = 0.0, value_parser = temperature)]
-    pub(crate) temperature: f64,
-    /// Draw from so many of the likeliest tokens; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature")]
-    pub(crate) top_k: usize,
-    /// Draw from the fewest of the likeliest tokens that have this share of the probability
-    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = share, requires = "temperature")]
-    pub(crate) top_p: f64,
-    /// Draw from tokens at least so likely as this share of the likeliest
-    #[arg(long, value_name = "F", default_value_t = 0.0, value_parser = share, requires = "temperature")]
-    pub(crate) min_p: f64,
-    /// Where the random numbers begin: the same seed gives the same text
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature")]
-    pub(crate) seed: u64,
+    /// End at this text, which is not shown; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
+    /// Sample with the values that the model recommends, as llama.cpp does; greedy decoding without
+    #[arg(long)]
+    pub(crate) sample: bool,
+    /// Temperature of sampling; 0 for greedy decoding. 1, if another sampling option is given
+    #[arg(long, visible_alias = "temp", value_name = "F", value_parser = temperature)]
+    pub(crate) temperature: Option<f64>,
+    /// Sample from so many of the likeliest tokens; 0 for all
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<usize>,
+    /// Sample from the fewest of the likeliest tokens that have this share of the probability
+    #[arg(long, value_name = "F", value_parser = share)]
+    pub(crate) top_p: Option<f64>,
+    /// Sample from tokens at least so likely as this share of the likeliest
+    #[arg(long, value_name = "F", value_parser = share)]
+    pub(crate) min_p: Option<f64>,
+    /// Seed of the random numbers: the same seed gives the same text; without, a new one each time
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) drafting: Drafting,
 }

@@ -89,7 +89,15 @@ fn said(verdict: &Verdict) -> String {
             format!("\ndoes not fit into {limit} bytes: {} too many", grouped(verdict.needed - verdict.limit))
         }
     };
-    let _ = writeln!(text, "; the largest context that does: {}\n", largest(verdict.largest_context));
+    if let Some((recipe, bytes)) = &verdict.least {
+        let bytes = grouped(*bytes);
+        let _ = writeln!(
+            text,
+            "; nothing fits, whatever the context. The recipe that needs least is {recipe}: {bytes} bytes\n"
+        );
+    } else {
+        let _ = writeln!(text, "; the largest context that does: {}\n", largest(verdict.largest_context));
+    }
     let mut table = Table::new(&["recipe", "for", "bits a weight", "needs", "fits", "largest context"]);
     for candidate in &verdict.recipes {
         table.row(vec![

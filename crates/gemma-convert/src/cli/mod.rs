@@ -35,6 +35,7 @@ pub(crate) fn main() -> ExitCode {
     };
     signals::watch();
     progress::set_quiet(args.common.quiet);
+    progress::set_verbose(args.common.verbose);
     let result = commands::threads(args.common.threads).and_then(|()| run(&args));
     outcome::report(result, args.common.json)
 }

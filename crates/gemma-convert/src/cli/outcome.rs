@@ -1,6 +1,6 @@
 //! How a command ends: its result on stdout, its error on stderr, its exit code.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use gemma_convert::{Error, Fault};
@@ -45,7 +45,7 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
             let printed = print(&text).map_err(|e| Error::new(Fault::Io, "stdout", e));
             let failures = output.unwritten.into_iter().chain(printed.err());
             let code = failures.map(|error| {
-                tell(&format!("error: {}\n", shown(&error)));
+                tell(&format!("{} {}\n", error_word(), shown(&error)));
                 exit_code(error.fault())
             });
             // the verdict comes first, if it is bad
@@ -53,7 +53,7 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
             ExitCode::from(if output.passed { code } else { 1 })
         }
         Err(error) => {
-            tell(&format!("error: {}\n", shown(&error)));
+            tell(&format!("{} {}\n", error_word(), shown(&error)));
             if as_json {
                 let (expected, found) = error.expected_found().unzip();
                 let error = json!({
@@ -81,6 +81,12 @@ fn json_text(mut json: serde_json::Value) -> String {
         fields.entry("schema").or_insert(SCHEMA.into());
     }
     format!("{}\n", base::visible_json(&format!("{json:#}")))
+}
+
+/// `error:` in clap's style, on a terminal that takes colours.
+fn error_word() -> &'static str {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if !plain && io::stderr().is_terminal() { "\x1b[1m\x1b[31merror:\x1b[0m" } else { "error:" }
 }
 
 /// The most letters of each part of an error: it may quote a line of a file that has no other.
@@ -137,7 +143,7 @@ pub(crate) fn usage(said: &clap::Error, as_json: bool) -> ExitCode {
     let shown = said.print().and_then(|()| io::stdout().flush());
     match shown {
         Err(error) if !said.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
-            tell(&format!("error: stdout: {error}\n"));
+            tell(&format!("{} stdout: {error}\n", error_word()));
             ExitCode::from(4)
         }
         _ => ExitCode::from(said.exit_code().try_into().unwrap_or(2)),

@@ -22,6 +22,19 @@ pub(crate) fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
+/// `--verbose`.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Details from now on.
+pub(crate) fn set_verbose(verbose: bool) {
+    VERBOSE.store(verbose, Ordering::Relaxed);
+}
+
+/// Whether details are asked for.
+pub(crate) fn is_verbose() -> bool {
+    VERBOSE.load(Ordering::Relaxed)
+}
+
 /// The progress of the process.
 #[derive(Default)]
 pub(crate) struct Console {

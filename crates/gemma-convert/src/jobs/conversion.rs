@@ -65,6 +65,8 @@ pub struct Converted {
     pub input_bytes: u64,
     /// Wall time of the pass over the checkpoint.
     pub seconds: f64,
+    /// Wall time of the whole job, with sensitivities, calibrated rounding and draft models.
+    pub total_seconds: f64,
     /// The draft models of recipes with `[draft]`.
     pub drafts: Vec<Converted>,
     /// The layers of an extracted draft model.
@@ -135,6 +137,7 @@ impl Convert {
     /// for outputs that are there or a place without room; `Io`. No output has appeared then.
     pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
         // draft models come first: they are small, and options that do not fit are found early
+        let start = Instant::now();
         let made = drafts::of_recipes(self, progress)?;
         let text = if made.text_is_used { self.text.without_files() } else { self.text.clone() };
         let of_model = Convert { text, ..self.clone() };
@@ -144,6 +147,7 @@ impl Convert {
             Planned::new(&self.model, requests, &costs, options, progress)
         })?;
         converted.drafts = made.drafts;
+        converted.total_seconds = start.elapsed().as_secs_f64();
         Ok(converted)
     }
 
@@ -153,6 +157,7 @@ impl Convert {
         progress: &dyn Progress,
         plan_for: impl FnOnce(&mut Vec<Request>, &Options) -> Result<Planned>,
     ) -> Result<Converted> {
+        let job_start = Instant::now();
         let Destination { folder, file_name } = Destination::new(&self.out);
         let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
         let mut options = Options {
@@ -202,6 +207,7 @@ impl Convert {
             allocations: plan.artifacts.iter().filter_map(|artifact| artifact.allocation.clone()).collect(),
             input_bytes: plan.inputs.iter().map(|input| input.bytes).sum(),
             seconds: start.elapsed().as_secs_f64(),
+            total_seconds: job_start.elapsed().as_secs_f64(),
             drafts: Vec::new(),
             layers: None,
         })

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use base::Progress;
 use generate::{DraftCounts, Sampler, Sampling, TokenStream};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tensor::{Error, Result};
 use text::{Chat, ChatTemplate};
 
@@ -28,6 +28,8 @@ pub struct Generate {
     pub context: Option<usize>,
     /// The choice of tokens.
     pub sampling: Sampling,
+    /// Texts that end the generation; they are left out of the result.
+    pub stop: Vec<String>,
     /// A draft model, for speculative decoding.
     pub draft: Option<PathBuf>,
     /// Draft tokens at a time.
@@ -39,12 +41,10 @@ pub struct Generate {
 pub enum Prompt {
     /// Text to continue.
     Text(String),
-    /// A message of the user, through the chat template of the model.
+    /// A conversation, through the chat template of the model.
     Chat {
-        /// The message.
-        user: String,
-        /// The system message.
-        system: Option<String>,
+        /// The messages so far, as OpenAI's API takes them; the model answers the last.
+        messages: Vec<Value>,
         /// Whether the model thinks first; the template decides without.
         thinking: Option<bool>,
         /// Tools, as OpenAI's API takes them.
@@ -95,6 +95,7 @@ impl Generate {
             max_tokens: None,
             context: None,
             sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 },
+            stop: Vec::new(),
             draft: None,
             draft_tokens: 3,
         }
@@ -119,11 +120,24 @@ impl Generate {
     ) -> Result<Generated> {
         let model = Model::open(&self.model)?;
         model.notes().iter().for_each(|note| progress.note(note));
-        let prompt = self.prompt.tokens(&model)?;
-        let limit = Limit::new(&model, self, prompt.len())?;
+        self.run_on(&model, progress, show)
+    }
+
+    /// As [`run`](Self::run), of a model that is open already.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_on(
+        &self,
+        model: &Model,
+        progress: &dyn Progress,
+        show: &mut dyn FnMut(&str) -> Result<bool>,
+    ) -> Result<Generated> {
+        let prompt = self.prompt.tokens(model, progress)?;
+        let limit = Limit::new(model, self, prompt.len())?;
         let mut sampler = Sampler::new(self.sampling);
         let runtime = model.runtime()?;
-        let draft = self.draft.as_deref().map(|path| DraftModel::open(path, &model)).transpose()?;
+        let draft = self.draft.as_deref().map(|path| DraftModel::open(path, model)).transpose()?;
         let draft = draft.as_ref().map(|draft| draft.runtime(model.config())).transpose()?;
 
         let start = Instant::now();
@@ -139,7 +153,8 @@ impl Generate {
             )?,
         };
         let mut decoder = model.tokenizer.decoder();
-        let (mut tokens, mut text) = (Vec::new(), String::new());
+        let mut tokens = Vec::new();
+        let mut text = StoppedText::new(&self.stop);
         let mut token = stream.next_token(limit.tokens, &mut sampler)?;
         let prompt_seconds = start.elapsed().as_secs_f64();
         let finish = loop {
@@ -147,19 +162,23 @@ impl Generate {
                 break "stop";
             }
             let piece = decoder.push(token);
-            text.push_str(&piece);
             tokens.push(token);
-            if !show(&piece)? {
+            if !show(text.push(&piece))? {
                 break "closed";
+            }
+            if text.is_stopped {
+                break "stop";
             }
             if tokens.len() == limit.tokens {
                 break limit.reason;
             }
             token = stream.next_token(limit.tokens - tokens.len(), &mut sampler)?;
         };
-        let rest = decoder.finish();
-        show(&rest)?;
-        text.push_str(&rest);
+        if !text.is_stopped {
+            let rest = decoder.finish();
+            show(text.push(&rest))?;
+            show(text.finish())?;
+        }
         let ple = runtime.table_reads().map(|reads| {
             // the last token that was chosen did not go through the model
             let through = prompt.len() + tokens.len().saturating_sub(usize::from(finish != "stop"));
@@ -175,7 +194,7 @@ impl Generate {
             draft: stream.counts(),
             prompt_tokens: prompt,
             tokens,
-            text,
+            text: text.text,
             finish,
             prompt_seconds,
             ple,
@@ -184,20 +203,26 @@ impl Generate {
 }
 
 impl Prompt {
-    /// The token ids, through the chat template for a chat.
-    fn tokens(&self, model: &Model) -> Result<Vec<u32>> {
-        let (user, system, thinking, tools) = match self {
+    /// The token ids, through the chat template for a conversation.
+    fn tokens(&self, model: &Model, progress: &dyn Progress) -> Result<Vec<u32>> {
+        let (messages, thinking, tools) = match self {
             Prompt::Text(text) => return model.tokenizer.encode(text, true, false),
-            Prompt::Chat { user, system, thinking, tools } => (user, system, thinking, tools),
+            Prompt::Chat { messages, thinking, tools } => (messages, thinking, tools),
         };
         let Some(template) = &model.template else {
             return Err(Error::recipe("‹chat›", "this model has no chat template")
                 .help("Give the prompt as plain text."));
         };
-        let system = system.as_ref().map(|text| json!({ "role": "system", "content": text }));
-        let user = json!({ "role": "user", "content": user });
+        for (is_given, setting, variable) in
+            [(!tools.is_empty(), "‹tools›", "tools"), (thinking.is_some(), "‹thinking›", "enable_thinking")]
+        {
+            if is_given && !template.contains(variable) {
+                progress
+                    .note(&format!("{setting} has no effect: the chat template does not read `{variable}`"));
+            }
+        }
         let text = ChatTemplate::new(template)?.render(&Chat {
-            messages: &system.into_iter().chain([user]).collect::<Vec<_>>(),
+            messages,
             tools,
             add_generation_prompt: true,
             enable_thinking: *thinking,
@@ -205,6 +230,55 @@ impl Prompt {
             ..Chat::default()
         })?;
         model.tokenizer.encode(&text, false, true)
+    }
+}
+
+/// Generated text up to the first stop text. A part that may become a stop text is held back until it cannot.
+struct StoppedText<'a> {
+    stop: &'a [String],
+    text: String,
+    /// Bytes of the text that have been given out.
+    shown: usize,
+    is_stopped: bool,
+}
+
+impl<'a> StoppedText<'a> {
+    fn new(stop: &'a [String]) -> StoppedText<'a> {
+        StoppedText { stop, text: String::new(), shown: 0, is_stopped: false }
+    }
+
+    /// Adds a piece, and gives out what is certain to stay.
+    fn push(&mut self, piece: &str) -> &str {
+        self.text.push_str(piece);
+        let from = self.shown;
+        let found =
+            self.stop.iter().filter_map(|stop| Some(from + self.text[from..].find(stop.as_str())?)).min();
+        self.shown = match found {
+            Some(end) => {
+                self.text.truncate(end);
+                self.is_stopped = true;
+                end
+            }
+            None => self.text.len() - self.held_back(),
+        };
+        &self.text[from..self.shown]
+    }
+
+    /// The rest, when no more text comes.
+    fn finish(&mut self) -> &str {
+        let from = std::mem::replace(&mut self.shown, self.text.len());
+        &self.text[from..]
+    }
+
+    /// Bytes at the end that begin a stop text.
+    fn held_back(&self) -> usize {
+        let begins = |stop: &String| {
+            let most = stop.len().saturating_sub(1).min(self.text.len() - self.shown);
+            (1..=most).rev().find(|&len| {
+                stop.is_char_boundary(len) && self.text.as_bytes().ends_with(&stop.as_bytes()[..len])
+            })
+        };
+        self.stop.iter().filter_map(begins).max().unwrap_or(0)
     }
 }
 
@@ -238,5 +312,27 @@ impl Limit {
                     .help("Ask for fewer tokens, or shorten the prompt."))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StoppedText;
+
+    #[test]
+    fn text_ends_before_the_first_stop_text() {
+        let stop = ["END".to_owned(), "⏹x".to_owned()];
+        let mut text = StoppedText::new(&stop);
+        assert_eq!(text.push("a E"), "a ");
+        assert_eq!(text.push("N"), "");
+        assert_eq!(text.push("T E"), "ENT ");
+        assert_eq!(text.push("⏹"), "E");
+        assert_eq!(text.push("ND"), "⏹ND");
+        assert_eq!(text.push(" more EN"), " more ");
+        assert_eq!(text.push("D of it"), "");
+        assert!(text.is_stopped);
+        assert_eq!(text.text, "a ENT E⏹ND more ");
+        let mut open = StoppedText::new(&stop);
+        assert_eq!((open.push("EN").to_owned(), open.finish()), (String::new(), "EN"));
     }
 }

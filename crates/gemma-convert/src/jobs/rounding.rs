@@ -9,6 +9,7 @@ use calibrate::{CalibrationTokens, RoundedTensors, Store, Target};
 use checkpoint::Checkpoint;
 use convert::Options;
 use plan::{Artifact, CalibrationEntry, FileEntry, Origin, Request};
+use runtime::Compute;
 use tensor::{DType, Error, Result, TensorSource};
 use text::{Corpus, Cut, Reader, Scored, Tokenizer};
 
@@ -109,7 +110,8 @@ struct Run<'a> {
 impl Run<'_> {
     /// What the result depends on.
     fn id(&self, plan: &str) -> String {
-        calibrate::id(&[&self.model.fingerprint, plan.as_bytes()], &self.sequences)
+        let kernel = format!("{:?}", Compute::detect().kernel);
+        calibrate::id(&[&self.model.fingerprint, plan.as_bytes(), kernel.as_bytes()], &self.sequences)
     }
 
     fn round(&self, folder: &Path, id: &str, memory: u64, progress: &dyn Progress) -> Result<Calibrated> {
@@ -146,6 +148,7 @@ impl Run<'_> {
             texts: self.texts.to_vec(),
             tokens,
             sequences: self.sequences.len() as u64,
+            compute: Compute::detect().to_string(),
             tensors: serde_json::to_value(&reports).expect("reports are plain data"),
         };
         Ok(Calibrated { tensors: Arc::new(tensors), entry, store, kept })

@@ -6,8 +6,9 @@ use std::time::Instant;
 use base::{Kind, OutputFile, Progress, Unit};
 use eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter, ModelInfo};
 use gemma::{Config, Inventory};
+use gguf::GgufFile;
 use plan::{Format, Recipe, Thresholds};
-use tensor::{Error, Result};
+use tensor::{Error, Fault, Result};
 use text::{Corpus, Cut, Scored};
 use verify::{
     Artifact, Expected, Finding, Outcome, Provenance, Report, SCHEMA, Severity, Skipped, Step, Structure,
@@ -103,7 +104,10 @@ impl Verify {
     /// # Errors
     /// `Recipe` for options that do not fit; `Malformed` or `Unsupported` for files that cannot be read at all; `Io`.
     pub fn run(&self, progress: &dyn Progress) -> Result<Report> {
-        self.thresholds.check()?;
+        self.thresholds.check().map_err(|e| {
+            let option = format!("‹{}›", e.place());
+            e.moved(Fault::Recipe, option)
+        })?;
         let replacing = |path: &PathBuf| OutputFile::replacing(path, Kind::Logits, self.force);
         let logits = self.save_logits.as_ref().map(replacing).transpose()?;
 
@@ -112,6 +116,7 @@ impl Verify {
         let mut report = Report {
             schema: SCHEMA,
             tool: TOOL.to_owned(),
+            compute: runtime::Compute::detect().to_string(),
             artifact: artifact_info(&self.artifact, artifact.artifact()),
             base: match (&base, &self.base) {
                 (Some(Against::Model(base)), Some(path)) => {
@@ -127,6 +132,20 @@ impl Verify {
         if let (Some(Against::Model(base)), Some(path)) = (&base, &self.base) {
             let note = |note: &String| Finding::new(Severity::Note, Step::Structure, path.display(), note);
             report.findings.extend(base.notes().iter().map(note));
+        }
+        let limited = [
+            (self.thresholds.max_kld, "‹max_kld›"),
+            (self.thresholds.max_ppl_ratio, "‹max_ppl_ratio›"),
+            (self.thresholds.min_top1, "‹min_top1›"),
+        ];
+        let is_measured = match &base {
+            Some(Against::Logits(_)) => true,
+            Some(Against::Model(_)) => !self.texts.is_empty(),
+            None => false,
+        };
+        if let Some((_, limit)) = limited.iter().find(|(limit, _)| limit.is_some() && !is_measured) {
+            return Err(Error::recipe(limit, "a limit of a figure that is not measured")
+                .help("Give the checkpoint with ‹against›, and a text with ‹text›."));
         }
         let of_recipe = self.structure(artifact.artifact(), base.as_ref(), &mut report, progress)?;
         if self.texts.is_empty() && !matches!(base, Some(Against::Logits(_))) {
@@ -383,7 +402,9 @@ fn check(asked: Thresholds, of_recipe: Thresholds, report: &mut Report) {
                 let holds = holds(&found, &limit);
                 report.thresholds.push(Threshold { figure: figure.to_owned(), limit, found, holds });
                 if !holds {
-                    report.findings.push(finding("beyond its limit").expected(limit, found));
+                    let (sign, word) = if figure == "top1" { ("<", "at least") } else { (">", "at most") };
+                    let problem = format!("{found:.4} {sign} limit {limit}");
+                    report.findings.push(finding(&problem).expected(format!("{word} {limit}"), found));
                 }
             }
             None if asked.is_some() && unmeasured_is_failure => {
@@ -439,6 +460,10 @@ pub(crate) fn model_info(
     let mut info = ModelInfo {
         path: path.display().to_string(),
         variant: config.and_then(Config::variant).map(str::to_owned),
+        file_bytes: match artifact {
+            Artifact::Gguf(set) => set.parts().iter().map(GgufFile::file_len).sum(),
+            Artifact::Folder(folder) => folder.total_len(),
+        },
         ..ModelInfo::default()
     };
     let stored = artifact.stored();

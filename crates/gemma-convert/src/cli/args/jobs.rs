@@ -1,5 +1,7 @@
 //! From arguments to jobs of the library.
 
+use std::path::{Path, PathBuf};
+
 use gemma_convert::{
     BudgetOptions, Calibrate, Convert, DraftConvert, DraftExtract, DraftMeasure, Error, Generate,
     MeasureSensitivity, Planning, Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions,
@@ -36,7 +38,7 @@ impl super::CalibrationText {
         Ok(TextOptions {
             files: self.text.clone(),
             chunks: self.chunks.clone(),
-            memory: byte_size("--text-memory", &self.text_memory)?,
+            memory: memory("--text-memory", &self.text_memory)?,
         })
     }
 }
@@ -46,10 +48,10 @@ impl super::Plan {
         Ok(Planning {
             model: self.model.clone(),
             recipes: self.what.options(),
-            out: self.out.clone(),
+            out: out(&self.out)?,
             context: self.context,
             kv_type: self.kv_type.parse()?,
-            memory: self.memory.as_deref().map(|text| byte_size("--memory", text)).transpose()?,
+            memory: self.memory.as_deref().map(|text| memory("--memory", text)).transpose()?,
         })
     }
 }
@@ -58,7 +60,7 @@ impl super::Convert {
     pub(crate) fn job(&self) -> Result<Convert> {
         Ok(Convert {
             model: self.model.clone(),
-            out: self.out.clone(),
+            out: out(&self.out)?,
             recipes: self.what.options(),
             text: self.text.options()?,
             force: self.force,
@@ -119,23 +121,45 @@ impl super::Sensitivity {
 }
 
 impl super::Generate {
-    pub(crate) fn job(&self, prompt: Prompt) -> Generate {
+    /// The job. `recommended` are the sampling values of the model.
+    pub(crate) fn job(&self, prompt: Prompt, recommended: Option<Sampling>) -> Generate {
         Generate {
             model: self.model.clone(),
             prompt,
             max_tokens: self.max_tokens,
             context: self.context,
-            sampling: Sampling {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                seed: self.seed,
-            },
+            sampling: self.sampling(recommended),
+            stop: self.stop.clone(),
             draft: self.drafting.draft.clone(),
             draft_tokens: self.drafting.draft_tokens,
         }
     }
+
+    /// Greedy decoding, unless an option asks for sampling.
+    fn sampling(&self, recommended: Option<Sampling>) -> Sampling {
+        let Self { sample, temperature, top_k, top_p, min_p, seed, .. } = self;
+        let is_asked = *sample || top_k.is_some() || top_p.is_some() || min_p.is_some() || seed.is_some();
+        let greedy = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
+        let base = match (sample, recommended) {
+            (true, Some(recommended)) => recommended,
+            _ if is_asked => Sampling { temperature: 1.0, ..greedy },
+            _ => greedy,
+        };
+        let temperature = temperature.unwrap_or(base.temperature);
+        Sampling {
+            temperature,
+            top_k: top_k.unwrap_or(base.top_k),
+            top_p: top_p.unwrap_or(base.top_p),
+            min_p: min_p.unwrap_or(base.min_p),
+            seed: seed.unwrap_or_else(|| if temperature > 0.0 { random_seed() } else { 0 }),
+        }
+    }
+}
+
+/// A seed of the system, small enough to type again.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish() & u64::from(u32::MAX)
 }
 
 impl super::Verify {
@@ -160,11 +184,41 @@ impl super::Verify {
             keep_going: self.keep_going,
             require_manifest: self.require_manifest,
             weights: !self.no_tensors,
-            text_memory: byte_size("--text-memory", &self.text_memory)?,
+            text_memory: memory("--text-memory", &self.text_memory)?,
             save_logits: self.save_logits.clone(),
             force: self.reports.force,
         })
     }
+}
+
+/// Bytes of memory. A small number without a unit is a mistake: `--memory 2`.
+fn memory(option: &str, text: &str) -> Result<u64> {
+    let bytes = byte_size(option, text)?;
+    if bytes < 1 << 10 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(
+            Error::recipe(option, "a size in bytes without a unit").expected("a unit, such as 2GiB", text)
+        );
+    }
+    Ok(bytes)
+}
+
+/// The folder or file of the outputs.
+fn out(path: &Path) -> Result<PathBuf> {
+    /// Names of files that no recipe makes.
+    const OTHERS: [&str; 9] = ["bin", "safetensors", "pt", "pth", "ggml", "onnx", "zip", "json", "sbs"];
+    let refused =
+        |problem: &str, help: &str| Err(Error::recipe(format!("-o {}", path.display()), problem).help(help));
+    if path.as_os_str() == "-" {
+        return refused("outputs do not go to stdout", "Give a folder, or the name of a .gguf file.");
+    }
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if OTHERS.contains(&extension) && !path.is_dir() {
+        return refused(
+            "the name of a file that no recipe makes",
+            "Give a folder, or the name of a .gguf file. A folder that is there may have any name.",
+        );
+    }
+    Ok(path.to_owned())
 }
 
 /// The best level that this machine has, or the one that was asked for.

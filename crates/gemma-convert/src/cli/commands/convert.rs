@@ -32,7 +32,12 @@ pub(super) fn text(converted: &Converted) -> String {
     }
     let (bytes, seconds) = (converted.input_bytes, converted.seconds);
     let speed = bytes as f64 / 1e6 / seconds;
-    let _ = writeln!(text, "{} bytes of checkpoint in {seconds:.1} s ({speed:.0} MB/s)", grouped(bytes));
+    let _ = write!(text, "{} bytes of checkpoint in {seconds:.1} s ({speed:.0} MB/s)", grouped(bytes));
+    let total = converted.total_seconds;
+    let _ = match total > seconds + 1.0 {
+        true => writeln!(text, "; {total:.1} s with calibration, sensitivities and draft models"),
+        false => writeln!(text),
+    };
     let _ = writeln!(text, "manifest: {}", converted.manifest.display());
     if let Some(selection) = &converted.layers {
         let layers: Vec<_> = selection.layers.iter().map(usize::to_string).collect();
@@ -56,6 +61,7 @@ pub(super) fn document(converted: &Converted) -> Value {
         "folder": converted.folder,
         "manifest": converted.manifest,
         "seconds": converted.seconds,
+        "total_seconds": converted.total_seconds,
     });
     if !converted.drafts.is_empty() {
         document["drafts"] = converted.drafts.iter().map(self::document).collect();

@@ -1,21 +1,41 @@
 //! `generate`: text from the reference runtime, from a checkpoint folder or a GGUF file.
 
-use std::io::{ErrorKind, IsTerminal};
+use std::io::{BufRead, ErrorKind, IsTerminal, Read};
 use std::path::Path;
 
-use gemma_convert::{DraftCounts, Error, Generated, Prompt, Result};
+use gemma_convert::{DraftCounts, Error, Generated, Model, Progress, Prompt, Result, Sampling};
 use serde_json::{Value, json};
 
 use crate::cli::args;
 use crate::cli::outcome::{Output, stream, tell};
-use crate::cli::progress::{Console, is_quiet};
+use crate::cli::progress::{Console, is_quiet, is_verbose};
 
 pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
-    let job = args.job(prompt(args)?);
+    let model = Model::open(&args.model)?;
+    model.notes().iter().for_each(|note| Console::default().note(note));
+    let has_prompt = args.prompt.is_some() || args.prompt_file.is_some() || args.messages.is_some();
+    if has_prompt {
+        return answer(args, &model, prompt(args)?, as_json).map(|(output, _)| output);
+    }
+    if as_json {
+        return Err(Error::recipe("--json", "a conversation on the terminal has no document")
+            .help("Give a message with --prompt, or a conversation with --messages."));
+    }
+    converse(args, &model)
+}
+
+/// One generation, shown as it comes.
+fn answer(
+    args: &args::Generate,
+    model: &Model,
+    prompt: Prompt,
+    as_json: bool,
+) -> Result<(Output, Generated)> {
+    let job = args.job(prompt, model.recommended_sampling());
     let mut show = |piece: &str| show(piece, as_json);
-    let generated = job.run(&Console::default(), &mut show)?;
+    let generated = job.run_on(model, &Console::default(), &mut show)?;
     if !is_quiet() {
-        tell(&figures(&generated));
+        tell(&figures(&generated, job.sampling, is_verbose()));
     }
     let mut json = json!({
         "prompt_tokens": generated.prompt_tokens,
@@ -37,11 +57,38 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
             "cache_hits": ple.hits,
         });
     }
-    Ok(Output::new("\n".to_owned(), json))
+    Ok((Output::new("\n".to_owned(), json), generated))
+}
+
+/// A conversation: each line of stdin is a message of the user. The whole conversation is read again for each answer.
+fn converse(args: &args::Generate, model: &Model) -> Result<Output> {
+    let tools = args.tools.as_deref().map(list).transpose()?.unwrap_or_default();
+    let mut messages: Vec<Value> = system(args).into_iter().collect();
+    let is_terminal = std::io::stdin().is_terminal();
+    loop {
+        if is_terminal && !is_quiet() {
+            tell("> ");
+        }
+        let mut line = String::new();
+        let read = std::io::stdin().lock().take(MAX_PROMPT).read_line(&mut line);
+        if read.map_err(|e| Error::io("stdin", &e))? == 0 {
+            return Ok(Output::new(String::new(), json!({})));
+        }
+        let line = line.trim_end_matches(['\n', '\r']);
+        if line.is_empty() {
+            continue;
+        }
+        messages.push(json!({ "role": "user", "content": line }));
+        let prompt =
+            Prompt::Chat { messages: messages.clone(), thinking: args.thinking, tools: tools.clone() };
+        let (output, generated) = answer(args, model, prompt, false)?;
+        stream(&output.text).map_err(|e| Error::io("stdout", &e))?;
+        messages.push(json!({ "role": "assistant", "content": generated.text }));
+    }
 }
 
 /// Speed, draft tokens, and rows of the per-layer embedding table.
-fn figures(generated: &Generated) -> String {
+fn figures(generated: &Generated, sampling: Sampling, verbose: bool) -> String {
     let Generated { prompt_tokens, tokens, prompt_seconds, seconds, .. } = generated;
     let speed = tokens.len().saturating_sub(1) as f64 / (seconds - prompt_seconds).max(f64::MIN_POSITIVE);
     let mut text = format!(
@@ -49,11 +96,14 @@ fn figures(generated: &Generated) -> String {
         prompt_tokens.len(),
         tokens.len()
     );
+    if sampling.temperature > 0.0 {
+        text += &format!("seed {}\n", sampling.seed);
+    }
     if let Some(DraftCounts { bursts, drafted, accepted }) = generated.draft {
         let share = 100.0 * accepted as f64 / (drafted as f64).max(1.0);
         text += &format!("{accepted} of {drafted} guesses taken ({share:.0} %), in {bursts} bursts\n");
     }
-    if let Some(ple) = generated.ple {
+    if let Some(ple) = generated.ple.filter(|_| verbose) {
         text += &format!(
             "{} rows read of the per-layer table, {:.0} bytes a token\n",
             ple.rows, ple.bytes_per_token
@@ -76,21 +126,34 @@ fn show(piece: &str, as_json: bool) -> Result<bool> {
     }
 }
 
-/// Bytes of a prompt, and of a list of tools, at most.
+/// Bytes of a prompt, and of a list of tools or messages, at most.
 const MAX_PROMPT: u64 = 32 << 20;
-const MAX_TOOLS: u64 = 4 << 20;
+const MAX_LIST: u64 = 4 << 20;
 
 fn prompt(args: &args::Generate) -> Result<Prompt> {
-    let text = prompt_text(args)?;
-    if !args.chat {
-        return Ok(Prompt::Text(text));
-    }
-    Ok(Prompt::Chat {
-        user: text,
-        system: args.system.clone(),
-        thinking: args.thinking,
-        tools: args.tools.as_deref().map(tools).transpose()?.unwrap_or_default(),
-    })
+    let messages = match &args.messages {
+        Some(path) => list(path)?,
+        None if !args.chat => {
+            for (option, is_given) in
+                [("--tools", args.tools.is_some()), ("--thinking", args.thinking.is_some())]
+            {
+                if is_given {
+                    return Err(Error::recipe(option, "is for conversations").help("Add --chat."));
+                }
+            }
+            return prompt_text(args).map(Prompt::Text);
+        }
+        None => {
+            let user = json!({ "role": "user", "content": prompt_text(args)? });
+            system(args).into_iter().chain([user]).collect()
+        }
+    };
+    let tools = args.tools.as_deref().map(list).transpose()?.unwrap_or_default();
+    Ok(Prompt::Chat { messages, thinking: args.thinking, tools })
+}
+
+fn system(args: &args::Generate) -> Option<Value> {
+    args.system.as_ref().map(|text| json!({ "role": "system", "content": text }))
 }
 
 /// The prompt from an argument, a file or stdin. A newline at the end, as editors and `echo` write it, is left out.
@@ -103,11 +166,12 @@ fn prompt_text(args: &args::Generate) -> Result<String> {
     Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
 
-/// A JSON list of tools.
-fn tools(path: &Path) -> Result<Vec<Value>> {
+/// A JSON list: of tools, or of messages.
+fn list(path: &Path) -> Result<Vec<Value>> {
     let fail = |problem: String| {
-        Error::recipe(path.display(), problem).help("Give a JSON list of tools as OpenAI's API takes them.")
+        Error::recipe(path.display(), problem)
+            .help("Give a JSON list of tools or messages as OpenAI's API takes them.")
     };
-    let text = base::read_bounded(path, MAX_TOOLS).map_err(|e| fail(e.problem().to_owned()))?;
+    let text = base::read_bounded(path, MAX_LIST).map_err(|e| fail(e.problem().to_owned()))?;
     serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))
 }

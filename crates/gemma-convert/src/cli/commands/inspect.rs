@@ -26,6 +26,7 @@ pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
     } else if Importance::is_one(path) {
         importance::file(path, args.tensors)
     } else {
+        gemma_convert::refuse_part_of_a_folder(path)?;
         gguf(path, args.tensors)
     }
 }
@@ -81,6 +82,7 @@ fn folder(path: &Path, list: bool) -> Result<Output> {
             "layers",
             format!("{} ({} sliding, {full} full attention)", config.layers(), config.layers() - full),
         ),
+        ("weights", weights(&listed)),
         ("hidden size", config.hidden.to_string()),
         ("KV-shared layers", config.shared_kv_layers.to_string()),
         ("per-layer embeddings", if config.ple > 0 { config.ple.to_string() } else { "none".to_owned() }),
@@ -97,6 +99,8 @@ fn folder(path: &Path, list: bool) -> Result<Output> {
         "variant": config.variant(),
         "architecture": config.architecture,
         "layers": config.layers(),
+        "hidden_size": config.hidden,
+        "weights": listed.iter().map(|listed| listed.desc.elements()).sum::<u64>(),
         "files": checkpoint.shards().iter().map(|s| json!({ "name": s.name, "bytes": s.len })).collect::<Vec<_>>(),
         "tensors": listed.iter().map(described).collect::<Vec<_>>(),
         "notes": model.notes,
@@ -120,14 +124,23 @@ fn gguf(path: &Path, list: bool) -> Result<Output> {
     let bytes: u64 = set.parts().iter().map(|part| part.file_len()).sum();
     let mut facts: Vec<(&str, String)> =
         vec![("files", format!("{} ({} bytes)", set.parts().len(), grouped(bytes)))];
+    facts.push(("weights", weights(&listed)));
     facts.extend(set.metadata().iter().map(|(key, value)| (key, short(value))));
     let json = json!({
         "kind": "gguf",
+        "weights": listed.iter().map(|listed| listed.desc.elements()).sum::<u64>(),
         "files": set.parts().iter().map(|p| json!({ "name": p.path(), "bytes": p.file_len() })).collect::<Vec<_>>(),
         "metadata": set.metadata().iter().map(|(key, value)| (key.to_owned(), json!({ "type": value.type_name(), "value": short(value) }))).collect::<serde_json::Map<_, _>>(),
         "tensors": listed.iter().map(described).collect::<Vec<_>>(),
     });
     Ok(Output::new(render(&facts, &listed, list), json))
+}
+
+/// The number of weights of all tensors, and bits a weight.
+fn weights(tensors: &[Listed<'_>]) -> String {
+    let count: u64 = tensors.iter().map(|listed| listed.desc.elements()).sum();
+    let bytes: u64 = tensors.iter().map(Listed::bytes).sum();
+    format!("{} ({:.2} bits each)", grouped(count), 8.0 * bytes as f64 / count.max(1) as f64)
 }
 
 /// gemma.cpp's container: its blobs, and what its table of contents says of those that are tensors.

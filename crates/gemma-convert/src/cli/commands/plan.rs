@@ -27,7 +27,7 @@ pub(crate) fn run(args: &args::Plan) -> Result<Output> {
         }
     }
     json["memory"] = serde_json::to_value(&memory).expect("estimates are plain data");
-    let text = describe(&plan, &memory);
+    let text = describe(&plan, &memory, args.tensors);
     Ok(Output { passed: memory.iter().all(MemoryPlan::fits), ..Output::new(text, json) })
 }
 
@@ -40,7 +40,7 @@ fn rename_notes(json: &mut Value) {
     }
 }
 
-fn describe(plan: &Plan, memory: &[MemoryPlan]) -> String {
+fn describe(plan: &Plan, memory: &[MemoryPlan], with_tensors: bool) -> String {
     let mut text = format!(
         "{} ({}), {} bytes in {} file(s)\n",
         plan.variant.unwrap_or("Gemma 4 of no published size"),
@@ -52,14 +52,24 @@ fn describe(plan: &Plan, memory: &[MemoryPlan]) -> String {
         let _ = writeln!(text, "note: {}", with_options(note));
     }
     for (artifact, memory) in plan.artifacts.iter().zip(memory) {
-        let _ = writeln!(text, "\nrecipe {}\n", artifact.recipe);
-        text.push_str(&tensors(artifact).render());
-        text.push('\n');
+        let _ = writeln!(text, "\nrecipe {}: {}\n", artifact.recipe, total(artifact));
         text.push_str(&summary(artifact));
         text.push_str(&memory.describe());
+        if with_tensors {
+            let _ = write!(text, "\n{}", tensors(artifact).render());
+        }
     }
     dropped("not in any output", &plan.dropped, &mut text);
     text
+}
+
+/// Bytes of all files, and bits a weight of all tensors.
+fn total(artifact: &Artifact) -> String {
+    let (stored, weights) = artifact
+        .tensors()
+        .fold((0, 0), |(stored, weights), tensor| (stored + tensor.bytes, weights + tensor.desc.elements()));
+    let bits = 8.0 * stored as f64 / weights.max(1) as f64;
+    format!("{} bytes, {bits:.2} bits a weight", grouped(artifact.bytes()))
 }
 
 fn tensors(artifact: &Artifact) -> Table {

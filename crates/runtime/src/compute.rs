@@ -1,0 +1,34 @@
+//! The arithmetic of a process: results of calibration and evaluation depend on it, so their files name it.
+
+use std::fmt;
+
+use quant::Simd;
+
+use crate::Kernel;
+
+/// Vector instructions and the kernel of matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compute {
+    /// Vector instructions of codecs and element-wise functions. They do not change a result.
+    pub simd: Simd,
+    /// The kernel of matrix products. Sums of another kernel have other last bits.
+    pub kernel: Kernel,
+}
+
+impl Compute {
+    /// The arithmetic that this machine chooses.
+    pub fn detect() -> Compute {
+        Compute { simd: Simd::detect(), kernel: Kernel::detect() }
+    }
+}
+
+impl fmt::Display for Compute {
+    /// `avx512, amx`: the level of vector instructions, then the kernel.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kernel = match self.kernel {
+            Kernel::Plain => "f32",
+            Kernel::Tiles => "amx",
+        };
+        write!(f, "{}, {kernel}", format!("{:?}", self.simd).to_lowercase())
+    }
+}
