@@ -59,7 +59,26 @@ macro_rules! pages {
 
 // name: page, the least number of commands that it has
 pages! {
-    readme: "README.md", 2;
+    readme: "README.md", 9;
+    budget: "docs/budget.md", 5;
+    calibration: "docs/calibration.md", 1;
+    choosing_a_type: "docs/choosing-a-type.md", 2;
+    ci: "docs/ci.md", 4;
+    commands: "docs/commands.md", 8;
+    convert: "docs/convert.md", 8;
+    drafts: "docs/drafts.md", 8;
+    generate: "docs/generate.md", 5;
+    importance: "docs/importance.md", 7;
+    inputs: "docs/inputs.md", 1;
+    manifest: "docs/manifest.md", 1;
+    memory: "docs/memory.md", 1;
+    offload: "docs/offload.md", 5;
+    plan: "docs/plan.md", 1;
+    qat: "docs/qat.md", 3;
+    safetensors: "docs/safetensors.md", 4;
+    verify: "docs/verify.md", 11;
+    recipes: "recipes/README.md", 2;
+    sfp8_safetensors: "formats/sfp8-safetensors.md", 2;
 }
 
 /// No page with commands is forgotten here.
