@@ -15,6 +15,8 @@
 //!
 //! `GEMMA_CONVERT_BIN` names another binary, and `GEMMA_CONVERT_DOCS_TIMES=1` prints the time of each command.
 
+#![allow(clippy::print_stdout, reason = "on request: the time of each command")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -85,7 +87,11 @@ pages! {
 #[test]
 fn every_page_with_commands_is_listed() {
     let root = root();
-    let mut pages = vec![root.join("README.md"), root.join("recipes/README.md"), root.join("formats/sfp8-safetensors.md")];
+    let mut pages = vec![
+        root.join("README.md"),
+        root.join("recipes/README.md"),
+        root.join("formats/sfp8-safetensors.md"),
+    ];
     let mut folders = vec![root.join("docs")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
@@ -109,7 +115,10 @@ fn every_page_with_commands_is_listed() {
             }
         };
         if !page.commands.is_empty() && !PAGES.contains(&name.as_str()) {
-            problems.push(format!("{name} has {} commands and is not in the list of tests/docs.rs", page.commands.len()));
+            problems.push(format!(
+                "{name} has {} commands and is not in the list of tests/docs.rs",
+                page.commands.len()
+            ));
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
@@ -132,20 +141,29 @@ fn run_page(path: &str, least: usize) {
             println!("{:6.2} s  {path}:{}  {}", begin.elapsed().as_secs_f64(), command.line, command.text);
         }
     }
-    assert!(problems.is_empty(), "{} of {} commands:\n{}", problems.len(), page.commands.len(), problems.join("\n\n"));
+    assert!(
+        problems.is_empty(),
+        "{} of {} commands:\n{}",
+        problems.len(),
+        page.commands.len(),
+        problems.join("\n\n")
+    );
     fs::remove_dir_all(&folder).unwrap();
 }
 
 /// The repository: the folder above the package that has fixtures.
 fn root() -> PathBuf {
-    let package = option_env!("CARGO_MANIFEST_DIR").map_or_else(|| std::env::current_dir().unwrap(), PathBuf::from);
+    let package =
+        option_env!("CARGO_MANIFEST_DIR").map_or_else(|| std::env::current_dir().unwrap(), PathBuf::from);
     let root = package.ancestors().find(|folder| folder.join("fixtures/checkpoints").is_dir());
     root.unwrap_or_else(|| panic!("no fixtures above {}", package.display())).to_owned()
 }
 
 fn binary() -> PathBuf {
     let named = std::env::var_os("GEMMA_CONVERT_BIN").map(PathBuf::from);
-    named.or_else(|| option_env!("CARGO_BIN_EXE_gemma-convert").map(PathBuf::from)).expect("the binary under test")
+    named
+        .or_else(|| option_env!("CARGO_BIN_EXE_gemma-convert").map(PathBuf::from))
+        .expect("the binary under test")
 }
 
 /// The folder of a page, with the names that stand for a user's files.
@@ -161,7 +179,8 @@ fn lay_out(root: &Path, path: &str, page: &Page) -> PathBuf {
     }
     for (name, source, bytes) in TEXTS {
         let text = fs::read_to_string(root.join(source)).unwrap();
-        fs::write(folder.join(name), &text[..text.floor_char_boundary(*bytes)]).unwrap();
+        let end = (0..=*bytes).rev().find(|end| text.is_char_boundary(*end)).unwrap();
+        fs::write(folder.join(name), &text[..end]).unwrap();
     }
     fs::write(folder.join("chats.jsonl"), CHATS).unwrap();
     fs::write(folder.join("prompt.txt"), PROMPT).unwrap();
@@ -298,7 +317,8 @@ impl Line {
         let Some(rest) = starts.iter().find_map(|start| text.strip_prefix(start)) else { return Ok(None) };
         let (mut arguments, comment) = words(rest).map_err(|error| format!("{line}: {error}"))?;
         let exit = comment.split_once("exits with ").map(|(_, code)| code);
-        let exit = exit.map_or(Some(0), |code| code.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
+        let exit =
+            exit.map_or(Some(0), |code| code.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
         let exit = exit.ok_or_else(|| format!("{line}: which exit code?"))?;
         let mut stdout = None;
         if let Some(at) = arguments.iter().position(|word| word == ">") {
@@ -318,7 +338,14 @@ impl Line {
         if output.status.code() == Some(self.exit) {
             return Ok(());
         }
-        let show = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().rev().take(6).map(|l| format!("    {l}\n")).collect::<Vec<_>>();
+        let show = |bytes: &[u8]| {
+            String::from_utf8_lossy(bytes)
+                .lines()
+                .rev()
+                .take(6)
+                .map(|l| format!("    {l}\n"))
+                .collect::<Vec<_>>()
+        };
         let mut told = show(&output.stderr);
         told.extend(show(&output.stdout));
         told.reverse();
@@ -339,7 +366,9 @@ fn words(text: &str) -> Result<(Vec<String>, &str), String> {
             }
             (None, '#') if word.is_none() => return Ok((words, &text[at + 1..])),
             (None, ' ') => words.extend(word.take()),
-            (None, '$' | '`' | '|' | ';' | '&' | '<' | '…') => return Err(format!("a shell would act on {c}: {text}")),
+            (None, '$' | '`' | '|' | ';' | '&' | '<' | '…') => {
+                return Err(format!("a shell would act on {c}: {text}"));
+            }
             (None, _) => word.get_or_insert_default().push(c),
         }
     }
@@ -380,7 +409,12 @@ mod rules {
     fn files_are_written_and_bad_pages_refused() {
         let page = Page::parse("```toml file=a.toml\nx = 1\n```\n").unwrap();
         assert_eq!(page.files, [("a.toml".to_owned(), "x = 1\n".to_owned())]);
-        for bad in ["```sh\nls\n```", "```sh\ngemma-convert a | b\n```", "```sh\ngemma-convert 'a\n```", "```sh\ngemma-convert a"] {
+        for bad in [
+            "```sh\nls\n```",
+            "```sh\ngemma-convert a | b\n```",
+            "```sh\ngemma-convert 'a\n```",
+            "```sh\ngemma-convert a",
+        ] {
             assert!(Page::parse(bad).is_err(), "{bad}");
         }
     }
