@@ -10,6 +10,7 @@
 //! - A cell of a table that is one code span and begins with `gemma-convert ` is a command too, unless it is shorter than
 //!   three words.
 //! - A command must exit with 0, or with N where its comment says `exits with N`.
+//! - A block `text output` holds lines that the command before it prints, but for lines with a time (`0.3 s`).
 //! - A block whose first line is like `toml file=my.toml` is written to that file before the commands of the page run.
 //! - The folder holds the names of [`NAMES`], which stand for a user's checkpoints and texts; they are the tiny fixtures.
 //!
@@ -244,6 +245,7 @@ struct Line {
     arguments: Vec<String>,
     stdout: Option<String>,
     exit: i32,
+    prints: Vec<String>,
 }
 
 impl Page {
@@ -270,6 +272,11 @@ impl Page {
                 page.files.push((name.trim().to_owned(), text));
             } else if info == "sh" {
                 page.block(&block)?;
+            } else if info == "text output" {
+                let command = page.commands.last_mut();
+                let command = command.ok_or_else(|| format!("{}: output of no command", number + 1))?;
+                let lines = block.iter().map(|(_, line)| (*line).to_owned());
+                command.prints = lines.filter(|line| !line.is_empty() && !line.contains(" s ")).collect();
             }
         }
         Ok(page)
@@ -325,7 +332,7 @@ impl Line {
             stdout = arguments.get(at + 1).cloned();
             arguments.truncate(at);
         }
-        Ok(Some(Self { line, text: text.to_owned(), arguments, stdout, exit }))
+        Ok(Some(Self { line, text: text.to_owned(), arguments, stdout, exit, prints: Vec::new() }))
     }
 
     fn run(&self, folder: &Path) -> Result<(), String> {
@@ -336,7 +343,9 @@ impl Line {
         }
         let output = command.output().map_err(|error| error.to_string())?;
         if output.status.code() == Some(self.exit) {
-            return Ok(());
+            let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            let missing = self.prints.iter().find(|line| told.lines().all(|other| other != *line));
+            return missing.map_or(Ok(()), |line| Err(format!("  this line is not printed: {line}\n{told}")));
         }
         let show = |bytes: &[u8]| {
             String::from_utf8_lossy(bytes)
@@ -407,6 +416,9 @@ mod rules {
 
     #[test]
     fn files_are_written_and_bad_pages_refused() {
+        let page =
+            Page::parse("```sh\ngemma-convert a\n```\n```text output\none\nin 0.3 s (x)\n```").unwrap();
+        assert_eq!(page.commands[0].prints, ["one"]);
         let page = Page::parse("```toml file=a.toml\nx = 1\n```\n").unwrap();
         assert_eq!(page.files, [("a.toml".to_owned(), "x = 1\n".to_owned())]);
         for bad in [
