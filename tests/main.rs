@@ -15,6 +15,7 @@ mod command_line;
 mod company;
 mod config;
 mod crash;
+mod docs;
 mod draft;
 mod draft_extract;
 mod draft_generate;

@@ -68,3 +68,8 @@ pub use verify::{Finding, Outcome, Report, Severity};
 
 /// Name and version of the tool, as manifests and reports have it.
 pub const TOOL: &str = concat!("gemma-convert ", env!("CARGO_PKG_VERSION"));
+
+/// The snippets of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct ReadmeSnippets;
