@@ -3,7 +3,7 @@
 //! Every job of the program is a struct with plain data in and plain data out:
 //!
 //! ```
-//! use gemma_convert::{Convert, Silent, Verify};
+//! use gemma_convert::{Chunks, Convert, Silent, Verify};
 //!
 //! # fn main() -> gemma_convert::Result<()> {
 //! # let (checkpoint, text) = (testkit::fixtures("checkpoints/e2b"), testkit::fixtures("text/eval.txt"));
@@ -13,7 +13,7 @@
 //! let file = out.join(&made.artifacts[0].outputs[0].name);
 //!
 //! let mut verify = Verify::new(file).against(&checkpoint).text(&text);
-//! (verify.context, verify.chunks) = (128, Some(2));
+//! (verify.context, verify.chunks) = (128, Some(Chunks(0..2)));
 //! let report = verify.run(&Silent)?;
 //! assert!(report.passed && report.kld.unwrap().mean < 0.1);
 //! # Ok(())

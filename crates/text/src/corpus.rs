@@ -141,6 +141,19 @@ impl Corpus {
         Ok(corpus)
     }
 
+    /// Leaves out the first `count` sequences.
+    ///
+    /// # Errors
+    /// `Recipe` when no sequence is left.
+    pub fn skip(&mut self, count: usize) -> Result<()> {
+        if count >= self.sequences.len() {
+            return Err(Error::recipe("‹chunks›", "beyond the text")
+                .expected(format!("less than {}", self.sequences.len()), count));
+        }
+        self.sequences.drain(..count);
+        Ok(())
+    }
+
     /// Scored tokens of all sequences.
     pub fn scored_tokens(&self) -> u64 {
         self.sequences.iter().map(|sequence| sequence.scored.len() as u64).sum()

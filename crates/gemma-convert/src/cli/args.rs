@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
-use gemma_convert::Compute;
+use gemma_convert::{Chunks, Compute};
 
 pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
@@ -297,9 +297,9 @@ pub(crate) struct Verify {
     /// Tokens of a chunk of text, or of a conversation at most
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,
-    /// The most chunks or conversations of each text
-    #[arg(long, value_name = "N")]
-    pub(crate) chunks: Option<usize>,
+    /// The chunks or conversations of the text: 16 for the first sixteen, 16..32 for those after them
+    #[arg(long, value_name = "N|A..B")]
+    pub(crate) chunks: Option<Chunks>,
     /// What of a conversation is predicted
     #[arg(long, value_name = "WHAT", default_value = "all")]
     pub(crate) score: Score,

@@ -138,17 +138,12 @@ impl DraftExtract {
         let tokenizer = Tokenizer::from_checkpoint(whole)?;
         let chunks = text.chunks.as_ref().map_or(0..CHUNKS, |chunks| chunks.0.clone());
         let cut = Cut { context: self.context, most: Some(chunks.end), scored: Scored::Answers };
-        let Corpus { mut sequences, .. } = Corpus::read(&text.files, &reader(&tokenizer, model), &cut)?;
-        let first = chunks.start.min(sequences.len());
-        sequences.drain(..first);
-        if sequences.is_empty() {
-            return Err(Error::recipe("‹chunks›", "beyond the text")
-                .expected(format!("less than {first}"), chunks.start));
-        }
+        let mut corpus = Corpus::read(&text.files, &reader(&tokenizer, model), &cut)?;
+        corpus.skip(chunks.start)?;
         let tries = LayerSelection::tries(model.config.layers(), count);
         let task = progress.begin("choosing layers", tries, Unit::Steps);
         let parts = (&model.config, &model.json, &model.inventory);
-        draft::choose_layers(whole, parts, &sequences, count, &|done| task.advance(done))
+        draft::choose_layers(whole, parts, &corpus.sequences, count, &|done| task.advance(done))
     }
 }
 

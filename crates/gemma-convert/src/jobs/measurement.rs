@@ -11,6 +11,7 @@ use super::model_info;
 use crate::TOOL;
 use crate::draft_model::DraftModel;
 use crate::model::Model;
+use crate::options::Chunks;
 
 /// Measures a draft model: agreement with its target along a text, acceptance rate and speed-up by burst size.
 #[derive(Clone, Debug)]
@@ -23,14 +24,20 @@ pub struct DraftMeasure {
     pub text: Vec<PathBuf>,
     /// Tokens of a chunk of plain text, and of a conversation at most.
     pub context: usize,
-    /// Chunks or conversations of each text at most.
-    pub chunks: usize,
+    /// The chunks or conversations of the text to take.
+    pub chunks: Chunks,
 }
 
 impl DraftMeasure {
     /// A measurement with eight chunks of 512 tokens.
     pub fn new(draft: impl Into<PathBuf>, target: impl Into<PathBuf>) -> DraftMeasure {
-        DraftMeasure { draft: draft.into(), target: target.into(), text: Vec::new(), context: 512, chunks: 8 }
+        DraftMeasure {
+            draft: draft.into(),
+            target: target.into(),
+            text: Vec::new(),
+            context: 512,
+            chunks: Chunks(0..8),
+        }
     }
 
     /// Adds a text.
@@ -51,8 +58,9 @@ impl DraftMeasure {
         let draft = opened_draft.runtime(target.config())?;
         let reader = target.reader();
         let reader = Reader { context: reader.context.min(draft.context()), ..reader };
-        let cut = Cut { context: self.context, most: Some(self.chunks), scored: Scored::Answers };
-        let corpus = Corpus::read(&self.text, &reader, &cut)?;
+        let cut = Cut { context: self.context, most: Some(self.chunks.0.end), scored: Scored::Answers };
+        let mut corpus = Corpus::read(&self.text, &reader, &cut)?;
+        corpus.skip(self.chunks.0.start)?;
         let task = progress.begin("measuring", draft::measure_work(&corpus), Unit::Steps);
         let roles = TokenRoles { end: target.tokenizer.end_of_generation(), suppressed: &target.suppressed };
         let measured = draft::measure(&model, &draft, roles, &corpus, &|done| task.advance(done))?;

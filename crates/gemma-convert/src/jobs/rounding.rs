@@ -39,13 +39,9 @@ impl Calibrated {
 pub(crate) fn sequences(options: &TextOptions, context: usize, reader: &Reader<'_>) -> Result<Vec<Vec<u32>>> {
     let most = options.chunks.as_ref().map(|chunks| chunks.0.end);
     let cut = Cut { context, most, scored: Scored::All };
-    let corpus = Corpus::read(&options.files, reader, &cut)?;
-    let all = corpus.sequences.len();
-    let first = options.chunks.as_ref().map_or(0, |chunks| chunks.0.start);
-    if first >= all {
-        return Err(Error::recipe("‹chunks›", "beyond the text").expected(format!("less than {all}"), first));
-    }
-    Ok(corpus.sequences.into_iter().skip(first).map(|sequence| sequence.tokens).collect())
+    let mut corpus = Corpus::read(&options.files, reader, &cut)?;
+    corpus.skip(options.chunks.as_ref().map_or(0, |chunks| chunks.0.start))?;
+    Ok(corpus.sequences.into_iter().map(|sequence| sequence.tokens).collect())
 }
 
 /// The names of the texts, as they were given.

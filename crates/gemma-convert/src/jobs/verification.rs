@@ -17,6 +17,7 @@ use verify::{
 
 use crate::TOOL;
 use crate::model::{Container, Model, ModelFile};
+use crate::options::Chunks;
 use crate::requests::recipe_text;
 
 /// Verifies an artifact: a GGUF or a folder of safetensors, against the checkpoint that it was made from, or by itself.
@@ -31,8 +32,8 @@ pub struct Verify {
     pub texts: Vec<PathBuf>,
     /// Tokens of a chunk of plain text, and of a conversation at most.
     pub context: usize,
-    /// Chunks or conversations of each text at most.
-    pub chunks: Option<usize>,
+    /// The chunks or conversations of the text to take; all without.
+    pub chunks: Option<Chunks>,
     /// The scored part of a conversation.
     pub scored: Scored,
     /// The recipe of the artifact, by name or as a file; else its manifest names it, or its file type.
@@ -287,9 +288,15 @@ impl Verify {
             _ => Corpus::read(
                 &self.texts,
                 &reader.reader(),
-                &Cut { context: self.context, most: self.chunks, scored: self.scored },
+                &Cut {
+                    context: self.context,
+                    most: self.chunks.as_ref().map(|chunks| chunks.0.end),
+                    scored: self.scored,
+                },
             )?,
         };
+        let mut corpus = corpus;
+        corpus.skip(self.chunks.as_ref().map_or(0, |chunks| chunks.0.start))?;
         report.text = Some(EvaluatedText::of(&corpus));
         report.findings.extend(corpus.remarks.into_iter().map(Finding::from));
         let sequences = corpus.sequences;

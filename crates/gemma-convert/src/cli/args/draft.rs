@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use gemma_convert::Layers;
+use gemma_convert::{Chunks, Layers};
 
 use super::{Convert, ReportFiles};
 
@@ -63,9 +63,9 @@ pub(crate) struct DraftMeasure {
     /// Tokens of a chunk of text: the first half is read, the second is predicted, and spoken from the first
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,
-    /// The most chunks or conversations of each text
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    pub(crate) chunks: usize,
+    /// The chunks or conversations of the text: 8 for the first eight, 8..16 for those after them
+    #[arg(long, value_name = "N|A..B", default_value = "8")]
+    pub(crate) chunks: Chunks,
     #[command(flatten)]
     pub(crate) reports: ReportFiles,
 }

@@ -90,7 +90,7 @@ impl super::DraftMeasure {
             target: self.target.clone(),
             text: self.text.clone(),
             context: self.context,
-            chunks: self.chunks,
+            chunks: self.chunks.clone(),
         }
     }
 }
@@ -169,7 +169,7 @@ impl super::Verify {
             base: self.against.clone(),
             texts: self.text.clone(),
             context: self.context,
-            chunks: self.chunks,
+            chunks: self.chunks.clone(),
             scored: match self.score {
                 Score::All => Scored::All,
                 Score::Answers => Scored::Answers,
