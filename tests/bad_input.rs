@@ -3,13 +3,11 @@
 //! row. Weights that must be refused belong in `bad_weights.rs`, recipes and options in `traps.rs`, places to write to
 //! in `target.rs`; damage without a plan is in `noise.rs`.
 
-mod support;
-
 use std::fs;
 
+use crate::support::refused::{Seen, all_refused, case};
+use crate::support::{self, Folder, INDEX, Run, WEIGHTS, command, convert, names, run};
 use serde_json::json;
-use support::refused::{Seen, all_refused, case};
-use support::{Folder, INDEX, Run, WEIGHTS, command, convert, names, run};
 
 const Q_PROJ: &str = "layers.0.self_attn.q_proj.weight";
 const Q4_0: &[&str] = &["--type", "q4_0"];

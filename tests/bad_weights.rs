@@ -1,10 +1,8 @@
 //! Weights that must be refused though every file is in order: values that are not finite, and values that the chosen
 //! type cannot hold. Exit 3, one message with the tensor and where in it, nothing in the target.
 
-mod support;
-
-use support::refused::{Seen, all_refused, case, refused};
-use support::{Folder, WEIGHTS, convert};
+use crate::support::refused::{Seen, all_refused, case, refused};
+use crate::support::{Folder, WEIGHTS, convert};
 
 const Q4_0: &[&str] = &["--type", "q4_0"];
 const Q_PROJ: &str = "layers.0.self_attn.q_proj.weight";

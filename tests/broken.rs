@@ -89,7 +89,7 @@ fn wrong(findings: &[Finding]) -> Vec<String> {
 /// A folder with the checkpoint of a name and files of it.
 fn prepared(name: &str, home: &Path) -> (PathBuf, PathBuf) {
     let checkpoint = home.join("checkpoint");
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints").join(name);
+    let fixture = testkit::fixtures("checkpoints").join(name);
     broken::checkpoint(&fixture, &checkpoint).unwrap();
     convert(&checkpoint, &home.join("out"));
     (checkpoint, home.join("out"))
@@ -178,7 +178,7 @@ fn a_file_is_held_against_another_file_as_against_the_checkpoint() {
 fn an_artifact_of_another_variant_cannot_be_compared() {
     let home = tempfile::tempdir().unwrap();
     let (_, out) = prepared("e2b", home.path());
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints");
+    let fixtures = testkit::fixtures("checkpoints");
     let error = verified(&out.join("model-q4_0.gguf"), &fixtures.join("26b-a4b")).unwrap_err();
     assert_eq!(error.fault(), tensor::Fault::Malformed);
     let message = error.to_string();

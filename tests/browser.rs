@@ -4,15 +4,13 @@
 //! The page is `browser/page.html`. Skipped where Chromium or wllama (`cargo xtask oracle --browser`) is missing, unless
 //! `GEMMA_CONVERT_BROWSER=require` is set, as `.ci/run` does.
 
-#[path = "support/chromium.rs"]
-mod chromium;
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use xtask::oracle::wllama;
+
+use crate::support::{self, chromium};
 
 /// llama.cpp rounds activations to 8 bits where a weight has 4, and we do not. So the two may part where two tokens are
 /// nearly as likely as each other (they were seen to at 0.007 nats). After these prompts no two are nearer than 0.04.
@@ -37,7 +35,7 @@ fn ours(parts: &[PathBuf], prompt: &str) -> Value {
 
 /// What the page posts of a split.
 fn in_the_browser(browser: &Path, wllama: &Path, parts: &[PathBuf]) -> Value {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/page.html");
+    let page = testkit::root().join("tests/browser/page.html");
     let routes =
         [("/page.html", page.as_path()), ("/wllama/", wllama), ("/model/", parts[0].parent().unwrap())];
     let prompts: String =

@@ -1,14 +1,12 @@
 //! Types by budget: what rounding each tensor costs is measured, types are chosen for a size or a divergence, and the file is
 //! one that keeps the budget, that `verify` knows and that llama.cpp reads; it must beat Q4_0 of its size by far.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::{self, convert, fixture, json, run, text};
 use plan::Sensitivity;
 use serde_json::Value;
-use support::{convert, fixture, json, run, text};
 use xtask::oracle::Oracle;
 
 /// Measures, on a little of the text.

@@ -2,11 +2,11 @@
 //! `convert_hf_to_gguf.py` and `llama-quantize` make. Digests only; the real tools run in `judge.rs`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    testkit::fixtures("")
 }
 
 /// checkpoint → preset → (bytes, sha256)

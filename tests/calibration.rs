@@ -1,17 +1,15 @@
 //! Calibration: importance held against llama-imatrix's, and rounding for a text, which must beat rounding by importance at
 //! the same types, survive being killed and say what is wrong with a text. Skipped where llama.cpp is not built: what needs it.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
-use importance::{Entry, Importance};
+use crate::support::{self, Folder, command, convert, convert_args, fixture, run, sha256, text};
+use imatrix::{Entry, Importance};
 use serde_json::Value;
-use support::{Folder, command, convert, convert_args, fixture, run, sha256, text};
 use tempfile::TempDir;
 use xtask::oracle::Oracle;
 

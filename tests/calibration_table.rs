@@ -1,13 +1,11 @@
 //! Importance of the per-layer table is what an error in a column of it does to the residual stream: held against models
 //! whose table has such an error.
 
-mod support;
-
-use calibrate::{Text, importance};
+use crate::support::{convert, fixture};
+use calibrate::{CalibrationTokens, importance};
 use gemma::{Config, gguf_inventory};
 use gguf::GgufSet;
 use runtime::{KvCache, Matrix, Model, Stage, Weights};
-use support::{convert, fixture};
 use tensor::{Result, TensorDesc, TensorSource};
 
 /// A model in f32 whose per-layer table has an error in one column.
@@ -51,7 +49,7 @@ fn an_error_moves_the_residual_stream_by_the_importance_of_its_column() {
         (0..100).map(|n| if n == 0 { 2 } else { 300 + (n * n * 37 + n * 11) % 1700 }).collect();
 
     let model = Model::new(&config, Weights::new(&file, &inventory).unwrap()).unwrap();
-    let text = Text {
+    let text = CalibrationTokens {
         sequences: std::slice::from_ref(&tokens),
         names: Vec::new(),
         memory: u64::MAX,

@@ -1,9 +1,7 @@
 //! Names and spellings: the same options in every command, those of llama.cpp and Hugging Face, and what a mistyped name is
 //! taken for.
 
-mod support;
-
-use support::{Folder, command, convert, fixture, run, sha256};
+use crate::support::{Folder, command, convert, fixture, run, sha256};
 
 /// Arguments of every command that end well.
 fn commands() -> Vec<Vec<String>> {

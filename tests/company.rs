@@ -1,13 +1,11 @@
 //! What else a run makes changes nothing: each artifact has the bytes that it has when it is made alone, from weights of
 //! every type that checkpoints come in.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use support::{Folder, convert, names, sha256};
+use crate::support::{Folder, convert, names, sha256};
 
 const FOLDERS: [&str; 3] = ["fp8", "sfp8", "bf16-safetensors"];
 

@@ -1,13 +1,11 @@
 //! `config.json` as transformers reads it: an edit changes what is written as it changes what transformers computes, or it
 //! is refused with the name of its key. None is lost without a word.
 
-mod support;
-
 use std::fs;
 
+use crate::support::{self, Folder, convert};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use support::{Folder, convert};
 
 type Edit = fn(&mut Value);
 

@@ -2,8 +2,6 @@
 
 #![allow(clippy::print_stdout, reason = "shown only when a test fails: what it was at")]
 
-mod support;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -12,9 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::support::{self, Folder, Random, Run, command, convert, convert_args, names, sha256};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{Folder, Random, Run, command, convert, convert_args, names, sha256};
 
 /// Several outputs, made slowly, so that there is time to be cut short.
 const SLOW: [&str; 8] =

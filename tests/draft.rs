@@ -1,15 +1,13 @@
 //! Draft models: `draft convert` writes the bytes of llama.cpp's own tools, and refuses a draft of another model. The
 //! published sizes are planned in `plans.rs`; what the drafter computes is for `crates/runtime/tests/draft.rs`.
 
-mod support;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::{self, Folder, fixture, names, run};
 use gemma::{Config, Model};
 use serde_json::Value;
-use support::{Folder, fixture, names, run};
 use tensor::DType;
 
 const PAIRS: [&str; 2] = ["e2b", "26b-a4b"];

@@ -1,12 +1,10 @@
 //! `draft extract`: a draft that is cut out of its target. It is a model by itself, llama.cpp drafts with it, and the
 //! layers that a text has chosen are better than others.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::{self, Folder, Weights, fixture, names, run, said};
 use serde_json::Value;
-use support::{Folder, Weights, fixture, names, run, said};
 use tensor::TensorSource;
 
 const PROMPT: &str = "Economy - overview: The country exports";

@@ -1,11 +1,9 @@
 //! `generate --draft`: the same text as without, in fewer passes of the model.
 
-mod support;
-
 use std::path::Path;
 
+use crate::support::{self, fixture, run, said};
 use serde_json::Value;
-use support::{fixture, run, said};
 
 const PROMPT: &str = "Economy - overview: The country exports";
 

@@ -1,11 +1,9 @@
 //! `draft measure`: figures that follow from one another and from what the models say, in every form.
 
-mod support;
-
 use std::fs;
 
+use crate::support::{self, fixture, run};
 use serde_json::Value;
-use support::{fixture, run};
 
 fn measure(draft: &str, target: &str, more: &[&str]) -> support::Run {
     let text = support::text("eval.txt");

@@ -1,11 +1,9 @@
 //! `[draft]` of a recipe: target and draft in one run, with one manifest.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
-use support::{fixture, names, run};
+use crate::support::{self, fixture, names, run};
 
 fn convert(model: &Path, out: &Path, more: &[&str]) -> support::Run {
     let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());

@@ -2,19 +2,17 @@
 //! The forward pass itself is held against transformers in the crate `runtime`, sampling against its distribution
 //! where it is done.
 
-mod support;
-
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use support::said;
+use crate::support::{self, said};
 use xtask::oracle::Oracle;
 
 const PROMPT: &str = "The capital of the country is";
 
 fn checkpoint(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints").join(name)
+    testkit::fixtures("checkpoints").join(name)
 }
 
 fn tool(arguments: &[&str], model: &Path) -> Output {
@@ -164,7 +162,7 @@ fn it_says_why_it_stops() {
 #[test]
 fn a_chat_has_a_system_prompt_and_thoughts() {
     let folder = support::Folder::of("e2b");
-    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/chat-templates");
+    let templates = testkit::fixtures("chat-templates");
     let template = std::fs::read(templates.join("gemma-4-large.2026-07.jinja")).unwrap();
     folder.write("chat_template.jinja", template);
     let checkpoint = checkpoint::Checkpoint::open(folder.path()).unwrap();

@@ -1,14 +1,12 @@
 //! Importance files, against those of the real llama.cpp: `llama-imatrix` makes and merges them, `llama-quantize` rounds
 //! by them; our bytes are theirs. Skipped, with a word, where llama.cpp is not built; what needs no judge comes last.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use importance::{Entry, Importance};
-use support::{Run, convert, fixture, run, text};
+use crate::support::{self, Run, convert, fixture, run, text};
+use imatrix::{Entry, Importance};
 use tempfile::TempDir;
 use xtask::oracle::Oracle;
 

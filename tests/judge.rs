@@ -9,7 +9,7 @@ use tensor::TensorSource;
 use xtask::oracle::Oracle;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    testkit::fixtures("")
 }
 
 fn ok(command: &mut Command) -> String {

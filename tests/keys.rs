@@ -2,14 +2,13 @@
 //! template, generation and model config (`fixtures/golden/keys`).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::Command;
 
 use xtask::keys::{Case, of_file};
 
 #[test]
 fn keys_are_stocks() {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let fixtures = testkit::fixtures("");
     let read = |name: &str| std::fs::read(fixtures.join("golden/keys").join(name)).unwrap();
     let cases: Vec<Case> = serde_json::from_slice(&read("cases.json")).unwrap();
     let mut expected: BTreeMap<String, Vec<[String; 3]>> =

@@ -1,14 +1,12 @@
 //! Files that ask for more than they should have: refused with an error, by a process that stays small.
 
-mod support;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::{Folder, Run, command, run};
+use crate::support::{self, Folder, Run, command, run};
 
 /// No file that is refused may take as much.
 const MOST: u64 = 1 << 30;

@@ -1,18 +1,17 @@
 //! The memory plan: what stock llama.cpp says that it takes, what our runtime takes, what fits.
 
-mod support;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::{self, Folder, Run, command, convert, fixture, run};
 use checkpoint::Checkpoint;
+use footprint::{Conditions, Engine, KvLayers, kv_cache};
 use gemma::{Config, Model};
-use plan::{Conditions, Engine, KvLayers, Recipe, Request, Shards, kv_cache, plan};
+use plan::{Recipe, Request, Shards, plan};
 use serde_json::{Map, Value, json};
-use support::{Folder, Run, command, convert, fixture, run};
 use tensor::{DType, TensorDesc};
 use xtask::oracle::Oracle;
 
@@ -43,7 +42,7 @@ const STOCK: [(&str, u64, &str, Printed, Printed); 17] = [
 type Printed = (u64, u64, &'static str);
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    testkit::fixtures("")
 }
 
 fn dtype(name: &str) -> DType {
@@ -295,7 +294,7 @@ fn the_forecast_for_e2b_is_within_a_tenth_of_what_it_took() {
     for (context, batch, kib) in TAKEN {
         let conditions =
             Conditions { batch, threads: 2, ..Conditions::new(&model.config, context, DType::F16).unwrap() };
-        let need = &plan::memory(&model, &plan.artifacts[0], conditions).needs[1];
+        let need = &footprint::memory(&model, &plan.artifacts[0], conditions).needs[1];
         assert_eq!((need.engine, need.mapped), (Engine::Runtime, 0));
         let ratio = need.peak_rss as f64 / (kib * 1024) as f64;
         assert!((0.9..=1.1).contains(&ratio), "{context} tokens: {ratio}, {need:?}");
@@ -324,7 +323,7 @@ fn the_forecast_of_the_runtime_is_near_what_it_takes() {
             threads: 2,
             ..Conditions::new(&model.config, tokens + 64, DType::F16).unwrap()
         };
-        let forecast = plan::memory(&model, &plan.artifacts[0], conditions).needs[0].peak_rss;
+        let forecast = footprint::memory(&model, &plan.artifacts[0], conditions).needs[0].peak_rss;
 
         let folder = fixture(name);
         let args =

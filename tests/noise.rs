@@ -1,12 +1,10 @@
 //! Damage without a plan: files cut at every kind of place, flipped bits, impossible numbers. The run is good or refused
 //! with exit 3; it never panics. Damage with a name belongs in `bad_input.rs`.
 
-mod support;
-
 use std::fs;
 
+use crate::support::{self, Folder, Random, WEIGHTS, Weights, convert, names, run};
 use serde_json::json;
-use support::{Folder, Random, WEIGHTS, Weights, convert, names, run};
 
 const Q4_0: &[&str] = &["--type", "q4_0"];
 

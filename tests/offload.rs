@@ -1,11 +1,9 @@
 //! What is offloaded lies in files of its own, in either container: which, and that together they are the same model.
 
-mod support;
-
 use std::fs;
 
+use crate::support::{self, Weights, convert, fixture, names, recipe, run, weights};
 use serde_json::json;
-use support::{Weights, convert, fixture, names, recipe, run, weights};
 use tensor::TensorSource;
 
 /// What is offloaded is in files of its own, which together are the same model.

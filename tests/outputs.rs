@@ -4,16 +4,16 @@
 
 #![allow(clippy::print_stdout, reason = "shown only when a test fails: what it was at")]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{
+    self, Folder, Run, WEIGHTS, command, convert, convert_args, fixture, names, run, sha256,
+};
 use serde_json::{Value, json};
-use support::{Folder, Run, WEIGHTS, command, convert, convert_args, fixture, names, run, sha256};
 
 /// SHA-256 of all files in a folder.
 fn digests(folder: &Path) -> BTreeMap<String, String> {

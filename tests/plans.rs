@@ -1,7 +1,7 @@
 //! Plans for the real models, from headers alone: names, order, types and sizes against what llama.cpp's tools make of
 //! the same shapes (`fixtures/type-maps`, `fixtures/inventories`).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use checkpoint::{ChatTemplates, Location, ModelCard, Piece};
 use gemma::{Config, Model, Vocabulary};
@@ -12,7 +12,7 @@ use tensor::{DType, TensorDesc};
 const SIZES: [&str; 5] = ["E2B", "E4B", "12B", "26B-A4B", "31B"];
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    testkit::fixtures("")
 }
 
 fn lines(path: PathBuf) -> Vec<Vec<String>> {

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tensor::{Fault, Result};
 use text::Tokenizer;
-use verify::{Corpus, Cut, Protocol, Reader, Scored, Severity};
+use text::{Corpus, Cut, Protocol, Reader, Scored};
 use xtask::oracle::Oracle;
 
 /// Of the tiny checkpoints.
 const TRAINED: u64 = 2048;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    testkit::fixtures("")
 }
 
 fn template(name: &str) -> String {
@@ -111,7 +111,7 @@ fn chunks_are_those_of_llama_perplexity() {
         }
         // what is left of the file is a row for each scored token: 16 bits a logit, and two numbers
         let rows = (file.len() - 20 - 4 * chunks * n_ctx) / (2 * (vocab + 4));
-        assert_eq!(rows as u64, corpus.text.tokens, "{name}");
+        assert_eq!(rows as u64, corpus.scored_tokens(), "{name}");
         assert_eq!(corpus.sequences[0].scored.first(), Some(&(context / 2 + 1)));
         assert_eq!(corpus.sequences[0].scored.last(), Some(&(context - 1)));
     }
@@ -124,7 +124,7 @@ fn each_file_is_cut_by_itself() {
     let files = [bench.write("a.txt", a.repeat(9)), bench.write("b.txt", b.repeat(9))];
     let cut = Cut { context: 16, most: Some(2), scored: Scored::All };
     let corpus = Corpus::read(&files, &bench.reader(None), &cut).unwrap();
-    assert_eq!((corpus.sequences.len(), corpus.text.files.len()), (4, 2));
+    assert_eq!((corpus.sequences.len(), corpus.files.len()), (4, 2));
     let alone = Corpus::read(&files[1..], &bench.reader(None), &cut).unwrap();
     assert_eq!(corpus.sequences[2..], alone.sequences);
     assert!(corpus.sequences.iter().all(|s| s.tokens[0] == bench.tokenizer.bos()));
@@ -191,7 +191,7 @@ fn answers_are_what_the_model_says() {
         // the templates of July join two answers
         let joined = if name.ends_with("04") { "b<turn|>c<turn|>" } else { "bc<turn|>" };
         assert_eq!(said[4..].concat(), joined, "{name}");
-        assert!(corpus.findings.is_empty(), "{:?}", corpus.findings);
+        assert!(corpus.remarks.is_empty(), "{:?}", corpus.remarks);
     }
     let corpus = bench.chat(&template("tiny"), &[weather], 2048, Scored::Answers).unwrap();
     assert_eq!(
@@ -225,7 +225,7 @@ fn long_conversations_are_cut() {
     assert_eq!(corpus.sequences.len(), 2);
     assert_eq!(corpus.sequences[1].tokens.len(), 24);
     assert_eq!(corpus.sequences[1].scored.last(), Some(&23));
-    let notes: Vec<&str> = corpus.findings.iter().map(|f| f.problem.as_str()).collect();
+    let notes: Vec<&str> = corpus.remarks.iter().map(|f| f.problem.as_str()).collect();
     assert_eq!(
         notes,
         [
@@ -233,7 +233,7 @@ fn long_conversations_are_cut() {
             "1 of 3 conversations have no answer before that and were left out",
         ]
     );
-    assert!(corpus.findings.iter().all(|f| f.severity == Severity::Note));
+    assert!(corpus.remarks.iter().all(|f| !f.is_warning));
     let nothing = bench.chat(&template("tiny"), &lines[2..], 24, Scored::Answers).unwrap_err();
     assert!(nothing.problem().contains("nothing in it to score"), "{nothing}");
 }
@@ -265,9 +265,9 @@ fn the_protocol_is_known_from_the_model_and_from_the_file() {
     let tuned = Corpus::read(std::slice::from_ref(&text), &bench.reader(Some(&tiny)), &cut).unwrap();
     let base = Corpus::read(&[text], &bench.reader(None), &cut).unwrap();
     assert_eq!(tuned.sequences, base.sequences);
-    assert!(base.findings.is_empty());
-    let [warning] = &tuned.findings[..] else { panic!("{:?}", tuned.findings) };
-    assert_eq!(warning.severity, Severity::Warning);
+    assert!(base.remarks.is_empty());
+    let [warning] = &tuned.remarks[..] else { panic!("{:?}", tuned.remarks) };
+    assert!(warning.is_warning);
     assert!(warning.problem.contains("instruction-tuned"), "{warning:?}");
 }
 

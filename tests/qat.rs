@@ -3,15 +3,13 @@
 //! The checkpoints are made here, of a trained fixture: BF16 of d·q in groups of 32, as Google publishes them, with any code
 //! as the extremum.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::{self, Folder, Random, convert, fixture, run};
 use gguf::GgufSet;
 use quant::Simd;
 use serde_json::Value;
-use support::{Folder, Random, convert, fixture, run};
 use tensor::{DType, TensorSource};
 
 const RECIPE: [&str; 2] = ["--recipe", "q4_0-qat"];

@@ -1,13 +1,11 @@
 //! The files that reports go to: each option over each thing that may be there already.
 //! What is in a report belongs in `verify.rs` and `report_page.rs`.
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use support::{Folder, Run, command, convert, fixture, names, run, text};
+use crate::support::{self, Folder, Run, command, convert, fixture, names, run, text};
 
 /// The options that name a file, and whether one adds to it.
 const OPTIONS: [(&str, bool); 4] =

@@ -4,20 +4,13 @@
 //! The modules of the command line are compiled in: a test cannot link a binary. The browser's test is skipped where no
 //! Chromium is installed, unless `GEMMA_CONVERT_BROWSER=require` is set, as `.ci/run` does.
 
-#[path = "support/chromium.rs"]
-mod chromium;
-#[path = "../crates/cli/src/report/mod.rs"]
-mod report;
-#[path = "support/reports.rs"]
-mod reports;
-#[path = "../crates/cli/src/table.rs"]
-mod table;
-
 use std::fs;
 
 use html5ever::tendril::TendrilSink;
 use markup5ever_rcdom::{Handle, NodeData, RcDom};
 use verify::Report;
+
+use crate::support::{chromium, reports};
 
 /// An element, without its namespace.
 struct Element {
@@ -192,15 +185,15 @@ fn what_was_not_measured_is_not_drawn() {
 /// What a draft is worth has a page too: one plot, a row for each burst size, the best of them marked.
 #[test]
 fn the_page_of_a_draft_is_html_without_an_error_and_has_its_figures() {
-    let burst = |guesses: usize| verify::Burst {
+    let burst = |guesses: usize| draft::Burst {
         guesses,
         accepted: 1.0 - 0.5f64.powi(guesses as i32),
         implied: 1.5 - 0.1 * guesses as f64,
         ideal: 1.6,
         ..Default::default()
     };
-    let measured = verify::Measured { guesses: 1, speedup: 1.25, same_text: true, ..Default::default() };
-    let mut report = verify::DraftReport { best: 1, measured, ..Default::default() };
+    let measured = draft::Measured { guesses: 1, speedup: 1.25, same_text: true, ..Default::default() };
+    let mut report = draft::DraftReport { best: 1, measured, ..Default::default() };
     report.bursts = (1..=8).map(burst).collect();
     report.draft.path = "<b>draft</b>.gguf".to_owned();
     let (elements, errors) = parse(&report::draft_html(&report));
@@ -288,10 +281,11 @@ mod schema {
 
     use serde_json::Value;
 
-    use super::{Report, reports};
+    use super::Report;
+    use crate::support::reports;
 
     fn document() -> String {
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/report.md")).unwrap()
+        std::fs::read_to_string(testkit::root().join("docs/report.md")).unwrap()
     }
 
     /// `tensors.roles[].relative`, of all values. Keys that are names of a file's or a user's are `*`.

@@ -4,16 +4,14 @@
 
 #![allow(clippy::print_stdout, reason = "shown only when a test fails: how far off the others are")]
 
-mod support;
-
 use std::fs::read_to_string;
 use std::path::Path;
 
+use crate::support::{convert, fixture};
 use checkpoint::Checkpoint;
 use gemma::{Config, ROPE_FREQS, gguf_inventory};
 use gguf::GgufSet;
 use runtime::{Kernel, KvCache, Matrix, Model, Weights};
-use support::{convert, fixture};
 use tensor::{DType, Fault, TensorDesc, TensorSource};
 
 const FOLDERS: [&str; 3] = ["e2b", "26b-a4b", "31b"];
@@ -90,7 +88,7 @@ fn plain_types_compute_the_same_bit_for_bit() {
 
 #[test]
 fn every_preset_computes_nearly_the_same() {
-    let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/gguf-presets.toml");
+    let formats = testkit::root().join("formats/gguf-presets.toml");
     let presets = read_to_string(formats).unwrap();
     let presets: Vec<&str> =
         presets.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).collect();

@@ -2,14 +2,14 @@
 //! `safetensors_bad.rs`, what lies apart in `offload.rs`; real transformers,
 //! compressed-tensors and llama.cpp judge in `safetensors_judge.rs`.
 
-mod support;
-
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
+use crate::support::{
+    self, Folder, INDEX, WEIGHTS, convert, fixture, metadata, names, recipe, run, sha256, weights,
+};
 use serde_json::{Value, json};
-use support::{Folder, INDEX, WEIGHTS, convert, fixture, metadata, names, recipe, run, sha256, weights};
 
 const MODELS: [&str; 3] = ["e2b", "31b", "26b-a4b"];
 const COMPANIONS: [&str; 6] = [

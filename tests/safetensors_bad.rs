@@ -1,12 +1,10 @@
 //! Safetensors that cannot be: scales and codes that are none, weights that are no numbers, targets that would not be one model,
 //! keys of the other container. Each is refused by name, and nothing is left behind.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{Folder, WEIGHTS, Weights, convert, fixture, metadata, names, recipe};
+use crate::support::{self, Folder, WEIGHTS, Weights, convert, fixture, metadata, names, recipe};
 
 /// Breaks a folder of 8 bits; the conversion back must name the place, and leave nothing.
 fn broken(scheme: &str, change: impl FnOnce(&mut Weights), says: &[&str]) {

@@ -4,15 +4,13 @@
 
 #![allow(clippy::print_stderr, reason = "says when it is skipped")]
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{self, WEIGHTS, convert, fixture};
 use gguf::GgufSet;
 use serde_json::Value;
-use support::{WEIGHTS, convert, fixture};
 use tensor::TensorSource;
 use xtask::oracle::Oracle;
 

@@ -1,8 +1,6 @@
 //! Files that go together: parts of a split, shards with their config, the outputs of several recipes. All of them are there or
 //! none, whichever change of names fails; and nothing opens what a killed run has left of two conversions.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -10,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use support::{Folder, Run, command, convert, convert_args, names, run, sha256};
+use crate::support::{Folder, Run, command, convert, convert_args, names, run, sha256};
 
 /// What is made first, what replaces it, and what is opened then.
 struct Set {
@@ -51,7 +49,7 @@ const SETS: [Set; 6] = [
 fn shim() -> Option<&'static Path> {
     static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let make = || {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/rename.c");
+        let source = testkit::root().join("tests/support/rename.c");
         let shim = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("rename-{}.so", std::process::id()));
         let made = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).args([&shim, &source]).status();
         let made = made.is_ok_and(|status| status.success());

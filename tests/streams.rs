@@ -1,7 +1,5 @@
 //! Stdout and stderr that cannot take a line, and signals. What is verified or written does not depend on somebody reading along.
 
-mod support;
-
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -9,8 +7,8 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::support::{Folder, command, convert, convert_args, fixture, names, sha256, text};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Folder, command, convert, convert_args, fixture, names, sha256, text};
 
 /// A stream that takes nothing: a full device, or a pipe whose reader has gone.
 fn unwritable() -> [(&'static str, Stdio); 2] {

@@ -1,15 +1,13 @@
 //! The place to write to: full, not writable, taken. Exit 3, and what was there before is as it was.
 //! What is wrong with a checkpoint belongs in `bad_input.rs`, what an interrupted run leaves in `crash.rs`.
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{Folder, Run, command, convert, convert_args, fixture, names, run, sha256};
 use serde_json::Value;
-use support::{Folder, Run, command, convert, convert_args, fixture, names, run, sha256};
 
 const Q4_0: &[&str] = &["--type", "q4_0"];
 

@@ -10,7 +10,7 @@ use text::Tokenizer;
 use xtask::oracle::Oracle;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    testkit::fixtures("")
 }
 
 fn output(command: &mut Command) -> String {

@@ -3,14 +3,12 @@
 
 #![allow(clippy::print_stdout, reason = "shown only when a test fails: what it was at")]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use crate::support::{Folder, convert, fixture, names, run};
 use gguf::GgufFile;
-use support::{Folder, convert, fixture, names, run};
 use tensor::{DType, TensorSource};
 
 /// Options for a model that must be refused, and what the message has to say.
@@ -97,7 +95,11 @@ fn rules_that_cannot_be() {
 fn names_that_do_not_exist() {
     all_refused(&[
         ("e2b", &["--type=q4"], &["type \"q4\": no such preset", "q4_0, q4_1", "mxfp4_moe"]),
-        ("e2b", &["--recipe=q9_0"], &["recipe \"q9_0\"", "q4_0-offload, q4_0-qat, q4_k_m", "Did you mean q5_0?"]),
+        (
+            "e2b",
+            &["--recipe=q9_0"],
+            &["recipe \"q9_0\"", "q4_0-offload, q4_0-qat, q4_k_m", "Did you mean q5_0?"],
+        ),
         ("e2b", &["--recipe=./absent.toml"], &["./absent.toml", "No such file"]),
         ("e2b", &[Q4_0, "--set=typo=1"], &["unknown field `typo`", "recipes/README.md"]),
         ("e2b", &[Q4_0, "--set=types.tokenembd=q8_0"], &["unknown field `tokenembd`"]),

@@ -9,7 +9,6 @@ mod fuzz;
 
 use std::fs;
 use std::panic::catch_unwind;
-use std::path::Path;
 
 /// Changed files of each target: together a few minutes in a debug build.
 const CHANGES: [(&str, usize); 11] = [
@@ -27,7 +26,7 @@ const CHANGES: [(&str, usize); 11] = [
 ];
 
 fn crashes(target: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/crashes").join(target);
+    let folder = testkit::root().join("tests/fuzz/crashes").join(target);
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();

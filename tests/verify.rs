@@ -2,18 +2,16 @@
 //! file of base logits in both directions, and what cannot be verified. Broken files have a test of their own:
 //! `broken.rs`.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{self, run};
 use serde_json::Value;
-use support::run;
 use tensor::TensorSource;
 use xtask::oracle::Oracle;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+    testkit::fixtures("").join(name)
 }
 
 fn checkpoint(name: &str) -> PathBuf {
@@ -191,10 +189,9 @@ fn the_fast_kernel_does_not_diverge_from_the_reference() {
             Model::new(&config, Weights::new(&set, &inventory).unwrap().with_kernel(kernel).unwrap()).unwrap()
         });
         let tokens = (0..256u32).map(|n| if n == 0 { 2 } else { 300 + n * 7 % 1500 }).collect();
-        let sequences = [verify::Sequence { tokens, scored: (1..256).collect() }];
-        let options = verify::Options { memory: 1 << 30, logits: None, progress: &|_| {} };
-        let tokens =
-            verify::evaluate(&tiles, Some(verify::Base::Model(&plain)), &sequences, options).unwrap();
+        let sequences = [text::Sequence { tokens, scored: (1..256).collect() }];
+        let options = eval::EvalOptions { memory: 1 << 30, logits: None, progress: &|_| {} };
+        let tokens = eval::evaluate(&tiles, Some(eval::Base::Model(&plain)), &sequences, options).unwrap();
         let mean = tokens.iter().map(|token| token.against.unwrap().kld).sum::<f64>() / tokens.len() as f64;
         assert!(mean.abs() < 1e-7, "{name}: {mean}");
     }

@@ -1,15 +1,13 @@
 //! `verify` rounds again and compares bytes: a fault that no limit of a type can see is named with its row and block, in
 //! every type, with and without a manifest. And files that were made in another way pass.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::{self, Folder, convert, fixture, recipe, run};
 use checkpoint::Checkpoint;
 use gguf::GgufSet;
 use quant::Simd;
-use support::{Folder, convert, fixture, recipe, run};
 use tensor::{DType, TensorDesc, TensorSource};
 use verify::{Compared, Expected, Finding, Provenance, Severity, Tensors};
 

@@ -1,13 +1,13 @@
 //! `verify` of folders of safetensors: those of every scheme pass, whole, in shards, with and without a manifest; broken
 //! ones are told by their cause. GGUF files have `verify.rs` and `broken.rs`.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::{
+    self, Folder, Run, WEIGHTS, Weights, convert, fixture, metadata, names, recipe, run, shard_name,
+};
 use serde_json::Value;
-use support::{Folder, Run, WEIGHTS, Weights, convert, fixture, metadata, names, recipe, run, shard_name};
 
 fn text() -> String {
     support::text("eval.txt").to_str().unwrap().to_owned()

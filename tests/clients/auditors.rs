@@ -48,7 +48,7 @@ fn aisbom(auditors: &Installed, folder: &Path) -> Vec<(String, String)> {
 /// The same, made by stock: of a checkpoint, in a type, and in parts.
 fn stock(oracle: &Oracle, checkpoint: &str, folder: &Path, to_type: Option<&str>) {
     std::fs::create_dir(folder).unwrap();
-    let ok = |command: &mut Command| drop(crate::output(command));
+    let ok = |command: &mut Command| drop(super::output(command));
     let base = folder.join("model-bf16.gguf");
     let mut script = oracle.script("convert_hf_to_gguf.py");
     script.arg(fixture(checkpoint)).args(["--outtype", "bf16", "--outfile"]).arg(&base);

@@ -84,7 +84,7 @@ fn check(folder: &Path, label: impl Fn(&str) -> String) {
     let files: Vec<PathBuf> =
         names(folder).iter().filter(|name| name.ends_with(".gguf")).map(|name| folder.join(name)).collect();
     assert!(!files.is_empty());
-    let found = crate::answer(hub.node(PARSE).args(&files));
+    let found = super::answer(hub.node(PARSE).args(&files));
     for (path, found) in files.iter().zip(found.as_array().unwrap()) {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert_eq!(found["label"], label(name), "{name}");
@@ -167,7 +167,7 @@ console.log(JSON.stringify(process.argv.slice(1).map((name) => parseGGUFQuantLab
         .iter()
         .flat_map(|(stem, _)| [format!("{stem}.gguf"), format!("{stem}-00001-of-00003.gguf")])
         .collect();
-    let labels = crate::answer(hub.node(script).args(&files));
+    let labels = super::answer(hub.node(script).args(&files));
     for (number, name) in files.iter().enumerate() {
         assert_eq!(labels[number], stems[number / 2].1, "{name}");
     }

@@ -17,7 +17,7 @@ fn a_merged_file_is_no_part() {
         convert(&fixture("e2b"), &parts, &[&["--recipe", recipe], more].concat()).good();
         let first = names(&parts).into_iter().find(|name| name.contains("-00001-of-")).unwrap();
         let merged = home.path().join(format!("{recipe}.gguf"));
-        crate::output(oracle.tool("llama-gguf-split").arg("--merge").arg(parts.join(&first)).arg(&merged));
+        super::output(oracle.tool("llama-gguf-split").arg("--merge").arg(parts.join(&first)).arg(&merged));
         fs::remove_dir_all(&parts).unwrap();
 
         let said = run(["inspect", merged.to_str().unwrap()]).good();
@@ -28,6 +28,6 @@ fn a_merged_file_is_no_part() {
         let verified =
             run(["verify", merged.to_str().unwrap(), "--against", fixture("e2b").to_str().unwrap()]);
         verified.good();
-        assert!(crate::ours(&merged, crate::PROMPTS[0], 4)["text"].is_string());
+        assert!(super::ours(&merged, super::PROMPTS[0], 4)["text"].is_string());
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use xtask::oracle::clients::{MISTRAL_RS, MLX, NODE_LLAMA_CPP};
 
-use crate::PROMPTS;
+use super::PROMPTS;
 use crate::support::{self, convert, fixture, names};
 
 const MODELS: [&str; 3] = ["e2b", "31b", "26b-a4b"];
@@ -47,10 +47,10 @@ fn node_llama_cpp_says_what_we_say() {
         home.path().join("model-offload-q4_0-00001-of-00002.gguf"),
         out.join(first),
     ];
-    let found = crate::answer(node.node(NODE).arg(json!(PROMPTS).to_string()).args(&files));
+    let found = super::answer(node.node(NODE).arg(json!(PROMPTS).to_string()).args(&files));
     for (number, file) in files.iter().enumerate() {
         for (prompt, found) in PROMPTS.iter().zip(found[number].as_array().unwrap()) {
-            let ours = crate::ours(file, prompt, 32);
+            let ours = super::ours(file, prompt, 32);
             // its tokenizer is asked for the text alone, without the token that begins one
             let ids = ours["prompt_tokens"].as_array().unwrap();
             assert_eq!(found[0].as_array().unwrap(), &ids[1..], "{file:?} {prompt}");
@@ -76,7 +76,7 @@ fn folders(home: &Path) -> Vec<PathBuf> {
 /// The ids that each says after the first prompt are those that ours says.
 fn same(folders: &[PathBuf], found: &Value) {
     for (number, folder) in folders.iter().enumerate() {
-        let ours = crate::ours(folder, PROMPTS[0], 24);
+        let ours = super::ours(folder, PROMPTS[0], 24);
         assert_eq!(found[number], ours["text"], "{folder:?}");
     }
 }
@@ -107,7 +107,7 @@ fn mlx_lm_says_what_we_say() {
         json["vocab_size"] = json["text_config"]["vocab_size"].clone();
         fs::write(config, json.to_string()).unwrap();
     }
-    let found = crate::answer(mlx.python("python").args(["-c", MLX_TEXT, PROMPTS[0]]).args(&folders));
+    let found = super::answer(mlx.python("python").args(["-c", MLX_TEXT, PROMPTS[0]]).args(&folders));
     same(&folders, &found);
 }
 
@@ -129,7 +129,7 @@ fn mistral_rs_says_what_we_say() {
     let text = |folder: &PathBuf| {
         let mut python = mistral.python("python");
         python.env("MISTRALRS_CPU_KV_F32", "1").args(["-c", MISTRAL_TEXT, PROMPTS[0]]).arg(folder);
-        crate::answer(&mut python)
+        super::answer(&mut python)
     };
     same(&folders, &folders.iter().map(text).collect());
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use xtask::oracle::Oracle;
 
-use crate::PROMPTS;
+use super::PROMPTS;
 use crate::support::{convert, fixture, run};
 
 /// A tiny model is loaded in a second; a busy machine may take many times that.
@@ -110,7 +110,7 @@ fn llama_server_says_what_we_say() {
     for (model, more, drafted) in cases {
         let server = Server::start(&oracle, model, more, &file("log"));
         for prompt in PROMPTS {
-            let (ours, theirs) = (crate::ours(model, prompt, 32), server.complete(prompt, 32));
+            let (ours, theirs) = (super::ours(model, prompt, 32), server.complete(prompt, 32));
             assert_eq!(theirs["tokens"], ours["tokens"], "{model:?} {more:?}: {theirs:#}");
             assert_eq!(theirs["content"], ours["text"], "{model:?} {more:?}");
             let guesses = theirs["timings"]["draft_n"].as_u64().unwrap_or_default();

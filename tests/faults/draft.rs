@@ -1,8 +1,8 @@
 //! Draft models, held against the assistant that they are of.
 
-use crate::Good;
-use crate::edit::Gguf;
-use crate::gguf_file::{gguf, of_every_key, of_extra_keys, of_few_weights};
+use super::Good;
+use super::edit::Gguf;
+use super::gguf_file::{gguf, of_every_key, of_extra_keys, of_few_weights};
 use crate::support::fixture;
 
 const FILE: &str = "draft-q4_0.gguf";

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::{Fault, Good, fault};
 use crate::support::{self, INDEX, WEIGHTS, Weights, metadata};
-use crate::{Fault, Good, fault};
 
 /// A change of a JSON file.
 fn edit(file: &'static str, name: impl ToString, word: &str, change: impl Fn(&mut Value) + 'static) -> Fault {

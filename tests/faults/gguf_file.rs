@@ -6,9 +6,9 @@ use std::path::Path;
 use gguf::Value;
 use tensor::DType;
 
-use crate::edit::{Gguf, another, retyped};
+use super::edit::{Gguf, another, retyped};
+use super::{Fault, Good, fault};
 use crate::support;
-use crate::{Fault, Good, fault};
 
 const FILE: &str = "model-q4_0.gguf";
 

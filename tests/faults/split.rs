@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::edit::Gguf;
-use crate::gguf_file::of_few_weights;
+use super::edit::Gguf;
+use super::gguf_file::of_few_weights;
+use super::{Fault, Good, fault};
 use crate::support::{self, Folder};
-use crate::{Fault, Good, fault};
 
 const PARTS: [&str; 2] = ["model-q4_0-00001-of-00004.gguf", "model-q4_0-00002-of-00004.gguf"];
 const THIRD: &str = "model-q4_0-00003-of-00004.gguf";

@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use super::{Clean, all_the_same, form, rename};
 use crate::support::{self, Folder, Tensor, WEIGHTS, convert, fixture, recipe, run, sha256};
-use crate::{Clean, all_the_same, form, rename};
 
 const MOE: &[&str] = &["26b-a4b"];
 

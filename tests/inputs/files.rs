@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::{ALL, Clean, all_the_same, form, made, of_the_checkpoint, rename};
 use crate::support::{self, Folder, INDEX, WEIGHTS, Weights, fixture, run};
-use crate::{ALL, Clean, all_the_same, form, made, of_the_checkpoint, rename};
 
 #[test]
 fn files() {

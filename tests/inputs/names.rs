@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use super::{ALL, Clean, all_the_same, form, rename};
 use crate::support::{self, Folder, convert, fixture, recipe, sha256};
-use crate::{ALL, Clean, all_the_same, form, rename};
 
 const TEXT: &str = "model.language_model.";
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::{ALL, all_the_same, form, made, of_the_checkpoint, rename};
 use crate::support::{Folder, Tensor, convert, run, sha256};
-use crate::{ALL, all_the_same, form, made, of_the_checkpoint, rename};
 
 #[test]
 fn tables_of_the_vocabulary() {

@@ -1,8 +1,6 @@
 //! A page in headless Chromium, served on localhost by a server that knows only what a page asks: GET, HEAD, and one
 //! POST to `/result`, which ends the visit.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -2,9 +2,9 @@
 //!
 //! No expectation lives here; helpers panic when a test is set up wrongly.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
+pub(crate) mod chromium;
 pub(crate) mod refused;
+pub(crate) mod reports;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,12 +20,12 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// A committed tiny checkpoint: `e2b`, `26b-a4b` or `31b`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints").join(name)
+    testkit::fixtures("checkpoints").join(name)
 }
 
 /// A committed text: `calib.txt`, `eval.txt`, …
 pub(crate) fn text(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/text").join(name)
+    testkit::fixtures("text").join(name)
 }
 
 /// A checkpoint folder of a test's own, beside a place for its outputs.

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use eval::{Along, DeltaP, Document, EvaluatedText, Kld, ModelInfo, Perplexity};
 use plan::Allocation;
+use text::{Protocol, Scored};
 use verify::{
-    Along, Compared, DeltaP, Document, Finding, Kld, ModelInfo, Outcome, Perplexity, Protocol, Report,
-    RoleError, SCHEMA, Scored, Severity, Skipped, Step, Structure, TensorError, Tensors, Text, Threshold,
-    WorstBlock,
+    Compared, Finding, Outcome, Report, RoleError, SCHEMA, Severity, Skipped, Step, Structure, TensorError,
+    Tensors, Threshold, WorstBlock,
 };
 
 /// All of them by name.
@@ -351,7 +352,7 @@ fn measured(
             hashed: 1,
         }),
         tensors: Some(tensors),
-        text: Some(Text {
+        text: Some(EvaluatedText {
             protocol: Protocol::Raw,
             scored: None,
             files: vec!["eval.txt".to_owned()],

@@ -11,6 +11,7 @@
 //! | `folder.rs` | a temporary folder of one run |
 //! | `kind.rs` | what a file is that is there already |
 //! | `read.rs` | small files up to a limit of size |
+//! | `progress.rs` | progress of long work |
 //! | `visible.rs` | text from files, made safe to show |
 //! | `unfinished.rs` | what an interrupted run has to remove |
 
@@ -19,6 +20,7 @@ mod error;
 mod folder;
 mod kind;
 mod output;
+mod progress;
 mod publication;
 mod read;
 mod unfinished;
@@ -29,6 +31,7 @@ pub use error::{Error, Fault, Result};
 pub use folder::WorkFolder;
 pub use kind::{GENERATOR, Kind, STORE_KEY};
 pub use output::{OutputFile, PARTIAL, write_whole};
+pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};
 pub use read::{is_plain_name, open_regular, read_all, read_bounded, read_regular};
 pub use unfinished::{Listed, abandon, keeps};

@@ -3,7 +3,7 @@
 use runtime::{Batch, Model};
 use tensor::Result;
 
-use crate::stream::batches;
+use eval::stream;
 
 /// One sequence of so many is not used to round, but to see whether that was good.
 const HELD_OUT: usize = 8;
@@ -29,7 +29,7 @@ impl Stream {
 /// The text, embedded: what is trained on, then what is held out.
 pub(crate) fn embed(model: &Model<'_>, sequences: &[Vec<u32>]) -> Result<Vec<(Batch, bool)>> {
     let (training, held_out) = split(sequences);
-    let [training, held_out] = [training, held_out].map(|sequences| batches(model, &sequences));
+    let [training, held_out] = [training, held_out].map(|sequences| stream::embed(model, &sequences));
     let flagged = |held_out| move |batch| (batch, held_out);
     Ok(training?.into_iter().map(flagged(false)).chain(held_out?.into_iter().map(flagged(true))).collect())
 }

@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gemma::{Config, Inventory};
-use importance::{Entry, Importance};
+use imatrix::{Entry, Importance};
 use rayon::prelude::*;
 use runtime::{Input, Matrix, Model, Observer};
 use tensor::{Error, Result};
 
 use crate::head;
-use crate::stream::{Text, batches, through};
 use crate::table;
+use crate::tokens::CalibrationTokens;
+use eval::stream;
 
 /// Sees every input.
 struct Collector<'a> {
@@ -98,14 +99,18 @@ fn squares(x: &Matrix) -> Vec<f64> {
 ///
 /// # Errors
 /// What the model says.
-pub fn importance(model: &Model<'_>, inventory: &Inventory, text: &Text<'_>) -> Result<Importance> {
+pub fn importance(
+    model: &Model<'_>,
+    inventory: &Inventory,
+    text: &CalibrationTokens<'_>,
+) -> Result<Importance> {
     let config = model.config();
     let collector = Collector { config, sums: Mutex::default(), gates: Mutex::default() };
     let observed = Model::new(config, model.weights().clone().observed(&collector))?;
     let mut of_head = Sums::new(1, config.hidden as usize);
     for group in text.groups(config) {
-        let mut batches = batches(&observed, &text.sequences[group])?;
-        through(&observed, &mut batches, text.progress)?;
+        let mut batches = stream::embed(&observed, &text.sequences[group])?;
+        stream::layers(&observed, &mut batches, text.progress)?;
         for batch in &batches {
             let normed = observed.norm(batch.hidden())?;
             of_head.squares.iter_mut().zip(squares(&normed)).for_each(|(sum, new)| *sum += new);

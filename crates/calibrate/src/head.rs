@@ -9,8 +9,8 @@ use tensor::Result;
 
 use crate::both::Stream;
 use crate::inputs::{Inputs, Pair, Prepared};
-use crate::stream::through;
 use crate::watch::Seen;
+use eval::stream;
 
 /// Its role.
 pub(crate) const ROLE: &str = "token_embd";
@@ -21,7 +21,7 @@ pub(crate) const ROLE: &str = "token_embd";
 /// What the model says.
 pub(crate) fn prepare(model: &Model<'_>, streams: &[Stream], done: &dyn Fn(u64)) -> Result<Prepared> {
     let mut batches: Vec<Batch> = streams.iter().map(|stream| stream.original.clone()).collect();
-    through(model, &mut batches, done)?;
+    stream::layers(model, &mut batches, done)?;
     let mut input = Inputs::new(model.config().hidden as usize, 0);
     for (batch, Stream { starts, held_out, .. }) in batches.iter().zip(streams) {
         let seen = Seen::of(model.norm(batch.hidden())?);

@@ -23,8 +23,8 @@ mod rows;
 mod sensitivity;
 mod square;
 mod store;
-mod stream;
 mod table;
+mod tokens;
 mod watch;
 
 pub use chosen::{Method, TensorReport};
@@ -32,4 +32,4 @@ pub use collect::importance;
 pub use round::{Target, passes, round, rounds};
 pub use sensitivity::{sample, sensitivity, sensitivity_id, sensitivity_work};
 pub use store::{RoundedTensors, Store, id};
-pub use stream::Text;
+pub use tokens::CalibrationTokens;

@@ -19,7 +19,7 @@ use crate::overlay::Overlay;
 use crate::roundings::{Rounding, Roundings};
 use crate::rows;
 use crate::store::Store;
-use crate::stream::Text;
+use crate::tokens::CalibrationTokens;
 use crate::watch::watch;
 
 /// The parts of a layer with their matrices, in the order in which a token meets them. Those of an inner list have one input,
@@ -77,7 +77,7 @@ pub fn round(
     inventory: &Inventory,
     targets: &[Target],
     embedding: DType,
-    text: &Text<'_>,
+    text: &CalibrationTokens<'_>,
     store: &Store,
 ) -> Result<Vec<TensorReport>> {
     check(config, text)?;
@@ -136,7 +136,7 @@ pub fn passes(targets: &[Target], layers: usize) -> u64 {
     head + (0..layers).map(|layer| watched(layer) + 1).sum::<u64>()
 }
 
-fn check(config: &gemma::Config, text: &Text<'_>) -> Result<()> {
+fn check(config: &gemma::Config, text: &CalibrationTokens<'_>) -> Result<()> {
     let tokens = text.tokens();
     if tokens < ENOUGH || text.sequences.len() < 2 {
         return Err(Error::recipe("calibration text", "too little to round weights for")
@@ -162,7 +162,7 @@ struct Run<'a> {
     original: Weights<'a>,
     weights: Weights<'a>,
     streams: Vec<Stream>,
-    text: &'a Text<'a>,
+    text: &'a CalibrationTokens<'a>,
 }
 
 impl<'a> Run<'a> {

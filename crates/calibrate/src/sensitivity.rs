@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use gemma::{Inventory, Store};
-use importance::Importance;
+use imatrix::Importance;
 use plan::{Cost, Sensitivity, TYPES};
 use quant::Simd;
 use rayon::prelude::*;
@@ -17,8 +17,9 @@ use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::roundings::{Rounding, Roundings, of_row, values};
 use crate::store::id;
-use crate::stream::{Text, batches, pass, through};
 use crate::table;
+use crate::tokens::CalibrationTokens;
+use eval::stream;
 
 /// What tensors are rounded to.
 const REFERENCE: DType = DType::Q4_0;
@@ -127,7 +128,7 @@ pub fn sensitivity_id(fingerprint: &[u8], sequences: &[Vec<u32>]) -> String {
 pub fn sensitivity(
     model: &Model<'_>,
     (source, inventory): (&dyn TensorSource, &Inventory),
-    text: &Text<'_>,
+    text: &CalibrationTokens<'_>,
     fingerprint: &[u8],
     known: Option<Sensitivity>,
     keep: &mut dyn FnMut(&Sensitivity) -> Result<()>,
@@ -160,8 +161,8 @@ pub fn sensitivity(
             tensors: costs(source, &targets, &importance)?,
         },
     };
-    let mut whole = batches(model, text.sequences)?;
-    through(model, &mut whole, text.progress)?;
+    let mut whole = stream::embed(model, text.sequences)?;
+    stream::layers(model, &mut whole, text.progress)?;
     let reference = hidden(&whole);
     drop(whole);
     let bytes = bytes_of_token(model.config()) * text.tokens() as u64;
@@ -243,7 +244,7 @@ fn measure(
     (source, inventory): (&dyn TensorSource, &Inventory),
     targets: &[&Target],
     importance: &Importance,
-    text: &Text<'_>,
+    text: &CalibrationTokens<'_>,
     reference: &Matrix,
 ) -> Result<Vec<f64>> {
     let rounding = |target: &&Target| {
@@ -264,24 +265,24 @@ fn measure(
         models.push(Model::new(config, rounded)?);
     }
     let last = targets.iter().filter_map(|target| target.layer).max();
-    let mut before = batches(base, text.sequences)?;
+    let mut before = stream::embed(base, text.sequences)?;
     // those of no layer come first, then layer by layer
     let of_none = models.iter().zip(targets).take_while(|(_, target)| target.layer.is_none());
     let mut streams: Vec<Vec<Batch>> =
-        of_none.map(|(model, _)| batches(model, text.sequences)).collect::<Result<_>>()?;
+        of_none.map(|(model, _)| stream::embed(model, text.sequences)).collect::<Result<_>>()?;
     for layer in 0..config.layers() {
         let here = targets.iter().filter(|target| target.layer == Some(layer)).count();
         streams.extend(std::iter::repeat_n(&before, here).cloned());
         for (stream, model) in streams.iter_mut().zip(&models) {
-            pass(model, layer, stream, text.progress)?;
+            stream::layer(model, layer, stream, text.progress)?;
         }
         if last.is_some_and(|last| layer < last) {
-            pass(base, layer, &mut before, &|_| {})?;
+            stream::layer(base, layer, &mut before, &|_| {})?;
         }
     }
     let others: Vec<(&Model<'_>, Matrix)> =
         models.iter().zip(&streams).map(|(model, stream)| (model, hidden(stream))).collect();
-    verify::mean_divergences((base, reference), &others)
+    eval::mean_divergences((base, reference), &others)
 }
 
 #[cfg(test)]

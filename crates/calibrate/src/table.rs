@@ -13,7 +13,7 @@
 //! Left out: that the norm takes away what of an error is along y, and what later layers make of an error. The latter is
 //! nearly one factor for a layer, and what is rounded together lies within one: a layer of Gemma has 256 columns.
 
-use importance::Entry;
+use imatrix::Entry;
 use runtime::{Matrix, Model, gelu};
 use tensor::Result;
 

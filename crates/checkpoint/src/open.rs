@@ -265,7 +265,10 @@ impl Checkpoint {
     }
 
     /// Fills `out` from byte `at` of tensor `index` on, as its pieces would lie after each other.
-    pub(crate) fn read_stretch(&self, index: usize, at: u64, out: &mut [u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Io`, or `Malformed` when a file has become shorter.
+    pub fn read_stretch(&self, index: usize, at: u64, out: &mut [u8]) -> Result<()> {
         let Some(entry) = self.entries.get(index) else { return Ok(()) };
         let row_bytes = entry.row_bytes();
         let (mut start, mut rest, mut at) = (0, out, at);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use importance::{Entry, Importance};
+use imatrix::{Entry, Importance};
 use plan::{OTHER, Origin, OutputFile, Plan, Stored, StoredPiece, StoredScale};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 

@@ -7,6 +7,7 @@
 mod blocks;
 mod digests;
 mod encode;
+mod grid_survey;
 mod lattice;
 mod manifest;
 mod pass;
@@ -16,7 +17,8 @@ mod run;
 mod scales;
 mod target;
 
+pub use grid_survey::survey_grid;
 pub use manifest::file_entry;
 pub use prepare::check;
 pub use reencode::{Buffers, Encoding, Scales, Steps};
-pub use run::{Finished, Options, Progress, run};
+pub use run::{Finished, Options, run};

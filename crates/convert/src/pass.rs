@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use base::Task;
 use checkpoint::{Checkpoint, Location, Scale};
 use plan::{FileEntry, Plan, Repacked, StoredPiece};
 use quant::Simd;
@@ -16,7 +17,7 @@ use tensor::{Error, Result, TensorDesc};
 use crate::blocks::{Block, Rows, ScaleTo, Use, Wanted, Work};
 use crate::encode::{Flaw, Loaded, Scratch, report};
 use crate::lattice;
-use crate::run::{Options, Progress};
+use crate::run::Options;
 use crate::target::{Target, locked};
 
 /// After so many bytes of output the disk is asked to begin, so that it works while the processors do.
@@ -28,7 +29,7 @@ struct Pass<'a> {
     work: &'a Work<'a>,
     simd: Simd,
     targets: &'a [Target],
-    progress: &'a dyn Progress,
+    progress: &'a dyn Task,
     written: AtomicU64,
     stop: AtomicBool,
     /// The failure of the earliest block.
@@ -59,7 +60,7 @@ pub(crate) fn convert(
     plan: &Plan,
     options: &Options,
     targets: &[Target],
-    progress: &dyn Progress,
+    progress: &dyn Task,
 ) -> Result<Passed> {
     let work = Work::new(plan, options.importance.as_deref(), &options.rounded)?;
     let pass = Pass {

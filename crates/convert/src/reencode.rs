@@ -1,6 +1,6 @@
 //! One tensor encoded as a run would encode it, for whoever wants to know what bytes a checkpoint gives.
 
-use importance::Entry;
+use imatrix::Entry;
 use plan::{Pieces, Stored};
 use quant::Simd;
 use tensor::{DType, TensorDesc};

@@ -5,9 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::Publication;
+use base::{Progress, Publication, Unit};
 use checkpoint::{Checkpoint, Companion};
-use importance::Importance;
+use imatrix::Importance;
 use plan::{Artifact, ArtifactEntry, CalibrationEntry, FileEntry, Manifest, Origin, OutputFile, Plan};
 use quant::Simd;
 use tensor::{Error, Result, TensorSource};
@@ -53,14 +53,6 @@ impl Options {
     }
 }
 
-/// Told what happens; called from many threads.
-pub trait Progress: Sync {
-    /// So many more bytes of the checkpoint have been read and dealt with.
-    fn advance(&self, bytes: u64);
-    /// Something that a user should know.
-    fn note(&self, text: &str);
-}
-
 /// What a run has made.
 #[derive(Clone, Debug)]
 pub struct Finished {
@@ -101,7 +93,10 @@ pub fn run(
 
     let (passed, companions) = std::thread::scope(|threads| {
         let companions = threads.spawn(|| companions(checkpoint));
-        let passed = convert(checkpoint, plan, options, &targets, progress);
+        let names: Vec<_> = plan.artifacts.iter().map(|artifact| artifact.recipe.as_str()).collect();
+        let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
+        let task = progress.begin(&names.join(", "), bytes, Unit::Bytes);
+        let passed = convert(checkpoint, plan, options, &targets, &*task);
         (passed, companions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let Passed { mut inputs, mut digests, repacked } = passed?;

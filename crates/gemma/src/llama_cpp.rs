@@ -17,7 +17,7 @@ const MOST_EXPERTS: u64 = 1024;
 const MOST_WINDOW: u64 = i32::MAX as u64;
 
 /// Layers with keys and values of their own that its cache wants.
-pub(crate) const OWNERS: usize = 2;
+pub const KV_OWNERS: usize = 2;
 
 impl Config {
     /// Whether a GGUF can say what this model is, and llama.cpp load it. Returns what a user of the file has to know.
@@ -84,10 +84,10 @@ impl Config {
     fn cache_note(&self) -> Option<String> {
         debug_assert_ne!(self.kind, Kind::Draft);
         let owners = self.layers().saturating_sub(self.shared_kv_layers as usize);
-        if owners < OWNERS {
+        if owners < KV_OWNERS {
             return Some(format!(
                 "llama.cpp stops when it makes a context for this model: {owners} of its layers have keys and values of \
-                 their own, and it wants {OWNERS}"
+                 their own, and it wants {KV_OWNERS}"
             ));
         }
         let sharing = owners..self.layers();

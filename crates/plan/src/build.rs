@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use checkpoint::{Checkpoint, Code, Piece, Survey};
+use checkpoint::{Checkpoint, Code, Piece};
 use gemma::{Attention, Found, KeySources, Model, Parameters};
 use gguf::{Layout, Metadata, SplitBy};
+use quant::Survey;
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::budget::Allocation;

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use checkpoint::Survey;
 use gemma::{Model, Store};
+use quant::Survey;
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result};
 

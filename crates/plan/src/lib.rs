@@ -13,7 +13,6 @@ mod digests;
 mod draft;
 mod lattice;
 mod manifest;
-mod memory;
 mod names;
 mod offload;
 mod output;
@@ -39,9 +38,6 @@ pub use digests::{TENSOR_DIGESTS, digest_of_entry, with_digests};
 pub use lattice::{Lattice, to_survey};
 pub use manifest::{
     ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, Repacked,
-};
-pub use memory::{
-    Candidate, Conditions, Engine, KvLayers, Memory, Need, Verdict, Weights, kv_cache, memory, verdict,
 };
 pub use names::stem;
 pub use offload::Offloaded;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gguf::Metadata;
-use importance::{Entry, Importance};
+use imatrix::{Entry, Importance};
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result, TensorDesc};
 

@@ -18,7 +18,7 @@ use crate::product::{Op, Shape, View, multiply};
 use crate::{Matrix, rope};
 
 /// Queries that are multiplied with keys at a time.
-const QUERIES: usize = 64;
+pub const QUERIES_AT_A_TIME: usize = 64;
 
 impl Model<'_> {
     /// The attention of a layer before its residual connection: `x` is the layer's input.
@@ -105,7 +105,7 @@ impl Heads {
         let width = self.count * self.dim;
         // blocks begin at the same positions whatever rows there are: a query's sums are then always the same
         let blocks: Vec<_> = positions
-            .chunk_by(|a, b| a / QUERIES == b / QUERIES)
+            .chunk_by(|a, b| a / QUERIES_AT_A_TIME == b / QUERIES_AT_A_TIME)
             .map(|positions| {
                 let q = q.split_off(..positions.len() * width).unwrap_or_default();
                 let out = out.split_off_mut(..positions.len() * width).unwrap_or_default();
@@ -160,9 +160,9 @@ impl Heads {
         let (q_width, kv_width) = (self.count * self.dim, self.kv * self.dim);
         let queries = positions.len();
         // what any query of the block sees, as rows of the cache
-        let block = positions[0] / QUERIES * QUERIES;
+        let block = positions[0] / QUERIES_AT_A_TIME * QUERIES_AT_A_TIME;
         let first = self.oldest(block).max(kv.first);
-        let keys = (block + QUERIES).min(kv.end(kv_width)) - first;
+        let keys = (block + QUERIES_AT_A_TIME).min(kv.end(kv_width)) - first;
         let offset = (first - kv.first) * kv_width + head / (self.count / self.kv) * self.dim;
 
         SCORES.with_borrow_mut(|scores| {

@@ -16,6 +16,8 @@ pub struct Batch {
     pub(crate) hidden: Matrix,
     /// What `hidden` was before the first layer, for the models with per-layer embeddings; else empty.
     pub(crate) embedding: Matrix,
+    /// Tokens before the first layer: the rows that were there before the unwanted ones left.
+    pub(crate) embedded: usize,
     /// Layers done, and the part of the next one that comes next.
     pub(crate) done: usize,
     pub(crate) next: Part,
@@ -60,6 +62,11 @@ impl Batch {
         for sequence in &mut self.sequences {
             sequence.rows = before(sequence.rows.start)..before(sequence.rows.end);
         }
+    }
+
+    /// Tokens of all sequences, those included whose rows have left the batch.
+    pub fn embedded(&self) -> usize {
+        self.embedded
     }
 
     /// Hidden states, one row a token; after the last layer, of the tokens that are [wanted](Batch::want).

@@ -10,7 +10,7 @@
 //! | `ple.rs`, `table.rs` | per-layer embeddings (E2B, E4B); their table, read row by row |
 //! | `observe.rs` | what goes into each matrix, for calibration |
 //! | `draft.rs`, `guesser.rs` | draft models, which guess the next tokens of another; guessing along a sequence |
-//! | `norm.rs`, `math.rs`, `sums.rs` | RMS norm; exp, tanh, gelu; sums of exponentials |
+//! | `norm.rs`, `math.rs` | RMS norm; exp, tanh, gelu |
 //! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role, decoded a few rows at a time where they are multiplied |
 //! | `batch.rs`, `runs.rs` | sequences between two layers; long texts in parts |
 //! | `product.rs` | products of matrices in memory, over the `gemm` crate |
@@ -42,20 +42,19 @@ mod ple;
 pub mod product;
 mod rope;
 mod runs;
-mod sums;
 mod table;
 mod weights;
 
+pub use attention::QUERIES_AT_A_TIME;
 pub use batch::Batch;
 pub use cache::KvCache;
 pub use draft::{Drafter, Guess};
 pub use guesser::{Draft, Guesser, Standing};
-pub use math::gelu;
-pub use matmul::Kernel;
+pub use math::{exp, gelu};
+pub use matmul::{Kernel, SCRATCH_BYTES};
 pub use matrix::{Matrix, argmax};
 pub use model::{Model, Part, Stage};
 pub use observe::{Expert, Input, Mixture, Observer};
 pub use runs::{BATCH_TOKENS, bytes_of_token, runs};
-pub use sums::{ExpSums, exp_sums};
-pub use table::TableReads;
+pub use table::{PLE_CACHE_BYTES, TableReads};
 pub use weights::{LayerWeights, Weight, Weights};

@@ -3,7 +3,8 @@
 //! libm's take 10 to 20 ns a value, which is a fifth of a prompt's time. These are within 3 units in the last
 //! place of exp, and the same on every machine: nothing here is a fused multiply-add.
 
-/// Compiles a function for AVX-512, AVX2 and the baseline, and calls the best that the CPU has.
+/// Compiles a function for AVX-512, AVX2 and the baseline, and calls the best that the CPU has. The caller depends on `quant`.
+#[macro_export]
 macro_rules! vectorised {
     ($(#[$doc:meta])* $visibility:vis fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)? $body:block) => {
         $(#[$doc])*
@@ -33,11 +34,9 @@ macro_rules! vectorised {
         }
     };
 }
-pub(crate) use vectorised;
-
 /// e^x. Beyond ±87 the result stays at that of the end; NaN stays NaN.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     // adding 1.5 · 2^23 leaves the rounded integer in the low bits
     const ROUND: f32 = 12_582_912.0;
     const LN2_HI: f32 = 0.693_359_4;

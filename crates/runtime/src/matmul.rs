@@ -50,6 +50,9 @@ impl Kernel {
 /// f32 values of a block of weights: what a core's second-level cache holds.
 const BLOCK: usize = 512 * 1024;
 
+/// Bytes of the decoded weights that a thread holds.
+pub const SCRATCH_BYTES: usize = BLOCK * size_of::<f32>();
+
 /// Bytes of a block where weights are used as they are stored: they come from the page cache through the second-level
 /// cache, where little work is done on them, and a call of the system each should not show.
 const BLOCK_STORED: usize = 128 * 1024;

@@ -67,7 +67,7 @@ impl<'a> Model<'a> {
         Ok(Model {
             sliding: rope::frequencies(sliding.base, config.head_dim as usize, Some(&of_sliding)),
             full: rope::frequencies(full.base, config.full_head_dim as usize, Some(&divisors)),
-            table: Table::new(table::ROOM),
+            table: Table::new(table::PLE_CACHE_BYTES),
             config,
             weights,
         })
@@ -128,6 +128,7 @@ impl<'a> Model<'a> {
         let hidden = self.embedded(&tokens)?;
         let embedding = if self.config.ple > 0 { hidden.clone() } else { Matrix::default() };
         let batch = Batch {
+            embedded: tokens.len(),
             tokens,
             positions,
             sequences,

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use crate::Matrix;
-use crate::math::{sum, vectorised};
+use crate::math::sum;
+use crate::vectorised;
 
 /// Normalises each run of `width` values in place: whole rows, or the heads in a row. Without a weight it is 1.
 pub(crate) fn rms_in_place(x: &mut Matrix, width: usize, weight: Option<&[f32]>, eps: f32) {

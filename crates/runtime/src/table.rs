@@ -18,7 +18,7 @@ use tensor::Result;
 use crate::{Matrix, Weight};
 
 /// Bytes of rows that are kept, if nothing is said: 570 tokens of E2B in Q6_K.
-pub(crate) const ROOM: usize = 4 << 20;
+pub const PLE_CACHE_BYTES: usize = 4 << 20;
 
 /// What has been read of the per-layer table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use checkpoint::Checkpoint;
 use gemma::{Config, Model};
 use gguf::{GgufSet, Header, Metadata};
-use importance::Importance;
+use imatrix::Importance;
 use plan::{
     Format, Given, ImportanceSource, Lattice, Origin as PlannedOrigin, OutputTensor, Request, Shards,
     TENSOR_DIGESTS,
@@ -113,7 +113,7 @@ impl Expected {
         let request = [Request { importance, ..Request::new(&plan, recipe, "model") }];
         let mut shards = Shards::of(checkpoint);
         if request[0].recipe.types.lattice != Lattice::Off {
-            shards.surveys = checkpoint.survey(&plan::to_survey(model, &shards, &request))?;
+            shards.surveys = convert::survey_grid(checkpoint, &plan::to_survey(model, &shards, &request))?;
         }
         let calibrated = from.recipe.calibration.is_some();
         let planned = plan::plan(model, &shards, &request)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use importance::Importance;
+use imatrix::Importance;
 use plan::{FileEntry, ImportanceKeys};
 use tensor::Result;
 

@@ -2,7 +2,6 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `protocol.rs`, `protocol/` | text files as the sequences that models read: plain chunks, conversations |
 //! | `artifact.rs` | a GGUF or a folder of safetensors, and how each of its tensors is stored |
 //! | `manifest.rs` | which entry of which manifest it is of |
 //! | `provenance.rs`, `expected.rs` | which recipe the artifact is of; what it should be therefore |
@@ -16,20 +15,13 @@
 //! | `reencode.rs`, `reencode/`, `outliers.rs` | bytes against those that the checkpoint gives; rows against the rest of their tensor |
 //! | `integers.rs` | tensors of integers |
 //! | `diagnose.rs`, `diagnose/` | why a tensor is wrong |
-//! | `lockstep.rs`, `scores.rs` | both models over one text; what two rows of logits say about a token |
-//! | `statistics.rs` | figures and their intervals |
-//! | `acceptance.rs`, `acceptance/` | what a draft model is worth to its target |
-//! | `choose.rs` | which layers of a model make the best draft |
-//! | `logits_file.rs` | llama-perplexity's file of base logits |
 //! | `report.rs` | what is found: the document that everything ends in |
 //!
 //! Nothing here knows how a report is shown. Work runs on the caller's rayon pool.
 
-mod acceptance;
 mod alone;
 mod alone_weights;
 mod artifact;
-mod choose;
 mod diagnose;
 mod digests;
 mod errors;
@@ -40,41 +32,24 @@ mod importance_file;
 mod integers;
 mod keys;
 mod limits;
-mod lockstep;
-mod logits_file;
 mod manifest;
 mod obeyed;
 mod outliers;
-mod protocol;
 mod provenance;
 mod reencode;
 mod report;
-mod scores;
-mod sequences;
-mod statistics;
 mod structure;
 mod summary;
 mod unread;
 mod values;
 
-pub use acceptance::{
-    Burst, DRAFT_SCHEMA, DraftReport, LONGEST, Measured, Overlap, Said, Speaking, overlaps, own_overlaps,
-    predictions, speak,
-};
 pub use alone::{is_draft, structure_alone};
 pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored};
-pub use choose::{Choice, choose_layers};
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
 pub use folder::Folder;
 pub use form::form;
-pub use lockstep::{Base, Options, evaluate, mean_divergences, work};
-pub use logits_file::{LogitsFile, LogitsWriter};
-pub use protocol::{Corpus, Cut, Reader, utf8};
 pub use provenance::Provenance;
 pub use report::*;
-pub use scores::{Against, Token};
-pub use sequences::Sequence;
-pub use statistics::summarise;
 pub use structure::structure;

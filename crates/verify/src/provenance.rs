@@ -10,7 +10,7 @@ use std::sync::Arc;
 use checkpoint::{Checkpoint, Shard};
 use gemma::{Config, Kind};
 use gguf::GgufSet;
-use importance::Importance;
+use imatrix::Importance;
 use plan::{
     ArtifactEntry, CALIBRATION, Calibration, CalibrationMethod, FileEntry, ImportanceKeys, MaskedEmbedding,
     Preset, Recipe, preset_names,

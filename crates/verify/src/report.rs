@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use eval::{DeltaP, EvaluatedText, Figures, Kld, ModelInfo, Perplexity};
 use plan::Allocation;
 use serde::{Deserialize, Serialize};
+use text::Remark;
 
 /// The number of the schema. It grows when a key changes its meaning or goes; new keys leave it.
 pub const SCHEMA: u32 = 1;
@@ -48,7 +50,7 @@ pub struct Report {
     pub tensors: Option<Tensors>,
     /// The text that both models read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub text: Option<Text>,
+    pub text: Option<EvaluatedText>,
     /// How well the text is predicted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<Perplexity>,
@@ -72,6 +74,22 @@ pub struct Report {
     pub seconds: BTreeMap<String, f64>,
 }
 
+impl Report {
+    /// Adds the figures of the text. The documents and the run of figures along the text go to [`Report::text`].
+    pub fn add(&mut self, figures: Figures, tokens: u64) {
+        self.intervals = figures.intervals;
+        self.perplexity = Some(figures.perplexity);
+        self.kld = figures.kld;
+        self.top1 = figures.top1;
+        self.delta_p = figures.delta_p;
+        if let Some(text) = &mut self.text {
+            text.tokens = tokens;
+            text.documents = figures.documents;
+            text.along = figures.along;
+        }
+    }
+}
+
 /// How a verification ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,28 +101,6 @@ pub enum Outcome {
     CheckedAlone,
     /// No finding is a failure, and the artifact was compared with a checkpoint, a model or its logits.
     Passed,
-}
-
-/// A model file or folder.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ModelInfo {
-    /// Path, as it was given.
-    pub path: String,
-    /// `E2B`, `31B` …, if it is one of the published sizes.
-    pub variant: Option<String>,
-    /// Bytes of all tensors of the text model.
-    pub bytes: u64,
-    /// Number of weights of the text model.
-    pub weights: u64,
-    /// Bytes by element type.
-    pub types: BTreeMap<String, u64>,
-}
-
-impl ModelInfo {
-    /// Bits a weight takes.
-    pub fn bits_per_weight(&self) -> f64 {
-        self.bytes as f64 * 8.0 / (self.weights.max(1) as f64)
-    }
 }
 
 /// How grave a finding is.
@@ -149,6 +145,17 @@ impl Finding {
     #[must_use]
     pub fn expected(self, expected: impl ToString, found: impl ToString) -> Finding {
         Finding { expected: Some(expected.to_string()), found: Some(found.to_string()), ..self }
+    }
+}
+
+impl From<Remark> for Finding {
+    fn from(remark: Remark) -> Finding {
+        let severity = if remark.is_warning { Severity::Warning } else { Severity::Note };
+        let finding = Finding::new(severity, Step::Text, remark.place, remark.problem);
+        match remark.expected {
+            Some((expected, found)) => finding.expected(expected, found),
+            None => finding,
+        }
     }
 }
 
@@ -272,119 +279,6 @@ pub struct RoleError {
     pub relative: f64,
     /// Over all their weights.
     pub cosine: f64,
-}
-
-/// How a text is cut and what of it is scored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// Plain text in chunks of the context, the second half of each scored, as llama-perplexity does. For base models.
-    #[default]
-    Raw,
-    /// Conversations through the chat template. For instruction-tuned models.
-    Chat,
-}
-
-/// What of a conversation is scored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scored {
-    /// All tokens that have one before them.
-    #[default]
-    All,
-    /// What the model is to say.
-    Answers,
-}
-
-/// The text.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Text {
-    /// How it was cut.
-    pub protocol: Protocol,
-    /// What of a conversation was scored.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scored: Option<Scored>,
-    /// Paths, as they were given.
-    pub files: Vec<String>,
-    /// Tokens of a sequence, at most.
-    pub context: usize,
-    /// Sequences: chunks of text, or conversations. The units of the bootstrap.
-    pub documents: Vec<Document>,
-    /// Tokens that were scored.
-    pub tokens: u64,
-    /// The means of short runs of scored tokens, in their order; a few hundred, for a plot.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub along: Vec<Along>,
-}
-
-/// A sequence and its means.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Document {
-    /// Scored tokens.
-    pub tokens: u64,
-    /// Perplexity by the base.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base: Option<f64>,
-    /// Perplexity by the artifact.
-    pub artifact: f64,
-    /// Mean KL divergence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kld: Option<f64>,
-    /// Share of tokens at which both think the same token likeliest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top1: Option<f64>,
-}
-
-/// A run of scored tokens.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Along {
-    /// The document.
-    pub document: usize,
-    /// The first of them, counted over all documents.
-    pub token: u64,
-    /// Mean KL divergence.
-    pub kld: f64,
-}
-
-/// `exp` of the mean of `−ln p` of the tokens that follow.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Perplexity {
-    /// Of the base.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base: Option<f64>,
-    /// Of the artifact.
-    pub artifact: f64,
-    /// artifact / base.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ratio: Option<f64>,
-}
-
-/// `Σ p_base ln(p_base / p_artifact)`, in nats.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Kld {
-    /// Mean.
-    pub mean: f64,
-    /// Median.
-    pub median: f64,
-    /// 99 % of tokens have less.
-    pub p99: f64,
-    /// 99.9 % of tokens have less.
-    pub p999: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-/// `p_artifact − p_base` of the token that follows.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct DeltaP {
-    /// Mean.
-    pub mean: f64,
-    /// Root of the mean square.
-    pub rms: f64,
-    /// Quantiles: `[share, value]`.
-    pub quantiles: Vec<[f64; 2]>,
-    /// Numbers of tokens in equal bins from −1 to 1.
-    pub histogram: Vec<u64>,
 }
 
 /// A limit that was set.

@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use checkpoint::{Checkpoint, ModelCard};
+use eval::LogitsFile;
 use gemma::{Config, Model, Vocabulary};
 use gguf::Header;
-use importance::Importance;
+use imatrix::Importance;
 use plan::{Manifest, Recipe, Request, Shards};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tensor::{Result, TensorDesc, TensorSource};
 use text::{Chat, ChatTemplate, Tokenizer};
-use verify::LogitsFile;
 
 pub use seeds::seeds;
 

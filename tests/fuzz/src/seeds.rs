@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use checkpoint::ModelCard;
 use gemma::{KeySources, Model};
 use gguf::{Layout, Metadata};
-use importance::{Entry, Importance};
+use imatrix::{Entry, Importance};
 use plan::{Recipe, Request, Shards};
 use serde_json::{Value, json};
 use tensor::{DType, Result, TensorDesc};

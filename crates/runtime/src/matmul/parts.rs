@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::tiles::{TILE_COLS, TILE_ROWS, Values};
 use crate::Matrix;
-use crate::math::vectorised;
+use crate::vectorised;
 
 /// Rows of a pair of tiles.
 pub(super) const PAIR: usize = 2 * TILE_ROWS;

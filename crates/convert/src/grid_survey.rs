@@ -1,0 +1,61 @@
+//! A survey of checkpoint tensors that are already on a 4-bit quantization grid, as weights of quantization-aware training
+//! (QAT) are: the judgement over a sample of their blocks.
+
+use std::collections::HashMap;
+
+use checkpoint::Checkpoint;
+use quant::{Simd, Survey};
+use tensor::{DType, Result, TensorSource};
+
+/// Values of a block.
+const BLOCK: u64 = 32;
+/// Blocks that are read at a time: 4 KiB of BF16.
+const PIECE: u64 = 64;
+/// Places of a tensor that are looked at.
+const PIECES: u64 = 8;
+
+/// Surveys of some tensors, by number: 512 blocks of 32 values each, spread evenly, or fewer once a tensor is clearly on no
+/// quantization grid. Tensors that do not consist of such blocks, or are stored in 8 bits, are left out.
+///
+/// # Errors
+/// `Io` for a shard that cannot be read.
+pub fn survey_grid(checkpoint: &Checkpoint, tensors: &[usize]) -> Result<HashMap<usize, Survey>> {
+    let mut seen = HashMap::new();
+    for &index in tensors {
+        if let Some(survey) = survey_one(checkpoint, index)? {
+            seen.insert(index, survey);
+        }
+    }
+    Ok(seen)
+}
+
+fn survey_one(checkpoint: &Checkpoint, index: usize) -> Result<Option<Survey>> {
+    let Some(desc) = checkpoint.tensors().get(index) else { return Ok(None) };
+    let plain = matches!(desc.dtype, DType::BF16 | DType::F16 | DType::F32);
+    if !plain || checkpoint.code(index).is_some() || !desc.cols().is_multiple_of(BLOCK) {
+        return Ok(None);
+    }
+    let simd = Simd::detect();
+    let (blocks, block_bytes) = (desc.elements() / BLOCK, BLOCK * desc.dtype.block_bytes() as u64);
+    let pieces = PIECES.min(blocks.div_ceil(PIECE));
+    let (mut bytes, mut values, mut all) = (Vec::new(), Vec::new(), Survey::default());
+    for piece in 0..pieces {
+        let first = blocks * piece / pieces;
+        let count = PIECE.min(blocks * (piece + 1) / pieces - first);
+        bytes.resize((count * block_bytes) as usize, 0);
+        values.resize((count * BLOCK) as usize, 0.0);
+        checkpoint.read_stretch(index, first * block_bytes, &mut bytes)?;
+        quant::decode(simd, desc.dtype, &bytes, &mut values);
+        if desc.dtype != DType::BF16 {
+            bytes.resize(values.len() * DType::BF16.block_bytes(), 0);
+            quant::encode(simd, DType::BF16, values.len(), &values, None, &mut bytes);
+            quant::decode(simd, DType::BF16, &bytes, &mut values);
+        }
+        let seen = quant::survey(simd, &values);
+        all = Survey { telling: all.telling + seen.telling, on: all.on + seen.on };
+        if all.telling >= PIECE / 2 && all.on * 2 < all.telling {
+            break;
+        }
+    }
+    Ok(Some(all))
+}

@@ -1,0 +1,245 @@
+//! Some layers of a model as a model of its own: a draft that is cut out of its target.
+//!
+//! The layers keep their order; embedding, head and norms are the target's. What has a part for each layer is cut to match:
+//! `layer_types` and `per_layer_config` in the config, the columns of the per-layer table and the rows of its projection in
+//! the weights. Layers that share keys and values still do; those tensors that no layer reads are left out.
+//!
+//! What must be left over, is said by ggml-org/llama.cpp: its cache wants two layers with keys and values of their own, and
+//! full layers that have none read the last of these, sliding ones the one before (`src/llama-model.cpp`,
+//! `create_memory`). That a model ends in a full layer is a rule of the family.
+
+use gemma::{Attention, Config, Inventory, KV_OWNERS, both_dialects};
+use serde_json::Value;
+use tensor::{Error, Result, TensorDesc, TensorSource};
+
+/// What a draft of these layers is made of.
+#[derive(Clone, Debug)]
+pub struct Extraction {
+    /// Its `config.json`.
+    pub json: Value,
+    /// The same, read.
+    pub config: Config,
+    layers: Vec<usize>,
+    ple: u64,
+    tensors: Vec<TensorDesc>,
+    from: Vec<SourceTensor>,
+}
+
+/// Where a tensor of the draft comes from.
+#[derive(Clone, Copy, Debug)]
+struct SourceTensor {
+    /// Its number in the target.
+    index: usize,
+    slice: Slice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slice {
+    Whole,
+    /// Each row has a part a layer.
+    Columns,
+    /// There are some rows a layer.
+    Rows,
+}
+
+impl Extraction {
+    /// The draft of `layers` of a model, in ascending order. `tensors` are those of the target, as `inventory` numbers them.
+    ///
+    /// # Errors
+    /// `Recipe` for layers that are no model together, see [`check_layers`].
+    pub fn new(
+        target: &Config,
+        json: &Value,
+        inventory: &Inventory,
+        tensors: &[TensorDesc],
+        layers: &[usize],
+    ) -> Result<Extraction> {
+        check_layers(target, layers)?;
+        let json = cut_config(json, target, layers);
+        let config = Config { tied: target.tied, ..Config::from_json(&json)? };
+        let mut extraction = Extraction {
+            json: both_dialects(&json, &config),
+            config,
+            layers: layers.to_vec(),
+            ple: target.ple,
+            tensors: Vec::new(),
+            from: Vec::new(),
+        };
+        for found in inventory.text.iter().filter(|found| !found.slot.unused) {
+            let desc = &tensors[found.index];
+            let (mut name, mut shape) = (desc.name.clone(), desc.shape.clone());
+            if let Some(layer) = found.slot.layer {
+                let Some(at) = layers.iter().position(|&chosen| chosen == layer) else { continue };
+                name = name.replacen(&format!("layers.{layer}."), &format!("layers.{at}."), 1);
+            }
+            let width = layers.len() as u64 * target.ple;
+            let slice = match found.slot.role {
+                "per_layer_token_embd" => Slice::Columns,
+                "per_layer_model_proj" => Slice::Rows,
+                _ => Slice::Whole,
+            };
+            match slice {
+                Slice::Whole => {}
+                Slice::Columns => shape[1] = width,
+                Slice::Rows => shape[0] = width,
+            }
+            extraction.tensors.push(TensorDesc::new(name, desc.dtype, shape)?);
+            extraction.from.push(SourceTensor { index: found.index, slice });
+        }
+        Ok(extraction)
+    }
+
+    /// The layers of the target.
+    pub fn layers(&self) -> &[usize] {
+        &self.layers
+    }
+
+    /// The draft's weights, read out of the target's.
+    pub fn source<'a>(&'a self, target: &'a dyn TensorSource) -> ExtractedWeights<'a> {
+        ExtractedWeights { extraction: self, target }
+    }
+}
+
+/// The weights of an [`Extraction`]. They have the names that a checkpoint of it has.
+pub struct ExtractedWeights<'a> {
+    extraction: &'a Extraction,
+    target: &'a dyn TensorSource,
+}
+
+impl TensorSource for ExtractedWeights<'_> {
+    fn tensors(&self) -> &[TensorDesc] {
+        &self.extraction.tensors
+    }
+
+    fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
+        let Extraction { layers, ple, tensors, from, .. } = self.extraction;
+        let SourceTensor { index: there, slice } = from[index];
+        let whole = &self.target.tensors()[there];
+        match slice {
+            Slice::Whole => self.target.read_rows(there, first, out),
+            Slice::Rows => {
+                let row_bytes = whole.row_bytes() as usize;
+                let mut at = first;
+                let mut rest = out;
+                while !rest.is_empty() {
+                    let (layer, row) = ((at / ple) as usize, at % ple);
+                    let rows = ((ple - row) as usize).min(rest.len() / row_bytes);
+                    let (piece, after) = rest.split_at_mut(rows * row_bytes);
+                    self.target.read_rows(there, layers[layer] as u64 * ple + row, piece)?;
+                    (at, rest) = (at + rows as u64, after);
+                }
+                Ok(())
+            }
+            Slice::Columns => {
+                let part = (tensors[index].row_bytes() / layers.len() as u64) as usize;
+                let mut bytes = vec![0; whole.row_bytes() as usize];
+                for (number, row) in out.chunks_exact_mut(part * layers.len()).enumerate() {
+                    self.target.read_rows(there, first + number as u64, &mut bytes)?;
+                    for (part_of_row, &layer) in row.chunks_exact_mut(part).zip(layers) {
+                        part_of_row.copy_from_slice(&bytes[layer * part..][..part]);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether these layers, in ascending order, are a model that llama.cpp takes.
+///
+/// # Errors
+/// `Recipe`, saying what is missing: a layer of that number, a full-attention layer at the end, a layer whose keys and
+/// values another can read.
+pub fn check_layers(target: &Config, layers: &[usize]) -> Result<()> {
+    let list = || layers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let refused = |problem: String, expected: String| {
+        Err(Error::recipe(format!("layers {}", list()), problem).expected(expected, list()))
+    };
+    if !layers.is_sorted_by(|a, b| a < b) || layers.last().is_some_and(|&last| last >= target.layers()) {
+        return refused(
+            "not layers of this model".to_owned(),
+            format!("numbers that ascend, below {}", target.layers()),
+        );
+    }
+    let kind = |layer: &usize| target.attention[*layer];
+    if !layers.iter().any(|layer| kind(layer) == Attention::Full) {
+        return refused("no full-attention layer is left".to_owned(), full_layers(target));
+    }
+    if layers.last().map(kind) != Some(Attention::Full) {
+        return refused("the last layer must be a full-attention one".to_owned(), full_layers(target));
+    }
+    let (owners, sharing): (Vec<usize>, Vec<usize>) =
+        layers.iter().partition(|&&layer| !target.shares_kv(layer));
+    if owners.len() < KV_OWNERS {
+        let expected =
+            format!("{KV_OWNERS} layers below {}", target.layers() - target.shared_kv_layers as usize);
+        return refused(format!("fewer than {KV_OWNERS} layers have keys and values of their own"), expected);
+    }
+    for (kind_of, behind) in [(Attention::Full, 1), (Attention::Sliding, 2)] {
+        let owner = owners[owners.len() - behind];
+        if let Some(reader) = sharing.iter().find(|layer| kind(layer) == kind_of)
+            && kind(&owner) != kind_of
+        {
+            let place = if behind == 1 { "last" } else { "last but one" };
+            return refused(
+                format!("no layer is left to own the keys and values that layer {reader} reads"),
+                format!(
+                    "a {kind_of:?} layer {place} among those that own some, as layer {}",
+                    donor(target, kind_of)
+                )
+                .to_lowercase(),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn donor(target: &Config, kind: Attention) -> usize {
+    target.last_owner(kind).unwrap_or_default()
+}
+
+fn full_layers(target: &Config) -> String {
+    let full = (0..target.layers()).filter(|&layer| target.attention[layer] == Attention::Full);
+    format!("one of {}", full.map(|layer| layer.to_string()).collect::<Vec<_>>().join(", "))
+}
+
+/// The config of a model of these layers.
+fn cut_config(json: &Value, target: &Config, layers: &[usize]) -> Value {
+    let mut json = json.clone();
+    // the weights are presented as what they stand for
+    if let Some(fields) = json.as_object_mut() {
+        fields.shift_remove("quantization_config");
+    }
+    let text = match json.get_mut("text_config") {
+        Some(text) if !text.is_null() => text,
+        _ => &mut json,
+    };
+    let name = |&layer: &usize| match target.attention[layer] {
+        Attention::Sliding => "sliding_attention",
+        Attention::Full => "full_attention",
+    };
+    text["num_hidden_layers"] = layers.len().into();
+    text["layer_types"] = layers.iter().map(name).collect::<Vec<_>>().into();
+    text["num_kv_shared_layers"] = layers.iter().filter(|&&layer| target.shares_kv(layer)).count().into();
+    if let Some(Value::Object(sizes)) = text.get_mut("per_layer_config") {
+        let of = |key: &str| layers.iter().position(|&layer| key.parse() == Ok(layer));
+        let kept = sizes.iter().filter_map(|(key, size)| Some((of(key)?.to_string(), size.clone())));
+        *sizes = kept.collect();
+    }
+    json
+}
+
+/// That a model has layers to choose `count` from.
+///
+/// # Errors
+/// `Recipe`.
+pub fn check_count(target: &Config, count: usize) -> Result<()> {
+    if (KV_OWNERS..target.layers()).contains(&count) {
+        return Ok(());
+    }
+    Err(Error::recipe(
+        format!("--layers {count}"),
+        format!("no such draft of a model of {} layers", target.layers()),
+    )
+    .expected(format!("{KV_OWNERS} to {}", target.layers() - 1), count))
+}

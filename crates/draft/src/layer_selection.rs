@@ -1,0 +1,156 @@
+//! Layer selection for an extracted draft model, by measurement.
+//!
+//! The selection starts with all layers. Each step removes the layer whose absence leaves the most tokens of a text with the
+//! same likeliest successor. A step measures only the [`TRIED`] layers with the highest cosine similarity between the hidden
+//! states before and after the layer (the block influence of ShortGPT, Men et al. 2024).
+
+use eval::predictions;
+use gemma::{Config, Inventory};
+use runtime::{Matrix, Model, Stage, Weights};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tensor::{Error, Result, TensorSource};
+use text::Sequence;
+
+use crate::{Extraction, Overlap, check_count, check_layers, own_overlaps};
+
+/// Layers that are tried at each step.
+const TRIED: usize = 8;
+
+/// Layers that were chosen, and what the draft of them agrees in with the whole model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LayerSelection {
+    /// Their numbers in the model, ascending.
+    pub layers: Vec<usize>,
+    /// Share of the tokens that have the same likeliest successor.
+    pub top1: f64,
+    /// Mean of `Σ min(p, q)`.
+    pub acceptance: f64,
+    /// The layers that were left out, in this order.
+    pub left_out: Vec<usize>,
+}
+
+/// A model to choose from.
+struct Whole<'a> {
+    source: &'a dyn TensorSource,
+    config: &'a Config,
+    json: &'a Value,
+    inventory: &'a Inventory,
+    model: Model<'a>,
+    sequences: &'a [Sequence],
+    /// From which it predicts the scored tokens.
+    states: Matrix,
+}
+
+/// Chooses `count` layers of a model by a text. `progress` is told of each set of layers that has been tried; see [`LayerSelection::tries`].
+///
+/// # Errors
+/// `Recipe` for a number of layers that cannot be chosen; what the model says.
+pub fn choose_layers(
+    source: &dyn TensorSource,
+    (config, json, inventory): (&Config, &Value, &Inventory),
+    sequences: &[Sequence],
+    count: usize,
+    progress: &dyn Fn(u64),
+) -> Result<LayerSelection> {
+    check_count(config, count)?;
+    let model = Model::new(config, Weights::new(source, inventory)?)?;
+    let states = predictions(&model, sequences, &|_| ())?;
+    let whole = Whole { source, config, json, inventory, model, sequences, states };
+    let turns = whole.turns()?;
+
+    let mut choice = LayerSelection { layers: (0..config.layers()).collect(), ..LayerSelection::default() };
+    while choice.layers.len() > count {
+        let mut tried: Vec<usize> = choice
+            .layers
+            .iter()
+            .copied()
+            .filter(|&layer| whole.can_do_without(&choice.layers, layer))
+            .collect();
+        tried.sort_by(|&a, &b| turns[a].total_cmp(&turns[b]));
+        tried.truncate(TRIED);
+        let mut best: Option<(usize, LayerSelection)> = None;
+        for layer in tried {
+            let found = whole.measured(without(&choice.layers, layer))?;
+            progress(1);
+            let better = |(_, best): &(usize, LayerSelection)| {
+                found.top1.total_cmp(&best.top1).then(found.acceptance.total_cmp(&best.acceptance)).is_gt()
+            };
+            if best.as_ref().is_none_or(better) {
+                best = Some((layer, found));
+            }
+        }
+        let Some((layer, found)) = best else {
+            return Err(Error::recipe(format!("--layers {count}"), "no further layer can be removed")
+                .expected(format!("at least {}", choice.layers.len()), count));
+        };
+        choice.left_out.push(layer);
+        choice = LayerSelection { left_out: choice.left_out, ..found };
+    }
+    Ok(choice)
+}
+
+impl LayerSelection {
+    /// Whether a text selected the layers; else they were given.
+    pub fn is_measured(&self) -> bool {
+        !self.left_out.is_empty()
+    }
+
+    /// The most sets of layers that are tried for a draft of `count` layers of a model of `layers`.
+    pub fn tries(layers: usize, count: usize) -> u64 {
+        (count + 1..=layers).map(|left| left.min(TRIED) as u64).sum()
+    }
+}
+
+fn without(layers: &[usize], layer: usize) -> Vec<usize> {
+    layers.iter().copied().filter(|&other| other != layer).collect()
+}
+
+impl Whole<'_> {
+    fn can_do_without(&self, layers: &[usize], layer: usize) -> bool {
+        check_layers(self.config, &without(layers, layer)).is_ok()
+    }
+
+    /// How much each layer turns the hidden states: 1 less the mean cosine between those before and after it.
+    fn turns(&self) -> Result<Vec<f64>> {
+        let mut cosines = vec![0.0; self.config.layers()];
+        let mut rows = 0;
+        for sequence in self.sequences {
+            let mut before = Matrix::default();
+            let mut cache = runtime::KvCache::new(self.config);
+            self.model.forward(&sequence.tokens, &mut cache, |stage, hidden| {
+                if let Stage::Layer(layer) = stage {
+                    let cosine = |row| cosine(before.row(row), hidden.row(row));
+                    cosines[layer] += (0..hidden.rows()).map(cosine).sum::<f64>();
+                }
+                before = hidden.clone();
+            })?;
+            rows += sequence.tokens.len();
+        }
+        Ok(cosines.iter().map(|sum| 1.0 - sum / rows as f64).collect())
+    }
+
+    /// How a draft of these layers agrees with the whole.
+    fn measured(&self, layers: Vec<usize>) -> Result<LayerSelection> {
+        let extraction =
+            Extraction::new(self.config, self.json, self.inventory, self.source.tensors(), &layers)?;
+        let source = extraction.source(self.source);
+        let inventory = gemma::inventory(&extraction.config, source.tensors(), &|_| "the model".to_owned())?;
+        let draft = Model::new(&extraction.config, Weights::new(&source, &inventory)?)?;
+        let states = predictions(&draft, self.sequences, &|_| ())?;
+        let overlaps = own_overlaps((&self.model, &self.states), (&draft, &states))?;
+        let mean =
+            |of: fn(&Overlap) -> f64| overlaps.iter().map(of).sum::<f64>() / overlaps.len().max(1) as f64;
+        Ok(LayerSelection {
+            top1: mean(|overlap| f64::from(u8::from(overlap.same_top))),
+            acceptance: mean(|overlap| overlap.shared),
+            layers,
+            left_out: Vec::new(),
+        })
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt().max(f64::MIN_POSITIVE)
+}

@@ -1,0 +1,27 @@
+//! Draft models for speculative decoding: extraction from a target model, layer selection, acceptance rate.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `extraction.rs` | some layers of a model as a model of its own |
+//! | `layer_selection.rs` | the layers whose draft agrees best with the target, by measurement |
+//! | `agreement.rs` | overlap of two models' predictions along a text |
+//! | `rollout.rs` | greedy text of the target, and the correct guesses of the draft model along it |
+//! | `measure.rs` | both of these and a timed run: the job of `draft measure` |
+//! | `report.rs` | acceptance rate and speed-up by burst size: the document of `draft measure --json` |
+//!
+//! The draft models of the runtime (assistants, and models with a KV cache of their own) are `runtime::Draft`; the decode loop
+//! is in `generate`. Work runs on the caller's rayon pool.
+
+mod agreement;
+mod extraction;
+mod layer_selection;
+mod measure;
+mod report;
+mod rollout;
+
+pub use agreement::{Overlap, overlaps, own_overlaps};
+pub use extraction::{ExtractedWeights, Extraction, check_count, check_layers};
+pub use layer_selection::{LayerSelection, choose_layers};
+pub use measure::{TokenRoles, measure, measure_work};
+pub use report::{Burst, DRAFT_SCHEMA, DraftReport, LONGEST, Measured};
+pub use rollout::{Rollout, RolloutOptions, rollout};

@@ -1,0 +1,123 @@
+//! Rollouts: greedy text of a target model, and the number of correct draft tokens at each position of it.
+//!
+//! A draft token is accepted if it equals the target's token. One rollout of the target alone therefore tells how every burst
+//! size would have fared. The draft model guesses after each token as if its burst began there.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use generate::mask_suppressed;
+use runtime::{Draft, Guesser, KvCache, Model, Standing, argmax};
+use tensor::Result;
+
+use crate::LONGEST;
+
+/// Passes of each size that are timed.
+const TIMES: usize = 3;
+
+/// The greedy text after a prompt, with times.
+#[derive(Clone, Debug, Default)]
+pub struct Rollout {
+    /// The likeliest tokens, one after the other.
+    pub tokens: Vec<u32>,
+    /// For each of them, how many of the guesses after it are right, up to the first that is not: at most [`LONGEST`], and
+    /// no more than follow.
+    pub right: Vec<usize>,
+    /// Time of each step of the target.
+    pub step_seconds: Vec<f64>,
+    /// Time of each guess.
+    pub guess_seconds: Vec<f64>,
+    /// Times of passes of the target over 2, 3, … `LONGEST + 1` tokens.
+    pub pass_seconds: Vec<Vec<f64>>,
+}
+
+/// The end of a rollout, and the tokens that it leaves out.
+#[derive(Clone, Copy, Debug)]
+pub struct RolloutOptions<'a> {
+    /// The most tokens to say.
+    pub most: usize,
+    /// Tokens that end a text.
+    pub end: &'a BTreeSet<u32>,
+    /// Tokens that must not be said.
+    pub suppressed: &'a [u32],
+}
+
+impl RolloutOptions<'_> {
+    /// The likeliest token that may be said.
+    fn choose(&self, logits: &[f32]) -> u32 {
+        argmax(&mask_suppressed(self.suppressed, logits)) as u32
+    }
+}
+
+/// The greedy text of the target after a prompt, and the tokens that the draft model guesses at each position.
+///
+/// # Errors
+/// `Io` for a source that cannot be read.
+pub fn rollout(
+    target: &Model<'_>,
+    draft: &Draft<'_>,
+    prompt: &[u32],
+    how: &RolloutOptions<'_>,
+) -> Result<Rollout> {
+    let config = target.config();
+    let mut said = Rollout { pass_seconds: vec![Vec::new(); LONGEST], ..Rollout::default() };
+    let mut cache = KvCache::new(config).with_undo(LONGEST + 1);
+    let mut hidden = target.norm(&target.forward_last(prompt, &mut cache)?)?;
+    let mut token = how.choose(target.logits(&hidden, 0..config.vocab)?.row(0));
+    let mut sequence = prompt.to_vec();
+    let mut guesser = Guesser::new(draft, LONGEST);
+    let mut guesses: Vec<Vec<u32>> = Vec::new();
+    while !how.end.contains(&token) && said.tokens.len() < how.most {
+        said.tokens.push(token);
+        sequence.push(token);
+        let fits = (draft.context() as usize).saturating_sub(sequence.len());
+        let count = LONGEST.min(how.most - said.tokens.len()).min(fits);
+        let at = Standing { target, cache: &cache, hidden: &hidden };
+        let mut burst: Vec<u32> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let start = Instant::now();
+            let logits = match burst.last() {
+                None => guesser.first(&at, &sequence)?,
+                Some(&guess) => guesser.next(&at, guess)?,
+            };
+            burst.push(how.choose(&logits));
+            // the very first may have a prompt to read
+            if !guesses.is_empty() {
+                said.guess_seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+        guesses.push(burst);
+        if said.tokens.len() == how.most {
+            break;
+        }
+        let start = Instant::now();
+        hidden = target.norm(&target.forward_last(&[token], &mut cache)?)?;
+        token = how.choose(target.logits(&hidden, 0..config.vocab)?.row(0));
+        said.step_seconds.push(start.elapsed().as_secs_f64());
+    }
+    let right = |(at, burst): (usize, &Vec<u32>)| {
+        let follows = &said.tokens[at + 1..];
+        burst.iter().zip(follows).take_while(|(guess, token)| guess == token).count()
+    };
+    said.right = guesses.iter().enumerate().map(right).collect();
+    time_passes(target, &mut cache, &sequence, &mut said)?;
+    Ok(said)
+}
+
+/// Times passes over the last tokens of the sequence, which are taken back.
+fn time_passes(target: &Model<'_>, cache: &mut KvCache, sequence: &[u32], said: &mut Rollout) -> Result<()> {
+    let (config, len) = (target.config(), cache.len());
+    let room = (config.context as usize).saturating_sub(len).min(sequence.len());
+    for tokens in (2..=LONGEST + 1).filter(|&tokens| tokens <= room) {
+        for _ in 0..TIMES {
+            let start = Instant::now();
+            for pass in sequence[sequence.len() - tokens..].chunks(quant::DOT_VECTORS) {
+                let hidden = target.norm(&target.forward(pass, cache, |_, _| ())?)?;
+                target.logits(&hidden, 0..config.vocab)?;
+            }
+            said.pass_seconds[tokens - 2].push(start.elapsed().as_secs_f64());
+            cache.truncate(config, len)?;
+        }
+    }
+    Ok(())
+}

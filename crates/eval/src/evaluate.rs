@@ -1,0 +1,201 @@
+//! Two models over one text, together: each weight is read once, and no logits are ever stored.
+//!
+//! As many sequences as the memory holds go through layer i, batch by batch, before any goes through layer i + 1:
+//! between layers only their hidden states are kept. At the end both models' heads are multiplied a piece of the
+//! vocabulary at a time, and [`Row`] adds up what the pieces say.
+
+use gemma::Config;
+use rayon::prelude::*;
+use runtime::{Batch, Matrix, Model, bytes_of_token};
+use tensor::{Error, Result};
+use text::Sequence;
+
+use crate::token::Row;
+use crate::{LogitsFile, LogitsWriter, Token, stream};
+
+/// Scored positions whose logits are computed together, and the piece of the vocabulary: 64 MiB a model.
+const ROWS: usize = 2048;
+const PIECE: usize = 8192;
+/// Scored positions at a time when whole rows are needed, for a file.
+const WHOLE_ROWS: usize = 64;
+
+/// What the artifact is held against.
+pub enum Base<'a> {
+    /// A model that reads the same text.
+    Model(&'a Model<'a>),
+    /// What a model said, in llama-perplexity's file.
+    Logits(&'a LogitsFile),
+}
+
+/// How to run.
+pub struct EvalOptions<'a> {
+    /// Bytes for all hidden states between two layers.
+    pub memory: u64,
+    /// Where the logits of the base go (without one, those of the artifact), if they are wanted.
+    pub logits: Option<&'a mut LogitsWriter>,
+    /// Told how many tokens have gone through how many layers; see [`work`].
+    pub progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// What `progress` adds up to: layers and heads by tokens.
+pub fn work(configs: &[&Config], sequences: &[Sequence]) -> u64 {
+    let tokens: usize = sequences.iter().map(|s| s.tokens.len()).sum();
+    configs.iter().map(|config| (config.layers() + 1) as u64 * tokens as u64).sum()
+}
+
+/// How the artifact, and the base if there is one, predict the scored tokens of each sequence, in their order.
+///
+/// # Errors
+/// What the models and files say; `Malformed` for vocabularies of different sizes.
+pub fn evaluate(
+    artifact: &Model<'_>,
+    base: Option<Base<'_>>,
+    sequences: &[Sequence],
+    mut options: EvalOptions<'_>,
+) -> Result<Vec<Token>> {
+    let vocab = artifact.config().vocab;
+    let base_vocab = match &base {
+        Some(Base::Model(model)) => model.config().vocab,
+        Some(Base::Logits(file)) => file.vocab() as u64,
+        None => vocab,
+    };
+    if base_vocab != vocab {
+        return Err(Error::malformed("vocabulary", "the two models do not have the same")
+            .expected(format!("{base_vocab} tokens"), vocab));
+    }
+    let models: Vec<&Model<'_>> = match &base {
+        Some(Base::Model(model)) => vec![artifact, model],
+        _ => vec![artifact],
+    };
+    let mut tokens = Vec::new();
+    for group in stream::groups(sequences, tokens_that_fit(&models, options.memory)) {
+        let members = &sequences[group.clone()];
+        let states = models
+            .iter()
+            .map(|model| predictions(model, members, options.progress))
+            .collect::<Result<Vec<_>>>()?;
+        score(&models, &states, base.as_ref(), group.start, members, &mut options, &mut tokens)?;
+    }
+    Ok(tokens)
+}
+
+/// Tokens whose hidden states, of whatever model needs most, fit.
+fn tokens_that_fit(models: &[&Model<'_>], memory: u64) -> usize {
+    let most = models.iter().map(|model| bytes_of_token(model.config())).max().unwrap_or(1);
+    // of each model, what is left for the head
+    let heads: u64 = models.iter().map(|model| 4 * model.config().hidden).sum();
+    (memory / (most + heads)).max(1) as usize
+}
+
+/// How far models are from a base in predicting what follows each token: mean KL divergences in nats, one a model. A model
+/// comes with its hidden states after the last layer, as many rows as the base's.
+///
+/// # Errors
+/// What the models say.
+pub fn mean_divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matrix)]) -> Result<Vec<f64>> {
+    let rows = base.1.rows();
+    let normed = |(model, hidden): &(&Model<'_>, Matrix)| model.norm(hidden);
+    let (of_base, states) = (base.0.norm(base.1)?, others.iter().map(normed).collect::<Result<Vec<_>>>()?);
+    let mut sums = vec![vec![Row::new(0); rows]; others.len()];
+    let vocab = base.0.config().vocab;
+    for from in (0..vocab).step_by(PIECE) {
+        let range = from..(from + PIECE as u64).min(vocab);
+        let expected = base.0.logits(&of_base, range.clone())?;
+        for ((sums, (model, _)), state) in sums.iter_mut().zip(others).zip(&states) {
+            let logits = model.logits(state, range.clone())?;
+            let take = |(row, sums): (usize, &mut Row)| {
+                sums.take(from as usize, logits.row(row), Some(expected.row(row)));
+            };
+            sums.par_iter_mut().enumerate().for_each(take);
+        }
+    }
+    let kld = |row: &Row| row.finish_against(0).against.map_or(0.0, |against| against.kld);
+    Ok(sums.iter().map(|sums| sums.iter().map(kld).sum::<f64>() / rows.max(1) as f64).collect())
+}
+
+/// The normalised hidden states from which a model predicts the scored tokens, one row a scored token, in their order.
+///
+/// # Errors
+/// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
+pub fn predictions(
+    model: &Model<'_>,
+    sequences: &[Sequence],
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Matrix> {
+    let mut batches = stream::embed(model, sequences)?;
+    let mut rest = sequences;
+    for batch in &mut batches {
+        let (members, others) = rest.split_at(batch.sequences().len());
+        batch.want(predictors(batch, members));
+        rest = others;
+    }
+    stream::layers(model, &mut batches, progress)?;
+    let mut all = Matrix::default();
+    batches.iter().try_for_each(|batch| model.norm(batch.hidden()).map(|normed| all.append(&normed)))?;
+    Ok(all)
+}
+
+/// The rows of a batch before scored tokens.
+fn predictors(batch: &Batch, sequences: &[Sequence]) -> Vec<usize> {
+    let members = batch.sequences().zip(sequences);
+    members.flat_map(|(rows, s)| s.scored.iter().map(move |&position| rows.start + position - 1)).collect()
+}
+
+/// Multiplies the heads and adds the scored tokens of these sequences, the first of which has number `first`.
+fn score(
+    models: &[&Model<'_>],
+    states: &[Matrix],
+    base: Option<&Base<'_>>,
+    first: usize,
+    sequences: &[Sequence],
+    options: &mut EvalOptions<'_>,
+    tokens: &mut Vec<Token>,
+) -> Result<()> {
+    let targets: Vec<(usize, u32)> = sequences
+        .iter()
+        .enumerate()
+        .flat_map(|(number, s)| s.scored.iter().map(move |&position| (first + number, s.tokens[position])))
+        .collect();
+    let vocab = models[0].config().vocab as usize;
+    let (rows, piece) = if options.logits.is_some() { (WHOLE_ROWS, vocab) } else { (ROWS, PIECE) };
+    let all: usize = sequences.iter().map(|s| s.tokens.len()).sum();
+    for start in (0..targets.len()).step_by(rows) {
+        let span = start..(start + rows).min(targets.len());
+        let stored_row = tokens.len();
+        let mut sums: Vec<Row> = targets[span.clone()].iter().map(|&(_, target)| Row::new(target)).collect();
+        let parts: Vec<Matrix> = states.iter().map(|state| state.select(span.clone())).collect();
+        for from in (0..vocab).step_by(piece) {
+            let range = from..(from + piece).min(vocab);
+            let logits = models
+                .iter()
+                .zip(&parts)
+                .map(|(model, part)| model.logits(part, range.start as u64..range.end as u64))
+                .collect::<Result<Vec<_>>>()?;
+            let base_logits = logits.get(1);
+            sums.par_iter_mut().enumerate().try_for_each_init(Vec::new, |bytes, (row, sums)| {
+                let artifact = logits[0].row(row);
+                if let Some(Base::Logits(file)) = base {
+                    let mut stored = vec![0.0; range.len()];
+                    file.read(stored_row + row, range.start, bytes, &mut stored)?;
+                    sums.take_stored(range.start, artifact, &mut stored);
+                } else {
+                    sums.take(range.start, artifact, base_logits.map(|logits| logits.row(row)));
+                }
+                Ok(())
+            })?;
+            if let (Some(writer), Some(logits)) = (&mut options.logits, logits.last()) {
+                (0..logits.rows()).try_for_each(|row| writer.write(logits.row(row)))?;
+            }
+        }
+        for (sums, &(document, _)) in sums.iter().zip(&targets[span.clone()]) {
+            tokens.push(match base {
+                None => sums.finish(document),
+                Some(Base::Model(_)) => sums.finish_against(document),
+                Some(Base::Logits(_)) => sums.finish_against_stored(document),
+            });
+        }
+        let done = |rows: usize| (rows * all / targets.len()) as u64;
+        (options.progress)((done(span.end) - done(span.start)) * models.len() as u64);
+    }
+    Ok(())
+}

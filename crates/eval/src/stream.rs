@@ -1,0 +1,52 @@
+//! A text on its way through the layers of a model: as many sequences as the memory holds, layer by layer, so that each
+//! weight is read once for all of them.
+//!
+//! Evaluation and calibration use this one loop. Between two layers only the hidden states of the sequences are kept.
+
+use std::ops::Range;
+
+use gemma::Config;
+use runtime::{BATCH_TOKENS, Batch, Model, bytes_of_token, runs};
+use tensor::Result;
+
+/// Runs of sequences of at most `tokens` tokens together, or of one sequence that is longer.
+pub fn groups<S: AsRef<[u32]>>(sequences: &[S], tokens: usize) -> Vec<Range<usize>> {
+    runs(sequences.iter().map(|sequence| sequence.as_ref().len()), tokens)
+}
+
+/// Runs of sequences whose hidden states between two layers take at most `memory` bytes.
+pub fn groups_in_memory<S: AsRef<[u32]>>(sequences: &[S], config: &Config, memory: u64) -> Vec<Range<usize>> {
+    groups(sequences, (memory / bytes_of_token(config)) as usize)
+}
+
+/// Sequences of token ids, BOS first, in batches of [`BATCH_TOKENS`], before the first layer.
+///
+/// # Errors
+/// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
+pub fn embed<S: AsRef<[u32]>>(model: &Model<'_>, sequences: &[S]) -> Result<Vec<Batch>> {
+    let embed = |run: Range<usize>| {
+        let tokens: Vec<&[u32]> = sequences[run].iter().map(AsRef::as_ref).collect();
+        model.embed(&tokens)
+    };
+    groups(sequences, BATCH_TOKENS).into_iter().map(embed).collect()
+}
+
+/// Batches through one layer; `done` gets the number of tokens of each batch.
+///
+/// # Errors
+/// `Io` for a source that cannot be read.
+pub fn layer(model: &Model<'_>, layer: usize, batches: &mut [Batch], done: &dyn Fn(u64)) -> Result<()> {
+    batches.iter_mut().try_for_each(|batch| {
+        model.layer(layer, batch)?;
+        done(batch.embedded() as u64);
+        Ok(())
+    })
+}
+
+/// Batches through all layers; `done` gets the number of tokens of each batch, once a layer.
+///
+/// # Errors
+/// `Io` for a source that cannot be read.
+pub fn layers(model: &Model<'_>, batches: &mut [Batch], done: &dyn Fn(u64)) -> Result<()> {
+    (0..model.config().layers()).try_for_each(|index| layer(model, index, batches, done))
+}

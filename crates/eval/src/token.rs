@@ -1,0 +1,221 @@
+//! What two rows of logits say about the token that follows, read a piece of the vocabulary at a time.
+//!
+//! `ln p = l − max − ln Σ exp(l − max)`, and with p of the base and q of the artifact
+//! `KL = Σ p (ln p − ln q) = Σ p (l_p − l_q) − ln Z_p + ln Z_q`. All sums grow with the vocabulary, so no row of logits
+//! is ever needed whole; when a larger maximum comes, what was summed is scaled down to it.
+
+use crate::exp_sums;
+
+/// A token that was to be predicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Token {
+    /// The sequence it is of.
+    pub document: usize,
+    /// `−ln q` of it, by the artifact.
+    pub nll: f64,
+    /// What the base says, and how far the artifact is from it.
+    pub against: Option<Against>,
+}
+
+/// A token as the base predicts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Against {
+    /// `−ln p` of it.
+    pub nll: f64,
+    /// KL divergence of the artifact's prediction from the base's, in nats.
+    pub kld: f64,
+    /// Both think the same token likeliest.
+    pub same_top: bool,
+}
+
+impl Token {
+    /// `q − p` of the token that follows.
+    pub fn delta_p(&self) -> Option<f64> {
+        Some((-self.nll).exp() - (-self.against?.nll).exp())
+    }
+}
+
+/// Stored log probabilities up to here stand for all that are smaller.
+const BOTTOM: f32 = -16.0;
+/// A logarithm whose exponential adds nothing.
+const NOTHING: f32 = -87.0;
+
+/// The likeliest token so far.
+#[derive(Clone, Copy, Debug)]
+struct Top {
+    logit: f32,
+    token: usize,
+}
+
+/// Sums over a part of the vocabulary for one model.
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    top: Top,
+    /// `Σ exp(l − top)`
+    sum: f64,
+    /// The logit of the token that follows.
+    target: f32,
+}
+
+impl Side {
+    const NEW: Side =
+        Side { top: Top { logit: f32::NEG_INFINITY, token: 0 }, sum: 0.0, target: f32::NEG_INFINITY };
+
+    /// Takes note of the largest logit of a piece; returns the factor by which older sums shrink.
+    fn look(&mut self, logits: &[f32], first: usize, target: usize) -> f64 {
+        if let Some(&logit) = target.checked_sub(first).and_then(|at| logits.get(at)) {
+            self.target = logit;
+        }
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if largest <= self.top.logit {
+            return 1.0;
+        }
+        let shrink = f64::from(self.top.logit - largest).exp();
+        let token = first + logits.iter().position(|&l| l == largest).unwrap_or(0);
+        self.top = Top { logit: largest, token };
+        shrink
+    }
+
+    /// `ln Σ exp(l)`
+    fn log_sum(&self) -> f64 {
+        f64::from(self.top.logit) + self.sum.ln()
+    }
+
+    fn nll(&self) -> f64 {
+        self.log_sum() - f64::from(self.target)
+    }
+}
+
+/// One row of logits of each model, as far as it has been seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    target: usize,
+    artifact: Side,
+    base: Side,
+    /// `Σ exp(l_p − top_p) (l_p − l_q)`
+    cross: f64,
+}
+
+impl Row {
+    /// Before anything is seen; `target` is the token that follows.
+    pub(crate) fn new(target: u32) -> Row {
+        Row { target: target as usize, artifact: Side::NEW, base: Side::NEW, cross: 0.0 }
+    }
+
+    /// Takes the artifact's logits of the tokens from `first` on, and the base's of the same.
+    pub(crate) fn take(&mut self, first: usize, artifact: &[f32], base: Option<&[f32]>) {
+        self.artifact.sum *= self.artifact.look(artifact, first, self.target);
+        if let Some(base) = base {
+            let shrink = self.base.look(base, first, self.target);
+            self.base.sum *= shrink;
+            self.cross *= shrink;
+        }
+        let tops = [base.map_or(0.0, |_| self.base.top.logit), self.artifact.top.logit];
+        let sums = exp_sums(base.unwrap_or(&[]), artifact, tops);
+        self.base.sum += sums.p;
+        self.artifact.sum += sums.q;
+        self.cross += sums.cross;
+    }
+
+    /// As [`Row::take`] with log probabilities from a file, where all below [`BOTTOM`] count as nothing, as stock
+    /// llama-perplexity has it.
+    pub(crate) fn take_stored(&mut self, first: usize, artifact: &[f32], base: &mut [f32]) {
+        let target = self.target.checked_sub(first).and_then(|at| base.get(at)).copied();
+        for value in base.iter_mut().filter(|value| **value <= BOTTOM) {
+            *value = NOTHING;
+        }
+        self.take(first, artifact, Some(base));
+        self.base.target = target.unwrap_or(self.base.target);
+    }
+
+    /// The token, after the whole vocabulary.
+    pub(crate) fn finish(&self, document: usize) -> Token {
+        Token { document, nll: self.artifact.nll(), against: None }
+    }
+
+    /// The token, after the whole vocabulary of both.
+    pub(crate) fn finish_against(&self, document: usize) -> Token {
+        let kld = self.cross / self.base.sum - self.base.log_sum() + self.artifact.log_sum();
+        Token { against: Some(self.against(kld)), ..self.finish(document) }
+    }
+
+    /// The token, when the base is log probabilities out of a file, which do not quite add up to 1. As stock
+    /// llama-perplexity has it: `Σ p (ln p − ln q)`, not divided by `Σ p`.
+    pub(crate) fn finish_against_stored(&self, document: usize) -> Token {
+        // sums are relative to the largest, which is a logarithm of a probability
+        let scale = f64::from(self.base.top.logit).exp();
+        let kld = scale * (self.cross + self.base.sum * self.artifact.log_sum());
+        let nll = -f64::from(self.base.target);
+        Token { against: Some(Against { nll, ..self.against(kld) }), ..self.finish(document) }
+    }
+
+    fn against(&self, kld: f64) -> Against {
+        Against { nll: self.base.nll(), kld, same_top: self.base.top.token == self.artifact.top.token }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logits(seed: usize, len: usize) -> Vec<f32> {
+        (0..len).map(|n| ((n * 7919 + seed * 104_729) % 1009) as f32 / 50.0 - 9.0).collect()
+    }
+
+    /// The definitions, in f64.
+    fn defined(p: &[f32], q: &[f32], target: usize) -> (f64, f64, f64) {
+        let log_softmax = |l: &[f32]| {
+            let z = l.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+            l.iter().map(|&l| f64::from(l) - z).collect::<Vec<_>>()
+        };
+        let (p, q) = (log_softmax(p), log_softmax(q));
+        let kld = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+        (-p[target], -q[target], kld)
+    }
+
+    #[test]
+    fn pieces_of_the_vocabulary_add_up_to_the_definitions() {
+        for (seed, target) in [(1, 0), (2, 700), (3, 1499)] {
+            let (p, q) = (logits(seed, 1500), logits(seed + 10, 1500));
+            let mut row = Row::new(target);
+            for first in (0..1500).step_by(400) {
+                let piece = first..(first + 400).min(1500);
+                row.take(first, &q[piece.clone()], Some(&p[piece]));
+            }
+            let token = row.finish_against(7);
+            let against = token.against.unwrap();
+            let (base, artifact, kld) = defined(&p, &q, target as usize);
+            for (ours, exact) in [(against.nll, base), (token.nll, artifact), (against.kld, kld)] {
+                assert!((ours - exact).abs() < 2e-6 * exact.abs().max(1.0), "{ours} is not {exact}");
+            }
+            assert_eq!((token.document, against.same_top), (7, false));
+            // log probabilities from a file are the same base
+            let z = p.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+            let mut stored: Vec<f32> = p.iter().map(|&l| (f64::from(l) - z) as f32).collect();
+            let mut row = Row::new(target);
+            row.take_stored(0, &q, &mut stored);
+            let from_file = row.finish_against_stored(7).against.unwrap();
+            assert!((from_file.kld - kld).abs() < 1e-5 && (from_file.nll - base).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn a_token_at_the_bottom_of_a_file_keeps_its_probability() {
+        let mut row = Row::new(2);
+        row.take_stored(0, &[5.0, 4.0, -12.0], &mut [-0.313, -1.313, -17.313]);
+        let against = row.finish_against_stored(0).against.unwrap();
+        assert!((against.nll - 17.313).abs() < 1e-6 && against.kld.abs() < 1e-3, "{against:?}");
+    }
+
+    #[test]
+    fn a_model_does_not_diverge_from_itself() {
+        let p = logits(5, 900);
+        let mut row = Row::new(3);
+        row.take(0, &p[..450], Some(&p[..450]));
+        row.take(450, &p[450..], Some(&p[450..]));
+        let token = row.finish_against(0);
+        let against = token.against.unwrap();
+        assert_eq!((against.kld, token.delta_p()), (0.0, Some(0.0)));
+        assert!(against.same_top && against.nll == token.nll);
+    }
+}

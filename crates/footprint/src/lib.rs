@@ -1,0 +1,254 @@
+//! Memory estimates of a run: weights by placement, KV cache by kind of layer, working buffers; and what fits a limit.
+//!
+//! The estimates are arithmetic over a plan and a config; nothing is measured here. Each engine has a file of its own:
+//! `llama_cpp.rs` follows llama.cpp's source, `runtime.rs` this project's `runtime`, whose constants it uses. docs/memory.md has
+//! the measured figures beside the estimates.
+//!
+//! Left out: graphics cards, several sequences at a time, image and audio input (the weights of those are `idle`).
+
+mod fit;
+mod llama_cpp;
+mod runtime;
+
+use gemma::{Attention, Config, Model};
+use plan::{Artifact, OTHER, Offloaded, Origin, OutputTensor};
+use serde::Serialize;
+use tensor::{DType, Error, Result};
+
+pub use fit::{Candidate, Verdict, verdict};
+
+/// What a run is asked to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    /// Tokens of prompt and answer together.
+    pub context: u64,
+    /// Tokens that go through the model together, at most: llama.cpp's `--ubatch-size`, or a piece of the prompt.
+    pub batch: u64,
+    /// The type of keys and values in llama.cpp. The runtime keeps them in f32.
+    pub kv_type: DType,
+    /// Threads of the runtime, each with buffers of its own.
+    pub threads: u64,
+}
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Engine {
+    /// llama.cpp on a processor, with one sequence and the defaults of its tools.
+    #[serde(rename = "llama.cpp")]
+    LlamaCpp,
+    /// `gemma-convert generate`.
+    #[serde(rename = "gemma-convert")]
+    Runtime,
+}
+
+/// What an artifact takes under some conditions.
+#[derive(Clone, Debug, Serialize)]
+pub struct Memory {
+    /// Tokens of prompt and answer together.
+    pub context: u64,
+    /// Tokens that go through the model together, at most.
+    pub batch: u64,
+    /// Threads of the runtime.
+    pub threads: u64,
+    /// The weights.
+    pub weights: WeightMemory,
+    /// What an engine needs besides. The first is the one that the artifact is meant for.
+    pub needs: Vec<Need>,
+}
+
+/// Bytes of weights by where they have to be.
+#[derive(Clone, Debug, Serialize)]
+pub struct WeightMemory {
+    /// Read for every token.
+    pub resident: u64,
+    /// In files of their own, a little of them read for every token.
+    pub offloaded: Vec<Offloaded>,
+    /// Never read for text: towers, K/V of layers that read another layer's.
+    pub idle: u64,
+    /// Bits a weight, of those that text needs.
+    pub bits_per_weight: f64,
+}
+
+/// Bytes that an engine needs: in its process, and beside it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Need {
+    /// The engine that these figures are for.
+    pub engine: Engine,
+    /// Weights that are in the process: llama.cpp maps them. `gemma-convert` has none there but what it multiplies.
+    pub mapped: u64,
+    /// The type of keys and values.
+    pub kv_type: &'static str,
+    /// Keys and values, by kind of layer.
+    pub kv: Vec<KvLayers>,
+    /// What lies between layers, while `batch` tokens go through.
+    pub working: u64,
+    /// The program and its tokenizer, once the model is open.
+    pub process: u64,
+    /// The peak of the process's resident set, when the context is full: these together, or what opening takes, if that is
+    /// more.
+    pub peak_rss: u64,
+    /// Weights that are read from the file for every token: in the system's page cache, or a token waits for the disk.
+    pub cached: u64,
+    /// The two together: what has to be there, so that a token waits for no disk.
+    pub total: u64,
+}
+
+/// Layers that have the same of keys and values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KvLayers {
+    /// `sliding` or `full`; `shared` for layers that read those of another.
+    pub kind: &'static str,
+    /// How many layers.
+    pub layers: u64,
+    /// Positions that there is room for.
+    pub cells: u64,
+    /// Bytes of all these layers.
+    pub bytes: u64,
+}
+
+/// The types of keys and values that llama.cpp takes (`kv_cache_types` of its common/arg.cpp).
+const KV_TYPES: [DType; 9] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q8_0,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::IQ4_NL,
+    DType::Q5_0,
+    DType::Q5_1,
+];
+
+/// No engine counts further, whatever a config says.
+const MAX_CONTEXT: u64 = u32::MAX as u64;
+
+impl Conditions {
+    /// What llama.cpp takes, unless it is told otherwise.
+    pub const BATCH: u64 = 512;
+    /// If nobody says how many.
+    const THREADS: u64 = 2;
+
+    /// # Errors
+    /// `Recipe` for a context that the model has not, and for a type that llama.cpp does not keep K/V in or that heads of
+    /// this model are no whole number of blocks of.
+    pub fn new(config: &Config, context: u64, kv_type: DType) -> Result<Conditions> {
+        let most = config.context.clamp(1, MAX_CONTEXT);
+        if context == 0 || context > most {
+            return Err(Error::recipe("--context", "not a context of this model")
+                .expected(format!("1 to {most} tokens"), context));
+        }
+        let fits = |t: DType| (0..config.layers()).all(|n| t.row_bytes(config.head_dim_of(n)).is_some());
+        if !KV_TYPES.contains(&kv_type) || !fits(kv_type) {
+            let known: Vec<_> = KV_TYPES.iter().filter(|&&t| fits(t)).map(|t| t.name()).collect();
+            return Err(Error::recipe("--kv-type", "keys and values of this model cannot be kept so")
+                .expected(known.join(", "), kv_type));
+        }
+        Ok(Conditions { context, batch: Conditions::BATCH, kv_type, threads: Conditions::THREADS })
+    }
+
+    fn at(self, context: u64) -> Conditions {
+        Conditions { context, ..self }
+    }
+
+    /// Tokens that can go through together.
+    fn together(self) -> u64 {
+        self.batch.min(self.context)
+    }
+}
+
+/// What `artifact`, planned for `model`, takes.
+pub fn memory(model: &Model, artifact: &Artifact, conditions: Conditions) -> Memory {
+    let weights = weights(&model.config, artifact);
+    let engines: &[Engine] =
+        if is_gguf(artifact) { &[Engine::LlamaCpp, Engine::Runtime] } else { &[Engine::Runtime] };
+    let needs = engines.iter().map(|&engine| need(model, artifact, engine, weights.resident, conditions));
+    let Conditions { context, threads, .. } = conditions;
+    Memory { context, batch: conditions.together(), threads, needs: needs.collect(), weights }
+}
+
+fn need(model: &Model, artifact: &Artifact, engine: Engine, resident: u64, conditions: Conditions) -> Need {
+    let config = &model.config;
+    let kv = kv_cache(config, engine, conditions);
+    let (mapped, working, process, opening) = match engine {
+        Engine::LlamaCpp => (resident, llama_cpp::working(config, conditions), llama_cpp::process(model), 0),
+        Engine::Runtime => {
+            let (process, opening) = runtime::process(model, is_gguf(artifact));
+            (0, runtime::working(config, artifact, conditions), process, opening)
+        }
+    };
+    let full = mapped + kv.iter().map(|layers| layers.bytes).sum::<u64>() + working + process;
+    let (peak_rss, cached) = (full.max(opening), resident - mapped);
+    let kv_type = engine.kv_type(conditions).name();
+    Need { engine, mapped, kv_type, kv, working, process, peak_rss, cached, total: peak_rss + cached }
+}
+
+impl Engine {
+    fn kv_type(self, conditions: Conditions) -> DType {
+        match self {
+            Engine::LlamaCpp => conditions.kv_type,
+            Engine::Runtime => DType::F32,
+        }
+    }
+}
+
+/// Keys and values by kind of layer: `sliding`, `full`, `shared`, those that the model has.
+pub fn kv_cache(config: &Config, engine: Engine, conditions: Conditions) -> Vec<KvLayers> {
+    let dtype = engine.kv_type(conditions);
+    let kinds = [
+        ("sliding", false, Attention::Sliding),
+        ("full", false, Attention::Full),
+        ("shared", true, Attention::Sliding),
+        ("shared", true, Attention::Full),
+    ];
+    let mut all: Vec<KvLayers> = Vec::new();
+    for (kind, shares, attention) in kinds {
+        let of_kind = |&n: &usize| config.shares_kv(n) == shares && config.attention[n] == attention;
+        let layers: Vec<usize> = (0..config.layers()).filter(of_kind).collect();
+        let cells = match (shares, engine) {
+            (true, _) => 0,
+            (false, Engine::LlamaCpp) => llama_cpp::cells(config, attention, conditions),
+            (false, Engine::Runtime) => runtime::cells(config, attention, conditions),
+        };
+        // keys and values; the type has been checked
+        let bytes = |n: &usize| {
+            2 * cells * dtype.row_bytes(config.kv_heads_of(*n) * config.head_dim_of(*n)).unwrap_or(0)
+        };
+        let here =
+            KvLayers { kind, layers: layers.len() as u64, cells, bytes: layers.iter().map(bytes).sum() };
+        match all.last_mut().filter(|last| last.kind == kind) {
+            Some(last) => last.layers += here.layers,
+            None => all.push(here),
+        }
+    }
+    all.retain(|layers| layers.layers > 0);
+    all
+}
+
+fn weights(config: &Config, artifact: &Artifact) -> WeightMemory {
+    let (idle, read): (Vec<_>, Vec<_>) = artifact.tensors().partition(|tensor| is_idle(config, tensor));
+    let bytes = |tensors: &[&OutputTensor]| tensors.iter().map(|tensor| tensor.bytes).sum::<u64>();
+    let offloaded = artifact.offloaded.iter().map(|class| class.bytes).sum::<u64>();
+    let is_weight = |tensor: &&&OutputTensor| !matches!(tensor.from, Origin::Scales(_));
+    let count: u64 = read.iter().filter(is_weight).map(|tensor| tensor.desc.elements()).sum();
+    WeightMemory {
+        resident: bytes(&read).saturating_sub(offloaded),
+        offloaded: artifact.offloaded.clone(),
+        idle: bytes(&idle),
+        bits_per_weight: bytes(&read) as f64 * 8.0 / count.max(1) as f64,
+    }
+}
+
+/// Whether no text ever needs it.
+fn is_idle(config: &Config, tensor: &OutputTensor) -> bool {
+    let is_kv = ["attn_k", "attn_v", "attn_k_norm"].contains(&tensor.role);
+    tensor.role == OTHER || is_kv && tensor.layer.is_some_and(|layer| config.shares_kv(layer))
+}
+
+fn is_gguf(artifact: &Artifact) -> bool {
+    artifact.files.first().is_some_and(|file| file.name.ends_with(".gguf"))
+}
+
+/// Entries of the tokenizer: tokens and merges.
+fn entries(model: &Model) -> u64 {
+    (model.vocabulary.tokens.len() + model.vocabulary.merges.len()) as u64
+}

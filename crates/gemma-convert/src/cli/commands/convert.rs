@@ -1,0 +1,67 @@
+//! `convert`: checkpoint to GGUF or safetensors.
+
+use std::fmt::Write;
+
+use gemma_convert::{Converted, Result};
+use report::{Table, grouped};
+use serde_json::{Value, json};
+
+use crate::cli::args;
+use crate::cli::outcome::Output;
+use crate::cli::progress::Console;
+
+pub(crate) fn run(args: &args::Convert) -> Result<Output> {
+    let converted = args.job()?.run(&Console::default())?;
+    Ok(Output::new(text(&converted), document(&converted)))
+}
+
+/// The outputs with their SHA-256, after those of draft models.
+pub(super) fn text(converted: &Converted) -> String {
+    let mut text: String = converted.drafts.iter().map(self::text).collect();
+    let mut table = Table::new(&["file", "bytes", "sha256"]);
+    for file in converted.artifacts.iter().flat_map(|artifact| &artifact.outputs) {
+        let path = converted.folder.join(&file.name).display().to_string();
+        table.row(vec![path, grouped(file.bytes), file.sha256.clone()]);
+    }
+    text.push_str(&table.render());
+    for allocation in &converted.allocations {
+        let _ = writeln!(text, "types by budget: {allocation}");
+    }
+    let (bytes, seconds) = (converted.input_bytes, converted.seconds);
+    let speed = bytes as f64 / 1e6 / seconds;
+    let _ = writeln!(text, "{} bytes of checkpoint in {seconds:.1} s ({speed:.0} MB/s)", grouped(bytes));
+    let _ = writeln!(text, "manifest: {}", converted.manifest.display());
+    if let Some(selection) = &converted.layers {
+        let layers: Vec<_> = selection.layers.iter().map(usize::to_string).collect();
+        let _ = writeln!(text, "layers: {}", layers.join(", "));
+        if selection.is_measured() {
+            let _ = writeln!(
+                text,
+                "the likeliest token is the target's at {:.2} % of the text; a guess is taken with a probability of {:.2} %",
+                100.0 * selection.top1,
+                100.0 * selection.acceptance
+            );
+        }
+    }
+    text
+}
+
+/// The document of `--json`.
+pub(super) fn document(converted: &Converted) -> Value {
+    let mut document = json!({
+        "artifacts": converted.artifacts,
+        "folder": converted.folder,
+        "manifest": converted.manifest,
+        "seconds": converted.seconds,
+    });
+    if !converted.drafts.is_empty() {
+        document["drafts"] = converted.drafts.iter().map(self::document).collect();
+    }
+    if let Some(selection) = &converted.layers {
+        document["layers"] = json!(selection.layers);
+        if selection.is_measured() {
+            document["choice"] = json!(selection);
+        }
+    }
+    document
+}

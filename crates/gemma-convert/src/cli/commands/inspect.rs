@@ -1,0 +1,225 @@
+//! `inspect`: what a checkpoint folder, a GGUF file, a file of importance or an .sbs file holds.
+
+mod importance;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use ::checkpoint::{self, Checkpoint, Sbs, SbsTensor};
+use ::gemma::Model;
+use ::gguf::{GgufSet, Value};
+use ::imatrix::Importance;
+use serde_json::json;
+use tensor::{DType, Result, TensorDesc, TensorSource};
+
+use crate::cli::args;
+use crate::cli::outcome::Output;
+use report::{Table, grouped};
+
+pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
+    let path = &args.model;
+    if path.is_dir() {
+        folder(path, args.tensors)
+    } else if checkpoint::is_sbs(path) {
+        sbs(path)
+    } else if Importance::is_one(path) {
+        importance::file(path, args.tensors)
+    } else {
+        gguf(path, args.tensors)
+    }
+}
+
+/// Tensors with the role and the type of each.
+struct Listed<'a> {
+    desc: &'a TensorDesc,
+    role: String,
+    /// The type of its bytes, if it is presented in another.
+    code: Option<DType>,
+}
+
+impl Listed<'_> {
+    fn dtype(&self) -> DType {
+        self.code.unwrap_or(self.desc.dtype)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.code.map_or(self.desc.byte_len(), |_| self.desc.elements())
+    }
+}
+
+fn folder(path: &Path, list: bool) -> Result<Output> {
+    let checkpoint = Checkpoint::open(path)?;
+    let model = Model::open(&checkpoint)?;
+    let config = &model.config;
+    let tensors = checkpoint.tensors();
+    let mut roles = vec![String::new(); tensors.len()];
+    for found in &model.inventory.text {
+        let unused = if found.slot.unused { " (unused K/V)" } else { "" };
+        roles[found.index] = format!("{}{unused}", found.slot.role);
+    }
+    for dropped in &model.inventory.dropped {
+        roles[dropped.index] = dropped.reason.split(':').next().unwrap_or_default().to_owned();
+    }
+    let code = |index| checkpoint.code(index).map(|code| code.dtype);
+    let tensors = tensors.iter().zip(roles).enumerate();
+    let listed: Vec<_> =
+        tensors.map(|(index, (desc, role))| Listed { desc, role, code: code(index) }).collect();
+    let coded = (0..listed.len()).filter_map(|index| checkpoint.code(index));
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for code in coded {
+        let scales = if code.scale.per_row { "a scale a row" } else { "a scale a tensor" };
+        *kinds.entry(format!("{} with {scales}", code.dtype)).or_default() += 1;
+    }
+    let coded: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} weights as {kind}")).collect();
+
+    let full = config.attention.iter().filter(|&&a| a == gemma::Attention::Full).count();
+    let facts = [
+        ("variant", config.variant().unwrap_or("none of the published sizes").to_owned()),
+        ("architecture", config.architecture.clone()),
+        (
+            "layers",
+            format!("{} ({} sliding, {full} full attention)", config.layers(), config.layers() - full),
+        ),
+        ("hidden size", config.hidden.to_string()),
+        ("KV-shared layers", config.shared_kv_layers.to_string()),
+        ("per-layer embeddings", if config.ple > 0 { config.ple.to_string() } else { "none".to_owned() }),
+        ("experts", config.experts.map_or("none".to_owned(), |n| n.to_string())),
+        ("vocabulary", config.vocab.to_string()),
+        ("context", config.context.to_string()),
+        ("coded", if coded.is_empty() { "nothing".to_owned() } else { coded.join(", ") }),
+        ("chat template", if model.templates.default.is_some() { "yes" } else { "no" }.to_owned()),
+        ("license", model.card.license().unwrap_or_else(|| "not said".to_owned())),
+        ("files", format!("{} ({} bytes)", checkpoint.shards().len(), grouped(checkpoint.total_len()))),
+    ];
+    let json = json!({
+        "kind": "checkpoint",
+        "variant": config.variant(),
+        "architecture": config.architecture,
+        "layers": config.layers(),
+        "files": checkpoint.shards().iter().map(|s| json!({ "name": s.name, "bytes": s.len })).collect::<Vec<_>>(),
+        "tensors": listed.iter().map(described).collect::<Vec<_>>(),
+        "notes": model.notes,
+        "beside": checkpoint.beside(),
+    });
+    let mut text = render(&facts, &listed, list);
+    if !model.notes.is_empty() {
+        text.push('\n');
+    }
+    for note in &model.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    Ok(Output::new(text, json))
+}
+
+fn gguf(path: &Path, list: bool) -> Result<Output> {
+    let set = GgufSet::open(path)?;
+    let tensors = set.tensors();
+    let listed: Vec<_> =
+        tensors.iter().map(|desc| Listed { desc, role: role(&desc.name), code: None }).collect();
+    let bytes: u64 = set.parts().iter().map(|part| part.file_len()).sum();
+    let mut facts: Vec<(&str, String)> =
+        vec![("files", format!("{} ({} bytes)", set.parts().len(), grouped(bytes)))];
+    facts.extend(set.metadata().iter().map(|(key, value)| (key, short(value))));
+    let json = json!({
+        "kind": "gguf",
+        "files": set.parts().iter().map(|p| json!({ "name": p.path(), "bytes": p.file_len() })).collect::<Vec<_>>(),
+        "metadata": set.metadata().iter().map(|(key, value)| (key.to_owned(), json!({ "type": value.type_name(), "value": short(value) }))).collect::<serde_json::Map<_, _>>(),
+        "tensors": listed.iter().map(described).collect::<Vec<_>>(),
+    });
+    Ok(Output::new(render(&facts, &listed, list), json))
+}
+
+/// gemma.cpp's container: its blobs, and what its table of contents says of those that are tensors.
+fn sbs(path: &Path) -> Result<Output> {
+    let file = Sbs::open(path)?;
+    let mut table = Table::new(&["blob", "type", "shape", "scale", "offset", "bytes"]);
+    for blob in &file.blobs {
+        let of_tensor =
+            |show: &dyn Fn(&SbsTensor) -> String| blob.tensor.as_ref().map_or_else(String::new, show);
+        table.row(vec![
+            blob.key.clone(),
+            of_tensor(&|t| t.kind.to_owned()),
+            of_tensor(&|t| format!("{:?}", t.shape)),
+            of_tensor(&|t| t.scale.to_string()),
+            grouped(blob.offset),
+            grouped(blob.bytes),
+        ]);
+    }
+    let mut text = format!("gemma.cpp .sbs, version {}, {} bytes\n\n", file.version, grouped(file.len));
+    text.push_str(&table.render());
+    let blobs = file.blobs.iter().map(|blob| {
+        let tensor =
+            blob.tensor.as_ref().map(|t| json!({ "type": t.kind, "shape": t.shape, "scale": t.scale }));
+        json!({ "key": blob.key, "offset": blob.offset, "bytes": blob.bytes, "tensor": tensor })
+    });
+    let blobs: Vec<_> = blobs.collect();
+    let json = json!({ "kind": "sbs", "version": file.version, "bytes": file.len, "blobs": blobs });
+    Ok(Output::new(text, json))
+}
+
+/// `blk.3.attn_q.weight` → `attn_q`.
+fn role(name: &str) -> String {
+    let rest = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, rest)| rest);
+    rest.strip_suffix(".weight").unwrap_or(rest).to_owned()
+}
+
+/// A value in one line.
+fn short(value: &Value) -> String {
+    const MOST: usize = 72;
+    let text = match value {
+        Value::Str(text) => format!("{text:?}"),
+        Value::Array(items) if items.len() > 64 => {
+            format!("{} × {}", items.len(), value.type_name().trim_start_matches("array of "))
+        }
+        Value::Array(items) => within(&format!("{items:?}")),
+        scalar => within(&format!("{scalar:?}")),
+    };
+    if text.chars().count() <= MOST { text } else { text.chars().take(MOST - 1).chain(['…']).collect() }
+}
+
+/// `U32(8)` → `8`.
+fn within(text: &str) -> String {
+    text.split_once('(').map_or(text, |(_, rest)| rest.trim_end_matches(')')).to_owned()
+}
+
+fn described(listed: &Listed<'_>) -> serde_json::Value {
+    let desc = listed.desc;
+    json!({ "tensor": desc.name, "role": listed.role, "type": listed.dtype().name(), "shape": desc.shape, "bytes": listed.bytes() })
+}
+
+fn render(facts: &[(&str, String)], tensors: &[Listed<'_>], list: bool) -> String {
+    let mut text = String::new();
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in facts {
+        let _ = writeln!(text, "{name:<width$}  {value}");
+    }
+    text.push('\n');
+    if list {
+        let mut table = Table::new(&["tensor", "role", "type", "shape", "bytes"]);
+        for listed in tensors {
+            table.row(vec![
+                listed.desc.name.clone(),
+                listed.role.clone(),
+                listed.dtype().to_string(),
+                format!("{:?}", listed.desc.shape),
+                grouped(listed.bytes()),
+            ]);
+        }
+        text.push_str(&table.render());
+        return text;
+    }
+    let mut groups: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+    for listed in tensors {
+        let entry = groups.entry((&listed.role, listed.dtype().name())).or_default();
+        *entry = (entry.0 + 1, entry.1 + listed.bytes());
+    }
+    let mut table = Table::new(&["role", "type", "tensors", "bytes"]);
+    for ((role, dtype), (count, bytes)) in groups {
+        table.row(vec![role.to_owned(), dtype.to_owned(), grouped(count), grouped(bytes)]);
+    }
+    let total = tensors.iter().map(Listed::bytes).sum();
+    table.row(vec!["all".to_owned(), String::new(), grouped(tensors.len() as u64), grouped(total)]);
+    text.push_str(&table.render());
+    text
+}

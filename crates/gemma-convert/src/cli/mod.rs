@@ -1,0 +1,57 @@
+//! The command line: arguments, progress bars, tables, exit codes.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `args.rs`, `args/` | arguments as they are typed, and the jobs that they describe |
+//! | `commands/` | one file a command: run the job, show the result |
+//! | `outcome.rs` | results and errors on stdout and stderr, exit codes |
+//! | `options.rs` | names of options in errors and notes of the library |
+//! | `progress.rs`, `reports.rs`, `signals.rs` | progress bars; report files; Ctrl-C |
+//! | `memory.rs` | the table of memory estimates |
+
+mod args;
+mod commands;
+mod memory;
+mod options;
+mod outcome;
+mod progress;
+mod reports;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use gemma_convert::Result;
+
+use self::args::{Args, Command};
+
+/// Runs the command of the process's arguments.
+pub(crate) fn main() -> ExitCode {
+    let typed = args::normalised(std::env::args_os());
+    let as_json = typed.iter().any(|arg| arg == "--json");
+    let args = match Args::try_parse_from(typed) {
+        Ok(args) => args,
+        Err(said) => return outcome::usage(&said, as_json),
+    };
+    signals::watch();
+    progress::set_quiet(args.common.quiet);
+    let result = commands::threads(args.common.threads).and_then(|()| run(&args));
+    outcome::report(result, args.common.json)
+}
+
+fn run(args: &Args) -> Result<outcome::Output> {
+    match &args.command {
+        Command::Inspect(inspect) => commands::inspect::run(inspect),
+        Command::Plan(plan) => commands::plan::run(plan),
+        Command::Convert(convert) => commands::convert::run(convert),
+        Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
+        Command::Sensitivity(sensitivity) => commands::sensitivity::run(sensitivity),
+        Command::Verify(verify) => commands::verify::run(verify),
+        Command::Generate(generate) => commands::generate::run(generate, args.common.json),
+        Command::Draft(draft) => commands::draft::run(draft),
+        Command::Recipes(list) => commands::list::recipes(list),
+        Command::Types(list) => commands::list::types(list),
+        Command::Completions(completions) => commands::packaging::completions(completions),
+        Command::Man => commands::packaging::man(),
+    }
+}

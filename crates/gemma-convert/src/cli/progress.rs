@@ -1,0 +1,74 @@
+//! Progress bars and notes on stderr; bars on a terminal only.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use gemma_convert::{Progress, Task, Unit};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::options::with_options;
+use super::outcome::tell;
+
+/// `--quiet`: of the whole process, as its stderr is.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// No progress bar and no notes from now on.
+pub(crate) fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// Whether only errors go to stderr.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// The progress of the process.
+#[derive(Default)]
+pub(crate) struct Console {
+    /// The bar that is drawn, which a note must not tear.
+    current: Mutex<Option<ProgressBar>>,
+}
+
+impl Progress for Console {
+    fn begin(&self, name: &str, total: u64, unit: Unit) -> Box<dyn Task + '_> {
+        let style = match unit {
+            Unit::Bytes => "{msg} [{bar:32}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+            Unit::Steps => "{msg} [{bar:32}] {percent} %, {eta} left",
+        };
+        // hidden by indicatif itself when stderr is no terminal
+        let target = if is_quiet() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(total), target)
+            .with_message(base::visible_line(name).into_owned());
+        bar.set_style(
+            ProgressStyle::with_template(style)
+                .map_or_else(|_| ProgressStyle::default_bar(), |s| s.progress_chars("=> ")),
+        );
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
+        Box::new(Bar(bar))
+    }
+
+    fn note(&self, note: &str) {
+        if is_quiet() {
+            return;
+        }
+        let line = format!("note: {}\n", base::visible(&with_options(note)));
+        match &*self.current.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(bar) => bar.suspend(|| tell(&line)),
+            None => tell(&line),
+        }
+    }
+}
+
+struct Bar(ProgressBar);
+
+impl Task for Bar {
+    fn advance(&self, by: u64) {
+        self.0.inc(by);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,65 @@
+//! The files that reports go to: opened before the work, so that no hour of it is lost to a name that cannot be written.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use base::{AppendedFile, Kind, OutputFile};
+use gemma_convert::{Error, Result};
+
+use crate::cli::args;
+
+/// The files that were asked for.
+pub(crate) struct Reports {
+    json: Option<OutputFile>,
+    html: Option<OutputFile>,
+    markdown: Option<AppendedFile>,
+}
+
+impl Reports {
+    /// Opens them. `others` are files that the same run writes.
+    ///
+    /// # Errors
+    /// `Recipe` for two files of one name; `Target` for what cannot be written or would replace a file of another kind.
+    pub(crate) fn open(args: &args::ReportFiles, others: &[Option<&PathBuf>]) -> Result<Reports> {
+        let json = args.report_json.as_ref();
+        let mut names: Vec<&Path> = Vec::new();
+        for path in
+            [json, args.html.as_ref(), args.markdown.as_ref()].into_iter().chain(others.iter().copied())
+        {
+            let Some(path) = path else { continue };
+            // a device takes any number of them
+            if names.contains(&path.as_path()) && (path.is_file() || !path.exists()) {
+                return Err(Error::recipe(path.display(), "two outputs have this name")
+                    .help("Give each report a file of its own."));
+            }
+            names.push(path);
+        }
+        let open = |path: Option<&PathBuf>, kind| {
+            path.map(|path| OutputFile::replacing(path, kind, args.force)).transpose()
+        };
+        Ok(Reports {
+            json: open(json, Kind::Report)?,
+            html: open(args.html.as_ref(), Kind::Page)?,
+            markdown: args.markdown.as_ref().map(|path| AppendedFile::open(path, args.force)).transpose()?,
+        })
+    }
+
+    /// Writes all that can be written, and returns what is wrong with the others.
+    pub(crate) fn write(
+        self,
+        json: &serde_json::Value,
+        html: impl FnOnce() -> String,
+        markdown: impl FnOnce() -> String,
+    ) -> Vec<Error> {
+        let whole = |mut file: OutputFile, text: String| {
+            file.write_all(text.as_bytes()).map_err(|e| file.fail(&e))?;
+            file.publish()
+        };
+        let written = [
+            self.json.map(|file| whole(file, format!("{json:#}\n"))),
+            self.html.map(|file| whole(file, html())),
+            self.markdown.map(|file| file.append(&markdown())),
+        ];
+        written.into_iter().flatten().filter_map(Result::err).collect()
+    }
+}

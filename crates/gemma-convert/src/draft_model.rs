@@ -1,0 +1,83 @@
+//! A draft model of either kind from either container, checked against its target.
+
+use std::path::{Path, PathBuf};
+
+use checkpoint::Checkpoint;
+use eval::ModelInfo;
+use gemma::{Config, Inventory, Kind};
+use gguf::GgufSet;
+use runtime::{Draft, Drafter, Weights};
+use text::Tokenizer;
+use tensor::{Result, TensorSource};
+
+use crate::jobs::model_info;
+use crate::model::{Model, ModelFile};
+
+/// A draft model that can be run.
+pub struct DraftModel {
+    path: PathBuf,
+    file: ModelFile,
+    config: Config,
+    inventory: Inventory,
+}
+
+impl DraftModel {
+    /// Opens a checkpoint folder or a GGUF file (any part of a split) whose tokens are those of `target`.
+    ///
+    /// # Errors
+    /// `Malformed` for a damaged file and for other tokens, `Unsupported` for another kind of model, `Io`.
+    pub fn open(path: &Path, target: &Model) -> Result<DraftModel> {
+        let (draft, tokenizer) =
+            if path.is_dir() { DraftModel::checkpoint(path)? } else { DraftModel::gguf(path)? };
+        gemma::same_tokens(&tokens(&tokenizer, &draft.config), &tokens(&target.tokenizer, target.config()))
+            .map_err(|e| e.within(path.display()))?;
+        Ok(draft)
+    }
+
+    fn checkpoint(path: &Path) -> Result<(DraftModel, Tokenizer)> {
+        let checkpoint = Checkpoint::open(path)?;
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
+        let open = if gemma::is_assistant(checkpoint.config()) { gemma::Model::open_draft } else { gemma::Model::open };
+        let gemma::Model { config, inventory, .. } = open(&checkpoint)?;
+        let draft =
+            DraftModel { path: path.to_owned(), file: ModelFile::Folder(checkpoint), config, inventory };
+        Ok((draft, tokenizer))
+    }
+
+    fn gguf(path: &Path) -> Result<(DraftModel, Tokenizer)> {
+        let set = GgufSet::open(path)?;
+        let read = || -> Result<_> {
+            let config = Config::any_from_metadata(set.metadata(), set.tensors())?;
+            let inventory = gemma::gguf_inventory(&config, set.tensors())?;
+            Ok((config, inventory, Tokenizer::from_metadata(set.metadata())?))
+        };
+        let (config, inventory, tokenizer) = read().map_err(|e| e.within(path.display()))?;
+        let draft = DraftModel { path: path.to_owned(), file: ModelFile::Gguf(set), config, inventory };
+        Ok((draft, tokenizer))
+    }
+
+    /// The draft model over its weights, for a target of this config.
+    ///
+    /// # Errors
+    /// `Malformed` for tensors of other shapes than the config's, or another vocabulary than the target's.
+    pub fn runtime(&self, target: &Config) -> Result<Draft<'_>> {
+        let source = self.file.artifact().source();
+        let draft = match self.config.kind {
+            Kind::Draft => Drafter::new(&self.config, source, &self.inventory, target).map(Draft::Assistant),
+            _ => Weights::new(source, &self.inventory)
+                .and_then(|weights| runtime::Model::new(&self.config, weights))
+                .and_then(|model| Draft::of_model(model, target)),
+        };
+        draft.map_err(|e| e.within(self.path.display()))
+    }
+
+    /// The entry of a report.
+    pub fn info(&self) -> ModelInfo {
+        model_info(&self.path, Some(&self.config), self.file.artifact(), Some(&self.inventory))
+    }
+}
+
+/// The text of every token of the vocabulary.
+fn tokens<'a>(tokenizer: &'a Tokenizer, config: &Config) -> Vec<&'a str> {
+    (0..config.vocab as u32).map(|id| tokenizer.token(id).unwrap_or_default()).collect()
+}

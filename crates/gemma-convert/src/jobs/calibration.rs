@@ -1,0 +1,117 @@
+//! Collection of an importance matrix, and the sum of several.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use base::{OutputFile, Progress, Unit};
+use calibrate::CalibrationTokens;
+use imatrix::Importance;
+use tensor::{Error, Result};
+
+use super::rounding::{names, sequences};
+use crate::model::Model;
+use crate::options::TextOptions;
+
+/// Collects an importance matrix on a text, as llama-imatrix does, or adds up several files of other chunks.
+#[derive(Clone, Debug)]
+pub struct Calibrate {
+    /// The model that reads the text: a checkpoint folder or a GGUF file. None, if files are only added up.
+    pub model: Option<PathBuf>,
+    /// The text.
+    pub text: TextOptions,
+    /// Tokens of a chunk of plain text, and of a conversation at most.
+    pub context: usize,
+    /// Files to add.
+    pub merge: Vec<PathBuf>,
+    /// The file to write, in GGUF form.
+    pub out: PathBuf,
+    /// Replaces a file that is there.
+    pub force: bool,
+}
+
+/// The result of [`Calibrate`].
+#[derive(Clone, Debug)]
+pub struct Calibrated {
+    /// The importance matrix, as it was written.
+    pub importance: Importance,
+    /// Matrices of experts that no token reached; they have the mean of the others.
+    pub unseen_matrices: usize,
+}
+
+impl Calibrate {
+    /// A collection with chunks of 512 tokens.
+    pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Calibrate {
+        Calibrate {
+            model: Some(model.into()),
+            text: TextOptions::default(),
+            context: 512,
+            merge: Vec::new(),
+            out: out.into(),
+            force: false,
+        }
+    }
+
+    /// Adds a text.
+    #[must_use]
+    pub fn text(mut self, file: impl Into<PathBuf>) -> Calibrate {
+        self.text.files.push(file.into());
+        self
+    }
+
+    /// Collects, adds and writes.
+    ///
+    /// # Errors
+    /// `Target` for a file that is there; `Recipe` for a model without a text, or a text without a model; `Malformed` or
+    /// `Unsupported` for model and text; `Io`.
+    pub fn run(&self, progress: &dyn Progress) -> Result<Calibrated> {
+        if self.out.exists() && !self.force {
+            return Err(Error::target(self.out.display(), "the output exists already")
+                .help("Use ‹force› to replace it."));
+        }
+        // before hours of work, and not only after them
+        let mut output = OutputFile::sequential(&self.out)?;
+        let mut found = match (&self.model, self.text.files.is_empty()) {
+            (Some(model), false) => Some(self.collect(&Model::open(model)?, progress)?),
+            (Some(_), true) => {
+                return Err(
+                    Error::recipe("calibrate", "no text to calibrate on").help("Give one with ‹text›.")
+                );
+            }
+            (None, false) => {
+                return Err(
+                    Error::recipe("calibrate", "no model that reads the text").help("Give a checkpoint.")
+                );
+            }
+            (None, true) => None,
+        };
+        for path in &self.merge {
+            let other = Importance::read(path)?;
+            match &mut found {
+                Some(found) => found.merge(other).map_err(|e| e.within(path.display()))?,
+                None => found = Some(other),
+            }
+        }
+        let importance = found.ok_or_else(|| Error::recipe("calibrate", "nothing to write"))?;
+        let bytes = importance.to_bytes().map_err(|e| e.within(self.out.display()))?;
+        output.write_all(&bytes).map_err(|e| output.fail(&e))?;
+        output.publish()?;
+        let unseen_matrices = importance.iter().map(|(_, entry)| entry.unseen().count()).sum();
+        Ok(Calibrated { importance, unseen_matrices })
+    }
+
+    fn collect(&self, model: &Model, progress: &dyn Progress) -> Result<Importance> {
+        model.notes().iter().for_each(|note| progress.note(note));
+        let sequences = sequences(&self.text, self.context, &model.reader())?;
+        let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
+        let steps = tokens * model.config().layers() as u64;
+        let task = progress.begin("calibrating", steps, Unit::Steps);
+        let text = CalibrationTokens {
+            sequences: &sequences,
+            names: names(&self.text.files),
+            memory: self.text.memory,
+            progress: &|tokens| task.advance(tokens),
+        };
+        calibrate::importance(&model.runtime()?, model.inventory(), &text)
+            .map_err(|e| e.within(model.path().display()))
+    }
+}

@@ -1,0 +1,77 @@
+//! The recipes and presets to choose from, and the size of each for a model.
+
+use std::path::Path;
+
+use checkpoint::Checkpoint;
+use plan::{Preset, Recipe, Request, preset_names};
+use tensor::Result;
+
+use crate::requests::shards;
+
+/// A recipe or a preset.
+#[derive(Clone, Debug)]
+pub struct CatalogueEntry {
+    /// Its name.
+    pub name: String,
+    /// Its purpose in a line.
+    pub about: String,
+    /// For a model: bytes of all files, and bits a weight. None for an entry that needs more than the checkpoint, such as a limit.
+    pub size: Option<(u64, f64)>,
+}
+
+/// The embedded recipes. With a checkpoint folder, the size of each for that model.
+///
+/// # Errors
+/// `Malformed` or `Unsupported` for the checkpoint, `Io`.
+pub fn recipes(model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
+    let all = Recipe::embedded().into_iter().map(|(name, about)| {
+        let text = Recipe::embedded_text(&name).unwrap_or_default().to_owned();
+        (CatalogueEntry { name, about, size: None }, text)
+    });
+    with_sizes(all.collect(), model)
+}
+
+/// The presets of llama-quantize. With a checkpoint folder, the size of each for that model.
+///
+/// # Errors
+/// `Malformed` or `Unsupported` for the checkpoint, `Io`.
+pub fn presets(model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
+    let all = preset_names().map(|name| {
+        let about = Preset::named(name).map_or_else(
+            |_| String::new(),
+            |preset| {
+                let dtype = preset.default_type();
+                let bits = 8.0 * dtype.block_bytes() as f64 / dtype.block_len() as f64;
+                format!("most tensors in {dtype}, {bits} bits a weight")
+            },
+        );
+        (CatalogueEntry { name: name.to_owned(), about, size: None }, Recipe::text_of_preset(name))
+    });
+    with_sizes(all.collect(), model)
+}
+
+fn with_sizes(
+    mut all: Vec<(CatalogueEntry, String)>,
+    model: Option<&Path>,
+) -> Result<Vec<CatalogueEntry>> {
+    if let Some(path) = model {
+        let checkpoint = Checkpoint::open(path)?;
+        let model = gemma::Model::open_any(&checkpoint)?;
+        for (entry, text) in &mut all {
+            entry.size = size(&entry.name, text, &checkpoint, &model).ok();
+        }
+    }
+    Ok(all.into_iter().map(|(entry, _)| entry).collect())
+}
+
+/// Bytes and bits a weight of the plan of a recipe.
+fn size(name: &str, text: &str, checkpoint: &Checkpoint, model: &gemma::Model) -> Result<(u64, f64)> {
+    let requests = [Request::new(name, Recipe::from_toml(text, name)?, "model")];
+    let plan = plan::plan(model, &shards(checkpoint, model, &requests)?, &requests)?;
+    let files = plan.artifacts.iter().flat_map(|artifact| &artifact.files);
+    let bytes = files.clone().map(|file| file.bytes).sum();
+    let tensors = files.flat_map(|file| &file.tensors);
+    let (stored, weights) = tensors
+        .fold((0, 0), |(stored, weights), tensor| (stored + tensor.bytes, weights + tensor.desc.elements()));
+    Ok((bytes, 8.0 * stored as f64 / weights.max(1) as f64))
+}

@@ -1,0 +1,203 @@
+//! Conversion: checkpoint to GGUF or safetensors.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use base::Progress;
+use convert::Options;
+use plan::{Allocation, ArtifactEntry, FileEntry, Request};
+use quant::Simd;
+use tensor::Result;
+
+use super::Planned;
+use super::drafts;
+use super::rounding::{self, Calibrated};
+use super::sensitivities::Costs;
+use crate::TOOL;
+use crate::options::{RecipeOptions, TextOptions};
+use crate::requests::{Destination, requests};
+use draft::LayerSelection;
+
+/// Converts a checkpoint. Several recipes are made in one pass over it.
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (checkpoint, out) = (testkit::fixtures("checkpoints/e2b"), folder.path().join("out"));
+/// use gemma_convert::{Convert, Silent};
+///
+/// let made = Convert::new(checkpoint, out).recipe("q8_0").run(&Silent)?;
+/// assert_eq!(made.artifacts[0].outputs[0].name, "model-q8_0.gguf");
+/// # Ok::<(), gemma_convert::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Convert {
+    /// The checkpoint folder.
+    pub model: PathBuf,
+    /// The folder of the outputs, or the name of one `.gguf` file.
+    pub out: PathBuf,
+    /// The artifacts to make.
+    pub recipes: RecipeOptions,
+    /// The text for calibrated rounding and for sensitivities.
+    pub text: TextOptions,
+    /// Replaces outputs that are there.
+    pub force: bool,
+    /// Waits for the disk before the outputs get their names. Without it a power cut may lose the outputs; a killed run still
+    /// leaves no incomplete file.
+    pub sync: bool,
+    /// Vector instructions for encoding; the bytes are the same with any.
+    pub simd: Simd,
+}
+
+/// The result of a conversion.
+#[derive(Clone, Debug)]
+pub struct Converted {
+    /// The folder of the outputs.
+    pub folder: PathBuf,
+    /// Inputs and outputs of each artifact, with sizes and SHA-256, as the manifest has them.
+    pub artifacts: Vec<ArtifactEntry>,
+    /// The path of the manifest.
+    pub manifest: PathBuf,
+    /// The bit allocation of the artifacts that have one.
+    pub allocations: Vec<Allocation>,
+    /// Bytes of the checkpoint.
+    pub input_bytes: u64,
+    /// Wall time of the pass over the checkpoint.
+    pub seconds: f64,
+    /// The draft models of recipes with `[draft]`.
+    pub drafts: Vec<Converted>,
+    /// The layers of an extracted draft model.
+    pub layers: Option<LayerSelection>,
+}
+
+impl Convert {
+    /// A conversion of no artifact yet: outputs are not replaced, and are on the disk at the end.
+    pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Convert {
+        Convert {
+            model: model.into(),
+            out: out.into(),
+            recipes: RecipeOptions::default(),
+            text: TextOptions::default(),
+            force: false,
+            sync: true,
+            simd: Simd::detect(),
+        }
+    }
+
+    /// Adds a recipe: the name of an embedded one or of a preset, or the path of a TOML file.
+    #[must_use]
+    pub fn recipe(mut self, name: impl Into<String>) -> Convert {
+        self.recipes.recipes.push(name.into());
+        self
+    }
+
+    /// Rounds by an importance matrix, as `llama-quantize --imatrix`.
+    #[must_use]
+    pub fn importance(mut self, file: impl Into<PathBuf>) -> Convert {
+        self.recipes.importance = Some(file.into());
+        self
+    }
+
+    /// Adds a text for calibrated rounding or sensitivities.
+    #[must_use]
+    pub fn text(mut self, file: impl Into<PathBuf>) -> Convert {
+        self.text.files.push(file.into());
+        self
+    }
+
+    /// Sets a key of the recipe: `unused_kv=drop`.
+    #[must_use]
+    pub fn set(mut self, setting: impl Into<String>) -> Convert {
+        self.recipes.settings.push(setting.into());
+        self
+    }
+
+    /// Replaces outputs that are there.
+    #[must_use]
+    pub fn force(mut self) -> Convert {
+        self.force = true;
+        self
+    }
+
+    /// Converts.
+    ///
+    /// # Errors
+    /// `Recipe` for options that do not fit the model or each other; `Malformed` or `Unsupported` for the checkpoint; `Target`
+    /// for outputs that are there or a place without room; `Io`. No output has appeared then.
+    pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
+        // draft models come first: they are small, and options that do not fit are found early
+        let made = drafts::of_recipes(self, progress)?;
+        let text = if made.text_is_used { self.text.without_files() } else { self.text.clone() };
+        let of_model = Convert { text, ..self.clone() };
+        let mut converted = of_model.run_planned(progress, |requests, options| {
+            // a draft model does not use up the text of the sensitivities
+            let costs = Costs::of(&self.recipes.budget, &self.text, &options.folder, self.force);
+            Planned::new(&self.model, requests, &costs, options, progress)
+        })?;
+        converted.drafts = made.drafts;
+        Ok(converted)
+    }
+
+    /// As [`run`](Self::run), of the plan that `plan_for` makes; without draft models.
+    pub(crate) fn run_planned(
+        &self,
+        progress: &dyn Progress,
+        plan_for: impl FnOnce(&mut Vec<Request>, &Options) -> Result<Planned>,
+    ) -> Result<Converted> {
+        let Destination { folder, file_name } = Destination::new(&self.out);
+        let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
+        let mut options = Options {
+            folder: folder.clone(),
+            named: file_name,
+            force: self.force,
+            sync: self.sync,
+            simd: self.simd,
+            importance: requests.first().and_then(|request| request.importance.as_ref()?.entries.clone()),
+            rounded: Vec::new(),
+            calibrations: Vec::new(),
+            inputs: Vec::new(),
+            settings: Vec::new(),
+            tool: TOOL.to_owned(),
+        };
+        let planned = plan_for(&mut requests, &options)?;
+        let settings = requests.iter().map(|r| serde_json::to_value(&r.recipe).expect("a recipe is plain data"));
+        options.settings = settings.collect();
+        let allocated = requests.iter().any(|request| request.allocation.is_some());
+        let measured = allocated && self.recipes.budget.sensitivity.is_none();
+        let calibrated = rounding::round(&self.text, measured, &planned, &requests, &options, progress)?;
+        options.rounded = calibrated.iter().map(|c| c.as_ref().map(|c| c.tensors.clone())).collect();
+        options.inputs = self.given(&requests, &planned.given)?;
+        options.calibrations = calibrated.iter().map(|c| c.as_ref().map(|c| c.entry.clone())).collect();
+
+        let Planned { checkpoint, plan, .. } = &planned;
+        for note in plan.notes.iter().chain(plan.artifacts.iter().flat_map(|artifact| &artifact.notes)) {
+            progress.note(note);
+        }
+        let start = Instant::now();
+        let finished = convert::run(checkpoint, plan, &options, progress)?;
+        calibrated.iter().flatten().for_each(Calibrated::remove);
+        Ok(Converted {
+            folder,
+            artifacts: finished.artifacts,
+            manifest: finished.manifest,
+            allocations: plan.artifacts.iter().filter_map(|artifact| artifact.allocation.clone()).collect(),
+            input_bytes: plan.inputs.iter().map(|input| input.bytes).sum(),
+            seconds: start.elapsed().as_secs_f64(),
+            drafts: Vec::new(),
+            layers: None,
+        })
+    }
+
+    /// Of each request, the files by which its types or layers were chosen, for the manifest. The text of calibrated rounding has
+    /// an entry of its own there.
+    fn given(&self, requests: &[Request], of_plan: &[FileEntry]) -> Result<Vec<Vec<FileEntry>>> {
+        let files = |request: &Request| {
+            let by_budget = request.allocation.is_some();
+            let sensitivity = self.recipes.budget.sensitivity.as_ref().filter(|_| by_budget);
+            let measured = by_budget && sensitivity.is_none();
+            let texts = self.text.files.iter().filter(|_| measured);
+            let given = sensitivity.into_iter().chain(texts).map(|path| convert::file_entry(path));
+            of_plan.iter().cloned().map(Ok).chain(given).collect()
+        };
+        requests.iter().map(files).collect()
+    }
+}

@@ -1,0 +1,184 @@
+//! Extraction of a draft model from its target.
+//!
+//! The layers are selected by a text, or given. They are written as a checkpoint into a temporary folder beside the outputs,
+//! which is converted like any other checkpoint and removed at the end.
+
+use std::fs;
+use std::path::Path;
+
+use base::{Progress, Unit, WorkFolder};
+use checkpoint::{Checkpoint, SafetensorsWriter};
+use draft::{Extraction, LayerSelection};
+use plan::{Format, Request, Target, hex};
+use tensor::{Error, Result, TensorDesc, TensorSink, TensorSource};
+use text::{Corpus, Cut, Scored, Tokenizer};
+
+use super::drafts::{companions, draft_name, no_budget};
+use super::{Convert, Converted, Planned};
+use crate::model::reader;
+use crate::options::Layers;
+use crate::requests::{Destination, requests, shards};
+
+/// Tokens of a chunk of the text that selects layers, if a job names no number.
+pub(super) const CONTEXT: usize = 512;
+/// Chunks of that text, if a job names none.
+const CHUNKS: usize = 8;
+/// Bytes that are copied at a time.
+const PIECE: u64 = 1 << 20;
+/// Files of a model besides weights and config, as far as a draft model needs them.
+const COMPANIONS: [&str; 5] =
+    ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "README.md"];
+
+/// Extracts a draft model: some layers of a model as a model of its own.
+#[derive(Clone, Debug)]
+pub struct DraftExtract {
+    /// The layers, or their number.
+    pub layers: Layers,
+    /// Tokens of a chunk of the text that selects layers.
+    pub context: usize,
+    /// The conversion of the extracted checkpoint; its model is the target, its text selects the layers. Without a recipe it
+    /// makes `bf16`.
+    pub convert: Convert,
+}
+
+impl DraftExtract {
+    /// Whether the text selects the layers.
+    pub fn is_by_text(&self) -> bool {
+        matches!(self.layers, Layers::Count(_))
+    }
+
+    /// Selects the layers, extracts and converts them. Outputs in a folder are named `draft-…`.
+    ///
+    /// # Errors
+    /// Those of [`Convert::run`]; `Recipe` for layers that are no model together.
+    pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
+        let mut convert = self.convert.clone();
+        if convert.recipes.recipes.is_empty() && convert.recipes.presets.is_empty() {
+            convert.recipes.presets.push("bf16".to_owned());
+        }
+        let destination = Destination::new(&convert.out);
+        // the text selects the layers; a recipe may use it for calibrated rounding besides
+        if self.is_by_text()
+            && requests(&convert.recipes, &destination)?.iter().all(|r| r.recipe.calibration.is_none())
+        {
+            convert.text.files.clear();
+        }
+        let mut selection = LayerSelection::default();
+        // lives until the conversion has ended
+        let mut folder = None;
+        let mut converted = convert.run_planned(progress, |requests, _| {
+            no_budget(&self.convert.recipes, requests)?;
+            for request in requests.iter_mut() {
+                if destination.file_name.is_none() {
+                    draft_name(request);
+                }
+                // the towers are not extracted
+                request.recipe.text_only |= request.recipe.output.format == Format::Safetensors;
+            }
+            self.planned(requests, (&destination.folder, &mut folder), &mut selection, progress)
+        })?;
+        converted.layers = Some(selection);
+        Ok(converted)
+    }
+
+    /// Selects the layers, writes the extracted checkpoint and plans its conversion.
+    fn planned(
+        &self,
+        requests: &[Request],
+        (target, folder): (&Path, &mut Option<WorkFolder>),
+        selection: &mut LayerSelection,
+        progress: &dyn Progress,
+    ) -> Result<Planned> {
+        let whole = Checkpoint::open(&self.convert.model)?;
+        let model = gemma::Model::open(&whole)?;
+        *selection = match &self.layers {
+            Layers::These(layers) => LayerSelection { layers: layers.clone(), ..LayerSelection::default() },
+            Layers::Count(count) => self.select(&whole, &model, *count, progress)?,
+        };
+        let extraction =
+            Extraction::new(&model.config, &model.json, &model.inventory, whole.tensors(), &selection.layers)?;
+        let folder = folder.insert(WorkFolder::create(target, "draft.extract")?).path();
+        write(&whole, &extraction, folder, progress)?;
+
+        let checkpoint = Checkpoint::open(folder)?;
+        let draft = gemma::Model::open(&checkpoint)?;
+        let mut plan = plan::plan(&draft, &shards(&checkpoint, &draft, requests)?, requests)?;
+        plan.target = Some(Target {
+            variant: model.config.variant().map(str::to_owned),
+            fingerprint: hex(&model.fingerprint),
+            layers: Some(selection.layers.clone()),
+        });
+        let mut given = companions(&whole)?;
+        if self.is_by_text() {
+            let texts = self.convert.text.files.iter().map(|path| convert::file_entry(path));
+            given.extend(texts.collect::<Result<Vec<_>>>()?);
+        }
+        Ok(Planned { checkpoint, model: draft, plan, given })
+    }
+
+    /// The layers that agree most with the whole model on the text.
+    fn select(
+        &self,
+        whole: &Checkpoint,
+        model: &gemma::Model,
+        count: usize,
+        progress: &dyn Progress,
+    ) -> Result<LayerSelection> {
+        draft::check_count(&model.config, count)?;
+        let text = &self.convert.text;
+        if text.files.is_empty() {
+            return Err(Error::recipe(format!("‹layers› {count}"), "no text to choose the layers by")
+                .help("Give one with ‹text›, or the numbers of the layers: ‹layers› 0,3,7."));
+        }
+        let tokenizer = Tokenizer::from_checkpoint(whole)?;
+        let chunks = text.chunks.as_ref().map_or(0..CHUNKS, |chunks| chunks.0.clone());
+        let cut = Cut { context: self.context, most: Some(chunks.end), scored: Scored::Answers };
+        let Corpus { mut sequences, .. } = Corpus::read(&text.files, &reader(&tokenizer, model), &cut)?;
+        let first = chunks.start.min(sequences.len());
+        sequences.drain(..first);
+        if sequences.is_empty() {
+            return Err(Error::recipe("‹chunks›", "beyond the text")
+                .expected(format!("less than {first}"), chunks.start));
+        }
+        let tries = LayerSelection::tries(model.config.layers(), count);
+        let task = progress.begin("choosing layers", tries, Unit::Steps);
+        let parts = (&model.config, &model.json, &model.inventory);
+        draft::choose_layers(whole, parts, &sequences, count, &|done| task.advance(done))
+    }
+}
+
+/// Writes the extracted layers as a checkpoint.
+fn write(
+    whole: &Checkpoint,
+    extraction: &Extraction,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let config = folder.join("config.json");
+    fs::write(&config, format!("{:#}\n", extraction.json)).map_err(failed(&config))?;
+    for name in COMPANIONS.iter().filter(|name| whole.dir().join(name).exists()) {
+        let copy = folder.join(name);
+        fs::copy(whole.dir().join(name), &copy).map_err(failed(&copy))?;
+    }
+
+    let source = extraction.source(whole);
+    let tensors = source.tensors().to_vec();
+    let task = progress.begin("cutting", tensors.iter().map(TensorDesc::byte_len).sum(), Unit::Bytes);
+    let writer = SafetensorsWriter::create(folder.join("model.safetensors"), tensors, &[("format", "pt")])?;
+    let mut bytes = Vec::new();
+    for (index, desc) in source.tensors().iter().enumerate() {
+        let piece = (PIECE / desc.row_bytes().max(1)).max(1);
+        for first in (0..desc.rows()).step_by(piece as usize) {
+            let rows = piece.min(desc.rows() - first);
+            bytes.resize((rows * desc.row_bytes()) as usize, 0);
+            source.read_rows(index, first, &mut bytes)?;
+            writer.write_rows(index, first, &bytes)?;
+            task.advance(bytes.len() as u64);
+        }
+    }
+    writer.finish()
+}
+
+fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    move |e| Error::write(path.display(), &e)
+}

@@ -1,0 +1,129 @@
+//! Draft models: the conversion of an assistant, and the draft models that recipes ask for.
+
+use std::path::{Path, PathBuf};
+
+use base::Progress;
+use checkpoint::Checkpoint;
+use plan::{FileEntry, Request, Target, WithDraft, hex};
+use tensor::{Error, Result};
+
+use super::draft_extraction::{CONTEXT, DraftExtract};
+use super::{Convert, Converted, Planned};
+use crate::options::{Layers, RecipeOptions};
+use crate::requests::{Destination, requests, shards};
+
+/// Converts an assistant: a draft model that reads keys and values of its target.
+#[derive(Clone, Debug)]
+pub struct DraftConvert {
+    /// The conversion of the assistant's checkpoint.
+    pub convert: Convert,
+    /// The checkpoint folder of the target.
+    pub target: PathBuf,
+}
+
+impl DraftConvert {
+    /// Checks that draft model and target fit together, and converts. Outputs in a folder are named `draft-…`.
+    ///
+    /// # Errors
+    /// Those of [`Convert::run`]; `Malformed` for an assistant of another target.
+    pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
+        let Convert { model, out, recipes, .. } = &self.convert;
+        self.convert.run_planned(progress, |requests, _| {
+            no_budget(recipes, requests)?;
+            if Destination::new(out).file_name.is_none() {
+                requests.iter_mut().for_each(draft_name);
+            }
+            planned(model, &self.target, requests)
+        })
+    }
+}
+
+/// Names a draft model, which lies beside its target.
+pub(super) fn draft_name(request: &mut Request) {
+    request.stem = plan::stem("draft", &request.name, &request.recipe);
+}
+
+/// The draft models that recipes made with the model.
+pub(super) struct RecipeDrafts {
+    pub(super) drafts: Vec<Converted>,
+    /// The text served to select layers, and the recipes of the model itself need none.
+    pub(super) text_is_used: bool,
+}
+
+/// Makes the draft models that `[draft]` of the recipes asks for, each of them once.
+pub(super) fn of_recipes(job: &Convert, progress: &dyn Progress) -> Result<RecipeDrafts> {
+    let destination = Destination::new(&job.out);
+    let requests = requests(&job.recipes, &destination)?;
+    let mut wanted: Vec<(WithDraft, String)> = Vec::new();
+    for recipe in requests.iter().map(|request| &request.recipe) {
+        let Some(draft) = &recipe.draft else { continue };
+        let own = Some(&recipe.types.preset).filter(|preset| !preset.is_empty());
+        let preset = draft.preset.as_ref().or(own).map_or("bf16", String::as_str).to_owned();
+        let draft = (WithDraft { preset: None, ..draft.clone() }, preset);
+        if !wanted.contains(&draft) {
+            wanted.push(draft);
+        }
+    }
+    if let (Some(name), false) = (&destination.file_name, wanted.is_empty()) {
+        return Err(Error::recipe(format!("‹out› {name}"), "a model and its draft cannot go into one file")
+            .help("Give a folder instead."));
+    }
+    let by_text = wanted.iter().any(|(draft, _)| draft.extract.is_some());
+    let reads = |recipe: &plan::Recipe| {
+        let measures = recipe.budget.is_some() && job.recipes.budget.sensitivity.is_none();
+        recipe.calibration.is_some() || measures
+    };
+    let reads_too = requests.iter().any(|request| reads(&request.recipe));
+    let make = |(draft, preset): &(WithDraft, String)| {
+        let recipes = RecipeOptions { presets: vec![preset.clone()], ..RecipeOptions::default() };
+        let text = if draft.extract.is_some() { job.text.clone() } else { job.text.without_files() };
+        let convert = Convert { recipes, text, ..job.clone() };
+        let layers = draft.extract.map(Layers::Count).or_else(|| draft.layers.clone().map(Layers::These));
+        match (&draft.assistant, layers) {
+            (_, Some(layers)) => DraftExtract { layers, context: CONTEXT, convert }.run(progress),
+            (Some(path), None) => {
+                let convert = Convert { model: path.into(), ..convert };
+                DraftConvert { target: job.model.clone(), convert }.run(progress)
+            }
+            (None, None) => Err(Error::recipe("[draft]", "no draft model")),
+        }
+    };
+    let drafts = wanted.iter().map(make).collect::<Result<_>>()?;
+    Ok(RecipeDrafts { drafts, text_is_used: by_text && !reads_too })
+}
+
+/// Refuses a bit allocation: a draft model is small, and sensitivities are measured of models that run by themselves.
+pub(super) fn no_budget(options: &RecipeOptions, requests: &[Request]) -> Result<()> {
+    if options.budget.sensitivity.is_none() && requests.iter().all(|r| r.recipe.budget.is_none()) {
+        return Ok(());
+    }
+    Err(Error::recipe("budget", "types of a draft model are not chosen by a budget")
+        .help("Name a preset with ‹type›."))
+}
+
+/// The files of a target besides its weights, which the fingerprint identifies.
+pub(super) fn companions(target: &Checkpoint) -> Result<Vec<FileEntry>> {
+    let files = target.companions().iter();
+    files.map(|file| convert::file_entry(&target.dir().join(&file.name))).collect()
+}
+
+/// Opens both, checks that they belong together, and plans the draft model.
+fn planned(draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned> {
+    let checkpoint = Checkpoint::open(draft)?;
+    let model = gemma::Model::open_draft(&checkpoint)?;
+    let of_target = Checkpoint::open(target)?;
+    let target = gemma::Model::open(&of_target)?;
+    model
+        .config
+        .check_target(&target.config)
+        .and_then(|()| model.vocabulary.check_target(&target.vocabulary))
+        .map_err(|e| e.within(draft.display()))?;
+    let mut plan = plan::plan(&model, &shards(&checkpoint, &model, requests)?, requests)?;
+    plan.target = Some(Target {
+        variant: target.config.variant().map(str::to_owned),
+        fingerprint: hex(&target.fingerprint),
+        layers: None,
+    });
+    let given = companions(&of_target)?;
+    Ok(Planned { checkpoint, model, plan, given })
+}

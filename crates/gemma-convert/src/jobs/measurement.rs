@@ -1,0 +1,72 @@
+//! Measurement of a draft model against its target.
+
+use std::path::PathBuf;
+
+use base::{Progress, Unit};
+use draft::{DraftReport, TokenRoles};
+use tensor::Result;
+use text::{Corpus, Cut, Reader, Scored};
+
+use super::model_info;
+use crate::draft_model::DraftModel;
+use crate::model::Model;
+use crate::TOOL;
+
+/// Measures a draft model: agreement with its target along a text, acceptance rate and speed-up by burst size.
+#[derive(Clone, Debug)]
+pub struct DraftMeasure {
+    /// An assistant or a model of the same vocabulary: checkpoint folder or GGUF file.
+    pub draft: PathBuf,
+    /// The target: checkpoint folder or GGUF file.
+    pub target: PathBuf,
+    /// Plain text, or conversations in `.jsonl` files.
+    pub text: Vec<PathBuf>,
+    /// Tokens of a chunk of plain text, and of a conversation at most.
+    pub context: usize,
+    /// Chunks or conversations of each text at most.
+    pub chunks: usize,
+}
+
+impl DraftMeasure {
+    /// A measurement with eight chunks of 512 tokens.
+    pub fn new(draft: impl Into<PathBuf>, target: impl Into<PathBuf>) -> DraftMeasure {
+        DraftMeasure { draft: draft.into(), target: target.into(), text: Vec::new(), context: 512, chunks: 8 }
+    }
+
+    /// Adds a text.
+    #[must_use]
+    pub fn text(mut self, file: impl Into<PathBuf>) -> DraftMeasure {
+        self.text.push(file.into());
+        self
+    }
+
+    /// Measures.
+    ///
+    /// # Errors
+    /// `Recipe` without a text; `Malformed` or `Unsupported` for the models and the text; `Io`.
+    pub fn run(&self, progress: &dyn Progress) -> Result<DraftReport> {
+        let target = Model::open(&self.target)?;
+        let opened_draft = DraftModel::open(&self.draft, &target)?;
+        let model = target.runtime()?;
+        let draft = opened_draft.runtime(target.config())?;
+        let reader = target.reader();
+        let reader = Reader { context: reader.context.min(draft.context()), ..reader };
+        let cut = Cut { context: self.context, most: Some(self.chunks), scored: Scored::Answers };
+        let corpus = Corpus::read(&self.text, &reader, &cut)?;
+        let task = progress.begin("measuring", draft::measure_work(&corpus), Unit::Steps);
+        let roles =
+            TokenRoles { end: target.tokenizer.end_of_generation(), suppressed: &target.suppressed };
+        let measured = draft::measure(&model, &draft, roles, &corpus, &|done| task.advance(done))?;
+        Ok(DraftReport {
+            tool: TOOL.to_owned(),
+            draft: opened_draft.info(),
+            target: model_info(
+                &self.target,
+                Some(target.config()),
+                target.artifact(),
+                Some(target.inventory()),
+            ),
+            ..measured
+        })
+    }
+}

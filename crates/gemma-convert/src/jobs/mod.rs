@@ -1,0 +1,27 @@
+//! The jobs of the library, one file a job.
+
+mod calibration;
+mod catalogue;
+mod conversion;
+mod draft_extraction;
+mod drafts;
+mod generation;
+mod measurement;
+mod planning;
+mod rounding;
+mod sensitivities;
+mod verification;
+
+pub use calibration::{Calibrate, Calibrated};
+pub use catalogue::{CatalogueEntry, presets, recipes};
+pub use conversion::{Convert, Converted};
+pub use draft_extraction::DraftExtract;
+pub use drafts::DraftConvert;
+pub use generation::{Generate, Generated, PleReads, Prompt};
+pub use measurement::DraftMeasure;
+pub use planning::{PlanOutcome, Planning};
+pub use sensitivities::MeasureSensitivity;
+pub use verification::Verify;
+
+pub(crate) use planning::Planned;
+pub(crate) use verification::model_info;

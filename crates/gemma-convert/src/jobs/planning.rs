@@ -1,0 +1,119 @@
+//! Planning: the outputs of a checkpoint, without a byte of them written.
+
+use std::path::{Path, PathBuf};
+
+use checkpoint::Checkpoint;
+use convert::Options;
+use footprint::{Conditions, Memory, Verdict};
+use plan::{FileEntry, Plan, Request};
+use tensor::{DType, Result};
+
+use super::sensitivities::Costs;
+use base::{Progress, Silent};
+
+use crate::options::RecipeOptions;
+use crate::requests::{Destination, requests, shards};
+
+/// Plans the outputs of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Planning {
+    /// The checkpoint folder.
+    pub model: PathBuf,
+    /// The artifacts to plan.
+    pub recipes: RecipeOptions,
+    /// The folder of the outputs, or the name of one `.gguf` file.
+    pub out: PathBuf,
+    /// Tokens of prompt and answer together, for the memory estimate; 8192, or the model's context if that is less.
+    pub context: Option<u64>,
+    /// Type of keys and values in llama.cpp, for the memory estimate.
+    pub kv_type: DType,
+    /// Bytes of memory to compare the estimate with.
+    pub memory: Option<u64>,
+}
+
+/// A plan with memory estimates.
+#[derive(Clone, Debug)]
+pub struct PlanOutcome {
+    /// The plan.
+    pub plan: Plan,
+    /// The memory estimate of each artifact, and the comparison with the memory of the job.
+    pub memory: Vec<(Memory, Option<Verdict>)>,
+}
+
+/// Tokens of context for a memory estimate, if the job names no number.
+const CONTEXT: u64 = 8192;
+
+impl Planning {
+    /// A planning of no artifact yet.
+    pub fn new(model: impl Into<PathBuf>) -> Planning {
+        Planning {
+            model: model.into(),
+            recipes: RecipeOptions::default(),
+            out: ".".into(),
+            context: None,
+            kv_type: DType::F16,
+            memory: None,
+        }
+    }
+
+    /// Adds a recipe: the name of an embedded one or of a preset, or the path of a TOML file.
+    #[must_use]
+    pub fn recipe(mut self, name: impl Into<String>) -> Planning {
+        self.recipes.recipes.push(name.into());
+        self
+    }
+
+    /// Plans.
+    ///
+    /// # Errors
+    /// `Recipe` for options that do not fit the model or each other, `Malformed` or `Unsupported` for the checkpoint, `Io`.
+    pub fn run(&self) -> Result<PlanOutcome> {
+        let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let model = gemma::Model::open(&checkpoint)?;
+        let shards = shards(&checkpoint, &model, &requests)?;
+        let costs = self.recipes.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
+        costs.choose(&mut requests, (&checkpoint, &model, &shards), |_| Ok(()), &Silent)?;
+        let plan = plan::plan(&model, &shards, &requests)?;
+        let context = self.context.unwrap_or(model.config.context.clamp(1, CONTEXT));
+        let conditions = Conditions::new(&model.config, context, self.kv_type)?;
+        let conditions = Conditions { threads: rayon::current_num_threads() as u64, ..conditions };
+        let memory = plan.artifacts.iter().map(|artifact| {
+            let verdict = |limit| footprint::verdict(&model, &shards, artifact, conditions, limit);
+            let verdict = self.memory.map(verdict).transpose()?;
+            Ok((footprint::memory(&model, artifact, conditions), verdict))
+        });
+        let memory = memory.collect::<Result<_>>()?;
+        drop(shards);
+        Ok(PlanOutcome { plan, memory })
+    }
+}
+
+/// A checkpoint with the plan for it.
+pub(crate) struct Planned {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) model: gemma::Model,
+    pub(crate) plan: Plan,
+    /// Input files besides those of the checkpoint, for the manifest.
+    pub(crate) given: Vec<FileEntry>,
+}
+
+impl Planned {
+    /// Opens a checkpoint and plans the requests, with allocated types for those that have a budget. Before long work, `target`
+    /// is checked for room and for files of the same name.
+    pub(crate) fn new(
+        path: &Path,
+        requests: &mut [Request],
+        costs: &Costs<'_>,
+        target: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Planned> {
+        let checkpoint = Checkpoint::open(path)?;
+        let model = gemma::Model::open(&checkpoint)?;
+        let shards = shards(&checkpoint, &model, requests)?;
+        let check = |plan: &Plan| convert::check(&checkpoint, plan, target);
+        costs.choose(requests, (&checkpoint, &model, &shards), check, progress)?;
+        let plan = plan::plan(&model, &shards, requests)?;
+        Ok(Planned { checkpoint, model, plan, given: Vec::new() })
+    }
+}

@@ -1,0 +1,163 @@
+//! Calibrated rounding (LDLQ) before a conversion, and the text that it uses.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use calibrate::{CalibrationTokens, RoundedTensors, Store, Target};
+use checkpoint::Checkpoint;
+use base::{Progress, Unit};
+use convert::Options;
+use plan::{Artifact, CalibrationEntry, FileEntry, Origin, Request};
+use text::{Corpus, Cut, Reader, Scored, Tokenizer};
+use tensor::{DType, Error, Result, TensorSource};
+
+use crate::jobs::Planned;
+use crate::model::reader;
+use crate::options::TextOptions;
+
+/// The calibrated tensors of one artifact.
+pub(crate) struct Calibrated {
+    pub(crate) tensors: Arc<dyn TensorSource>,
+    pub(crate) entry: CalibrationEntry,
+    store: Store,
+    kept: Range<usize>,
+}
+
+impl Calibrated {
+    /// Removes the rounded layers, when they are in the artifact.
+    pub(crate) fn remove(&self) {
+        self.store.remove(self.kept.clone());
+    }
+}
+
+/// The token sequences of a text.
+///
+/// # Errors
+/// `Malformed` for a text that is too short or not UTF-8, `Recipe` for chunks beyond its end.
+pub(crate) fn sequences(
+    options: &TextOptions,
+    context: usize,
+    reader: &Reader<'_>,
+) -> Result<Vec<Vec<u32>>> {
+    let most = options.chunks.as_ref().map(|chunks| chunks.0.end);
+    let cut = Cut { context, most, scored: Scored::All };
+    let corpus = Corpus::read(&options.files, reader, &cut)?;
+    let all = corpus.sequences.len();
+    let first = options.chunks.as_ref().map_or(0, |chunks| chunks.0.start);
+    if first >= all {
+        return Err(Error::recipe("‹chunks›", "beyond the text").expected(format!("less than {all}"), first));
+    }
+    Ok(corpus.sequences.into_iter().skip(first).map(|sequence| sequence.tokens).collect())
+}
+
+/// The names of the texts, as they were given.
+pub(crate) fn names(texts: &[PathBuf]) -> Vec<String> {
+    texts.iter().map(|path| path.display().to_string()).collect()
+}
+
+/// Calibrated rounding for the recipes that ask for it; one entry a request. `measured` says that the text has already served to
+/// allocate types.
+///
+/// # Errors
+/// `Recipe` for a recipe that needs a text where there is none, and for a text that no recipe needs; `Target` for a place that
+/// cannot be written; `Malformed` for a text that is too short.
+pub(crate) fn round(
+    text: &TextOptions,
+    measured: bool,
+    planned: &Planned,
+    requests: &[Request],
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Vec<Option<Calibrated>>> {
+    let Planned { checkpoint, model, plan, .. } = planned;
+    let wants = |request: &&Request| request.recipe.calibration.is_some();
+    match (requests.iter().find(wants), text.files.is_empty()) {
+        (Some(request), true) => {
+            return Err(Error::recipe(
+                format!("recipe {}", request.name),
+                "it rounds for a text, and there is none",
+            )
+            .help("Give one with ‹text›: 16,000 tokens or more of what the model is for."));
+        }
+        (None, false) if !measured => {
+            return Err(Error::recipe("‹text›", "has no effect: no recipe rounds for a text")
+                .help("q4_0-calibrated does, and every recipe with ‹set› calibration.method=ldlq."));
+        }
+        (None, _) => return Ok(requests.iter().map(|_| None).collect()),
+        // before hours of work, and not only after them
+        (Some(_), false) => convert::check(checkpoint, plan, options)?,
+    }
+    let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
+    let reader = reader(&tokenizer, model);
+    let texts = text.files.iter().map(|path| convert::file_entry(path)).collect::<Result<Vec<_>>>()?;
+    let one = |(number, request): (usize, &Request)| {
+        let Some(calibration) = &request.recipe.calibration else { return Ok(None) };
+        let sequences = sequences(text, calibration.context, &reader)?;
+        let run = Run { checkpoint, model, artifact: &plan.artifacts[number], sequences, texts: &texts };
+        let folder = options.folder.join(format!("{}.calibration", request.stem));
+        let id = run.id(&plan.only(number).digest());
+        run.round(&folder, &id, text.memory, progress).map(Some)
+    };
+    requests.iter().enumerate().map(one).collect()
+}
+
+struct Run<'a> {
+    checkpoint: &'a Checkpoint,
+    model: &'a gemma::Model,
+    artifact: &'a Artifact,
+    sequences: Vec<Vec<u32>>,
+    texts: &'a [FileEntry],
+}
+
+impl Run<'_> {
+    /// What the result depends on.
+    fn id(&self, plan: &str) -> String {
+        calibrate::id(&[&self.model.fingerprint, plan.as_bytes()], &self.sequences)
+    }
+
+    fn round(
+        &self,
+        folder: &Path,
+        id: &str,
+        memory: u64,
+        progress: &dyn Progress,
+    ) -> Result<Calibrated> {
+        let config = &self.model.config;
+        let layers = config.layers();
+        let tensors = self.artifact.files.iter().flat_map(|file| &file.tensors);
+        let embedding = tensors.clone().find(|tensor| tensor.role == "token_embd");
+        let embedding = embedding.map_or(DType::F32, |tensor| tensor.desc.dtype);
+        let target = |tensor: &plan::OutputTensor| {
+            // what lies on a lattice is repacked without loss
+            let repacked = matches!(&tensor.from, Origin::Checkpoint(stored) if stored.lattice);
+            let rounds = !repacked && calibrate::rounds(config, tensor.role, tensor.desc.dtype);
+            let layer = tensor.layer.unwrap_or(layers);
+            rounds.then(|| Target { role: tensor.role, layer, desc: tensor.desc.clone() })
+        };
+        let targets: Vec<Target> = tensors.filter_map(target).collect();
+        let tokens: u64 = self.sequences.iter().map(|sequence| sequence.len() as u64).sum();
+        let steps = calibrate::passes(&targets, layers) * tokens;
+        let name = format!("{}: calibrating", self.artifact.recipe);
+        let task = progress.begin(&name, steps, Unit::Steps);
+        let text = CalibrationTokens {
+            sequences: &self.sequences,
+            names: Vec::new(),
+            memory,
+            progress: &|tokens| task.advance(tokens),
+        };
+        let store = Store::new(folder, id)?;
+        let (source, inventory) = (self.checkpoint, &self.model.inventory);
+        let reports = calibrate::round(config, source, inventory, &targets, embedding, &text, &store)?;
+        // the head, where it is rounded, is kept as one more
+        let kept = 0..layers + usize::from(targets.iter().any(|target| target.layer == layers));
+        let tensors: RoundedTensors = store.open(kept.clone())?;
+        let entry = CalibrationEntry {
+            texts: self.texts.to_vec(),
+            tokens,
+            sequences: self.sequences.len() as u64,
+            tensors: serde_json::to_value(&reports).expect("reports are plain data"),
+        };
+        Ok(Calibrated { tensors: Arc::new(tensors), entry, store, kept })
+    }
+}

@@ -1,0 +1,208 @@
+//! Mixed-precision bit allocation: the sensitivity of each tensor to rounding, from a file or measured on a text, and the
+//! requests with the allocated types.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use calibrate::{CalibrationTokens, sample, sensitivity, sensitivity_id, sensitivity_work};
+use checkpoint::Checkpoint;
+use plan::{Plan, Request, Sensitivity, Shards, allocate, check_budget};
+use runtime::Weights;
+use text::Tokenizer;
+use base::{OutputFile, Progress, Unit, write_whole};
+use tensor::{Error, Result, TensorSource};
+
+use crate::jobs::rounding::{names, sequences};
+use crate::model::reader;
+use crate::options::{BudgetOptions, TextOptions};
+
+/// The source of sensitivities, for requests with a budget.
+pub(crate) enum Costs<'a> {
+    /// Nowhere.
+    Unknown,
+    /// A file.
+    File(&'a Path),
+    /// They are measured on a text, and kept in a folder.
+    Text { text: &'a TextOptions, folder: &'a Path, force: bool },
+}
+
+impl<'a> Costs<'a> {
+    /// The file that the options name, or a measurement on the text, if there is one.
+    pub(crate) fn of(
+        budget: &'a BudgetOptions,
+        text: &'a TextOptions,
+        folder: &'a Path,
+        force: bool,
+    ) -> Costs<'a> {
+        match &budget.sensitivity {
+            Some(file) => Costs::File(file),
+            None if text.files.is_empty() => Costs::Unknown,
+            None => Costs::Text { text, folder, force },
+        }
+    }
+
+    /// Chooses the types of the requests that have a budget. `check` is asked, before long work, about a plan with the same
+    /// files.
+    ///
+    /// # Errors
+    /// `Recipe` for costs that no request needs; what `check`, measuring and choosing say.
+    pub(crate) fn choose(
+        &self,
+        requests: &mut [Request],
+        (checkpoint, model, shards): (&Checkpoint, &gemma::Model, &Shards<'_>),
+        check: impl FnOnce(&Plan) -> Result<()>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let within = |request: &Request, e: Error| e.within(format!("recipe {}", request.name));
+        let Some(first) = requests.iter().find(|request| request.recipe.budget.is_some()) else {
+            return match self {
+                Costs::File(_) => Err(Error::recipe("‹sensitivity›", "has no effect: no recipe has a budget")
+                    .help("`auto` has one, and every recipe for GGUF with ‹target_size›, ‹target_bpw› or ‹target_kld›.")),
+                _ => Ok(()),
+            };
+        };
+        for request in requests.iter() {
+            check_budget(model, shards, request).map_err(|e| within(request, e))?;
+        }
+        let costs = match self {
+            Costs::Unknown => return Ok(()), // planning says what is missing
+            Costs::File(path) => read(path)?,
+            Costs::Text { text, folder, force } => {
+                let mut plain = requests.to_vec();
+                plain.iter_mut().for_each(|request| request.recipe.budget = None);
+                check(&plan::plan(model, shards, &plain)?)?;
+                let context = first.recipe.calibration.as_ref().map_or(CONTEXT, |c| c.context);
+                let path = folder.join(format!("{}.sensitivity.json", first.stem));
+                measure(&Measure { checkpoint, model, text, context, path, force: *force }, progress)?
+            }
+        };
+        for request in requests {
+            *request = allocate(model, shards, request, &costs).map_err(|e| within(request, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Tokens of a chunk of text, where no recipe names a number.
+const CONTEXT: usize = 512;
+
+/// The most bytes of a file of sensitivities: a line for each tensor and type.
+const MAX_SENSITIVITIES: u64 = 16 << 20;
+
+/// Reads a file of sensitivities.
+pub(crate) fn read(path: &Path) -> Result<Sensitivity> {
+    let json = base::read_bounded(path, MAX_SENSITIVITIES)?;
+    Sensitivity::parse(&json).map_err(|e| e.within(path.display()))
+}
+
+/// The subject of a measurement, and the file that keeps it.
+pub(crate) struct Measure<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) model: &'a gemma::Model,
+    pub(crate) text: &'a TextOptions,
+    pub(crate) context: usize,
+    /// The file: it is written again after each tensor.
+    pub(crate) path: PathBuf,
+    /// Replaces a file of another model or text.
+    pub(crate) force: bool,
+}
+
+/// Measures the sensitivity of each tensor that the file does not have yet.
+///
+/// # Errors
+/// `Target` for a file of another model or text, `Malformed` for a text that is too short, `Io`.
+pub(crate) fn measure(what: &Measure<'_>, progress: &dyn Progress) -> Result<Sensitivity> {
+    let Measure { checkpoint, model, text, context, path, force } = what;
+    let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
+    let sequences = sample(&sequences(text, *context, &reader(&tokenizer, model))?);
+    let tokens = sequences.iter().map(|sequence| sequence.len() as u64).sum();
+    let id = sensitivity_id(&model.fingerprint, &sequences);
+    let known = read(path).ok();
+    if path.exists() && !force && known.as_ref().is_none_or(|known| known.id != id) {
+        return Err(Error::target(
+            path.display(),
+            "the file exists already, and is not of this model and text",
+        )
+        .help("Use ‹force› to replace it."));
+    }
+    // before the work, and not only after it
+    drop(OutputFile::sequential(path)?);
+    let (config, inventory) = (&model.config, &model.inventory);
+    let work = sensitivity_work(config, inventory, checkpoint.tensors(), tokens);
+    let task = progress.begin("measuring what rounding costs", work, Unit::Steps);
+    let text = CalibrationTokens {
+        sequences: &sequences,
+        names: names(&text.files),
+        memory: text.memory,
+        progress: &|tokens| task.advance(tokens),
+    };
+    let base_model = runtime::Model::new(config, Weights::new(*checkpoint, inventory)?)?;
+    let mut kept = None;
+    let mut keep = |known: &Sensitivity| {
+        keep(path, known)?;
+        kept.get_or_insert_with(|| {
+            base::keeps(format!(
+                "what is measured so far is in {}: the same command goes on from there",
+                path.display()
+            ))
+        });
+        Ok(())
+    };
+    sensitivity(&base_model, (*checkpoint, inventory), &text, &model.fingerprint, known, &mut keep)
+}
+
+/// Writes a file of sensitivities, whole or not at all.
+fn keep(path: &Path, sensitivity: &Sensitivity) -> Result<()> {
+    let json = serde_json::to_vec_pretty(sensitivity).map_err(|e| Error::write(path.display(), &e.into()))?;
+    write_whole(path, |file| file.write_all(&json))
+}
+
+/// Measures the sensitivity of each tensor of a checkpoint: the KL divergence that rounding it alone costs.
+#[derive(Clone, Debug)]
+pub struct MeasureSensitivity {
+    /// The checkpoint folder.
+    pub model: PathBuf,
+    /// The text to measure on.
+    pub text: TextOptions,
+    /// Tokens of a chunk of plain text, and of a conversation at most.
+    pub context: usize,
+    /// The file to write. Tensors that it has already, of the same model and text, are not measured again.
+    pub out: PathBuf,
+    /// Replaces a file of another model or text.
+    pub force: bool,
+}
+
+impl MeasureSensitivity {
+    /// A measurement with chunks of 512 tokens.
+    pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> MeasureSensitivity {
+        let (model, out) = (model.into(), out.into());
+        MeasureSensitivity { model, text: TextOptions::default(), context: CONTEXT, out, force: false }
+    }
+
+    /// Adds a text to measure on.
+    #[must_use]
+    pub fn text(mut self, file: impl Into<PathBuf>) -> MeasureSensitivity {
+        self.text.files.push(file.into());
+        self
+    }
+
+    /// Measures, and writes the file after each tensor.
+    ///
+    /// # Errors
+    /// `Recipe` without a text; `Malformed` or `Unsupported` for the checkpoint, `Malformed` for a text that is too short; `Target`
+    /// for a file of another model or text; `Io`.
+    pub fn run(&self, progress: &dyn Progress) -> Result<Sensitivity> {
+        if self.text.files.is_empty() {
+            return Err(
+                Error::recipe("sensitivity", "no text to measure on").help("Give one with ‹text›.")
+            );
+        }
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let model = gemma::Model::open(&checkpoint)?;
+        model.notes.iter().for_each(|note| progress.note(note));
+        let (text, context, path) = (&self.text, self.context, self.out.clone());
+        let subject =
+            Measure { checkpoint: &checkpoint, model: &model, text, context, path, force: self.force };
+        measure(&subject, progress)
+    }
+}

@@ -1,0 +1,451 @@
+//! Verification of an artifact: structure, weights, predictions, limits, step by step.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use base::{Kind, OutputFile, Progress, Unit};
+use eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter, ModelInfo};
+use gemma::{Config, Inventory};
+use plan::{Format, Recipe, Thresholds};
+use tensor::{Error, Result};
+use text::{Corpus, Cut, Scored};
+use verify::{
+    Artifact, Expected, Finding, Outcome, Provenance, Report, SCHEMA, Severity, Skipped, Step, Structure,
+    Threshold,
+};
+
+use crate::TOOL;
+use crate::model::{Container, Model, ModelFile};
+use crate::requests::recipe_text;
+
+/// Verifies an artifact: a GGUF or a folder of safetensors, against the checkpoint that it was made from, or by itself.
+#[derive(Clone, Debug)]
+pub struct Verify {
+    /// A GGUF file (any part of a split) or a folder of safetensors; a draft model too.
+    pub artifact: PathBuf,
+    /// The base of the comparison: the checkpoint folder, a GGUF of the same model, or llama-perplexity's file of base logits.
+    /// Without it the artifact is only checked by itself.
+    pub base: Option<PathBuf>,
+    /// Texts to predict: plain text, or conversations in `.jsonl` files.
+    pub texts: Vec<PathBuf>,
+    /// Tokens of a chunk of plain text, and of a conversation at most.
+    pub context: usize,
+    /// Chunks or conversations of each text at most.
+    pub chunks: Option<usize>,
+    /// The scored part of a conversation.
+    pub scored: Scored,
+    /// The recipe of the artifact, by name or as a file; else its manifest names it, or its file type.
+    pub recipe: Option<String>,
+    /// The importance matrix of the artifact; else it is looked for where the manifest or the keys of the artifact name it, and
+    /// beside the artifact.
+    pub importance: Option<PathBuf>,
+    /// Limits. Those of the recipe hold where these are absent.
+    pub thresholds: Thresholds,
+    /// Runs later steps when an earlier one has failed.
+    pub keep_going: bool,
+    /// Fails without a manifest that describes the artifact.
+    pub require_manifest: bool,
+    /// Compares the weights.
+    pub weights: bool,
+    /// Bytes for the hidden states of the text between two layers.
+    pub text_memory: u64,
+    /// A file for the logits of the base (of the artifact, without a base), in llama-perplexity's format.
+    pub save_logits: Option<PathBuf>,
+    /// Replaces a file of logits that is of another kind.
+    pub force: bool,
+}
+
+impl Verify {
+    /// A verification of the artifact by itself.
+    pub fn new(artifact: impl Into<PathBuf>) -> Verify {
+        Verify {
+            artifact: artifact.into(),
+            base: None,
+            texts: Vec::new(),
+            context: 512,
+            chunks: None,
+            scored: Scored::All,
+            recipe: None,
+            importance: None,
+            thresholds: Thresholds::default(),
+            keep_going: false,
+            require_manifest: false,
+            weights: true,
+            text_memory: 1 << 30,
+            save_logits: None,
+            force: false,
+        }
+    }
+
+    /// Compares the artifact with this base.
+    #[must_use]
+    pub fn against(mut self, base: impl Into<PathBuf>) -> Verify {
+        self.base = Some(base.into());
+        self
+    }
+
+    /// Adds a text to predict.
+    #[must_use]
+    pub fn text(mut self, file: impl Into<PathBuf>) -> Verify {
+        self.texts.push(file.into());
+        self
+    }
+
+    /// Fails when the mean KL divergence is larger, in nats a token.
+    #[must_use]
+    pub fn max_kld(mut self, limit: f64) -> Verify {
+        self.thresholds.max_kld = Some(limit);
+        self
+    }
+
+    /// Verifies. A fault of the artifact is a finding in the report and no error.
+    ///
+    /// # Errors
+    /// `Recipe` for options that do not fit; `Malformed` or `Unsupported` for files that cannot be read at all; `Io`.
+    pub fn run(&self, progress: &dyn Progress) -> Result<Report> {
+        self.thresholds.check()?;
+        let replacing = |path: &PathBuf| OutputFile::replacing(path, Kind::Logits, self.force);
+        let logits = self.save_logits.as_ref().map(replacing).transpose()?;
+
+        let artifact = ModelFile::open(&self.artifact)?;
+        let base = self.base.as_deref().map(Against::open).transpose()?;
+        let mut report = Report {
+            schema: SCHEMA,
+            tool: TOOL.to_owned(),
+            artifact: artifact_info(&self.artifact, artifact.artifact()),
+            base: match (&base, &self.base) {
+                (Some(Against::Model(base)), Some(path)) => {
+                    Some(model_info(path, Some(base.config()), base.artifact(), Some(base.inventory())))
+                }
+                _ => None,
+            },
+            ..Report::default()
+        };
+        if let ModelFile::Folder(folder) = &artifact {
+            report.findings.extend(verify::form(folder));
+        }
+        if let (Some(Against::Model(base)), Some(path)) = (&base, &self.base) {
+            let note = |note: &String| Finding::new(Severity::Note, Step::Structure, path.display(), note);
+            report.findings.extend(base.notes().iter().map(note));
+        }
+        let of_recipe = self.structure(artifact.artifact(), base.as_ref(), &mut report, progress)?;
+        if self.texts.is_empty() && !matches!(base, Some(Against::Logits(_))) {
+            skip(&mut report, Step::Text, "no ‹text› was given");
+        } else if failed(&report) && !self.keep_going {
+            skip(&mut report, Step::Text, AFTER_FAILURE);
+        } else if verify::is_draft(artifact.artifact()) {
+            skip(&mut report, Step::Text, "a draft model says nothing without its target (draft measure)");
+        } else {
+            let artifact = artifact.model()?;
+            timed(&mut report, "text", |report| {
+                self.text_step(&artifact, base.as_ref(), logits, report, progress)
+            })?;
+        }
+        check(self.thresholds, of_recipe, &mut report);
+        report.passed = !failed(&report);
+        report.compared = base.is_some();
+        report.outcome = match (report.passed, report.compared) {
+            (false, _) => Outcome::Failed,
+            (true, false) => Outcome::CheckedAlone,
+            (true, true) => Outcome::Passed,
+        };
+        Ok(report)
+    }
+
+    /// Keys, tensors and weights. Returns the limits that the artifact's recipe sets.
+    fn structure(
+        &self,
+        artifact: Artifact<'_>,
+        against: Option<&Against>,
+        report: &mut Report,
+        progress: &dyn Progress,
+    ) -> Result<Thresholds> {
+        let from = &self.provenance(artifact, report, progress)?;
+        let recipe = &from.recipe;
+        let base = match against {
+            Some(Against::Model(base)) => base,
+            // of the base there are logits at most
+            Some(Against::Logits(_)) | None => {
+                self.alone(artifact, report, progress)?;
+                return Ok(recipe.verify);
+            }
+        };
+        let expected = match (&base.container, artifact) {
+            (Container::Checkpoint(checkpoint, model), _) => Expected::of_checkpoint(checkpoint, model, from)?,
+            (Container::Gguf(set, _), Artifact::Gguf(_)) => Expected::of_gguf(set)?,
+            (Container::Gguf(..), Artifact::Folder(_)) => {
+                skip(report, Step::Structure, GGUF_BASE);
+                skip(report, Step::Tensors, GGUF_BASE);
+                return Ok(recipe.verify);
+            }
+        };
+        timed(report, "structure", |report| {
+            let (structure, findings) = verify::structure(artifact, &expected)?;
+            report.structure =
+                Some(Structure { hashed: report.structure.take().map_or(0, |s| s.hashed), ..structure });
+            report.findings.extend(findings);
+            Ok(())
+        })?;
+        if !self.weights {
+            skip(report, Step::Tensors, "‹no_tensors›");
+        } else if failed(report) && !self.keep_going {
+            skip(report, Step::Tensors, AFTER_FAILURE);
+        } else {
+            timed(report, "tensors", |report| {
+                let task = progress.begin("weights", verify::weights(artifact, &expected), Unit::Steps);
+                let compared =
+                    verify::tensor_errors(artifact, base.source(), &expected, &|done| task.advance(done));
+                let (tensors, findings) = compared?;
+                report.tensors = Some(tensors);
+                report.findings.extend(findings);
+                Ok(())
+            })?;
+        }
+        Ok(recipe.verify)
+    }
+
+    /// What the artifact should be: the recipe that was asked for, or what a manifest or the file itself says. The files
+    /// are held against the manifest.
+    fn provenance(
+        &self,
+        artifact: Artifact<'_>,
+        report: &mut Report,
+        progress: &dyn Progress,
+    ) -> Result<Provenance> {
+        let mut provenance = Provenance::of(artifact)?;
+        provenance.find_importance(artifact, self.importance.as_deref())?;
+        report.findings.append(&mut provenance.findings);
+        if self.require_manifest && provenance.entry.is_none() {
+            let problem = "no manifest describes the artifact, and ‹require_manifest› asks for one";
+            report.findings.push(Finding::new(Severity::Failure, Step::Structure, "manifest", problem));
+        }
+        report.allocation = provenance.entry.as_ref().and_then(|entry| entry.allocation.clone());
+        timed(report, "files", |report| {
+            let task = progress.begin("files", provenance.bytes(), Unit::Bytes);
+            let checked = provenance.check_files(artifact, &|done| task.advance(done));
+            let (hashed, findings) = checked?;
+            report.structure = Some(Structure { plan: provenance.plan.clone(), hashed, ..Structure::default() });
+            report.findings.extend(findings);
+            Ok(())
+        })?;
+        if let Some(name) = &self.recipe {
+            let (name, text) = recipe_text(name)?;
+            provenance.recipe = Recipe::from_toml(&text, &name)?;
+            provenance.plan = format!("recipe {name}");
+            provenance.binding = true;
+            let is = match artifact {
+                Artifact::Gguf(_) => Format::Gguf,
+                Artifact::Folder(_) => Format::Safetensors,
+            };
+            if provenance.recipe.output.format != is {
+                let word = |format| if format == Format::Gguf { "a GGUF" } else { "safetensors" };
+                return Err(Error::recipe("‹recipe›", "the artifact cannot be of this recipe")
+                    .expected(format!("a recipe for {}", word(is)), word(provenance.recipe.output.format)));
+            }
+        }
+        Ok(provenance)
+    }
+
+    /// Both models over the text.
+    fn text_step(
+        &self,
+        artifact: &Model,
+        against: Option<&Against>,
+        logits: Option<OutputFile>,
+        report: &mut Report,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        // where the tokenizers differ, structure has said so; the base's is right
+        let reader = match against {
+            Some(Against::Model(base)) => base,
+            _ => artifact,
+        };
+        let corpus = match against {
+            Some(Against::Logits(file)) if self.texts.is_empty() => of_logits(file, &self.base, reader),
+            _ => Corpus::read(
+                &self.texts,
+                &reader.reader(),
+                &Cut {
+                    context: self.context,
+                    most: self.chunks,
+                    scored: self.scored,
+                },
+            )?,
+        };
+        report.text = Some(EvaluatedText::of(&corpus));
+        report.findings.extend(corpus.remarks.into_iter().map(Finding::from));
+        let sequences = corpus.sequences;
+        if let Some(Against::Logits(file)) = against
+            && file.sequences(reader.tokenizer.bos()) != sequences
+        {
+            return Err(Error::malformed(
+                "‹against›",
+                "these logits are of another text, or of another cut of it",
+            )
+            .expected("the same chunks of tokens", "others")
+            .help("Leave ‹text› out: the file has the tokens."));
+        }
+
+        let model = artifact.runtime()?;
+        let base_model = match (against, &self.base) {
+            (Some(Against::Model(base)), Some(_)) => Some(base.runtime()?),
+            _ => None,
+        };
+        let base = match (against, &base_model) {
+            (Some(Against::Logits(file)), _) => Some(Base::Logits(file)),
+            (_, base) => base.as_ref().map(Base::Model),
+        };
+        let mut writer =
+            logits.map(|file| LogitsWriter::new(file, &sequences, artifact.config().vocab)).transpose()?;
+        let configs: Vec<_> = std::iter::once(&model).chain(&base_model).map(runtime::Model::config).collect();
+        let task = progress.begin("perplexity", eval::work(&configs, &sequences), Unit::Steps);
+        let options = EvalOptions { memory: self.text_memory, logits: writer.as_mut(), progress: &|done| task.advance(done) };
+        let tokens = eval::evaluate(&model, base, &sequences, options);
+        let tokens = tokens?;
+        if let Some(figures) = eval::summarise(&tokens) {
+            report.add(figures, tokens.len() as u64);
+        }
+        writer.map_or(Ok(()), LogitsWriter::finish)
+    }
+
+    /// Whether the artifact is consistent, and whether its weights are finite and not all zero.
+    fn alone(&self, artifact: Artifact<'_>, report: &mut Report, progress: &dyn Progress) -> Result<()> {
+        timed(report, "structure", |report| {
+            let (structure, findings) = verify::structure_alone(artifact)?;
+            report.structure =
+                Some(Structure { hashed: report.structure.take().map_or(0, |s| s.hashed), ..structure });
+            report.findings.extend(findings);
+            Ok(())
+        })?;
+        if !self.weights {
+            skip(report, Step::Tensors, "‹no_tensors›");
+        } else if failed(report) && !self.keep_going {
+            skip(report, Step::Tensors, AFTER_FAILURE);
+        } else {
+            timed(report, "tensors", |report| {
+                let task = progress.begin("weights", verify::weights_of(artifact), Unit::Steps);
+                report.findings.extend(verify::weights_alone(artifact, &|done| task.advance(done))?);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The base of a comparison.
+enum Against {
+    Model(Box<Model>),
+    Logits(LogitsFile),
+}
+
+impl Against {
+    fn open(path: &Path) -> Result<Against> {
+        if LogitsFile::is_one(path) {
+            return LogitsFile::open(path).map(Against::Logits);
+        }
+        Ok(Against::Model(Box::new(ModelFile::open(path)?.model_of_any_kind()?)))
+    }
+}
+
+const GGUF_BASE: &str = "a folder is held against the checkpoint that it is of, not a GGUF";
+const AFTER_FAILURE: &str = "an earlier step has failed; ‹keep_going› runs it nevertheless";
+
+/// The text that is in a file of logits.
+fn of_logits(file: &LogitsFile, path: &Option<PathBuf>, reader: &Model) -> Corpus {
+    Corpus {
+        sequences: file.sequences(reader.tokenizer.bos()),
+        files: path.iter().map(|path| path.display().to_string()).collect(),
+        context: file.context(),
+        ..Corpus::default()
+    }
+}
+
+/// Compares the figures with the limits. Those of the recipe are for runs that measure them.
+fn check(asked: Thresholds, of_recipe: Thresholds, report: &mut Report) {
+    let unmeasured_is_failure = !failed(report);
+    let kld = report.kld.as_ref().map(|kld| kld.mean);
+    let ratio = report.perplexity.as_ref().and_then(|perplexity| perplexity.ratio);
+    let at_most = f64::le as fn(&f64, &f64) -> bool;
+    let figures = [
+        ("kld.mean", asked.max_kld, of_recipe.max_kld, kld, at_most),
+        ("perplexity.ratio", asked.max_ppl_ratio, of_recipe.max_ppl_ratio, ratio, at_most),
+        ("top1", asked.min_top1, of_recipe.min_top1, report.top1, f64::ge),
+    ];
+    for (figure, asked, of_recipe, found, holds) in figures {
+        let Some(limit) = asked.or(of_recipe) else { continue };
+        let finding = |problem: &str| Finding::new(Severity::Failure, Step::Thresholds, figure, problem);
+        match found {
+            Some(found) => {
+                let holds = holds(&found, &limit);
+                report.thresholds.push(Threshold { figure: figure.to_owned(), limit, found, holds });
+                if !holds {
+                    report.findings.push(finding("beyond its limit").expected(limit, found));
+                }
+            }
+            None if asked.is_some() && unmeasured_is_failure => {
+                report
+                    .findings
+                    .push(finding("has a limit, and was not measured: ‹against› and ‹text› are needed"));
+            }
+            None => {}
+        }
+    }
+}
+
+fn failed(report: &Report) -> bool {
+    report.findings.iter().any(|finding| finding.severity == Severity::Failure)
+}
+
+fn skip(report: &mut Report, step: Step, why: &str) {
+    report.skipped.push(Skipped { step, why: why.to_owned() });
+}
+
+/// Runs a step and takes its time.
+fn timed(report: &mut Report, step: &str, run: impl FnOnce(&mut Report) -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    run(report)?;
+    report.seconds.insert(step.to_owned(), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn artifact_info(path: &Path, artifact: Artifact<'_>) -> ModelInfo {
+    let tensors = artifact.source().tensors();
+    // what is wrong with it, structure will say
+    match artifact {
+        Artifact::Gguf(set) => {
+            model_info(path, Config::any_from_metadata(set.metadata(), tensors).ok().as_ref(), artifact, None)
+        }
+        Artifact::Folder(folder) => {
+            let config = Config::any_of_checkpoint(folder).ok();
+            let inventory = config.as_ref().and_then(|config| {
+                gemma::inventory(config, tensors, &|_| folder.dir().display().to_string()).ok()
+            });
+            model_info(path, config.as_ref(), artifact, inventory.as_ref())
+        }
+    }
+}
+
+/// The entry of a model in a report: the tensors of the text model, or all where these are not known.
+pub(crate) fn model_info(
+    path: &Path,
+    config: Option<&Config>,
+    artifact: Artifact<'_>,
+    inventory: Option<&Inventory>,
+) -> ModelInfo {
+    let mut info = ModelInfo {
+        path: path.display().to_string(),
+        variant: config.and_then(Config::variant).map(str::to_owned),
+        ..ModelInfo::default()
+    };
+    let stored = artifact.stored();
+    let text = match inventory {
+        Some(inventory) => inventory.text.iter().map(|found| found.index).collect(),
+        None => (0..stored.len()).collect::<Vec<_>>(),
+    };
+    for tensor in text.into_iter().map(|index| &stored[index]) {
+        info.bytes += tensor.bytes;
+        info.weights += tensor.desc.elements();
+        *info.types.entry(tensor.desc.dtype.to_string()).or_default() += tensor.bytes;
+    }
+    info
+}

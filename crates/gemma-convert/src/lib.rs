@@ -1,0 +1,68 @@
+//! Gemma 4 checkpoints to GGUF and safetensors, and the proof that the files are good: the library behind `gemma-convert`.
+//!
+//! Every job of the program is a struct with plain data in and plain data out:
+//!
+//! ```
+//! use gemma_convert::{Convert, Silent, Verify};
+//!
+//! # fn main() -> gemma_convert::Result<()> {
+//! # let (checkpoint, text) = (testkit::fixtures("checkpoints/e2b"), testkit::fixtures("text/eval.txt"));
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let out = folder.path().join("out");
+//! let made = Convert::new(&checkpoint, &out).recipe("q4_0").run(&Silent)?;
+//! let file = out.join(&made.artifacts[0].outputs[0].name);
+//!
+//! let mut verify = Verify::new(file).against(&checkpoint).text(&text);
+//! (verify.context, verify.chunks) = (128, Some(2));
+//! let report = verify.run(&Silent)?;
+//! assert!(report.passed && report.kld.unwrap().mean < 0.1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | job | in | out |
+//! |---|---|---|
+//! | [`Planning`] | checkpoint, recipes | [`Plan`]: every output tensor with its type, file and offset |
+//! | [`Convert`] | checkpoint, recipes, a text for calibrated rounding | files and [`Converted`] |
+//! | [`Calibrate`] | model, text | an [`Importance`] matrix file |
+//! | [`MeasureSensitivity`] | checkpoint, text | a file of [`Sensitivity`] |
+//! | [`Verify`] | artifact, checkpoint, text | [`Report`] |
+//! | [`DraftConvert`], [`DraftExtract`] | checkpoint of a draft model, or layers of a model | files and [`Converted`] |
+//! | [`DraftMeasure`] | draft model, target, text | [`DraftReport`] |
+//! | [`Generate`] | model, prompt | [`Generated`] text |
+//!
+//! [`Model`] opens a checkpoint folder or a GGUF for programs that need more than a job. Work runs on the rayon pool of the
+//! caller; [`Progress`] receives progress and notes. Nothing here prints.
+//!
+//! # Errors
+//! Every [`Error`] has a [`Fault`], which says who has to act, a place, and often an expected and a found value and help. A
+//! setting of a job is written `‹name›` in an error, such as `‹force›`; [`rename_settings`] puts the names of a program's options
+//! there.
+
+mod draft_model;
+mod jobs;
+mod model;
+mod options;
+mod requests;
+mod settings;
+
+pub use base::{Progress, Silent, Task, Unit};
+pub use draft::{DraftReport, LayerSelection};
+pub use draft_model::DraftModel;
+pub use eval::ModelInfo;
+pub use footprint::{Conditions, Engine, Memory, Verdict};
+pub use generate::{DraftCounts, Sampling};
+pub use imatrix::Importance;
+pub use jobs::*;
+pub use model::{Container, Model, ModelFile};
+pub use options::{BudgetOptions, Chunks, Layers, RecipeOptions, TextOptions};
+pub use plan::{Artifact, ArtifactEntry, Dropped, Plan, Preset, Recipe, Sensitivity, Thresholds, byte_size};
+pub use quant::Simd;
+pub use requests::Destination;
+pub use settings::rename_settings;
+pub use tensor::{DType, Error, Fault, Result};
+pub use text::Scored;
+pub use verify::{Finding, Outcome, Report};
+
+/// Name and version of the tool, as manifests and reports have it.
+pub const TOOL: &str = concat!("gemma-convert ", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,214 @@
+//! A model from either container, with its tokenizer, chat template and suppressed tokens.
+
+use std::path::{Path, PathBuf};
+
+use checkpoint::Checkpoint;
+use gemma::{Config, Inventory};
+use gguf::{GgufSet, Metadata};
+use runtime::Weights;
+use text::{Reader, Tokenizer};
+use verify::Artifact;
+use serde_json::Value;
+use tensor::{Error, Result, TensorDesc, TensorSource};
+
+/// A model that can run.
+pub struct Model {
+    path: PathBuf,
+    pub(crate) container: Container,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<String>,
+    pub(crate) suppressed: Vec<u32>,
+}
+
+/// The container of the weights.
+pub enum Container {
+    /// A Hugging Face folder.
+    Checkpoint(Box<Checkpoint>, Box<gemma::Model>),
+    /// A GGUF file or all parts of a split.
+    Gguf(Box<GgufSet>, Box<(Config, Inventory)>),
+}
+
+/// A model whose headers have been read, and nothing more: it may be broken.
+pub enum ModelFile {
+    /// A GGUF file or all parts of a split.
+    Gguf(GgufSet),
+    /// A folder of safetensors.
+    Folder(Checkpoint),
+}
+
+impl ModelFile {
+    /// Opens a GGUF file (any part of a split) or a folder of safetensors.
+    ///
+    /// # Errors
+    /// `Malformed` for a damaged file, `Unsupported` for another kind of model, `Io`.
+    pub fn open(path: &Path) -> Result<ModelFile> {
+        if !path.is_dir() {
+            return GgufSet::open(path).map(ModelFile::Gguf);
+        }
+        Checkpoint::open(path).map(ModelFile::Folder).map_err(|error| match gguf_in(path) {
+            Some(name) => Error::malformed(path.display(), "not a folder of safetensors")
+                .expected("config.json and weights beside it", &name)
+                .help(format!("Name the file: {}", path.join(&name).display())),
+            None => error,
+        })
+    }
+
+    /// The file as `verify` takes it.
+    pub fn artifact(&self) -> Artifact<'_> {
+        match self {
+            ModelFile::Gguf(set) => set.into(),
+            ModelFile::Folder(folder) => folder.into(),
+        }
+    }
+
+    /// The model, ready to run.
+    ///
+    /// # Errors
+    /// `Malformed` or `Unsupported` for a config, a tokenizer or tensors that are not Gemma 4's.
+    pub fn model(self) -> Result<Model> {
+        match self {
+            ModelFile::Gguf(set) => Model::gguf(set),
+            ModelFile::Folder(folder) => Model::checkpoint(folder),
+        }
+    }
+
+    /// As [`model`](Self::model), draft models too: these can be compared, but do not run by themselves.
+    ///
+    /// # Errors
+    /// As [`model`](Self::model).
+    pub fn model_of_any_kind(self) -> Result<Model> {
+        match self {
+            ModelFile::Gguf(set) => Model::gguf_by(set, Config::any_from_metadata),
+            ModelFile::Folder(folder) => Model::checkpoint_by(folder, gemma::Model::open_any),
+        }
+    }
+}
+
+/// The reader of texts for a model of a checkpoint.
+pub(crate) fn reader<'a>(tokenizer: &'a Tokenizer, model: &'a gemma::Model) -> Reader<'a> {
+    let template = model.templates.default.as_deref();
+    Reader { tokenizer, template, context: model.config.context }
+}
+
+/// The first GGUF in a folder that is no checkpoint.
+fn gguf_in(folder: &Path) -> Option<String> {
+    if folder.join("config.json").exists() {
+        return None;
+    }
+    let names =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.ends_with(".gguf")).min()
+}
+
+impl Model {
+    /// Opens a checkpoint folder or a GGUF file (any part of a split).
+    ///
+    /// # Errors
+    /// `Malformed` for a damaged file, `Unsupported` for another kind of model, `Io`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        ModelFile::open(path.as_ref())?.model()
+    }
+
+    /// A checkpoint whose headers have been read.
+    fn checkpoint(checkpoint: Checkpoint) -> Result<Model> {
+        Model::checkpoint_by(checkpoint, gemma::Model::open)
+    }
+
+    fn checkpoint_by(checkpoint: Checkpoint, open: fn(&Checkpoint) -> Result<gemma::Model>) -> Result<Model> {
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
+        let model = open(&checkpoint)?;
+        let suppressed = model.generation.as_ref().and_then(|g| g.get("suppress_tokens")?.as_array());
+        let suppressed = suppressed.into_iter().flatten().filter_map(Value::as_u64);
+        Ok(Model {
+            path: checkpoint.dir().to_owned(),
+            tokenizer,
+            template: model.templates.default.clone(),
+            suppressed: suppressed.filter_map(|id| u32::try_from(id).ok()).collect(),
+            container: Container::Checkpoint(Box::new(checkpoint), Box::new(model)),
+        })
+    }
+
+    /// A GGUF whose header has been read.
+    fn gguf(set: GgufSet) -> Result<Model> {
+        Model::gguf_by(set, Config::from_metadata)
+    }
+
+    fn gguf_by(set: GgufSet, config: fn(&Metadata, &[TensorDesc]) -> Result<Config>) -> Result<Model> {
+        let path = set.parts()[0].path().to_owned();
+        let within = |e: Error| e.within(path.display());
+        let metadata = set.metadata();
+        let config = config(metadata, set.tensors()).map_err(within)?;
+        let inventory = gemma::gguf_inventory(&config, set.tensors()).map_err(within)?;
+        let tokenizer = Tokenizer::from_metadata(metadata).map_err(within)?;
+        let template = metadata.typed::<&str>("tokenizer.chat_template").map_err(within)?.map(str::to_owned);
+        let suppressed = metadata.typed::<&[i32]>("tokenizer.ggml.suppress_tokens").map_err(within)?;
+        let suppressed =
+            suppressed.unwrap_or_default().iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        let container = Container::Gguf(Box::new(set), Box::new((config, inventory)));
+        Ok(Model { path, container, tokenizer, template, suppressed })
+    }
+
+    /// The text config.
+    pub fn config(&self) -> &Config {
+        match &self.container {
+            Container::Checkpoint(_, model) => &model.config,
+            Container::Gguf(_, parts) => &parts.0,
+        }
+    }
+
+    /// The tensors by role.
+    pub fn inventory(&self) -> &Inventory {
+        match &self.container {
+            Container::Checkpoint(_, model) => &model.inventory,
+            Container::Gguf(_, parts) => &parts.1,
+        }
+    }
+
+    /// The weights.
+    pub fn source(&self) -> &dyn TensorSource {
+        self.artifact().source()
+    }
+
+    /// The file or folder as `verify` takes it.
+    pub fn artifact(&self) -> Artifact<'_> {
+        match &self.container {
+            Container::Checkpoint(checkpoint, _) => Artifact::Folder(checkpoint),
+            Container::Gguf(set, _) => Artifact::Gguf(set),
+        }
+    }
+
+    /// Differences from a checkpoint as transformers saves it, in words.
+    pub fn notes(&self) -> &[String] {
+        match &self.container {
+            Container::Checkpoint(_, model) => &model.notes,
+            Container::Gguf(..) => &[],
+        }
+    }
+
+    /// The reader of texts.
+    pub fn reader(&self) -> Reader<'_> {
+        let context = self.config().context;
+        Reader { tokenizer: &self.tokenizer, template: self.template.as_deref(), context }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The path of the folder or of the first part.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The forward pass over the weights.
+    ///
+    /// # Errors
+    /// `Malformed` for tensors of other shapes than the config's.
+    pub fn runtime(&self) -> Result<runtime::Model<'_>> {
+        let weights = Weights::new(self.source(), self.inventory());
+        weights
+            .and_then(|weights| runtime::Model::new(self.config(), weights))
+            .map_err(|e| e.within(self.path.display()))
+    }
+}

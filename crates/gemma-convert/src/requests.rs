@@ -1,0 +1,168 @@
+//! From recipe options to the requests that a plan is made of.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use checkpoint::Checkpoint;
+use imatrix::Importance;
+use plan::{Format, Given, ImportanceKeys, ImportanceSource, Preset, Recipe, Request, Shards, TypeRule};
+use tensor::{Error, Result};
+
+use crate::options::RecipeOptions;
+
+/// The place of the outputs.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The name of the one GGUF file, if the path was one of a file.
+    pub file_name: Option<String>,
+}
+
+impl Destination {
+    /// A path that ends in `.gguf` and is no folder names a file; any other path names a folder.
+    pub fn new(path: &Path) -> Destination {
+        let is_file = path.extension().is_some_and(|e| e == "gguf") && !path.is_dir();
+        match path.file_name().filter(|_| is_file) {
+            Some(name) => {
+                let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                Destination {
+                    folder: parent.to_owned(),
+                    file_name: Some(name.to_string_lossy().into_owned()),
+                }
+            }
+            None => Destination { folder: path.to_owned(), file_name: None },
+        }
+    }
+}
+
+/// One request for each recipe and preset.
+///
+/// # Errors
+/// `Recipe` for a name or a key that does not exist, and for outputs that do not fit the destination; `Malformed` for a broken
+/// importance matrix.
+pub(crate) fn requests(options: &RecipeOptions, destination: &Destination) -> Result<Vec<Request>> {
+    let settings = settings(options);
+    let mut requests = Vec::new();
+    let recipes = options.recipes.iter().map(|name| recipe_text(name));
+    let presets = options.presets.iter().map(|name| preset_text(name));
+    for found in recipes.chain(presets) {
+        let (name, text) = found?;
+        let recipe = Recipe::from_toml_with(&text, &name, &settings)?;
+        requests.push(request(name, recipe, options)?);
+    }
+    if let Some(name) = &destination.file_name {
+        let [only] = requests.as_mut_slice() else {
+            return Err(Error::recipe(format!("‹out› {name}"), "several outputs cannot go into one file")
+                .expected("one recipe or type", requests.len())
+                .help("Give a folder instead."));
+        };
+        if only.recipe.output.format == Format::Safetensors {
+            return Err(Error::recipe(format!("‹out› {name}"), "safetensors go into a folder")
+                .help("Give the name of a folder."));
+        }
+        only.stem = name.strip_suffix(".gguf").unwrap_or(name).to_owned();
+    }
+    if let Some(path) = &options.importance {
+        let given = importance(path)?;
+        requests.iter_mut().for_each(|request| request.importance = Some(given.clone()));
+    }
+    Ok(requests)
+}
+
+/// An importance matrix with the SHA-256 of its file.
+fn importance(path: &Path) -> Result<Given> {
+    let entries = Importance::read(path)?;
+    let keys = ImportanceKeys::new(&path.display().to_string(), &entries);
+    let source = ImportanceSource { keys, file: Some(convert::file_entry(path)?) };
+    Ok(Given { source, entries: Some(Arc::new(entries)) })
+}
+
+/// The settings, and the options that stand for keys of a recipe.
+fn settings(options: &RecipeOptions) -> Vec<String> {
+    let mut settings = options.settings.clone();
+    settings.extend(options.budget.settings());
+    if let Some(size) = &options.split_max_size {
+        settings.push(format!("output.split_max_size={size:?}")); // a text, even if it is a number
+    }
+    if let Some(size) = &options.max_shard_size {
+        settings.push(format!("output.max_shard_size={size:?}"));
+    }
+    if options.text_only {
+        settings.push("text_only=true".to_owned());
+    }
+    settings
+}
+
+/// Bytes of a recipe at most.
+const MAX_RECIPE: u64 = 1 << 20;
+
+/// Name and TOML text of the recipe of a preset; of an embedded recipe, where no preset has this name.
+fn preset_text(name: &str) -> Result<(String, String)> {
+    match Preset::named(name) {
+        Ok(preset) => Ok((preset.name.clone(), Recipe::text_of_preset(&preset.name))),
+        Err(_) if Recipe::embedded_text(name).is_some() => recipe_text(name),
+        Err(error) => Err(error),
+    }
+}
+
+/// Name and TOML text of an embedded recipe or of a file; of a preset, where no recipe has this name.
+pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|e| e == "toml") || name.contains('/') {
+        let text = base::read_bounded(path, MAX_RECIPE).map_err(|e| Error::recipe(name, e.problem()))?;
+        let text = String::from_utf8(text).map_err(|_| Error::recipe(name, "not UTF-8 text"))?;
+        return Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text));
+    }
+    if let (None, Ok(preset)) = (Recipe::embedded_text(name), Preset::named(name)) {
+        return Ok((preset.name.clone(), Recipe::text_of_preset(&preset.name)));
+    }
+    match Recipe::embedded_text(name) {
+        Some(text) => Ok((name.to_ascii_lowercase(), text.to_owned())),
+        None => {
+            let known: Vec<_> = Recipe::embedded().into_iter().map(|(name, _)| name).collect();
+            let help = match Recipe::similar_name(name) {
+                Some(similar) => format!("Did you mean {similar}?"),
+                None => "Give a recipe, a preset of llama-quantize, or the path of a .toml file.".to_owned(),
+            };
+            let error = Error::recipe(format!("recipe {name:?}"), "no such recipe");
+            Err(error.expected(known.join(", "), name).help(help))
+        }
+    }
+}
+
+/// A request. The rules of the options come before those of the recipe.
+fn request(name: String, mut recipe: Recipe, options: &RecipeOptions) -> Result<Request> {
+    let rule = |tensors: String, dtype: &str| {
+        Ok(TypeRule { tensors, dtype: dtype.parse()?, variants: Vec::new(), optional: false, why: None })
+    };
+    let rules = options.tensor_types.iter().map(|text| {
+        let (tensors, dtype) = text.rsplit_once('=').ok_or_else(|| {
+            Error::recipe(format!("‹tensor_type› {text}"), "not a rule").expected("REGEX=TYPE", text)
+        })?;
+        rule(tensors.to_owned(), dtype)
+    });
+    let embeddings = [
+        ("token_embd", &options.token_embd_type),
+        ("per_layer_token_embd", &options.per_layer_token_embd_type),
+    ];
+    let embeddings = embeddings
+        .into_iter()
+        .filter_map(|(role, dtype)| dtype.as_ref().map(|dtype| rule(format!(r"^{role}\.weight$"), dtype)));
+    let mut first = rules.chain(embeddings).collect::<Result<Vec<_>>>()?;
+    first.append(&mut recipe.types.rules);
+    recipe.types.rules = first;
+    let stem = plan::stem("model", &name, &recipe);
+    Ok(Request::new(name, recipe, stem))
+}
+
+/// The tensors of a checkpoint by place, with the surveys of their values that the requests need.
+pub(crate) fn shards<'a>(
+    checkpoint: &'a Checkpoint,
+    model: &gemma::Model,
+    requests: &[Request],
+) -> Result<Shards<'a>> {
+    let shards = Shards::of(checkpoint);
+    let surveys = convert::survey_grid(checkpoint, &plan::to_survey(model, &shards, requests))?;
+    Ok(Shards { surveys, ..shards })
+}

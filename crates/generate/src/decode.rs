@@ -1,0 +1,84 @@
+//! The next token of a model, alone or with a draft model.
+
+use runtime::{Draft, KvCache, Model};
+use tensor::Result;
+
+use crate::sampling::Sampler;
+use crate::speculative::{DraftCounts, SpeculativeDecoder};
+
+/// A decode loop over one sequence: each call of [`next_token`](Self::next_token) gives one token.
+pub enum TokenStream<'a> {
+    /// One pass of the model for each token.
+    Alone(AloneDecoder<'a>),
+    /// Speculative decoding with a draft model.
+    Drafted(Box<SpeculativeDecoder<'a>>),
+}
+
+/// A model without a draft model, on one sequence.
+pub struct AloneDecoder<'a> {
+    model: &'a Model<'a>,
+    suppressed: &'a [u32],
+    /// Tokens that are not in the KV cache yet.
+    unread: Vec<u32>,
+    cache: KvCache,
+}
+
+impl<'a> TokenStream<'a> {
+    /// The tokens after a prompt. `suppressed` are token ids that are never chosen.
+    pub fn alone(model: &'a Model<'a>, suppressed: &'a [u32], prompt: &[u32]) -> TokenStream<'a> {
+        let cache = KvCache::new(model.config());
+        TokenStream::Alone(AloneDecoder { model, suppressed, unread: prompt.to_vec(), cache })
+    }
+
+    /// The same tokens, or tokens of the same distribution, with at most `burst` draft tokens at a time. The prompt is read
+    /// at once.
+    ///
+    /// # Errors
+    /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
+    pub fn drafted(
+        model: &'a Model<'a>,
+        draft: &'a Draft<'a>,
+        burst: usize,
+        suppressed: &'a [u32],
+        prompt: &[u32],
+        sampler: &mut Sampler,
+    ) -> Result<TokenStream<'a>> {
+        let decoder = SpeculativeDecoder::new(model, draft, burst, suppressed, prompt, sampler)?;
+        Ok(TokenStream::Drafted(Box::new(decoder)))
+    }
+
+    /// The next token. The caller asks for at most `left` more tokens, this one included.
+    ///
+    /// # Errors
+    /// `Io` for a source that cannot be read.
+    pub fn next_token(&mut self, left: usize, sampler: &mut Sampler) -> Result<u32> {
+        match self {
+            TokenStream::Alone(AloneDecoder { model, suppressed, unread, cache }) => {
+                let hidden = model.forward_last(unread, cache)?;
+                let token = sampler.choose(&mask_suppressed(suppressed, model.head(&hidden)?.row(0)));
+                *unread = vec![token];
+                Ok(token)
+            }
+            TokenStream::Drafted(decoder) => decoder.next_token(left, sampler),
+        }
+    }
+
+    /// Draft tokens so far; `None` without a draft model.
+    pub fn counts(&self) -> Option<DraftCounts> {
+        match self {
+            TokenStream::Alone(_) => None,
+            TokenStream::Drafted(decoder) => Some(decoder.counts()),
+        }
+    }
+}
+
+/// A row of logits in which suppressed tokens have −∞.
+pub fn mask_suppressed(suppressed: &[u32], logits: &[f32]) -> Vec<f32> {
+    let mut row = logits.to_vec();
+    for &id in suppressed {
+        if let Some(logit) = row.get_mut(id as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    row
+}

@@ -1,0 +1,256 @@
+//! Sampling: the choice of the next token from logits, greedy or at random.
+//!
+//! What is drawn from is narrowed first, in the order of llama.cpp (`common/common.h`, `samplers`; those between are off
+//! there by default): top-k, top-p, min-p, and only then the temperature. So top-p and min-p look at the model's own
+//! probabilities, whatever the temperature.
+//!
+//! Equal logits and an equal seed give equal tokens on every machine: sums run in order, in f64, and nothing is asked of
+//! the system, whose `exp` has last bits of its own.
+
+use runtime::argmax;
+use serde::Serialize;
+
+/// The settings of a sampler.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sampling {
+    /// What logits are divided by; 0 takes the likeliest token and leaves nothing to choose.
+    pub temperature: f64,
+    /// Keeps so many of the likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the fewest of the likeliest tokens that have this share of the probability; 1 keeps all.
+    pub top_p: f64,
+    /// Keeps tokens at least so likely as this share of the likeliest; 0 keeps all.
+    pub min_p: f64,
+    /// Where the random numbers begin.
+    pub seed: u64,
+}
+
+/// Tokens that can be drawn, with weights: a token is as likely as its share of the total. There is at least one.
+#[derive(Clone, Debug)]
+pub(crate) struct Odds {
+    pub(crate) tokens: Vec<(u32, f64)>,
+    pub(crate) total: f64,
+}
+
+impl Odds {
+    pub(crate) fn new(tokens: Vec<(u32, f64)>) -> Odds {
+        let total = tokens.iter().map(|&(_, weight)| weight).sum();
+        Odds { tokens, total }
+    }
+
+    /// The probability of a token.
+    pub(crate) fn of(&self, token: u32) -> f64 {
+        let found = self.tokens.iter().find(|&&(id, _)| id == token);
+        found.map_or(0.0, |&(_, weight)| weight / self.total)
+    }
+}
+
+/// Draws tokens.
+#[derive(Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    random: SplitMix64,
+}
+
+impl Sampler {
+    /// A sampler at the beginning of the random sequence of its seed.
+    pub fn new(sampling: Sampling) -> Sampler {
+        Sampler { random: SplitMix64(sampling.seed), sampling }
+    }
+
+    /// The index of the logit that is chosen. A logit of −∞ never is, unless there is no other.
+    pub fn choose(&mut self, logits: &[f32]) -> u32 {
+        if self.sampling.temperature == 0.0 {
+            return argmax(logits) as u32;
+        }
+        let odds = self.odds(logits);
+        self.draw(&odds)
+    }
+
+    /// What is drawn from.
+    pub(crate) fn odds(&self, logits: &[f32]) -> Odds {
+        if self.sampling.temperature == 0.0 {
+            return Odds { tokens: vec![(argmax(logits) as u32, 1.0)], total: 1.0 };
+        }
+        let candidates = self.candidates(logits);
+        let most = logits[candidates[0] as usize];
+        let weight = |id: u32| exp(f64::from(logits[id as usize] - most) / self.sampling.temperature);
+        Odds::new(candidates.into_iter().map(|id| (id, weight(id))).collect())
+    }
+
+    /// Draws a token.
+    pub(crate) fn draw(&mut self, odds: &Odds) -> u32 {
+        let share = self.share();
+        let mut reached = 0.0;
+        let chosen = odds.tokens.iter().find(|&&(_, weight)| {
+            reached += weight;
+            reached > share * odds.total
+        });
+        chosen.unwrap_or(&odds.tokens[0]).0
+    }
+
+    /// A random number from 0 to just below 1.
+    pub(crate) fn share(&mut self) -> f64 {
+        self.random.share()
+    }
+
+    /// The tokens to draw from, likeliest first, of equals the lower id.
+    fn candidates(&self, logits: &[f32]) -> Vec<u32> {
+        let Sampling { top_k, top_p, min_p, .. } = self.sampling;
+        let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+        let likelier =
+            |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| a.cmp(b));
+        if (1..ids.len()).contains(&top_k) {
+            ids.select_nth_unstable_by(top_k - 1, likelier);
+            ids.truncate(top_k);
+        }
+        ids.sort_unstable_by(likelier);
+        let odds: Vec<f64> = {
+            let most = logits[ids[0] as usize];
+            ids.iter().map(|&id| exp(f64::from(logits[id as usize] - most))).collect()
+        };
+        let mut kept = ids.len();
+        if top_p < 1.0 {
+            let total: f64 = odds.iter().sum();
+            let mut reached = 0.0;
+            let last = odds.iter().position(|odds| {
+                reached += odds;
+                reached >= top_p * total
+            });
+            kept = last.map_or(kept, |last| last + 1);
+        }
+        kept = odds[..kept].partition_point(|&odds| odds >= min_p);
+        ids.truncate(kept);
+        ids
+    }
+}
+
+/// `e^x` for `x ≤ 0`, to 1e-12 of itself. With `x = k ln 2 + r` it is `2^k e^r`, and a short series gives `e^r`.
+fn exp(x: f64) -> f64 {
+    use std::f64::consts::LN_2;
+    let k = (x / LN_2).round();
+    if k < -1022.0 {
+        return 0.0;
+    }
+    let r = x - k * LN_2;
+    let series = (1..=16).rev().fold(1.0, |sum, n| 1.0 + sum * r / f64::from(n));
+    series * f64::from_bits(((1023 + k as i64) as u64) << 52)
+}
+
+/// A generator of 64-bit numbers. Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+#[derive(Debug)]
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// From 0 to just below 1.
+    fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
+    /// Of 1/4, 1/2, 0, 1/16, 1/8 and 1/16.
+    const LOGITS: [f32; 6] = {
+        let half = -std::f32::consts::LN_2;
+        [half, 0.0, f32::NEG_INFINITY, 3.0 * half, 2.0 * half, 3.0 * half]
+    };
+
+    /// How often each token comes in `n` draws.
+    fn counts(sampling: Sampling, n: usize) -> [usize; 6] {
+        let mut sampler = Sampler::new(sampling);
+        let mut counts = [0; 6];
+        (0..n).for_each(|_| counts[sampler.choose(&LOGITS) as usize] += 1);
+        counts
+    }
+
+    /// The tokens that can come.
+    fn kept(sampling: Sampling) -> Vec<u32> {
+        Sampler::new(sampling).candidates(&LOGITS)
+    }
+
+    /// The first numbers from the seed 1234567, by Vigna's splitmix64.c.
+    #[test]
+    fn random_numbers_are_those_of_the_reference() {
+        let mut random = SplitMix64(1_234_567);
+        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!([(); 3].map(|()| random.next()), expected);
+    }
+
+    #[test]
+    fn exp_is_exp() {
+        for step in 0..4000 {
+            let x = f64::from(step) * -0.173;
+            let (found, expected) = (exp(x), x.exp());
+            assert!((found - expected).abs() <= 1e-12 * expected, "{x}");
+        }
+        assert_eq!((exp(0.0), exp(f64::NEG_INFINITY)), (1.0, 0.0));
+    }
+
+    /// Pearson's test. By chance alone chi-square with 4 degrees of freedom is above 23.5 once in 10,000 seeds.
+    #[test]
+    fn tokens_come_as_often_as_they_are_likely() {
+        let n = 40_000;
+        for (temperature, weights) in [
+            (1.0, [4.0, 8.0, 0.0, 1.0, 2.0, 1.0]),
+            (0.5, [16.0, 64.0, 0.0, 1.0, 4.0, 1.0]),
+            (2.0, [2.0, 8f64.sqrt(), 0.0, 1.0, 2f64.sqrt(), 1.0]),
+        ] {
+            let total: f64 = weights.iter().sum();
+            for seed in [0, 1, 42] {
+                let counts = counts(Sampling { temperature, seed, ..PLAIN }, n);
+                let chi_square =
+                    counts.iter().zip(weights).filter(|&(_, weight)| weight > 0.0).map(|(&count, weight)| {
+                        let expected = n as f64 * weight / total;
+                        (count as f64 - expected).powi(2) / expected
+                    });
+                let chi_square: f64 = chi_square.sum();
+                assert!(chi_square < 23.5, "temperature {temperature}, seed {seed}: {chi_square} {counts:?}");
+                assert_eq!(counts[2], 0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_unlikely_is_left_out() {
+        assert_eq!(kept(PLAIN), [1, 0, 4, 3, 5, 2]);
+        for (top_k, expected) in
+            [(1, &[1][..]), (3, &[1, 0, 4]), (4, &[1, 0, 4, 3]), (99, &[1, 0, 4, 3, 5, 2])]
+        {
+            assert_eq!(kept(Sampling { top_k, ..PLAIN }), expected, "top-k {top_k}");
+        }
+        for (top_p, expected) in
+            [(1e-9, &[1][..]), (0.49, &[1]), (0.51, &[1, 0]), (0.8, &[1, 0, 4]), (0.99, &[1, 0, 4, 3, 5])]
+        {
+            assert_eq!(kept(Sampling { top_p, ..PLAIN }), expected, "top-p {top_p}");
+        }
+        for (min_p, expected) in
+            [(1.0, &[1][..]), (0.4, &[1, 0]), (0.2, &[1, 0, 4]), (0.01, &[1, 0, 4, 3, 5])]
+        {
+            assert_eq!(kept(Sampling { min_p, ..PLAIN }), expected, "min-p {min_p}");
+        }
+        // top-p is a share of what top-k has left: 1/2 of 3/4
+        assert_eq!(kept(Sampling { top_k: 2, top_p: 0.6, ..PLAIN }), [1]);
+        // and the temperature comes last
+        assert_eq!(kept(Sampling { temperature: 100.0, top_p: 0.49, ..PLAIN }), [1]);
+    }
+
+    #[test]
+    fn a_seed_says_it_all() {
+        let hot = Sampling { temperature: 1.5, seed: 7, ..PLAIN };
+        assert_eq!(counts(hot, 500), counts(hot, 500));
+        assert_ne!(counts(hot, 500), counts(Sampling { seed: 8, ..hot }, 500));
+        assert_eq!(counts(Sampling { temperature: 0.0, ..PLAIN }, 9), [0, 9, 0, 0, 0, 0]);
+    }
+}

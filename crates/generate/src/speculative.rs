@@ -1,0 +1,290 @@
+//! Speculative decoding: a draft model guesses several tokens, and the model looks at them all in one pass.
+//!
+//! What comes out is what the model alone would say. A token `d` that was drawn from the draft's odds `q` is taken with the
+//! probability `min(1, p(d) / q(d))`, where `p` are the model's odds; else one is drawn from what `q` has too little of,
+//! `max(0, p - q)`. Together that is drawing from `p` (Leviathan, Kalman and Matias, "Fast inference from transformers via
+//! speculative decoding", 2023). Where the likeliest token is taken, both odds are all on one token, and a guess is taken if
+//! it is the model's.
+//!
+//! The model's passes are over as many tokens at a time as give each the same bits as alone, so that not even a rounding
+//! tells whether a token was guessed.
+
+use std::collections::{HashMap, VecDeque};
+
+use runtime::{Draft, Guesser, KvCache, Matrix, Model, Standing};
+use serde::Serialize;
+use tensor::Result;
+
+use crate::mask_suppressed;
+use crate::sampling::{Odds, Sampler};
+
+/// Tokens of a pass: each gets the bits that it would have alone (see `runtime`'s matmul and attention).
+const PASS: usize = quant::DOT_VECTORS;
+
+/// Says a model's next tokens with the help of a draft model.
+#[derive(Clone)]
+pub struct SpeculativeDecoder<'a> {
+    model: &'a Model<'a>,
+    guesser: Guesser<'a>,
+    /// The most tokens to guess at a time.
+    burst: usize,
+    /// The longest sequence that both can follow.
+    context: u64,
+    /// Tokens that must not be said.
+    suppressed: &'a [u32],
+    cache: KvCache,
+    /// The normalised hidden state at the end of the cache.
+    hidden: Matrix,
+    /// The prompt and all that has been said. The last token is not in the cache.
+    sequence: Vec<u32>,
+    /// To be said. The last of them is not in the cache.
+    ready: VecDeque<u32>,
+    counts: DraftCounts,
+}
+
+/// Draft tokens, and those of them that the model accepted.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct DraftCounts {
+    /// Passes of the model over a burst of draft tokens.
+    pub bursts: usize,
+    /// Draft tokens.
+    pub drafted: usize,
+    /// Draft tokens that the model accepted.
+    pub accepted: usize,
+}
+
+impl<'a> SpeculativeDecoder<'a> {
+    /// Reads the prompt, and has the first token ready.
+    ///
+    /// # Errors
+    /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
+    pub fn new(
+        model: &'a Model<'a>,
+        draft: &'a Draft<'a>,
+        burst: usize,
+        suppressed: &'a [u32],
+        prompt: &[u32],
+        sampler: &mut Sampler,
+    ) -> Result<SpeculativeDecoder<'a>> {
+        let mut cache = KvCache::new(model.config()).with_undo(burst);
+        let hidden = model.norm(&model.forward_last(prompt, &mut cache)?)?;
+        let logits = model.logits(&hidden, 0..model.config().vocab)?;
+        Ok(SpeculativeDecoder {
+            model,
+            guesser: Guesser::new(draft, burst),
+            burst,
+            context: model.config().context.min(draft.context()),
+            suppressed,
+            cache,
+            hidden,
+            sequence: prompt.to_vec(),
+            ready: VecDeque::from([sampler.choose(&mask_suppressed(suppressed, logits.row(0)))]),
+            counts: DraftCounts::default(),
+        })
+    }
+
+    /// Draft tokens so far.
+    pub fn counts(&self) -> DraftCounts {
+        self.counts
+    }
+
+    /// The next token. No more than `left` will be asked for, this one included.
+    ///
+    /// # Errors
+    /// `Io` for a source that cannot be read.
+    pub fn next_token(&mut self, left: usize, sampler: &mut Sampler) -> Result<u32> {
+        loop {
+            if let Some(token) = self.ready.pop_front() {
+                self.sequence.push(token);
+                return Ok(token);
+            }
+            self.burst(left, sampler)?;
+        }
+    }
+
+    /// Guesses, and lets the model judge.
+    fn burst(&mut self, left: usize, sampler: &mut Sampler) -> Result<()> {
+        let room = (self.context as usize).saturating_sub(self.sequence.len());
+        let guesses = self.guess(self.burst.min(left.saturating_sub(1)).min(room), sampler)?;
+        let start = self.cache.len();
+        let last = self.sequence.last().copied();
+        let tokens: Vec<u32> = last.into_iter().chain(guesses.iter().map(|(id, _)| *id)).collect();
+        self.counts.bursts += usize::from(!guesses.is_empty());
+        self.counts.drafted += guesses.len();
+
+        for (number, pass) in tokens.chunks(PASS).enumerate() {
+            let hidden = self.model.norm(&self.model.forward(pass, &mut self.cache, |_, _| ())?)?;
+            let logits = self.model.logits(&hidden, 0..self.model.config().vocab)?;
+            for row in 0..pass.len() {
+                let judged = number * PASS + row;
+                let odds = sampler.odds(&mask_suppressed(self.suppressed, logits.row(row)));
+                let said = match guesses.get(judged) {
+                    Some((guess, draft)) => judge(*guess, draft, &odds, sampler),
+                    None => Verdict::Instead(sampler.draw(&odds)),
+                };
+                match said {
+                    Verdict::Taken => {
+                        self.counts.accepted += 1;
+                        self.ready.push_back(guesses[judged].0);
+                    }
+                    Verdict::Instead(token) => {
+                        self.ready.push_back(token);
+                        self.hidden = hidden.select([row]);
+                        return self.cache.truncate(self.model.config(), start + judged + 1);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Guesses so many tokens, each with the odds that it was drawn from.
+    fn guess(&mut self, count: usize, sampler: &mut Sampler) -> Result<Vec<(u32, Odds)>> {
+        let at = Standing { target: self.model, cache: &self.cache, hidden: &self.hidden };
+        let mut guesses: Vec<(u32, Odds)> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let logits = match guesses.last() {
+                None => self.guesser.first(&at, &self.sequence)?,
+                Some((token, _)) => self.guesser.next(&at, *token)?,
+            };
+            let odds = sampler.odds(&mask_suppressed(self.suppressed, &logits));
+            guesses.push((sampler.draw(&odds), odds));
+        }
+        Ok(guesses)
+    }
+}
+
+/// What becomes of a guess.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Taken,
+    Instead(u32),
+}
+
+/// Judges a token that was drawn from `draft`, so that what is said is drawn from `odds`.
+fn judge(guess: u32, draft: &Odds, odds: &Odds, sampler: &mut Sampler) -> Verdict {
+    if sampler.share() * draft.of(guess) < odds.of(guess) {
+        return Verdict::Taken;
+    }
+    let drafted: HashMap<u32, f64> = draft.tokens.iter().copied().collect();
+    let lacking = odds.tokens.iter().map(|&(id, weight)| {
+        let drafted = drafted.get(&id).map_or(0.0, |weight| weight / draft.total);
+        (id, (weight / odds.total - drafted).max(0.0))
+    });
+    let lacking = Odds::new(lacking.collect());
+    // equal odds are never refused, but for a rounding
+    Verdict::Instead(sampler.draw(if lacking.total > 0.0 { &lacking } else { odds }))
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::Checkpoint;
+    use runtime::{Drafter, Weights};
+    use tensor::TensorSource;
+
+    use super::*;
+    use crate::sampling::Sampling;
+
+    const WARM: Sampling = Sampling { temperature: 1.2, top_k: 6, top_p: 1.0, min_p: 0.0, seed: 0 };
+
+    /// Pearson's statistic. By chance alone it is above 25.7 once in 10,000 times with 5 degrees of freedom.
+    fn chi_square(said: &[u32], odds: &Odds) -> f64 {
+        let expected = |id| said.len() as f64 * odds.of(id);
+        assert!(said.iter().all(|&id| odds.of(id) > 0.0), "only what may be said");
+        let count = |id| said.iter().filter(|&&said| said == id).count() as f64;
+        odds.tokens.iter().map(|&(id, _)| (count(id) - expected(id)).powi(2) / expected(id)).sum()
+    }
+
+    #[test]
+    fn judged_guesses_have_the_odds_of_the_model() {
+        let odds = Odds::new(vec![(1, 4.0), (2, 2.0), (3, 1.0), (4, 1.0)]);
+        let drafts = [
+            vec![(1, 4.0), (2, 2.0), (3, 1.0), (4, 1.0)],
+            vec![(4, 7.0), (1, 1.0), (9, 2.0)],
+            vec![(9, 1.0)],
+            vec![(2, 1.0), (3, 5.0)],
+        ];
+        for (seed, draft) in drafts.into_iter().map(Odds::new).enumerate() {
+            let mut sampler = Sampler::new(Sampling { seed: seed as u64, ..WARM });
+            let mut say = || {
+                let guess = sampler.draw(&draft);
+                match judge(guess, &draft, &odds, &mut sampler) {
+                    Verdict::Taken => guess,
+                    Verdict::Instead(token) => token,
+                }
+            };
+            let said: Vec<u32> = (0..20_000).map(|_| say()).collect();
+            let statistic = chi_square(&said, &odds);
+            assert!(statistic < 21.1, "draft {draft:?}: {statistic}"); // 3 degrees of freedom
+        }
+    }
+
+    #[test]
+    fn where_the_likeliest_is_taken_a_guess_is_right_or_wrong() {
+        let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..WARM });
+        let sure = |id| Odds::new(vec![(id, 1.0)]);
+        for _ in 0..100 {
+            assert_eq!(judge(5, &sure(5), &sure(5), &mut sampler), Verdict::Taken);
+            assert_eq!(judge(5, &sure(5), &sure(7), &mut sampler), Verdict::Instead(7));
+        }
+    }
+
+    /// The first two tokens of many bursts, against the odds of the model alone. The draft is an assistant, then a model of
+    /// its own.
+    #[test]
+    fn bursts_have_the_odds_of_the_model() {
+        let fixture = |name: &str| {
+            let path = testkit::fixtures("checkpoints").join(name);
+            Checkpoint::open(path).unwrap()
+        };
+        let (target, draft) = (fixture("e2b"), fixture("e2b-assistant"));
+        let opened = gemma::Model::open(&target).unwrap();
+        let opened_draft = gemma::Model::open_draft(&draft).unwrap();
+        let weights = Weights::new(&target as &dyn TensorSource, &opened.inventory).unwrap();
+        let model = Model::new(&opened.config, weights).unwrap();
+        let drafter =
+            Drafter::new(&opened_draft.config, &draft, &opened_draft.inventory, &opened.config).unwrap();
+        let other = fixture("31b");
+        let opened_other = gemma::Model::open(&other).unwrap();
+        let weights = Weights::new(&other as &dyn TensorSource, &opened_other.inventory).unwrap();
+        let other = Model::new(&opened_other.config, weights).unwrap();
+        for draft in [Draft::Assistant(drafter), Draft::of_model(other, &opened.config).unwrap()] {
+            has_the_odds_of_the_model(&model, &draft);
+        }
+    }
+
+    fn has_the_odds_of_the_model(model: &Model<'_>, draft: &Draft<'_>) {
+        let prompt: Vec<u32> = (0..40).map(|n| if n == 0 { 2 } else { 300 + n * 17 }).collect();
+        let mut first = Sampler::new(Sampling { temperature: 0.0, ..WARM });
+        let mut start = SpeculativeDecoder::new(model, draft, 3, &[], &prompt, &mut first).unwrap();
+        let last = start.next_token(9, &mut first).unwrap();
+        let odds_after = |more: &[u32]| {
+            let mut cache = start.cache.clone();
+            let hidden = model.forward_last(more, &mut cache).unwrap();
+            Sampler::new(WARM).odds(model.head(&hidden).unwrap().row(0))
+        };
+        let first = odds_after(&[last]);
+        let likeliest = first.tokens[0].0;
+        let second = odds_after(&[last, likeliest]);
+
+        let mut said = Vec::new();
+        let mut counts = DraftCounts::default();
+        for seed in 0..800 {
+            let mut sampler = Sampler::new(Sampling { seed, ..WARM });
+            let mut speculation = start.clone();
+            let mut next = || speculation.next_token(9, &mut sampler).unwrap();
+            said.push((next(), next()));
+            counts.accepted += speculation.counts.accepted;
+            counts.drafted += speculation.counts.drafted;
+        }
+        // some guesses were taken and some were not, or nothing has been tested
+        assert!(counts.accepted > 200 && counts.drafted - counts.accepted > 200, "{counts:?}");
+        let all: Vec<u32> = said.iter().map(|&(first, _)| first).collect();
+        let then: Vec<u32> = said.iter().filter(|said| said.0 == likeliest).map(|said| said.1).collect();
+        assert!(then.len() > 100);
+        for (said, odds) in [(all, first), (then, second)] {
+            let statistic = chi_square(&said, &odds);
+            assert!(statistic < 25.7, "{statistic}: {odds:?}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What a draft model is worth, in all forms: sentences, a table of burst sizes, a plot.
+
+use std::fmt::Write;
+
+use draft::DraftReport;
+
+use super::tables::{Align, Cell, Grid, cell, exact, models_of};
+use super::{html, markdown, number, plots, text};
+use crate::table::grouped;
+
+/// For a terminal: the verdict last, where it is seen.
+pub fn draft_text(report: &DraftReport) -> String {
+    let mut out = text::render(&models(report));
+    let _ = write!(
+        out,
+        "\n{}\n{}\n{}",
+        sentences(report).join("\n"),
+        text::render(&bursts(report)),
+        verdict(report)
+    );
+    out.push('\n');
+    out
+}
+
+/// For the summary of a CI run.
+pub fn draft_markdown(report: &DraftReport) -> String {
+    let mut out =
+        format!("### {}\n\n{}\n", markdown::escape(&verdict(report)), markdown::render(&models(report)));
+    for sentence in sentences(report) {
+        let _ = writeln!(out, "- {}", markdown::escape(&sentence));
+    }
+    let _ = write!(out, "\n{}\n{}\n", markdown::render(&bursts(report)), markdown::escape(&report.tool));
+    out
+}
+
+/// A page that needs nothing else.
+pub fn draft_html(report: &DraftReport) -> String {
+    let mut page = html::open(&format!("Worth of {}", report.draft.path));
+    html::verdict(&mut page, report.measured.same_text, &verdict(report));
+    html::list(&mut page, &sentences(report));
+    html::section(&mut page, "Models", &models(report));
+    html::figure(&mut page, plots::bursts(report));
+    html::section(&mut page, "Burst sizes", &bursts(report));
+    html::close(&mut page, &report.tool);
+    page
+}
+
+fn verdict(report: &DraftReport) -> String {
+    let best = report.bursts.get(report.best.wrapping_sub(1));
+    let implied = best.map_or(0.0, |best| best.implied);
+    let same = if report.measured.same_text { "the same text" } else { "ANOTHER TEXT" };
+    format!(
+        "{} at a time: {same}, {} times as fast as the target alone ({} by what was measured of its parts)",
+        number::count(report.best, "guess", "guesses"),
+        number::significant(report.measured.speedup),
+        number::significant(implied),
+    )
+}
+
+fn sentences(report: &DraftReport) -> Vec<String> {
+    let measured = &report.measured;
+    vec![
+        format!(
+            "the likeliest token is the target's at {} of {} tokens of text",
+            number::share(report.top1),
+            grouped(report.tokens)
+        ),
+        format!(
+            "a guess drawn at temperature 1 is taken with a probability of {}",
+            number::share(report.acceptance)
+        ),
+        format!(
+            "a guess takes {}, a step of the target {}: {} of it",
+            time(report.draft_seconds),
+            time(report.target_seconds),
+            number::percent(report.cost)
+        ),
+        format!(
+            "{} tokens were said in {}, alone in {}; {} of {} guesses were taken",
+            grouped(report.said),
+            number::duration(measured.seconds),
+            number::duration(measured.alone_seconds),
+            grouped(measured.taken),
+            grouped(measured.drafted),
+        ),
+    ]
+}
+
+fn time(seconds: f64) -> String {
+    format!("{} ms", number::significant(seconds * 1e3))
+}
+
+fn models(report: &DraftReport) -> Grid {
+    models_of([("draft", &report.draft), ("target", &report.target)])
+}
+
+/// A row a burst size; the best stands out.
+fn bursts(report: &DraftReport) -> Grid {
+    let names = [
+        "guesses at a time",
+        "taken of them",
+        "tokens a pass",
+        "cost of a pass",
+        "speed-up",
+        "if a pass cost 1",
+    ];
+    let head =
+        names.into_iter().chain(["the same at temperature 1"]).map(|name| (name, Align::Right)).collect();
+    let figure = |value: f64| exact(number::significant(value), value);
+    let row = |burst: &::draft::Burst| {
+        let good = (burst.guesses == report.best && burst.implied > 1.0).then_some(true);
+        vec![
+            cell(burst.guesses.to_string()),
+            figure(burst.accepted),
+            figure(burst.accepted + 1.0),
+            figure(burst.pass_cost),
+            Cell { good, ..figure(burst.implied) },
+            figure(burst.ideal),
+            figure(burst.ideal_sampled),
+        ]
+    };
+    Grid { head, rows: report.bursts.iter().map(row).collect() }
+}

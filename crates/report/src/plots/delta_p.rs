@@ -1,0 +1,79 @@
+//! The distribution of Δp: how much the artifact's probability of the true next token differs from the base's.
+
+use eval::DeltaP;
+
+use super::{Frame, Plot, WIDTH};
+use crate::number;
+use crate::scale::{Scale, round_above};
+use crate::svg::{Anchor, Svg};
+use crate::table::grouped;
+
+/// Finer bins are joined.
+const BINS: usize = 201;
+
+pub(crate) fn delta_p(delta_p: &DeltaP) -> Option<Plot> {
+    let title = "Distribution of Δp";
+    let largest = delta_p.histogram.iter().max().filter(|most| **most > 0)?;
+    if delta_p.rms == 0.0 {
+        let caption = "It is 0 at every token: both models give the token that follows the same probability."
+            .to_owned();
+        return Some(Plot { title, caption, svg: None });
+    }
+    let all = delta_p.histogram.len();
+    // The axis ends where the tokens do.
+    let edge = |bin: usize| -1.0 + 2.0 * bin as f64 / all as f64;
+    let filled = || delta_p.histogram.iter().enumerate().filter(|(_, count)| **count > 0).map(|(bin, _)| bin);
+    let reach = filled().map(|bin| edge(bin).abs().max(edge(bin + 1).abs())).fold(0.02, f64::max);
+    let reach = round_above(reach).min(1.0);
+    let inside: Vec<_> =
+        (0..all).filter(|bin| edge(*bin).abs().max(edge(*bin + 1).abs()) <= reach + 1e-9).collect();
+    let joined = inside.len().div_ceil(BINS).max(1);
+    let bars: Vec<(f64, f64, u64)> = inside
+        .chunks(joined)
+        .map(|bins| {
+            (
+                edge(bins[0]),
+                edge(bins[bins.len() - 1] + 1),
+                bins.iter().map(|bin| delta_p.histogram[*bin]).sum(),
+            )
+        })
+        .collect();
+    let most = bars.iter().map(|bar| bar.2).max().unwrap_or(*largest);
+
+    let frame = Frame { left: 64.0, top: 32.0, right: WIDTH - 24.0, bottom: 252.0 };
+    let x = Scale::linear(-reach, reach, frame.left, frame.right);
+    // From below 1, so that a single token has a height.
+    let y = Scale::log(0.5, round_above(most as f64 * 1.05).max(2.0), frame.bottom, frame.top);
+    let label = format!(
+        "{title}: RMS {}, mean {}, tokens from −{} to {}",
+        number::percent(delta_p.rms),
+        number::percent(delta_p.mean),
+        number::percent(reach),
+        number::percent(reach),
+    );
+    let mut svg = Svg::new(WIDTH, 296.0, &label);
+    let ticks: Vec<_> = y.ticks(7).into_iter().filter(|tick| *tick >= 1.0).collect();
+    frame.vertical(&mut svg, &y, &ticks, "tokens, log scale");
+    for (low, high, count) in bars.iter().filter(|bar| bar.2 > 0) {
+        let (left, right, top) = (x.at(*low), x.at(*high), y.at(*count as f64));
+        let gap = if right - left > 4.0 { 0.5 } else { 0.0 };
+        let class = if low + high < 0.0 { "less" } else { "more" };
+        let class = if *low < -1e-9 && *high > 1e-9 { "same" } else { class };
+        let [low, high] = [low, high].map(|edge| number::tick((edge * 1e4).round() / 100.0));
+        let title = format!("{low} % to {high} %: {}", grouped(*count));
+        svg.rect(class, [left + gap, top], [right - left - 2.0 * gap, frame.bottom - top], &title);
+    }
+    let percent = |value: f64| format!("{} %", number::tick(value));
+    let axis = Scale::linear(-reach * 100.0, reach * 100.0, frame.left, frame.right);
+    frame.horizontal(&mut svg, &axis, &axis.ticks(10), percent, "Δp = p(artifact) − p(base)");
+    svg.line("zero", [x.at(0.0), frame.top - 6.0], [x.at(0.0), frame.bottom]);
+    svg.text("l", Anchor::End, [x.at(0.0) - 8.0, frame.top - 14.0], "less likely by the artifact");
+    svg.text("l", Anchor::Start, [x.at(0.0) + 8.0, frame.top - 14.0], "likelier");
+    let caption = format!(
+        "Change of the probability of the token that follows: mean {}, RMS {}. Both sides alike is noise; more on the \
+         left is loss.",
+        number::percent(delta_p.mean),
+        number::percent(delta_p.rms)
+    );
+    Some(Plot { title, caption, svg: Some(svg.finish()) })
+}

@@ -1,0 +1,99 @@
+//! What of a conversation the model says.
+//!
+//! The markers of Gemma 4 tell it, token by token:
+//!
+//! ```text
+//! <bos><|turn>user⏎Weather?<turn|>⏎
+//! <|turn>model⏎<|tool_call>call:now{}<tool_call|><|tool_response>response:now{…}<tool_response|>Noon.<turn|>⏎
+//!              ╰──────────────── said ──────────────────────────╯                               ╰── said ──╯
+//! ```
+//!
+//! From the header of its turn on everything is the model's: thoughts, calls, text, and the token with which it hands
+//! over: `<turn|>`, or the first `<|tool_response>`, after which whoever runs the tool writes. It takes up again at
+//! the last `<tool_response|>`. The template of April writes one answer behind another without a new header.
+//!
+//! To render the conversation with and without each answer and take the difference would not need the markers, but
+//! does not work: the published templates drop the thoughts of all turns before the last, join answers to the turn
+//! before, write a tool's response with its call, and put an empty thought into a prompt that no history has.
+//! A template that writes other markers is refused; all of its text can still be scored.
+
+use serde_json::Value;
+use tensor::{Error, Result};
+
+use crate::Tokenizer;
+
+const TURN: &str = "<|turn>";
+const TURN_END: &str = "<turn|>";
+const RESPONSE: &str = "<|tool_response>";
+const RESPONSE_END: &str = "<tool_response|>";
+
+/// Who writes.
+enum Writer {
+    /// The template, or somebody else.
+    Other,
+    /// The header of a turn, so far.
+    Header(String),
+    Model,
+    /// Nobody: the model has ended its turn.
+    Done,
+    Tool,
+}
+
+/// Positions of the tokens that the model says, in a conversation made of `messages`.
+pub(super) fn positions(tokens: &[u32], tokenizer: &Tokenizer, messages: &[Value]) -> Result<Vec<usize>> {
+    check(messages)?;
+    let mut said = Vec::new();
+    let mut writer = Writer::Other;
+    let mut before = "";
+    for (position, &id) in tokens.iter().enumerate() {
+        let token = tokenizer.token(id).unwrap_or_default();
+        writer = match (writer, token) {
+            (_, TURN) => Writer::Header(String::new()),
+            (Writer::Header(mut header), _) => {
+                header.push_str(&tokenizer.decode(&[id]));
+                match header.split_once('\n') {
+                    Some(("model", _)) => Writer::Model,
+                    Some(_) => Writer::Other,
+                    None => Writer::Header(header),
+                }
+            }
+            (Writer::Model, RESPONSE) if before == RESPONSE_END => Writer::Tool,
+            (Writer::Done, _) if tokenizer.decode(&[id]).trim().is_empty() => Writer::Done,
+            (Writer::Model | Writer::Done, _) => {
+                said.push(position);
+                match token {
+                    TURN_END => Writer::Done,
+                    RESPONSE => Writer::Tool,
+                    _ => Writer::Model,
+                }
+            }
+            (Writer::Tool, RESPONSE_END) => Writer::Model,
+            (writer, _) => writer,
+        };
+        before = token;
+    }
+    if said.is_empty() {
+        return Err(Error::malformed("chat template", "does not show what the model says")
+            .expected("<|turn>model, as Gemma 4 writes it", "no such turn")
+            .help("Score all tokens instead of the answers."));
+    }
+    Ok(said)
+}
+
+/// That there is an answer, and that nobody writes the markers but the template.
+fn check(messages: &[Value]) -> Result<()> {
+    if !messages.iter().any(|message| message["role"] == "assistant" || message["role"] == "model") {
+        return Err(Error::malformed("messages", "none is the model's")
+            .expected("a message of the role assistant", "no answer")
+            .help("Score all tokens instead of the answers."));
+    }
+    for (number, message) in messages.iter().enumerate() {
+        let text = message.to_string();
+        if let Some(marker) = [TURN, TURN_END, RESPONSE, RESPONSE_END].iter().find(|&&m| text.contains(m)) {
+            let problem = format!("spells {marker}, so it cannot be told who says what");
+            return Err(Error::malformed(format!("message {number}"), problem)
+                .help("Score all tokens instead of the answers."));
+        }
+    }
+    Ok(())
+}

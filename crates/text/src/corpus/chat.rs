@@ -1,0 +1,144 @@
+//! Conversations, one a line, through the model's chat template.
+//!
+//! A line is a list of messages, or an object with `messages` and perhaps `tools`, in OpenAI's form. There the
+//! arguments of a tool call are JSON in a string; the templates want them as an object, so they are parsed first.
+//! The template writes BOS and the markers, so the text is tokenized with markers found.
+
+use serde_json::Value;
+use tensor::{Error, Result};
+
+use super::{Cut, Scored, Sequence, answers};
+use crate::{Chat, ChatTemplate, Tokenizer};
+
+/// The most bytes of a conversation.
+const MAX_LINE: usize = 8 << 20;
+
+/// The conversations of a file.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub(super) sequences: Vec<Sequence>,
+    /// How many of them are cut at the context.
+    pub(super) shortened: usize,
+    /// How many are not among them, having nothing to score before the context ends.
+    pub(super) unanswered: usize,
+}
+
+/// Reads the lines of a file; empty ones count for nothing.
+pub(super) fn conversations(
+    text: &str,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    cut: &Cut,
+) -> Result<Read> {
+    let mut read = Read::default();
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let mut lines = lines.peekable();
+    if lines.peek().is_none() {
+        return Err(
+            Error::malformed("conversations", "there are none").expected("one a line", "an empty file")
+        );
+    }
+    // Any JSON takes many times its size when it is read.
+    for (number, line) in lines.take(cut.most.unwrap_or(usize::MAX)) {
+        let within = |e: Error| e.within(format!("line {}", number + 1));
+        if line.len() > MAX_LINE {
+            return Err(within(
+                Error::limit("conversation", "too long")
+                    .expected(format!("at most {MAX_LINE} bytes"), line.len()),
+            ));
+        }
+        let Sequence { mut tokens, mut scored } =
+            conversation(line, tokenizer, template, cut.scored).map_err(within)?;
+        if tokens.len() > cut.context {
+            read.shortened += 1;
+            tokens.truncate(cut.context);
+            scored.retain(|&position| position < cut.context);
+        }
+        if scored.is_empty() {
+            read.unanswered += 1;
+        } else {
+            read.sequences.push(Sequence { tokens, scored });
+        }
+    }
+    Ok(read)
+}
+
+fn conversation(
+    line: &str,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    scored: Scored,
+) -> Result<Sequence> {
+    let (messages, tools) = parse(line)?;
+    let bos = tokenizer.bos();
+    let text = template.render(&Chat {
+        messages: &messages,
+        tools: &tools,
+        bos_token: tokenizer.token(bos).unwrap_or_default(),
+        ..Chat::default()
+    })?;
+    let rendered = tokenizer.encode(&text, false, true)?;
+    // one BOS, whether the template writes it or not
+    let mut tokens = vec![bos];
+    tokens.extend(rendered.into_iter().skip_while(|&token| token == bos));
+    if tokens.len() < 2 {
+        return Err(Error::malformed("conversation", "the chat template makes nothing of it")
+            .expected("at least 2 tokens", tokens.len()));
+    }
+    let scored = match scored {
+        Scored::All => (1..tokens.len()).collect(),
+        Scored::Answers => answers::positions(&tokens, tokenizer, &messages)?,
+    };
+    Ok(Sequence { tokens, scored })
+}
+
+/// Messages and tools.
+fn parse(line: &str) -> Result<(Vec<Value>, Vec<Value>)> {
+    let refuse = |what, found: &Value| {
+        Error::malformed(what, "not a list").expected("a JSON list", kind(found)).help(
+            "A line is a list of messages, or {\"messages\": […], \"tools\": […]}; a message is \
+             {\"role\": \"user\", \"content\": \"…\"}.",
+        )
+    };
+    let line = serde_json::from_str(line).map_err(|e| Error::malformed("conversation", e))?;
+    let (messages, tools) = match line {
+        Value::Object(mut fields) => {
+            let mut take = |key| fields.remove(key).unwrap_or_default();
+            (take("messages"), take("tools"))
+        }
+        other => (other, Value::Null),
+    };
+    let Value::Array(messages) = messages else { return Err(refuse("messages", &messages)) };
+    let tools = match tools {
+        Value::Array(tools) => tools,
+        Value::Null => Vec::new(),
+        other => return Err(refuse("tools", &other)),
+    };
+    if messages.is_empty() {
+        return Err(Error::malformed("messages", "there are none"));
+    }
+    Ok((messages.into_iter().map(parse_arguments).collect(), tools))
+}
+
+/// Turns the arguments of tool calls from a JSON text into the object that it spells.
+fn parse_arguments(mut message: Value) -> Value {
+    for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };
+        let spelled = arguments.as_str().and_then(|text| serde_json::from_str(text).ok());
+        if let Some(object @ Value::Object(_)) = spelled {
+            *arguments = object;
+        }
+    }
+    message
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,52 @@
+//! Integration tests of the binary and the library: one test binary, one module a subject.
+//!
+//! Run the tests of one subject with `cargo test --release --test main traps::`.
+
+mod bad_input;
+mod bad_weights;
+mod broken;
+mod browser;
+mod budget;
+mod bytes;
+mod calibration;
+mod calibration_table;
+mod clients;
+mod command_line;
+mod company;
+mod config;
+mod crash;
+mod draft;
+mod draft_extract;
+mod draft_generate;
+mod draft_measure;
+mod draft_recipe;
+mod faults;
+mod generate;
+mod importance;
+mod inputs;
+mod judge;
+mod keys;
+mod limits;
+mod memory;
+mod noise;
+mod offload;
+mod outputs;
+mod plans;
+mod protocol;
+mod qat;
+mod report_files;
+mod report_page;
+mod runtime;
+mod safetensors;
+mod safetensors_bad;
+mod safetensors_judge;
+mod sets;
+mod streams;
+mod support;
+mod target;
+mod tokenizer;
+mod traps;
+mod untrusted;
+mod verify;
+mod verify_bytes;
+mod verify_safetensors;
