@@ -5,6 +5,7 @@ mod deny;
 mod fixtures;
 mod fuzz;
 mod oracle;
+mod schema;
 mod synth;
 mod tidy;
 mod tools;
@@ -15,6 +16,7 @@ pub(crate) enum Command {
     Fixtures(fixtures::Args),
     Fuzz(fuzz::Args),
     Deny(deny::Args),
+    Schema(schema::Args),
     Tidy(tidy::Args),
     Synth(synth::Args),
     Bench(bench::Args),
@@ -27,6 +29,7 @@ impl Command {
             Command::Fixtures(args) => args.run(),
             Command::Fuzz(args) => args.run(),
             Command::Deny(args) => args.run(),
+            Command::Schema(args) => args.run(),
             Command::Tidy(args) => args.run(),
             Command::Synth(args) => args.run(),
             Command::Bench(args) => args.run(),

@@ -9,6 +9,7 @@ use text::{Corpus, Protocol, Scored};
 
 /// A model file or folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelInfo {
     /// Path, as it was given.
     pub path: String,
@@ -31,6 +32,7 @@ impl ModelInfo {
 
 /// An evaluated text: how it was cut, and its figures by document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EvaluatedText {
     /// How it was cut.
     pub protocol: Protocol,
@@ -52,6 +54,7 @@ pub struct EvaluatedText {
 
 /// A sequence and its means.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Document {
     /// Scored tokens.
     pub tokens: u64,
@@ -70,6 +73,7 @@ pub struct Document {
 
 /// A run of scored tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Along {
     /// The document.
     pub document: usize,
@@ -81,6 +85,7 @@ pub struct Along {
 
 /// `exp` of the mean of `−ln p` of the tokens that follow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Perplexity {
     /// Of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +99,7 @@ pub struct Perplexity {
 
 /// `Σ p_base ln(p_base / p_artifact)`, in nats.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Kld {
     /// Mean.
     pub mean: f64,
@@ -109,6 +115,7 @@ pub struct Kld {
 
 /// `p_artifact − p_base` of the token that follows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeltaP {
     /// Mean.
     pub mean: f64,
