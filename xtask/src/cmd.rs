@@ -1,17 +1,22 @@
 //! The subcommands.
 
 mod bench;
+mod deny;
 mod fixtures;
 mod fuzz;
 mod oracle;
+mod schema;
 mod synth;
 mod tidy;
+mod tools;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Oracle(oracle::Args),
     Fixtures(fixtures::Args),
     Fuzz(fuzz::Args),
+    Deny(deny::Args),
+    Schema(schema::Args),
     Tidy(tidy::Args),
     Synth(synth::Args),
     Bench(bench::Args),
@@ -23,6 +28,8 @@ impl Command {
             Command::Oracle(args) => args.run(),
             Command::Fixtures(args) => args.run(),
             Command::Fuzz(args) => args.run(),
+            Command::Deny(args) => args.run(),
+            Command::Schema(args) => args.run(),
             Command::Tidy(args) => args.run(),
             Command::Synth(args) => args.run(),
             Command::Bench(args) => args.run(),

@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 pub mod broken;
 pub mod keys;
 pub mod oracle;
+#[cfg(feature = "schema")]
+pub mod schemas;
 
 /// The folder for what is expensive to make and safe to delete: `$GEMMA_CONVERT_CACHE`, else `gemma-convert`
 /// under `$XDG_CACHE_HOME` or `~/.cache`. Outside the clone, so that every clone shares it. May not exist yet.

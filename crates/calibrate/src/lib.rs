@@ -1,6 +1,6 @@
 //! What a text says about a model's weights: which columns matter, and how to round them so that errors cancel.
 //!
-//! - [`importance`]: Σx² of each column, in llama.cpp's importance files (`collect.rs`; of what is looked up: `table.rs`).
+//! - [`importance()`]: Σx² of each column, in llama.cpp's importance files (`collect.rs`; of what is looked up: `table.rs`).
 //! - [`round`]: rounding with error feedback, layer after layer, each for what the rounded layers before it give
 //!   (`round.rs`, `both.rs`; what a matrix is rounded for: `watch.rs`, `inputs.rs`, `head.rs`; the
 //!   matrix: `hessian.rs`, `factor.rs`, `rows.rs`).

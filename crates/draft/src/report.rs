@@ -23,6 +23,7 @@ pub const LONGEST: usize = 8;
 
 /// What a draft is worth, as `draft measure --json` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DraftReport {
     /// [`DRAFT_SCHEMA`].
     pub schema: u32,
@@ -58,6 +59,7 @@ pub struct DraftReport {
 
 /// Bursts of one size, where the likeliest token is taken.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Burst {
     /// Guesses at a time.
     pub guesses: usize,
@@ -81,6 +83,7 @@ pub struct Burst {
 
 /// Text that was said with the draft's help, against the same without.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Measured {
     /// Guesses at a time.
     pub guesses: usize,

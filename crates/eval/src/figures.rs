@@ -9,6 +9,7 @@ use text::{Corpus, Protocol, Scored};
 
 /// A model file or folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelInfo {
     /// Path, as it was given.
     pub path: String,
@@ -34,6 +35,7 @@ impl ModelInfo {
 
 /// An evaluated text: how it was cut, and its figures by document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EvaluatedText {
     /// How it was cut.
     pub protocol: Protocol,
@@ -55,6 +57,7 @@ pub struct EvaluatedText {
 
 /// A sequence and its means.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Document {
     /// Scored tokens.
     pub tokens: u64,
@@ -73,6 +76,7 @@ pub struct Document {
 
 /// A run of scored tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Along {
     /// The document.
     pub document: usize,
@@ -84,6 +88,7 @@ pub struct Along {
 
 /// `exp` of the mean of `−ln p` of the tokens that follow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Perplexity {
     /// Of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,6 +102,7 @@ pub struct Perplexity {
 
 /// `Σ p_base ln(p_base / p_artifact)`, in nats.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Kld {
     /// Mean.
     pub mean: f64,
@@ -112,6 +118,7 @@ pub struct Kld {
 
 /// `p_artifact − p_base` of the token that follows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeltaP {
     /// Mean.
     pub mean: f64,

@@ -10,6 +10,7 @@ use super::{Conditions, Engine, MAX_CONTEXT, Memory, memory};
 
 /// Whether an artifact fits, and what would.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// The memory there is, in bytes.
     pub limit: u64,
@@ -28,6 +29,7 @@ pub struct Verdict {
 
 /// A recipe that a user might take.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Candidate {
     /// Its name.
     pub recipe: String,

@@ -32,6 +32,7 @@ pub struct Conditions {
 
 /// What runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Engine {
     /// llama.cpp on a processor, with one sequence and the defaults of its tools.
     #[serde(rename = "llama.cpp")]
@@ -43,6 +44,7 @@ pub enum Engine {
 
 /// What an artifact takes under some conditions.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Memory {
     /// Tokens of prompt and answer together.
     pub context: u64,
@@ -58,6 +60,7 @@ pub struct Memory {
 
 /// Bytes of weights by where they have to be.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WeightMemory {
     /// Read for every token.
     pub resident: u64,
@@ -71,6 +74,7 @@ pub struct WeightMemory {
 
 /// Bytes that an engine needs: in its process, and beside it.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Need {
     /// The engine that these figures are for.
     pub engine: Engine,
@@ -95,6 +99,7 @@ pub struct Need {
 
 /// Layers that have the same of keys and values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KvLayers {
     /// `sliding` or `full`; `shared` for layers that read those of another.
     pub kind: &'static str,

@@ -18,7 +18,7 @@ pub(crate) const MAX_KEY: usize = 65_535;
 pub(crate) const MAX_DIMS: usize = 4;
 
 const ALIGNMENT_KEY: &str = "general.alignment";
-/// What every tensor's offset is a multiple of, unless [`ALIGNMENT_KEY`] says otherwise.
+/// What every tensor's offset is a multiple of, unless the key `general.alignment` says otherwise.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A tensor and its place.

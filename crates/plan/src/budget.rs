@@ -52,6 +52,7 @@ fn types() -> Vec<DType> {
 
 /// What a budget has bought.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Allocation {
     /// Bytes of all files.
     pub bytes: u64,

@@ -20,6 +20,8 @@ mod presets;
 mod recipe;
 mod rules;
 mod safetensors;
+#[cfg(feature = "schema")]
+mod schema;
 mod schemes;
 mod sensitivity;
 mod similar;

@@ -22,6 +22,7 @@ pub const MANIFEST_SUFFIX: &str = ".manifest.json";
 
 /// The manifest of a folder or a file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Manifest {
     /// One entry a recipe.
     pub artifacts: Vec<ArtifactEntry>,
@@ -29,6 +30,7 @@ pub struct Manifest {
 
 /// What one recipe made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ArtifactEntry {
     /// The recipe's name.
     pub recipe: String,
@@ -62,6 +64,7 @@ pub struct ArtifactEntry {
 
 /// A text that weights were rounded for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CalibrationEntry {
     /// The files, by the paths that were given.
     pub texts: Vec<FileEntry>,
@@ -78,6 +81,7 @@ pub struct CalibrationEntry {
 
 /// A tensor that was repacked from its lattice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Repacked {
     /// Its name in the GGUF.
     pub tensor: String,
@@ -91,6 +95,7 @@ pub struct Repacked {
 
 /// A file, its size and hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FileEntry {
     /// Name within its folder.
     pub name: String,

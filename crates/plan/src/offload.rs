@@ -34,6 +34,7 @@ enum Touched {
 
 /// What of an artifact is in files of its own, to be read when it is needed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Offloaded {
     /// The class: see `formats/offload.toml`.
     pub class: &'static str,

@@ -29,6 +29,7 @@ const UNMOVED: [DType; 2] = [DType::Q8_0, DType::MXFP4];
 
 /// What a GGUF says about the importance it was made with: `quantize.imatrix.*`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImportanceKeys {
     /// The path of the file, as it was given.
     pub file: String,
@@ -87,6 +88,7 @@ fn short(text: &str) -> String {
 
 /// What importance something was made with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImportanceSource {
     /// As the keys name it.
     pub keys: ImportanceKeys,

@@ -13,6 +13,7 @@ use crate::steering::ImportanceSource;
 
 /// What a run reads and writes.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Plan {
     /// `E2B`, …; `None` for a size without a name.
     pub variant: Option<&'static str>,
@@ -34,6 +35,7 @@ pub struct Plan {
 
 /// The model that a draft model is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Target {
     /// `E2B`, …; absent for a size without a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,6 +49,7 @@ pub struct Target {
 
 /// A file of the checkpoint.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InputFile {
     /// Its name in the folder.
     pub name: String,
@@ -56,6 +59,7 @@ pub struct InputFile {
 
 /// The files that one recipe makes.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Artifact {
     /// The recipe's name.
     pub recipe: String,
@@ -81,6 +85,7 @@ pub struct Artifact {
 
 /// A file to write. Bytes that neither the header nor a tensor covers are zero.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OutputFile {
     /// Its name in the target folder.
     pub name: String,
@@ -88,6 +93,7 @@ pub struct OutputFile {
     pub bytes: u64,
     /// Everything before the first tensor.
     #[serde(serialize_with = "digest_of")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Header"))]
     pub header: Vec<u8>,
     /// The tensors, in the order of the file.
     pub tensors: Vec<OutputTensor>,
@@ -98,9 +104,11 @@ pub struct OutputFile {
 
 /// A tensor to write.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OutputTensor {
     /// Name, type and shape in the file.
     #[serde(flatten, serialize_with = "described")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Described"))]
     pub desc: TensorDesc,
     /// llama.cpp's name for what it does.
     pub role: &'static str,
@@ -122,6 +130,7 @@ pub struct OutputTensor {
 
 /// Where a tensor's values come from.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// The checkpoint.
@@ -135,17 +144,20 @@ pub enum Origin {
 
 /// A tensor in the checkpoint.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stored {
     /// Its name there.
     pub tensor: String,
     /// Its type there.
     #[serde(serialize_with = "type_name")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub dtype: DType,
     /// Where its rows are, in their order: one stretch of one file, or many of a tensor that is stored apart.
     #[serde(flatten)]
     pub pieces: Pieces,
     /// The type to round to before encoding, if any.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_type_name")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub via: Option<DType>,
     /// It is rounded by its importance.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -161,6 +173,7 @@ pub struct Pieces(Vec<StoredPiece>);
 
 /// Some rows of a tensor that lie together.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StoredPiece {
     /// Number of their file in [`Plan::inputs`].
     pub file: usize,
@@ -219,9 +232,11 @@ impl Serialize for Pieces {
 
 /// Where the scales of a coded tensor are in the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StoredScale {
     /// Their type.
     #[serde(serialize_with = "type_name")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub dtype: DType,
     /// Number of their file in [`Plan::inputs`].
     pub file: usize,
@@ -233,6 +248,7 @@ pub struct StoredScale {
 
 /// A tensor that is left out.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Dropped {
     /// Its name in the checkpoint.
     pub tensor: String,

@@ -50,6 +50,7 @@ pub struct Cut {
 
 /// How a text is cut and what of it is scored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Plain text in chunks of the context, the second half of each scored, as llama-perplexity does. For base models.
@@ -61,6 +62,7 @@ pub enum Protocol {
 
 /// What of a conversation is scored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Scored {
     /// All tokens that have one before them.

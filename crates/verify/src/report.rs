@@ -16,6 +16,7 @@ pub const SCHEMA: u32 = 1;
 
 /// The whole result.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -95,6 +96,7 @@ impl Report {
 
 /// How a verification ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// A finding is a failure.
@@ -108,6 +110,7 @@ pub enum Outcome {
 
 /// How grave a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing.
@@ -120,6 +123,7 @@ pub enum Severity {
 
 /// Something that was found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// How grave it is.
     pub severity: Severity,
@@ -164,6 +168,7 @@ impl From<Remark> for Finding {
 
 /// The steps, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
     /// Keys and tensors against the plan.
@@ -178,6 +183,7 @@ pub enum Step {
 
 /// A step that did not run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Skipped {
     /// Which.
     pub step: Step,
@@ -187,6 +193,7 @@ pub struct Skipped {
 
 /// What was compared with the plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Structure {
     /// What the plan was made from: `manifest`, `recipe q4_0`, `general.file_type` …
     pub plan: String,
@@ -200,6 +207,7 @@ pub struct Structure {
 
 /// Errors of all tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tensors {
     /// By role, in the order of the file.
     pub roles: Vec<RoleError>,
@@ -209,6 +217,7 @@ pub struct Tensors {
 
 /// How far the decoded weights `y` of a tensor are from those of the base `x`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TensorError {
     /// The name in the artifact.
     pub name: String,
@@ -243,6 +252,7 @@ pub struct TensorError {
 
 /// What the weights of a tensor were held against.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Compared {
     /// The bytes that the checkpoint gives.
@@ -254,6 +264,7 @@ pub enum Compared {
 
 /// The block of a tensor with the largest relative error.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorstBlock {
     /// Row, all dimensions but the last taken as one.
     pub row: u64,
@@ -265,6 +276,7 @@ pub struct WorstBlock {
 
 /// Errors of the tensors of a role.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RoleError {
     /// As in [`TensorError::role`].
     pub role: String,
@@ -286,6 +298,7 @@ pub struct RoleError {
 
 /// A limit that was set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Threshold {
     /// The figure: `kld.mean`, `perplexity.ratio`, `top1`.
     pub figure: String,

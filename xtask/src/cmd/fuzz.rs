@@ -9,6 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::tools;
+
 const TARGETS: [&str; 11] = [
     "gguf",
     "safetensors",
@@ -38,21 +40,19 @@ impl Args {
         let all = || TARGETS.map(str::to_owned).to_vec();
         let targets = if self.targets.is_empty() { all() } else { self.targets };
         let cache = xtask::cache_dir()?;
-        let tools = install(&cache)?;
+        let folder_of_tools = install(&cache)?;
         let folder = crate::root().join("tests/fuzz");
-        let cargo_fuzz = |what: &str| {
+        let cargo_fuzz = |what: &str| -> Result<Command> {
             let mut command = Command::new("cargo");
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            let paths = std::iter::once(tools.join("bin")).chain(std::env::split_paths(&path));
+            tools::find_in(&mut command, &folder_of_tools)?;
             // `cargo run` tells its own toolchain and target folder to what it runs.
             command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").current_dir(&folder);
-            command.env("PATH", std::env::join_paths(paths).unwrap_or(path));
             command.env("CARGO_TARGET_DIR", cache.join("target-fuzz"));
             // Everything here is safe Rust but for vector instructions: without a sanitizer more is tried in the same time.
             command.args(["+nightly", "fuzz", what, "--fuzz-dir", ".", "--sanitizer", "none"]);
-            command
+            Ok(command)
         };
-        run(&mut cargo_fuzz("build"))?;
+        tools::run(&mut cargo_fuzz("build")?)?;
         if self.minutes == 0 {
             return Ok(());
         }
@@ -67,36 +67,22 @@ impl Args {
             let found = corpus.join("found");
             std::fs::create_dir_all(&seeds)?;
             std::fs::create_dir_all(&found)?;
-            let mut command = cargo_fuzz("run");
+            let mut command = cargo_fuzz("run")?;
             command.env("FUZZ_SEEDS", &seeds).arg(target).args([&found, &seeds]).arg("--");
             command.args(["-rss_limit_mb=1024", "-timeout=10", "-max_len=200000", "-print_final_stats=1"]);
             command.arg(format!("-max_total_time={}", 60 * self.minutes));
-            run(&mut command).with_context(|| format!("target {target}"))?;
+            tools::run(&mut command).with_context(|| format!("target {target}"))?;
         }
         Ok(())
     }
 }
 
-fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(status.success(), "{command:?} failed");
-    Ok(())
-}
-
-/// The folder of tools, with cargo-fuzz in it unless there is one in `PATH`. A nightly toolchain is there afterwards.
+/// The folder of tools, with cargo-fuzz. A nightly toolchain is there afterwards.
 fn install(cache: &Path) -> Result<PathBuf> {
-    let tools = cache.join("tools");
     let mut nightly = Command::new("cargo");
     nightly.args(["+nightly", "--version"]).env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
     if !nightly.output().is_ok_and(|output| output.status.success()) {
-        run(Command::new("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))?;
+        tools::run(Command::new("rustup").args(["toolchain", "install", "nightly", "--profile", "minimal"]))?;
     }
-    let there =
-        Command::new("cargo-fuzz").arg("--version").output().is_ok_and(|output| output.status.success());
-    if !there && !tools.join("bin/cargo-fuzz").is_file() {
-        let mut command = Command::new("cargo");
-        command.args(["install", "cargo-fuzz", "--locked", "--root"]).arg(&tools);
-        run(&mut command)?;
-    }
-    Ok(tools)
+    tools::install(cache, "cargo-fuzz", None)
 }
