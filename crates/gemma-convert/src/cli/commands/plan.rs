@@ -33,7 +33,7 @@ pub(crate) fn run(args: &args::Plan) -> Result<Output> {
 
 /// Names of options in the notes of a document.
 fn rename_notes(json: &mut Value) {
-    for note in json["notes"].as_array_mut().into_iter().flatten() {
+    for note in json.get_mut("notes").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(text) = note.as_str() {
             *note = with_options(text).into();
         }
