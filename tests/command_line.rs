@@ -165,6 +165,13 @@ fn mistakes_are_refused_before_the_work() {
         (vec!["convert", &model, "--type", "q4_0", "-o", "-"], 2, "do not go to stdout"),
         (vec!["convert", &model, "--type", "q4_0", "-o", "model.bin"], 2, "Give a folder"),
         (vec!["plan", &model, "--type", "q4_0", "-o", "model.safetensors"], 2, "Give a folder"),
+        (vec!["inspect", "google/gemma-4-E2B-it"], 3, "hf download google/gemma-4-E2B-it"),
+        (
+            vec!["convert", "google/gemma-4-E2B-it", "--type", "q4_0", "-o", "out"],
+            3,
+            "hf download google/gemma-4-E2B-it",
+        ),
+        (vec!["generate", "google/gemma-4-E2B-it", "-p", "The"], 3, "hf download google/gemma-4-E2B-it"),
         (vec!["verify", &weights], 3, "Give the folder: "),
         (vec!["inspect", &weights], 3, "Give the folder: "),
         (vec!["generate", &config, "-p", "The"], 3, "Give the folder: "),

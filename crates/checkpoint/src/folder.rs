@@ -2,6 +2,7 @@
 //! without a checkpoint is instead.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -18,12 +19,30 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// The error for a model that cannot be opened. A path that is not there may be the id of a hub repository: then the help says so.
+pub fn absent(given: &Path, error: &io::Error) -> Error {
+    let failed = Error::io(given.display(), error);
+    let text = given.to_string_lossy();
+    let is_part = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c))
+    };
+    let is_id = text.split_once('/').is_some_and(|(owner, name)| {
+        is_part(owner) && is_part(name) && !owner.starts_with('.') && !Path::new(owner).exists()
+    });
+    if error.kind() != io::ErrorKind::NotFound || !is_id {
+        return failed;
+    }
+    failed.help(format!(
+        "If it is the id of a hub repository, download it first: `hf download {text} --local-dir FOLDER`, and give that folder."
+    ))
+}
+
 /// The folder of the model that `given` means, and what there is to say about the choice.
 ///
 /// # Errors
 /// `Malformed` for what is not there, not a folder, or holds several models.
 pub(crate) fn resolve(given: &Path) -> Result<(PathBuf, Option<String>)> {
-    let meta = fs::metadata(given).map_err(|e| Error::io(given.display(), &e))?;
+    let meta = fs::metadata(given).map_err(|e| absent(given, &e))?;
     if !meta.is_dir() {
         return Err(Error::malformed(given.display(), "not a folder")
             .expected("the folder of a checkpoint", format!("a file{}", kind_of(given)))

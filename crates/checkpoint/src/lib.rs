@@ -31,6 +31,7 @@ mod writer;
 
 pub use card::ModelCard;
 pub use coded::{Code, Scale, decode, is_fp8, multiply};
+pub use folder::absent;
 pub use inputs::Companion;
 pub use open::{Checkpoint, Location, SET, Shard};
 pub use pieces::Piece;

@@ -43,6 +43,7 @@ impl ModelFile {
     /// `Malformed` for a damaged file, `Unsupported` for another kind of model, `Io`.
     pub fn open(path: &Path) -> Result<ModelFile> {
         if !path.is_dir() {
+            path.metadata().map_err(|e| checkpoint::absent(path, &e))?;
             refuse_part_of_a_folder(path)?;
             return GgufSet::open(path).map(ModelFile::Gguf);
         }

@@ -19,6 +19,7 @@ use report::{Table, grouped};
 
 pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
     let path = &args.model;
+    path.metadata().map_err(|e| checkpoint::absent(path, &e))?;
     if path.is_dir() {
         folder(path, args.tensors)
     } else if checkpoint::is_sbs(path) {
