@@ -1,21 +1,23 @@
-//! For tests only: where fixtures are, and what else the tests of several crates share.
+//! For tests only: what the tests of several crates share.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `fixtures.rs` | where fixtures are, and how they are read |
+//! | `log.rs` | the record of levels and kernels that ran, skipped tests and retries |
+//! | `memory.rs` | tensors in memory as a source |
+//! | `need.rs` | programs and processor features that a machine may lack: a test skips, or fails where they are required |
+//! | `random.rs` | the pseudorandom numbers of all tests |
+//!
+//! Only dev-dependencies point here, those of `xtask` excepted.
 
-use std::path::{Path, PathBuf};
+mod fixtures;
+mod log;
+mod memory;
+mod need;
+mod random;
 
-/// The root of the repository: the folder that holds `fixtures/`.
-///
-/// The search starts at the package whose tests run, so that a test binary still works after the repository has moved.
-///
-/// # Panics
-/// Where no folder above holds `fixtures/`.
-pub fn root() -> PathBuf {
-    let start = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| std::env::current_dir().expect("a current directory"), PathBuf::from);
-    let found = start.ancestors().find(|folder| folder.join("fixtures").is_dir());
-    found.unwrap_or_else(|| panic!("no folder above {} holds fixtures/", start.display())).to_owned()
-}
-
-/// A file or folder below `fixtures/`.
-pub fn fixtures(below: impl AsRef<Path>) -> PathBuf {
-    root().join("fixtures").join(below)
-}
+pub use fixtures::{fixtures, floats, json, read, root};
+pub use log::{Log, VARIABLE, ran, retried, skip};
+pub use memory::MemoryTensors;
+pub use need::{Need, available};
+pub use random::SplitMix64;
