@@ -4,10 +4,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::thread::sleep;
-use std::time::Duration;
 
-use crate::support::{self, Folder, command, convert, convert_args, fixture, run, sha256, text};
+use crate::support::held::{go_on, held};
+use crate::support::{self, Folder, command, convert, convert_args, fixture, names, run, sha256, text};
 use imatrix::{Entry, Importance};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -173,6 +172,14 @@ fn a_mixture_of_experts_is_nearer_to_its_checkpoint() {
     beats("26b-a4b", 0.70);
 }
 
+/// A folder of the same files, their times included.
+fn link_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for name in names(from) {
+        fs::hard_link(from.join(&name), to.join(&name)).unwrap();
+    }
+}
+
 #[test]
 fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
     let folder = Folder::of("e2b");
@@ -182,26 +189,31 @@ fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
     let text = text("calib.txt");
     let args = ["--recipe", "q4_0-calibrated", "--text", text.to_str().unwrap(), "--chunks", "16"];
     let args = [args.as_slice(), &CONTEXT].concat();
-    // a run that has made this layer, or is over
-    let run_until = |layer: &Path| {
+    let start = || {
         let mut command = command(convert_args(&folder.path(), &folder.out(), &args));
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while !layer.exists() && child.try_wait().unwrap().is_none() {
-            sleep(Duration::from_millis(5));
-        }
-        child
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let kept = folder.out().join("model-calibrated-q4_0.calibration");
     let layer = kept.join("blk.1.gguf");
-    let mut child = run_until(&layer);
+    let afresh = || {
+        let _ = fs::remove_dir_all(folder.out());
+        start()
+    };
+    let mut child = held(afresh, || layer.exists() && !folder.out().join(name).exists());
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(layer.exists(), "it was over before it could be killed");
-    assert!(!folder.out().join(name).exists());
     let made = fs::metadata(&layer).unwrap().modified().unwrap();
     // what is there is used: a layer that is made again would be newer
-    let mut again = run_until(&kept.join("blk.3.gguf"));
-    assert_eq!(fs::metadata(&layer).map(|found| found.modified().unwrap()).unwrap_or(made), made);
+    let saved = folder.home().join("saved");
+    link_all(&kept, &saved);
+    let go_on_from_it = || {
+        let _ = fs::remove_dir_all(folder.out());
+        link_all(&saved, &kept);
+        start()
+    };
+    let mut again = held(go_on_from_it, || kept.join("blk.3.gguf").exists());
+    assert_eq!(fs::metadata(&layer).unwrap().modified().unwrap(), made);
+    go_on(&again);
     assert!(again.wait().unwrap().success());
     assert_eq!(sha256(&folder.out().join(name)), sha256(&whole.join(name)));
     assert!(!layer.exists(), "what was kept for later is of no use any more");

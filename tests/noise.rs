@@ -3,8 +3,9 @@
 
 use std::fs;
 
-use crate::support::{self, Folder, Random, WEIGHTS, Weights, convert, names, run};
+use crate::support::{self, Folder, WEIGHTS, Weights, convert, names, run};
 use serde_json::json;
+use testkit::SplitMix64;
 
 const Q4_0: &[&str] = &["--type", "q4_0"];
 
@@ -16,7 +17,7 @@ fn a_file_cut_anywhere() {
     let len = fs::metadata(folder.file(WEIGHTS)).unwrap().len();
     let header =
         8 + fs::read(folder.file(WEIGHTS)).unwrap()[..8].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = SplitMix64(0x9e37_79b9_7f4a_7c15);
     let mut cuts: Vec<u64> = (0..1032).collect();
     cuts.extend((0..60).map(|_| random.below(header)));
     cuts.extend((0..60).map(|_| header + random.below(len - header)));
@@ -44,7 +45,7 @@ fn noise_never_panics() {
     let folder = Folder::of("e2b");
     folder.reweigh(Weights::drop_towers);
     let path = folder.path();
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut random = SplitMix64(0x2545_f491_4f6c_dd1d);
     for (name, rounds, span) in [
         (WEIGHTS, 120, 16_000),
         ("config.json", 80, 3373),

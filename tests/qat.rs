@@ -6,11 +6,12 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{self, Folder, Random, convert, fixture, run};
+use crate::support::{self, Folder, convert, fixture, run};
 use gguf::GgufSet;
 use quant::Simd;
 use serde_json::Value;
 use tensor::{DType, TensorSource};
+use testkit::SplitMix64;
 
 const RECIPE: [&str; 2] = ["--recipe", "q4_0-qat"];
 const BLOCK: usize = 32;
@@ -27,7 +28,7 @@ fn through(dtype: DType, value: f32) -> f32 {
 }
 
 /// Rounds a block to a lattice whose scale is stored in a type; the extremum gets any code from 5 to 8, of either sign.
-fn to_lattice(values: &mut [f32], scale: DType, random: &mut Random) {
+fn to_lattice(values: &mut [f32], scale: DType, random: &mut SplitMix64) {
     let largest = values.iter().fold(0f32, |most, v| most.max(v.abs()));
     let code = 5.0 + random.below(300) as f32 / 100.0;
     let d = through(scale, if random.below(2) == 0 { largest } else { -largest } / code);
@@ -45,7 +46,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 /// A copy of the fixture, with the matrices whose name passes on a lattice.
 fn qat(scale: DType, of: impl Fn(&str) -> bool) -> Folder {
     let folder = Folder::of("e2b");
-    let mut random = Random(1);
+    let mut random = SplitMix64(1);
     folder.reweigh(|weights| {
         weights.drop_towers();
         for tensor in weights.tensors.iter_mut().filter(|t| t.shape.len() == 2 && of(&t.name)) {

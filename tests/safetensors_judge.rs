@@ -2,8 +2,6 @@
 //! logits are those of the checkpoint, their scales and codes are ours. Skipped, with a word, where llama.cpp and its
 //! Python are not built (`cargo xtask oracle`); `.ci/run` requires them.
 
-#![allow(clippy::print_stderr, reason = "says when it is skipped")]
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -99,14 +97,8 @@ fn fp8_oracle() -> Option<Oracle> {
 
 fn oracle_that(can: impl Fn(&Oracle) -> bool, package: &str) -> Option<Oracle> {
     let oracle = Oracle::for_tests()?;
-    if can(&oracle) {
-        return Some(oracle);
-    }
-    let required = std::env::var_os("GEMMA_CONVERT_ORACLE").is_some_and(|value| value == "require");
-    let problem = format!("no transformers with {package} was found; `cargo xtask oracle` installs them");
-    assert!(!required, "{problem}");
-    eprintln!("skipped: {problem}");
-    None
+    let why = format!("no transformers with {package} was found; `cargo xtask oracle` installs them");
+    testkit::Need::Oracle.found(Some(oracle).filter(can), &why)
 }
 
 #[test]

@@ -3,11 +3,10 @@
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Child, Stdio};
 
-use crate::support::{Folder, command, convert, convert_args, fixture, names, sha256, text};
+use crate::support::held::{go_on, held, signalled};
+use crate::support::{Folder, Run, command, convert, convert_args, fixture, names, sha256, text};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A stream that takes nothing: a full device, or a pipe whose reader has gone.
@@ -111,19 +110,6 @@ fn stdout_takes_nothing() {
     }
 }
 
-/// A run that is told to stop when `ready` says so. Its end, and what it has said.
-fn stopped(mut child: Child, signal: Signal, ready: impl Fn() -> bool) -> (ExitStatus, String) {
-    let start = Instant::now();
-    while !ready() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
-        assert!(start.elapsed() < Duration::from_secs(120), "it has not begun");
-        sleep(Duration::from_millis(1));
-    }
-    kill_process(Pid::from_child(&child), signal).unwrap();
-    let output = child.wait_with_output().unwrap();
-    (output.status, String::from_utf8(output.stderr).unwrap())
-}
-
 /// With signals as they are at a terminal, also where the tests run in the background of a shell.
 fn start(args: &[String]) -> Child {
     let tool = command(args);
@@ -201,8 +187,12 @@ fn interrupted() {
             ),
         ];
         for (args, begun) in runs {
-            let (status, said) = stopped(start(&args), signal, || any(&out, begun));
-            assert_eq!(status.signal(), Some(signal.as_raw()), "{args:?}: {said}");
+            let afresh = || {
+                place("out");
+                start(&args)
+            };
+            let (status, run) = signalled(signal, || held(afresh, || any(&out, begun)));
+            assert_eq!(status.signal(), Some(signal.as_raw()), "{args:?}: {}", run.stderr);
             assert_eq!(names(&out), ["mine"], "{args:?}");
         }
     }
@@ -214,12 +204,20 @@ fn a_signal_that_is_ignored() {
     let folder = Folder::of("31b");
     let out = folder.out();
     let args = convert_args(&folder.path(), &out, &["--type=q4_k_m", "--threads=1", "--simd=scalar"]);
-    let tool = command(&args);
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "trap '' INT HUP; exec \"$@\"", "sh"]).arg(tool.get_program()).args(tool.get_args());
-    let child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (status, said) = stopped(child, Signal::INT, || any(&out, ".gguf.partial"));
-    assert!(status.success(), "{status}: {said}");
+    let start = || {
+        let _ = fs::remove_dir_all(&out);
+        let tool = command(&args);
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-c", "trap '' INT HUP; exec \"$@\"", "sh"])
+            .arg(tool.get_program())
+            .args(tool.get_args());
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let child = held(start, || any(&out, ".gguf.partial"));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    go_on(&child);
+    Run::of(child.wait_with_output().unwrap()).good();
     assert_eq!(names(&out), ["manifest.json", "model-q4_k_m.gguf"]);
 }
 
@@ -231,8 +229,12 @@ fn what_stays_for_a_resume_is_said() {
     let more =
         ["--recipe", "q4_0-calibrated", "--text", calib.to_str().unwrap(), "--chunks", "16", "--threads=1"];
     let store = out.join("model-calibrated-q4_0.calibration");
-    let child = start(&convert_args(&folder.path(), &out, &more));
-    let (status, said) = stopped(child, Signal::INT, || any(&store, "blk.0.gguf"));
+    let afresh = || {
+        let _ = fs::remove_dir_all(&out);
+        start(&convert_args(&folder.path(), &out, &more))
+    };
+    let (status, run) = signalled(Signal::INT, || held(afresh, || any(&store, "blk.0.gguf")));
+    let said = run.stderr;
     assert_eq!(status.signal(), Some(Signal::INT.as_raw()), "{said}");
     assert!(said.contains(store.to_str().unwrap()) && said.contains("goes on from there"), "{said}");
     assert!(!any(&store, ".partial") && !any(&out, ".partial"), "{:?}", names(&store));

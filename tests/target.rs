@@ -2,7 +2,6 @@
 //! What is wrong with a checkpoint belongs in `bad_input.rs`, what an interrupted run leaves in `crash.rs`.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -22,9 +21,7 @@ fn with_mounts(script: &str, disk: &Path, args: &[String]) -> Option<Run> {
         probe.status().is_ok_and(|status| status.success())
     });
     let Some(way) = way else {
-        // past the capture of the test's output, so that it is seen
-        let _ =
-            writeln!(std::io::stderr(), "SKIPPED: nothing can be mounted here; full disks are NOT tested");
+        testkit::Need::Mounts.missing("nothing can be mounted here: full disks are not tested");
         return None;
     };
     let mut shell = Command::new("unshare");

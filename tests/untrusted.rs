@@ -10,6 +10,8 @@ mod fuzz;
 use std::fs;
 use std::panic::catch_unwind;
 
+use testkit::SplitMix64;
+
 /// Changed files of each target: together a few minutes in a debug build.
 const CHANGES: [(&str, usize); 11] = [
     ("gguf", 15_000),
@@ -33,24 +35,8 @@ fn crashes(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// Numbers that are the same in every run: xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
-
 /// One to four changes: other bytes, sizes, words and numbers; parts left out, twice or of another file.
-fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut SplitMix64) {
     const WORDS: [&str; 20] = [
         "0",
         "-1",
@@ -73,17 +59,17 @@ fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
         "*",
         "&a",
     ];
-    for _ in 0..=random.below(4) {
-        let at = random.below(bytes.len() + 1);
-        let end = at + random.below(1 + (bytes.len() - at).min(64));
-        match random.below(8) {
-            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+    for _ in 0..=random.index(4) {
+        let at = random.index(bytes.len() + 1);
+        let end = at + random.index(1 + (bytes.len() - at).min(64));
+        match random.index(8) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.index(8),
             1 if at < bytes.len() => bytes[at] = random.next() as u8,
             2 => {
                 let sizes =
                     [0, 1, u64::from(u32::MAX), 1 << 31, 1 << 40, u64::MAX, i64::MAX as u64, random.next()];
-                let size = sizes[random.below(sizes.len())].to_le_bytes();
-                let size = &size[..[2, 4, 8][random.below(3)]];
+                let size = sizes[random.index(sizes.len())].to_le_bytes();
+                let size = &size[..[2, 4, 8][random.index(3)]];
                 let room = (bytes.len() - at).min(size.len());
                 bytes[at..at + room].copy_from_slice(&size[..room]);
             }
@@ -93,12 +79,12 @@ fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
                 drop(bytes.splice(at..at, part));
             }
             5 => {
-                let word = WORDS[random.below(WORDS.len())].bytes();
-                drop(bytes.splice(at..if random.below(2) == 0 { at } else { end }, word));
+                let word = WORDS[random.index(WORDS.len())].bytes();
+                drop(bytes.splice(at..if random.index(2) == 0 { at } else { end }, word));
             }
             6 => {
-                let from = random.below(other.len() + 1);
-                let part = &other[from..from + random.below(1 + (other.len() - from).min(256))];
+                let from = random.index(other.len() + 1);
+                let part = &other[from..from + random.index(1 + (other.len() - from).min(256))];
                 drop(bytes.splice(at..end, part.iter().copied()));
             }
             _ => bytes.truncate(at.max(8)),
@@ -119,10 +105,10 @@ fn run(target: &str) {
         }
     };
     seeds.iter().for_each(|seed| attempt(seed));
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = SplitMix64(0x9e37_79b9_7f4a_7c15);
     for _ in 0..*changes {
-        let mut bytes = seeds[random.below(seeds.len())].clone();
-        let other = &seeds[random.below(seeds.len())];
+        let mut bytes = seeds[random.index(seeds.len())].clone();
+        let other = &seeds[random.index(seeds.len())];
         change(&mut bytes, other, &mut random);
         attempt(&bytes);
     }

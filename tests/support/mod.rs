@@ -3,6 +3,7 @@
 //! No expectation lives here; helpers panic when a test is set up wrongly.
 
 pub(crate) mod chromium;
+pub(crate) mod held;
 pub(crate) mod refused;
 pub(crate) mod reports;
 
@@ -340,18 +341,25 @@ pub(crate) fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Comm
 }
 
 /// What a tool of llama.cpp says on stdout and stderr. Its log is written by a thread that may not be done when the tool is, so
-/// it is asked again until everything is there; the last time counts.
+/// it is asked again until everything is there, which is recorded; the last time counts.
 pub(crate) fn said(tool: &mut Command, whole: impl Fn(&str, &str) -> bool) -> (String, String) {
     let mut last = Default::default();
-    for _ in 0..20 {
+    for attempt in 0..20 {
         let output = tool.output().unwrap_or_else(|e| panic!("{tool:?}: {e}"));
         let text = |bytes| String::from_utf8(bytes).unwrap();
         last = (text(output.stdout), text(output.stderr));
         if whole(&last.0, &last.1) {
-            break;
+            testkit::retried(&program(tool), attempt);
+            return last;
         }
     }
+    testkit::retried(&format!("{}, which never said everything", program(tool)), 19);
     last
+}
+
+/// The name of a tool.
+fn program(tool: &Command) -> String {
+    Path::new(tool.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Runs the binary to its end.
@@ -387,21 +395,4 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
 pub(crate) fn sha256(path: &Path) -> String {
     let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Marsaglia's xorshift64: the same numbers on every machine.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
 }

@@ -7,6 +7,7 @@ mod fuzz;
 mod oracle;
 mod schema;
 mod synth;
+mod test_log;
 mod tidy;
 mod tools;
 
@@ -19,6 +20,7 @@ pub(crate) enum Command {
     Schema(schema::Args),
     Tidy(tidy::Args),
     Synth(synth::Args),
+    TestLog(test_log::Args),
     Bench(bench::Args),
 }
 
@@ -32,6 +34,7 @@ impl Command {
             Command::Schema(args) => args.run(),
             Command::Tidy(args) => args.run(),
             Command::Synth(args) => args.run(),
+            Command::TestLog(args) => args.run(),
             Command::Bench(args) => args.run(),
         }
     }

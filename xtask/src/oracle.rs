@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
+use testkit::Need;
 
 pub use build::{Scope, VERSION, home};
 
@@ -72,14 +73,7 @@ impl Oracle {
     /// # Panics
     /// When the oracle is required and missing.
     pub fn for_tests() -> Option<Oracle> {
-        let oracle = Oracle::find();
-        if oracle.is_none() {
-            let help = "the real llama.cpp was not found; `cargo xtask oracle` builds it";
-            let required = std::env::var_os("GEMMA_CONVERT_ORACLE").is_some_and(|value| value == "require");
-            assert!(!required, "{help}");
-            eprintln!("skipped: {help}");
-        }
-        oracle
+        Need::Oracle.found(Oracle::find(), "the real llama.cpp was not found; `cargo xtask oracle` builds it")
     }
 
     /// A command for one of the tools, such as `llama-quantize`, as its users run it: where the processor has AMX, with

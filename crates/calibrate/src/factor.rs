@@ -210,13 +210,12 @@ mod tests {
     /// Σ x·xᵀ of numbers that look random, of which neighbours go together.
     fn correlated(n: usize, tokens: usize) -> Square {
         let mut h = Square::zeros(n);
-        let mut state = 1u32;
+        let mut random = testkit::SplitMix64(1);
         for _ in 0..tokens {
             let mut last = 0.0;
             let x: Vec<f32> = (0..n)
                 .map(|_| {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    last = 0.7 * last + (state >> 8) as f32 / 8_388_608.0 - 1.0;
+                    last = 0.7 * last + random.uniform();
                     last
                 })
                 .collect();

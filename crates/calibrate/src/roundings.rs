@@ -79,37 +79,24 @@ pub(crate) fn of_row<'a>(importance: &'a [f32], desc: &TensorDesc, row: u64) -> 
 #[cfg(test)]
 mod tests {
     use tensor::DType;
+    use testkit::MemoryTensors;
 
     use super::*;
 
-    /// Two matrices of 4 rows of 32 values in f32.
-    struct Waves([TensorDesc; 1]);
-
+    /// The values of two matrices of 4 rows of 32.
     fn wave(n: usize) -> f32 {
         (n as f32).sin()
-    }
-
-    impl TensorSource for Waves {
-        fn tensors(&self) -> &[TensorDesc] {
-            &self.0
-        }
-
-        fn read_rows(&self, _: usize, first: u64, out: &mut [u8]) -> Result<()> {
-            for (n, out) in (first as usize * 32..).zip(out.chunks_exact_mut(4)) {
-                out.copy_from_slice(&wave(n).to_le_bytes());
-            }
-            Ok(())
-        }
     }
 
     #[test]
     fn rows_are_rounded_by_the_importance_of_their_matrix_wherever_reading_begins() {
         let desc = |dtype| TensorDesc { name: "experts".into(), dtype, shape: vec![2, 4, 32] };
-        let base = Waves([desc(DType::F32)]);
+        let values: Vec<f32> = (0..8 * 32).map(wave).collect();
+        let mut base = MemoryTensors::new();
+        base.add_f32("experts", &[2, 4, 32], &values);
         let importance: Vec<f32> = (0..64).map(|n| 1.0 + (n * n % 37) as f32).collect();
         let rounding = Rounding { of: 0, desc: desc(DType::Q4_0), importance: Some(importance.clone()) };
         let source = Roundings::new(&base, vec![rounding]);
-        let values: Vec<f32> = (0..8 * 32).map(wave).collect();
         let mut expected = [0; 8 * 18];
         for (matrix, out) in expected.chunks_exact_mut(4 * 18).enumerate() {
             let (values, weights) = (&values[matrix * 128..][..128], &importance[matrix * 32..][..32]);

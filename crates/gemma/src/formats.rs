@@ -245,8 +245,7 @@ mod tests {
     /// What the classes of the real transformers say, key by key: see `fixtures/configs/as_transformers_reads.py`.
     #[test]
     fn defaults_are_those_of_transformers() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/configs/as_transformers_reads.json");
-        let read: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let read = testkit::json("configs/as_transformers_reads.json");
         let theirs = read["defaults"].as_object().unwrap();
         assert_eq!(
             defaults().class.keys().collect::<Vec<_>>(),

@@ -2,7 +2,7 @@
 //! See `fixtures/configs/as_transformers_reads.py`.
 
 use gemma::Config;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Forms that transformers reads and that are refused here: what they say would be lost without a word.
 const REFUSED: [&str; 1] = ["full: no rope_type"];
@@ -18,8 +18,7 @@ fn frequencies(base: f32, divisors: &[f32]) -> Vec<f64> {
 
 #[test]
 fn frequencies_are_those_of_transformers_or_the_config_is_refused() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/configs/as_transformers_reads.json");
-    let read: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let read = testkit::json("configs/as_transformers_reads.json");
     let cases = read["rope"].as_array().unwrap();
     assert!(cases.len() > 20);
     let (mut equal, mut refused) = (0, Vec::new());

@@ -2,6 +2,7 @@
 
 use quant::{DOT_VECTORS, Simd};
 use tensor::DType;
+use testkit::SplitMix64;
 
 /// Numbers around 0 that repeat after a long time.
 fn fill(len: usize, seed: usize) -> Vec<f32> {
@@ -40,7 +41,7 @@ fn every_level_gives_the_bits_of_the_definition() {
                 for w in w.chunks(cols) {
                     expected.extend(x.chunks(cols).map(|x| defined(w, x).to_bits()));
                 }
-                for simd in Simd::available() {
+                for simd in testkit::available("SIMD level", Simd::ALL, Simd::is_available) {
                     let mut y = vec![f32::NAN; rows * vectors];
                     quant::dot(simd, dtype, cols, &bytes, &x, &mut y);
                     let y: Vec<u32> = y.into_iter().map(f32::to_bits).collect();
@@ -54,11 +55,8 @@ fn every_level_gives_the_bits_of_the_definition() {
 /// Blocks of any bytes: all codes, all scales, those of which the encoders make no use included.
 #[test]
 fn any_bytes_give_the_bits_of_the_definition_where_they_are_numbers() {
-    let mut state = 1u64;
-    let mut byte = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
+    let mut random = SplitMix64(1);
+    let mut byte = || (random.next() >> 56) as u8;
     for &dtype in DType::ALL.iter().filter(|&&dtype| quant::can_encode(dtype)) {
         let cols = 512;
         let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
@@ -70,7 +68,7 @@ fn any_bytes_give_the_bits_of_the_definition_where_they_are_numbers() {
             quant::decode(Simd::Scalar, dtype, &bytes, &mut w);
             let expected = defined(&w, &x);
             numbers += usize::from(expected.is_finite());
-            for simd in Simd::available() {
+            for simd in testkit::available("SIMD level", Simd::ALL, Simd::is_available) {
                 let mut y = [0.0];
                 quant::dot(simd, dtype, cols, &bytes, &x, &mut y);
                 match expected.is_finite() {

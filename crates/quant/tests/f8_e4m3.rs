@@ -1,18 +1,15 @@
 //! F8_E4M3 equal to torch's, at every level. The vectors and how they were made: `fixtures/golden/f8_e4m3/README.md`.
 
-use std::path::PathBuf;
-
 use quant::{Simd, first_beyond, invalid_block, largest};
 use tensor::DType;
+use testkit::{SplitMix64, floats};
 
 fn read(name: &str) -> Vec<u8> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/golden/f8_e4m3");
-    let path = PathBuf::from(root).join(name);
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    testkit::read(format!("golden/f8_e4m3/{name}"))
 }
 
 fn read_f32(name: &str) -> Vec<f32> {
-    read(name).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    floats(&read(name))
 }
 
 fn encode(simd: Simd, x: &[f32]) -> Vec<u8> {
@@ -23,7 +20,7 @@ fn encode(simd: Simd, x: &[f32]) -> Vec<u8> {
 
 fn assert_encodes(x: &[f32], expected: &[u8]) {
     assert_eq!(x.len(), expected.len());
-    for simd in Simd::available() {
+    for simd in testkit::available("SIMD level", Simd::ALL, Simd::is_available) {
         for ((v, found), expected) in x.iter().zip(encode(simd, x)).zip(expected) {
             assert_eq!(found, *expected, "{v:e} ({:08x}) at {simd:?}", v.to_bits());
         }
@@ -35,7 +32,7 @@ fn decodes_as_torch() {
     let bytes: Vec<u8> = (0..=255).collect();
     let expected = read_f32("decode.f32");
     assert_eq!(expected.len(), bytes.len());
-    for simd in Simd::available() {
+    for simd in testkit::available("SIMD level", Simd::ALL, Simd::is_available) {
         let mut out = vec![0.5; bytes.len()];
         quant::decode(simd, DType::F8_E4M3, &bytes, &mut out);
         for (byte, (found, expected)) in out.iter().zip(&expected).enumerate() {
@@ -58,11 +55,8 @@ fn encodes_f32_as_torch() {
 
 #[test]
 fn levels_agree() {
-    let mut state = 1u64;
-    let random = (0..1 << 18).map(|_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 32) as u32
-    });
+    let mut random = SplitMix64(1);
+    let random = (0..1 << 18).map(|_| (random.next() >> 32) as u32);
     let patterns =
         (0..1 << 16).flat_map(|bf16: u32| [-1, 0, 1].map(|step| (bf16 << 16).wrapping_add_signed(step)));
     let x: Vec<f32> = patterns.chain(random).map(f32::from_bits).collect();

@@ -2,6 +2,7 @@
 
 use quant::{PANEL, Panel, Simd};
 use tensor::DType;
+use testkit::SplitMix64;
 
 const TYPES: [DType; 9] = [
     DType::Q4_0,
@@ -16,13 +17,9 @@ const TYPES: [DType; 9] = [
 ];
 
 /// Numbers like weights: about normal, some of them large.
-fn weights(seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
-    let mut uniform = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / 16_777_216.0 - 0.5
-    };
-    (0..PANEL).map(|_| (0..6).map(|_| uniform()).sum::<f32>() * 0.03).collect()
+fn weights(seed: u64) -> Vec<f32> {
+    let mut random = SplitMix64(seed);
+    (0..PANEL).map(|_| (0..6).map(|_| random.uniform() / 2.0).sum::<f32>() * 0.03).collect()
 }
 
 /// M where each value goes together with those after it, the less the farther they are.
@@ -72,7 +69,7 @@ fn the_values_are_those_of_the_bytes_on_every_level() {
             quant::decode(Simd::Scalar, dtype, &expected, &mut decoded);
             assert_eq!(decoded, values, "{dtype}");
             assert_eq!(quant::invalid_block(dtype, &expected), None, "{dtype}");
-            for simd in Simd::available() {
+            for simd in testkit::available("SIMD level", Simd::ALL, Simd::is_available) {
                 assert!(
                     round(simd, dtype, &weights, &feedback, &importance).0 == expected,
                     "{dtype} {simd:?}"

@@ -2,8 +2,6 @@
 //!
 //! The vectors, what they contain and how they were made: `fixtures/ggml-quants/README.md`.
 
-use std::path::PathBuf;
-
 use quant::Simd;
 use tensor::DType;
 
@@ -16,13 +14,11 @@ const BLOCKS_OF_256: [DType; 6] =
     [DType::Q2_K, DType::Q3_K, DType::Q4_K, DType::Q5_K, DType::Q6_K, DType::IQ4_XS];
 
 fn read(name: &str) -> Vec<u8> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/ggml-quants");
-    let path = PathBuf::from(root).join(name);
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    testkit::read(format!("ggml-quants/{name}"))
 }
 
 fn read_f32(name: &str) -> Vec<f32> {
-    read(name).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    testkit::floats(&read(name))
 }
 
 fn read_u16(name: &str) -> Vec<u16> {

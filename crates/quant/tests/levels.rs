@@ -3,26 +3,10 @@
 
 use quant::Simd;
 use tensor::DType;
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Uniform in [−1, 1).
-    fn uniform(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-}
+use testkit::SplitMix64;
 
 /// Rows of different kinds; the kind changes every 256 values, and within it some blocks of 32 are zero.
-fn values(random: &mut Random, n: usize) -> Vec<f32> {
+fn values(random: &mut SplitMix64, n: usize) -> Vec<f32> {
     let mut kind = 0;
     let mut zero = false;
     (0..n)
@@ -58,7 +42,7 @@ fn values(random: &mut Random, n: usize) -> Vec<f32> {
 }
 
 /// As importance comes: of all sizes, never negative, and some columns never seen.
-fn importance(random: &mut Random, cols: usize) -> Vec<f32> {
+fn importance(random: &mut SplitMix64, cols: usize) -> Vec<f32> {
     (0..cols)
         .map(|_| {
             let u = random.uniform();
@@ -69,7 +53,7 @@ fn importance(random: &mut Random, cols: usize) -> Vec<f32> {
 
 #[test]
 fn levels_agree() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = SplitMix64(0x9e37_79b9_7f4a_7c15);
     for &dtype in DType::ALL.iter().filter(|&&t| quant::can_encode(t)) {
         let shapes: &[(usize, usize)] = match dtype.block_len() {
             256 => &[(256, 5), (3 * 256, 9), (5 * 256, 4), (35 * 256, 2), (256, 1)],
@@ -91,7 +75,7 @@ fn levels_agree() {
                 };
                 let expected = bytes(Simd::Scalar);
                 let decoded = values(Simd::Scalar, &expected);
-                for simd in Simd::available() {
+                for simd in testkit::available("SIMD level", Simd::ALL, Simd::is_available) {
                     let found = bytes(simd);
                     let differs = found.iter().zip(&expected).position(|(a, b)| a != b);
                     assert_eq!(
@@ -112,7 +96,7 @@ fn levels_agree() {
 
 #[test]
 fn rows_do_not_depend_on_their_neighbours() {
-    let mut random = Random(1);
+    let mut random = SplitMix64(1);
     let cols = 3 * 256;
     let x = values(&mut random, cols * 5);
     let weights = importance(&mut random, cols);

@@ -1,20 +1,13 @@
 //! SFP8 equal to gemma.cpp's, at every level. The vectors and how they were made: `fixtures/golden/sfp8/README.md`.
 
-use std::path::PathBuf;
-
 use quant::{Simd, first_beyond, invalid_block, largest, max_abs, sfp8_divide, sfp8_scale};
 use tensor::DType;
+use testkit::{SplitMix64, floats};
 
 const RESERVED: u8 = 0x80;
 
 fn read(name: &str) -> Vec<u8> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/golden/sfp8");
-    let path = PathBuf::from(root).join(name);
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    testkit::read(format!("golden/sfp8/{name}"))
 }
 
 fn encode(simd: Simd, x: &[f32]) -> Vec<u8> {
@@ -31,7 +24,7 @@ fn decode(simd: Simd, bytes: &[u8]) -> Vec<f32> {
 
 fn assert_encodes(x: &[f32], expected: &[u8]) {
     assert_eq!(x.len(), expected.len());
-    for simd in Simd::available() {
+    for simd in testkit::available("SIMD level", Simd::ALL, Simd::is_available) {
         for ((v, found), expected) in x.iter().zip(encode(simd, x)).zip(expected) {
             assert_eq!(found, *expected, "{v:e} ({:08x}) at {simd:?}", v.to_bits());
         }
@@ -43,7 +36,7 @@ fn decodes_as_gemma_cpp() {
     let bytes: Vec<u8> = (0..=255).collect();
     let expected = floats(&read("decode.f32"));
     assert_eq!(expected.len(), bytes.len());
-    for simd in Simd::available() {
+    for simd in testkit::available("SIMD level", Simd::ALL, Simd::is_available) {
         for (byte, (found, expected)) in decode(simd, &bytes).iter().zip(&expected).enumerate() {
             assert_eq!(found.to_bits(), expected.to_bits(), "{byte:02x} at {simd:?}");
         }
@@ -114,11 +107,8 @@ fn every_value_has_one_code_and_the_reserved_one_is_invalid() {
 /// All of them, not only those of which gemma.cpp makes sense: BF16 patterns, their neighbours, random bits.
 #[test]
 fn levels_agree() {
-    let mut state = 1u64;
-    let random = (0..1 << 18).map(|_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 32) as u32
-    });
+    let mut random = SplitMix64(1);
+    let random = (0..1 << 18).map(|_| (random.next() >> 32) as u32);
     let patterns =
         (0..1 << 16).flat_map(|bf16: u32| [-1, 0, 1].map(|step| (bf16 << 16).wrapping_add_signed(step)));
     let x: Vec<f32> = patterns.chain(random).map(f32::from_bits).collect();

@@ -190,23 +190,10 @@ impl Columns {
 
 #[cfg(test)]
 mod tests {
-    use tensor::{DType, TensorDesc, TensorSource};
+    use tensor::{DType, TensorDesc};
+    use testkit::MemoryTensors;
 
     use super::*;
-
-    /// One tensor in memory.
-    struct Memory(TensorDesc, Vec<u8>);
-
-    impl TensorSource for Memory {
-        fn tensors(&self) -> &[TensorDesc] {
-            std::slice::from_ref(&self.0)
-        }
-
-        fn read_rows(&self, _: usize, first: u64, out: &mut [u8]) -> Result<()> {
-            out.copy_from_slice(&self.1[(first * self.0.row_bytes()) as usize..][..out.len()]);
-            Ok(())
-        }
-    }
 
     /// Numbers around 0 that repeat after a long time.
     fn fill(out: &mut [f32], seed: usize) {
@@ -224,7 +211,7 @@ mod tests {
         fill(&mut w, 1);
         let mut bytes = vec![0; desc.byte_len() as usize];
         quant::encode(Simd::detect(), DType::Q8_0, cols, &w, None, &mut bytes);
-        let source = Memory(desc, bytes);
+        let source = MemoryTensors::one(desc, bytes);
         let weight = Weight::alone(&source, Kernel::Plain);
         for tokens in 2..=DOT_VECTORS {
             let mut x = Matrix::zeros(tokens, cols);
@@ -239,6 +226,7 @@ mod tests {
 
     #[test]
     fn every_kernel_gives_the_sums_of_products_whatever_the_sizes() {
+        let kernels = testkit::available("kernel", [Kernel::Plain, Kernel::Tiles], Kernel::is_available);
         // tokens, rows, columns: whole tiles, less, more than the tiles take at a time
         for (tokens, rows, cols) in
             [(1, 5, 64), (2, 1, 32), (5, 3, 32), (33, 47, 96), (530, 70, 64), (40, 600, 1056), (7, 40, 48)]
@@ -253,10 +241,8 @@ mod tests {
                 quant::encode(Simd::detect(), dtype, cols, &w, None, &mut bytes);
                 let mut stored = vec![0.0; w.len()];
                 quant::decode(Simd::detect(), dtype, &bytes, &mut stored);
-                let source = Memory(desc, bytes);
-                for kernel in
-                    [Kernel::Plain, Kernel::Tiles].into_iter().filter(|kernel| kernel.is_available())
-                {
+                let source = MemoryTensors::one(desc, bytes);
+                for &kernel in &kernels {
                     let (first, last) = (rows / 3, rows);
                     let y = Weight::alone(&source, kernel).project(&x, first as u64..last as u64).unwrap();
                     // f32 sums, or factors of 16 bits

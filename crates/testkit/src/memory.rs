@@ -73,6 +73,11 @@ impl MemoryTensors {
         &self.data[tensor]
     }
 
+    /// Bytes of a tensor, to be changed.
+    pub fn bytes_mut(&mut self, tensor: usize) -> &mut [u8] {
+        &mut self.data[tensor]
+    }
+
     /// Bytes that have been read, those read twice counted twice.
     pub fn bytes_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
@@ -87,14 +92,17 @@ impl TensorSource for MemoryTensors {
     fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
         let row_bytes = self.tensors[index].row_bytes();
         let rows = out.len() as u64 / row_bytes.max(1);
-        if self.fails_at.is_some_and(|(tensor, row)| tensor == index && (first..first + rows).contains(&row)) {
+        if self.fails_at.is_some_and(|(tensor, row)| tensor == index && (first..first + rows).contains(&row))
+        {
             let error = std::io::Error::other("the medium failed");
             return Err(Error::io(format!("tensor {}", self.tensors[index].name), &error));
         }
         let start = (first * row_bytes) as usize;
         match self.data[index].get(start..start + out.len()) {
             Some(bytes) => out.copy_from_slice(bytes),
-            None => return Err(Error::malformed(format!("tensor {}", self.tensors[index].name), "no such rows")),
+            None => {
+                return Err(Error::malformed(format!("tensor {}", self.tensors[index].name), "no such rows"));
+            }
         }
         self.read.fetch_add(out.len() as u64, Ordering::Relaxed);
         Ok(())

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use text::{Chat, ChatTemplate};
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+    testkit::fixtures("")
 }
 
 fn json(path: &Path) -> Map<String, Value> {

@@ -1,7 +1,7 @@
 //! Token ids against those of transformers and llama.cpp (`fixtures/text/ids.json`), from both sources.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use checkpoint::Checkpoint;
 use gguf::Metadata;
@@ -10,7 +10,7 @@ use tensor::{Error, Fault};
 use text::Tokenizer;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+    testkit::fixtures("")
 }
 
 fn open() -> Checkpoint {

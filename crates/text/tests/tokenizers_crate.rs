@@ -15,7 +15,7 @@ struct Both {
 }
 
 static ALL: LazyLock<Vec<Both>> = LazyLock::new(|| {
-    let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/checkpoints");
+    let folder = testkit::fixtures("checkpoints");
     let open = |name: &str| Both {
         ours: Tokenizer::from_checkpoint(&Checkpoint::open(folder.join(name)).unwrap()).unwrap(),
         theirs: tokenizers::Tokenizer::from_file(folder.join(name).join("tokenizer.json")).unwrap(),

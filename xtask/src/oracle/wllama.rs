@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha512};
+use testkit::Need;
 
 /// Version of the package `@wllama/wllama`. It knows Gemma 4.
 pub const VERSION: &str = "3.8.1";
@@ -39,14 +40,7 @@ pub fn find_or_fetch() -> Result<PathBuf> {
 /// # Panics
 /// When it is missing and `GEMMA_CONVERT_BROWSER=require` is set, as in `.ci/run`.
 pub fn for_tests() -> Option<PathBuf> {
-    let found = find();
-    if found.is_none() {
-        let help = "wllama was not found; `cargo xtask oracle --browser` fetches it";
-        let required = std::env::var_os("GEMMA_CONVERT_BROWSER").is_some_and(|value| value == "require");
-        assert!(!required, "{help}");
-        eprintln!("skipped: {help}");
-    }
-    found
+    Need::Browser.found(find(), "wllama was not found; `cargo xtask oracle --browser` fetches it")
 }
 
 fn home() -> Result<PathBuf> {

@@ -182,14 +182,9 @@ fn flipped_bytes_never_panic_and_never_pass_where_the_reference_refuses() {
             judge(&dir, &bad);
         }
     }
-    // xorshift64: three random bytes at a time.
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below as u64) as usize
-    };
+    // three random bytes at a time
+    let mut random = testkit::SplitMix64(0x9e37_79b9_7f4a_7c15);
+    let mut next = |below: usize| random.index(below);
     for _ in 0..3000 {
         let mut bad = good.clone();
         for _ in 0..3 {

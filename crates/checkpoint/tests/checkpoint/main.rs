@@ -57,5 +57,5 @@ pub(crate) fn refused(dir: &Path) -> Error {
 }
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/checkpoints").join(name)
+    testkit::fixtures("checkpoints").join(name)
 }

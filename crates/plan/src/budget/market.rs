@@ -170,11 +170,8 @@ mod tests {
 
     /// Items with some choices each; sizes and costs repeat after a long time.
     fn items(names: &[String], seed: u64) -> Vec<Item<'_>> {
-        let mut state = seed;
-        let mut next = |most: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            1 + (state >> 33) % most
-        };
+        let mut random = testkit::SplitMix64(seed);
+        let mut next = |most: u64| 1 + random.below(most);
         let mut item = |number: usize| {
             let choice =
                 |_| Choice { dtype: DType::Q4_0, bytes: 32 * next(40), kld: next(1000) as f64 / 1e5 };

@@ -2,25 +2,9 @@
 
 use super::*;
 use crate::{decode, encode};
+use testkit::SplitMix64;
 
 const BLOCKS: usize = 20_000;
-
-/// Marsaglia's xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn uniform(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 40) as f32 / (1 << 24) as f32
-    }
-
-    /// Nearly normal: a sum of twelve.
-    fn normal(&mut self) -> f32 {
-        (0..12).map(|_| self.uniform()).sum::<f32>() - 6.0
-    }
-}
 
 fn bf16(value: f32) -> f32 {
     f32::from_bits(u32::from(f32_to_bf16(value)) << 16)
@@ -42,17 +26,17 @@ const EXTREMA: [Extremum; 3] = [Extremum::Minus8, Extremum::PlusMinus7, Extremum
 
 /// Blocks of BF16 of d·q, with d from 2^`exponents`, stored in `store`.
 fn lattice(extremum: Extremum, exponents: [f32; 2], store: fn(f32) -> f32) -> Vec<f32> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = SplitMix64(0x9e37_79b9_7f4a_7c15);
     let block = |_| {
-        let d = store((exponents[0] + (exponents[1] - exponents[0]) * random.uniform()).exp2());
-        let d = if random.uniform() < 0.5 { -d } else { d };
+        let d = store((exponents[0] + (exponents[1] - exponents[0]) * random.unit() as f32).exp2());
+        let d = if random.unit() < 0.5 { -d } else { d };
         let mut codes = [0.0; QK];
         let most = if matches!(extremum, Extremum::Minus8) { 8.0 } else { 7.0 };
         codes.fill_with(|| (2.4 * random.normal()).round().clamp(-most, 7.0));
-        let at = (random.uniform() * QK as f32) as usize;
+        let at = (random.unit() * QK as f64) as usize;
         match extremum {
             Extremum::Minus8 => codes[at] = -8.0,
-            Extremum::PlusMinus7 => codes[at] = if random.uniform() < 0.5 { 7.0 } else { -7.0 },
+            Extremum::PlusMinus7 => codes[at] = if random.unit() < 0.5 { 7.0 } else { -7.0 },
             Extremum::Free => {}
         }
         codes.map(|code| bf16(code * d))
@@ -120,19 +104,20 @@ fn the_ordinary_encoder_loses_what_is_kept_here() {
 fn every_level_gives_the_same_bytes() {
     let mut x = lattice(Extremum::Free, [-11.0, -5.0], |d| d);
     x.truncate(QK * 2000);
-    let mut random = Random(7);
+    let mut random = SplitMix64(7);
     x.extend((0..QK * 100).map(|_| bf16(0.02 * random.normal())));
     let made = |simd| {
         let mut packed = vec![0; x.len() / QK * BYTES];
         (repack_q4_0(simd, &x, &mut packed), packed, survey(simd, &x))
     };
     let scalar = made(Simd::Scalar);
-    assert!(Simd::available().iter().all(|simd| made(*simd) == scalar));
+    let levels = testkit::available("SIMD level", Simd::ALL, Simd::is_available);
+    assert!(levels.iter().all(|simd| made(*simd) == scalar));
 }
 
 #[test]
 fn weights_of_no_lattice_are_never_mistaken() {
-    let mut random = Random(42);
+    let mut random = SplitMix64(42);
     let normal: Vec<f32> = (0..QK * 100_000).map(|_| bf16(0.02 * random.normal())).collect();
     // lattices of more bits, or with a minimum
     let [mut q8_0, mut q5_0, mut q4_1, mut q4_k] = std::array::from_fn(|_| normal[..QK * 8 * 1000].to_vec());

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use checkpoint::Checkpoint;
 use gemma::Config;
@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use tensor::{Result, TensorSource};
 
 pub(crate) fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+    testkit::fixtures("")
 }
 
 /// A checkpoint folder with its config and the roles of its tensors.
@@ -33,9 +33,9 @@ impl Folder {
 
     /// One model for each way to multiply that this machine has.
     pub(crate) fn models(&self) -> Vec<Model<'_>> {
-        let kernels = [Kernel::Plain, Kernel::Tiles].into_iter().filter(|kernel| kernel.is_available());
+        let kernels = testkit::available("kernel", [Kernel::Plain, Kernel::Tiles], Kernel::is_available);
         let with = |kernel| Model::new(&self.config, self.weights(&self.checkpoint)?.with_kernel(kernel)?);
-        kernels.map(|kernel| with(kernel).unwrap()).collect()
+        kernels.into_iter().map(|kernel| with(kernel).unwrap()).collect()
     }
 
     fn weights<'a>(&self, source: &'a dyn TensorSource) -> Result<Weights<'a>> {

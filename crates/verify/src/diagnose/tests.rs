@@ -3,7 +3,8 @@
 use gemma::{Attention, Config, Kind, Rope};
 use gguf::Metadata;
 use quant::Simd;
-use tensor::{DType, Result, TensorDesc, TensorSource};
+use tensor::{DType, TensorDesc, TensorSource};
+use testkit::{MemoryTensors, SplitMix64};
 
 use crate::artifact::Stored;
 use crate::errors::compare;
@@ -12,27 +13,11 @@ use crate::{Expected, ExpectedTensor, Severity, Values};
 const SIZE: usize = 64;
 
 /// One tensor in memory.
-struct Memory([TensorDesc; 1], Vec<u8>);
-
-impl Memory {
-    fn new(dtype: DType, values: &[f32]) -> Memory {
-        let desc = TensorDesc::new("blk.0.attn_output.weight", dtype, [SIZE as u64, SIZE as u64]).unwrap();
-        let mut bytes = vec![0; desc.byte_len() as usize];
-        quant::encode(Simd::detect(), dtype, SIZE, values, None, &mut bytes);
-        Memory([desc], bytes)
-    }
-}
-
-impl TensorSource for Memory {
-    fn tensors(&self) -> &[TensorDesc] {
-        &self.0
-    }
-
-    fn read_rows(&self, _: usize, first: u64, out: &mut [u8]) -> Result<()> {
-        let start = (first * self.0[0].row_bytes()) as usize;
-        out.copy_from_slice(&self.1[start..start + out.len()]);
-        Ok(())
-    }
+fn memory(dtype: DType, values: &[f32]) -> MemoryTensors {
+    let desc = TensorDesc::new("blk.0.attn_output.weight", dtype, [SIZE as u64, SIZE as u64]).unwrap();
+    let mut bytes = vec![0; desc.byte_len() as usize];
+    quant::encode(Simd::detect(), dtype, SIZE, values, None, &mut bytes);
+    MemoryTensors::one(desc, bytes)
 }
 
 fn config() -> Config {
@@ -71,15 +56,8 @@ fn config() -> Config {
 
 /// Uneven numbers in BF16, with no order in them.
 fn values() -> Vec<f32> {
-    let mut state = 88172645463325252u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let unit = (state >> 40) as f32 / (1u64 << 24) as f32;
-        f32::from_bits((unit * 2.0 - 1.0).to_bits() & 0xffff_0000)
-    };
-    (0..SIZE * SIZE).map(|_| next()).collect()
+    let mut random = SplitMix64(88172645463325252);
+    (0..SIZE * SIZE).map(|_| f32::from_bits(random.uniform().to_bits() & 0xffff_0000)).collect()
 }
 
 /// An artifact of this one tensor.
@@ -99,10 +77,10 @@ fn expected(tensor: ExpectedTensor) -> Expected {
 }
 
 /// What is said of an artifact with other values.
-fn said(base: &[f32], artifact: &Memory) -> Vec<String> {
-    let base = Memory::new(DType::BF16, base);
+fn said(base: &[f32], artifact: &MemoryTensors) -> Vec<String> {
+    let base = memory(DType::BF16, base);
     let tensor = ExpectedTensor {
-        desc: artifact.0[0].clone(),
+        desc: artifact.tensors()[0].clone(),
         role: "attn_output",
         layer: Some(0),
         unused: false,
@@ -111,7 +89,7 @@ fn said(base: &[f32], artifact: &Memory) -> Vec<String> {
         from: Values::Base(0),
     };
     let expected = expected(tensor);
-    let stored = [Stored::plain(&artifact.0[0])];
+    let stored = [Stored::plain(&artifact.tensors()[0])];
     let (_, findings) = compare((artifact, None), &stored, &base, &expected, &|_| {}).unwrap();
     findings.into_iter().filter(|f| f.severity == Severity::Failure).map(|f| f.problem).collect()
 }
@@ -138,10 +116,10 @@ fn causes_are_told_by_what_they_did() {
     ];
     let base = values();
     for dtype in [DType::BF16, DType::Q4_0] {
-        assert_eq!(said(&base, &Memory::new(dtype, &base)), [""; 0], "{dtype}");
+        assert_eq!(said(&base, &memory(dtype, &base)), [""; 0], "{dtype}");
         for (words, change) in cases {
             let changed: Vec<f32> = (0..SIZE * SIZE).map(|i| change(&base, i / SIZE, i % SIZE)).collect();
-            let said = said(&base, &Memory::new(dtype, &changed));
+            let said = said(&base, &memory(dtype, &changed));
             assert!(said.len() == 1 && said[0].contains(words), "{dtype}: {words:?} is not in {said:?}");
         }
     }
@@ -150,8 +128,8 @@ fn causes_are_told_by_what_they_did() {
 #[test]
 fn swapped_bytes_are_recognised() {
     let base = values();
-    let mut artifact = Memory::new(DType::BF16, &base);
-    artifact.1.chunks_exact_mut(2).for_each(<[u8]>::reverse);
+    let mut artifact = memory(DType::BF16, &base);
+    artifact.bytes_mut(0).chunks_exact_mut(2).for_each(<[u8]>::reverse);
     let said = said(&base, &artifact);
     assert!(said.iter().any(|problem| problem.contains("big-endian")), "{said:?}");
 }
@@ -159,16 +137,16 @@ fn swapped_bytes_are_recognised() {
 #[test]
 fn figures_are_those_of_the_definition() {
     let base = values();
-    let artifact = Memory::new(DType::Q4_0, &base);
+    let artifact = memory(DType::Q4_0, &base);
     let mut decoded = vec![0f32; base.len()];
-    quant::decode(Simd::detect(), DType::Q4_0, &artifact.1, &mut decoded);
+    quant::decode(Simd::detect(), DType::Q4_0, artifact.bytes(0), &mut decoded);
     let pairs = || base.iter().zip(&decoded).map(|(x, y)| (f64::from(*x), f64::from(*y)));
     let sum = |of: fn((f64, f64)) -> f64| pairs().map(of).sum::<f64>();
     let (ee, xx) = (sum(|(x, y)| (y - x).powi(2)), sum(|(x, _)| x * x));
     let (xy, yy) = (sum(|(x, y)| x * y), sum(|(_, y)| y * y));
 
-    let desc = artifact.0[0].clone();
-    let of_base = Memory::new(DType::BF16, &base);
+    let desc = artifact.tensors()[0].clone();
+    let of_base = memory(DType::BF16, &base);
     let from = Values::Base(0);
     let tensor = ExpectedTensor {
         desc,
@@ -180,7 +158,7 @@ fn figures_are_those_of_the_definition() {
         from,
     };
     let expected = expected(tensor);
-    let stored = [Stored::plain(&artifact.0[0])];
+    let stored = [Stored::plain(&artifact.tensors()[0])];
     let (tensors, _) = compare((&artifact, None), &stored, &of_base, &expected, &|_| {}).unwrap();
     let error = &tensors.tensors[0];
     for (found, definition) in [
