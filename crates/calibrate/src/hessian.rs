@@ -45,3 +45,35 @@ pub(crate) fn add_product(sum: &mut [f32], cols: usize, x: &Matrix, y: &Matrix) 
 pub(crate) fn blend(h: &mut Square, other: &Square, factor: f32) {
     h.data_mut().par_iter_mut().zip(other.data()).for_each(|(h, o)| *h += factor * o);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sums do not depend on how the tokens are batched, and are those of f64.
+    #[test]
+    fn sums_are_the_same_for_any_batches() {
+        let (n, tokens) = (300, 61);
+        let mut random = testkit::SplitMix64(1);
+        let x: Vec<f32> = (0..n * tokens).map(|_| random.uniform()).collect();
+        for batch in [1, 7, tokens] {
+            let mut h = Square::zeros(n);
+            let mut product = vec![0.0; n * n];
+            for rows in x.chunks(batch * n) {
+                let mut x = Matrix::zeros(rows.len() / n, n);
+                x.data_mut().copy_from_slice(rows);
+                add(&mut h, &x);
+                add_product(&mut product, n, &x, &x);
+            }
+            for (i, j) in (0..n).flat_map(|i| (i..n).map(move |j| (i, j))) {
+                let expected: f64 = x.chunks(n).map(|x| f64::from(x[i]) * f64::from(x[j])).sum();
+                for found in [h.at(i, j), product[i * n + j], product[j * n + i]] {
+                    assert!(
+                        (f64::from(found) - expected).abs() < 1e-5,
+                        "{batch}: {i}, {j}: {found}, {expected}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -165,3 +165,111 @@ fn cost(first: usize, weights: &[f32], values: &[f32], held_out: &HeldOut) -> Co
     }
     Cost { output, target }
 }
+
+#[cfg(test)]
+mod tests {
+    use testkit::SplitMix64;
+
+    use super::*;
+    use crate::factor::factor;
+    use crate::square::Square;
+
+    /// Σ x·xᵀ of inputs whose neighbours go together, over all of the matrix.
+    fn gram(n: usize) -> Square {
+        let mut random = SplitMix64(2);
+        let mut h = Square::zeros(n);
+        for _ in 0..2 * n {
+            let mut last = 0.0;
+            let x: Vec<f32> = (0..n)
+                .map(|_| {
+                    last = 0.9 * last + random.uniform();
+                    last
+                })
+                .collect();
+            for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                *h.at_mut(i, j) += x[i] * x[j];
+            }
+        }
+        h
+    }
+
+    /// H = M·D·Mᵀ with M unit upper triangular, column by column from the last, in f64.
+    fn naive_factors(h: &Square, damping: f64) -> (Vec<Vec<f64>>, Vec<f64>) {
+        let n = h.size();
+        let mean = (0..n).map(|i| f64::from(h.at(i, i))).sum::<f64>() / n as f64;
+        let mut rest: Vec<Vec<f64>> = (0..n)
+            .map(|i| {
+                (0..n).map(|j| f64::from(h.at(i, j)) + if i == j { damping * mean } else { 0.0 }).collect()
+            })
+            .collect();
+        let (mut m, mut d) = (vec![vec![0.0; n]; n], vec![0.0; n]);
+        for k in (0..n).rev() {
+            d[k] = rest[k][k];
+            (0..=k).for_each(|i| m[i][k] = rest[i][k] / d[k]);
+            for (i, j) in (0..k).flat_map(|i| (0..k).map(move |j| (i, j))) {
+                rest[i][j] -= m[i][k] * d[k] * m[j][k];
+            }
+        }
+        (m, d)
+    }
+
+    /// LDLQ as the definition has it, column by column in f64, to multiples of `step`: what a column is rounded for is its
+    /// weight without the errors before it.
+    fn naive_ldlq(weights: &[f32], m: &[Vec<f64>], step: f64) -> Vec<f64> {
+        let mut values: Vec<f64> = Vec::new();
+        for (k, &weight) in weights.iter().enumerate() {
+            let before = (0..k).map(|j| (values[j] - f64::from(weights[j])) * m[j][k]).sum::<f64>();
+            values.push(((f64::from(weight) - before) / step).round().clamp(-127.0, 127.0) * step);
+        }
+        values
+    }
+
+    fn loss(h: &Square, weights: &[f32], values: impl Fn(usize) -> f64) -> f64 {
+        let n = h.size();
+        let errors: Vec<f64> = (0..n).map(|i| values(i) - f64::from(weights[i])).collect();
+        (0..n)
+            .flat_map(|i| (0..n).map(move |j| (i, j)))
+            .map(|(i, j)| errors[i] * f64::from(h.at(i, j)) * errors[j])
+            .sum()
+    }
+
+    /// Rows that are wider than a panel: errors reach from one panel into the next.
+    #[test]
+    fn error_feedback_is_that_of_a_naive_implementation() {
+        let (n, rows, damping) = (3 * PANEL, 5, 0.01);
+        let h = gram(n);
+        let (m, d) = naive_factors(&h, damping);
+        let mut copy = Square::zeros(n);
+        copy.data_mut().copy_from_slice(h.data());
+        let factors = factor(copy, damping as f32).unwrap();
+        for (i, j) in (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j))) {
+            let found = f64::from(factors.feedback.at(i, j));
+            assert!((found - m[i][j]).abs() < 1e-3, "{i}, {j}: {found}, not {}", m[i][j]);
+        }
+        (0..n).for_each(|i| assert!((f64::from(factors.diagonal[i]) / d[i] - 1.0).abs() < 1e-3, "{i}"));
+
+        let mut random = SplitMix64(3);
+        let mut weights: Vec<f32> = (0..rows * n).map(|_| random.normal() * 0.02).collect();
+        // every block has the largest weight, so that Q8_0's scales are about those of the naive lattice
+        weights.iter_mut().step_by(32).for_each(|w| *w = 0.1);
+        let mut bytes = vec![0; rows * n / 32 * DType::Q8_0.block_bytes()];
+        let mut values = vec![0.0; rows * n];
+        round_rows(DType::Q8_0, &factors, &weights, &mut bytes, &mut values);
+        let mut decoded = vec![0.0; rows * n];
+        quant::decode(Simd::Scalar, DType::Q8_0, &bytes, &mut decoded);
+        assert_eq!(decoded, values);
+
+        for (weights, values) in weights.chunks(n).zip(values.chunks(n)) {
+            let step = 0.1 / 127.0;
+            let naive = naive_ldlq(weights, &m, step);
+            let nearest = |i: usize| (f64::from(weights[i]) / step).round() * step;
+            let [ours, naive, nearest] = [
+                loss(&h, weights, |i| f64::from(values[i])),
+                loss(&h, weights, |i| naive[i]),
+                loss(&h, weights, nearest),
+            ];
+            assert!(naive < 0.6 * nearest, "feedback does something: {naive:e} of {nearest:e}");
+            assert!(ours < 1.15 * naive, "{ours:e}, naively {naive:e}, to the nearest {nearest:e}");
+        }
+    }
+}

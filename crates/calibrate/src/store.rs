@@ -181,3 +181,62 @@ impl TensorSource for RoundedTensors {
         self.layers[layer].read_rows(index, first, out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tensor::DType;
+
+    use super::*;
+    use crate::chosen::Method;
+
+    /// A layer that was kept is found again by a store of the same calibration, and by no other.
+    #[test]
+    fn a_store_is_resumed_by_the_same_calibration_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("store");
+        let desc = TensorDesc::new("blk.1.attn_q.weight", DType::Q8_0, [2, 32]).unwrap();
+        let bytes: Vec<u8> = (0..68).collect();
+        let report =
+            TensorReport { tensor: desc.name.clone(), method: Method::Feedback, error_ratio: Some(0.5) };
+        let first = id(&[b"model", b"recipe"], &[vec![1, 2]]);
+        {
+            let store = Store::new(&folder, &first).unwrap();
+            assert!(store.layer(1).unwrap().is_none());
+            store.keep(1, &[(desc.clone(), &bytes)], &[report]).unwrap();
+            let refused = Store::new(&folder, &first).unwrap_err();
+            assert!(refused.to_string().contains("another run"), "{refused}");
+        }
+        let others: [(&[&[u8]], &[u32]); 3] = [
+            (&[b"model", b"recipe"], &[1, 3]),
+            (&[b"model", b"other"], &[1, 2]),
+            (&[b"modelr", b"ecipe"], &[1, 2]),
+        ];
+        for (parts, tokens) in others {
+            let store = Store::new(&folder, id(parts, &[tokens.to_vec()])).unwrap();
+            assert!(store.layer(1).unwrap().is_none(), "{parts:?} {tokens:?}");
+        }
+        let store = Store::new(&folder, &first).unwrap();
+        let layer = store.layer(1).unwrap().unwrap();
+        assert_eq!(
+            (layer.reports[0].tensor.as_str(), layer.reports[0].error_ratio),
+            ("blk.1.attn_q.weight", Some(0.5))
+        );
+        let tensors = store.open([1]).unwrap();
+        assert_eq!(tensors.tensors(), [desc]);
+        let mut found = vec![0; 34];
+        tensors.read_rows(0, 1, &mut found).unwrap();
+        assert_eq!(found, bytes[34..]);
+        assert!(store.open([0, 1]).err().unwrap().to_string().contains("blk.0.gguf"));
+
+        // whatever is wrong with it, it is made anew
+        let path = folder.join("blk.1.gguf");
+        let whole = fs::read(&path).unwrap();
+        for cut in [0, 10, whole.len() / 2, whole.len() - 1] {
+            fs::write(&path, &whole[..cut]).unwrap();
+            assert!(store.layer(1).unwrap().is_none(), "{cut} bytes");
+        }
+        drop(tensors);
+        store.remove([1]);
+        assert!(!folder.exists());
+    }
+}

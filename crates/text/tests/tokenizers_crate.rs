@@ -1,7 +1,6 @@
 //! Token ids against those of the `tokenizers` crate, which transformers uses: of any text, with the tokenizers of the
 //! tiny checkpoints.
 
-use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use checkpoint::Checkpoint;

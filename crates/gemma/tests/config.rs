@@ -1,0 +1,88 @@
+//! Configs of the published sizes as facts and inventories, and every kind of refusal by the field that it names.
+
+use gemma::Config;
+use serde_json::{Value, json};
+use tensor::{Fault, TensorSource};
+
+/// The config of a tiny checkpoint.
+fn tiny(name: &str) -> Value {
+    testkit::json(format!("checkpoints/{name}/config.json"))
+}
+
+#[test]
+fn variants_differ_where_they_should() {
+    let config = |name| Config::from_json(&tiny(name)).unwrap();
+    let [e2b, moe, dense] = ["e2b", "26b-a4b", "31b"].map(config);
+    // per-layer embeddings and shared K/V of the small ones, experts of the mixture
+    assert!(e2b.ple > 0 && moe.ple == 0 && dense.ple == 0);
+    assert!(e2b.shared_kv_layers > 0 && moe.shared_kv_layers == 0 && dense.shared_kv_layers == 0);
+    assert!(moe.experts.is_some() && e2b.experts.is_none() && dense.experts.is_none());
+    for config in [&e2b, &moe, &dense] {
+        assert_eq!(config.attention.last(), Some(&gemma::Attention::Full));
+        assert!(config.attention.contains(&gemma::Attention::Sliding));
+    }
+}
+
+/// Every refusal says who is at fault and names the field.
+#[test]
+fn refusals_name_their_field() {
+    let text = |field: &'static str, value: Value| (format!("text_config.{field}"), value);
+    let cases = [
+        (text("attention_bias", json!(true)), Fault::Unsupported, "attention_bias"),
+        (text("num_hidden_layers", json!(0)), Fault::Malformed, "num_hidden_layers"),
+        (text("hidden_size", json!("wide")), Fault::Malformed, "hidden_size"),
+        (text("hidden_size", Value::Null), Fault::Malformed, "hidden_size"),
+        (text("layer_types", json!(["full_attention"])), Fault::Malformed, "layer_types"),
+        (text("layer_types", json!("full_attention")), Fault::Malformed, "layer_types"),
+        (text("num_kv_shared_layers", json!(1000)), Fault::Malformed, "num_kv_shared_layers"),
+        (
+            text("use_bidirectional_attention", json!("sometimes")),
+            Fault::Malformed,
+            "use_bidirectional_attention",
+        ),
+        (text("model_type", json!("gemma3_text")), Fault::Unsupported, "model_type"),
+        (("architectures".to_owned(), json!(["Gemma3ForCausalLM"])), Fault::Unsupported, "architectures"),
+        (("architectures".to_owned(), json!([])), Fault::Malformed, "architectures"),
+    ];
+    for ((field, value), fault, place) in cases {
+        let mut config = tiny("e2b");
+        match field.split_once('.') {
+            Some((outer, inner)) => config[outer][inner] = value.clone(),
+            None => config[&field] = value.clone(),
+        }
+        let error =
+            Config::from_json(&config).err().unwrap_or_else(|| panic!("{field} = {value} is accepted"));
+        assert_eq!(error.fault(), fault, "{field} = {value}: {error}");
+        assert!(error.place().contains(place), "{field} = {value}: {error}");
+    }
+}
+
+/// What the config says must be there, and nothing else: a tensor more, one less, one of another shape or type.
+#[test]
+fn the_inventory_is_that_of_the_config() {
+    let checkpoint = checkpoint::Checkpoint::open(testkit::fixtures("checkpoints/31b")).unwrap();
+    let config = Config::from_json(checkpoint.config()).unwrap();
+    let of = |tensors: &[tensor::TensorDesc]| gemma::inventory(&config, tensors, &|_| "a test".into());
+    let good = checkpoint.tensors().to_vec();
+    let inventory = of(&good).unwrap();
+    let mut accounted: Vec<usize> = inventory.text.iter().map(|t| t.index).collect();
+    accounted.extend(inventory.dropped.iter().map(|d| d.index));
+    accounted.sort_unstable();
+    assert_eq!(accounted, (0..good.len()).collect::<Vec<_>>());
+
+    let number = good.iter().position(|t| t.name.ends_with("layers.1.mlp.up_proj.weight")).unwrap();
+    let name = good[number].name.clone();
+    let refused = |tensors: &[tensor::TensorDesc], says: &str| {
+        let error = of(tensors).err().unwrap_or_else(|| panic!("{says}: accepted"));
+        assert!(error.to_string().contains(says), "{error}");
+    };
+    let mut less = good.clone();
+    less.remove(number);
+    refused(&less, &name);
+    let mut shape = good.clone();
+    shape[number].shape.reverse();
+    refused(&shape, &name);
+    let mut more = good;
+    more.push(tensor::TensorDesc { name: name.replace("layers.1", "layers.99"), ..more[number].clone() });
+    refused(&more, "layers.99");
+}
