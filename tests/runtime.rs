@@ -23,7 +23,7 @@ fn tokens() -> Vec<u32> {
 
 /// By the reference kernel.
 fn logits(config: &Config, weights: Weights<'_>) -> Matrix {
-    logits_by(Kernel::Plain, config, weights)
+    logits_by(Kernel::F32, config, weights)
 }
 
 fn logits_by(kernel: Kernel, config: &Config, weights: Weights<'_>) -> Matrix {
@@ -80,7 +80,7 @@ fn plain_types_compute_the_same_bit_for_bit() {
         convert(&fixture(name), &out, &["--type", "bf16", "--type", "f32"]).good();
         let expected = logits_of_checkpoint(name);
         for file in ["model-bf16.gguf", "model-f32.gguf"] {
-            let found = logits_of_gguf(&out.join(file), Kernel::Plain);
+            let found = logits_of_gguf(&out.join(file), Kernel::F32);
             assert!(expected == found, "{name}, {file}: {:?}", rms_difference(&expected, &found));
         }
     }
@@ -101,7 +101,7 @@ fn every_preset_computes_nearly_the_same() {
         let expected = logits_of_checkpoint(name);
         for preset in &presets {
             let file = out.join(format!("model-{preset}.gguf"));
-            let found = logits_of_gguf(&file, Kernel::Plain);
+            let found = logits_of_gguf(&file, Kernel::F32);
             let (difference, size) = rms_difference(&expected, &found);
             let limit = match *preset {
                 "f32" | "bf16" => 0.0,
@@ -114,8 +114,8 @@ fn every_preset_computes_nearly_the_same() {
             println!("{name} {preset}: {:.5}", difference / size);
             assert!(difference <= limit * size, "{name} {preset}: {difference} of {size}");
             assert!(limit == 0.0 || difference > 0.0, "{name} {preset}: not even rounded");
-            if Kernel::Tiles.is_available() {
-                let (difference, size) = rms_difference(&found, &logits_of_gguf(&file, Kernel::Tiles));
+            if Kernel::AmxBf16.is_available() {
+                let (difference, size) = rms_difference(&found, &logits_of_gguf(&file, Kernel::AmxBf16));
                 println!("    tiles {:.7}", difference / size);
                 assert!(difference <= 1e-4 * size, "{name} {preset}, on tiles: {difference} of {size}");
             }

@@ -7,17 +7,17 @@
 
 use std::collections::BTreeMap;
 
-use gemma::{Inventory, Store};
+use gemma::{Inventory, TypePolicy};
 use imatrix::Importance;
-use plan::{Cost, Sensitivity, TYPES};
+use plan::{MEASURED_TYPES, Sensitivity, TensorCost};
 use quant::Simd;
 use rayon::prelude::*;
-use runtime::{Batch, Matrix, Model, Weights, bytes_of_token};
+use runtime::{Batch, Matrix, Model, Weights, activation_bytes_per_token};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
-use crate::roundings::{Rounding, Roundings, of_row, values};
-use crate::store::id;
-use crate::table;
+use crate::fake_quant::{FakeQuant, FakeQuantSource, of_row, values};
+use crate::ple_imatrix;
+use crate::resume::store_id;
 use crate::tokens::CalibrationTokens;
 use eval::stream;
 
@@ -46,7 +46,7 @@ struct Target {
 impl Target {
     /// The importance that it is rounded by: calibration rounds the table plainly.
     fn weights(&self, importance: &Importance) -> Option<Vec<f32>> {
-        let entry = importance.get(&self.name).filter(|_| self.role != table::ROLE)?;
+        let entry = importance.get(&self.name).filter(|_| self.role != ple_imatrix::ROLE)?;
         Some(entry.weights())
     }
 }
@@ -55,7 +55,7 @@ impl Target {
 fn targets(inventory: &Inventory, tensors: &[TensorDesc]) -> Vec<Target> {
     let found = inventory.text.iter().filter(|found| {
         let desc = &tensors[found.index];
-        found.slot.store == Store::Recipe
+        found.slot.type_policy == TypePolicy::Recipe
             && !found.slot.unused
             && gguf::ggml_shape(&found.slot.shape).len() > 1
             && REFERENCE.row_bytes(desc.cols()).is_some()
@@ -117,8 +117,8 @@ pub fn sample(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
 /// The `id` of what [`sensitivity`] measures.
 pub fn sensitivity_id(fingerprint: &[u8], sequences: &[Vec<u32>]) -> String {
     let kernel = runtime::Compute::detect().kernel;
-    let how = format!("{REFERENCE} {TYPES:?} {MEASURED} {SAMPLE} {kernel:?}");
-    id(&[fingerprint, how.as_bytes()], sequences)
+    let how = format!("{REFERENCE} {MEASURED_TYPES:?} {MEASURED} {SAMPLE} {kernel:?}");
+    store_id(&[fingerprint, how.as_bytes()], sequences)
 }
 
 /// Measures the costs of a model, which the result knows by `fingerprint`. `known` is what an earlier run has measured: of the
@@ -166,7 +166,7 @@ pub fn sensitivity(
     stream::layers(model, &mut whole, text.progress)?;
     let reference = hidden(&whole);
     drop(whole);
-    let bytes = bytes_of_token(model.config()) * text.tokens() as u64;
+    let bytes = activation_bytes_per_token(model.config()) * text.tokens() as u64;
     // besides, there are the original, what it gave, and what is made of one of them
     let together = ((text.memory / bytes) as usize).saturating_sub(3).clamp(1, TOGETHER);
     keep(&found)?;
@@ -188,13 +188,13 @@ fn costs(
     source: &dyn TensorSource,
     targets: &[Target],
     importance: &Importance,
-) -> Result<BTreeMap<String, Cost>> {
+) -> Result<BTreeMap<String, TensorCost>> {
     let cost = |target: &Target| {
         let weights = target.weights(importance);
         let errors = errors(source, target.index, weights.as_deref())?;
         Ok((
             target.name.clone(),
-            Cost { role: target.role.to_owned(), layer: target.layer, kld: None, errors },
+            TensorCost { role: target.role.to_owned(), layer: target.layer, kld: None, errors },
         ))
     };
     targets.par_iter().map(cost).collect()
@@ -209,7 +209,7 @@ fn errors(
     let desc = &source.tensors()[index];
     let (rows, cols) = (desc.rows(), desc.cols() as usize);
     let count = (SAMPLE / desc.cols()).clamp(1, rows);
-    let types = || TYPES.iter().filter(|dtype| dtype.row_bytes(desc.cols()).is_some());
+    let types = || MEASURED_TYPES.iter().filter(|dtype| dtype.row_bytes(desc.cols()).is_some());
     let mut sums: BTreeMap<DType, f64> = types().map(|dtype| (*dtype, 0.0)).collect();
     let (mut size, mut bytes, mut rounded) = (0.0, Vec::new(), vec![0.0; cols]);
     for n in 0..count {
@@ -250,13 +250,13 @@ fn measure(
 ) -> Result<Vec<f64>> {
     let rounding = |target: &&Target| {
         let desc = &source.tensors()[target.index];
-        Ok(Rounding {
+        Ok(FakeQuant {
             of: target.index,
             desc: TensorDesc::new(&desc.name, REFERENCE, desc.shape.clone())?,
             importance: target.weights(importance),
         })
     };
-    let roundings = Roundings::new(source, targets.iter().map(rounding).collect::<Result<_>>()?);
+    let roundings = FakeQuantSource::new(source, targets.iter().map(rounding).collect::<Result<_>>()?);
     let weights = Weights::new(&roundings, inventory)?;
     let config = base.config();
     let mut models = Vec::with_capacity(targets.len());

@@ -11,10 +11,10 @@ use tensor::Result;
 
 use crate::batch::Batch;
 use crate::cache::{LayerKv, donor, is_last_owner};
+use crate::gemm::{Op, Shape, View, multiply};
 use crate::math::softmax;
 use crate::model::Model;
 use crate::norm::{rms, rms_in_place};
-use crate::product::{Op, Shape, View, multiply};
 use crate::{Matrix, rope};
 
 /// Queries that are multiplied with keys at a time.

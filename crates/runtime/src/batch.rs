@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{KvCache, Matrix, Part};
+use crate::{KvCache, LayerPart, Matrix};
 
 /// Sequences between two layers. Their tokens are the rows of one matrix, one sequence after the other.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Batch {
     pub(crate) embedded: usize,
     /// Layers done, and the part of the next one that comes next.
     pub(crate) done: usize,
-    pub(crate) next: Part,
+    pub(crate) next: LayerPart,
     /// The rows that will be asked for, if not all, until the others have left.
     pub(crate) wanted: Option<Vec<usize>>,
 }

@@ -43,14 +43,14 @@ impl KvCache {
     }
 
     /// The same, of which the last `positions` can be taken back at any time, see [`KvCache::truncate`].
-    pub fn with_undo(self, positions: usize) -> KvCache {
+    pub fn with_rollback(self, positions: usize) -> KvCache {
         KvCache { undo: positions, ..self }
     }
 
     /// Takes back all positions from `len` on: what goes through the model next is as if they had never been.
     ///
     /// # Errors
-    /// `Limit` when they are more than the cache was [made for](KvCache::with_undo), and nothing has changed.
+    /// `Limit` when they are more than the cache was [made for](KvCache::with_rollback), and nothing has changed.
     pub fn truncate(&mut self, config: &Config, len: usize) -> Result<()> {
         let needed = |layer: usize| match config.attention[layer] {
             Attention::Sliding => (len + 1).saturating_sub(config.window as usize),

@@ -11,9 +11,9 @@
 //!
 //! None depends on the number of threads: they share rows of W, and what becomes of a row is one's work.
 
-mod parts;
-mod tiled;
-mod tiles;
+mod amx;
+mod amx_gemm;
+mod bf16_split;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -22,28 +22,28 @@ use quant::{DOT_VECTORS, Simd};
 use rayon::prelude::*;
 use tensor::{DType, Result};
 
-use self::tiles::{Sums, TILE_COLS, Values};
-use crate::product::{Op, Shape, View, product};
+use self::amx::{Sums, TILE_COLS, Values};
+use crate::gemm::{Op, Shape, View, product};
 use crate::{Matrix, Weight};
 
 /// How matrices are multiplied where there are several tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// In f32: the reference.
-    Plain,
-    /// On AMX tiles, with values as sums of BF16 parts.
-    Tiles,
+    /// f32 products of the `gemm` crate: the reference.
+    F32,
+    /// Intel AMX tiles; each value is a sum of BF16 values.
+    AmxBf16,
 }
 
 impl Kernel {
     /// The fastest that this CPU and its operating system offer.
     pub fn detect() -> Kernel {
-        if Kernel::Tiles.is_available() { Kernel::Tiles } else { Kernel::Plain }
+        if Kernel::AmxBf16.is_available() { Kernel::AmxBf16 } else { Kernel::F32 }
     }
 
     /// Whether this CPU and its operating system offer it.
     pub fn is_available(self) -> bool {
-        self == Kernel::Plain || tiles::is_available()
+        self == Kernel::F32 || amx::is_available()
     }
 }
 
@@ -105,7 +105,7 @@ impl Weight<'_> {
         let mut y = Matrix::zeros(x.rows(), (rows.end - rows.start) as usize);
         if batch <= DOT_VECTORS {
             self.dot_products(x, rows.start, &mut y)?;
-        } else if self.kernel() == Kernel::Tiles && self.fits_tiles() {
+        } else if self.kernel() == Kernel::AmxBf16 && self.fits_tiles() {
             self.tiled(x, rows.start, &mut y)?;
         } else {
             self.blocks(x, rows.start, &mut y)?;
@@ -225,7 +225,7 @@ mod tests {
         let mut bytes = vec![0; desc.byte_len() as usize];
         quant::encode(Simd::detect(), DType::Q8_0, cols, &w, None, &mut bytes);
         let source = Memory(desc, bytes);
-        let weight = Weight::alone(&source, Kernel::Plain);
+        let weight = Weight::alone(&source, Kernel::F32);
         for tokens in 2..=DOT_VECTORS {
             let mut x = Matrix::zeros(tokens, cols);
             fill(x.data_mut(), tokens);
@@ -255,12 +255,12 @@ mod tests {
                 quant::decode(Simd::detect(), dtype, &bytes, &mut stored);
                 let source = Memory(desc, bytes);
                 for kernel in
-                    [Kernel::Plain, Kernel::Tiles].into_iter().filter(|kernel| kernel.is_available())
+                    [Kernel::F32, Kernel::AmxBf16].into_iter().filter(|kernel| kernel.is_available())
                 {
                     let (first, last) = (rows / 3, rows);
                     let y = Weight::alone(&source, kernel).project(&x, first as u64..last as u64).unwrap();
                     // f32 sums, or factors of 16 bits
-                    let exact = kernel == Kernel::Plain || matches!(dtype, DType::BF16 | DType::F32);
+                    let exact = kernel == Kernel::F32 || matches!(dtype, DType::BF16 | DType::F32);
                     let limit = if exact { 2f64.powi(-19) } else { 2f64.powi(-15) };
                     for (token, row) in (0..tokens).flat_map(|t| (first..last).map(move |r| (t, r))) {
                         let pairs = x.row(token).iter().zip(&stored[row * cols..][..cols]);

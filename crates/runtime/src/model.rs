@@ -5,7 +5,7 @@ use tensor::{Error, Result};
 
 use crate::batch::{Batch, Sequence};
 use crate::norm::rms;
-use crate::table::{self, Table, TableReads};
+use crate::ple_cache::{self, PleCacheReads, Table};
 use crate::{KvCache, Matrix, Weights, math, rope};
 
 /// A Gemma 4 text model.
@@ -19,7 +19,7 @@ pub struct Model<'a> {
 
 /// A part of a layer, after which something is added to the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum LayerPart {
     /// Attention and the norm behind it.
     Attention,
     /// The dense network, with experts beside it in a mixture, and the norm behind.
@@ -67,7 +67,7 @@ impl<'a> Model<'a> {
         Ok(Model {
             sliding: rope::frequencies(sliding.base, config.head_dim as usize, Some(&of_sliding)),
             full: rope::frequencies(full.base, config.full_head_dim as usize, Some(&divisors)),
-            table: Table::new(table::PLE_CACHE_BYTES),
+            table: Table::new(ple_cache::PLE_CACHE_BYTES),
             config,
             weights,
         })
@@ -75,12 +75,12 @@ impl<'a> Model<'a> {
 
     /// The same model, which keeps no more than so many bytes of rows of its per-layer table in memory (4 MiB, if nothing
     /// is said). What it computes is the same.
-    pub fn with_table_room(self, bytes: usize) -> Model<'a> {
+    pub fn with_ple_cache_bytes(self, bytes: usize) -> Model<'a> {
         Model { table: Table::new(bytes), ..self }
     }
 
     /// What has been read of the per-layer table so far, in models that have one.
-    pub fn table_reads(&self) -> Option<TableReads> {
+    pub fn ple_reads(&self) -> Option<PleCacheReads> {
         (self.config.ple > 0).then(|| self.table.reads())
     }
 
@@ -135,7 +135,7 @@ impl<'a> Model<'a> {
             hidden,
             embedding,
             done: 0,
-            next: Part::Attention,
+            next: LayerPart::Attention,
             wanted: None,
         };
         self.check_finite(&batch, "token_embd")?;
@@ -157,7 +157,7 @@ impl<'a> Model<'a> {
     /// # Panics
     /// When it is not the batch's next layer.
     pub fn layer(&self, layer: usize, batch: &mut Batch) -> Result<()> {
-        [Part::Attention, Part::FeedForward, Part::PerLayer]
+        [LayerPart::Attention, LayerPart::FeedForward, LayerPart::PerLayer]
             .into_iter()
             .try_for_each(|part| self.part(layer, part, batch))
     }
@@ -169,33 +169,33 @@ impl<'a> Model<'a> {
     ///
     /// # Panics
     /// When it is not the batch's next part.
-    pub fn part(&self, layer: usize, part: Part, batch: &mut Batch) -> Result<()> {
+    pub fn part(&self, layer: usize, part: LayerPart, batch: &mut Batch) -> Result<()> {
         assert_eq!((layer, part), (batch.done, batch.next), "the batch's next part");
         let (eps, w) = (self.config.norm_eps, self.weights.layer(layer));
         w.observe_residual(&batch.hidden)?;
         match part {
-            Part::Attention => {
+            LayerPart::Attention => {
                 let a = self.attention(layer, batch)?;
                 batch.hidden.add(&rms(&a, Some(&w.vector("post_attention_norm")?), eps));
-                batch.next = Part::FeedForward;
+                batch.next = LayerPart::FeedForward;
                 Ok(())
             }
-            Part::FeedForward => {
+            LayerPart::FeedForward => {
                 let f = match self.config.experts {
                     None => self.dense(&w, &batch.hidden)?,
                     Some(_) => self.dense_and_experts(&w, &batch.hidden)?,
                 };
                 batch.hidden.add(&rms(&f, Some(&w.vector("post_ffw_norm")?), eps));
-                batch.next = Part::PerLayer;
+                batch.next = LayerPart::PerLayer;
                 Ok(())
             }
-            Part::PerLayer => {
+            LayerPart::PerLayer => {
                 if self.config.ple > 0 {
                     let p = self.per_layer(layer, batch)?;
                     batch.hidden.add(&p);
                 }
                 batch.hidden.scale(w.vector("layer_output_scale")?[0]);
-                (batch.done, batch.next) = (layer + 1, Part::Attention);
+                (batch.done, batch.next) = (layer + 1, LayerPart::Attention);
                 self.check_finite(batch, &format!("layer {layer}"))
             }
         }

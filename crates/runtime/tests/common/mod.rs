@@ -33,7 +33,7 @@ impl Folder {
 
     /// One model for each way to multiply that this machine has.
     pub(crate) fn models(&self) -> Vec<Model<'_>> {
-        let kernels = [Kernel::Plain, Kernel::Tiles].into_iter().filter(|kernel| kernel.is_available());
+        let kernels = [Kernel::F32, Kernel::AmxBf16].into_iter().filter(|kernel| kernel.is_available());
         let with = |kernel| Model::new(&self.config, self.weights(&self.checkpoint)?.with_kernel(kernel)?);
         kernels.map(|kernel| with(kernel).unwrap()).collect()
     }

@@ -1,0 +1,47 @@
+//! Sums of products of what goes into a matrix.
+
+use rayon::prelude::*;
+use runtime::Matrix;
+
+use crate::square::Square;
+use runtime::gemm::{Op, Shape, View, multiply};
+
+/// Rows of a sum that a thread takes at a time.
+const TILE: usize = 256;
+
+/// Adds Σ x·xᵀ to the part of H on and above the diagonal.
+pub(crate) fn add(h: &mut Square, x: &Matrix) {
+    let n = h.size();
+    assert_eq!(x.cols(), n, "as wide as the matrix");
+    h.data_mut().par_chunks_mut(TILE * n).enumerate().for_each(|(tile, rows)| {
+        let (first, m) = (tile * TILE, rows.len() / n);
+        multiply(
+            Shape { m, n: n - first, k: x.rows() },
+            View { data: &x.data()[first..], row: 1, col: n },
+            View { data: &x.data()[first..], row: n, col: 1 },
+            Op::Add,
+            &mut rows[first..],
+            n,
+        );
+    });
+}
+
+/// Adds Σ x·yᵀ, as many rows as `x` has columns, as many columns as `y`.
+pub(crate) fn add_product(sum: &mut [f32], cols: usize, x: &Matrix, y: &Matrix) {
+    assert!(sum.len() == x.cols() * cols && y.cols() == cols && x.rows() == y.rows(), "sizes of a sum");
+    sum.par_chunks_mut(TILE * cols).enumerate().for_each(|(tile, rows)| {
+        multiply(
+            Shape { m: rows.len() / cols, n: cols, k: x.rows() },
+            View { data: &x.data()[tile * TILE..], row: 1, col: x.cols() },
+            View { data: y.data(), row: cols, col: 1 },
+            Op::Add,
+            rows,
+            cols,
+        );
+    });
+}
+
+/// `h += factor·other`.
+pub(crate) fn blend(h: &mut Square, other: &Square, factor: f32) {
+    h.data_mut().par_iter_mut().zip(other.data()).for_each(|(h, o)| *h += factor * o);
+}

@@ -1,0 +1,183 @@
+//! Where rounded layers are kept: a GGUF file a layer, so that a run that is killed goes on where it was, and so that the
+//! rounded weights are a source of tensors like any other.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base::{FileKind, Listed, OutputFile};
+use gguf::{GgufFile, Layout, Metadata};
+use sha2::{Digest, Sha256};
+use tensor::{Error, Result, TensorDesc, TensorSource};
+
+use crate::TensorReport;
+
+/// Of what a layer was made: checkpoint, types, text, method.
+const ID: &str = base::STORE_KEY;
+/// How it went, as JSON.
+const REPORT: &str = "gemma-convert.calibration.report";
+
+/// To be raised with every change of what is made of the same: what an earlier program has kept is then made anew.
+const METHOD: u32 = 2;
+
+/// The `id` of a [`CalibrationStore`]: a digest of what the layers are made of, the text among it, and of how they are made.
+pub fn store_id(parts: &[&[u8]], sequences: &[Vec<u32>]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(env!("CARGO_PKG_VERSION"));
+    hash.update(METHOD.to_le_bytes());
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    for sequence in sequences {
+        hash.update((sequence.len() as u64).to_le_bytes());
+        sequence.iter().for_each(|token| hash.update(token.to_le_bytes()));
+    }
+    hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// A folder of rounded layers, locked against other runs as long as the store lives.
+#[derive(Clone, Debug)]
+pub struct CalibrationStore {
+    folder: PathBuf,
+    id: String,
+    _lock: Arc<File>,
+    /// What an interrupted run says of the layers, once there are any.
+    kept: Arc<Mutex<Option<Listed>>>,
+}
+
+/// One layer of a store.
+pub(crate) struct Layer {
+    pub(crate) file: GgufFile,
+    pub(crate) reports: Vec<TensorReport>,
+}
+
+impl CalibrationStore {
+    /// A folder, which is made if it is not there. `id` says of what the layers are made: those of another are made anew.
+    ///
+    /// # Errors
+    /// `Target` for a folder that cannot be made, or that another run is using.
+    pub fn new(folder: impl Into<PathBuf>, id: impl Into<String>) -> Result<CalibrationStore> {
+        let folder = folder.into();
+        let fail = |e: std::io::Error| Error::write(folder.display(), &e);
+        fs::create_dir_all(&folder).map_err(fail)?;
+        let lock = File::open(&folder).map_err(fail)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::target(folder.display(), "another run keeps its rounded layers here")
+                    .help("Wait for it to end, or choose another target."));
+            }
+            Err(TryLockError::Error(e)) => return Err(fail(e)),
+        }
+        Ok(CalibrationStore { folder, id: id.into(), _lock: Arc::new(lock), kept: Arc::default() })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn path(&self, layer: usize) -> PathBuf {
+        self.folder.join(format!("blk.{layer}.gguf"))
+    }
+
+    /// The rounded tensors of a layer, if they are there and made of the same.
+    pub(crate) fn layer(&self, layer: usize) -> Result<Option<Layer>> {
+        let path = self.path(layer);
+        if !path.exists() {
+            return Ok(None);
+        }
+        // whatever is wrong with it, it can be made anew
+        let Ok(file) = GgufFile::open(&path) else { return Ok(None) };
+        let text = |key: &str| file.metadata().typed::<&str>(key).ok().flatten();
+        let reports = text(REPORT).and_then(|json| serde_json::from_str(json).ok());
+        match (text(ID) == Some(&self.id), reports) {
+            (true, Some(reports)) => {
+                self.note_kept();
+                Ok(Some(Layer { file, reports }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Keeps the rounded tensors of a layer.
+    pub(crate) fn keep(
+        &self,
+        layer: usize,
+        tensors: &[(TensorDesc, &[u8])],
+        reports: &[TensorReport],
+    ) -> Result<()> {
+        let path = self.path(layer);
+        let mut metadata = Metadata::new();
+        metadata.append(ID, self.id.as_str());
+        let json = serde_json::to_string(reports).map_err(|e| Error::write(path.display(), &e.into()))?;
+        metadata.append(REPORT, json.as_str());
+        let layout = Layout::new(&metadata, tensors.iter().map(|(desc, _)| desc.clone()).collect())?;
+        let mut output = OutputFile::replacing(&path, FileKind::StoredLayer, false)?;
+        let written = layout.write(&mut output, tensors.iter().map(|(_, bytes)| bytes));
+        written.map_err(|e| output.fail(&e))?;
+        output.publish()?;
+        self.note_kept();
+        Ok(())
+    }
+
+    /// From now on an interrupted run says where the layers are.
+    fn note_kept(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| {
+            base::keeps(format!(
+                "the layers that are rounded so far are kept in {}: the same command goes on from there",
+                self.folder.display()
+            ))
+        });
+    }
+
+    /// All rounded tensors of so many layers.
+    ///
+    /// # Errors
+    /// `Malformed` for a layer that is not there, `Io`.
+    pub fn open(&self, layers: impl IntoIterator<Item = usize>) -> Result<RoundedTensors> {
+        let mut all = RoundedTensors { layers: Vec::new(), tensors: Vec::new(), places: Vec::new() };
+        for layer in layers {
+            let Some(found) = self.layer(layer)? else {
+                return Err(Error::malformed(
+                    self.path(layer).display(),
+                    "not there, or of another calibration",
+                ));
+            };
+            for (index, desc) in found.file.tensors().iter().enumerate() {
+                all.tensors.push(desc.clone());
+                all.places.push((all.layers.len(), index));
+            }
+            all.layers.push(found.file);
+        }
+        Ok(all)
+    }
+
+    /// Removes what is kept of these layers, and the folder if nothing else is in it.
+    pub fn remove(&self, layers: impl IntoIterator<Item = usize>) {
+        // nothing is lost when it cannot be
+        layers.into_iter().for_each(|layer| drop(fs::remove_file(self.path(layer))));
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+/// The rounded tensors of a model.
+#[derive(Debug)]
+pub struct RoundedTensors {
+    layers: Vec<GgufFile>,
+    tensors: Vec<TensorDesc>,
+    /// File and number there.
+    places: Vec<(usize, usize)>,
+}
+
+impl TensorSource for RoundedTensors {
+    fn tensors(&self) -> &[TensorDesc] {
+        &self.tensors
+    }
+
+    fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
+        let (layer, index) = self.places[index];
+        self.layers[layer].read_rows(index, first, out)
+    }
+}
