@@ -1,4 +1,4 @@
-//! What goes into the matrices of one role, batch by batch: kept from a pass that ends as soon as it has been seen.
+//! Activation capture: the inputs of the matrices of one role, from a forward pass that stops once it has them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,23 +7,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use runtime::{Batch, Input, LayerPart, Matrix, Mixture, Model, Observer, Weights};
 use tensor::{Error, Result};
 
-/// What was seen of one batch.
+/// Captured activations of one batch.
 #[derive(Default)]
 pub(crate) struct Captured {
-    /// The inputs: of the role's one matrix (number 0), or of each expert's.
+    /// Inputs by number of the expert; 0 for a role with one matrix.
     pub(crate) inputs: BTreeMap<usize, CapturedRows>,
-    /// The residual stream that the part began with.
+    /// The residual stream before the part of the layer.
     pub(crate) residual: Matrix,
-    /// Mean of y² of each row of the output; of experts, of what they give together.
+    /// Mean of y² of each row of the output; for experts, of their weighted sum.
     pub(crate) squares: Vec<f32>,
-    /// The other part of a mixture, for whose parts' outputs the pass goes on that far.
+    /// The other summand of a mixture of experts.
     pub(crate) beside: Option<OtherBranch>,
     stopped: bool,
 }
 
-/// What an output, behind its norm, is added to before the norm that both are behind.
+/// The other branch of a mixture of experts: the summand that is added before the common norm.
 pub(crate) struct OtherBranch {
-    /// It, behind its norm.
+    /// The branch's normalised output.
     pub(crate) x: Matrix,
     /// Mean of squares of each row of the sum.
     pub(crate) squares: Vec<f32>,
@@ -34,31 +34,31 @@ pub(crate) struct CapturedRows {
     pub(crate) x: Matrix,
     /// The rows of the batch, ascending.
     pub(crate) tokens: Vec<usize>,
-    /// What the router makes of each; 1 without one.
+    /// Router weight of each row; 1 without a router.
     pub(crate) shares: Vec<f32>,
 }
 
 impl Captured {
-    /// Inputs of a matrix that every row of a batch goes into.
+    /// Inputs of a matrix that is applied to every row of a batch.
     pub(crate) fn of(x: Matrix) -> Captured {
         let rows = CapturedRows { tokens: (0..x.rows()).collect(), shares: vec![1.0; x.rows()], x };
         Captured { inputs: BTreeMap::from([(0, rows)]), ..Captured::default() }
     }
 }
 
-/// Looks at the inputs of a role, of the experts in a range if it has some.
+/// The observer that captures the inputs of a role, for a range of experts.
 struct Capture {
     role: &'static str,
     experts: Range<usize>,
-    /// Whether its output is a part of a mixture.
+    /// Whether the output is a summand of a mixture of experts.
     mixed: bool,
     seen: Mutex<Captured>,
 }
 
-/// Takes a copy of a batch through a part of a layer until the inputs of a role have been seen.
+/// Runs a copy of a batch through a part of a layer until the inputs of a role are captured.
 ///
 /// # Errors
-/// What the model says.
+/// `Malformed` for hidden states that are not finite; `Io`.
 pub(crate) fn capture(
     config: &gemma::Config,
     weights: &Weights<'_>,

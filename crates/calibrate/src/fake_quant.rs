@@ -1,21 +1,21 @@
-//! Tensors that are rounded when they are read: what a model would be with one of them in another type, without keeping any.
+//! Fake quantization: tensors that are quantized when they are read, to run a model with one tensor in another type.
 
 use std::ops::Range;
 
 use quant::Simd;
 use tensor::{Result, TensorDesc, TensorSource};
 
-/// A tensor as it would be in another type.
+/// A tensor in another type.
 pub(crate) struct FakeQuant {
-    /// The tensor that it is of.
+    /// Index of the original tensor in the source.
     pub(crate) of: usize,
     /// Name, type and shape.
     pub(crate) desc: TensorDesc,
-    /// Weights of the columns, matrix after matrix; none for equal ones.
+    /// Importance of the columns, matrix after matrix; `None` for equal weights.
     pub(crate) importance: Option<Vec<f32>>,
 }
 
-/// A source, and behind its tensors roundings of some.
+/// The tensors of a source, followed by fake-quantized ones.
 pub(crate) struct FakeQuantSource<'a> {
     base: &'a dyn TensorSource,
     tensors: Vec<TensorDesc>,
@@ -28,7 +28,7 @@ impl<'a> FakeQuantSource<'a> {
         FakeQuantSource { base, tensors, roundings }
     }
 
-    /// The index of the `number`-th rounding.
+    /// The index of the `number`-th fake-quantized tensor.
     pub(crate) fn index(&self, number: usize) -> usize {
         self.base.tensors().len() + number
     }
@@ -57,7 +57,7 @@ impl TensorSource for FakeQuantSource<'_> {
     }
 }
 
-/// Rows of a tensor as numbers.
+/// Rows of a tensor, decoded to f32.
 pub(crate) fn values(source: &dyn TensorSource, index: usize, rows: Range<u64>) -> Result<Vec<f32>> {
     let desc = &source.tensors()[index];
     let count = rows.end - rows.start;
@@ -68,7 +68,7 @@ pub(crate) fn values(source: &dyn TensorSource, index: usize, rows: Range<u64>) 
     Ok(values)
 }
 
-/// The importance of the matrix that a row is of.
+/// The importance of the matrix (expert) that a row belongs to.
 pub(crate) fn of_row<'a>(importance: &'a [f32], desc: &TensorDesc, row: u64) -> &'a [f32] {
     let cols = desc.cols() as usize;
     let matrices = importance.len() / cols;

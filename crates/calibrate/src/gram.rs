@@ -1,4 +1,4 @@
-//! Sums of products of what goes into a matrix.
+//! Gram matrices: sums of outer products of activations.
 
 use rayon::prelude::*;
 use runtime::Matrix;
@@ -9,7 +9,7 @@ use runtime::gemm::{Op, Shape, View, multiply};
 /// Rows of a sum that a thread takes at a time.
 const TILE: usize = 256;
 
-/// Adds Σ x·xᵀ to the part of H on and above the diagonal.
+/// Adds Σ x·xᵀ to the upper triangle of H.
 pub(crate) fn add(h: &mut Square, x: &Matrix) {
     let n = h.size();
     assert_eq!(x.cols(), n, "as wide as the matrix");
@@ -26,7 +26,7 @@ pub(crate) fn add(h: &mut Square, x: &Matrix) {
     });
 }
 
-/// Adds Σ x·yᵀ, as many rows as `x` has columns, as many columns as `y`.
+/// Adds Σ x·yᵀ: a row for each column of `x`, `cols` columns as `y` has.
 pub(crate) fn add_product(sum: &mut [f32], cols: usize, x: &Matrix, y: &Matrix) {
     assert!(sum.len() == x.cols() * cols && y.cols() == cols && x.rows() == y.rows(), "sizes of a sum");
     sum.par_chunks_mut(TILE * cols).enumerate().for_each(|(tile, rows)| {

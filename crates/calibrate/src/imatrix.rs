@@ -1,7 +1,7 @@
-//! Importance: Σx² of every column of what goes into each matrix, and how many tokens that was.
+//! Importance matrix (imatrix): Σx² of each input column of each matrix, and the number of tokens.
 //!
-//! The tensors and sums are those of llama-imatrix (`tools/imatrix/imatrix.cpp`), which leaves out the embeddings: here
-//! the entry of `token_embd.weight` is that of the head, and `per_layer_token_embd.weight` has one, see `table.rs`.
+//! Tensors and sums follow llama-imatrix (`tools/imatrix/imatrix.cpp`), which has no entries for the embeddings. Here
+//! `token_embd.weight` has the entry of the tied head, and `per_layer_token_embd.weight` has its own, see `table.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,18 +17,18 @@ use crate::ple_imatrix;
 use crate::tokens::CalibrationTokens;
 use eval::stream;
 
-/// Sees every input.
+/// Sums the squares of the inputs of all matrices.
 struct Collector<'a> {
     config: &'a Config,
     sums: Mutex<ByRole>,
-    /// What `inp_gate` gave the tokens that `proj` is next for.
+    /// Outputs of `inp_gate` for the tokens whose `proj` comes next.
     gates: Mutex<Matrix>,
 }
 
 /// Sums by role and layer.
 type ByRole = BTreeMap<(&'static str, usize), SquareSums>;
 
-/// Σx² of each column of each matrix, and the tokens that each saw.
+/// Σx² of each column of each matrix, and the tokens of each matrix.
 pub(crate) struct SquareSums {
     pub(crate) squares: Vec<f64>,
     pub(crate) counts: Vec<u64>,
@@ -48,7 +48,7 @@ impl Collector<'_> {
     fn add(&self, role: &'static str, input: &Input<'_>, x: &Matrix) {
         let experts = self.config.experts.unwrap_or(0) as usize;
         let (cols, matrices) = (x.cols(), input.expert.as_ref().map_or(1, |_| experts));
-        // outside of the lock: experts come side by side
+        // outside of the lock: experts run in parallel
         let squares = squares(x);
         let number = input.expert.as_ref().map_or(0, |expert| expert.number);
         let mut all = lock(&self.sums);
@@ -95,10 +95,10 @@ fn squares(x: &Matrix) -> Vec<f64> {
     sums
 }
 
-/// Importance of a model's matrices for a text, each weight read once for as many tokens as the memory holds.
+/// Importance of a model's matrices on a text. Each weight is read once for as many tokens as fit into the memory.
 ///
 /// # Errors
-/// What the model says.
+/// `Malformed` for a model without such matrices, a token beyond the vocabulary or activations that are not finite; `Io`.
 pub fn importance(
     model: &Model<'_>,
     inventory: &Inventory,

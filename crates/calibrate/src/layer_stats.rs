@@ -1,16 +1,16 @@
-//! What a matrix is rounded for: sums over the tokens that go into it, in the model as it is and in the rounded one.
+//! Statistics of one matrix: the Gram matrix of its inputs, and the correction for errors of the quantized prefix.
 //!
-//! Of a token let x be the input in the original model and x̂ that in the one whose matrices before this are rounded. The
-//! output should be what it was, W·x, and better still make up for what the residual stream has lost. So rounded are not
-//! the weights W but those that do that best on x̂, in the sense of least squares:
+//! Let x be the input of a token in the original model, and x̂ the input in the model whose earlier matrices are quantized.
+//! The target of the output is W·x plus a part of the accumulated error of the residual stream. The weights to quantize are
+//! the least-squares solution on x̂:
 //!
 //! > W* = W + C·H⁻¹,  H = Σ x̂·x̂ᵀ,  C = W·Σ (x − x̂)·x̂ᵀ + Σ Δy·x̂ᵀ
 //!
-//! The first term is that of QEP (arXiv:2504.09629). Δy is there for matrices whose output goes through a norm g·y/rms(y) and
-//! is added to the residual stream h: a part β of what h lacks, (h − ĥ)·rms(y)/g. In a mixture of experts the norm is that of a
-//! sum s of the experts' output and the dense network's, each behind one of its own. There it is β·((h − ĥ)·rms(s)/g + m − m̂)
-//! taken back in the same way through the norm of its own, with m what it is added to. So those of the two that are rounded
-//! later make up for the earlier ones.
+//! The first term of C is that of QEP (arXiv:2504.09629). The second term corrects the residual stream h, for matrices whose
+//! output y is normalised, g·y/rms(y), and added to h: Δy = β·(h − ĥ)·rms(y)/g. In a mixture of experts the norm g applies to
+//! the sum s of the experts' and the dense network's output, each behind a norm of its own. There the error before g is
+//! β·((h − ĥ)·rms(s)/g + m − m̂), m being the other summand; it is divided by the inner norm in the same way. So the branch
+//! that is quantized later compensates errors of the earlier one.
 
 use rayon::prelude::*;
 use runtime::Matrix;
@@ -20,14 +20,14 @@ use crate::gram;
 use crate::square::Square;
 use runtime::gemm::{Op, Shape, View, multiply};
 
-/// β: how much of what the residual stream lacks.
+/// β: the part of the residual stream's error that one matrix corrects.
 const RESIDUAL_SHARE: f32 = 0.5;
-/// No token weighs more than this, times the mean, or less than its inverse.
+/// Bound of a token's weight, relative to the mean, and inverse of the lower bound.
 const MOST_WEIGHT: f32 = 30.0;
-/// Weights of a norm count as no smaller than this, times their mean.
+/// Lower bound of the weights of a norm, relative to their mean.
 const LEAST_NORM: f32 = 0.25;
 
-/// Sums for one matrix.
+/// Statistics of one matrix, summed over tokens.
 pub(crate) struct LayerStats {
     hessian: Square,
     /// Σ x̂·(x − x̂)ᵀ, of which W makes the first term of Cᵀ.
@@ -39,7 +39,7 @@ pub(crate) struct LayerStats {
     held_out: HeldOut,
 }
 
-/// Tokens that are not summed, but for which the result is judged: an output Ŵ·x̂ should be W·x + Δy.
+/// Held-out tokens: the output Ŵ·x̂ is compared with W·x + Δy.
 #[derive(Default)]
 pub(crate) struct HeldOut {
     pub(crate) rounded: Matrix,
@@ -48,7 +48,7 @@ pub(crate) struct HeldOut {
     pub(crate) output_error: Matrix,
 }
 
-/// What a matrix is rounded for.
+/// The statistics that a matrix is quantized with.
 pub(crate) struct RoundingTarget {
     pub(crate) hessian: Square,
     pub(crate) correction: Correction,
@@ -58,7 +58,7 @@ pub(crate) struct RoundingTarget {
 }
 
 impl RoundingTarget {
-    /// The same, without anything to make up for.
+    /// The same without corrections.
     pub(crate) fn without_correction(self) -> RoundingTarget {
         RoundingTarget {
             correction: Correction { cross: Square::zeros(0), output_error: Vec::new() },
@@ -67,23 +67,23 @@ impl RoundingTarget {
     }
 }
 
-/// C, of which rows are made when they are needed. 0 where `cross` is empty.
+/// C. Rows are computed on demand; zero if `cross` is empty.
 pub(crate) struct Correction {
     cross: Square,
     output_error: Vec<f32>,
 }
 
-/// One batch in both models, and which of its rows begin a sequence.
+/// The activations of one batch in both models.
 pub(crate) struct CapturedPair<'a> {
     pub(crate) original: &'a Captured,
     pub(crate) rounded: &'a Captured,
-    /// Rows without meaning of their own: BOS.
+    /// Rows of BOS tokens, which are skipped.
     pub(crate) starts: &'a [usize],
     pub(crate) held_out: bool,
 }
 
 impl LayerStats {
-    /// For a matrix of so many columns; `outputs` are its rows if what it gives is added to the residual stream, else 0.
+    /// For a matrix of `cols` columns. `outputs` is its number of rows if its output goes to the residual stream, else 0.
     pub(crate) fn new(cols: usize, outputs: usize) -> LayerStats {
         LayerStats {
             hessian: Square::zeros(cols),
@@ -95,12 +95,12 @@ impl LayerStats {
         }
     }
 
-    /// Adds a batch. `norms` are what [`norm`] makes of those behind the output.
+    /// Adds a batch. `norms` are the bounded weights of the norms behind the output, see [`norm`].
     pub(crate) fn add(&mut self, number: usize, pair: &CapturedPair<'_>, norms: &[Vec<f32>]) {
         let Some(rounded) = pair.rounded.inputs.get(&number) else { return };
         let original = pair.original.inputs.get(&number);
         let known = |token: usize| original.is_some_and(|rows| rows.tokens.binary_search(&token).is_ok());
-        // an expert that the original does not ask has nothing to be held against
+        // a token that the original model routes elsewhere has no reference output
         let rows: Vec<usize> = (0..rounded.tokens.len())
             .filter(|&row| !pair.starts.contains(&rounded.tokens[row]))
             .filter(|&row| !pair.held_out || known(rounded.tokens[row]))
@@ -130,7 +130,7 @@ impl LayerStats {
         self.tokens += shares.iter().map(|share| share * share).sum::<f32>();
     }
 
-    /// H of all tokens of these together, a token.
+    /// The mean Gram matrix of all tokens of several matrices (experts).
     pub(crate) fn shared(inputs: &[LayerStats]) -> Square {
         let tokens: f32 = inputs.iter().map(|input| input.tokens).sum();
         let mut shared = Square::zeros(inputs[0].hessian.size());
@@ -140,7 +140,7 @@ impl LayerStats {
         shared
     }
 
-    /// What to round for; with something of what is shared, as if it were so many tokens.
+    /// The statistics to quantize with. `shared` is a Gram matrix to blend in, and the number of tokens that it counts for.
     pub(crate) fn prepare(self, shared: Option<(&Square, f32)>) -> RoundingTarget {
         let LayerStats { mut hessian, cross, output_error, tokens: own, held_out, .. } = self;
         let mut all = own;
@@ -156,7 +156,7 @@ impl LayerStats {
     }
 }
 
-/// x − x̂ of some rows; 0 of tokens that the original sends to other experts.
+/// x − x̂ of some rows; 0 for tokens that the original model routes to other experts.
 fn errors(rows: &[usize], rounded: &CapturedRows, original: Option<&CapturedRows>) -> Matrix {
     let mut errors = Matrix::zeros(rows.len(), rounded.x.cols());
     let Some(original) = original else { return errors };
@@ -169,13 +169,13 @@ fn errors(rows: &[usize], rounded: &CapturedRows, original: Option<&CapturedRows
     errors
 }
 
-/// The weights of a norm, none too small to divide by.
+/// The weights of a norm with a lower bound, so that they can be divided by.
 pub(crate) fn norm(weights: &[f32]) -> Vec<f32> {
     let least = LEAST_NORM * weights.iter().map(|g| g.abs()).sum::<f32>() / weights.len() as f32;
     weights.iter().map(|g| g.abs().max(least).copysign(*g)).collect()
 }
 
-/// Δy of some rows: what is missing behind the norms, taken back through them from the last to the first.
+/// Δy of some rows: the error of the residual stream, divided by the norms from the last to the first.
 fn output_error(
     rows: &[usize],
     rounded: &CapturedRows,
@@ -204,8 +204,7 @@ fn output_error(
     out
 }
 
-/// √ω of some rows: what the router makes of a token; behind norms, which take the size of the output away, as much less as
-/// that is.
+/// √ω of some rows: the router's weight of a token. For outputs that are normalised it is divided by the RMS of the output.
 fn shares(rows: &[usize], rounded: &CapturedRows, pair: &CapturedPair<'_>, normed: bool) -> Vec<f32> {
     let mut shares: Vec<f32> = rows.iter().map(|&row| rounded.shares[row]).collect();
     if normed {
@@ -231,17 +230,17 @@ fn scale_rows(x: &mut Matrix, factors: &[f32]) {
 }
 
 impl Correction {
-    /// Whether the residual stream has a part in it.
+    /// Whether C has the term of the residual stream.
     pub(crate) fn has_residual(&self) -> bool {
         !self.output_error.is_empty()
     }
 
-    /// Whether there is anything in it.
+    /// Whether C is zero.
     pub(crate) fn is_none(&self) -> bool {
         self.cross.size() == 0
     }
 
-    /// The rows of C that belong to these rows of W, with or without what the residual stream lacks.
+    /// The rows of C for some rows of W, with or without the term of the residual stream.
     pub(crate) fn rows(&self, first: usize, weights: &[f32], residual: bool) -> Vec<f32> {
         let cols = self.cross.size();
         let mut out = vec![0.0; weights.len()];

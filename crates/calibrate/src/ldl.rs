@@ -1,7 +1,7 @@
-//! H = M·D·Mᵀ, M unit upper triangular and D diagonal: which errors of a row's values add up, as what they cost one by one.
+//! LDL factorisation H = M·D·Mᵀ of a Gram matrix, M unit upper triangular and D diagonal.
 //!
-//! The blocked algorithm of Cholesky from the last column to the first. f32, as GPTQ's (arXiv:2210.17323), whose damping
-//! makes that enough; the diagonal blocks are factored in f64.
+//! Blocked Cholesky, from the last column to the first. f32 is enough with the damping of GPTQ (arXiv:2210.17323); diagonal
+//! blocks are factored in f64.
 
 use rayon::prelude::*;
 
@@ -13,9 +13,9 @@ const BLOCK: usize = 128;
 /// Rows that a thread takes at a time where earlier columns are updated.
 const TILE: usize = 512;
 
-/// The factors of a matrix.
+/// LDL factors of a Gram matrix.
 pub(crate) struct Factors {
-    /// M above its diagonal; what is on it and below means nothing.
+    /// M above its diagonal; the rest is unspecified.
     pub(crate) feedback: Square,
     /// D.
     pub(crate) diagonal: Vec<f32>,
@@ -23,10 +23,10 @@ pub(crate) struct Factors {
     inverses: Vec<f32>,
 }
 
-/// Factors a symmetric matrix, of which what is on and above the diagonal is read, after adding `damping` times the mean of
-/// the diagonal to it. Columns that were never used (zero on the diagonal) get the mean.
+/// Factors a symmetric matrix after adding `damping` times the mean of its diagonal to the diagonal. Reads the upper triangle.
+/// Columns without inputs (zero on the diagonal) get the mean.
 ///
-/// `None` for a matrix that is not positive definite even so.
+/// `None` if the damped matrix is not positive definite.
 pub(crate) fn factor(mut h: Square, damping: f32) -> Option<Factors> {
     let n = h.size();
     let mean = ((0..n).map(|i| f64::from(h.at(i, i))).sum::<f64>() / n as f64) as f32;
@@ -95,7 +95,7 @@ impl Factors {
         }
     }
 
-    /// Takes from the block at `start` what the `known` columns say of it, by the part of M that `of(start, known)` gives.
+    /// Subtracts the contribution of the `known` columns from the block at `start`; `of` is the view of M to multiply with.
     fn step<'a>(
         &'a self,
         rows: &mut [f32],
@@ -113,7 +113,7 @@ impl Factors {
         multiply(shape, a, of((start, known.start)), Op::Subtract, &mut rows[start..], n);
     }
 
-    /// Multiplies the block at `start` with the inverse of M's diagonal block, or its transpose.
+    /// Multiplies the block at `start` by the inverse of M's diagonal block (`plain`) or by its transpose.
     fn within(&self, rows: &mut [f32], start: usize, plain: bool) {
         let n = self.feedback.size();
         let len = BLOCK.min(n - start);
@@ -149,7 +149,7 @@ fn root(h: &Square, start: usize, len: usize) -> Option<Vec<f64>> {
     Some(r)
 }
 
-/// R⁻ᵀ, so that a row b of what is above the block becomes b·R⁻ᵀ.
+/// R⁻ᵀ: a row b above the block becomes b·R⁻ᵀ.
 fn inverse(r: &[f64], len: usize) -> Vec<f32> {
     // R⁻¹ by back substitution, column by column; stored transposed
     let mut out = vec![0.0f32; len * len];
@@ -166,7 +166,7 @@ fn inverse(r: &[f64], len: usize) -> Vec<f32> {
     out
 }
 
-/// The columns of R that belong to the block, in the rows above it.
+/// Solves for the columns of R of the block, in the rows above it.
 fn columns_above(h: &mut Square, start: usize, len: usize, inverse: &[f32]) {
     let n = h.size();
     h.data_mut()[..start * n].par_chunks_mut(TILE * n).for_each(|rows| {
@@ -183,7 +183,7 @@ fn columns_above(h: &mut Square, start: usize, len: usize, inverse: &[f32]) {
     });
 }
 
-/// Takes what the block explains from everything above and before it.
+/// Subtracts the block's contribution from the upper left part of H (trailing update).
 fn update(h: &mut Square, start: usize, len: usize) {
     let n = h.size();
     let (above, _) = h.data_mut().split_at_mut(start * n);
@@ -191,7 +191,7 @@ fn update(h: &mut Square, start: usize, len: usize) {
         above.chunks_exact(n).flat_map(|row| &row[start..start + len]).copied().collect();
     above.par_chunks_mut(TILE * n).enumerate().for_each(|(tile, rows)| {
         let (first, m) = (tile * TILE, rows.len() / n);
-        // only what is not below the diagonal
+        // only the upper triangle
         multiply(
             Shape { m, n: start - first, k: len },
             View { data: &explained[first * len..], row: len, col: 1 },
@@ -207,7 +207,7 @@ fn update(h: &mut Square, start: usize, len: usize) {
 mod tests {
     use super::*;
 
-    /// Σ x·xᵀ of numbers that look random, of which neighbours go together.
+    /// Σ x·xᵀ of pseudo-random vectors with correlated neighbours.
     fn correlated(n: usize, tokens: usize) -> Square {
         let mut h = Square::zeros(n);
         let mut state = 1u32;
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_solved_for_gives_the_rows_back() {
+    fn solving_inverts_the_product() {
         for n in [5, 128, 300] {
             let mut h = correlated(n, 2 * n);
             let mean = (0..n).map(|i| h.at(i, i)).sum::<f32>() / n as f32;
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_sum_of_squares_has_no_factors() {
+    fn a_matrix_that_is_not_positive_definite_has_no_factors() {
         assert!(factor(Square::zeros(4), 0.01).is_none());
         let mut h = Square::zeros(2);
         h.data_mut().copy_from_slice(&[1.0, 2.0, 2.0, 1.0]);

@@ -1,8 +1,8 @@
-//! FakeQuant a model, layer after layer: what the rounded layers before it give is what a layer is rounded for.
+//! Quantization with error feedback (LDLQ), layer after layer, each on the activations of the quantized layers before it.
 //!
-//! Within a layer the same holds for its products ([`STAGES`]): attention's output is rounded for what the rounded
-//! queries, keys and values give. So for each stage the text goes through a part of the layer as far as that stage.
-//! Before all layers comes the head, which is the embedding that the rounded model begins with (`head.rs`).
+//! The same holds for the stages of a layer ([`STAGES`]): the output projection of attention is quantized on the output of
+//! the quantized queries, keys and values. So for each stage the text runs through a part of the layer up to that stage.
+//! The tied head comes before all layers, because it is the embedding that the quantized stream begins with (`lm_head.rs`).
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ use crate::resume::CalibrationStore;
 use crate::select::{Selected, TensorReport, choose, report};
 use crate::tokens::CalibrationTokens;
 
-/// The parts of a layer with their matrices, in the order in which a token meets them. Those of an inner list have one input,
-/// and are rounded for the same H.
+/// The parts of a layer and their matrices, in the order of the forward pass. The matrices of an inner list share one input
+/// and one Gram matrix.
 const STAGES: &[(LayerPart, &[&[&[&str]]])] = &[
     (LayerPart::Attention, &[&[&["attn_q", "attn_k", "attn_v"]], &[&["attn_output"]]]),
     (
@@ -31,7 +31,7 @@ const STAGES: &[(LayerPart, &[&[&[&str]]])] = &[
         &[
             &[&["ffn_gate_inp"]],
             &[&["ffn_gate", "ffn_up"], &["ffn_gate_up_exps"]],
-            // the dense network, which all tokens go through, makes up for the experts
+            // after the experts: the dense network sees all tokens and corrects the experts' errors
             &[&["ffn_down_exps"]],
             &[&["ffn_down"]],
         ],
@@ -39,38 +39,39 @@ const STAGES: &[(LayerPart, &[&[&[&str]]])] = &[
     (LayerPart::PerLayer, &[&[&["inp_gate"]], &[&["proj"]]]),
 ];
 
-/// All lists of matrices with one input.
+/// All lists of matrices that share an input.
 fn inputs_of_a_layer() -> impl Iterator<Item = &'static [&'static str]> {
     STAGES.iter().flat_map(|(_, stages)| stages.iter()).flat_map(|stage| stage.iter().copied())
 }
 
-/// Added to the diagonal of H, times its mean.
+/// Damping: added to the diagonal of H, relative to its mean.
 const DAMPING: f32 = 0.03;
-/// The text in both models, and once more where it is new.
+/// Copies of the hidden states: both streams, and the stream that is being computed.
 const COPIES: u64 = 3;
-/// Fewer tokens say nothing about a matrix.
+/// The fewest tokens for a usable Gram matrix.
 const ENOUGH: usize = 2048;
-/// What the tokens of all experts count for each, in tokens.
+/// Weight of the Gram matrix of all experts in that of each expert, in tokens.
 const SHARED_TOKENS: f32 = 256.0;
-/// The bytes of sums for experts at a time. It is part of what the result depends on, so it is no option.
+/// Bytes of the Gram matrices of experts that are summed in one pass. The result depends on it, so it is no option.
 const EXPERT_BYTES: u64 = 1 << 30;
 
-/// A tensor to round.
+/// A tensor to quantize.
 #[derive(Clone, Debug)]
 pub struct QuantTarget {
-    /// What it does.
+    /// Role of the tensor.
     pub role: &'static str,
-    /// Its layer; of the head, the number after the last.
+    /// Its layer; the number of layers for the head.
     pub layer: usize,
     /// Its name, shape and type in the output.
     pub desc: TensorDesc,
 }
 
-/// Rounds tensors of a model for a text, and keeps them in a store. Returns what became of each. The rounded model begins
-/// with the embedding in the type that it is to have.
+/// Quantizes tensors of a model with error feedback on a text, and keeps them in a store. Returns a report for each tensor.
+/// `embedding` is the type of the token embedding, which the quantized stream begins with.
 ///
 /// # Errors
-/// `Recipe` for too little text, `Limit` for more than the memory holds; what the model and the store say.
+/// `Recipe` for too little text, `Limit` for too little memory, `Malformed` for a damaged model, `Target` for a store that
+/// cannot be written, `Io`.
 pub fn ldlq(
     config: &gemma::Config,
     source: &dyn TensorSource,
@@ -107,7 +108,7 @@ pub fn ldlq(
     }
     let rounded = embed(&Model::new(config, run.weights.clone())?, text.sequences)?;
     run.streams.iter_mut().zip(rounded).for_each(|(stream, (batch, _))| stream.rounded = batch);
-    // no layer reads it
+    // no layer reads the head
     head.into_iter().for_each(|number| overlay.forget(number));
     for layer in 0..config.layers() {
         reports.extend(run.layer(layer, store)?);
@@ -115,8 +116,8 @@ pub fn ldlq(
     Ok(reports)
 }
 
-/// Whether a tensor of this role and type is one for [`ldlq`]: matrices of layers, the embedding that is the head, and the
-/// router of a mixture of experts, which is not rounded but made to ask the experts that it asked.
+/// Whether [`ldlq`] handles a tensor of this role and type: matrices of layers, the tied head, and the router of a mixture of
+/// experts, which stays F32 and is corrected so that the experts of a token stay the same.
 pub fn supports_ldlq(config: &gemma::Config, role: &str, dtype: DType) -> bool {
     if role == lm_head::ROLE {
         return config.tied && quant::feeds_back(dtype);
@@ -125,13 +126,13 @@ pub fn supports_ldlq(config: &gemma::Config, role: &str, dtype: DType) -> bool {
     known && (quant::feeds_back(dtype) || dtype == DType::F32)
 }
 
-/// Steps that [`ldlq`] reports, of a token.
+/// Progress steps of [`ldlq`] for one token.
 pub fn ldlq_passes(targets: &[QuantTarget], layers: usize) -> u64 {
     let watched = |layer: usize| {
         let wanted = |roles: &&[&str]| targets.iter().any(|t| t.layer == layer && roles.contains(&t.role));
         inputs_of_a_layer().filter(wanted).count() as u64
     };
-    // for the head, the text goes through all layers once more
+    // the head needs one more pass through all layers
     let head = if targets.iter().any(|target| target.layer == layers) { layers as u64 } else { 0 };
     head + (0..layers).map(|layer| watched(layer) + 1).sum::<u64>()
 }
@@ -152,7 +153,7 @@ fn check(config: &gemma::Config, text: &CalibrationTokens<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Roles with one input, and the numbers of the targets that have them.
+/// Roles that share an input, and the numbers of their targets.
 type Wanted = (&'static [&'static str], Vec<usize>);
 
 struct Run<'a> {
@@ -166,7 +167,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Rounds a layer, or takes it from the store, and takes the text through it.
+    /// Quantizes a layer, or reads it from the store, and runs both streams through it.
     fn layer(&mut self, layer: usize, store: &CalibrationStore) -> Result<Vec<TensorReport>> {
         let targets = self.targets;
         let mine: Vec<usize> = (0..targets.len()).filter(|&n| targets[n].layer == layer).collect();
@@ -183,7 +184,7 @@ impl<'a> Run<'a> {
                     let bytes = Arc::new(bytes);
                     reports.push(report);
                     done.push((number, bytes.clone()));
-                    // what comes after is rounded for what this gives
+                    // the next stages see the quantized output
                     self.put(number, bytes);
                 }
             }
@@ -202,7 +203,7 @@ impl<'a> Run<'a> {
         Ok(reports)
     }
 
-    /// Takes the text through a part of a layer, in both models.
+    /// Runs both streams through a part of a layer.
     fn advance(&mut self, layer: usize, part: LayerPart) -> Result<()> {
         let original = Model::new(self.config, self.original.clone())?;
         let rounded = Model::new(self.config, self.weights.clone())?;
@@ -212,7 +213,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Rounds the head for what the original gives it, or takes it from the store: the text is embedded with it.
+    /// Quantizes the head on the original model's hidden states, or reads it from the store.
     fn head(&mut self, number: usize, store: &CalibrationStore) -> Result<Vec<TensorReport>> {
         let (targets, after) = (self.targets, self.config.layers());
         if let Some(reports) = self.kept(after, &[number], store)? {
@@ -238,7 +239,7 @@ impl<'a> Run<'a> {
         Ok(reports)
     }
 
-    /// Takes rounded tensors from the store, if they are there.
+    /// Reads quantized tensors of a layer from the store, if it has all of them.
     fn kept(
         &mut self,
         layer: usize,
@@ -265,7 +266,7 @@ impl<'a> Run<'a> {
         self.weights.replace(target.role, layer, self.overlay.index(number));
     }
 
-    /// Rounds the matrices of a stage.
+    /// Quantizes the matrices of a stage. Returns number, bytes and report of each target.
     fn stage(
         &self,
         (layer, part): (usize, LayerPart),
@@ -275,7 +276,7 @@ impl<'a> Run<'a> {
         for (roles, numbers) in wanted {
             let Some(&first) = numbers.first() else { continue };
             let first = &self.targets[first];
-            // one expert after the other: each is a matrix of its own
+            // each expert is a matrix of its own
             let experts = if roles[0].ends_with("_exps") { first.desc.shape[0] as usize } else { 1 };
             let cols = first.desc.cols();
             let normed = !self.norms(roles[0]).is_empty();
@@ -317,7 +318,7 @@ impl<'a> Run<'a> {
         Ok(out)
     }
 
-    /// What goes into the first of these roles, in both models.
+    /// Input statistics of the first of these roles, for some experts.
     fn inputs(
         &self,
         (layer, part): (usize, LayerPart),
@@ -351,8 +352,8 @@ impl<'a> Run<'a> {
         Ok(inputs)
     }
 
-    /// The norms between a matrix and the residual stream, where nothing else comes between but the other part of a mixture,
-    /// which is added before the last.
+    /// The norms between a matrix and the residual stream. In a mixture of experts the other branch is added before the last
+    /// norm. Empty for matrices with anything else in between.
     fn norms(&self, role: &str) -> &'static [&'static str] {
         match role {
             "attn_output" => &["post_attention_norm"],

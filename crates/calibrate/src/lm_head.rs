@@ -1,8 +1,7 @@
-//! What the head is rounded for: H = Σ x·xᵀ of what the layers of the original give, normalised.
+//! Calibration of the tied head: the Gram matrix H = Σ x·xᵀ of the original model's normalised last hidden states.
 //!
-//! The head is the embedding too. What would be made up for in one use, errors of x say, would be an error in the other:
-//! so nothing is. That errors of rounding are fed back makes each value's a little larger, which costs the embedding less than
-//! the head gains.
+//! The head is also the token embedding. A correction for errors of x would be an error of the embedding, so there is none.
+//! Error feedback makes the error of each single value a little larger; the head gains more than the embedding loses.
 
 use runtime::{Batch, Model};
 use tensor::Result;
@@ -12,13 +11,14 @@ use crate::layer_stats::{CapturedPair, LayerStats, RoundingTarget};
 use crate::paired_streams::PairedStream;
 use eval::stream;
 
-/// Its role.
+/// The role of the tied embedding.
 pub(crate) const ROLE: &str = "token_embd";
 
-/// What to round for: takes copies of the batches through all layers of `model`. `done` is told the tokens of each.
+/// The statistics to quantize the head with. Runs copies of the batches through all layers of `model`; `done` gets the number
+/// of tokens of each batch and layer.
 ///
 /// # Errors
-/// What the model says.
+/// `Malformed` for hidden states that are not finite; `Io`.
 pub(crate) fn prepare(
     model: &Model<'_>,
     streams: &[PairedStream],
@@ -29,9 +29,9 @@ pub(crate) fn prepare(
     let mut input = LayerStats::new(model.config().hidden as usize, 0);
     for (batch, PairedStream { starts, held_out, .. }) in batches.iter().zip(streams) {
         let seen = Captured::of(model.norm(batch.hidden())?);
-        // held against itself: then there is nothing to make up for
+        // the same stream twice: no correction
         input.add(0, &CapturedPair { original: &seen, rounded: &seen, starts, held_out: *held_out }, &[]);
-        // there are so many rows that it would take long to try each on more
+        // one batch is enough: validation of all rows of the vocabulary takes long
         if *held_out {
             break;
         }

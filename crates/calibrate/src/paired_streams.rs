@@ -1,20 +1,20 @@
-//! The text on its way through both models: the original, and the one whose matrices so far are rounded.
+//! Paired activation streams: the text goes through the original model and through the model with the quantized prefix.
 
 use runtime::{Batch, Model};
 use tensor::Result;
 
 use eval::stream;
 
-/// One sequence of so many is not used to round, but to see whether that was good.
+/// Every n-th sequence is held out for validation.
 const HELD_OUT: usize = 8;
-/// The most tokens that are held out: enough to tell which of two roundings is better.
+/// The most tokens that are held out: enough to compare two quantizations of a matrix.
 const HELD_OUT_TOKENS: usize = 2048;
 
-/// A batch on its way through both models.
+/// The hidden states of one batch in both models.
 pub(crate) struct PairedStream {
     pub(crate) original: Batch,
     pub(crate) rounded: Batch,
-    /// Rows that begin a sequence.
+    /// Rows of the first tokens of the sequences.
     pub(crate) starts: Vec<usize>,
     pub(crate) held_out: bool,
 }
@@ -26,7 +26,7 @@ impl PairedStream {
     }
 }
 
-/// The text, embedded: what is trained on, then what is held out.
+/// The embedded batches of the text, calibration batches first, then held-out ones (flag `true`).
 pub(crate) fn embed(model: &Model<'_>, sequences: &[Vec<u32>]) -> Result<Vec<(Batch, bool)>> {
     let (training, held_out) = split(sequences);
     let [training, held_out] = [training, held_out].map(|sequences| stream::embed(model, &sequences));
@@ -34,7 +34,7 @@ pub(crate) fn embed(model: &Model<'_>, sequences: &[Vec<u32>]) -> Result<Vec<(Ba
     Ok(training?.into_iter().map(flagged(false)).chain(held_out?.into_iter().map(flagged(true))).collect())
 }
 
-/// What is rounded for, and what is held out.
+/// Calibration sequences and held-out sequences.
 fn split(sequences: &[Vec<u32>]) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let (mut training, mut held_out) = (Vec::new(), Vec::new());
     let mut tokens = 0;

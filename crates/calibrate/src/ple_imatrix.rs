@@ -1,5 +1,5 @@
-//! Importance of the per-layer table (E2B, E4B). Its rows are looked up, so no input says which of its columns matter:
-//! what becomes of them in their layer does.
+//! Importance of the per-layer embedding (PLE) table of E2B and E4B. Rows are looked up, not multiplied, so there is
+//! no input to sum. The importance of a column is the effect of an error in it on the residual stream of its layer.
 //!
 //! The layer adds `s · y / rms(y)` to the residual stream, `y = W·(gelu(g) · p)`: W is `proj`, s `post_norm`, g what
 //! `inp_gate` gives, and p the token's slice of the table times `√(ple/2)`, plus what does not depend on the table. An
@@ -10,8 +10,8 @@
 //! Σ (gelu(g)ⱼ / rms(y))² · ple/2 · Σᵢ (sᵢ·Wᵢⱼ)²
 //! ```
 //!
-//! Left out: that the norm takes away what of an error is along y, and what later layers make of an error. The latter is
-//! nearly one factor for a layer, and what is rounded together lies within one: a layer of Gemma has 256 columns.
+//! Two effects are neglected: the norm removes the part of an error that is parallel to y, and later layers scale an error.
+//! That scale is about the same for all columns of a layer, and a block never crosses layers: a layer has 256 columns.
 
 use imatrix::Entry;
 use runtime::{Matrix, Model, gelu};
@@ -33,11 +33,10 @@ pub(crate) fn input(mut gates: Matrix, y: &Matrix, eps: f32) -> Matrix {
     gates
 }
 
-/// The entry of the whole table, whose columns are those of the first layer, then those of the second, and so on, from the
-/// sums of the layers' [`input`].
+/// The entry of the whole table from the sums of the layers' [`input`]. Columns are concatenated layer by layer.
 ///
 /// # Errors
-/// What reading the weights says.
+/// `Malformed` for a missing weight; `Io`.
 pub(crate) fn entry<'a>(model: &Model<'_>, layers: impl Iterator<Item = &'a SquareSums>) -> Result<Entry> {
     let mut whole = SquareSums::new(1, 0);
     for (layer, sums) in layers.enumerate() {

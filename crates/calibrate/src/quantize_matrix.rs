@@ -1,4 +1,4 @@
-//! FakeQuant a matrix with error feedback, and how much worse its output becomes.
+//! Quantization of one matrix, by error feedback (LDLQ) or round-to-nearest (RTN), and its error on held-out tokens.
 
 use quant::{PANEL, Panel, Simd};
 use rayon::prelude::*;
@@ -8,39 +8,39 @@ use crate::layer_stats::{Correction, HeldOut};
 use crate::ldl::Factors;
 use runtime::gemm::{Op, Shape, View, multiply};
 
-/// Rows that a thread rounds at a time: enough for products to be worth it.
+/// Rows that a thread quantizes at a time: enough for efficient matrix products.
 const ROWS: usize = 128;
 
-/// A matrix in the type that it is to have.
+/// A quantized matrix.
 pub(crate) struct Rounded {
     pub(crate) bytes: Vec<u8>,
     pub(crate) cost: HeldOutError,
 }
 
-/// What a rounding costs on tokens that it was not made for, in squares summed.
+/// Squared output error on held-out tokens, summed.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct HeldOutError {
-    /// Ŵ·x̂ − W·x: how far the output is from what it was.
+    /// ‖Ŵ·x̂ − W·x‖²: the error against the original output.
     pub(crate) output: f64,
-    /// Ŵ·x̂ − W·x − Δy: how far from what it should be.
+    /// ‖Ŵ·x̂ − W·x − Δy‖²: the error against the corrected target.
     pub(crate) target: f64,
 }
 
-/// A matrix to round.
+/// A matrix to quantize.
 pub(crate) struct MatrixSource<'a> {
     pub(crate) dtype: DType,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    /// Gives rows, from a first one on.
+    /// Reads rows into the buffer, beginning with the given row.
     pub(crate) read: &'a (dyn Fn(u64, &mut [f32]) -> Result<()> + Sync),
     pub(crate) held_out: &'a HeldOut,
 }
 
-/// Rounds a matrix so that its errors cancel on the tokens that the factors are of; with the correction for what is lost
-/// before it, and for what the residual stream lacks or not. A type that needs no rounding is only corrected.
+/// Quantizes a matrix with error feedback (LDLQ) after applying the correction, with or without its residual term. For F32
+/// only the correction is applied.
 ///
 /// # Errors
-/// What reading the weights says.
+/// `Io` and `Malformed` of the source of the weights.
 pub(crate) fn quantize_ldlq(
     matrix: &MatrixSource<'_>,
     factors: &Factors,
@@ -63,7 +63,7 @@ pub(crate) fn quantize_ldlq(
     })
 }
 
-/// Rounds rows panel by panel.
+/// Quantizes rows panel by panel: the errors of earlier panels are fed back into the targets of the next one.
 fn round_rows(dtype: DType, factors: &Factors, weights: &[f32], bytes: &mut [u8], values: &mut [f32]) {
     let cols = factors.feedback.size();
     let rows = weights.len() / cols;
@@ -105,10 +105,10 @@ fn round_rows(dtype: DType, factors: &Factors, weights: &[f32], bytes: &mut [u8]
     }
 }
 
-/// Rounds a matrix as llama-quantize does, with weights of its columns.
+/// Quantizes a matrix by round-to-nearest (RTN) with importance, as llama-quantize does.
 ///
 /// # Errors
-/// What reading the weights says.
+/// `Io` and `Malformed` of the source of the weights.
 pub(crate) fn quantize_rtn(matrix: &MatrixSource<'_>, importance: Option<&[f32]>) -> Result<Rounded> {
     by_rows(matrix, |_, weights, bytes, values| {
         quant::encode(Simd::detect(), matrix.dtype, matrix.cols, weights, importance, bytes);
@@ -141,7 +141,7 @@ fn by_rows(
     Ok(Rounded { bytes, cost })
 }
 
-/// The cost of some rows, from row `first` on.
+/// The error of some rows, beginning with row `first`.
 fn cost(first: usize, weights: &[f32], values: &[f32], held_out: &HeldOut) -> HeldOutError {
     let (tokens, cols) = (held_out.rounded.rows(), held_out.rounded.cols());
     if tokens == 0 {

@@ -1,5 +1,5 @@
-//! Where rounded layers are kept: a GGUF file a layer, so that a run that is killed goes on where it was, and so that the
-//! rounded weights are a source of tensors like any other.
+//! The store of quantized layers: one GGUF file a layer. An interrupted calibration resumes from it, and the conversion
+//! reads it like any other source of tensors.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::TensorReport;
 
-/// Of what a layer was made: checkpoint, types, text, method.
+/// Key with the digest of the inputs of a layer: checkpoint, types, text, method.
 const ID: &str = base::STORE_KEY;
-/// How it went, as JSON.
+/// Key with the reports of the tensors, as JSON.
 const REPORT: &str = "gemma-convert.calibration.report";
 
-/// To be raised with every change of what is made of the same: what an earlier program has kept is then made anew.
+/// Version of the method. Raise it when equal inputs give other bytes: layers of an earlier version are then made again.
 const METHOD: u32 = 2;
 
 /// The `id` of a [`CalibrationStore`]: a digest of what the layers are made of, the text among it, and of how they are made.
@@ -36,13 +36,13 @@ pub fn store_id(parts: &[&[u8]], sequences: &[Vec<u32>]) -> String {
     hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// A folder of rounded layers, locked against other runs as long as the store lives.
+/// A folder of quantized layers, locked against other runs while the store exists.
 #[derive(Clone, Debug)]
 pub struct CalibrationStore {
     folder: PathBuf,
     id: String,
     _lock: Arc<File>,
-    /// What an interrupted run says of the layers, once there are any.
+    /// The message of an interrupted run about the kept layers.
     kept: Arc<Mutex<Option<Listed>>>,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Layer {
 }
 
 impl CalibrationStore {
-    /// A folder, which is made if it is not there. `id` says of what the layers are made: those of another are made anew.
+    /// Opens the folder, and creates it if it is missing. Layers with another `id` are made again.
     ///
     /// # Errors
     /// `Target` for a folder that cannot be made, or that another run is using.
@@ -73,7 +73,7 @@ impl CalibrationStore {
         Ok(CalibrationStore { folder, id: id.into(), _lock: Arc::new(lock), kept: Arc::default() })
     }
 
-    /// Where it is.
+    /// The folder of the store.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -82,13 +82,13 @@ impl CalibrationStore {
         self.folder.join(format!("blk.{layer}.gguf"))
     }
 
-    /// The rounded tensors of a layer, if they are there and made of the same.
+    /// The quantized tensors of a layer, if the store has them with the same id.
     pub(crate) fn layer(&self, layer: usize) -> Result<Option<Layer>> {
         let path = self.path(layer);
         if !path.exists() {
             return Ok(None);
         }
-        // whatever is wrong with it, it can be made anew
+        // a damaged file is made again
         let Ok(file) = GgufFile::open(&path) else { return Ok(None) };
         let text = |key: &str| file.metadata().typed::<&str>(key).ok().flatten();
         let reports = text(REPORT).and_then(|json| serde_json::from_str(json).ok());
@@ -101,7 +101,7 @@ impl CalibrationStore {
         }
     }
 
-    /// Keeps the rounded tensors of a layer.
+    /// Writes the quantized tensors of a layer.
     pub(crate) fn keep(
         &self,
         layer: usize,
@@ -122,7 +122,7 @@ impl CalibrationStore {
         Ok(())
     }
 
-    /// From now on an interrupted run says where the layers are.
+    /// Registers the message of an interrupted run.
     fn note_kept(&self) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| {
             base::keeps(format!(
@@ -132,7 +132,7 @@ impl CalibrationStore {
         });
     }
 
-    /// All rounded tensors of so many layers.
+    /// The quantized tensors of some layers.
     ///
     /// # Errors
     /// `Malformed` for a layer that is not there, `Io`.
@@ -154,15 +154,15 @@ impl CalibrationStore {
         Ok(all)
     }
 
-    /// Removes what is kept of these layers, and the folder if nothing else is in it.
+    /// Removes the files of these layers, and the folder if it is then empty.
     pub fn remove(&self, layers: impl IntoIterator<Item = usize>) {
-        // nothing is lost when it cannot be
+        // a file that cannot be removed does no harm
         layers.into_iter().for_each(|layer| drop(fs::remove_file(self.path(layer))));
         let _ = fs::remove_dir(&self.folder);
     }
 }
 
-/// The rounded tensors of a model.
+/// The quantized tensors of a model.
 #[derive(Debug)]
 pub struct RoundedTensors {
     layers: Vec<GgufFile>,

@@ -1,4 +1,4 @@
-//! Which rounding of a matrix is kept: the one that does better on text that is held out.
+//! Candidate selection: of several quantizations of a matrix, the best on held-out text.
 
 use serde::{Deserialize, Serialize};
 use tensor::Result;
@@ -7,42 +7,42 @@ use crate::layer_stats::RoundingTarget;
 use crate::ldl::Factors;
 use crate::quantize_matrix::{HeldOutError, MatrixSource, Rounded, quantize_ldlq, quantize_rtn};
 
-/// No output may be farther from what it was, on text that is held out, than with plain rounding times this.
+/// The largest accepted output error on held-out text, as a multiple of the error of round-to-nearest (RTN).
 const WORSE: f64 = 1.02;
 
-/// How a tensor was rounded.
+/// The result of quantizing a tensor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TensorReport {
     /// Its name in the output.
     pub tensor: String,
-    /// `feedback`, or `plain` where error feedback did worse on text that was held out; of experts: how many got it.
+    /// The method of the selected quantization; for experts, whether all got the same.
     pub method: Method,
-    /// Mean squared error of its output on text that was held out, over that of llama-quantize's rounding with the same
-    /// importance. `None` where nothing was held out for it.
+    /// Mean squared error of the output on held-out text, divided by that of round-to-nearest (RTN) with the same importance.
+    /// `None` if no held-out token reached the tensor.
     pub error_ratio: Option<f64>,
 }
 
-/// How a tensor was rounded.
+/// Quantization method of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// With error feedback.
+    /// Error feedback (LDLQ).
     Feedback,
-    /// As llama-quantize does with importance.
+    /// Round-to-nearest (RTN) with importance, as llama-quantize does.
     Plain,
-    /// Some experts so, some so.
+    /// Error feedback for some experts, RTN for the others.
     Mixed,
 }
 
-/// One matrix, rounded the better way.
+/// The selected quantization of one matrix.
 pub(crate) struct Selected {
     pub(crate) rounded: Rounded,
     fed: bool,
     plain: HeldOutError,
 }
 
-/// Rounds a matrix with error feedback, and all corrections where they do good on text that is held out; else with those
-/// that do; else plainly.
+/// Quantizes a matrix with error feedback and all corrections; without the residual correction, and then by RTN, where the
+/// result is worse than RTN on held-out text.
 pub(crate) fn choose(
     matrix: &MatrixSource<'_>,
     factors: Option<&Factors>,
