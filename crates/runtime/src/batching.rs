@@ -1,14 +1,14 @@
-//! Long texts in parts: which sequences go through a layer together, and what they take between two layers.
+//! Batching by token count, and the activation memory of a token.
 
 use std::ops::Range;
 
 use gemma::Config;
 
-/// Tokens that go through a layer at a time: enough to make the decoding of a weight cheap, few enough for what a layer
-/// needs besides.
+/// Tokens in a batch: enough to amortise the decoding of weights, few enough for the buffers of a layer.
 pub const BATCH_TOKENS: usize = 1024;
 
-/// Runs of sequences, given by their lengths, of at most so many tokens together; a longer one is by itself.
+/// Groups consecutive sequences, given by their lengths, into ranges of at most `tokens` tokens. A longer sequence is a group
+/// by itself.
 pub fn group_by_tokens(lengths: impl IntoIterator<Item = usize>, tokens: usize) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut room = 0;
@@ -25,8 +25,8 @@ pub fn group_by_tokens(lengths: impl IntoIterator<Item = usize>, tokens: usize) 
     runs
 }
 
-/// Bytes of a token between two layers: the hidden state and, for per-layer embeddings, the embedding; K/V that shared
-/// layers will read.
+/// Activation memory of a token between two layers, in bytes: the hidden state; the embedding, for models with per-layer
+/// embeddings; keys and values for layers with KV sharing.
 pub fn activation_bytes_per_token(config: &Config) -> u64 {
     let streams = if config.ple > 0 { 2 } else { 1 };
     let full_heads = config.full_kv_heads.unwrap_or(config.kv_heads);

@@ -1,7 +1,7 @@
 //! Products of matrices that lie in slices, over the `gemm` crate.
 //!
-//! A product is one thread's; who calls it shares the work in a way that does not depend on how many threads there are,
-//! so that sums are always the same.
+//! A product runs on one thread. Callers divide the work independently of the number of threads, so that results are
+//! deterministic.
 
 /// `[m, k] · [k, n]`.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +14,7 @@ pub struct Shape {
     pub k: usize,
 }
 
-/// A matrix inside a slice: how far apart are rows, and columns.
+/// A strided matrix in a slice.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// The slice; the matrix begins with it.
@@ -32,18 +32,18 @@ impl View<'_> {
     }
 }
 
-/// What becomes of a product.
+/// How a product is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// It is the result; what was there is not read.
+    /// `out = a·b`; the old values are not read.
     Set,
-    /// It is added.
+    /// `out += a·b`.
     Add,
-    /// It is subtracted.
+    /// `out -= a·b`.
     Subtract,
 }
 
-/// `out = a·b`, or more or less by it; `out` in rows of `stride`.
+/// `out = a·b`, `out += a·b` or `out -= a·b`; the rows of `out` are `stride` apart.
 ///
 /// # Panics
 /// When a matrix is larger than its slice.
@@ -53,7 +53,7 @@ pub fn multiply(shape: Shape, a: View<'_>, b: View<'_>, op: Op, out: &mut [f32],
     unsafe { product(shape, a, b, op, out.as_mut_ptr(), stride) }
 }
 
-/// [`multiply`] into a matrix of which other threads may write other parts.
+/// [`multiply`] into a part of a matrix whose other parts other threads may write.
 ///
 /// # Safety
 /// `out` must be valid for reads and writes of `m` rows of `n` values, `stride` apart, that nothing else accesses.

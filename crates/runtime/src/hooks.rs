@@ -1,16 +1,16 @@
-//! What goes into each matrix, for who wants to learn from it: importance and error feedback are made of nothing else.
+//! Observer hooks: inputs and outputs of the matrices of a layer, for importance matrices and error feedback.
 
 use tensor::Result;
 
 use crate::Matrix;
 
-/// Rows that are about to be multiplied with the weights of a layer.
+/// The input of a matrix of a layer.
 pub struct Input<'a> {
-    /// What the weights do, see [`gemma::Slot`].
+    /// Role of the matrix, see [`gemma::Slot`].
     pub role: &'static str,
-    /// Their layer.
+    /// Layer of the matrix.
     pub layer: usize,
-    /// Of the weights of a mixture of experts: whose.
+    /// The expert, for weights of a mixture of experts.
     pub expert: Option<Expert<'a>>,
     /// The rows, as wide as the weights.
     pub x: &'a Matrix,
@@ -20,28 +20,27 @@ pub struct Input<'a> {
 pub struct Expert<'a> {
     /// Its number.
     pub number: usize,
-    /// For each row of the input: which of the batch it is, and how much the router makes of it.
+    /// For each row of the input: its row in the batch, and its router weight.
     pub tokens: &'a [(usize, f32)],
 }
 
-/// What a layer with experts has made, whose two parts are added.
+/// The two branches of a layer with a mixture of experts, before they are added.
 pub struct Mixture<'a> {
-    /// Of the experts: Σ of what each gives, times what the router makes of it.
+    /// Sum of the experts' outputs, weighted by the router.
     pub experts: &'a Matrix,
-    /// The same, behind its norm.
+    /// The same after its norm.
     pub experts_normed: &'a Matrix,
-    /// Of the dense network, behind its norm.
+    /// Output of the dense network after its norm.
     pub dense_normed: &'a Matrix,
 }
 
-/// Sees the products of a layer. Those of experts come from several threads, each expert's of a batch once. An error of
-/// any of these ends the pass.
+/// Gets the inputs and outputs of the matrix products of a layer. Experts call it from several threads, each expert once a
+/// batch. An error ends the forward pass.
 pub trait Observer: Sync {
-    /// What a part of a layer (attention, feed-forward, per-layer embedding) begins with, and is added to: the residual
-    /// stream.
+    /// The residual stream before a part of a layer (attention, feed-forward, per-layer embedding).
     ///
     /// # Errors
-    /// Whatever the observer says.
+    /// Any error of the observer.
     fn residual(&self, _hidden: &Matrix) -> Result<()> {
         Ok(())
     }
@@ -49,13 +48,13 @@ pub trait Observer: Sync {
     /// Called before a product.
     ///
     /// # Errors
-    /// Whatever the observer says.
+    /// Any error of the observer.
     fn input(&self, input: &Input<'_>) -> Result<()>;
 
     /// Called after a product, not those of experts.
     ///
     /// # Errors
-    /// Whatever the observer says.
+    /// Any error of the observer.
     fn output(&self, _input: &Input<'_>, _y: &Matrix) -> Result<()> {
         Ok(())
     }
@@ -63,7 +62,7 @@ pub trait Observer: Sync {
     /// Called at the end of a mixture of experts.
     ///
     /// # Errors
-    /// Whatever the observer says.
+    /// Any error of the observer.
     fn mixture(&self, _mixture: &Mixture<'_>) -> Result<()> {
         Ok(())
     }

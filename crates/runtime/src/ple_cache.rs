@@ -1,11 +1,10 @@
-//! The per-layer table (E2B, E4B), read row by row as tokens need it.
+//! An LRU cache for rows of the per-layer embedding (PLE) table of E2B and E4B.
 //!
-//! It is half of E2B's weights, and a token needs one row of 262,144. A row holds the slices of all layers, so it is
-//! read once and kept as stored while the layers come by for theirs: one token is one read. The source may be anything
-//! that gives rows; a disk is enough.
+//! The table is half of E2B's weights, and a token needs one row of 262,144. A row holds the slices of all layers, so it is
+//! read once and cached as stored until the last layer has used it: one read a token. A disk is fast enough as a source.
 //!
-//! What is kept is bounded, and whoever was used longest ago goes first. Of a batch with more tokens than there is room
-//! for, the rest is read again by every layer.
+//! The cache is bounded, with LRU eviction. In a batch with more distinct tokens than the cache can hold, the rows of the rest
+//! are read again for every layer.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,23 +16,23 @@ use tensor::Result;
 
 use crate::{Matrix, Weight};
 
-/// Bytes of rows that are kept, if nothing is said: 570 tokens of E2B in Q6_K.
+/// Default size of the cache in bytes: rows of 570 tokens of E2B in Q6_K.
 pub const PLE_CACHE_BYTES: usize = 4 << 20;
 
-/// What has been read of the per-layer table.
+/// Statistics of the reads of the PLE table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PleCacheReads {
     /// Rows read from the source.
     pub rows: u64,
-    /// Bytes of them.
+    /// Bytes read from the source.
     pub bytes: u64,
-    /// Times that a layer found a token's row in memory.
+    /// Cache hits, by layer and token.
     pub hits: u64,
 }
 
-/// Rows that are kept, and counters. To be used with one tensor only.
-pub(crate) struct Table {
-    /// Bytes that rows may take.
+/// Cached rows and counters, for one tensor.
+pub(crate) struct PleCache {
+    /// Size of the cache in bytes.
     room: usize,
     kept: Mutex<Kept>,
     rows: AtomicU64,
@@ -43,17 +42,17 @@ pub(crate) struct Table {
 
 #[derive(Default)]
 struct Kept {
-    /// By token: the row, and when it was last asked for.
+    /// By token: the row, and the time of its last use.
     rows: HashMap<u32, (Arc<[u8]>, u64)>,
-    /// Counts what was asked.
+    /// The logical clock: number of lookups.
     now: u64,
 }
 
-impl Table {
-    /// With room for so many bytes of rows.
-    pub(crate) fn new(room: usize) -> Table {
+impl PleCache {
+    /// A cache of `room` bytes.
+    pub(crate) fn new(room: usize) -> PleCache {
         let zero = AtomicU64::default;
-        Table { room, kept: Mutex::default(), rows: zero(), bytes: zero(), hits: zero() }
+        PleCache { room, kept: Mutex::default(), rows: zero(), bytes: zero(), hits: zero() }
     }
 
     pub(crate) fn reads(&self) -> PleCacheReads {
@@ -64,7 +63,7 @@ impl Table {
     /// For each token, the values `first .. first + len` of its row.
     ///
     /// # Errors
-    /// What the source says.
+    /// `Io` and `Malformed` of the source.
     pub(crate) fn gather(
         &self,
         table: Weight<'_>,
@@ -92,7 +91,7 @@ impl Table {
         Ok(out)
     }
 
-    /// The rows of as many of these tokens as there is room for: always the same ones.
+    /// The rows of as many of these tokens as the cache can hold: the smallest ids, so that the choice is deterministic.
     fn rows(&self, table: Weight<'_>, tokens: &[u32]) -> Result<HashMap<u32, Arc<[u8]>>> {
         let most = self.room / table.desc().row_bytes() as usize;
         let mut wanted = tokens.to_vec();
@@ -134,14 +133,14 @@ impl Table {
         Ok(row.into())
     }
 
-    /// A thread that panicked in here left nothing half done.
+    /// A panic of another thread leaves the rows intact.
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Kept {
-    /// Lets go of all but so many rows.
+    /// LRU eviction of all but `most` rows.
     fn leave(&mut self, most: usize) {
         let surplus = self.rows.len().saturating_sub(most);
         if surplus > 0 {

@@ -1,7 +1,7 @@
-//! The product on AMX tiles, a block of weights after another, with weights and tokens as sums of BF16 parts.
+//! Matrix product on AMX tiles, block by block, with weights and tokens split into BF16 parts.
 //!
-//! A part of a block's columns is decoded into tiles that stay in the second-level cache, while all tokens pass by and
-//! add to the block's sums; then comes the next part.
+//! Some columns of a block are decoded into tiles that stay in the L2 cache while they are multiplied with all tokens; then
+//! come the next columns.
 
 use std::ops::Range;
 
@@ -14,8 +14,8 @@ use super::bf16_split::{PAIR, Packed, split};
 use super::{Columns, SCRATCH, room};
 use crate::{Matrix, Weight};
 
-/// Weights that are in tiles at a time: so many rows and columns fit the second-level cache, with room for the tokens
-/// that pass by. Fewer rows, and the tokens come from memory more often; fewer columns, and the sums do.
+/// Rows and columns of weights in tiles at a time. They fit into the L2 cache with room for the tokens. With fewer rows the
+/// tokens are read from memory more often, with fewer columns the sums.
 const TILED_ROWS: usize = 256;
 const TILED_COLS: usize = 512;
 
@@ -23,7 +23,7 @@ impl Weight<'_> {
     /// `y = x · Wᵀ` for the rows from `first` on. `x` must have whole tiles of columns.
     ///
     /// # Errors
-    /// What the source says.
+    /// `Io` and `Malformed` of the source.
     pub(super) fn tiled(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
         let (count, steps) = (y.cols(), x.cols() / TILE_COLS);
         let parts = if self.desc().dtype == DType::BF16 { Parts::ThreeByOne } else { Parts::TwoByTwo };
@@ -58,8 +58,8 @@ impl Weight<'_> {
         })
     }
 
-    /// Some tiles of columns of rows of weights, as second factors. Rows up to a whole pair of tiles are whatever was
-    /// there.
+    /// Decodes some columns of rows of weights into tiles of the second factor. Rows that pad the last pair of tiles are
+    /// unspecified.
     fn tiles(
         &self,
         bytes: &[u8],
@@ -83,7 +83,7 @@ impl Weight<'_> {
                     Parts::ThreeByOne => {
                         for (bytes, tiles) in bytes.chunks_exact(2 * TILE_COLS).zip(tiles.chunks_exact_mut(2))
                         {
-                            // where there are tiles, numbers are little-endian, as in the file
+                            // a CPU with AMX is little-endian, like the file
                             let values = &mut tiles[row / TILE_ROWS].0[row % TILE_ROWS];
                             bytemuck::cast_slice_mut(values).copy_from_slice(bytes);
                         }

@@ -1,7 +1,7 @@
 //! f32 values as sums of BF16 values, laid out for the tiles of [`super::amx`].
 //!
-//! Cut off after 8 bits of the mantissa, again, and once more, an f32 is the exact sum of three BF16 values. Products of
-//! the parts, summed in f32, are then as good as products of f32.
+//! An f32 is the exact sum of three BF16 values of 8 mantissa bits each. Products of the parts, summed in f32, have the
+//! precision of f32 products.
 
 use rayon::prelude::*;
 
@@ -26,7 +26,7 @@ impl Packed {
     pub(super) fn new(x: &Matrix, parts: usize) -> Packed {
         let steps = x.cols() / TILE_COLS;
         let pair = 2 * parts * steps;
-        // tokens that are not there are zeros
+        // missing tokens are zeros
         let mut tiles = vec![Values::ZERO; x.rows().div_ceil(PAIR) * pair];
         let rows = x.data().par_chunks(PAIR * x.cols());
         rows.zip(tiles.par_chunks_mut(pair)).for_each(|(rows, tiles)| {
@@ -67,7 +67,7 @@ fn cut(x: &mut f32) -> u16 {
     (high >> 16) as u16
 }
 
-/// `x` as BF16, to nearest, ties to even. NaN stays NaN: what is left of an infinity or a NaN is a quiet one.
+/// `x` as BF16, rounded to nearest, ties to even. NaN stays NaN: the remainder of an infinity or a NaN is a quiet one.
 #[inline(always)]
 fn round(x: f32) -> u16 {
     let bits = x.to_bits();

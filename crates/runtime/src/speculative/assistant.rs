@@ -1,12 +1,12 @@
-//! Draft models: a few small layers that guess the next tokens of a larger model, the *target*.
+//! Assistants: draft models of a few layers that read the KV cache of their target model.
 //!
-//! A guess is fed the target's embedding of the last token and the target's normalised hidden state before it. Its
-//! layers have queries only: they read the keys and values that the target has in its cache, each those of the last
-//! layer of its kind. Out come logits, and in place of the target's next hidden state one for the next guess. All guesses
-//! of a burst stand at the same position, the first one that the target has not seen.
+//! The input of a draft step is the target's embedding of the last token and the target's normalised hidden state before it.
+//! The layers have queries only; each reads the cached keys and values of the target's last layer of its kind. The output is
+//! logits, and a hidden state that replaces the target's in the next step. All steps of a burst use the same position, the
+//! first one after the target's cache.
 //!
 //! The sources are `models/gemma4_assistant/modeling_gemma4_assistant.py` of huggingface/transformers and
-//! `src/models/gemma4-assistant.cpp` of ggml-org/llama.cpp. What to make of guesses is the caller's business.
+//! `src/models/gemma4-assistant.cpp` of ggml-org/llama.cpp. Acceptance of draft tokens is up to the caller.
 
 use gemma::{Config, Inventory, Ordered};
 use tensor::{DType, Error, Result, TensorSource};
@@ -15,39 +15,39 @@ use crate::attention::Heads;
 use crate::norm::{rms, rms_in_place};
 use crate::{KvCache, Matrix, Model, Weights, rope};
 
-/// The role of the token ids of an ordered embedding, which are no weights.
+/// The role of the token ids of an ordered embedding; they are integers, not weights.
 const ORDERING: &str = "masked_embd_ordering";
 
-/// A draft model that fits a target.
+/// An assistant of a target model.
 pub struct Assistant<'a> {
-    /// Its layers' norms, networks and head are those of a text model.
+    /// Norms, feed-forward networks and head are those of a text model.
     model: Model<'a>,
     head: Option<Head>,
     /// For each layer, the layer of the target whose keys and values it reads.
     owners: Vec<usize>,
 }
 
-/// The ordered embedding: which tokens are in which group.
+/// The ordered embedding: the tokens of each group.
 struct Head {
     ordered: Ordered,
     /// Group after group.
     tokens: Vec<u32>,
 }
 
-/// What a draft model thinks comes next.
+/// Output of a draft step.
 #[derive(Clone, Debug)]
 pub struct AssistantOutput {
     /// Logits of the whole vocabulary.
     pub logits: Vec<f32>,
-    /// One row, to be given to the next guess of the burst.
+    /// One row: input of the next step of the burst.
     pub hidden: Matrix,
 }
 
 impl<'a> Assistant<'a> {
-    /// The draft model of this config, for a target.
+    /// The assistant of this config, for a target.
     ///
     /// # Errors
-    /// `Malformed` when the two do not go together or a group of tokens is not what it should be; those of [`Model::new`].
+    /// `Malformed` for a config that does not fit the target or invalid groups of tokens; those of [`Model::new`].
     pub fn new(
         config: &'a Config,
         source: &'a dyn TensorSource,
@@ -71,14 +71,14 @@ impl<'a> Assistant<'a> {
         self.model.config()
     }
 
-    /// What comes after `token`, which follows all that is in `cache` and is not in it. `hidden` is one row: the target's
-    /// [normalised](Model::norm) hidden state at the last position of `cache`, or that of the guess before.
+    /// One draft step: predicts the token after `token`, which follows the positions of `cache`. `hidden` is one row: the
+    /// target's [normalised](Model::norm) hidden state at the last position of `cache`, or that of the previous step.
     ///
     /// # Errors
-    /// `Malformed` for an empty cache or a token beyond the vocabulary; what the sources of the weights say.
+    /// `Malformed` for an empty cache or a token beyond the vocabulary; `Io`.
     ///
     /// # Panics
-    /// When `target` and `cache` are not of the model that this one was made for.
+    /// When `target` and `cache` are of another model than the assistant was made for.
     pub fn guess(
         &self,
         target: &Model<'_>,
@@ -109,7 +109,7 @@ impl<'a> Assistant<'a> {
         Ok(AssistantOutput { logits, hidden: global.project("nextn_post_projection", &normed)? })
     }
 
-    /// Takes one row through a layer, as [`Model::layer`] does.
+    /// Computes a layer for one row, as [`Model::layer`] does.
     fn layer(&self, layer: usize, cache: &KvCache, x: &mut Matrix) -> Result<()> {
         let (eps, w) = (self.config().norm_eps, self.model.weights().layer(layer));
         let a = self.attention(layer, cache, x)?;
@@ -135,7 +135,7 @@ impl<'a> Assistant<'a> {
 }
 
 impl Head {
-    /// Reads which tokens are in which group: `[vocab]` integers of 64 bits, every token once.
+    /// Reads the groups: `[vocab]` integers of 64 bits, every token once.
     fn read(ordered: Ordered, vocab: u64, source: &dyn TensorSource, index: usize) -> Result<Head> {
         let desc = &source.tensors()[index];
         let place = || format!("tensor {}", desc.name);
@@ -159,7 +159,7 @@ impl Head {
         Ok(Head { ordered, tokens: tokens.collect::<Result<_>>()? })
     }
 
-    /// Logits of the tokens in the groups whose centroids are nearest; all others get one less than the least of them.
+    /// Logits of the tokens in the groups with the nearest centroids; all others get the least of them minus 1.
     fn logits(&self, model: &Model<'_>, normed: &Matrix) -> Result<Vec<f32>> {
         let global = model.weights().global();
         let near = global.project("masked_embd_centroids", normed)?;

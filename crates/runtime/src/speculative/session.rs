@@ -1,8 +1,7 @@
-//! Guessing ahead of a target along one sequence, whatever the draft model is.
+//! Draft sessions for speculative decoding: draft logits along one sequence, with either kind of draft model.
 //!
-//! An assistant looks into the target's cache and remembers nothing. An ordinary model of the same vocabulary reads the
-//! sequence itself, into a cache of its own: what it has read of its own guesses and the target has not taken is taken back
-//! when the next burst begins.
+//! An assistant reads the target's KV cache and has no state. An ordinary model with the same vocabulary has a KV cache of its
+//! own; draft tokens that the target rejected are rolled back when the next burst begins.
 
 use gemma::Config;
 use tensor::{Error, Result};
@@ -11,14 +10,14 @@ use crate::{Assistant, KvCache, Matrix, Model};
 
 /// A draft model of either kind.
 pub enum Drafter<'a> {
-    /// Made for the target: it reads the target's keys and values.
+    /// An assistant: reads the target's keys and values.
     Assistant(Assistant<'a>),
-    /// A model by itself: a smaller one of the family, or some layers of the target.
+    /// A text model: a smaller one of the family, or some layers of the target.
     Model(Model<'a>),
 }
 
 impl<'a> Drafter<'a> {
-    /// An ordinary model as a draft of a target of this config.
+    /// A text model as the draft model of a target of this config.
     ///
     /// # Errors
     /// `Malformed` when the two have vocabularies of different sizes.
@@ -32,7 +31,7 @@ impl<'a> Drafter<'a> {
         Ok(Drafter::Model(model))
     }
 
-    /// The longest sequence that it can follow.
+    /// The longest sequence in tokens.
     pub fn context(&self) -> u64 {
         match self {
             Drafter::Assistant(_) => u64::MAX,
@@ -41,7 +40,7 @@ impl<'a> Drafter<'a> {
     }
 }
 
-/// Where the target stands: all but the last token of the sequence are in its cache.
+/// State of the target: all tokens of the sequence but the last are in its cache.
 #[derive(Clone, Copy)]
 pub struct TargetState<'s> {
     /// The target.
@@ -52,25 +51,25 @@ pub struct TargetState<'s> {
     pub hidden: &'s Matrix,
 }
 
-/// A draft model at work on one sequence.
+/// A draft model on one sequence.
 #[derive(Clone)]
 pub struct DraftSession<'a> {
     draft: &'a Drafter<'a>,
-    /// Of an assistant: what the next guess of the burst is given.
+    /// Of an assistant: hidden state for the next step of the burst.
     hidden: Matrix,
-    /// Of an ordinary model: what it has read.
+    /// Of a text model: the tokens in its cache.
     read: Vec<u32>,
     cache: Option<KvCache>,
     undo: usize,
 }
 
 impl<'a> DraftSession<'a> {
-    /// For bursts of at most so many guesses.
+    /// For bursts of at most `burst` draft tokens.
     pub fn new(draft: &'a Drafter<'a>, burst: usize) -> DraftSession<'a> {
         DraftSession { draft, hidden: Matrix::default(), read: Vec::new(), cache: None, undo: burst + 1 }
     }
 
-    /// Begins a burst: logits of what follows `sequence`, all tokens so far.
+    /// Begins a burst: logits of the token after `sequence`, all tokens so far.
     ///
     /// # Errors
     /// Those of [`Assistant::guess`] and [`Model::forward`].
@@ -83,12 +82,12 @@ impl<'a> DraftSession<'a> {
             }
             Drafter::Model(model) => {
                 let same = self.read.iter().zip(sequence).take_while(|(a, b)| a == b).count();
-                // the last token says what follows
+                // the last token is computed again: its hidden state gives the logits
                 let kept = same.min(sequence.len().saturating_sub(1));
                 let mut cache = self.cache.take().unwrap_or_else(|| self.empty(model));
                 let start = match cache.truncate(model.config(), kept) {
                     Ok(()) => kept,
-                    Err(_) => 0, // too far back: from the beginning
+                    Err(_) => 0, // beyond the rollback window: start again
                 };
                 if start == 0 {
                     cache = self.empty(model);
@@ -102,7 +101,7 @@ impl<'a> DraftSession<'a> {
         }
     }
 
-    /// Goes on with a burst: logits of what follows `token`, its latest guess.
+    /// Continues a burst: logits of the token after `token`, the latest draft token.
     ///
     /// # Errors
     /// Those of [`Assistant::guess`] and [`Model::forward`].
