@@ -62,7 +62,7 @@ fn verified(artifact: &Path, against: &Path) -> Result<Vec<Finding>> {
     let (_, mut findings) = from.check_files(&artifact, &|_| {})?;
     let (expected, base): (_, Box<dyn tensor::TensorSource>) = if against.is_dir() {
         let checkpoint = Checkpoint::open(against)?;
-        let model = gemma::Model::open(&checkpoint)?;
+        let model = gemma::ModelSpec::open(&checkpoint)?;
         let expected = Expected::of_checkpoint(&checkpoint, &model, &from)?;
         (expected, Box::new(checkpoint))
     } else {

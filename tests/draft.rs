@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::{self, Folder, fixture, names, run};
-use gemma::{Config, Model};
+use gemma::{Config, ModelSpec};
 use serde_json::Value;
 use tensor::DType;
 
@@ -124,7 +124,7 @@ fn safetensors_are_whole() {
         draft(&assistant("e2b"), &fixture("e2b"), out.path(), &["--recipe", recipe]).good();
         let checkpoint = checkpoint::Checkpoint::open(out.path()).unwrap();
         assert!(names(out.path()).contains(&"tokenizer.json".to_owned()));
-        let model = Model::open_draft(&checkpoint).unwrap();
+        let model = ModelSpec::open_draft(&checkpoint).unwrap();
         assert_eq!(model.inventory.text.len(), 50, "{recipe}");
         let header = support::weights(out.path());
         assert_eq!(header.tensors.len(), weights, "{recipe}");

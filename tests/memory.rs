@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::support::{self, Folder, Run, command, convert, fixture, run};
 use checkpoint::Checkpoint;
 use footprint::{Conditions, Engine, KvLayers, kv_cache};
-use gemma::{Config, Model};
+use gemma::{Config, ModelSpec};
 use plan::{Recipe, Request, Shards, plan};
 use serde_json::{Map, Value, json};
 use tensor::{DType, TensorDesc};
@@ -174,7 +174,7 @@ fn full_size(size: &str) -> Folder {
 /// The Q4_0 GGUF of a checkpoint: its header, and holes.
 fn hollow(checkpoint: &Path, out: &Path) {
     let checkpoint = Checkpoint::open(checkpoint).unwrap();
-    let model = Model::open(&checkpoint).unwrap();
+    let model = ModelSpec::open(&checkpoint).unwrap();
     let recipe = Recipe::from_toml(&Recipe::text_of_preset("q4_0"), "q4_0").unwrap();
     let request = Request::new("q4_0", recipe, "model");
     let plan = plan(&model, &Shards::of(&checkpoint), &[request]).unwrap();
@@ -287,7 +287,7 @@ const TAKEN: [(u64, u64, u64); 4] =
 fn the_forecast_for_e2b_is_within_a_tenth_of_what_it_took() {
     let folder = full_size("E2B");
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
-    let mut model = Model::open(&checkpoint).unwrap();
+    let mut model = ModelSpec::open(&checkpoint).unwrap();
     let recipe = Recipe::from_toml(&Recipe::text_of_preset("q4_0"), "q4_0").unwrap();
     let request = Request::new("q4_0", recipe, "model");
     let plan = plan(&model, &Shards::of(&checkpoint), &[request]).unwrap();
@@ -313,7 +313,7 @@ fn the_forecast_of_the_runtime_is_near_what_it_takes() {
     fs::write(&prompt, &text[..800]).unwrap();
     for name in ["e2b", "26b-a4b", "31b"] {
         let checkpoint = Checkpoint::open(fixture(name)).unwrap();
-        let model = Model::open(&checkpoint).unwrap();
+        let model = ModelSpec::open(&checkpoint).unwrap();
         let tokenizer = text::Tokenizer::from_checkpoint(&checkpoint).unwrap();
         let tokens = tokenizer.encode(&text[..800], true, false).unwrap().len() as u64;
         let recipe =

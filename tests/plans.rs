@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use checkpoint::{ChatTemplates, Location, ModelCard, Piece};
-use gemma::{Config, Model, Vocabulary};
+use gemma::{Config, ModelSpec, Vocabulary};
 use plan::{InputFile, Recipe, Request, Shards, plan};
 use serde_json::Value;
 use tensor::{DType, TensorDesc};
@@ -36,11 +36,11 @@ fn json(name: &str) -> Value {
 }
 
 /// A real model, or draft model, with a vocabulary of one token: the plan does not look into it.
-fn model(name: &str, tensors: &[TensorDesc]) -> Model {
+fn model(name: &str, tensors: &[TensorDesc]) -> ModelSpec {
     let json = json(name);
     let config = if gemma::is_assistant(&json) { Config::draft_from_json } else { Config::from_json };
     let config = config(&json).unwrap();
-    Model {
+    ModelSpec {
         inventory: gemma::inventory(&config, tensors, &|_| name.to_owned()).unwrap(),
         vocabulary: Vocabulary {
             tokens: vec!["<pad>".to_owned()],
@@ -72,7 +72,7 @@ fn shards(tensors: &[TensorDesc]) -> Shards<'_> {
     });
     let pieces = pieces.collect();
     let files = vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }];
-    Shards { files, tensors, pieces, codes: Default::default(), surveys: Default::default() }
+    Shards { files, tensors, pieces, encodings: Default::default(), surveys: Default::default() }
 }
 
 /// Presets by the heading of their column in a type map.

@@ -23,7 +23,7 @@ fn tokens() -> Vec<u32> {
 
 /// By the reference kernel.
 fn logits(config: &Config, weights: Weights<'_>) -> Matrix {
-    logits_by(Kernel::Plain, config, weights)
+    logits_by(Kernel::F32, config, weights)
 }
 
 fn logits_by(kernel: Kernel, config: &Config, weights: Weights<'_>) -> Matrix {
@@ -80,7 +80,7 @@ fn plain_types_compute_the_same_bit_for_bit() {
         convert(&fixture(name), &out, &["--type", "bf16", "--type", "f32"]).good();
         let expected = logits_of_checkpoint(name);
         for file in ["model-bf16.gguf", "model-f32.gguf"] {
-            let found = logits_of_gguf(&out.join(file), Kernel::Plain);
+            let found = logits_of_gguf(&out.join(file), Kernel::F32);
             assert!(expected == found, "{name}, {file}: {:?}", rms_difference(&expected, &found));
         }
     }
@@ -92,7 +92,7 @@ fn every_preset_computes_nearly_the_same() {
     let presets = read_to_string(formats).unwrap();
     let presets: Vec<&str> =
         presets.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).collect();
-    let tiles = !testkit::available("kernel", [Kernel::Tiles], Kernel::is_available).is_empty();
+    let tiles = !testkit::available("kernel", [Kernel::AmxBf16], Kernel::is_available).is_empty();
     let args: Vec<&str> = presets.iter().flat_map(|preset| ["--type", *preset]).collect();
     assert!(presets.len() > 15);
     let home = tempfile::tempdir().unwrap();
@@ -102,7 +102,7 @@ fn every_preset_computes_nearly_the_same() {
         let expected = logits_of_checkpoint(name);
         for preset in &presets {
             let file = out.join(format!("model-{preset}.gguf"));
-            let found = logits_of_gguf(&file, Kernel::Plain);
+            let found = logits_of_gguf(&file, Kernel::F32);
             let (difference, size) = rms_difference(&expected, &found);
             let limit = match *preset {
                 "f32" | "bf16" => 0.0,
@@ -116,7 +116,7 @@ fn every_preset_computes_nearly_the_same() {
             assert!(difference <= limit * size, "{name} {preset}: {difference} of {size}");
             assert!(limit == 0.0 || difference > 0.0, "{name} {preset}: not even rounded");
             if tiles {
-                let (difference, size) = rms_difference(&found, &logits_of_gguf(&file, Kernel::Tiles));
+                let (difference, size) = rms_difference(&found, &logits_of_gguf(&file, Kernel::AmxBf16));
                 println!("    tiles {:.7}", difference / size);
                 assert!(difference <= 1e-4 * size, "{name} {preset}, on tiles: {difference} of {size}");
             }

@@ -176,7 +176,7 @@ fn a_file_does_not_diverge_from_itself_whatever_the_memory() {
 #[test]
 fn the_fast_kernel_does_not_diverge_from_the_reference() {
     use runtime::{Kernel, Model, Weights};
-    if testkit::available("kernel", [Kernel::Tiles], Kernel::is_available).is_empty() {
+    if testkit::available("kernel", [Kernel::AmxBf16], Kernel::is_available).is_empty() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -186,7 +186,7 @@ fn the_fast_kernel_does_not_diverge_from_the_reference() {
         let set = gguf::GgufSet::open(&file).unwrap();
         let config = gemma::Config::from_metadata(set.metadata(), set.tensors()).unwrap();
         let inventory = gemma::gguf_inventory(&config, set.tensors()).unwrap();
-        let [plain, tiles] = [Kernel::Plain, Kernel::Tiles].map(|kernel| {
+        let [plain, tiles] = [Kernel::F32, Kernel::AmxBf16].map(|kernel| {
             Model::new(&config, Weights::new(&set, &inventory).unwrap().with_kernel(kernel).unwrap()).unwrap()
         });
         let tokens = (0..256u32).map(|n| if n == 0 { 2 } else { 300 + n * 7 % 1500 }).collect();

@@ -17,7 +17,7 @@ fn compared(file: &Path, model: &Path) -> (Tensors, Vec<Finding>) {
     let mut from = Provenance::of(&artifact).unwrap();
     from.find_importance(&artifact, None).unwrap();
     let checkpoint = Checkpoint::open(model).unwrap();
-    let model = gemma::Model::open(&checkpoint).unwrap();
+    let model = gemma::ModelSpec::open(&checkpoint).unwrap();
     let expected = Expected::of_checkpoint(&checkpoint, &model, &from).unwrap();
     verify::tensor_errors(&artifact, &checkpoint, &expected, &|_| {}).unwrap()
 }

@@ -135,7 +135,7 @@ fn verified(artifact: &Path, against: &Path) -> Result<Vec<Finding>> {
     let mut findings = std::mem::take(&mut from.findings);
     findings.extend(from.check_files(artifact, &|_| {})?.1);
     let checkpoint = Checkpoint::open(against)?;
-    let model = gemma::Model::open_any(&checkpoint)?;
+    let model = gemma::ModelSpec::open_any(&checkpoint)?;
     let expected = Expected::of_checkpoint(&checkpoint, &model, &from)?;
     let failed = |findings: &[Finding]| findings.iter().any(|f| f.severity == Severity::Failure);
     if !failed(&findings) {

@@ -15,7 +15,7 @@ pub const STORE_KEY: &str = "gemma-convert.calibration.id";
 
 /// A kind of file that may be replaced by another of its kind without being asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// A report as JSON.
     Report,
     /// A report as a web page.
@@ -26,14 +26,14 @@ pub enum Kind {
     StoredLayer,
 }
 
-impl Kind {
+impl FileKind {
     /// In words.
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::Report => "a JSON report of gemma-convert",
-            Kind::Page => "an HTML report of gemma-convert",
-            Kind::Logits => "a file of base logits",
-            Kind::StoredLayer => "a layer of a calibration store",
+            FileKind::Report => "a JSON report of gemma-convert",
+            FileKind::Page => "an HTML report of gemma-convert",
+            FileKind::Logits => "a file of base logits",
+            FileKind::StoredLayer => "a layer of a calibration store",
         }
     }
 
@@ -41,14 +41,14 @@ impl Kind {
     fn is(self, start: &[u8]) -> bool {
         let trimmed = start.trim_ascii_start();
         match self {
-            Kind::Report => {
+            FileKind::Report => {
                 trimmed.starts_with(b"{")
                     && holds(trimmed, b"\"schema\"")
                     && holds(trimmed, b"\"tool\": \"gemma-convert ")
             }
-            Kind::Page => is_page(trimmed) && holds(trimmed, GENERATOR.as_bytes()),
-            Kind::Logits => start.starts_with(b"_logits_"),
-            Kind::StoredLayer => start.starts_with(b"GGUF") && holds(start, STORE_KEY.as_bytes()),
+            FileKind::Page => is_page(trimmed) && holds(trimmed, GENERATOR.as_bytes()),
+            FileKind::Logits => start.starts_with(b"_logits_"),
+            FileKind::StoredLayer => start.starts_with(b"GGUF") && holds(start, STORE_KEY.as_bytes()),
         }
     }
 
@@ -84,7 +84,7 @@ fn start(path: &Path) -> io::Result<Vec<u8>> {
 fn describe(start: &[u8]) -> &'static str {
     let trimmed = start.trim_ascii_start();
     let length = start.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    for kind in [Kind::Report, Kind::Page, Kind::Logits, Kind::StoredLayer] {
+    for kind in [FileKind::Report, FileKind::Page, FileKind::Logits, FileKind::StoredLayer] {
         if kind.is(start) {
             return kind.name();
         }
@@ -120,10 +120,10 @@ mod tests {
         let layer = [b"GGUF\x03\0\0\0".as_slice(), &[0; 24], STORE_KEY.as_bytes()].concat();
         let safetensors = [60u64.to_le_bytes().as_slice(), b"{\"x\":{}}"].concat();
         let files: [(&[u8], &str); 10] = [
-            (report.as_bytes(), Kind::Report.name()),
-            (page.as_bytes(), Kind::Page.name()),
-            (b"_logits_\0\0", Kind::Logits.name()),
-            (&layer, Kind::StoredLayer.name()),
+            (report.as_bytes(), FileKind::Report.name()),
+            (page.as_bytes(), FileKind::Page.name()),
+            (b"_logits_\0\0", FileKind::Logits.name()),
+            (&layer, FileKind::StoredLayer.name()),
             (b"GGUF\x03\0\0\0", "a GGUF file"),
             (&safetensors, "a safetensors file"),
             (b"{\"artifacts\": []}", "a manifest"),

@@ -29,7 +29,7 @@ mod visible;
 pub use appended::AppendedFile;
 pub use error::{Error, ErrorKind, Fault, Result};
 pub use folder::WorkFolder;
-pub use kind::{GENERATOR, Kind, STORE_KEY};
+pub use kind::{FileKind, GENERATOR, STORE_KEY};
 pub use output::{OutputFile, PARTIAL, write_whole};
 pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};

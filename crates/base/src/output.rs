@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::kind::Kind;
+use crate::kind::FileKind;
 use crate::unfinished::{self, Listed};
 use crate::{Error, Result};
 
@@ -32,7 +32,7 @@ pub struct OutputFile {
 #[derive(Debug)]
 enum Place {
     /// Beside its final name. What may be there without being asked for, and `None` for anything.
-    Partial { partial: PathBuf, replaces: Option<Kind>, _listed: Listed },
+    Partial { partial: PathBuf, replaces: Option<FileKind>, _listed: Listed },
     /// A device, a pipe or a stream of this process, which takes bytes as they come.
     Stream,
     /// It has its name.
@@ -59,7 +59,7 @@ impl OutputFile {
     ///
     /// # Errors
     /// As [`create`](Self::create); `Target` for a file of another kind.
-    pub fn replacing(path: &Path, kind: Kind, force: bool) -> Result<OutputFile> {
+    pub fn replacing(path: &Path, kind: FileKind, force: bool) -> Result<OutputFile> {
         if is_stream(path) {
             return OutputFile::stream(path);
         }
@@ -77,7 +77,7 @@ impl OutputFile {
         if is_stream(path) { OutputFile::stream(path) } else { OutputFile::partial(path, None) }
     }
 
-    fn partial(path: &Path, replaces: Option<Kind>) -> Result<OutputFile> {
+    fn partial(path: &Path, replaces: Option<FileKind>) -> Result<OutputFile> {
         if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             return Err(is_folder(path));
         }
@@ -222,7 +222,7 @@ pub(crate) fn is_folder(path: &Path) -> Error {
         .help("Move it away, or choose another target.")
 }
 
-fn may_replace(path: &Path, kind: Option<Kind>) -> Result<()> {
+fn may_replace(path: &Path, kind: Option<FileKind>) -> Result<()> {
     let Some(kind) = kind else { return Ok(()) };
     if path.is_dir() {
         return Err(is_folder(path));

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use base::{AppendedFile, Fault, GENERATOR, Kind, OLD, OutputFile, Publication, WorkFolder, write_whole};
+use base::{AppendedFile, Fault, FileKind, GENERATOR, OLD, OutputFile, Publication, WorkFolder, write_whole};
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
@@ -85,9 +85,9 @@ fn only_files_of_the_kind_are_replaced() {
     let report = "{\n  \"schema\": 1,\n  \"tool\": \"gemma-convert 0.1.0\"\n}\n".to_owned();
     let page = format!("<!DOCTYPE html>\n{GENERATOR}");
     let there = [
-        ("report", report, Some(Kind::Report)),
-        ("page", page, Some(Kind::Page)),
-        ("logits", "_logits_\0\0".to_owned(), Some(Kind::Logits)),
+        ("report", report, Some(FileKind::Report)),
+        ("page", page, Some(FileKind::Page)),
+        ("logits", "_logits_\0\0".to_owned(), Some(FileKind::Logits)),
         ("model", "GGUF\u{3}\0\0\0".to_owned(), None),
         ("safetensors", "@\0\0\0\0\0\0\0{\"x\":{}}".to_owned(), None),
         ("manifest", "{\"artifacts\": []}".to_owned(), None),
@@ -95,7 +95,7 @@ fn only_files_of_the_kind_are_replaced() {
         ("other page", "<html></html>".to_owned(), None),
         ("text", "a note".to_owned(), None),
     ];
-    for kind in [Kind::Report, Kind::Page, Kind::Logits, Kind::StoredLayer] {
+    for kind in [FileKind::Report, FileKind::Page, FileKind::Logits, FileKind::StoredLayer] {
         for (name, content, is) in &there {
             for through_link in [false, true] {
                 let dir = tempfile::tempdir().unwrap();
@@ -133,7 +133,7 @@ fn only_files_of_the_kind_are_replaced() {
 fn a_file_that_comes_in_the_meantime() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
-    let report = OutputFile::replacing(&path, Kind::Report, false).unwrap();
+    let report = OutputFile::replacing(&path, FileKind::Report, false).unwrap();
     fs::write(&path, "GGUF....").unwrap();
     report.publish().unwrap_err();
     assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["x".to_owned()], b"GGUF....".to_vec()));
@@ -143,7 +143,7 @@ fn a_file_that_comes_in_the_meantime() {
 fn devices_take_bytes_and_stay() {
     let null = Path::new("/dev/null");
     for file in
-        [OutputFile::replacing(null, Kind::Page, false).unwrap(), OutputFile::sequential(null).unwrap()]
+        [OutputFile::replacing(null, FileKind::Page, false).unwrap(), OutputFile::sequential(null).unwrap()]
     {
         let mut file = file;
         file.write_all(b"x").unwrap();
@@ -156,7 +156,7 @@ fn devices_take_bytes_and_stay() {
     assert!(OutputFile::create(null).unwrap_err().problem().contains("not a regular file"));
     let full = Path::new("/dev/full");
     if full.exists() {
-        let mut file = OutputFile::replacing(full, Kind::Page, false).unwrap();
+        let mut file = OutputFile::replacing(full, FileKind::Page, false).unwrap();
         assert!(file.write_all(b"x").is_err());
         AppendedFile::open(full, false).unwrap().append("x").unwrap_err();
     }

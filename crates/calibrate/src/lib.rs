@@ -1,35 +1,37 @@
-//! What a text says about a model's weights: which columns matter, and how to round them so that errors cancel.
+//! Calibration: statistics of a model's activations on a text, and quantization that uses them.
 //!
-//! - [`importance()`]: Σx² of each column, in llama.cpp's importance files (`collect.rs`; of what is looked up: `table.rs`).
-//! - [`round`]: rounding with error feedback, layer after layer, each for what the rounded layers before it give
-//!   (`round.rs`, `both.rs`; what a matrix is rounded for: `watch.rs`, `inputs.rs`, `head.rs`; the
-//!   matrix: `hessian.rs`, `factor.rs`, `rows.rs`).
-//! - [`sensitivity`]: what rounding each tensor alone costs in predictions (`sensitivity.rs`, `roundings.rs`).
+//! - [`importance()`]: the importance matrix (imatrix), Σx² of each input column (`imatrix.rs`; of the per-layer embedding
+//!   table: `ple_imatrix.rs`).
+//! - [`ldlq()`]: quantization with error feedback (LDLQ, the method of GPTQ), layer after layer, each on the activations of the
+//!   quantized layers before it (`ldlq.rs`, `paired_streams.rs`; activations: `capture.rs`; Gram matrices and corrections:
+//!   `layer_stats.rs`, `gram.rs`, `lm_head.rs`; LDL factorisation: `ldl.rs`; one matrix: `quantize_matrix.rs`, `select.rs`;
+//!   resuming: `resume.rs`).
+//! - [`sensitivity()`]: the KL divergence that quantizing each tensor alone causes (`sensitivity.rs`, `fake_quant.rs`).
 //!
-//! All stream: hidden states of the whole text, one layer's weights a few rows at a time. The work runs on the caller's
-//! rayon pool.
+//! All of them work layer by layer: the hidden states of the whole text are in memory, and of the weights a few rows of one
+//! layer. Work runs on the caller's rayon pool.
 
-mod both;
-mod chosen;
-mod collect;
-mod factor;
-mod head;
-mod hessian;
-mod inputs;
+mod capture;
+mod fake_quant;
+mod gram;
+mod imatrix;
+mod layer_stats;
+mod ldl;
+mod ldlq;
+mod lm_head;
 mod overlay;
-mod round;
-mod roundings;
-mod rows;
+mod paired_streams;
+mod ple_imatrix;
+mod quantize_matrix;
+mod resume;
+mod select;
 mod sensitivity;
 mod square;
-mod store;
-mod table;
 mod tokens;
-mod watch;
 
-pub use chosen::{Method, TensorReport};
-pub use collect::importance;
-pub use round::{Target, passes, round, rounds};
+pub use self::imatrix::importance;
+pub use ldlq::{QuantTarget, ldlq, ldlq_passes, supports_ldlq};
+pub use resume::{CalibrationStore, RoundedTensors, store_id};
+pub use select::{Method, TensorReport};
 pub use sensitivity::{sample, sensitivity, sensitivity_id, sensitivity_work};
-pub use store::{RoundedTensors, Store, id};
 pub use tokens::CalibrationTokens;

@@ -1,10 +1,10 @@
-//! A model some of whose tensors have been rounded.
+//! A tensor source whose tensors are replaced by quantized ones as these become available.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-/// A source, and behind its tensors those that replace some of them once they are there.
+/// The tensors of a source, followed by replacements for some of them.
 pub(crate) struct Overlay<'a> {
     base: &'a dyn TensorSource,
     tensors: Vec<TensorDesc>,

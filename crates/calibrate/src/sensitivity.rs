@@ -1,61 +1,60 @@
-//! What rounding each tensor alone costs: how far a model's predictions move when that tensor has a 4-bit type, and how much
-//! its weights are off in every type.
+//! Sensitivity of each tensor: the KL divergence of the model's predictions when only this tensor has a 4-bit type, and the
+//! squared error of its weights in every type.
 //!
-//! One pass takes the text through the model as it is. A model with a rounded tensor of layer ℓ sets out from what came
-//! before ℓ there, so that of all its layers only those behind are computed again. Not every layer of a large model is
-//! measured: [`Sensitivity::kld`] says what of the others.
+//! The model with a quantized tensor of layer ℓ starts from the original hidden states before ℓ, so only the layers from ℓ
+//! on are computed again. In a large model only some layers are measured; [`Sensitivity::kld`] interpolates the others.
 
 use std::collections::BTreeMap;
 
-use gemma::{Inventory, Store};
+use gemma::{Inventory, TypePolicy};
 use imatrix::Importance;
-use plan::{Cost, Sensitivity, TYPES};
+use plan::{MEASURED_TYPES, Sensitivity, TensorCost};
 use quant::Simd;
 use rayon::prelude::*;
-use runtime::{Batch, Matrix, Model, Weights, bytes_of_token};
+use runtime::{Batch, Matrix, Model, Weights, activation_bytes_per_token};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
-use crate::roundings::{Rounding, Roundings, of_row, values};
-use crate::store::id;
-use crate::table;
+use crate::fake_quant::{FakeQuant, FakeQuantSource, of_row, values};
+use crate::ple_imatrix;
+use crate::resume::store_id;
 use crate::tokens::CalibrationTokens;
 use eval::stream;
 
-/// What tensors are rounded to.
+/// The type of the quantized tensor in the measurement.
 const REFERENCE: DType = DType::Q4_0;
-/// Tensors whose cost is measured, about: enough to see how a role's cost changes from the first layer to the last.
+/// Approximate number of measured tensors: enough to see how the cost of a role changes over the layers.
 const MEASURED: usize = 72;
-/// How many at a time, at most: when they are done, what is known is kept.
+/// The most tensors measured in one pass. The results are saved after each pass.
 const TOGETHER: usize = 16;
-/// Tokens to measure on: what a tensor costs in comparison with others is known by then.
+/// Tokens to measure on: enough to rank tensors by cost.
 const TOKENS: usize = 1024;
-/// Fewer tokens say nothing.
+/// The fewest tokens for a measurement.
 const ENOUGH: usize = 256;
-/// Values of a tensor whose errors are taken, about.
+/// Approximate number of values of a tensor that are sampled for its errors.
 const SAMPLE: u64 = 1 << 18;
 
-/// A tensor that could be rounded.
+/// A tensor that can be quantized.
 struct Target {
     role: &'static str,
     layer: Option<usize>,
     name: String,
-    /// In the source.
+    /// Index in the source.
     index: usize,
 }
 
 impl Target {
-    /// The importance that it is rounded by: calibration rounds the table plainly.
+    /// The importance to quantize with. The PLE table has none, as in calibration, where it is quantized by RTN.
     fn weights(&self, importance: &Importance) -> Option<Vec<f32>> {
-        let entry = importance.get(&self.name).filter(|_| self.role != table::ROLE)?;
+        let entry = importance.get(&self.name).filter(|_| self.role != ple_imatrix::ROLE)?;
         Some(entry.weights())
     }
 }
 
-/// Tensors that there is a type to choose for: matrices that are read, whose rows are whole blocks.
+/// Tensors with a free choice of type: matrices that layers read, whose rows are whole blocks.
 fn targets(inventory: &Inventory, tensors: &[TensorDesc]) -> Vec<Target> {
     let found = inventory.text.iter().filter(|found| {
         let desc = &tensors[found.index];
-        found.slot.store == Store::Recipe
+        found.slot.type_policy == TypePolicy::Recipe
             && !found.slot.unused
             && gguf::ggml_shape(&found.slot.shape).len() > 1
             && REFERENCE.row_bytes(desc.cols()).is_some()
@@ -69,7 +68,7 @@ fn targets(inventory: &Inventory, tensors: &[TensorDesc]) -> Vec<Target> {
     found.map(target).collect()
 }
 
-/// The targets to measure, in the order of layers: of each role as many, evenly spread.
+/// The targets to measure, in the order of layers: the same number of each role, evenly spread.
 fn chosen(targets: &[Target]) -> Vec<usize> {
     let mut roles: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (number, target) in targets.iter().enumerate() {
@@ -85,7 +84,7 @@ fn chosen(targets: &[Target]) -> Vec<usize> {
     chosen
 }
 
-/// What [`sensitivity`] reports: tokens by layers.
+/// Progress steps of [`sensitivity`]: tokens times layers.
 pub fn sensitivity_work(
     config: &gemma::Config,
     inventory: &Inventory,
@@ -99,7 +98,7 @@ pub fn sensitivity_work(
     tokens * (2 * layers as u64 + chosen(&targets).iter().map(behind).sum::<u64>())
 }
 
-/// Some pieces of a text, evenly spread, that are enough to measure on.
+/// An evenly spread sample of a text that is enough to measure on.
 pub fn sample(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
     // every n-th, with the smallest stride first that leaves no more than enough
     let all: usize = sequences.iter().map(Vec::len).sum();
@@ -114,18 +113,18 @@ pub fn sample(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
     enough.collect()
 }
 
-/// The `id` of what [`sensitivity`] measures.
+/// The [`Sensitivity::id`] of a measurement.
 pub fn sensitivity_id(fingerprint: &[u8], sequences: &[Vec<u32>]) -> String {
     let kernel = runtime::Compute::detect().kernel;
-    let how = format!("{REFERENCE} {TYPES:?} {MEASURED} {SAMPLE} {kernel:?}");
-    id(&[fingerprint, how.as_bytes()], sequences)
+    let how = format!("{REFERENCE} {MEASURED_TYPES:?} {MEASURED} {SAMPLE} {kernel:?}");
+    store_id(&[fingerprint, how.as_bytes()], sequences)
 }
 
-/// Measures the costs of a model, which the result knows by `fingerprint`. `known` is what an earlier run has measured: of the
-/// same, the rest is added. `keep` is told whenever more is known.
+/// Measures the sensitivity of a model's tensors. `fingerprint` identifies the model in the result. `known` is the result of an
+/// earlier run: with the same id, only missing tensors are measured. `keep` gets the result after each pass.
 ///
 /// # Errors
-/// `Recipe` for too little text; what the model and `keep` say.
+/// `Recipe` for too little text, `Malformed` for a damaged model, `Io`; the errors of `keep`.
 pub fn sensitivity(
     model: &Model<'_>,
     (source, inventory): (&dyn TensorSource, &Inventory),
@@ -166,8 +165,8 @@ pub fn sensitivity(
     stream::layers(model, &mut whole, text.progress)?;
     let reference = hidden(&whole);
     drop(whole);
-    let bytes = bytes_of_token(model.config()) * text.tokens() as u64;
-    // besides, there are the original, what it gave, and what is made of one of them
+    let bytes = activation_bytes_per_token(model.config()) * text.tokens() as u64;
+    // three more copies: the original stream, its final hidden states, the stream that is being computed
     let together = ((text.memory / bytes) as usize).saturating_sub(3).clamp(1, TOGETHER);
     keep(&found)?;
     for group in missing(&found).chunks(together) {
@@ -183,24 +182,24 @@ pub fn sensitivity(
     Ok(found)
 }
 
-/// Errors of all types, without KL divergences.
+/// The squared errors of all targets in all types; KL divergences are left empty.
 fn costs(
     source: &dyn TensorSource,
     targets: &[Target],
     importance: &Importance,
-) -> Result<BTreeMap<String, Cost>> {
+) -> Result<BTreeMap<String, TensorCost>> {
     let cost = |target: &Target| {
         let weights = target.weights(importance);
         let errors = errors(source, target.index, weights.as_deref())?;
         Ok((
             target.name.clone(),
-            Cost { role: target.role.to_owned(), layer: target.layer, kld: None, errors },
+            TensorCost { role: target.role.to_owned(), layer: target.layer, kld: None, errors },
         ))
     };
     targets.par_iter().map(cost).collect()
 }
 
-/// Relative squared errors by type, of a sample of rows.
+/// Relative squared error by type, from a sample of rows.
 fn errors(
     source: &dyn TensorSource,
     index: usize,
@@ -209,7 +208,7 @@ fn errors(
     let desc = &source.tensors()[index];
     let (rows, cols) = (desc.rows(), desc.cols() as usize);
     let count = (SAMPLE / desc.cols()).clamp(1, rows);
-    let types = || TYPES.iter().filter(|dtype| dtype.row_bytes(desc.cols()).is_some());
+    let types = || MEASURED_TYPES.iter().filter(|dtype| dtype.row_bytes(desc.cols()).is_some());
     let mut sums: BTreeMap<DType, f64> = types().map(|dtype| (*dtype, 0.0)).collect();
     let (mut size, mut bytes, mut rounded) = (0.0, Vec::new(), vec![0.0; cols]);
     for n in 0..count {
@@ -239,7 +238,7 @@ fn hidden(batches: &[Batch]) -> Matrix {
     all
 }
 
-/// KL divergences of models with one of these tensors rounded.
+/// For each target, the KL divergence of the model in which only this tensor is quantized.
 fn measure(
     base: &Model<'_>,
     (source, inventory): (&dyn TensorSource, &Inventory),
@@ -250,13 +249,13 @@ fn measure(
 ) -> Result<Vec<f64>> {
     let rounding = |target: &&Target| {
         let desc = &source.tensors()[target.index];
-        Ok(Rounding {
+        Ok(FakeQuant {
             of: target.index,
             desc: TensorDesc::new(&desc.name, REFERENCE, desc.shape.clone())?,
             importance: target.weights(importance),
         })
     };
-    let roundings = Roundings::new(source, targets.iter().map(rounding).collect::<Result<_>>()?);
+    let roundings = FakeQuantSource::new(source, targets.iter().map(rounding).collect::<Result<_>>()?);
     let weights = Weights::new(&roundings, inventory)?;
     let config = base.config();
     let mut models = Vec::with_capacity(targets.len());
@@ -267,7 +266,7 @@ fn measure(
     }
     let last = targets.iter().filter_map(|target| target.layer).max();
     let mut before = stream::embed(base, text.sequences)?;
-    // those of no layer come first, then layer by layer
+    // tensors without a layer come first, then layer by layer
     let of_none = models.iter().zip(targets).take_while(|(_, target)| target.layer.is_none());
     let mut streams: Vec<Vec<Batch>> =
         of_none.map(|(model, _)| stream::embed(model, text.sequences)).collect::<Result<_>>()?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tensor::{Error, Result};
 
 use crate::files;
-use crate::layout::{self, INDEX, SINGLE, some};
+use crate::shards::{self, INDEX, SINGLE, some};
 
 /// The names in a folder, sorted. Empty for what cannot be listed.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
@@ -63,7 +63,7 @@ pub(crate) fn resolve(given: &Path) -> Result<(PathBuf, Option<String>)> {
         }
         return Err(several(given, "the cache of the hub, which holds several models", &repositories));
     }
-    if layout::is_empty(&here) {
+    if shards::is_empty(&here) {
         return trained(given, &here);
     }
     Ok((given.to_owned(), None))
@@ -143,13 +143,13 @@ pub(crate) fn instead(dir: &Path) -> Option<Error> {
     };
     let wanted = format!("{SINGLE}, or {INDEX} with its shards");
     let adapters: Vec<_> = here.iter().filter(|name| name.starts_with("adapter_")).cloned().collect();
-    if !adapters.is_empty() && layout::is_empty(&here) {
+    if !adapters.is_empty() && shards::is_empty(&here) {
         return Some(adapter(dir, &adapters));
     }
-    if !layout::is_empty(&here) {
+    if !shards::is_empty(&here) {
         return None;
     }
-    let partial: Vec<_> = here.iter().filter(|name| layout::is_partial(name)).cloned().collect();
+    let partial: Vec<_> = here.iter().filter(|name| shards::is_partial(name)).cloned().collect();
     if !partial.is_empty() {
         return Some(
             Error::malformed(place, "a download that is not finished")

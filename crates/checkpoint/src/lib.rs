@@ -10,18 +10,18 @@
 //! `config.json` mean is the business of the caller, so it is handed out raw.
 
 mod card;
-mod coded;
 mod experts;
 mod files;
+mod float8;
 mod folder;
 mod header;
 mod inputs;
-mod layout;
 mod names;
 mod open;
 mod pieces;
 mod quantised;
 mod sbs;
+mod shards;
 mod table;
 mod tables;
 mod template;
@@ -30,13 +30,13 @@ mod view;
 mod writer;
 
 pub use card::ModelCard;
-pub use coded::{Code, Scale, decode, is_fp8, multiply};
+pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};
 pub use folder::absent;
 pub use inputs::Companion;
 pub use open::{Checkpoint, Location, SET, Shard};
 pub use pieces::Piece;
 pub use sbs::{Sbs, SbsBlob, SbsTensor, is_sbs};
 pub use template::ChatTemplates;
-pub use tokenizer::{AddedToken, Tokenizer};
+pub use tokenizer::{AddedToken, TokenizerFile};
 pub use view::{Note, Topic};
 pub use writer::{SafetensorsLayout, SafetensorsWriter};

@@ -12,11 +12,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-use crate::coded::Code;
+use crate::float8::StoredEncoding;
 use crate::inputs::{self, Companion};
 use crate::pieces::{Entry, Piece};
 use crate::view::{self, Note};
-use crate::{ChatTemplates, ModelCard, Tokenizer, files, folder, header, layout, template};
+use crate::{ChatTemplates, ModelCard, TokenizerFile, files, folder, header, shards, template};
 
 /// The key of `__metadata__`, ours, of what all shards of one conversion have in common and those of another have not.
 pub const SET: &str = "set";
@@ -36,7 +36,7 @@ pub struct Checkpoint {
     notes: Vec<Note>,
     beside: Vec<String>,
     /// Read when the folder was opened.
-    tokenizer: Option<Arc<Tokenizer>>,
+    tokenizer: Option<Arc<TokenizerFile>>,
 }
 
 /// One safetensors file of a checkpoint.
@@ -83,9 +83,9 @@ impl Checkpoint {
         let place = dir.join("config.json");
         let config = files::object(&place)?.ok_or_else(|| folder::without_config(&dir))?;
 
-        let layout = layout::find(&dir)?;
+        let layout = shards::find(&dir)?;
         let mut checkpoint = Checkpoint {
-            beside: layout::beside(&dir, &layout.shards),
+            beside: shards::beside(&dir, &layout.shards),
             dir,
             config,
             config_as_stored: true,
@@ -125,7 +125,7 @@ impl Checkpoint {
         mut self,
         entries: Vec<Entry>,
         config: Value,
-        tokenizer: Option<Arc<Tokenizer>>,
+        tokenizer: Option<Arc<TokenizerFile>>,
         notes: Vec<Note>,
     ) -> Checkpoint {
         self.tensors = entries.iter().map(|entry| entry.desc.clone()).collect();
@@ -144,7 +144,7 @@ impl Checkpoint {
         homes: &HashMap<String, usize>,
         entries: &[Entry],
     ) -> Result<()> {
-        let place = layout::index_place(&self.dir);
+        let place = shards::index_place(&self.dir);
         for (tensor, file) in index {
             let found = homes.get(tensor).map(|&s| self.shards[s].name.as_str());
             if found != Some(file) {
@@ -161,7 +161,7 @@ impl Checkpoint {
         if let Some(first) = strays.first() {
             let shard = &self.shards[homes[first]].name;
             return Err(Error::malformed(&place, format!("{shard} holds tensors that the index lacks"))
-                .expected(format!("{} tensors", index.len()), format!("also {}", layout::some(&strays)))
+                .expected(format!("{} tensors", index.len()), format!("also {}", shards::some(&strays)))
                 .help("index and shards are of different versions: fetch the model again"));
         }
         Ok(())
@@ -245,9 +245,9 @@ impl Checkpoint {
     }
 
     /// How tensor `index` is stored, if not as it is presented. Of a tensor in several pieces, the scale of the first.
-    pub fn code(&self, index: usize) -> Option<Code> {
+    pub fn encoding(&self, index: usize) -> Option<StoredEncoding> {
         let entry = self.entries.get(index)?;
-        Some(Code { dtype: entry.code?, scale: entry.pieces.first()?.scale? })
+        Some(StoredEncoding { dtype: entry.code?, scale: entry.pieces.first()?.scale? })
     }
 
     /// Fills `out` from byte `offset` of shard `shard` on.
@@ -380,11 +380,11 @@ impl Checkpoint {
     /// `tokenizer.json`.
     ///
     /// # Errors
-    /// As [`Tokenizer::read`].
-    pub fn tokenizer(&self) -> Result<Arc<Tokenizer>> {
+    /// As [`TokenizerFile::read`].
+    pub fn tokenizer(&self) -> Result<Arc<TokenizerFile>> {
         match &self.tokenizer {
             Some(tokenizer) => Ok(tokenizer.clone()),
-            None => Tokenizer::read(&self.dir.join("tokenizer.json")).map(Arc::new),
+            None => TokenizerFile::read(&self.dir.join("tokenizer.json")).map(Arc::new),
         }
     }
 }

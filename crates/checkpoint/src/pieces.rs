@@ -2,7 +2,7 @@
 
 use tensor::{DType, TensorDesc};
 
-use crate::coded::Scale;
+use crate::float8::Scale;
 use crate::open::Location;
 
 /// Some rows of a tensor that lie together in one shard.

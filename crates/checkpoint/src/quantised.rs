@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tensor::{DType, Error, Result};
 
-use crate::coded::is_fp8;
+use crate::float8::is_fp8;
 use crate::pieces::Entry;
 use crate::table::table;
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tensor::{Error, Result, TensorDesc};
 
 use crate::pieces::Entry;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::TokenizerFile;
 
 const EMBEDDING: &str = "embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
@@ -51,7 +51,7 @@ pub(crate) fn embedding_of_head(entries: &mut [Entry], config: &Value) -> Option
 }
 
 /// The number of rows that a table for all tokens has.
-fn tokens(tokenizer: &Tokenizer) -> u64 {
+fn tokens(tokenizer: &TokenizerFile) -> u64 {
     let ids = tokenizer.vocab().map(|(_, id)| id).chain(tokenizer.added_tokens.iter().map(|token| token.id));
     ids.max().map_or(0, |id| u64::from(id) + 1)
 }
@@ -63,7 +63,7 @@ fn tokens(tokenizer: &Tokenizer) -> u64 {
 pub(crate) fn cut(
     entries: &mut [Entry],
     config: &mut Value,
-    tokenizer: &Tokenizer,
+    tokenizer: &TokenizerFile,
     file_of: &dyn Fn(&Entry) -> String,
 ) -> Result<Vec<String>> {
     let tokens = tokens(tokenizer);

@@ -19,7 +19,7 @@ use document::{Document, Probe, ProbeModel, Strings, Vocab};
 
 /// A BPE tokenizer as its file describes it.
 #[derive(Debug)]
-pub struct Tokenizer {
+pub struct TokenizerFile {
     tokens: Strings,
     ids: Vec<u32>,
     /// Positions in `ids`, by id.
@@ -68,13 +68,13 @@ pub struct AddedToken {
     pub rstrip: bool,
 }
 
-impl Tokenizer {
+impl TokenizerFile {
     /// Reads the file at `path`.
     ///
     /// # Errors
     /// `Malformed` if it is missing, not JSON (with line and column) or gives an id or a text twice;
     /// `Unsupported` for any model but BPE.
-    pub fn read(path: &Path) -> Result<Tokenizer> {
+    pub fn read(path: &Path) -> Result<TokenizerFile> {
         let place = path.display();
         let text = files::text_of(path, files::MAX_TOKENIZER)?.ok_or_else(|| {
             Error::malformed(&place, "no such file").help(
@@ -83,13 +83,13 @@ impl Tokenizer {
             )
         })?;
         files::begins_as_json(path, &text)?;
-        Tokenizer::parse(&text).map_err(|e| match e {
+        TokenizerFile::parse(&text).map_err(|e| match e {
             Problem::Json(e) => files::json_error(place, &e),
             Problem::Content(e) => e.within(place),
         })
     }
 
-    fn parse(text: &str) -> Result<Tokenizer, Problem> {
+    fn parse(text: &str) -> Result<TokenizerFile, Problem> {
         let file: Document = match serde_json::from_str(text) {
             Ok(file) => file,
             // Other models have other fields, so ask for the type before complaining about those.
@@ -107,7 +107,7 @@ impl Tokenizer {
         let Vocab { tokens, ids } = file.model.vocab;
         let mut by_id: Vec<u32> = (0..ids.len() as u32).collect();
         by_id.sort_unstable_by_key(|&i| ids[i as usize]);
-        let tokenizer = Tokenizer {
+        let tokenizer = TokenizerFile {
             tokens,
             ids,
             by_id,
@@ -205,9 +205,9 @@ mod tests {
     use super::*;
     use tensor::Fault;
 
-    fn parse(model: &str, added: &str) -> Result<Tokenizer> {
+    fn parse(model: &str, added: &str) -> Result<TokenizerFile> {
         let text = format!("{{\"added_tokens\":[{added}],\n\"model\":{{{model}}}}}");
-        Tokenizer::parse(&text).map_err(|e| match e {
+        TokenizerFile::parse(&text).map_err(|e| match e {
             Problem::Json(e) => files::json_error("t", &e),
             Problem::Content(e) => e.within("t"),
         })

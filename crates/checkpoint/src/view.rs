@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tensor::Result;
 
-use crate::coded::is_fp8;
+use crate::float8::is_fp8;
 use crate::pieces::Entry;
-use crate::{Checkpoint, Tokenizer, experts, names, quantised, tables};
+use crate::{Checkpoint, TokenizerFile, experts, names, quantised, tables};
 
 /// Something about a folder that is not as transformers would have saved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub(crate) fn present(checkpoint: Checkpoint, mut entries: Vec<Entry>) -> Result
     form.extend(experts::join(&mut entries)?);
     form.extend(tables::embedding_of_head(&mut entries, &config));
     // without a tokenizer there is nothing to hold the tables against; who needs it is told what is wrong with it
-    let tokenizer = Tokenizer::read(&checkpoint.dir().join("tokenizer.json")).ok().map(Arc::new);
+    let tokenizer = TokenizerFile::read(&checkpoint.dir().join("tokenizer.json")).ok().map(Arc::new);
     if let Some(tokenizer) = &tokenizer {
         form.extend(tables::cut(&mut entries, &mut config, tokenizer, &file_of)?);
     }

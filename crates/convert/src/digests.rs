@@ -7,7 +7,7 @@ use plan::Plan;
 use rayon::prelude::*;
 use tensor::{Result, TensorSource};
 
-use crate::target::Target;
+use crate::hashed_output::HashedOutput;
 
 /// Fills in the digests that the headers of a plan ask for: those of artifacts whose tensors were `rounded` for a text.
 /// `targets` are the files of the plan in order, all written; `files` are their SHA-256, of which those of changed files become
@@ -15,7 +15,7 @@ use crate::target::Target;
 pub(crate) fn fill_in(
     plan: &Plan,
     rounded: &[Option<Arc<dyn TensorSource>>],
-    targets: &[Target],
+    targets: &[HashedOutput],
     files: &mut [String],
 ) -> Result<()> {
     let mut first = 0;
@@ -36,7 +36,7 @@ pub(crate) fn fill_in(
             .collect::<Result<_>>()?;
         for ((file, target), sha256) in places.into_iter().zip(&mut files[start..]) {
             if let Some(header) = plan::with_digests(file, &digests)? {
-                target.write_draft(0, &header)?;
+                target.write_provisional(0, &header)?;
                 *sha256 = target.digest_of(0, file.bytes)?;
             }
         }

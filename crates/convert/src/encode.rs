@@ -4,9 +4,9 @@ use plan::StoredPiece;
 use quant::Simd;
 use tensor::{DType, Error, Result};
 
-use crate::blocks::{Use, Wanted, rows_of_matrix};
-use crate::lattice::Count;
-use crate::scales::Divided;
+use crate::fp8_scales::Divided;
+use crate::repack_counts::Count;
+use crate::schedule::{Use, Wanted, rows_of_matrix};
 
 /// The values of the block that a worker has read. What encodes borrows them shared, so that no artifact of a run can
 /// change what another is made of.

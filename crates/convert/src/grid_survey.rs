@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use checkpoint::Checkpoint;
-use quant::{Simd, Survey};
+use quant::{GridSurvey, Simd};
 use tensor::{DType, Result, TensorSource};
 
 /// Values of a block.
@@ -19,7 +19,7 @@ const PIECES: u64 = 8;
 ///
 /// # Errors
 /// `Io` for a shard that cannot be read.
-pub fn survey_grid(checkpoint: &Checkpoint, tensors: &[usize]) -> Result<HashMap<usize, Survey>> {
+pub fn survey_grid(checkpoint: &Checkpoint, tensors: &[usize]) -> Result<HashMap<usize, GridSurvey>> {
     let mut seen = HashMap::new();
     for &index in tensors {
         if let Some(survey) = survey_one(checkpoint, index)? {
@@ -29,16 +29,16 @@ pub fn survey_grid(checkpoint: &Checkpoint, tensors: &[usize]) -> Result<HashMap
     Ok(seen)
 }
 
-fn survey_one(checkpoint: &Checkpoint, index: usize) -> Result<Option<Survey>> {
+fn survey_one(checkpoint: &Checkpoint, index: usize) -> Result<Option<GridSurvey>> {
     let Some(desc) = checkpoint.tensors().get(index) else { return Ok(None) };
     let plain = matches!(desc.dtype, DType::BF16 | DType::F16 | DType::F32);
-    if !plain || checkpoint.code(index).is_some() || !desc.cols().is_multiple_of(BLOCK) {
+    if !plain || checkpoint.encoding(index).is_some() || !desc.cols().is_multiple_of(BLOCK) {
         return Ok(None);
     }
     let simd = Simd::detect();
     let (blocks, block_bytes) = (desc.elements() / BLOCK, BLOCK * desc.dtype.block_bytes() as u64);
     let pieces = PIECES.min(blocks.div_ceil(PIECE));
-    let (mut bytes, mut values, mut all) = (Vec::new(), Vec::new(), Survey::default());
+    let (mut bytes, mut values, mut all) = (Vec::new(), Vec::new(), GridSurvey::default());
     for piece in 0..pieces {
         let first = blocks * piece / pieces;
         let count = PIECE.min(blocks * (piece + 1) / pieces - first);
@@ -52,7 +52,7 @@ fn survey_one(checkpoint: &Checkpoint, index: usize) -> Result<Option<Survey>> {
             quant::decode(simd, DType::BF16, &bytes, &mut values);
         }
         let seen = quant::survey(simd, &values);
-        all = Survey { telling: all.telling + seen.telling, on: all.on + seen.on };
+        all = GridSurvey { telling: all.telling + seen.telling, on: all.on + seen.on };
         if all.telling >= PIECE / 2 && all.on * 2 < all.telling {
             break;
         }

@@ -4,21 +4,21 @@
 //! place; memory is workers × a block, whatever the model. Nothing here knows what a model means. Output
 //! appears under its final name only when it is complete and on disk; hashes are taken on the way.
 
-mod blocks;
 mod digests;
 mod encode;
+mod fp8_scales;
 mod grid_survey;
-mod lattice;
+mod hashed_output;
 mod manifest;
-mod pass;
-mod prepare;
+mod pipeline;
+mod preflight;
 mod reencode;
+mod repack_counts;
 mod run;
-mod scales;
-mod target;
+mod schedule;
 
 pub use grid_survey::survey_grid;
 pub use manifest::file_entry;
-pub use prepare::{check, finished};
+pub use preflight::{check, finished};
 pub use reencode::{Buffers, Encoding, Scales, Steps};
 pub use run::{Finished, Options, run};

@@ -1,14 +1,14 @@
 //! One tensor encoded as a run would encode it, for whoever wants to know what bytes a checkpoint gives.
 
 use imatrix::Entry;
-use plan::{Pieces, Stored};
+use plan::{Pieces, StoredTensor};
 use quant::Simd;
 use tensor::{DType, TensorDesc};
 
-use crate::blocks::{ScaleTo, Use, Wanted, rows_of_matrix};
 use crate::encode::Scratch;
-use crate::lattice::Count;
-use crate::scales::Largest;
+use crate::fp8_scales::Largest;
+use crate::repack_counts::Count;
+use crate::schedule::{ScaleTo, Use, Wanted, rows_of_matrix};
 
 /// The steps from the values of the checkpoint to the bytes of an artifact.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,12 +55,12 @@ impl<'a> Encoding<'a> {
         if !steps.importance.is_none_or(fits) {
             return None;
         }
-        let stored = Stored {
+        let stored = StoredTensor {
             tensor: desc.name.clone(),
             dtype: DType::F32,
             pieces: Pieces::new(Vec::new()),
             via: steps.via,
-            steered: steps.importance.is_some(),
+            uses_imatrix: steps.importance.is_some(),
             lattice: steps.lattice,
         };
         let scale = |largest| ScaleTo { desc: desc.clone(), offset: 0, padded_end: 0, largest };

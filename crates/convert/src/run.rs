@@ -1,4 +1,4 @@
-//! The run: outputs that appear together at the end, or not at all. What is in them is the business of `pass.rs`.
+//! The run: outputs that appear together at the end, or not at all. What is in them is the business of `pipeline.rs`.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -8,15 +8,15 @@ use std::sync::Arc;
 use base::{Progress, Publication, Unit};
 use checkpoint::{Checkpoint, Companion};
 use imatrix::Importance;
-use plan::{Artifact, ArtifactEntry, CalibrationEntry, FileEntry, Manifest, Origin, OutputFile, Plan};
+use plan::{Artifact, ArtifactEntry, CalibrationEntry, FileEntry, Manifest, Origin, Plan, PlannedFile};
 use quant::Simd;
 use tensor::{Error, Result, TensorSource};
 
+use crate::hashed_output::HashedOutput;
 use crate::manifest;
-use crate::pass::{Passed, convert};
-use crate::prepare::{check, outputs, vacant};
-use crate::target::Target;
-use crate::{digests, lattice};
+use crate::pipeline::{Passed, convert};
+use crate::preflight::{check, outputs, vacant};
+use crate::{digests, repack_counts};
 
 /// How to run.
 #[derive(Clone)]
@@ -81,7 +81,7 @@ pub fn run(
         if let Some(folder) = path.parent().filter(|_| output.name.contains('/')) {
             fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
         }
-        let target = Target::create(&path, output.bytes)?;
+        let target = HashedOutput::create(&path, output.bytes)?;
         if target.took_over() {
             progress.note(&format!("{}: an unfinished file of an earlier run is made anew", output.name));
         }
@@ -104,7 +104,7 @@ pub fn run(
     digests::fill_in(plan, &options.rounded, &targets, &mut digests)?;
     checkpoint.check_unchanged()?;
     if options.sync {
-        targets.iter().try_for_each(Target::flush)?;
+        targets.iter().try_for_each(HashedOutput::flush)?;
     }
     let mut files = outputs.iter().zip(digests).map(|(output, sha256)| FileEntry {
         name: output.name.clone(),
@@ -146,7 +146,7 @@ pub fn run(
         .collect();
     drop(files);
     for entry in &artifacts {
-        lattice::notes(&entry.recipe, &entry.repacked).iter().for_each(|note| progress.note(note));
+        repack_counts::notes(&entry.recipe, &entry.repacked).iter().for_each(|note| progress.note(note));
     }
     let manifest = options.manifest();
     publish(targets, plan, &artifacts, options)?;
@@ -154,7 +154,12 @@ pub fn run(
 }
 
 /// Gives all outputs and the manifest their names, or none. What can run out of space comes before the first output.
-fn publish(targets: Vec<Target>, plan: &Plan, artifacts: &[ArtifactEntry], options: &Options) -> Result<()> {
+fn publish(
+    targets: Vec<HashedOutput>,
+    plan: &Plan,
+    artifacts: &[ArtifactEntry],
+    options: &Options,
+) -> Result<()> {
     let manifest_path = &options.manifest();
     let fail = |e: std::io::Error| Error::write(options.folder.display(), &e);
     let folder = File::open(&options.folder).map_err(fail)?;
@@ -164,7 +169,7 @@ fn publish(targets: Vec<Target>, plan: &Plan, artifacts: &[ArtifactEntry], optio
     // the old files are about to go: their entries must not outlive them
     let forgot = manifest.forget(artifacts.iter().flat_map(|a| &a.outputs).map(|file| file.name.as_str()));
     let without = forgot.then(|| manifest::stage(&manifest, manifest_path)).transpose()?;
-    let mut outputs = targets.into_iter().map(Target::into_output);
+    let mut outputs = targets.into_iter().map(HashedOutput::into_output);
     let sets: Vec<Vec<base::OutputFile>> =
         plan.artifacts.iter().map(|artifact| outputs.by_ref().take(artifact.files.len()).collect()).collect();
 
@@ -206,7 +211,7 @@ fn companions(checkpoint: &Checkpoint) -> Result<Vec<FileEntry>> {
 }
 
 /// Writes what no weights of the checkpoint go into: headers, generated tensors, copies of whole files.
-fn write_fixed(target: &Target, output: &OutputFile, checkpoint: &Checkpoint) -> Result<()> {
+fn write_fixed(target: &HashedOutput, output: &PlannedFile, checkpoint: &Checkpoint) -> Result<()> {
     if let Some(name) = &output.copy {
         return copy(target, &checkpoint.dir().join(name), output.bytes);
     }
@@ -221,7 +226,7 @@ fn write_fixed(target: &Target, output: &OutputFile, checkpoint: &Checkpoint) ->
 }
 
 /// Copies a file that had `len` bytes when the plan was made.
-fn copy(target: &Target, from: &Path, len: u64) -> Result<()> {
+fn copy(target: &HashedOutput, from: &Path, len: u64) -> Result<()> {
     let io = |e: std::io::Error| Error::io(from.display(), &e);
     let mut file = File::open(from).map_err(io)?;
     let mut buffer = vec![0; 1 << 20];

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use base::Silent;
 use checkpoint::Checkpoint;
 use convert::Options;
-use gemma::Model;
+use gemma::ModelSpec;
 use plan::{Recipe, Request, Shards};
 use tensor::Result;
 
@@ -27,7 +27,7 @@ fn copy(to: &Path) -> PathBuf {
 /// Converts on so many threads. What is made, by name; nothing is left in the folder besides.
 fn made(from: &Path, out: &Path, types: &[&str], threads: usize) -> Result<BTreeMap<String, Vec<u8>>> {
     let checkpoint = Checkpoint::open(from)?;
-    let model = Model::open(&checkpoint)?;
+    let model = ModelSpec::open(&checkpoint)?;
     let request = |name: &&str| {
         let recipe = Recipe::from_toml(&Recipe::text_of_preset(name), name).unwrap();
         Request::new(*name, recipe, format!("model-{name}"))

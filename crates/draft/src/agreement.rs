@@ -2,7 +2,7 @@
 
 use eval::predictions;
 use rayon::prelude::*;
-use runtime::{Draft, KvCache, Matrix, Model, argmax};
+use runtime::{Drafter, KvCache, Matrix, Model, argmax};
 use tensor::Result;
 use text::Sequence;
 
@@ -39,12 +39,12 @@ impl Overlap {
 /// `Io` for a source that cannot be read.
 pub fn overlaps(
     target: &Model<'_>,
-    draft: &Draft<'_>,
+    draft: &Drafter<'_>,
     sequences: &[Sequence],
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Overlap>> {
-    let Draft::Assistant(drafter) = draft else {
-        let Draft::Model(model) = draft else { return Ok(Vec::new()) };
+    let Drafter::Assistant(drafter) = draft else {
+        let Drafter::Model(model) = draft else { return Ok(Vec::new()) };
         let (theirs, own) =
             (predictions(target, sequences, &|_| ())?, predictions(model, sequences, &|_| ())?);
         progress(sequences.iter().map(|sequence| sequence.scored.len() as u64).sum());
@@ -53,7 +53,7 @@ pub fn overlaps(
     let mut all = Vec::new();
     for Sequence { tokens, scored } in sequences {
         // one pass for all positions; then what each has behind it is taken back
-        let mut cache = KvCache::new(target.config()).with_undo(tokens.len());
+        let mut cache = KvCache::new(target.config()).with_rollback(tokens.len());
         let hidden = target.norm(&target.forward(tokens, &mut cache, |_, _| ())?)?;
         // the first guess is made from the hidden state of the token before the last
         for &position in scored.iter().rev().filter(|&&position| position >= 2) {

@@ -9,7 +9,7 @@
 //! | `measure.rs` | both of these and a timed run: the job of `draft measure` |
 //! | `report.rs` | acceptance rate and speed-up by burst size: the document of `draft measure --json` |
 //!
-//! The draft models of the runtime (assistants, and models with a KV cache of their own) are `runtime::Draft`; the decode loop
+//! The draft models of the runtime (assistants, and models with a KV cache of their own) are `runtime::Drafter`; the decode loop
 //! is in `generate`. Work runs on the caller's rayon pool.
 
 mod agreement;

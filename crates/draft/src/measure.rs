@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use eval::EvaluatedText;
 use generate::{Sampler, Sampling, SpeculativeDecoder};
-use runtime::{Draft, Model};
+use runtime::{Drafter, Model};
 use tensor::Result;
 use text::{Corpus, Sequence};
 
@@ -34,7 +34,7 @@ pub fn measure_work(corpus: &Corpus) -> u64 {
 /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
 pub fn measure(
     target: &Model<'_>,
-    draft: &Draft<'_>,
+    draft: &Drafter<'_>,
     roles: TokenRoles<'_>,
     corpus: &Corpus,
     progress: &(dyn Fn(u64) + Sync),
@@ -71,7 +71,7 @@ impl Prompt<'_> {
 /// The text of the rollouts again, by speculative decoding, with its time.
 fn timed(
     model: &Model<'_>,
-    draft: &Draft<'_>,
+    draft: &Drafter<'_>,
     suppressed: &[u32],
     burst: usize,
     prompts: &[Prompt<'_>],

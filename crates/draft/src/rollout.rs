@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use generate::mask_suppressed;
-use runtime::{Draft, Guesser, KvCache, Model, Standing, argmax};
+use runtime::{DraftSession, Drafter, KvCache, Model, TargetState, argmax};
 use tensor::Result;
 
 use crate::LONGEST;
@@ -55,24 +55,24 @@ impl RolloutOptions<'_> {
 /// `Io` for a source that cannot be read.
 pub fn rollout(
     target: &Model<'_>,
-    draft: &Draft<'_>,
+    draft: &Drafter<'_>,
     prompt: &[u32],
     how: &RolloutOptions<'_>,
 ) -> Result<Rollout> {
     let config = target.config();
     let mut said = Rollout { pass_seconds: vec![Vec::new(); LONGEST], ..Rollout::default() };
-    let mut cache = KvCache::new(config).with_undo(LONGEST + 1);
+    let mut cache = KvCache::new(config).with_rollback(LONGEST + 1);
     let mut hidden = target.norm(&target.forward_last(prompt, &mut cache)?)?;
     let mut token = how.choose(target.logits(&hidden, 0..config.vocab)?.row(0));
     let mut sequence = prompt.to_vec();
-    let mut guesser = Guesser::new(draft, LONGEST);
+    let mut guesser = DraftSession::new(draft, LONGEST);
     let mut guesses: Vec<Vec<u32>> = Vec::new();
     while !how.end.contains(&token) && said.tokens.len() < how.most {
         said.tokens.push(token);
         sequence.push(token);
         let fits = (draft.context() as usize).saturating_sub(sequence.len());
         let count = LONGEST.min(how.most - said.tokens.len()).min(fits);
-        let at = Standing { target, cache: &cache, hidden: &hidden };
+        let at = TargetState { target, cache: &cache, hidden: &hidden };
         let mut burst: Vec<u32> = Vec::with_capacity(count);
         for _ in 0..count {
             let start = Instant::now();

@@ -6,7 +6,7 @@
 
 use gemma::Config;
 use rayon::prelude::*;
-use runtime::{Batch, Matrix, Model, bytes_of_token};
+use runtime::{Batch, Matrix, Model, activation_bytes_per_token};
 use tensor::{Error, Result};
 use text::Sequence;
 
@@ -81,7 +81,7 @@ pub fn evaluate(
 
 /// Tokens whose hidden states, of whatever model needs most, fit.
 fn tokens_that_fit(models: &[&Model<'_>], memory: u64) -> usize {
-    let most = models.iter().map(|model| bytes_of_token(model.config())).max().unwrap_or(1);
+    let most = models.iter().map(|model| activation_bytes_per_token(model.config())).max().unwrap_or(1);
     // of each model, what is left for the head
     let heads: u64 = models.iter().map(|model| 4 * model.config().hidden).sum();
     (memory / (most + heads)).max(1) as usize

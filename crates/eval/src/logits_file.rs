@@ -230,7 +230,7 @@ fn pack(logits: &[f32], row: &mut [u16]) {
 
 #[cfg(test)]
 mod tests {
-    use base::Kind;
+    use base::FileKind;
 
     use super::*;
 
@@ -240,7 +240,7 @@ mod tests {
         let path = dir.path().join("logits");
         let sequence = Sequence { tokens: vec![2, 5, 4, 3, 1, 0], scored: vec![4, 5] };
         let sequences = [sequence.clone(), sequence];
-        let output = OutputFile::replacing(&path, Kind::Logits, false).unwrap();
+        let output = OutputFile::replacing(&path, FileKind::Logits, false).unwrap();
         let mut writer = LogitsWriter::new(output, &sequences, 7).unwrap();
         let rows: Vec<Vec<f32>> = (0..4)
             .map(|row| {

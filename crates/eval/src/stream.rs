@@ -6,17 +6,17 @@
 use std::ops::Range;
 
 use gemma::Config;
-use runtime::{BATCH_TOKENS, Batch, Model, bytes_of_token, runs};
+use runtime::{BATCH_TOKENS, Batch, Model, activation_bytes_per_token, group_by_tokens};
 use tensor::Result;
 
 /// Runs of sequences of at most `tokens` tokens together, or of one sequence that is longer.
 pub fn groups<S: AsRef<[u32]>>(sequences: &[S], tokens: usize) -> Vec<Range<usize>> {
-    runs(sequences.iter().map(|sequence| sequence.as_ref().len()), tokens)
+    group_by_tokens(sequences.iter().map(|sequence| sequence.as_ref().len()), tokens)
 }
 
 /// Runs of sequences whose hidden states between two layers take at most `memory` bytes.
 pub fn groups_in_memory<S: AsRef<[u32]>>(sequences: &[S], config: &Config, memory: u64) -> Vec<Range<usize>> {
-    groups(sequences, (memory / bytes_of_token(config)) as usize)
+    groups(sequences, (memory / activation_bytes_per_token(config)) as usize)
 }
 
 /// Sequences of token ids, BOS first, in batches of [`BATCH_TOKENS`], before the first layer.

@@ -1,8 +1,8 @@
 //! What fits into a memory: the artifact, the largest context, the recipes.
 
-use gemma::Model;
-use plan::{Artifact, Lattice, Recipe, Request, Shards, plan};
-use quant::Survey;
+use gemma::ModelSpec;
+use plan::{Artifact, GridPolicy, Recipe, Request, Shards, plan};
+use quant::GridSurvey;
 use serde::Serialize;
 use tensor::Result;
 
@@ -50,7 +50,7 @@ pub struct Candidate {
 /// # Errors
 /// Those of [`plan`] for a recipe.
 pub fn verdict(
-    model: &Model,
+    model: &ModelSpec,
     shards: &Shards<'_>,
     artifact: &Artifact,
     conditions: Conditions,
@@ -64,7 +64,8 @@ pub fn verdict(
         if recipe.budget.is_some() {
             continue; // it takes what it is given
         }
-        if recipe.types.lattice == Lattice::Require && !shards.surveys.values().any(Survey::lies) {
+        if recipe.types.lattice == GridPolicy::Require && !shards.surveys.values().any(GridSurvey::is_on_grid)
+        {
             continue; // it would refuse these weights
         }
         let request = Request::new(&name, recipe, "model");
@@ -94,7 +95,7 @@ pub fn verdict(
 
 /// What an artifact takes, in all, and the largest context with which that is within `limit`.
 fn need(
-    model: &Model,
+    model: &ModelSpec,
     artifact: &Artifact,
     conditions: Conditions,
     limit: u64,

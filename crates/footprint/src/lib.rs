@@ -10,7 +10,7 @@ mod fit;
 mod llama_cpp;
 mod runtime;
 
-use gemma::{Attention, Config, Model};
+use gemma::{Attention, Config, ModelSpec};
 use plan::{Artifact, OTHER, Offloaded, Origin, OutputTensor};
 use serde::Serialize;
 use tensor::{DType, Error, Result};
@@ -162,7 +162,7 @@ impl Conditions {
 }
 
 /// What `artifact`, planned for `model`, takes.
-pub fn memory(model: &Model, artifact: &Artifact, conditions: Conditions) -> Memory {
+pub fn memory(model: &ModelSpec, artifact: &Artifact, conditions: Conditions) -> Memory {
     let weights = weights(&model.config, artifact);
     let engines: &[Engine] =
         if is_gguf(artifact) { &[Engine::LlamaCpp, Engine::Runtime] } else { &[Engine::Runtime] };
@@ -171,7 +171,13 @@ pub fn memory(model: &Model, artifact: &Artifact, conditions: Conditions) -> Mem
     Memory { context, batch: conditions.together(), threads, needs: needs.collect(), weights }
 }
 
-fn need(model: &Model, artifact: &Artifact, engine: Engine, resident: u64, conditions: Conditions) -> Need {
+fn need(
+    model: &ModelSpec,
+    artifact: &Artifact,
+    engine: Engine,
+    resident: u64,
+    conditions: Conditions,
+) -> Need {
     let config = &model.config;
     let kv = kv_cache(config, engine, conditions);
     let (mapped, working, process, opening) = match engine {
@@ -254,6 +260,6 @@ fn is_gguf(artifact: &Artifact) -> bool {
 }
 
 /// Entries of the tokenizer: tokens and merges.
-fn entries(model: &Model) -> u64 {
+fn entries(model: &ModelSpec) -> u64 {
     (model.vocabulary.tokens.len() + model.vocabulary.merges.len()) as u64
 }

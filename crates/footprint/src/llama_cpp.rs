@@ -9,7 +9,7 @@
 //! llama-perplexity) reserve, and print, 512 MiB for those; what they do not ask for is never touched. K/V in f32 make it
 //! larger.
 
-use gemma::{Attention, Config, Model};
+use gemma::{Attention, Config, ModelSpec};
 
 use super::{Conditions, entries};
 
@@ -46,6 +46,6 @@ pub(super) fn working(config: &Config, conditions: Conditions) -> u64 {
 }
 
 /// The program and its tokenizer, as `llama-tokenize` takes them: 10 MB, and 155 bytes a token or merge.
-pub(super) fn process(model: &Model) -> u64 {
+pub(super) fn process(model: &ModelSpec) -> u64 {
     10_000_000 + 155 * entries(model)
 }

@@ -6,7 +6,7 @@
 //! `cache.rs`, matrices of a row a token in `attention.rs`, `ffn.rs` and `moe.rs`, rows of the per-layer table in
 //! `table.rs`. The allocator keeps what attention has freed while the feed-forward network runs, so the two are added.
 
-use gemma::{Attention, Config, Model};
+use gemma::{Attention, Config, ModelSpec};
 use plan::{Artifact, OutputTensor};
 use runtime::{PLE_CACHE_BYTES, QUERIES_AT_A_TIME, SCRATCH_BYTES};
 use tensor::DType;
@@ -58,7 +58,7 @@ fn values(config: &Config, is_bf16: bool) -> u64 {
 
 /// The program and its tokenizer, when the model is open and at most while it is being opened, which takes tables that are
 /// let go of. Measured: 7.3 MB, and so many bytes a token or merge.
-pub(super) fn process(model: &Model, is_gguf: bool) -> (u64, u64) {
+pub(super) fn process(model: &ModelSpec, is_gguf: bool) -> (u64, u64) {
     let (open, opening) = if is_gguf { (148, 178) } else { (104, 104) };
     let process = |bytes| 7_300_000 + bytes * entries(model);
     (process(open), process(opening))

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
 use eval::ModelInfo;
-use gemma::{Config, Inventory, Kind};
+use gemma::{Config, Inventory, ModelKind};
 use gguf::GgufSet;
-use runtime::{Draft, Drafter, Weights};
+use runtime::{Assistant, Drafter, Weights};
 use tensor::{Result, TensorSource};
 use text::Tokenizer;
 
@@ -38,11 +38,11 @@ impl DraftModel {
         let checkpoint = Checkpoint::open(path)?;
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
         let open = if gemma::is_assistant(checkpoint.config()) {
-            gemma::Model::open_draft
+            gemma::ModelSpec::open_draft
         } else {
-            gemma::Model::open
+            gemma::ModelSpec::open
         };
-        let gemma::Model { config, inventory, .. } = open(&checkpoint)?;
+        let gemma::ModelSpec { config, inventory, .. } = open(&checkpoint)?;
         let draft =
             DraftModel { path: path.to_owned(), file: ModelFile::Folder(checkpoint), config, inventory };
         Ok((draft, tokenizer))
@@ -64,13 +64,15 @@ impl DraftModel {
     ///
     /// # Errors
     /// `Malformed` for tensors of other shapes than the config's, or another vocabulary than the target's.
-    pub fn runtime(&self, target: &Config) -> Result<Draft<'_>> {
+    pub fn runtime(&self, target: &Config) -> Result<Drafter<'_>> {
         let source = self.file.artifact().source();
         let draft = match self.config.kind {
-            Kind::Draft => Drafter::new(&self.config, source, &self.inventory, target).map(Draft::Assistant),
+            ModelKind::Draft => {
+                Assistant::new(&self.config, source, &self.inventory, target).map(Drafter::Assistant)
+            }
             _ => Weights::new(source, &self.inventory)
                 .and_then(|weights| runtime::Model::new(&self.config, weights))
-                .and_then(|model| Draft::of_model(model, target)),
+                .and_then(|model| Drafter::of_model(model, target)),
         };
         draft.map_err(|e| e.within(self.path.display()))
     }

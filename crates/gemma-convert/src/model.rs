@@ -23,7 +23,7 @@ pub struct Model {
 /// The container of the weights.
 pub enum Container {
     /// A Hugging Face folder.
-    Checkpoint(Box<Checkpoint>, Box<gemma::Model>),
+    Checkpoint(Box<Checkpoint>, Box<gemma::ModelSpec>),
     /// A GGUF file or all parts of a split.
     Gguf(Box<GgufSet>, Box<(Config, Inventory)>),
 }
@@ -81,13 +81,13 @@ impl ModelFile {
     pub fn model_of_any_kind(self) -> Result<Model> {
         match self {
             ModelFile::Gguf(set) => Model::gguf_by(set, Config::any_from_metadata),
-            ModelFile::Folder(folder) => Model::checkpoint_by(folder, gemma::Model::open_any),
+            ModelFile::Folder(folder) => Model::checkpoint_by(folder, gemma::ModelSpec::open_any),
         }
     }
 }
 
 /// The reader of texts for a model of a checkpoint.
-pub(crate) fn reader<'a>(tokenizer: &'a Tokenizer, model: &'a gemma::Model) -> Reader<'a> {
+pub(crate) fn reader<'a>(tokenizer: &'a Tokenizer, model: &'a gemma::ModelSpec) -> Reader<'a> {
     let template = model.templates.default.as_deref();
     Reader { tokenizer, template, context: model.config.context }
 }
@@ -129,10 +129,13 @@ impl Model {
 
     /// A checkpoint whose headers have been read.
     fn checkpoint(checkpoint: Checkpoint) -> Result<Model> {
-        Model::checkpoint_by(checkpoint, gemma::Model::open)
+        Model::checkpoint_by(checkpoint, gemma::ModelSpec::open)
     }
 
-    fn checkpoint_by(checkpoint: Checkpoint, open: fn(&Checkpoint) -> Result<gemma::Model>) -> Result<Model> {
+    fn checkpoint_by(
+        checkpoint: Checkpoint,
+        open: fn(&Checkpoint) -> Result<gemma::ModelSpec>,
+    ) -> Result<Model> {
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
         let model = open(&checkpoint)?;
         let suppressed = model.generation.as_ref().and_then(|g| g.get("suppress_tokens")?.as_array());

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use checkpoint::Checkpoint;
 use imatrix::Importance;
 use plan::{
-    Format, Given, ImportanceKeys, ImportanceSource, Preset, Recipe, Request, Shards, TypeRule, byte_size,
+    Format, GivenImportance, ImportanceKeys, ImportanceSource, Preset, Recipe, Request, Shards, TypeRule,
+    byte_size,
 };
 use tensor::{Error, Fault, Result};
 
@@ -73,11 +74,11 @@ pub(crate) fn requests(options: &RecipeOptions, destination: &Destination) -> Re
 }
 
 /// An importance matrix with the SHA-256 of its file.
-fn importance(path: &Path) -> Result<Given> {
+fn importance(path: &Path) -> Result<GivenImportance> {
     let entries = Importance::read(path)?;
     let keys = ImportanceKeys::new(&path.display().to_string(), &entries);
     let source = ImportanceSource { keys, file: Some(convert::file_entry(path)?) };
-    Ok(Given { source, entries: Some(Arc::new(entries)) })
+    Ok(GivenImportance { source, entries: Some(Arc::new(entries)) })
 }
 
 /// The settings, and the options that stand for keys of a recipe.
@@ -172,7 +173,7 @@ fn request(name: String, mut recipe: Recipe, options: &RecipeOptions) -> Result<
 /// The tensors of a checkpoint by place, with the surveys of their values that the requests need.
 pub(crate) fn shards<'a>(
     checkpoint: &'a Checkpoint,
-    model: &gemma::Model,
+    model: &gemma::ModelSpec,
     requests: &[Request],
 ) -> Result<Shards<'a>> {
     let shards = Shards::of(checkpoint);

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tensor::{Error, Result};
 
-use crate::draft::{self, Draft};
+use crate::draft::{self, DraftConfig};
 use fields::{Fields, MOST};
 pub use rope::Rope;
 
@@ -30,7 +30,7 @@ pub enum Attention {
 /// What a checkpoint folder holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum ModelKind {
     /// A text model with image (and audio) towers.
     Multimodal,
     /// The 12B: image patches and audio samples go into the text model without a tower.
@@ -47,7 +47,7 @@ pub struct Config {
     /// `architectures[0]`.
     pub architecture: String,
     /// What the folder holds.
-    pub kind: Kind,
+    pub kind: ModelKind,
     /// One entry a layer.
     pub attention: Vec<Attention>,
     /// `hidden_size`.
@@ -96,10 +96,10 @@ pub struct Config {
     pub rope: Rope,
     /// How sliding layers turn.
     pub rope_swa: Rope,
-    /// The head is the embedding. Of a checkpoint, see [`Model`](crate::Model): a stored head of other bytes is none.
+    /// The head is the embedding. Of a checkpoint, see [`ModelSpec`](crate::ModelSpec): a stored head of other bytes is none.
     pub tied: bool,
     /// What a draft model has besides; `None` for all others.
-    pub draft: Option<Draft>,
+    pub draft: Option<DraftConfig>,
     /// In what the file is read otherwise than it is written, for people.
     pub notes: Vec<String>,
 }
@@ -116,7 +116,7 @@ impl Config {
     /// # Errors
     /// `Unsupported` for another architecture or a quantisation that is not read, `Malformed` for a missing, mistyped or contradictory field.
     pub fn from_json(json: &Value) -> Result<Config> {
-        Config::of_kind(json, |kind| kind != Kind::Draft)
+        Config::of_kind(json, |kind| kind != ModelKind::Draft)
     }
 
     /// As [`Config::from_json`], for a draft model and nothing else.
@@ -124,7 +124,7 @@ impl Config {
     /// # Errors
     /// Those of [`Config::from_json`].
     pub fn draft_from_json(json: &Value) -> Result<Config> {
-        Config::of_kind(json, |kind| kind == Kind::Draft)
+        Config::of_kind(json, |kind| kind == ModelKind::Draft)
     }
 
     /// As [`Config::from_json`] or, for a draft model, [`Config::draft_from_json`].
@@ -135,22 +135,22 @@ impl Config {
         Config::of_kind(json, |_| true)
     }
 
-    fn of_kind(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<Config> {
+    fn of_kind(json: &Value, wanted: impl Fn(ModelKind) -> bool) -> Result<Config> {
         let (architecture, kind) = architecture(json, wanted)?;
         checkpoint::is_fp8(json)?; // other kinds are refused
         let (whole, text) = Fields::of(json, &architecture, kind)?;
         // that of the whole file decides: the text model has no head
         let tied = whole.flag("tie_word_embeddings")?;
-        let draft = (kind == Kind::Draft).then(|| Draft::from_fields(&whole)).transpose()?;
+        let draft = (kind == ModelKind::Draft).then(|| DraftConfig::from_fields(&whole)).transpose()?;
         Config::from_fields(&text, architecture, kind, tied, draft)
     }
 
     fn from_fields(
         text: &Fields<'_>,
         architecture: String,
-        kind: Kind,
+        kind: ModelKind,
         tied: bool,
-        draft: Option<Draft>,
+        draft: Option<DraftConfig>,
     ) -> Result<Config> {
         let size = |key| text.count(key, 1..=MOST);
         let mut notes = Vec::new();
@@ -164,7 +164,7 @@ impl Config {
         }
         let mut shared_kv_layers = text.count("num_kv_shared_layers", 0..=MOST)?;
         match kind {
-            Kind::Draft => {
+            ModelKind::Draft => {
                 if shared_kv_layers == 0 {
                     shared_kv_layers = attention.len() as u64; // as transformers does
                 }
@@ -195,7 +195,7 @@ impl Config {
         let experts = Experts::read(text)?;
         let ple = inert(text, "hidden_size_per_layer_input")?;
         let double_wide = text.flag("use_double_wide_mlp")?;
-        if kind == Kind::Draft {
+        if kind == ModelKind::Draft {
             for (key, found) in [
                 ("hidden_size_per_layer_input", ple != 0),
                 ("enable_moe_block", experts.is_some()),
@@ -365,7 +365,7 @@ fn unknown(text: &Fields<'_>, key: &str, expected: &str) -> Error {
         .expected(expected, text.get(key).unwrap_or(&Value::Null))
 }
 
-fn architecture(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<(String, Kind)> {
+fn architecture(json: &Value, wanted: impl Fn(ModelKind) -> bool) -> Result<(String, ModelKind)> {
     let known = &crate::formats::variants().architectures;
     let supported = || {
         let names = known.iter().filter(|&(_, &kind)| wanted(kind)).map(|(name, _)| name.as_str());
@@ -378,7 +378,7 @@ fn architecture(json: &Value, wanted: impl Fn(Kind) -> bool) -> Result<(String, 
     };
     match known.get(name) {
         Some(&kind) if wanted(kind) => Ok((name.to_owned(), kind)),
-        Some(Kind::Draft) => {
+        Some(ModelKind::Draft) => {
             Err(Error::unsupported(place, "a draft model").expected(supported(), name).help(
                 "`gemma-convert draft convert` converts it; give it the model that it drafts for as ‹target›.",
             ))

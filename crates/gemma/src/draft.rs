@@ -9,11 +9,11 @@ use tensor::{Error, Fault, Result};
 
 use crate::Vocabulary;
 use crate::config::fields::{Fields, MOST};
-use crate::config::{Attention, Config, Kind, field};
+use crate::config::{Attention, Config, ModelKind, field};
 
 /// What a draft model has besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
+pub struct DraftConfig {
     /// `backbone_hidden_size`: the hidden size of the target.
     pub backbone: u64,
     /// Its head looks at some groups of tokens only, if it has an ordered embedding (E2B, E4B).
@@ -32,9 +32,9 @@ pub struct Ordered {
 /// The default of transformers' `Gemma4AssistantConfig`, for GGUFs.
 pub(crate) const CENTROIDS_USED: u64 = 32;
 
-impl Draft {
+impl DraftConfig {
     /// Reads the fields of a whole `config.json`.
-    pub(crate) fn from_fields(whole: &Fields<'_>) -> Result<Draft> {
+    pub(crate) fn from_fields(whole: &Fields<'_>) -> Result<DraftConfig> {
         let count = |key| whole.count(key, 1..=MOST);
         let backbone = count("backbone_hidden_size")?;
         let ordered = match whole.flag("use_ordered_embeddings")? {
@@ -44,7 +44,7 @@ impl Draft {
             }),
             false => None,
         };
-        let draft = Draft { backbone, ordered };
+        let draft = DraftConfig { backbone, ordered };
         draft.check().map_err(|e| e.moved(Fault::Malformed, field("centroid_intermediate_top_k")))?;
         Ok(draft)
     }
@@ -75,7 +75,7 @@ pub(crate) fn check_shared(attention: &[Attention], shared: u64) -> Result<()> {
 /// Whether a `config.json` is that of a draft model.
 pub fn is_assistant(json: &Value) -> bool {
     let name = json.pointer("/architectures/0").and_then(Value::as_str).unwrap_or_default();
-    crate::formats::variants().architectures.get(name) == Some(&Kind::Draft)
+    crate::formats::variants().architectures.get(name) == Some(&ModelKind::Draft)
 }
 
 impl Config {

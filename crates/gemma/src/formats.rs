@@ -5,13 +5,13 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::config::Kind;
+use crate::config::ModelKind;
 
 /// `formats/gemma4.variants.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Variants {
-    pub(crate) architectures: BTreeMap<String, Kind>,
+    pub(crate) architectures: BTreeMap<String, ModelKind>,
     pub(crate) variant: Vec<Named>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct TensorRow {
     #[serde(default)]
     pub(crate) when: Vec<String>,
     #[serde(default)]
-    pub(crate) store: Store,
+    pub(crate) store: TypePolicy,
     pub(crate) unused_when: Option<String>,
     #[serde(default)]
     pub(crate) unprefixed: bool,
@@ -78,7 +78,7 @@ pub(crate) struct TensorRow {
 /// Who decides the type of a tensor in a GGUF.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Store {
+pub enum TypePolicy {
     /// The recipe.
     #[default]
     Recipe,
@@ -192,7 +192,7 @@ table!(draft_keys, DraftKeys, "gemma4-assistant.keys.toml");
 table!(pub(crate) vocabulary, Vocabulary, "gemma4.vocabulary.toml");
 
 /// The tensors of models of this kind.
-pub(crate) fn tensors(kind: Kind) -> &'static Tensors {
+pub(crate) fn tensors(kind: ModelKind) -> &'static Tensors {
     static OF_DRAFTS: LazyLock<Tensors> = LazyLock::new(|| {
         let (text, draft) = (text_tensors(), draft_tensors());
         let same = text.tensor.iter().filter(|row| draft.same.contains(&row.role));
@@ -202,18 +202,18 @@ pub(crate) fn tensors(kind: Kind) -> &'static Tensors {
             dropped: draft.dropped.clone(),
         }
     });
-    if kind == Kind::Draft { &OF_DRAFTS } else { text_tensors() }
+    if kind == ModelKind::Draft { &OF_DRAFTS } else { text_tensors() }
 }
 
 /// The keys of models of this kind.
-pub(crate) fn keys(kind: Kind) -> &'static Keys {
+pub(crate) fn keys(kind: ModelKind) -> &'static Keys {
     static OF_DRAFTS: LazyLock<Keys> = LazyLock::new(|| {
         let (mut key, draft) = (text_keys().key.clone(), draft_keys());
         let place = key.iter().position(|row| row.key == draft.after).map_or(key.len(), |at| at + 1);
         key.splice(place..place, draft.key.iter().cloned());
         Keys { architecture: draft.architecture.clone(), key }
     });
-    if kind == Kind::Draft { &OF_DRAFTS } else { text_keys() }
+    if kind == ModelKind::Draft { &OF_DRAFTS } else { text_keys() }
 }
 
 #[cfg(test)]
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn tables_parse() {
         assert!(!variants().variant.is_empty());
-        for kind in [Kind::Text, Kind::Draft] {
+        for kind in [ModelKind::Text, ModelKind::Draft] {
             assert!(!tensors(kind).tensor.is_empty());
             assert!(!keys(kind).key.is_empty());
         }

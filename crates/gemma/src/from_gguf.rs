@@ -12,10 +12,10 @@ use std::collections::{HashMap, HashSet};
 use gguf::{Array, Metadata, Value};
 use tensor::{Error, Fault, Result, TensorDesc};
 
-use crate::config::{Attention, Config, Kind, Rope, check_donors};
-use crate::draft::{self, Draft, Ordered};
-use crate::formats::{self, Store};
-use crate::tensors::{Found, Inventory, Slot, check_shape, complete, slots};
+use crate::config::{Attention, Config, ModelKind, Rope, check_donors};
+use crate::draft::{self, DraftConfig, Ordered};
+use crate::formats::{self, TypePolicy};
+use crate::inventory::{Found, Inventory, Slot, check_shape, complete, slots};
 
 /// What llama.cpp caps logits at where the key is absent.
 const SOFTCAP: f32 = 30.0;
@@ -29,22 +29,22 @@ pub const ROPE_FREQS: &str = "rope_freqs";
 impl Config {
     /// The config of a GGUF, from its keys and from which tensors it has.
     ///
-    /// `architecture` is the file's `general.architecture` and `kind` is [`Kind::Text`], whatever the checkpoint
+    /// `architecture` is the file's `general.architecture` and `kind` is [`ModelKind::Text`], whatever the checkpoint
     /// was. `rope.fraction` is the family's; the file's own is in its tensor [`ROPE_FREQS`].
     ///
     /// # Errors
     /// `Unsupported` for another architecture or for layers that differ in a way no config can say, `Malformed`
     /// for a missing, mistyped or contradictory key.
     pub fn from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
-        Config::from_keys(metadata, tensors, Kind::Text)
+        Config::from_keys(metadata, tensors, ModelKind::Text)
     }
 
-    /// As [`Config::from_metadata`], for a draft model and nothing else; `kind` is [`Kind::Draft`].
+    /// As [`Config::from_metadata`], for a draft model and nothing else; `kind` is [`ModelKind::Draft`].
     ///
     /// # Errors
     /// Those of [`Config::from_metadata`].
     pub fn draft_from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
-        Config::from_keys(metadata, tensors, Kind::Draft)
+        Config::from_keys(metadata, tensors, ModelKind::Draft)
     }
 
     /// As [`Config::from_metadata`] or, for the architecture of draft models, [`Config::draft_from_metadata`].
@@ -53,15 +53,15 @@ impl Config {
     /// Those of [`Config::from_metadata`].
     pub fn any_from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
         let architecture: Option<&str> = metadata.typed("general.architecture")?;
-        let draft = architecture == Some(&formats::keys(Kind::Draft).architecture);
-        Config::from_keys(metadata, tensors, if draft { Kind::Draft } else { Kind::Text })
+        let draft = architecture == Some(&formats::keys(ModelKind::Draft).architecture);
+        Config::from_keys(metadata, tensors, if draft { ModelKind::Draft } else { ModelKind::Text })
     }
 
-    fn from_keys(metadata: &Metadata, tensors: &[TensorDesc], kind: Kind) -> Result<Config> {
+    fn from_keys(metadata: &Metadata, tensors: &[TensorDesc], kind: ModelKind) -> Result<Config> {
         let keys = Keys { metadata, architecture: &formats::keys(kind).architecture };
         let architecture: &str = metadata.required("general.architecture")?;
         if architecture != keys.architecture {
-            let what = if kind == Kind::Draft { "draft model" } else { "text model" };
+            let what = if kind == ModelKind::Draft { "draft model" } else { "text model" };
             return Err(Error::unsupported("key general.architecture", format!("not a Gemma 4 {what}"))
                 .expected(keys.architecture, architecture));
         }
@@ -72,7 +72,7 @@ impl Config {
         }
         let attention = keys.attention(layers as usize)?;
         let shared_kv_layers = keys.optional("attention.shared_kv_layers")?.unwrap_or(0);
-        let check = if kind == Kind::Draft { draft::check_shared } else { check_donors };
+        let check = if kind == ModelKind::Draft { draft::check_shared } else { check_donors };
         check(&attention, shared_kv_layers)
             .map_err(|e| e.moved(Fault::Malformed, keys.place("attention.shared_kv_layers")))?;
 
@@ -82,7 +82,7 @@ impl Config {
             Ok(desc.rows())
         };
         let ple = match kind {
-            Kind::Draft => 0, // not read
+            ModelKind::Draft => 0, // not read
             _ => keys.required::<u32>("embedding_length_per_layer_input")?.into(),
         };
         let vocab = rows("token_embd.weight")?;
@@ -133,7 +133,7 @@ impl Config {
             causal: keys.typed("attention.causal")?.unwrap_or(true),
             norm_eps: keys.required("attention.layer_norm_rms_epsilon")?,
             softcap: match (kind, keys.typed("final_logit_softcapping")?) {
-                (Kind::Draft, _) => None, // not read
+                (ModelKind::Draft, _) => None, // not read
                 (_, cap) => Some(cap.unwrap_or(SOFTCAP)).filter(|&cap: &f32| cap != 0.0),
             },
             rope: Rope {
@@ -143,7 +143,7 @@ impl Config {
             },
             rope_swa: Rope { base: base("rope.freq_base_swa")?, ..Rope::default_of(Attention::Sliding) },
             tied: !named.contains_key("output.weight"),
-            draft: (kind == Kind::Draft).then(|| keys.draft(&named)).transpose()?,
+            draft: (kind == ModelKind::Draft).then(|| keys.draft(&named)).transpose()?,
             notes: Vec::new(),
             attention,
         };
@@ -181,7 +181,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Scalings of RoPE and other keys that llama.cpp follows and this crate does not.
-    fn check_scaling(&self, kind: Kind, layers: u64) -> Result<()> {
+    fn check_scaling(&self, kind: ModelKind, layers: u64) -> Result<()> {
         let scaling: Option<&str> = self.typed("rope.scaling.type")?;
         if let Some(other) = scaling.filter(|name| !["none", "linear", "longrope"].contains(name)) {
             return Err(Error::unsupported(self.place("rope.scaling.type"), "a scaling that is not handled")
@@ -198,7 +198,7 @@ impl<'a> Keys<'a> {
         }
         let counts = [
             ("expert_group_count", 0),
-            ("nextn_predict_layers", if kind == Kind::Draft { layers } else { 0 }),
+            ("nextn_predict_layers", if kind == ModelKind::Draft { layers } else { 0 }),
         ];
         for (key, expected) in counts {
             let found = self.optional(key)?.unwrap_or(0);
@@ -258,10 +258,10 @@ impl<'a> Keys<'a> {
     }
 
     /// What a draft model says besides. Its head is an ordered one if the tensors of one are there.
-    fn draft(&self, named: &HashMap<&str, &TensorDesc>) -> Result<Draft> {
+    fn draft(&self, named: &HashMap<&str, &TensorDesc>) -> Result<DraftConfig> {
         let used = self.optional("masked_embedding_top_k")?.unwrap_or(draft::CENTROIDS_USED);
         let centroids = named.get("masked_embd_centroids.weight").map(|desc| desc.rows());
-        let draft = Draft {
+        let draft = DraftConfig {
             backbone: self.size("embedding_length_out")?,
             ordered: centroids.map(|centroids| Ordered { centroids, used }),
         };
@@ -368,7 +368,7 @@ fn rope_freqs(config: &Config) -> Slot {
         hf: String::new(),
         gguf: format!("{ROPE_FREQS}.weight"),
         shape: vec![config.full_head_dim / 2],
-        store: Store::F32,
+        type_policy: TypePolicy::F32,
         unused: !config.attention.contains(&Attention::Full),
         unprefixed: true,
     }

@@ -9,8 +9,8 @@ use checkpoint::Checkpoint;
 use serde_json::Value;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-use crate::config::{Config, Kind, field};
-use crate::tensors;
+use crate::config::{Config, ModelKind, field};
+use crate::inventory;
 
 /// Bytes of either tensor that are compared at a time.
 const PIECE: u64 = 1 << 20;
@@ -40,11 +40,11 @@ impl Config {
     ) -> Result<Config> {
         let mut config = read(checkpoint.config())?;
         let tensors = checkpoint.tensors();
-        let head = tensors::heads(tensors).next();
+        let head = inventory::heads(tensors).next();
         let said = config.tied;
         if said
             && let Some(head) = head
-            && let Some(embedding) = tensors::embedding(&config, tensors)
+            && let Some(embedding) = inventory::embedding(&config, tensors)
             && !same_bytes(checkpoint, embedding, head)?
         {
             config.tied = false;
@@ -57,7 +57,7 @@ impl Config {
             return Ok(config);
         }
         match head {
-            Some(head) if config.kind == Kind::Draft => Err(Error::unsupported(
+            Some(head) if config.kind == ModelKind::Draft => Err(Error::unsupported(
                 format!("tensor {}", tensors[head].name),
                 "a draft model with a head of its own: a GGUF and llama.cpp have its embedding for it",
             )),

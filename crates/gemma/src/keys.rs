@@ -7,7 +7,7 @@ use gguf::{Metadata, Value};
 use serde_json::Value as Json;
 use tensor::{Error, Result};
 
-use crate::config::{Attention, Config, Kind};
+use crate::config::{Attention, Config, ModelKind};
 use crate::formats::{self, KeyRow, KeyType, Keys};
 use crate::{Vocabulary, card};
 
@@ -90,7 +90,7 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
 }
 
 /// Whether this version knows what a key of a GGUF of this kind means: whether it is in the table of keys.
-pub fn is_known_key(kind: Kind, key: &str) -> bool {
+pub fn is_known_key(kind: ModelKind, key: &str) -> bool {
     let table = formats::keys(kind);
     let holds = |row: &KeyRow| {
         let name = row.key.replace("{arch}", &table.architecture);
@@ -192,7 +192,7 @@ fn model_fact(config: &Config, name: &str) -> Option<Fact> {
         "rope_base" => config.rope.base.into(),
         "rope_base_swa" => config.rope_swa.base.into(),
         // llama.cpp caps at 30 where the key is absent, and not at all at 0; it does not cap draft models
-        "softcap" if config.kind == Kind::Draft => config.softcap?.into(),
+        "softcap" if config.kind == ModelKind::Draft => config.softcap?.into(),
         "softcap" => config.softcap.unwrap_or(0.0).into(),
         "backbone" => config.draft.as_ref()?.backbone.into(),
         "centroids_used" => config.ordered()?.used.into(),
@@ -216,7 +216,7 @@ fn tokenizer_fact(from: &KeySources<'_>, name: &str) -> Option<Fact> {
     let table = formats::vocabulary();
     Some(match name {
         // the 12B must not say its image and audio markers
-        "suppress_tokens" if from.config.kind == Kind::Unified => {
+        "suppress_tokens" if from.config.kind == ModelKind::Unified => {
             Fact::Json(from.generation?.get(name)?.clone())
         }
         "suppress_tokens" => return None,

@@ -12,24 +12,24 @@ mod formats;
 mod from_gguf;
 mod head;
 mod hub_name;
+mod inventory;
 mod keys;
 mod llama_cpp;
 mod model;
 mod sampling;
-mod special;
-mod tensors;
+mod special_tokens;
 mod vocabulary;
 
 pub use card::FIELDS as METADATA_FIELDS;
 pub use config::dialects::both_dialects;
-pub use config::{Attention, Config, Kind, Rope};
-pub use draft::{Draft, Ordered, is_assistant, same_tokens};
-pub use formats::Store;
+pub use config::{Attention, Config, ModelKind, Rope};
+pub use draft::{DraftConfig, Ordered, is_assistant, same_tokens};
+pub use formats::TypePolicy;
 pub use from_gguf::{ROPE_FREQS, gguf_inventory};
+pub use inventory::{Exclusion, Found, Inventory, Slot, inventory, is_role};
 pub use keys::{KeySources, Parameters, is_known_key, metadata};
 pub use llama_cpp::KV_OWNERS;
-pub use model::Model;
-pub use tensors::{Dropped, Found, Inventory, Slot, inventory, is_role};
+pub use model::ModelSpec;
 pub use vocabulary::Vocabulary;
 
 /// The names of the published sizes.

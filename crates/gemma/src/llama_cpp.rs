@@ -5,7 +5,7 @@
 
 use tensor::{Error, Result};
 
-use crate::config::{Attention, Config, Kind, field};
+use crate::config::{Attention, Config, ModelKind, field};
 
 /// `LLAMA_MAX_LAYERS`.
 const MOST_LAYERS: usize = 512;
@@ -82,7 +82,7 @@ impl Config {
     /// Layers that share keys and values read, in llama.cpp, those of the last two layers that own some: a full layer the
     /// last, a sliding one the one before.
     fn cache_note(&self) -> Option<String> {
-        debug_assert_ne!(self.kind, Kind::Draft);
+        debug_assert_ne!(self.kind, ModelKind::Draft);
         let owners = self.layers().saturating_sub(self.shared_kv_layers as usize);
         if owners < KV_OWNERS {
             return Some(format!(

@@ -4,12 +4,12 @@ use checkpoint::{ChatTemplates, Checkpoint, ModelCard};
 use serde_json::Value;
 use tensor::{Result, TensorSource};
 
-use crate::config::Kind;
-use crate::{Config, Inventory, Vocabulary, card, chat, sampling, tensors};
+use crate::config::ModelKind;
+use crate::{Config, Inventory, Vocabulary, card, chat, inventory, sampling};
 
 /// Everything about a checkpoint but its weights.
 #[derive(Debug)]
-pub struct Model {
+pub struct ModelSpec {
     /// The text model.
     pub config: Config,
     /// Its tensors, and what the checkpoint holds besides.
@@ -34,39 +34,39 @@ pub struct Model {
     pub fingerprint: [u8; 32],
 }
 
-impl Model {
+impl ModelSpec {
     /// Reads config, tokenizer and companions, and accounts for every tensor.
     ///
     /// # Errors
-    /// What [`Config::from_json`], [`tensors::inventory`] and [`Vocabulary::new`] refuse, with the file it is in.
-    pub fn open(checkpoint: &Checkpoint) -> Result<Model> {
-        Model::with(checkpoint, Config::from_json)
+    /// What [`Config::from_json`], [`inventory::inventory`] and [`Vocabulary::new`] refuse, with the file it is in.
+    pub fn open(checkpoint: &Checkpoint) -> Result<ModelSpec> {
+        ModelSpec::with(checkpoint, Config::from_json)
     }
 
-    /// As [`Model::open`], for a draft model and nothing else.
+    /// As [`ModelSpec::open`], for a draft model and nothing else.
     ///
     /// # Errors
-    /// Those of [`Model::open`].
-    pub fn open_draft(checkpoint: &Checkpoint) -> Result<Model> {
-        Model::with(checkpoint, Config::draft_from_json)
+    /// Those of [`ModelSpec::open`].
+    pub fn open_draft(checkpoint: &Checkpoint) -> Result<ModelSpec> {
+        ModelSpec::with(checkpoint, Config::draft_from_json)
     }
 
-    /// As [`Model::open`] or, for a draft model, [`Model::open_draft`].
+    /// As [`ModelSpec::open`] or, for a draft model, [`ModelSpec::open_draft`].
     ///
     /// # Errors
-    /// Those of [`Model::open`].
-    pub fn open_any(checkpoint: &Checkpoint) -> Result<Model> {
-        Model::with(checkpoint, Config::any_from_json)
+    /// Those of [`ModelSpec::open`].
+    pub fn open_any(checkpoint: &Checkpoint) -> Result<ModelSpec> {
+        ModelSpec::with(checkpoint, Config::any_from_json)
     }
 
-    fn with(checkpoint: &Checkpoint, config: fn(&Value) -> Result<Config>) -> Result<Model> {
+    fn with(checkpoint: &Checkpoint, config: fn(&Value) -> Result<Config>) -> Result<ModelSpec> {
         let dir = checkpoint.dir().display();
         let config = Config::with_weights(checkpoint, config).map_err(|e| e.within(&dir))?;
         let file_of = |index: usize| {
             let shard = checkpoint.location(index).map(|l| &checkpoint.shards()[l.shard]);
             shard.map_or_else(|| dir.to_string(), |shard| shard.path.display().to_string())
         };
-        let inventory = tensors::inventory(&config, checkpoint.tensors(), &file_of)?;
+        let inventory = inventory::inventory(&config, checkpoint.tensors(), &file_of)?;
         let tokenizer = checkpoint.tokenizer()?;
         let vocabulary = Vocabulary::new(
             &tokenizer,
@@ -82,7 +82,7 @@ impl Model {
         notes.extend_from_slice(&config.notes);
         notes.extend_from_slice(&vocabulary.notes);
         notes.extend(templates.note.clone());
-        if config.kind != Kind::Draft {
+        if config.kind != ModelKind::Draft {
             notes.extend(chat::without_template(
                 &templates,
                 checkpoint.config(),
@@ -92,7 +92,7 @@ impl Model {
         }
         notes.extend(chat::unknown_ends(generation.as_ref(), &vocabulary));
         notes.extend(card::left_out(&card));
-        Ok(Model {
+        Ok(ModelSpec {
             inventory,
             vocabulary,
             templates,

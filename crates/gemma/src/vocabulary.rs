@@ -5,12 +5,12 @@
 
 use std::collections::HashSet;
 
-use checkpoint::Tokenizer;
+use checkpoint::TokenizerFile;
 use serde_json::Value;
 use tensor::{Error, Result};
 
 use crate::formats;
-use crate::special::{self, Found};
+use crate::special_tokens::{self, Found};
 
 /// A tokenizer, ready to be written. Ids are `u32`, as in the file.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ impl Vocabulary {
     /// # Errors
     /// `Malformed` when the number of tokens is not `vocab`, `Unsupported` for a tokenizer of another make.
     pub fn new(
-        tokenizer: &Tokenizer,
+        tokenizer: &TokenizerFile,
         tokenizer_config: Option<&Value>,
         config: &Value,
         vocab: u64,
@@ -53,8 +53,8 @@ impl Vocabulary {
         tokenizer.check_make().map_err(|e| e.within("tokenizer.json"))?;
         let settings = tokenizer_config.unwrap_or(&Value::Null);
         let types = types(&tokens, tokenizer, settings);
-        let Found { named, add } = special::find(tokenizer, settings)?;
-        let (special, mut notes) = special::ids(tokenizer, &named, config, vocab)?;
+        let Found { named, add } = special_tokens::find(tokenizer, settings)?;
+        let (special, mut notes) = special_tokens::ids(tokenizer, &named, config, vocab)?;
         if add.contains(&("eos", true)) {
             notes.push(
                 "the tokenizer ends every text with eos: llama-perplexity and llama-imatrix stop at a GGUF that says so"
@@ -69,7 +69,7 @@ impl Vocabulary {
     }
 }
 
-fn tokens(tokenizer: &Tokenizer, vocab: u64) -> Result<Vec<String>> {
+fn tokens(tokenizer: &TokenizerFile, vocab: u64) -> Result<Vec<String>> {
     let mut by_id: Vec<Option<&str>> = vec![None; vocab as usize];
     let added = tokenizer.added_tokens.iter().map(|token| (token.content.as_str(), token.id));
     let mut count = 0u64;
@@ -98,10 +98,10 @@ fn tokens(tokenizer: &Tokenizer, vocab: u64) -> Result<Vec<String>> {
     Ok(by_id.into_iter().flatten().map(str::to_owned).collect())
 }
 
-fn types(tokens: &[String], tokenizer: &Tokenizer, settings: &Value) -> Vec<i32> {
+fn types(tokens: &[String], tokenizer: &TokenizerFile, settings: &Value) -> Vec<i32> {
     let table = formats::vocabulary();
     let visible: HashSet<&str> = table.visible.iter().map(String::as_str).collect();
-    let special = special::texts(settings);
+    let special = special_tokens::texts(settings);
     let base = tokenizer.vocab_len();
     let kind = |(id, text): (usize, &String)| {
         if visible.contains(text.as_str()) {
@@ -125,7 +125,7 @@ fn is_byte(text: &str) -> bool {
     digits.is_some_and(|d| d.len() == 2 && d.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-fn merges(tokenizer: &Tokenizer) -> Vec<String> {
+fn merges(tokenizer: &TokenizerFile) -> Vec<String> {
     let escape = |part: &str| part.replace(' ', "\u{120}");
     tokenizer.merges().map(|(left, right)| format!("{} {}", escape(left), escape(right))).collect()
 }

@@ -1,6 +1,6 @@
 //! The next token of a model, alone or with a draft model.
 
-use runtime::{Draft, KvCache, Model};
+use runtime::{Drafter, KvCache, Model};
 use tensor::Result;
 
 use crate::sampling::Sampler;
@@ -37,7 +37,7 @@ impl<'a> TokenStream<'a> {
     /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
     pub fn drafted(
         model: &'a Model<'a>,
-        draft: &'a Draft<'a>,
+        draft: &'a Drafter<'a>,
         burst: usize,
         suppressed: &'a [u32],
         prompt: &[u32],

@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use runtime::{Draft, Guesser, KvCache, Matrix, Model, Standing};
+use runtime::{DraftSession, Drafter, KvCache, Matrix, Model, TargetState};
 use serde::Serialize;
 use tensor::Result;
 
@@ -25,7 +25,7 @@ const PASS: usize = quant::DOT_VECTORS;
 #[derive(Clone)]
 pub struct SpeculativeDecoder<'a> {
     model: &'a Model<'a>,
-    guesser: Guesser<'a>,
+    guesser: DraftSession<'a>,
     /// The most tokens to guess at a time.
     burst: usize,
     /// The longest sequence that both can follow.
@@ -60,18 +60,18 @@ impl<'a> SpeculativeDecoder<'a> {
     /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
     pub fn new(
         model: &'a Model<'a>,
-        draft: &'a Draft<'a>,
+        draft: &'a Drafter<'a>,
         burst: usize,
         suppressed: &'a [u32],
         prompt: &[u32],
         sampler: &mut Sampler,
     ) -> Result<SpeculativeDecoder<'a>> {
-        let mut cache = KvCache::new(model.config()).with_undo(burst);
+        let mut cache = KvCache::new(model.config()).with_rollback(burst);
         let hidden = model.norm(&model.forward_last(prompt, &mut cache)?)?;
         let logits = model.logits(&hidden, 0..model.config().vocab)?;
         Ok(SpeculativeDecoder {
             model,
-            guesser: Guesser::new(draft, burst),
+            guesser: DraftSession::new(draft, burst),
             burst,
             context: model.config().context.min(draft.context()),
             suppressed,
@@ -140,7 +140,7 @@ impl<'a> SpeculativeDecoder<'a> {
 
     /// Guesses so many tokens, each with the odds that it was drawn from.
     fn guess(&mut self, count: usize, sampler: &mut Sampler) -> Result<Vec<(u32, Odds)>> {
-        let at = Standing { target: self.model, cache: &self.cache, hidden: &self.hidden };
+        let at = TargetState { target: self.model, cache: &self.cache, hidden: &self.hidden };
         let mut guesses: Vec<(u32, Odds)> = Vec::with_capacity(count);
         for _ in 0..count {
             let logits = match guesses.last() {
@@ -179,7 +179,7 @@ fn judge(guess: u32, draft: &Odds, odds: &Odds, sampler: &mut Sampler) -> Verdic
 #[cfg(test)]
 mod tests {
     use checkpoint::Checkpoint;
-    use runtime::{Drafter, Weights};
+    use runtime::{Assistant, Drafter, Weights};
     use tensor::TensorSource;
 
     use super::*;
@@ -238,22 +238,22 @@ mod tests {
             Checkpoint::open(path).unwrap()
         };
         let (target, draft) = (fixture("e2b"), fixture("e2b-assistant"));
-        let opened = gemma::Model::open(&target).unwrap();
-        let opened_draft = gemma::Model::open_draft(&draft).unwrap();
+        let opened = gemma::ModelSpec::open(&target).unwrap();
+        let opened_draft = gemma::ModelSpec::open_draft(&draft).unwrap();
         let weights = Weights::new(&target as &dyn TensorSource, &opened.inventory).unwrap();
         let model = Model::new(&opened.config, weights).unwrap();
         let drafter =
-            Drafter::new(&opened_draft.config, &draft, &opened_draft.inventory, &opened.config).unwrap();
+            Assistant::new(&opened_draft.config, &draft, &opened_draft.inventory, &opened.config).unwrap();
         let other = fixture("31b");
-        let opened_other = gemma::Model::open(&other).unwrap();
+        let opened_other = gemma::ModelSpec::open(&other).unwrap();
         let weights = Weights::new(&other as &dyn TensorSource, &opened_other.inventory).unwrap();
         let other = Model::new(&opened_other.config, weights).unwrap();
-        for draft in [Draft::Assistant(drafter), Draft::of_model(other, &opened.config).unwrap()] {
+        for draft in [Drafter::Assistant(drafter), Drafter::of_model(other, &opened.config).unwrap()] {
             has_the_odds_of_the_model(&model, &draft);
         }
     }
 
-    fn has_the_odds_of_the_model(model: &Model<'_>, draft: &Draft<'_>) {
+    fn has_the_odds_of_the_model(model: &Model<'_>, draft: &Drafter<'_>) {
         let prompt: Vec<u32> = (0..40).map(|n| if n == 0 { 2 } else { 300 + n * 17 }).collect();
         let mut first = Sampler::new(Sampling { temperature: 0.0, ..WARM });
         let mut start = SpeculativeDecoder::new(model, draft, 3, &[], &prompt, &mut first).unwrap();

@@ -27,5 +27,5 @@ pub use header::Header;
 pub use layout::{DEFAULT_ALIGNMENT, Layout, Placed, ggml_shape};
 pub use metadata::{FromValue, Metadata};
 pub use set::GgufSet;
-pub use split::{Part, SET, SplitBy, group, part_name, parts, split};
+pub use split::{SET, SplitBy, SplitPart, group, part_name, parts, split};
 pub use value::{Array, Value};

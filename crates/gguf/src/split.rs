@@ -29,7 +29,7 @@ pub enum SplitBy {
 
 /// What goes into one file of a split. [`crate::Layout::new`] turns it into bytes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Part {
+pub struct SplitPart {
     /// The model's metadata in the first part, none in the others; then the three `split.*` keys.
     pub metadata: Metadata,
     /// Its tensors, with shapes as [`ggml_shape`] gives them.
@@ -41,7 +41,7 @@ pub struct Part {
 /// # Errors
 /// `Recipe` when the limit is zero or less than the first tensor (`llama-gguf-split` refuses these too);
 /// `Limit` for more parts than 65,535.
-pub fn split(metadata: &Metadata, tensors: Vec<TensorDesc>, by: SplitBy) -> Result<Vec<Part>> {
+pub fn split(metadata: &Metadata, tensors: Vec<TensorDesc>, by: SplitBy) -> Result<Vec<SplitPart>> {
     parts(metadata, group(tensors, by)?)
 }
 
@@ -49,7 +49,7 @@ pub fn split(metadata: &Metadata, tensors: Vec<TensorDesc>, by: SplitBy) -> Resu
 ///
 /// # Errors
 /// `Limit` for more parts than 65,535.
-pub fn parts(metadata: &Metadata, groups: Vec<Vec<TensorDesc>>) -> Result<Vec<Part>> {
+pub fn parts(metadata: &Metadata, groups: Vec<Vec<TensorDesc>>) -> Result<Vec<SplitPart>> {
     let total = groups.iter().map(Vec::len).sum::<usize>();
     let total = i32::try_from(total).map_err(|_| Error::limit("split", "too many tensors"))?;
     let count = u16::try_from(groups.len()).map_err(|_| {
@@ -61,7 +61,7 @@ pub fn parts(metadata: &Metadata, groups: Vec<Vec<TensorDesc>>) -> Result<Vec<Pa
         // ggml appends what it sets again, and it sets the count last, when it is known.
         metadata.append(TENSORS, total);
         metadata.append(COUNT, count);
-        Part { metadata, tensors }
+        SplitPart { metadata, tensors }
     });
     Ok(parts.collect())
 }
@@ -137,7 +137,7 @@ mod tests {
         metadata.insert(COUNT, 9u16);
         metadata.insert("a", 1u8);
         let parts = split(&metadata, tensors(&[1, 1]), SplitBy::Tensors(1)).unwrap();
-        let keys = |p: &Part| p.metadata.iter().map(|(k, _)| k.to_owned()).collect::<Vec<_>>();
+        let keys = |p: &SplitPart| p.metadata.iter().map(|(k, _)| k.to_owned()).collect::<Vec<_>>();
         assert_eq!(keys(&parts[0]), ["a", NUMBER, TENSORS, COUNT]);
         assert_eq!(keys(&parts[1]), [NUMBER, TENSORS, COUNT]);
         assert_eq!(parts[1].metadata.required::<u16>(NUMBER).unwrap(), 1);

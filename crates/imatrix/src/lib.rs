@@ -2,7 +2,7 @@
 //!
 //! For every matrix that text goes through, a file holds Σx² of each column of its input and the number of tokens that
 //! were summed; their quotient steers how `llama-quantize --imatrix`, and `convert --importance`, round. Both forms of
-//! file are read: GGUF (`gguf_form.rs`) and the older `.dat` (`dat.rs`), which does not say how many tokens its counts
+//! file are read: GGUF (`gguf.rs`) and the older `.dat` (`dat.rs`), which does not say how many tokens its counts
 //! are of and so is not merged or written. docs/importance.md is the page for users.
 //!
 //! Left out: how the sums are collected, and what is quantised by them.
@@ -12,7 +12,7 @@
 
 mod dat;
 mod entry;
-mod gguf_form;
+mod gguf;
 mod merge;
 mod statistics;
 
@@ -87,7 +87,7 @@ impl Importance {
     pub fn read(path: impl AsRef<Path>) -> Result<Importance> {
         let path = path.as_ref();
         match kind(path)? {
-            Form::Gguf => gguf_form::read(path),
+            Form::Gguf => self::gguf::read(path),
             Form::Other => dat::read(path).map_err(|e| e.within(path.display())),
         }
     }
@@ -96,7 +96,7 @@ impl Importance {
     pub fn is_one(path: impl AsRef<Path>) -> bool {
         let path = path.as_ref();
         match kind(path) {
-            Ok(Form::Gguf) => gguf_form::is_one(path),
+            Ok(Form::Gguf) => self::gguf::is_one(path),
             Ok(Form::Other) => dat::is_one(path),
             Err(_) => false,
         }
@@ -118,7 +118,7 @@ impl Importance {
     /// # Errors
     /// As [`Importance::write`], but `Target`.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        gguf_form::bytes(self)
+        self::gguf::bytes(self)
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! Each tensor has a few types to choose from, with bytes and a cost ([`Sensitivity`]); a larger type buys a smaller cost.
 //! The best buy first, until the budget is spent: that is the best there is for every size that it passes, which is the
-//! [curve](Allocation::curve). Only tensors of the size of a table of embeddings are lumps that this may get wrong; all
+//! [curve](Allocation::curve). Only tensors of the size of a table of embeddings are oversized that this may get wrong; all
 //! their choices are tried. The result is a recipe with a rule for each tensor, like one that a person could have written.
 
-mod market;
+mod knapsack;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,13 +13,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result};
 
-use self::market::{Choice, Goal, Item, Market, Total};
-use crate::build::{Request, Shards, artifact};
+use self::knapsack::{Choice, Item, Knapsack, Limit, Total};
+use crate::artifact::{Artifact, OutputTensor};
+use crate::byte_size::byte_size;
+use crate::gguf::artifact;
 use crate::recipe::TypeRule;
-use crate::sensitivity::{Sensitivity, TYPES};
-use crate::size::byte_size;
-use crate::type_names;
-use crate::types::{Artifact, OutputTensor};
+use crate::request::{Request, Shards};
+use crate::sensitivity::{MEASURED_TYPES, Sensitivity};
+use crate::serde_dtype;
 
 /// What error feedback leaves of the KL divergence of plain rounding in layers, about (docs/BENCHMARKS.md). It counts when
 /// they are weighed against the embeddings. These count whole: the per-layer table is rounded plainly, and of the head, where
@@ -31,7 +32,7 @@ const FEEDBACK: f64 = 0.5;
 #[serde(deny_unknown_fields)]
 pub struct Budget {
     /// The types to choose from. Those whose blocks a tensor's rows do not fill are not for it.
-    #[serde(default = "types", with = "type_names::several")]
+    #[serde(default = "types", with = "serde_dtype::several")]
     pub types: Vec<DType>,
     /// The most bytes of all files: `3.2GB`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,8 +82,8 @@ impl Budget {
         if self.types.is_empty() {
             return Err(Error::recipe("budget.types", "no type to choose"));
         }
-        if let Some(dtype) = self.types.iter().find(|dtype| !TYPES.contains(dtype)) {
-            let known: Vec<_> = TYPES.iter().map(|dtype| dtype.name()).collect();
+        if let Some(dtype) = self.types.iter().find(|dtype| !MEASURED_TYPES.contains(dtype)) {
+            let known: Vec<_> = MEASURED_TYPES.iter().map(|dtype| dtype.name()).collect();
             return Err(Error::recipe("budget.types", "not a type whose cost is measured")
                 .expected(known.join(", "), dtype));
         }
@@ -108,7 +109,7 @@ impl Budget {
 ///
 /// # Errors
 /// `Recipe` for a budget without a limit or a size that nothing meets; what planning says.
-pub fn check_budget(model: &gemma::Model, shards: &Shards<'_>, request: &Request) -> Result<()> {
+pub fn check_budget(model: &gemma::ModelSpec, shards: &Shards<'_>, request: &Request) -> Result<()> {
     let mut plain = request.clone();
     let Some(budget) = plain.recipe.budget.take() else { return Ok(()) };
     terms(model, shards, &plain, &budget).map(drop)
@@ -119,7 +120,7 @@ pub fn check_budget(model: &gemma::Model, shards: &Shards<'_>, request: &Request
 /// # Errors
 /// `Recipe` for a budget without a limit or one that nothing meets; what planning and the sensitivities say.
 pub fn allocate(
-    model: &gemma::Model,
+    model: &gemma::ModelSpec,
     shards: &Shards<'_>,
     request: &Request,
     sensitivity: &Sensitivity,
@@ -132,13 +133,13 @@ pub fn allocate(
             .expected(fingerprint, &sensitivity.model)
             .help("Measure them for this checkpoint, with `gemma-convert sensitivity`."));
     }
-    let (free, mut goal) = terms(model, shards, &plain, &budget)?;
+    let (free, mut limit) = terms(model, shards, &plain, &budget)?;
     let fed = plain.recipe.calibration.is_some();
     let items: Vec<Item<'_>> =
         free.tensors.iter().map(|tensor| tensor.item(&budget, sensitivity, fed)).collect::<Result<_>>()?;
-    let market = Market::new(&items);
+    let knapsack = Knapsack::new(&items);
     loop {
-        let chosen = market.best(goal).ok_or_else(|| unmet(&market, goal))?;
+        let chosen = knapsack.solve(limit).ok_or_else(|| unmet(&knapsack, limit))?;
         let mut resolved = plain.clone();
         resolved.recipe.types.rules.extend(items.iter().zip(&chosen).map(|(item, &at)| rule(item, at)));
         if let Some(kld) = budget.kld {
@@ -146,20 +147,20 @@ pub fn allocate(
         }
         let bytes = artifact(model, shards, &resolved)?.bytes();
         // other types may make other parts of a split, with headers of their own
-        if let (Goal::Bytes(limit), Some(size)) = (goal, &budget.size) {
+        if let (Limit::Bytes(most), Some(size)) = (limit, &budget.size) {
             let excess = bytes.saturating_sub(byte_size("budget.size", size)?);
             if excess > 0 {
-                goal = Goal::Bytes(limit.checked_sub(excess).ok_or_else(|| unmet(&market, goal))?);
+                limit = Limit::Bytes(most.checked_sub(excess).ok_or_else(|| unmet(&knapsack, limit))?);
                 continue;
             }
         }
         let all = |total: Total| (free.other_bytes + total.bytes, total.kld);
         resolved.allocation = Some(Allocation {
             bytes,
-            predicted_kld: market.total(&chosen).kld,
+            predicted_kld: knapsack.total(&chosen).kld,
             tokens: sensitivity.tokens,
             sensitivity: sensitivity.id.clone(),
-            curve: thinned(market.curve().into_iter().map(all).collect()),
+            curve: thinned(knapsack.curve().into_iter().map(all).collect()),
         });
         return Ok(resolved);
     }
@@ -178,11 +179,11 @@ fn rule(item: &Item<'_>, at: usize) -> TypeRule {
 
 /// What there is to choose for, and the limit for it, which some types keep if it is one of bytes.
 fn terms(
-    model: &gemma::Model,
+    model: &gemma::ModelSpec,
     shards: &Shards<'_>,
     plain: &Request,
     budget: &Budget,
-) -> Result<(Free, Goal)> {
+) -> Result<(Free, Limit)> {
     let free = Free::of(model, &artifact(model, shards, plain)?, budget);
     let least: u64 = free.tensors.iter().map(|tensor| tensor.least(budget)).sum();
     let unmet = |expected: String, found: &dyn fmt::Display| {
@@ -200,7 +201,7 @@ fn terms(
                     text,
                 )
             })?;
-            Ok((free, Goal::Bytes(limit)))
+            Ok((free, Limit::Bytes(limit)))
         }
         (_, Some(bpw), _) => {
             let bytes = (bpw * free.weights as f64 / 8.0) as u64;
@@ -211,21 +212,21 @@ fn terms(
                 let bits = (bits * 1000.0).ceil() / 1000.0;
                 unmet(format!("at least {bits} bits a weight for this model and these types"), &bpw)
             })?;
-            Ok((free, Goal::Bytes(limit)))
+            Ok((free, Limit::Bytes(limit)))
         }
-        (_, _, Some(kld)) => Ok((free, Goal::Kld(kld))),
+        (_, _, Some(kld)) => Ok((free, Limit::Kld(kld))),
         _ => Err(Error::recipe("budget", "no limit is given")
             .expected("one of size, bpw and kld", "none")
             .help("Give ‹target_size› 3.2GB, ‹target_bpw› 4.5 or ‹target_kld› 0.02.")),
     }
 }
 
-fn unmet(market: &Market<'_>, goal: Goal) -> Error {
+fn unmet(knapsack: &Knapsack<'_>, limit: Limit) -> Error {
     let error = Error::recipe("budget", "nothing meets it");
-    match goal {
-        Goal::Bytes(_) => error.help("Give more: with so many parts in a split, their headers do not fit."),
-        Goal::Kld(kld) => {
-            let best = market.curve().last().copied().unwrap_or_default();
+    match limit {
+        Limit::Bytes(_) => error.help("Give more: with so many parts in a split, their headers do not fit."),
+        Limit::Kld(kld) => {
+            let best = knapsack.curve().last().copied().unwrap_or_default();
             error
                 .expected(
                     format!("a KL divergence of at least {:.2e} with these types", best.kld),
@@ -269,7 +270,7 @@ struct FreeTensor {
 
 impl Free {
     /// Tensors that no type of the budget fits keep the preset's.
-    fn of(model: &gemma::Model, artifact: &Artifact, budget: &Budget) -> Free {
+    fn of(model: &gemma::ModelSpec, artifact: &Artifact, budget: &Budget) -> Free {
         let unused = model.inventory.text.iter().filter(|found| found.slot.unused);
         let unused: HashSet<&str> = unused.map(|found| found.slot.gguf.as_str()).collect();
         let fits = |tensor: &OutputTensor| {

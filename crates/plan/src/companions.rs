@@ -1,12 +1,12 @@
 //! The files that go with safetensors: config, tokenizer, templates, card, licence. They are copied as they are, but
 //! for `config.json` where it has to say something else about the weights, or lacks the dialect that some programs read.
 
-use gemma::Model;
+use gemma::ModelSpec;
 use serde_json::{Map, Value as Json};
 use tensor::{Error, Result};
 
+use crate::artifact::PlannedFile;
 use crate::schemes::table;
-use crate::types::OutputFile;
 
 const CONFIG: &str = "config.json";
 
@@ -24,12 +24,12 @@ pub(crate) struct Change<'a> {
 ///
 /// # Errors
 /// `Unsupported` when transformers has no text model for this architecture.
-pub(crate) fn files(model: &Model, change: &Change<'_>) -> Result<Vec<OutputFile>> {
+pub(crate) fn files(model: &ModelSpec, change: &Change<'_>) -> Result<Vec<PlannedFile>> {
     let config = config(model, change)?;
     let names = model.files.iter().filter(|(name, _)| table().companions.hold(name, change.text_only));
     let files = names.map(|(name, bytes)| match &config {
         Some(config) if name == CONFIG => json(CONFIG, config),
-        _ => OutputFile {
+        _ => PlannedFile {
             name: name.clone(),
             bytes: *bytes,
             header: Vec::new(),
@@ -46,13 +46,13 @@ pub fn is_companion(name: &str) -> bool {
 }
 
 /// A JSON file, indented as transformers does.
-pub(crate) fn json(name: &str, value: &Json) -> OutputFile {
+pub(crate) fn json(name: &str, value: &Json) -> PlannedFile {
     let header = format!("{value:#}\n").into_bytes();
-    OutputFile { name: name.to_owned(), bytes: header.len() as u64, header, tensors: Vec::new(), copy: None }
+    PlannedFile { name: name.to_owned(), bytes: header.len() as u64, header, tensors: Vec::new(), copy: None }
 }
 
 /// The config, if it is not that of the checkpoint.
-fn config(model: &Model, change: &Change<'_>) -> Result<Option<Json>> {
+fn config(model: &ModelSpec, change: &Change<'_>) -> Result<Option<Json>> {
     let mut config = model.json.clone();
     if change.text_only {
         config = Json::Object(text_config(model)?);
@@ -72,7 +72,7 @@ fn config(model: &Model, change: &Change<'_>) -> Result<Option<Json>> {
 }
 
 /// The config of the text model alone, as transformers saves it.
-fn text_config(model: &Model) -> Result<Map<String, Json>> {
+fn text_config(model: &ModelSpec) -> Result<Map<String, Json>> {
     let architecture = &model.config.architecture;
     let alone = table().text_only.get(architecture).ok_or_else(|| {
         Error::unsupported(

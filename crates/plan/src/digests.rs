@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use gguf::{Header, Layout};
 use tensor::{Result, TensorDesc};
 
-use crate::types::OutputFile;
+use crate::artifact::PlannedFile;
 
 /// The key: an array of texts, for each tensor of the whole set its name, a space, and the SHA-256 of its bytes in hex.
 pub const TENSOR_DIGESTS: &str = "gemma-convert.tensors.sha256";
@@ -28,7 +28,7 @@ pub fn digest_of_entry(entry: &str) -> Option<(&str, &str)> {
 ///
 /// # Errors
 /// What reading and laying out a header refuse.
-pub fn with_digests(file: &OutputFile, digests: &HashMap<&str, String>) -> Result<Option<Vec<u8>>> {
+pub fn with_digests(file: &PlannedFile, digests: &HashMap<&str, String>) -> Result<Option<Vec<u8>>> {
     let mut header = Header::read(&mut file.header.as_slice(), file.bytes)?;
     let Some(entries) = header.metadata.typed::<&[String]>(TENSOR_DIGESTS)? else { return Ok(None) };
     let filled: Vec<String> = entries

@@ -4,55 +4,55 @@
 //! executes it. Where a type comes from is data: `formats/gguf-presets.toml`, `formats/safetensors-schemes.toml`,
 //! `formats/offload.toml` and the recipes.
 
+mod artifact;
 mod budget;
-mod build;
+mod byte_size;
 mod calibration;
 mod companions;
 mod device_map;
 mod digests;
-mod draft;
-mod lattice;
+mod gguf;
+mod grid;
+mod imatrix;
 mod manifest;
+mod masked_embedding;
 mod names;
 mod offload;
 mod output;
 mod presets;
 mod recipe;
+mod request;
 mod rules;
 mod safetensors;
 #[cfg(feature = "schema")]
 mod schema;
 mod schemes;
 mod sensitivity;
+mod serde_dtype;
 mod similar;
-mod size;
-mod steering;
-mod type_names;
-mod types;
-mod with_draft;
 
+pub use self::gguf::CALIBRATION;
+pub use self::imatrix::{GivenImportance, ImportanceKeys, ImportanceSource};
+pub use artifact::{
+    Artifact, DraftTarget, Dropped, InputFile, Origin, OutputTensor, Pieces, Plan, PlannedFile, StoredPiece,
+    StoredScale, StoredTensor, hex,
+};
 pub use budget::{Allocation, Budget, allocate, check_budget};
-pub use build::{CALIBRATION, Request, Shards, plan};
+pub use byte_size::byte_size;
 pub use calibration::{Calibration, CalibrationMethod};
 pub use companions::is_companion;
 pub use device_map::device_map;
 pub use digests::{TENSOR_DIGESTS, digest_of_entry, with_digests};
-pub use lattice::{Lattice, to_survey};
+pub use grid::{GridPolicy, to_survey};
 pub use manifest::{
-    ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, Repacked,
+    ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, RepackedTensor,
 };
 pub use names::stem;
 pub use offload::Offloaded;
 pub use output::{Format, Output};
 pub use presets::{Preset, preset_names};
-pub use recipe::{MaskedEmbedding, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
+pub use recipe::{DraftRecipe, MaskedEmbedding, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
+pub use request::{Request, Shards, plan};
 pub use safetensors::{OFFLOAD, OTHER};
 pub use schemes::{Scheme, scheme_names};
-pub use sensitivity::{Cost, Sensitivity, TYPES};
-pub use size::byte_size;
-pub use steering::{Given, ImportanceKeys, ImportanceSource};
-pub use types::{
-    Artifact, Dropped, InputFile, Origin, OutputFile, OutputTensor, Pieces, Plan, Stored, StoredPiece,
-    StoredScale, Target, hex,
-};
-pub use with_draft::WithDraft;
+pub use sensitivity::{MEASURED_TYPES, Sensitivity, TensorCost};

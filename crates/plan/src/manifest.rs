@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
 
+use crate::artifact::DraftTarget;
 use crate::budget::Allocation;
-use crate::types::Target;
 
-use crate::steering::ImportanceKeys;
+use crate::imatrix::ImportanceKeys;
 
 /// The most bytes of a manifest. One that lists how each tensor was rounded has 1 MB.
 pub const MAX_MANIFEST: u64 = 8 << 20;
@@ -42,7 +42,7 @@ pub struct ArtifactEntry {
     pub plan_sha256: String,
     /// Of a draft model, the model that it drafts for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<Target>,
+    pub target: Option<DraftTarget>,
     /// The importance that steered the rounding, as the keys of the outputs name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importance: Option<ImportanceKeys>,
@@ -54,7 +54,7 @@ pub struct ArtifactEntry {
     pub calibration: Option<CalibrationEntry>,
     /// What has become of the tensors that lie on a 4-bit lattice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub repacked: Vec<Repacked>,
+    pub repacked: Vec<RepackedTensor>,
     /// The checkpoint's files by their names in its folder: weights, then config, tokenizer, templates, card. After them, by the
     /// paths that were given, texts, sensitivities and importance.
     pub inputs: Vec<FileEntry>,
@@ -82,7 +82,7 @@ pub struct CalibrationEntry {
 /// A tensor that was repacked from its lattice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Repacked {
+pub struct RepackedTensor {
     /// Its name in the GGUF.
     pub tensor: String,
     /// Its blocks.

@@ -2,13 +2,13 @@
 
 use std::sync::LazyLock;
 
-use gemma::{Config, Model};
+use gemma::{Config, ModelSpec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
-use crate::build::Request;
-use crate::types::{OutputTensor, hex};
+use crate::artifact::{OutputTensor, hex};
+use crate::request::Request;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,7 +52,7 @@ fn table() -> &'static Table {
 }
 
 /// What files have in common that go together, and others have not: of the checkpoint, the recipe and the importance.
-pub(crate) fn set_id(model: &Model, request: &Request) -> String {
+pub(crate) fn set_id(model: &ModelSpec, request: &Request) -> String {
     let mut hash = Sha256::new();
     hash.update(model.fingerprint);
     // a recipe is maps, lists, numbers and texts, which serialise without fail

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tensor::Result;
 
+use crate::byte_size::byte_size;
 use crate::offload::Class;
-use crate::size::byte_size;
 
 /// `[output]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

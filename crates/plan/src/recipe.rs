@@ -2,6 +2,8 @@
 //!
 //! Recipes of the `recipes/` folder are embedded; no code knows one by name.
 
+mod draft;
+
 use std::collections::BTreeMap;
 
 use include_dir::{Dir, include_dir};
@@ -11,14 +13,15 @@ use tensor::{DType, Error, Result};
 
 use crate::budget::Budget;
 use crate::calibration::Calibration;
-use crate::lattice::Lattice;
+use crate::grid::GridPolicy;
 use crate::output::{Format, Output};
 use crate::presets::preset_names;
 use crate::rules;
 use crate::schemes::Scheme;
+use crate::serde_dtype;
 use crate::similar::similar;
-use crate::type_names;
-use crate::with_draft::WithDraft;
+
+pub use draft::DraftRecipe;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
 
@@ -51,7 +54,7 @@ pub struct Recipe {
     pub calibration: Option<Calibration>,
     /// The draft model that is made with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub draft: Option<WithDraft>,
+    pub draft: Option<DraftRecipe>,
     /// `general.*` keys by their short names: see [`gemma::METADATA_FIELDS`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Json>,
@@ -96,17 +99,17 @@ pub struct Types {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<String>,
     /// Type of `token_embd`, which is also the head of a tied model.
-    #[serde(default, with = "type_names::optional", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "serde_dtype::optional", skip_serializing_if = "Option::is_none")]
     pub token_embd: Option<DType>,
     /// Type of the per-layer table.
-    #[serde(default, with = "type_names::optional", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "serde_dtype::optional", skip_serializing_if = "Option::is_none")]
     pub per_layer_token_embd: Option<DType>,
     /// What weights are rounded to before they are quantised.
     #[serde(default)]
     pub via: Via,
     /// What happens to weights that lie on a 4-bit lattice.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub lattice: Lattice,
+    pub lattice: GridPolicy,
     /// The first rule that matches a tensor decides its type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<TypeRule>,
@@ -130,7 +133,7 @@ pub struct TypeRule {
     /// Searched in the name, as llama-quantize's `--tensor-type` does.
     pub tensors: String,
     /// The type.
-    #[serde(rename = "type", with = "type_names::one")]
+    #[serde(rename = "type", with = "serde_dtype::one")]
     pub dtype: DType,
     /// The variants it is meant for; all when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -245,7 +248,7 @@ impl Recipe {
         self.output.max_shard_bytes()?;
         self.output.offload_classes()?;
         self.verify.check()?;
-        self.draft.as_ref().map_or(Ok(()), WithDraft::check)?;
+        self.draft.as_ref().map_or(Ok(()), DraftRecipe::check)?;
         self.budget.as_ref().map_or(Ok(()), Budget::check)?;
         let embeddings = [
             ("types.token_embd", self.types.token_embd),
@@ -277,7 +280,7 @@ impl Recipe {
                     ("types.token_embd", token_embd.is_some()),
                     ("types.per_layer_token_embd", per_layer_token_embd.is_some()),
                     ("types.via", *via != Via::default()),
-                    ("types.lattice", *lattice != Lattice::default()),
+                    ("types.lattice", *lattice != GridPolicy::default()),
                     ("budget", self.budget.is_some()),
                     ("calibration", self.calibration.is_some()),
                     ("types.rules", !rules.is_empty()),

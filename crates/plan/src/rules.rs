@@ -3,7 +3,7 @@
 //! A rule changes only what it names: llama-quantize, where an overridden tensor drops out of the count of
 //! layers, also moves the preset's extra bits to other layers. And a rule without effect is an error.
 
-use gemma::{Config, Slot, Store};
+use gemma::{Config, Slot, TypePolicy};
 use regex::Regex;
 use tensor::{DType, Error, Result};
 
@@ -77,12 +77,12 @@ impl<'a> Rules<'a> {
     ) -> Result<Decision> {
         let decided = |dtype, why: String| Decision { dtype, why, free: false };
         let flat = gguf::ggml_shape(&slot.shape).len() < 2;
-        let fixed = match slot.store {
-            Store::F32 => Some((DType::F32, "always f32")),
-            Store::Copy => Some((source, "copied")),
-            Store::Keep => Some((self.sixteen_bits(source), "kept in 16 bits")),
-            Store::Recipe if flat => Some((self.sixteen_bits(source), "kept in 16 bits: a single row")),
-            Store::Recipe => None,
+        let fixed = match slot.type_policy {
+            TypePolicy::F32 => Some((DType::F32, "always f32")),
+            TypePolicy::Copy => Some((source, "copied")),
+            TypePolicy::Keep => Some((self.sixteen_bits(source), "kept in 16 bits")),
+            TypePolicy::Recipe if flat => Some((self.sixteen_bits(source), "kept in 16 bits: a single row")),
+            TypePolicy::Recipe => None,
         };
         if let Some((dtype, why)) = fixed {
             self.matching(&slot.gguf, Some(PROTECTED));

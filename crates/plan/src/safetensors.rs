@@ -6,16 +6,16 @@
 use std::collections::BTreeMap;
 
 use checkpoint::SafetensorsLayout;
-use gemma::{Kind, Model, Slot};
+use gemma::{ModelKind, ModelSpec, Slot};
 use serde_json::{Map, Value as Json};
 use tensor::{DType, Error, Result, TensorDesc};
 
-use crate::build::{Request, Shards, dropped, offloaded, stored, unused_kv};
+use crate::artifact::{Artifact, Origin, OutputTensor, PlannedFile};
 use crate::companions;
 use crate::device_map::device_map;
 use crate::offload::set_id;
+use crate::request::{Request, Shards, dropped, offloaded, stored, unused_kv};
 use crate::schemes::{Per, Rest, Scheme};
-use crate::types::{Artifact, Origin, OutputFile, OutputTensor};
 
 /// The role of tensors that are not of the text model. Their values are not looked at.
 pub const OTHER: &str = "other";
@@ -38,7 +38,7 @@ struct Unit {
 ///
 /// # Errors
 /// `Recipe` for a value that cannot take effect, and what the container refuses.
-pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
+pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
     let recipe = &request.recipe;
     if let Some(given) = &request.importance {
         return Err(Error::recipe(
@@ -76,7 +76,7 @@ pub(crate) fn artifact(model: &Model, shards: &Shards<'_>, request: &Request) ->
 
     let rounded = units.iter().any(|(index, unit)| unit.tensor.desc.dtype != shards.tensors[*index].dtype);
     let change = companions::Change {
-        text_only: recipe.text_only && model.config.kind != Kind::Text,
+        text_only: recipe.text_only && model.config.kind != ModelKind::Text,
         quantization: scheme.quantization_config.as_ref(),
         rounded: scheme.rest == Rest::Bf16 && rounded,
     };
@@ -124,7 +124,7 @@ fn unit(
     let source = &shards.tensors[index];
     let float = matches!(source.dtype, DType::F32 | DType::F16 | DType::BF16);
     // to keep what is coded is to keep what it stands for, and that was BF16
-    let rounds = float && (scheme.rest == Rest::Bf16 || shards.codes.contains_key(&index));
+    let rounds = float && (scheme.rest == Rest::Bf16 || shards.encodings.contains_key(&index));
     let encoded = slot
         .and_then(|slot| scheme.encodes(slot))
         .filter(|_| source.shape.len() > 1 && source.elements() > 0);
@@ -161,7 +161,7 @@ fn unit(
         }
         _ => None,
     };
-    // scales a row are those of BF16 weights: see crates/convert/src/scales.rs
+    // scales a row are those of BF16 weights: see crates/convert/src/fp8_scales.rs
     let rounded_first = scale.as_ref().is_some_and(|scale| scale.desc.dtype == DType::BF16);
     let via = (rounded_first && source.dtype != DType::BF16).then_some(DType::BF16);
     let from = Origin::Checkpoint(stored(shards, index, via));
@@ -199,7 +199,7 @@ fn fill(units: Vec<Unit>, max: u64) -> Vec<Vec<OutputTensor>> {
 }
 
 /// Lays out sets of shards, with an index unless all is in one file of the name that readers look for.
-fn weights(metadata: &[(&str, &str)], sets: Vec<(&str, Vec<Vec<OutputTensor>>)>) -> Result<Vec<OutputFile>> {
+fn weights(metadata: &[(&str, &str)], sets: Vec<(&str, Vec<Vec<OutputTensor>>)>) -> Result<Vec<PlannedFile>> {
     let mut files = Vec::new();
     let mut map = BTreeMap::new();
     let (mut parameters, mut bytes) = (0u64, 0u64);
@@ -221,7 +221,7 @@ fn weights(metadata: &[(&str, &str)], sets: Vec<(&str, Vec<Vec<OutputTensor>>)>)
                     parameters += tensor.desc.elements();
                 }
             }
-            files.push(OutputFile { name, bytes: layout.len, header: layout.header, tensors, copy: None });
+            files.push(PlannedFile { name, bytes: layout.len, header: layout.header, tensors, copy: None });
         }
     }
     if files.iter().any(|file| file.name != SINGLE) {

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result};
 
-use crate::type_names;
+use crate::serde_dtype;
 
 /// The types whose errors are known.
-pub const TYPES: &[DType] = &[
+pub const MEASURED_TYPES: &[DType] = &[
     DType::Q2_K,
     DType::Q3_K,
     DType::IQ4_XS,
@@ -33,7 +33,7 @@ pub const TYPES: &[DType] = &[
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sensitivity {
-    /// What the model is known by, in hexadecimal; see [`crate::Target::fingerprint`].
+    /// What the model is known by, in hexadecimal; see [`crate::DraftTarget::fingerprint`].
     pub model: String,
     /// Digest of the model, the tokens and the version of this program: of equal ones, equal costs.
     pub id: String,
@@ -42,16 +42,16 @@ pub struct Sensitivity {
     /// Tokens of it that the models read.
     pub tokens: u64,
     /// The type that one tensor at a time was rounded to.
-    #[serde(with = "type_names::one")]
+    #[serde(with = "serde_dtype::one")]
     pub reference: DType,
     /// By name in a GGUF.
-    pub tensors: BTreeMap<String, Cost>,
+    pub tensors: BTreeMap<String, TensorCost>,
 }
 
 /// What rounding one tensor costs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cost {
+pub struct TensorCost {
     /// What it does.
     pub role: String,
     /// Its layer.
@@ -65,7 +65,7 @@ pub struct Cost {
     pub errors: BTreeMap<String, f64>,
 }
 
-impl Cost {
+impl TensorCost {
     /// The error of a type, if it is known.
     pub fn error(&self, dtype: DType) -> Option<f64> {
         self.errors.get(dtype.name()).copied()
@@ -101,8 +101,8 @@ impl Sensitivity {
 
     /// KL divergence a relative squared error: as measured, or as the layers on both sides suggest where it was not, or where
     /// the reference type changes nothing.
-    fn slope(&self, of: &Cost) -> Option<f64> {
-        let slope = |cost: &Cost| {
+    fn slope(&self, of: &TensorCost) -> Option<f64> {
+        let slope = |cost: &TensorCost| {
             let error = cost.error(self.reference).filter(|error| *error > 0.0)?;
             Some(cost.kld?.max(0.0) / error)
         };

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use checkpoint::Checkpoint;
-use gemma::Model;
-use plan::{Budget, Cost, Origin, OutputFile, Plan, Recipe, Request, Sensitivity, Shards, allocate, plan};
+use gemma::ModelSpec;
+use plan::{
+    Budget, Origin, Plan, PlannedFile, Recipe, Request, Sensitivity, Shards, TensorCost, allocate, plan,
+};
 use tensor::{DType, Result};
 
 const MODELS: [&str; 3] = ["e2b", "26b-a4b", "31b"];
@@ -13,9 +15,9 @@ const MODELS: [&str; 3] = ["e2b", "26b-a4b", "31b"];
 /// The alignment of tensor data in a GGUF.
 const ALIGNMENT: u64 = 32;
 
-fn with_model<T>(name: &str, work: impl FnOnce(&Model, &Shards<'_>) -> T) -> T {
+fn with_model<T>(name: &str, work: impl FnOnce(&ModelSpec, &Shards<'_>) -> T) -> T {
     let checkpoint = Checkpoint::open(testkit::fixtures("checkpoints").join(name)).unwrap();
-    let model = Model::open(&checkpoint).unwrap();
+    let model = ModelSpec::open(&checkpoint).unwrap();
     work(&model, &Shards::of(&checkpoint))
 }
 
@@ -36,7 +38,7 @@ fn types(plan: &Plan) -> BTreeMap<&str, DType> {
 }
 
 /// Tensors begin after the header, at aligned places, without gaps but for padding, and the file ends behind the last.
-fn check_layout(file: &OutputFile) {
+fn check_layout(file: &PlannedFile) {
     let data = (file.header.len() as u64).next_multiple_of(ALIGNMENT);
     let end = file.tensors.iter().fold(data, |end, tensor| {
         assert_eq!(tensor.offset, end, "{} {}", file.name, tensor.desc.name);
@@ -108,7 +110,7 @@ fn types_come_from_rules_before_presets_and_fall_back_where_rows_do_not_divide()
 
 #[test]
 fn a_split_holds_the_same_tensors_in_the_same_order() {
-    let names = |files: &[OutputFile]| -> Vec<(String, DType)> {
+    let names = |files: &[PlannedFile]| -> Vec<(String, DType)> {
         let tensors = files.iter().flat_map(|file| &file.tensors);
         tensors.map(|tensor| (tensor.desc.name.clone(), tensor.desc.dtype)).collect()
     };
@@ -153,13 +155,13 @@ fn rules_that_cannot_take_effect_are_refused() {
 }
 
 /// Costs that fall with the bytes of a type, larger for earlier layers.
-fn sensitivity(model: &Model, plan: &Plan) -> Sensitivity {
+fn sensitivity(model: &ModelSpec, plan: &Plan) -> Sensitivity {
     let error = |dtype: DType| (-8.0 * dtype.block_bytes() as f64 / dtype.block_len() as f64).exp2();
-    let cost = |tensor: &plan::OutputTensor| Cost {
+    let cost = |tensor: &plan::OutputTensor| TensorCost {
         role: tensor.role.to_owned(),
         layer: tensor.layer,
         kld: Some(0.01 / (1 + tensor.layer.unwrap_or(0)) as f64),
-        errors: plan::TYPES.iter().map(|dtype| (dtype.to_string(), error(*dtype))).collect(),
+        errors: plan::MEASURED_TYPES.iter().map(|dtype| (dtype.to_string(), error(*dtype))).collect(),
     };
     let tensors = plan.artifacts[0].files.iter().flat_map(|file| &file.tensors);
     Sensitivity {

@@ -8,19 +8,20 @@
 //! A type is one file in `types/`, listed in one table there; the searches for good scales that types
 //! share are in `search/`. This crate knows nothing of files, threads or models.
 
+mod dot;
 mod feedback;
 mod float;
+mod grid;
 mod lanes;
-mod lattice;
 mod search;
 mod simd;
 mod types;
 
+pub use dot::{DOT_VECTORS, dot};
 pub use feedback::{PANEL, Panel, feeds_back, round_panel};
-pub use lattice::{Repacked, Survey, repack_q4_0, survey};
+pub use grid::{GridSurvey, RepackCounts, repack_q4_0, survey};
 pub use simd::Simd;
 use tensor::DType;
-pub use types::dot::{DOT_VECTORS, dot};
 pub use types::sfp8::{sfp8_divide, sfp8_scale};
 
 use types::{Rows, codec, f8_e4m3, sfp8};

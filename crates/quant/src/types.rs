@@ -32,7 +32,6 @@ pub(crate) mod q8_0;
 pub(crate) mod sfp8;
 
 mod blocks;
-pub(crate) mod dot;
 pub(crate) mod iq4;
 pub(crate) mod superblocks;
 

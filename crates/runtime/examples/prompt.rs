@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let path = args.next().unwrap_or_else(|| "model.gguf".into());
     let mut number = |otherwise| args.next().and_then(|arg| arg.parse().ok()).unwrap_or(otherwise);
     let (tokens, sequences) = (number(512), number(1));
-    let kernel = if args.next().is_some() { Kernel::Plain } else { Kernel::detect() };
+    let kernel = if args.next().is_some() { Kernel::F32 } else { Kernel::detect() };
     if Path::new(&path).is_dir() {
         let checkpoint = Checkpoint::open(&path)?;
         let config = Config::from_json(checkpoint.config())?;

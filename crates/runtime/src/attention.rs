@@ -1,6 +1,6 @@
-//! Attention: each position's queries against the keys it may see.
+//! Causal attention, with a sliding window in sliding layers.
 //!
-//! `softmax(q·kᵀ) v` with a scale of 1: the norms of q and k have learnt it. Several query heads share a key head.
+//! `softmax(q·kᵀ) v`. The scale is 1: it is part of the weights of the norms of q and k. Query heads share key heads (GQA).
 
 use std::cell::RefCell;
 
@@ -11,13 +11,13 @@ use tensor::Result;
 
 use crate::batch::Batch;
 use crate::cache::{LayerKv, donor, is_last_owner};
+use crate::gemm::{Op, Shape, View, multiply};
 use crate::math::softmax;
 use crate::model::Model;
 use crate::norm::{rms, rms_in_place};
-use crate::product::{Op, Shape, View, multiply};
 use crate::{Matrix, rope};
 
-/// Queries that are multiplied with keys at a time.
+/// Queries in a block of the product with the keys.
 pub const QUERIES_AT_A_TIME: usize = 64;
 
 impl Model<'_> {
@@ -31,7 +31,7 @@ impl Model<'_> {
         let mut a = rms(&batch.hidden, Some(&w.vector("attn_norm")?), eps);
         if !config.shares_kv(layer) {
             let mut k = w.project("attn_k", &a)?;
-            // without a value projection, the keys as they are before their norm
+            // without a value projection, the values are the keys before their norm
             let mut v = w.find("attn_v").map_or_else(|| Ok(k.clone()), |_| w.project("attn_v", &a))?;
             rms_in_place(&mut k, head_dim, Some(&w.vector("attn_k_norm")?), eps);
             rope::rotate(&mut k, &batch.positions, frequencies);
@@ -52,7 +52,7 @@ impl Model<'_> {
 
         let heads = Heads::of(config, layer);
         let mut o = Matrix::zeros(q.rows(), q.cols());
-        // the batch says which way, as it does in `project`: a row's bits are its own
+        // chosen by the size of the batch, as in `project`: the bits of a row do not depend on other rows
         let few = q.rows() <= DOT_VECTORS;
         for sequence in &mut batch.sequences {
             let span = sequence.rows.start * q.cols()..sequence.rows.end * q.cols();
@@ -72,14 +72,14 @@ impl Model<'_> {
     }
 }
 
-/// The heads of a layer and what they see.
+/// The heads of a layer and their attention window.
 pub(crate) struct Heads {
     /// Query heads.
     count: usize,
     /// Key and value heads.
     kv: usize,
     dim: usize,
-    /// A position sees itself and the `window - 1` before it.
+    /// A position attends to itself and the `window - 1` before it.
     window: usize,
 }
 
@@ -100,10 +100,10 @@ impl Heads {
         }
     }
 
-    /// The values that the queries of one sequence find, which stand at these positions.
+    /// Attention output of the queries of one sequence at these positions.
     fn attend(&self, mut q: &[f32], kv: &LayerKv, positions: &[usize], mut out: &mut [f32]) {
         let width = self.count * self.dim;
-        // blocks begin at the same positions whatever rows there are: a query's sums are then always the same
+        // blocks begin at fixed positions, so the order of a query's sums does not depend on the batch
         let blocks: Vec<_> = positions
             .chunk_by(|a, b| a / QUERIES_AT_A_TIME == b / QUERIES_AT_A_TIME)
             .map(|positions| {
@@ -119,9 +119,9 @@ impl Heads {
         });
     }
 
-    /// For a single query, as all but the first of a generation are: the heads that share keys are the rows of one
-    /// product, so that keys and values, of which there are many, are read once and not once a head. The query of a draft
-    /// model stands where no key is yet.
+    /// Attention of a single query, as in token by token decoding: the heads that share keys are the rows of one product, so
+    /// that keys and values are read once and not once a head. Queries of an assistant are at a position past the end of the
+    /// KV cache.
     pub(crate) fn attend_alone(&self, q: &[f32], kv: &LayerKv, position: usize, out: &mut [f32]) {
         let (kv_width, group) = (self.kv * self.dim, self.count / self.kv);
         let first = self.oldest(position).max(kv.first);
@@ -159,7 +159,7 @@ impl Heads {
     fn attend_head(&self, head: usize, q: &[f32], kv: &LayerKv, positions: &[usize], out: &mut [f32]) {
         let (q_width, kv_width) = (self.count * self.dim, self.kv * self.dim);
         let queries = positions.len();
-        // what any query of the block sees, as rows of the cache
+        // the rows of the cache that any query of the block attends to
         let block = positions[0] / QUERIES_AT_A_TIME * QUERIES_AT_A_TIME;
         let first = self.oldest(block).max(kv.first);
         let keys = (block + QUERIES_AT_A_TIME).min(kv.end(kv_width)) - first;
@@ -196,7 +196,7 @@ impl Heads {
         });
     }
 
-    /// The oldest position that this one sees.
+    /// The oldest position in the window of this one.
     fn oldest(&self, position: usize) -> usize {
         (position + 1).saturating_sub(self.window)
     }

@@ -1,10 +1,10 @@
-//! Independent sequences that go through the layers together.
+//! A batch: independent sequences that are computed together.
 
 use std::ops::Range;
 
-use crate::{KvCache, Matrix, Part};
+use crate::{KvCache, LayerPart, Matrix};
 
-/// Sequences between two layers. Their tokens are the rows of one matrix, one sequence after the other.
+/// Sequences between two layers. Their hidden states are the rows of one matrix, one sequence after the other.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Token ids, a row each.
@@ -14,14 +14,14 @@ pub struct Batch {
     pub(crate) sequences: Vec<Sequence>,
     /// The hidden states: the residual stream.
     pub(crate) hidden: Matrix,
-    /// What `hidden` was before the first layer, for the models with per-layer embeddings; else empty.
+    /// `hidden` before the first layer, for models with per-layer embeddings; else empty.
     pub(crate) embedding: Matrix,
-    /// Tokens before the first layer: the rows that were there before the unwanted ones left.
+    /// Number of rows before the first layer.
     pub(crate) embedded: usize,
     /// Layers done, and the part of the next one that comes next.
     pub(crate) done: usize,
-    pub(crate) next: Part,
-    /// The rows that will be asked for, if not all, until the others have left.
+    pub(crate) next: LayerPart,
+    /// The rows to keep to the end, until the others are dropped; `None` for all.
     pub(crate) wanted: Option<Vec<usize>>,
 }
 
@@ -36,21 +36,21 @@ pub(crate) struct Sequence {
 }
 
 impl Batch {
-    /// Says, before the first layer, which rows will be asked for after the last: `rows` ascend. The others leave the
-    /// batch as soon as no layer looks at them any more, and what is wanted stays the same, but for the rounding of
-    /// sums where no more than four rows are left.
+    /// Selects, before the first layer, the rows whose final hidden states are needed, in ascending order. Other rows are
+    /// dropped after the last layer that computes keys and values of its own. The wanted hidden states stay the same, except
+    /// for the rounding of sums where at most four rows are left.
     ///
-    /// In E2B and E4B that is before half of the layers, because those at the end read keys and values of earlier ones.
+    /// In E2B and E4B that is before half of the layers: the last ones read keys and values of earlier layers.
     ///
     /// # Panics
-    /// When the rows do not ascend or are not there, or a layer has been done.
+    /// When the rows do not ascend or do not exist, or after a layer has been computed.
     pub fn want(&mut self, rows: Vec<usize>) {
         assert!(self.done == 0, "wanted after a layer");
         assert!(rows.is_sorted_by(|a, b| a < b) && rows.last().is_none_or(|&row| row < self.tokens.len()));
         self.wanted = Some(rows);
     }
 
-    /// Lets go of the rows that nobody wants, here and in `x`, which has the same rows.
+    /// Drops the unwanted rows of the batch and of `x`, which has the same rows.
     pub(crate) fn drop_unwanted(&mut self, x: &mut Matrix) {
         let Some(wanted) = self.wanted.take() else { return };
         for matrix in [x, &mut self.hidden, &mut self.embedding] {
@@ -64,7 +64,7 @@ impl Batch {
         }
     }
 
-    /// Tokens of all sequences, those included whose rows have left the batch.
+    /// Tokens of all sequences, including dropped rows.
     pub fn embedded(&self) -> usize {
         self.embedded
     }
@@ -74,7 +74,7 @@ impl Batch {
         &self.hidden
     }
 
-    /// The rows of each sequence that are there.
+    /// The rows of each sequence, without dropped ones.
     pub fn sequences(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
         self.sequences.iter().map(|sequence| sequence.rows.clone())
     }

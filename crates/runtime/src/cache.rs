@@ -1,7 +1,7 @@
-//! Keys and values of the positions that later ones look back to.
+//! The KV cache: keys and values of earlier positions.
 //!
-//! Layers at the end of E2B and E4B own none and read those of a donor: the last layer of their kind that has them.
-//! A sliding layer looks back `window` positions, so no more is kept of it than that, and as many as may be taken back.
+//! The last layers of E2B and E4B have none of their own (KV sharing) and read those of a donor: the last layer of their kind
+//! that has its own. For a sliding layer only the positions of the window are kept, plus those for a rollback.
 
 use gemma::{Attention, Config};
 use tensor::{Error, Result};
@@ -11,21 +11,21 @@ use tensor::{Error, Result};
 pub struct KvCache {
     len: usize,
     keep: Keep,
-    /// Positions that can be taken back.
+    /// Positions that a rollback can remove.
     undo: usize,
     layers: Vec<LayerKv>,
 }
 
-/// For whom.
+/// Lifetime of the cached rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keep {
-    /// The positions to come.
+    /// Until later positions no longer need them: for generation.
     Later,
-    /// The layers to come, no longer.
+    /// Until the last layer that reads them: for a single pass.
     Pass,
 }
 
-/// Keys and values of one layer, position after position.
+/// Keys and values of one layer, a row a position.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LayerKv {
     /// The position of the first row.
@@ -37,20 +37,20 @@ pub(crate) struct LayerKv {
 }
 
 impl KvCache {
-    /// An empty cache for a sequence that goes on, such as a generation.
+    /// An empty cache for a sequence that is continued, as in generation.
     pub fn new(config: &Config) -> KvCache {
         KvCache { len: 0, keep: Keep::Later, undo: 0, layers: vec![LayerKv::default(); config.layers()] }
     }
 
-    /// The same, of which the last `positions` can be taken back at any time, see [`KvCache::truncate`].
-    pub fn with_undo(self, positions: usize) -> KvCache {
+    /// The same cache with room for a rollback of the last `positions` at any time, see [`KvCache::truncate`].
+    pub fn with_rollback(self, positions: usize) -> KvCache {
         KvCache { undo: positions, ..self }
     }
 
-    /// Takes back all positions from `len` on: what goes through the model next is as if they had never been.
+    /// Removes all positions from `len` on (rollback). Later results are the same as if they had never been computed.
     ///
     /// # Errors
-    /// `Limit` when they are more than the cache was [made for](KvCache::with_undo), and nothing has changed.
+    /// `Limit` for more positions than [`KvCache::with_rollback`] made room for; the cache is then unchanged.
     pub fn truncate(&mut self, config: &Config, len: usize) -> Result<()> {
         let needed = |layer: usize| match config.attention[layer] {
             Attention::Sliding => (len + 1).saturating_sub(config.window as usize),
@@ -70,12 +70,12 @@ impl KvCache {
         Ok(())
     }
 
-    /// For a sequence that is done with in one pass: forgets a layer when no other will read it.
+    /// A cache for a sequence that is computed in one pass: a layer is freed once no later layer reads it.
     pub(crate) fn of_one_pass(config: &Config) -> KvCache {
         KvCache { keep: Keep::Pass, ..KvCache::new(config) }
     }
 
-    /// Number of positions that went through the model.
+    /// Number of cached positions.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -101,8 +101,7 @@ impl KvCache {
         kv.values.extend_from_slice(values);
     }
 
-    /// To be called after each layer: lets go of the keys and values that it was the last to read.
-    /// `end` is the number of positions so far.
+    /// Frees the keys and values that no later layer reads. Called after each layer; `end` is the number of positions.
     pub(crate) fn release(&mut self, config: &Config, layer: usize, end: usize) {
         let donor = donor(config, layer);
         let read_later = (layer + 1..config.layers()).any(|later| self::donor(config, later) == donor);
@@ -145,7 +144,7 @@ fn width(config: &Config, layer: usize) -> usize {
     (config.kv_heads_of(layer) * config.head_dim_of(layer)) as usize
 }
 
-/// True for the last layer with keys and values of its own: what becomes of a row after it, no other row sees.
+/// True for the last layer with keys and values of its own: after it, rows no longer depend on each other.
 pub(crate) fn is_last_owner(config: &Config, layer: usize) -> bool {
     !config.shares_kv(layer) && (layer + 1..config.layers()).all(|later| config.shares_kv(later))
 }

@@ -26,8 +26,8 @@ impl fmt::Display for Compute {
     /// `avx512, amx`: the level of vector instructions, then the kernel.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kernel = match self.kernel {
-            Kernel::Plain => "f32",
-            Kernel::Tiles => "amx",
+            Kernel::F32 => "f32",
+            Kernel::AmxBf16 => "amx",
         };
         write!(f, "{}, {kernel}", format!("{:?}", self.simd).to_lowercase())
     }

@@ -1,63 +1,61 @@
-//! What Gemma 4 computes: the text forward pass of every variant, in f32, with plain formulas.
+//! The text forward pass of every Gemma 4 variant, in f32, as plain formulas.
 //!
 //! Read [`Model::part`] first: it is the model on one page, and each line of it is a file here.
 //!
 //! | file | idea |
 //! |---|---|
-//! | `model.rs` | embedding, layers, head: what follows what |
-//! | `attention.rs`, `rope.rs`, `cache.rs` | queries against the keys that a layer sees; turning by position; what is kept |
+//! | `model.rs` | embedding, layers, head: the forward pass |
+//! | `attention.rs`, `rope.rs`, `cache.rs` | attention; rotary position embedding (RoPE); KV cache |
 //! | `ffn.rs`, `moe.rs` | the dense feed-forward network; the mixture of experts beside it |
-//! | `ple.rs`, `table.rs` | per-layer embeddings (E2B, E4B); their table, read row by row |
-//! | `observe.rs` | what goes into each matrix, for calibration |
-//! | `draft.rs`, `guesser.rs` | draft models, which guess the next tokens of another; guessing along a sequence |
+//! | `ple.rs`, `ple_cache.rs` | per-layer embeddings (PLE) of E2B and E4B; LRU cache of rows of their table |
+//! | `hooks.rs` | observers of the inputs and outputs of each matrix, for calibration |
+//! | `speculative/` | draft models for speculative decoding: assistants, and draft sessions along a sequence |
 //! | `norm.rs`, `math.rs` | RMS norm; exp, tanh, gelu |
-//! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role, decoded a few rows at a time where they are multiplied |
-//! | `batch.rs`, `runs.rs` | sequences between two layers; long texts in parts |
+//! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role; products with weights that are decoded a few rows at a time |
+//! | `batch.rs`, `batching.rs` | sequences between two layers; grouping of sequences by token count, activation memory |
 //! | `compute.rs` | vector instructions and kernel, by name |
-//! | `product.rs` | products of matrices in memory, over the `gemm` crate |
-//! | `matmul/` | the same on AMX tiles, with f32 values as sums of BF16 values |
+//! | `gemm.rs` | products of matrices in memory, over the `gemm` crate |
+//! | `matmul/` | products on Intel AMX tiles, with f32 values split into BF16 values |
 //!
 //! The source of the formulas is `models/gemma4/modeling_gemma4.py` of huggingface/transformers, whose results in
 //! f32 this crate reproduces, and `src/models/gemma4.cpp` of ggml-org/llama.cpp for what a GGUF means.
 //!
 //! The unit of work is one layer over a [`Batch`] of independent sequences: a model that is larger than memory
-//! is read once, layer by layer, however many sequences there are.
+//! is read once, layer by layer, for any number of sequences.
 //!
-//! Left out: image and audio input, training, sampling. Where tensors come from and what text the
-//! tokens stand for is the caller's business. Work runs on the caller's rayon pool.
+//! Not in this crate: image and audio input, training, sampling, tokenization, file formats. Work runs on the caller's rayon
+//! pool.
 
 mod attention;
 mod batch;
+mod batching;
 mod cache;
 mod compute;
-mod draft;
 mod ffn;
-mod guesser;
+pub mod gemm;
+mod hooks;
 mod math;
 mod matmul;
 mod matrix;
 mod model;
 mod moe;
 mod norm;
-mod observe;
 mod ple;
-pub mod product;
+mod ple_cache;
 mod rope;
-mod runs;
-mod table;
+mod speculative;
 mod weights;
 
 pub use attention::QUERIES_AT_A_TIME;
 pub use batch::Batch;
+pub use batching::{BATCH_TOKENS, activation_bytes_per_token, group_by_tokens};
 pub use cache::KvCache;
 pub use compute::Compute;
-pub use draft::{Drafter, Guess};
-pub use guesser::{Draft, Guesser, Standing};
+pub use hooks::{Expert, Input, Mixture, Observer};
 pub use math::{exp, gelu};
 pub use matmul::{Kernel, SCRATCH_BYTES};
 pub use matrix::{Matrix, argmax};
-pub use model::{Model, Part, Stage};
-pub use observe::{Expert, Input, Mixture, Observer};
-pub use runs::{BATCH_TOKENS, bytes_of_token, runs};
-pub use table::{PLE_CACHE_BYTES, TableReads};
+pub use model::{LayerPart, Model, Stage};
+pub use ple_cache::{PLE_CACHE_BYTES, PleCacheReads};
+pub use speculative::{Assistant, AssistantOutput, DraftSession, Drafter, TargetState};
 pub use weights::{LayerWeights, Weight, Weights};

@@ -34,7 +34,7 @@ macro_rules! vectorised {
         }
     };
 }
-/// e^x. Beyond ±87 the result stays at that of the end; NaN stays NaN.
+/// e^x. Arguments are clamped to ±87; NaN stays NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // adding 1.5 · 2^23 leaves the rounded integer in the low bits
@@ -93,7 +93,7 @@ vectorised! {
     }
 }
 
-/// `Σ f(x)` in 16 lanes, which is both faster and more exact than one after the other.
+/// `Σ f(x)` in 16 lanes: faster and more exact than a sequential sum.
 #[inline(always)]
 pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     const LANES: usize = 16;

@@ -1,19 +1,19 @@
-//! `y = x · Wᵀ` with weights that are decoded a few rows at a time, where they are used.
+//! `y = x · Wᵀ` with quantized weights, which are decoded a few rows at a time.
 //!
-//! A piece of work is a block of rows of W: read, decoded, multiplied with all of x. So a matrix is read once, whatever
-//! the number of tokens, and is never whole in memory. There are three ways to multiply:
+//! The unit of work is a block of rows of W: read, decoded, multiplied with all of x. A matrix is read once for any number of
+//! tokens, and is never whole in memory. There are three kernels:
 //!
-//! | way | when | how exact |
+//! | kernel | used for | precision |
 //! |---|---|---|
 //! | [`quant::dot`], from the stored bytes | up to four tokens | f32 |
 //! | the `gemm` crate | more tokens; then always for F32 weights, such as the router's | f32 |
-//! | `tiled.rs` | more tokens, on a CPU with AMX, see [`Kernel`] | BF16 weights: as f32; others: 16 bits of x and of W |
+//! | `amx_gemm.rs` | more tokens, on a CPU with AMX, see [`Kernel`] | BF16 weights: as f32; others: 16 bits of x and of W |
 //!
-//! None depends on the number of threads: they share rows of W, and what becomes of a row is one's work.
+//! Results do not depend on the number of threads: threads divide the rows of W, and each row is computed by one.
 
-mod parts;
-mod tiled;
-mod tiles;
+mod amx;
+mod amx_gemm;
+mod bf16_split;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -22,46 +22,46 @@ use quant::{DOT_VECTORS, Simd};
 use rayon::prelude::*;
 use tensor::{DType, Result};
 
-use self::tiles::{Sums, TILE_COLS, Values};
-use crate::product::{Op, Shape, View, product};
+use self::amx::{Sums, TILE_COLS, Values};
+use crate::gemm::{Op, Shape, View, product};
 use crate::{Matrix, Weight};
 
-/// How matrices are multiplied where there are several tokens.
+/// The kernel for products with more than four tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// In f32: the reference.
-    Plain,
-    /// On AMX tiles, with values as sums of BF16 parts.
-    Tiles,
+    /// f32 products of the `gemm` crate: the reference.
+    F32,
+    /// Intel AMX tiles; each value is a sum of BF16 values.
+    AmxBf16,
 }
 
 impl Kernel {
-    /// The fastest that this CPU and its operating system offer.
+    /// The fastest kernel that this CPU and its operating system support.
     pub fn detect() -> Kernel {
-        if Kernel::Tiles.is_available() { Kernel::Tiles } else { Kernel::Plain }
+        if Kernel::AmxBf16.is_available() { Kernel::AmxBf16 } else { Kernel::F32 }
     }
 
-    /// Whether this CPU and its operating system offer it.
+    /// Whether this CPU and its operating system support the kernel.
     pub fn is_available(self) -> bool {
-        self == Kernel::Plain || tiles::is_available()
+        self == Kernel::F32 || amx::is_available()
     }
 }
 
-/// f32 values of a block of weights: what a core's second-level cache holds.
+/// f32 values of a block of weights: the size of a core's L2 cache.
 const BLOCK: usize = 512 * 1024;
 
 /// Bytes of the decoded weights that a thread holds.
 pub const SCRATCH_BYTES: usize = BLOCK * size_of::<f32>();
 
-/// Bytes of a block where weights are used as they are stored: they come from the page cache through the second-level
-/// cache, where little work is done on them, and a call of the system each should not show.
+/// Bytes of a block of weights that are used as stored: they pass from the page cache through the L2 cache, and the block is
+/// large enough to hide the cost of a system call.
 const BLOCK_STORED: usize = 128 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
 
-/// A block of weights. Kept from block to block, because fresh memory costs as much as the work on it.
+/// Buffers for a block of weights. They are reused, because fresh memory costs as much as the work on it.
 #[derive(Default)]
 struct Scratch {
     /// As stored.
@@ -74,7 +74,7 @@ struct Scratch {
     sums: Vec<Sums>,
 }
 
-/// The first `len` items, of which there are enough afterwards.
+/// The first `len` items, after growing the vector if needed.
 fn room<T: Clone>(items: &mut Vec<T>, len: usize, new: T) -> &mut [T] {
     if items.len() < len {
         items.resize(len, new);
@@ -87,16 +87,16 @@ impl Weight<'_> {
     /// `[tokens, rows]`.
     ///
     /// # Errors
-    /// What the source says.
+    /// `Io` and `Malformed` of the source.
     ///
     /// # Panics
-    /// When the rows are not there or `x` is not as wide as they are.
+    /// When the rows do not exist or `x` has another width.
     pub(crate) fn project(&self, x: &Matrix, rows: Range<u64>) -> Result<Matrix> {
         self.project_some(x, rows, x.rows())
     }
 
-    /// As [`Weight::project`] for some tokens of a batch of `batch`, which says which way it goes: a token's bits should
-    /// not depend on how many others went to the same expert.
+    /// As [`Weight::project`] for some tokens of a batch of `batch` tokens. The size of the batch selects the kernel, so that a
+    /// token's result does not depend on how many others the router sent to the same expert.
     ///
     /// # Errors
     /// Those of [`Weight::project`].
@@ -105,7 +105,7 @@ impl Weight<'_> {
         let mut y = Matrix::zeros(x.rows(), (rows.end - rows.start) as usize);
         if batch <= DOT_VECTORS {
             self.dot_products(x, rows.start, &mut y)?;
-        } else if self.kernel() == Kernel::Tiles && self.fits_tiles() {
+        } else if self.kernel() == Kernel::AmxBf16 && self.fits_tiles() {
             self.tiled(x, rows.start, &mut y)?;
         } else {
             self.blocks(x, rows.start, &mut y)?;
@@ -113,7 +113,7 @@ impl Weight<'_> {
         Ok(y)
     }
 
-    /// Tiles take whole tiles of columns, and make less of f32 weights than there is.
+    /// AMX needs whole tiles of columns, and would lose precision of F32 weights.
     fn fits_tiles(&self) -> bool {
         (self.desc().cols() as usize).is_multiple_of(TILE_COLS) && self.desc().dtype != DType::F32
     }
@@ -172,14 +172,14 @@ impl Weight<'_> {
     }
 }
 
-/// Columns of a row-major matrix, which several threads write, each its own.
+/// A row-major matrix whose columns are written by several threads, each its own.
 #[derive(Clone, Copy)]
 struct Columns {
     first: *mut f32,
     stride: usize,
 }
 
-// SAFETY: a pointer to plain numbers; who writes through it says why nobody else does
+// SAFETY: a pointer to plain numbers; each write through it states why the access is exclusive
 unsafe impl Sync for Columns {}
 
 impl Columns {
@@ -202,9 +202,9 @@ mod tests {
         }
     }
 
-    /// What quant makes of a row is its business; here, that rows come to their places.
+    /// Each row of the result is in its place; the values are tested in quant.
     #[test]
-    fn few_tokens_are_each_what_it_is_alone() {
+    fn few_tokens_equal_each_token_alone() {
         let (rows, cols) = (700, 512);
         let desc = TensorDesc::new("w", DType::Q8_0, [rows as u64, cols as u64]).unwrap();
         let mut w = vec![0.0; rows * cols];
@@ -212,7 +212,7 @@ mod tests {
         let mut bytes = vec![0; desc.byte_len() as usize];
         quant::encode(Simd::detect(), DType::Q8_0, cols, &w, None, &mut bytes);
         let source = MemoryTensors::one(desc, bytes);
-        let weight = Weight::alone(&source, Kernel::Plain);
+        let weight = Weight::alone(&source, Kernel::F32);
         for tokens in 2..=DOT_VECTORS {
             let mut x = Matrix::zeros(tokens, cols);
             fill(x.data_mut(), tokens);
@@ -225,8 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn every_kernel_gives_the_sums_of_products_whatever_the_sizes() {
-        let kernels = testkit::available("kernel", [Kernel::Plain, Kernel::Tiles], Kernel::is_available);
+    fn every_kernel_computes_products_of_any_size() {
+        let kernels = testkit::available("kernel", [Kernel::F32, Kernel::AmxBf16], Kernel::is_available);
         // tokens, rows, columns: whole tiles, less, more than the tiles take at a time
         for (tokens, rows, cols) in
             [(1, 5, 64), (2, 1, 32), (5, 3, 32), (33, 47, 96), (530, 70, 64), (40, 600, 1056), (7, 40, 48)]
@@ -246,7 +246,7 @@ mod tests {
                     let (first, last) = (rows / 3, rows);
                     let y = Weight::alone(&source, kernel).project(&x, first as u64..last as u64).unwrap();
                     // f32 sums, or factors of 16 bits
-                    let exact = kernel == Kernel::Plain || matches!(dtype, DType::BF16 | DType::F32);
+                    let exact = kernel == Kernel::F32 || matches!(dtype, DType::BF16 | DType::F32);
                     let limit = if exact { 2f64.powi(-19) } else { 2f64.powi(-15) };
                     for (token, row) in (0..tokens).flat_map(|t| (first..last).map(move |r| (t, r))) {
                         let pairs = x.row(token).iter().zip(&stored[row * cols..][..cols]);

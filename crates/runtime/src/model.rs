@@ -5,7 +5,7 @@ use tensor::{Error, Result};
 
 use crate::batch::{Batch, Sequence};
 use crate::norm::rms;
-use crate::table::{self, Table, TableReads};
+use crate::ple_cache::{self, PleCache, PleCacheReads};
 use crate::{KvCache, Matrix, Weights, math, rope};
 
 /// A Gemma 4 text model.
@@ -14,21 +14,21 @@ pub struct Model<'a> {
     weights: Weights<'a>,
     sliding: Vec<f32>,
     full: Vec<f32>,
-    pub(crate) table: Table,
+    pub(crate) table: PleCache,
 }
 
-/// A part of a layer, after which something is added to the residual stream.
+/// A part of a layer: one residual branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum LayerPart {
     /// Attention and the norm behind it.
     Attention,
-    /// The dense network, with experts beside it in a mixture, and the norm behind.
+    /// The dense network, plus the experts in a mixture, and the norm behind.
     FeedForward,
-    /// The layer's own input, where there are per-layer embeddings; the end of the layer.
+    /// The per-layer embedding, if the model has one, and the output scale of the layer.
     PerLayer,
 }
 
-/// Tokens of a prompt that go through the layers together: enough for the decoding of weights to be cheap.
+/// Tokens of a prompt in one batch: enough to amortise the decoding of weights.
 const PIECE: usize = 512;
 
 /// A point in the forward pass.
@@ -44,8 +44,7 @@ impl<'a> Model<'a> {
     /// A model of this config with these weights.
     ///
     /// # Errors
-    /// `Unsupported` for a model that looks ahead; `Malformed` for sizes that do not go together; what the source of
-    /// the weights says.
+    /// `Unsupported` for a model without causal attention; `Malformed` for inconsistent sizes; `Io`.
     pub fn new(config: &'a Config, weights: Weights<'a>) -> Result<Model<'a>> {
         if config.draft.is_some() {
             return Err(Error::unsupported("model", "a draft model says nothing by itself")
@@ -54,10 +53,10 @@ impl<'a> Model<'a> {
         Model::of_layers(config, weights)
     }
 
-    /// As [`Model::new`], for layers that get their keys and values from elsewhere, too.
+    /// As [`Model::new`], also for assistants, whose layers have no keys and values.
     pub(crate) fn of_layers(config: &'a Config, weights: Weights<'a>) -> Result<Model<'a>> {
         check(config)?;
-        // a checkpoint says it in its config, a GGUF in a tensor
+        // the frequencies are in the config of a checkpoint, and in a tensor of a GGUF
         let (full, sliding) = (&config.rope, &config.rope_swa);
         let divisors = match weights.global().find(ROPE_FREQS) {
             Some(weight) => weight.vector()?.into_iter().map(|divisor| divisor * full.factor).collect(),
@@ -67,20 +66,20 @@ impl<'a> Model<'a> {
         Ok(Model {
             sliding: rope::frequencies(sliding.base, config.head_dim as usize, Some(&of_sliding)),
             full: rope::frequencies(full.base, config.full_head_dim as usize, Some(&divisors)),
-            table: Table::new(table::PLE_CACHE_BYTES),
+            table: PleCache::new(ple_cache::PLE_CACHE_BYTES),
             config,
             weights,
         })
     }
 
-    /// The same model, which keeps no more than so many bytes of rows of its per-layer table in memory (4 MiB, if nothing
-    /// is said). What it computes is the same.
-    pub fn with_table_room(self, bytes: usize) -> Model<'a> {
-        Model { table: Table::new(bytes), ..self }
+    /// The same model with another size of the LRU cache for rows of the PLE table, in bytes; see
+    /// [`PLE_CACHE_BYTES`](crate::PLE_CACHE_BYTES). Results do not depend on it.
+    pub fn with_ple_cache_bytes(self, bytes: usize) -> Model<'a> {
+        Model { table: PleCache::new(bytes), ..self }
     }
 
-    /// What has been read of the per-layer table so far, in models that have one.
-    pub fn table_reads(&self) -> Option<TableReads> {
+    /// Reads of the PLE table so far; `None` for models without one.
+    pub fn ple_reads(&self) -> Option<PleCacheReads> {
         (self.config.ple > 0).then(|| self.table.reads())
     }
 
@@ -104,12 +103,11 @@ impl<'a> Model<'a> {
 
     /// Sequences from their first token on, embedded: `√hidden · E[token]`.
     ///
-    /// A batch of a thousand tokens makes the decoding of weights cheap; a larger one takes memory and saves no more.
-    /// Where only some rows are needed at the end, see [`Batch::want`].
+    /// A batch of a thousand tokens amortises the decoding of weights; a larger one takes more memory and saves little.
+    /// If only some final hidden states are needed, see [`Batch::want`].
     ///
     /// # Errors
-    /// `Malformed` for a token beyond the vocabulary, `Limit` for more tokens than the model's context, and what
-    /// the source of the weights says.
+    /// `Malformed` for a token beyond the vocabulary, `Limit` for more tokens than the model's context, `Io`.
     pub fn embed(&self, sequences: &[&[u32]]) -> Result<Batch> {
         let new = || KvCache::of_one_pass(self.config);
         self.start(sequences.iter().map(|&tokens| (tokens, new())))
@@ -135,7 +133,7 @@ impl<'a> Model<'a> {
             hidden,
             embedding,
             done: 0,
-            next: Part::Attention,
+            next: LayerPart::Attention,
             wanted: None,
         };
         self.check_finite(&batch, "token_embd")?;
@@ -149,62 +147,62 @@ impl<'a> Model<'a> {
         Ok(hidden)
     }
 
-    /// Takes a batch through one layer, which must be the next one.
+    /// Computes the next layer of a batch.
     ///
     /// # Errors
-    /// `Malformed`, naming the layer, when a hidden state is infinite or NaN; what the source of the weights says.
+    /// `Malformed`, naming the layer, when a hidden state is infinite or NaN; `Io`.
     ///
     /// # Panics
     /// When it is not the batch's next layer.
     pub fn layer(&self, layer: usize, batch: &mut Batch) -> Result<()> {
-        [Part::Attention, Part::FeedForward, Part::PerLayer]
+        [LayerPart::Attention, LayerPart::FeedForward, LayerPart::PerLayer]
             .into_iter()
             .try_for_each(|part| self.part(layer, part, batch))
     }
 
-    /// Takes a batch through one part of a layer, which must be the next one.
+    /// Computes the next part of a layer of a batch.
     ///
     /// # Errors
     /// Those of [`Model::layer`].
     ///
     /// # Panics
     /// When it is not the batch's next part.
-    pub fn part(&self, layer: usize, part: Part, batch: &mut Batch) -> Result<()> {
+    pub fn part(&self, layer: usize, part: LayerPart, batch: &mut Batch) -> Result<()> {
         assert_eq!((layer, part), (batch.done, batch.next), "the batch's next part");
         let (eps, w) = (self.config.norm_eps, self.weights.layer(layer));
         w.observe_residual(&batch.hidden)?;
         match part {
-            Part::Attention => {
+            LayerPart::Attention => {
                 let a = self.attention(layer, batch)?;
                 batch.hidden.add(&rms(&a, Some(&w.vector("post_attention_norm")?), eps));
-                batch.next = Part::FeedForward;
+                batch.next = LayerPart::FeedForward;
                 Ok(())
             }
-            Part::FeedForward => {
+            LayerPart::FeedForward => {
                 let f = match self.config.experts {
                     None => self.dense(&w, &batch.hidden)?,
                     Some(_) => self.dense_and_experts(&w, &batch.hidden)?,
                 };
                 batch.hidden.add(&rms(&f, Some(&w.vector("post_ffw_norm")?), eps));
-                batch.next = Part::PerLayer;
+                batch.next = LayerPart::PerLayer;
                 Ok(())
             }
-            Part::PerLayer => {
+            LayerPart::PerLayer => {
                 if self.config.ple > 0 {
                     let p = self.per_layer(layer, batch)?;
                     batch.hidden.add(&p);
                 }
                 batch.hidden.scale(w.vector("layer_output_scale")?[0]);
-                (batch.done, batch.next) = (layer + 1, Part::Attention);
+                (batch.done, batch.next) = (layer + 1, LayerPart::Attention);
                 self.check_finite(batch, &format!("layer {layer}"))
             }
         }
     }
 
-    /// The hidden states after the last layer, normalised: what the head multiplies.
+    /// The normalised hidden states after the last layer: the input of the head.
     ///
     /// # Errors
-    /// What the source of the weights says.
+    /// `Malformed` for a missing norm; `Io`.
     pub fn norm(&self, hidden: &Matrix) -> Result<Matrix> {
         Ok(rms(hidden, Some(&self.weights.global().vector("output_norm")?), self.config.norm_eps))
     }
@@ -212,7 +210,7 @@ impl<'a> Model<'a> {
     /// Logits of normalised hidden states for a range of the vocabulary: `cap · tanh(E h / cap)`.
     ///
     /// # Errors
-    /// `Malformed` when one is infinite or NaN; what the source of the weights says.
+    /// `Malformed` when a logit is infinite or NaN; `Io`.
     ///
     /// # Panics
     /// When the range is beyond the vocabulary.
@@ -220,7 +218,7 @@ impl<'a> Model<'a> {
         use rayon::prelude::*;
         let head = if self.config.tied { "token_embd" } else { "output" };
         let mut logits = self.weights.global().get(head)?.project(normed, tokens)?;
-        // before the cap, which would hide an infinity
+        // before the soft cap, which would hide an infinity
         if let Some(bad) = quant::first_beyond(logits.data(), f32::MAX) {
             let place = format!("logits of row {}", bad / logits.cols());
             return Err(Error::malformed(place, "not finite, while all layers are")
@@ -240,8 +238,8 @@ impl<'a> Model<'a> {
         self.logits(&self.norm(hidden)?, 0..self.config.vocab)
     }
 
-    /// Takes the next tokens of one sequence through all layers; `cache` remembers those before. Returns their
-    /// hidden states after the last layer. `observe` sees the hidden states at every stage.
+    /// Computes all layers for the next tokens of one sequence; `cache` holds the positions before. Returns the hidden states
+    /// after the last layer. `observe` gets the hidden states at every stage.
     ///
     /// # Errors
     /// Those of [`Model::embed`] and [`Model::layer`]; the cache is empty then.
@@ -264,8 +262,8 @@ impl<'a> Model<'a> {
         Ok(batch.hidden)
     }
 
-    /// As [`Model::forward`], for who wants the hidden state of the last token alone: a long prompt goes through in
-    /// pieces, and where E2B and E4B look at no other token any more, only the last one goes on.
+    /// As [`Model::forward`], for callers that need only the last token's hidden state: a long prompt is computed in pieces,
+    /// and in E2B and E4B only the last token is computed in the layers with shared keys and values.
     ///
     /// # Errors
     /// Those of [`Model::forward`].
@@ -320,7 +318,7 @@ impl<'a> Model<'a> {
     }
 }
 
-/// What a config may say and this crate cannot do, or what would divide by zero.
+/// Refuses configs that this crate does not support, or that would divide by zero.
 fn check(config: &Config) -> Result<()> {
     if !config.causal {
         return Err(Error::unsupported(

@@ -1,7 +1,7 @@
-//! The mixture of experts (26B-A4B), which stands beside the dense network.
+//! The mixture of experts (26B-A4B), a branch parallel to the dense network.
 //!
-//! A router picks a few experts for each token and weighs them. It looks at the residual stream itself, not at what
-//! the experts see. All tokens of an expert go through it together, so each expert's weights are read once.
+//! A router selects and weights a few experts for each token. Its input is the residual stream, not the experts' normalised
+//! input. All tokens of an expert are computed together, so each expert's weights are read once.
 
 use rayon::prelude::*;
 use tensor::Result;
@@ -13,7 +13,7 @@ use crate::norm::rms;
 use crate::{Expert, LayerWeights, Matrix, Mixture};
 
 impl Model<'_> {
-    /// Dense network plus experts, each with a norm of its own behind it.
+    /// Dense network plus experts, each followed by a norm of its own.
     pub(crate) fn dense_and_experts(&self, w: &LayerWeights<'_>, x: &Matrix) -> Result<Matrix> {
         let eps = self.config().norm_eps;
         let mut out = rms(&self.dense(w, x)?, Some(&w.vector("post_ffw_norm_1")?), eps);
@@ -29,7 +29,7 @@ impl Model<'_> {
         Ok(out)
     }
 
-    /// The tokens of each expert, with the weight that the router gives it there.
+    /// The tokens of each expert, with their router weights.
     fn route(&self, w: &LayerWeights<'_>, x: &Matrix) -> Result<Vec<Vec<(usize, f32)>>> {
         let config = self.config();
         let used = config.experts_used.unwrap_or(0) as usize;
@@ -75,7 +75,7 @@ impl Model<'_> {
         };
         let busy: Vec<usize> = (0..tokens.len()).filter(|&expert| !tokens[expert].is_empty()).collect();
         let mut out = Matrix::zeros(n.rows(), n.cols());
-        // side by side, because each alone is little work; not all, because their results take room
+        // in parallel, because each expert is little work; not all at once, because of the memory for their results
         for some in busy.chunks(2 * rayon::current_num_threads()) {
             let results: Vec<Matrix> = some.par_iter().map(expert).collect::<Result<_>>()?;
             for (tokens, result) in some.iter().map(|&expert| &tokens[expert]).zip(&results) {

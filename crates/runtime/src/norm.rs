@@ -1,4 +1,4 @@
-//! RMS norm: `x · (mean(x²) + ε)^-½ · w`. Gemma 4 multiplies by `w` itself, not by `1 + w` as Gemma 1 to 3 did.
+//! RMS norm: `x · (mean(x²) + ε)^-½ · w`. Gemma 4 multiplies by `w`, Gemma 1 to 3 by `1 + w`.
 
 use rayon::prelude::*;
 
@@ -21,7 +21,7 @@ pub(crate) fn rms(x: &Matrix, weight: Option<&[f32]>, eps: f32) -> Matrix {
     x
 }
 
-/// Values that make a piece of work worth a thread.
+/// Values in the unit of work of a thread.
 const PIECE: usize = 16 * 1024;
 
 vectorised! {

@@ -1,7 +1,7 @@
-//! Per-layer embeddings (E2B, E4B): each layer gets an input of its own for each token.
+//! Per-layer embeddings (PLE) of E2B and E4B: an additional input of each layer for each token.
 //!
-//! Half of it is looked up by the token, half is projected from the token's ordinary embedding. The table has a slice
-//! a layer in each row; a layer's slice is decoded when the layer runs, so that all layers' are never in memory at once.
+//! It is the mean of a row that is looked up by token, and a projection of the token's ordinary embedding. A row of the table
+//! has a slice for each layer; the slice is decoded when the layer runs.
 
 use tensor::Result;
 
@@ -15,7 +15,7 @@ use crate::norm::{rms, rms_in_place};
 const TABLE: &str = "per_layer_token_embd";
 
 impl Model<'_> {
-    /// What the layer adds to its output `x` because of its own input.
+    /// The contribution of the per-layer embedding to the residual stream.
     pub(crate) fn per_layer(&self, layer: usize, batch: &Batch) -> Result<Matrix> {
         let w = self.weights().layer(layer);
         let mut gate = w.project("inp_gate", &batch.hidden)?;
@@ -24,7 +24,7 @@ impl Model<'_> {
         Ok(rms(&x, Some(&w.vector("post_norm")?), self.config().norm_eps))
     }
 
-    /// `(RMSNorm(P x₀ / √hidden) + √ple · table[token]) / √2`, of which `layer`'s slice: `[tokens, ple]`.
+    /// `(RMSNorm(P x₀ / √hidden) + √ple · table[token]) / √2`, the slice of `layer`: `[tokens, ple]`.
     fn per_layer_input(&self, layer: usize, batch: &Batch) -> Result<Matrix> {
         let (config, w) = (self.config(), self.weights().global());
         let ple = config.ple as usize;

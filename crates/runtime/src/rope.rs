@@ -1,8 +1,8 @@
-//! Rotary positions: pairs of dimensions turn by an angle that grows with the position.
+//! Rotary position embedding (RoPE): pairs of dimensions are rotated by an angle proportional to the position.
 //!
-//! Pairs are (j, j + d/2), as in GPT-NeoX. Sliding layers turn all pairs; full layers turn the first quarter, whose
-//! frequencies still count over the whole head ("proportional"). The others stand still, because `rope_freqs`
-//! divides their frequencies by 1e30.
+//! Pairs are (j, j + d/2), as in GPT-NeoX. Sliding layers rotate all pairs; full layers rotate the first quarter, with
+//! frequencies computed over the whole head ("proportional"). The other pairs are not rotated: `rope_freqs` divides their
+//! frequencies by 1e30.
 
 use rayon::prelude::*;
 
@@ -19,7 +19,7 @@ pub(crate) fn frequencies(base: f32, head_dim: usize, divisors: Option<&[f32]>) 
     (0..head_dim / 2).map(frequency).collect()
 }
 
-/// Turns all heads of each row by the row's position.
+/// Rotates all heads of each row by the row's position.
 pub(crate) fn rotate(x: &mut Matrix, positions: &[usize], frequencies: &[f32]) {
     let half = frequencies.len();
     let cols = x.cols();

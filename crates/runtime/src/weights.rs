@@ -9,7 +9,7 @@ use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::{Expert, Input, Kernel, Matrix, Mixture, Observer};
 
-/// The weights of a model: a source of tensors, and which of them does what.
+/// The weights of a model: a source of tensors, and their indices by role and layer.
 #[derive(Clone)]
 pub struct Weights<'a> {
     source: &'a dyn TensorSource,
@@ -19,7 +19,7 @@ pub struct Weights<'a> {
     observer: Option<&'a dyn Observer>,
 }
 
-/// The weights of one layer, or those of no layer.
+/// The weights of one layer, or those outside of all layers.
 #[derive(Clone, Copy)]
 pub struct LayerWeights<'a> {
     weights: &'a Weights<'a>,
@@ -55,7 +55,7 @@ impl<'a> Weights<'a> {
         Ok(Weights { source, tensors, kernel: Kernel::detect(), observer: None })
     }
 
-    /// The same weights, multiplied in a way of the caller's choice.
+    /// The same weights with another kernel.
     ///
     /// # Errors
     /// `Unsupported` when this machine has no such kernel.
@@ -69,12 +69,12 @@ impl<'a> Weights<'a> {
         Ok(Weights { kernel, ..self })
     }
 
-    /// The same weights, with somebody who sees what goes into those of layers.
+    /// The same weights with an observer of the matrix products of layers.
     pub fn observed(self, observer: &'a dyn Observer) -> Weights<'a> {
         Weights { observer: Some(observer), ..self }
     }
 
-    /// Takes another tensor of the source for a role: one that has been quantised, say.
+    /// Replaces the tensor of a role by another tensor of the source, such as a quantized one.
     pub fn replace(&mut self, role: &'static str, layer: Option<usize>, index: usize) {
         self.tensors.insert((role, layer), index);
     }
@@ -124,17 +124,17 @@ impl<'a> LayerWeights<'a> {
         Ok(y)
     }
 
-    /// Shows the observer, if there is one, what a part of this layer begins with.
+    /// Calls the observer with the residual stream before a part of the layer.
     pub(crate) fn observe_residual(&self, hidden: &Matrix) -> Result<()> {
         self.weights.observer.map_or(Ok(()), |observer| observer.residual(hidden))
     }
 
-    /// Shows the observer, if there is one, what a mixture of experts has made.
+    /// Calls the observer with the branches of a mixture of experts.
     pub(crate) fn observe_mixture(&self, mixture: &Mixture<'_>) -> Result<()> {
         self.weights.observer.map_or(Ok(()), |observer| observer.mixture(mixture))
     }
 
-    /// Shows the observer, if there is one, the input of a matrix of this layer.
+    /// Calls the observer with the input of a matrix of this layer.
     pub(crate) fn observe(&self, role: &'static str, expert: Option<Expert<'_>>, x: &Matrix) -> Result<()> {
         match (self.weights.observer, self.layer) {
             (Some(observer), Some(layer)) => observer.input(&Input { role, layer, expert, x }),
@@ -144,7 +144,7 @@ impl<'a> LayerWeights<'a> {
 }
 
 impl<'a> Weight<'a> {
-    /// Without a model around it.
+    /// A weight without a model.
     #[cfg(test)]
     pub(crate) fn alone(source: &'a dyn TensorSource, kernel: Kernel) -> Weight<'a> {
         Weight { source, index: 0, kernel }
@@ -155,7 +155,7 @@ impl<'a> Weight<'a> {
         &self.source.tensors()[self.index]
     }
 
-    /// How it is multiplied.
+    /// The kernel of its products.
     pub(crate) fn kernel(&self) -> Kernel {
         self.kernel
     }
@@ -163,7 +163,7 @@ impl<'a> Weight<'a> {
     /// Rows from `first` on, as stored.
     ///
     /// # Errors
-    /// What the source says.
+    /// `Io` and `Malformed` of the source.
     pub(crate) fn read_bytes(&self, first: u64, out: &mut [u8]) -> Result<()> {
         self.source.read_rows(self.index, first, out)
     }
@@ -171,7 +171,7 @@ impl<'a> Weight<'a> {
     /// Reads the rows from `first` on that fill `out`, through `bytes`.
     ///
     /// # Errors
-    /// What the source says.
+    /// `Io` and `Malformed` of the source.
     pub fn read(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         let desc = self.desc();
         let len = out.len() / desc.cols() as usize * desc.row_bytes() as usize;
@@ -187,7 +187,7 @@ impl<'a> Weight<'a> {
     /// All values. Meant for small tensors.
     ///
     /// # Errors
-    /// What the source says.
+    /// `Io` and `Malformed` of the source.
     pub fn vector(&self) -> Result<Vec<f32>> {
         let mut out = vec![0.0; self.desc().elements() as usize];
         self.read(0, &mut Vec::new(), &mut out)?;
@@ -197,7 +197,7 @@ impl<'a> Weight<'a> {
     /// The rows of these ids.
     ///
     /// # Errors
-    /// What the source says.
+    /// `Io` and `Malformed` of the source.
     pub(crate) fn gather(&self, ids: &[u32]) -> Result<Matrix> {
         let cols = self.desc().cols() as usize;
         let mut out = Matrix::zeros(ids.len(), cols);

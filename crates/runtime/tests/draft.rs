@@ -5,7 +5,7 @@ mod common;
 use checkpoint::Checkpoint;
 use common::{Folder, Golden, fixtures, max_difference};
 use gemma::Config;
-use runtime::{Drafter, KvCache, Matrix, Model, argmax};
+use runtime::{Assistant, KvCache, Matrix, Model, argmax};
 use tensor::TensorSource;
 
 /// What f32 sums in another order may do to a logit.
@@ -25,16 +25,16 @@ impl Pair {
         Pair { target: Folder::open(&format!("checkpoints/{name}")), draft, config }
     }
 
-    fn drafter(&self) -> Drafter<'_> {
+    fn drafter(&self) -> Assistant<'_> {
         let inventory =
             gemma::inventory(&self.config, self.draft.tensors(), &|_| "the fixture".into()).unwrap();
-        Drafter::new(&self.config, &self.draft, &inventory, &self.target.config).unwrap()
+        Assistant::new(&self.config, &self.draft, &inventory, &self.target.config).unwrap()
     }
 }
 
 /// A prompt through the model: the cache, the normalised last hidden state, the likeliest next token.
 fn read(model: &Model<'_>, prompt: &[u32], undo: usize) -> (KvCache, Matrix, u32) {
-    let mut cache = KvCache::new(model.config()).with_undo(undo);
+    let mut cache = KvCache::new(model.config()).with_rollback(undo);
     let hidden = model.forward_last(prompt, &mut cache).unwrap();
     let next = argmax(model.head(&hidden).unwrap().row(0)) as u32;
     (cache, model.norm(&hidden).unwrap(), next)
@@ -109,7 +109,7 @@ fn what_is_taken_back_leaves_no_trace() {
 fn a_drafter_of_another_model_is_refused() {
     let (e2b, moe) = (Pair::open("e2b"), Pair::open("26b-a4b"));
     let inventory = gemma::inventory(&e2b.config, e2b.draft.tensors(), &|_| "the fixture".into()).unwrap();
-    let error = Drafter::new(&e2b.config, &e2b.draft, &inventory, &moe.target.config).err().unwrap();
+    let error = Assistant::new(&e2b.config, &e2b.draft, &inventory, &moe.target.config).err().unwrap();
     assert_eq!(error.problem(), "key heads of sliding layers differs from the target's");
     let nothing = KvCache::new(&e2b.target.config);
     let hidden = Matrix::zeros(1, e2b.target.config.hidden as usize);

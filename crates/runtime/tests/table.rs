@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Folder, logits, max_difference};
-use runtime::{KvCache, Matrix, Model, TableReads};
+use runtime::{KvCache, Matrix, Model, PleCacheReads};
 
 /// Bytes of a row: 256 values of BF16 for each layer, or whatever the fixture has.
 fn row_bytes(folder: &Folder) -> u64 {
@@ -27,14 +27,14 @@ fn one_token_is_one_read_and_all_other_layers_find_it() {
     let (layers, bytes) = (folder.config.layers() as u64, row_bytes(&folder));
     let model = folder.model();
     let mut cache = KvCache::new(&folder.config);
-    assert_eq!(model.table_reads(), Some(TableReads::default()));
+    assert_eq!(model.ple_reads(), Some(PleCacheReads::default()));
     model.forward(&[17], &mut cache, |_, _| ()).unwrap();
-    assert_eq!(model.table_reads(), Some(TableReads { rows: 1, bytes, hits: layers - 1 }));
+    assert_eq!(model.ple_reads(), Some(PleCacheReads { rows: 1, bytes, hits: layers - 1 }));
     // of three tokens one is new
     model.forward(&[17, 5, 17], &mut cache, |_, _| ()).unwrap();
-    assert_eq!(model.table_reads().unwrap().rows, 2);
-    assert_eq!(model.table_reads().unwrap().bytes, 2 * bytes);
-    assert_eq!(Folder::open("checkpoints/31b").model().table_reads(), None);
+    assert_eq!(model.ple_reads().unwrap().rows, 2);
+    assert_eq!(model.ple_reads().unwrap().bytes, 2 * bytes);
+    assert_eq!(Folder::open("checkpoints/31b").model().ple_reads(), None);
 }
 
 #[test]
@@ -46,12 +46,12 @@ fn logits_are_the_same_bits_whatever_is_kept() {
         let kept = folder.model();
         let expected = generation(&kept, &tokens, 60);
         let distinct = tokens.iter().collect::<std::collections::HashSet<_>>().len() as u64;
-        assert_eq!(kept.table_reads().unwrap().rows, distinct, "{path}");
+        assert_eq!(kept.ple_reads().unwrap().rows, distinct, "{path}");
         // nothing; less than the prompt; all but a byte of a row more
         for room in [0, 7 * row, 8 * row - 1] {
-            let model = folder.model().with_table_room(room);
+            let model = folder.model().with_ple_cache_bytes(room);
             assert!(generation(&model, &tokens, 60) == expected, "{path}: other bits with {room} bytes");
-            let reads = model.table_reads().unwrap();
+            let reads = model.ple_reads().unwrap();
             assert_eq!(reads.bytes, reads.rows * row as u64);
             assert!(reads.rows > distinct, "{path}: {reads:?}");
             assert_eq!(reads.hits > 0, room > 0, "{path}: {reads:?}");

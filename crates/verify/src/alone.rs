@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use checkpoint::Checkpoint;
-use gemma::{Config, Kind, Model, is_known_key};
+use gemma::{Config, ModelKind, ModelSpec, is_known_key};
 use gguf::{GgufSet, Metadata};
 use plan::{Preset, preset_names};
 use serde_json::json;
@@ -110,7 +110,7 @@ fn of_folder(checkpoint: &Checkpoint, findings: &mut Vec<Finding>) -> Result<(u6
     findings.extend(folder::index(checkpoint));
     findings.extend(folder::device_map(checkpoint));
     findings.extend(folder::strays(checkpoint, &|name| plan::is_companion(name)));
-    let model = Model::open_any(checkpoint)?;
+    let model = ModelSpec::open_any(checkpoint)?;
     match Tokenizer::from_checkpoint(checkpoint) {
         Ok(tokenizer) => findings.extend(round_trip(&tokenizer)),
         Err(error) => findings.push(of_error(&error)),
@@ -266,7 +266,7 @@ pub(crate) fn file_type(metadata: &Metadata, tensors: &[TensorDesc]) -> Option<F
 pub fn is_draft<'a>(artifact: impl Into<Artifact<'a>>) -> bool {
     match artifact.into() {
         Artifact::Gguf(set) => Config::any_from_metadata(set.metadata(), set.tensors())
-            .is_ok_and(|config| config.kind == Kind::Draft),
+            .is_ok_and(|config| config.kind == ModelKind::Draft),
         Artifact::Folder(folder) => gemma::is_assistant(folder.config()),
     }
 }

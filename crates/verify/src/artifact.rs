@@ -69,7 +69,7 @@ impl<'a> Artifact<'a> {
     fn one(self, index: usize, desc: &TensorDesc) -> Stored {
         let code = match self {
             Artifact::Gguf(_) => None,
-            Artifact::Folder(folder) => folder.code(index).map(|code| (folder, code)),
+            Artifact::Folder(folder) => folder.encoding(index).map(|code| (folder, code)),
         };
         let Some((folder, code)) = code else { return Stored::plain(desc) };
         let desc = TensorDesc { dtype: code.dtype, ..desc.clone() };

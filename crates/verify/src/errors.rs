@@ -3,7 +3,7 @@
 //!
 //! What is far enough to be wrong is in `limits.rs`; why it is wrong, `diagnose.rs` finds out.
 
-use checkpoint::{Checkpoint, Code};
+use checkpoint::{Checkpoint, StoredEncoding};
 use quant::Simd;
 use rayon::prelude::*;
 use tensor::{DType, Error, Result, TensorSource};
@@ -52,7 +52,7 @@ pub(crate) fn compare(
     expected: &Expected,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Tensors, Vec<Finding>)> {
-    let code = |index| folder.and_then(|folder| Some((folder, folder.code(index)?)));
+    let code = |index| folder.and_then(|folder| Some((folder, folder.encoding(index)?)));
     let pairs: Vec<Pair<'_>> = comparable(artifact.tensors(), expected)
         .into_iter()
         .map(|(index, tensor)| {
@@ -117,7 +117,7 @@ pub(crate) struct Pair<'a> {
     pub(crate) index: usize,
     pub(crate) stored: &'a Stored,
     /// Where it is kept in another type with a scale apart, in a folder.
-    pub(crate) code: Option<(&'a Checkpoint, Code)>,
+    pub(crate) code: Option<(&'a Checkpoint, StoredEncoding)>,
     pub(crate) tensor: &'a ExpectedTensor,
     /// The artifact is of a quantised type, and may have been made from a BF16 file.
     pub(crate) quantised: bool,

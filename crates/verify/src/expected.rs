@@ -8,12 +8,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use checkpoint::Checkpoint;
-use gemma::{Config, Model};
+use gemma::{Config, ModelSpec};
 use gguf::{GgufSet, Header, Metadata};
 use imatrix::Importance;
 use plan::{
-    Format, Given, ImportanceSource, Lattice, Origin as PlannedOrigin, OutputTensor, Request, Shards,
-    TENSOR_DIGESTS,
+    Format, GivenImportance, GridPolicy, ImportanceSource, Origin as PlannedOrigin, OutputTensor, Request,
+    Shards, TENSOR_DIGESTS,
 };
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
@@ -97,22 +97,25 @@ impl Expected {
     ///
     /// # Errors
     /// Those of [`plan::plan`]: the recipe does not fit the checkpoint.
-    pub fn of_checkpoint(checkpoint: &Checkpoint, model: &Model, from: &Provenance) -> Result<Expected> {
+    pub fn of_checkpoint(checkpoint: &Checkpoint, model: &ModelSpec, from: &Provenance) -> Result<Expected> {
         if from.recipe.output.format == Format::Safetensors {
             return Expected::of_folder(checkpoint, model, from);
         }
         let (mut recipe, plan, binding) = (from.recipe.clone(), from.plan.clone(), from.binding);
         recipe.output.split_max_size = None;
         recipe.output.offload.clear();
-        if recipe.types.lattice == Lattice::Require {
-            recipe.types.lattice = Lattice::Auto; // where there is no lattice, the types will tell
+        if recipe.types.lattice == GridPolicy::Require {
+            recipe.types.lattice = GridPolicy::Auto; // where there is no lattice, the types will tell
         }
         let entries = from.entries.clone();
-        let given = |keys| Given { source: ImportanceSource { keys, file: None }, entries: entries.clone() };
+        let given = |keys| GivenImportance {
+            source: ImportanceSource { keys, file: None },
+            entries: entries.clone(),
+        };
         let importance = from.importance.clone().map(given);
         let request = [Request { importance, ..Request::new(&plan, recipe, "model") }];
         let mut shards = Shards::of(checkpoint);
-        if request[0].recipe.types.lattice != Lattice::Off {
+        if request[0].recipe.types.lattice != GridPolicy::Off {
             shards.surveys = convert::survey_grid(checkpoint, &plan::to_survey(model, &shards, &request))?;
         }
         let calibrated = from.recipe.calibration.is_some();
@@ -136,7 +139,7 @@ impl Expected {
                     rounding = Rounding {
                         via: stored.via,
                         lattice: stored.lattice,
-                        steered: stored.steered,
+                        steered: stored.uses_imatrix,
                         unknown_importance,
                         feedback: calibrated && tensor.role != "per_layer_token_embd",
                     };
@@ -167,7 +170,7 @@ impl Expected {
         })
     }
 
-    fn of_folder(checkpoint: &Checkpoint, model: &Model, from: &Provenance) -> Result<Expected> {
+    fn of_folder(checkpoint: &Checkpoint, model: &ModelSpec, from: &Provenance) -> Result<Expected> {
         let Provenance { recipe, plan, binding, .. } = from.clone();
         let metadata = folder::keys(checkpoint, &model.config)?;
         let request = Request::new(&plan, recipe, "");

@@ -10,10 +10,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use checkpoint::{Checkpoint, Code};
+use checkpoint::{Checkpoint, StoredEncoding};
 use gemma::{Config, KeySources, Parameters, Vocabulary};
 use gguf::Metadata;
-use plan::OutputFile;
+use plan::PlannedFile;
 use serde_json::{Map, Value as Json};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
@@ -63,7 +63,7 @@ enum Content {
 
 impl Folder {
     /// Takes in a file of a plan for the checkpoint in `base`.
-    pub(crate) fn add(&mut self, file: &OutputFile, base: &Path) {
+    pub(crate) fn add(&mut self, file: &PlannedFile, base: &Path) {
         if !file.tensors.is_empty() {
             if self.metadata.is_empty() {
                 self.metadata = metadata_of(&file.header);
@@ -126,7 +126,7 @@ pub(crate) fn keys(folder: &Checkpoint, config: &Config) -> Result<Metadata> {
 pub(crate) fn compare(found: &Checkpoint, folder: &Folder, expected: &Expected) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (index, desc) in found.tensors().iter().enumerate() {
-        if let (Some(code), Some(scale)) = (found.code(index), folder.scales.get(&desc.name)) {
+        if let (Some(code), Some(scale)) = (found.encoding(index), folder.scales.get(&desc.name)) {
             findings.extend(other_scales(desc, code, scale, expected.binding));
         }
     }
@@ -165,7 +165,7 @@ pub(crate) fn device_map(found: &Checkpoint) -> Option<Finding> {
         |name: &str| name.strip_prefix(plan::OFFLOAD).is_some_and(|rest| rest.starts_with('-'));
     let is_set = found.shards().iter().any(|shard| is_offloaded(&shard.name));
     let bytes = std::fs::read(found.dir().join(DEVICE_MAP)).ok();
-    let coded = (0..found.tensors().len()).any(|index| found.code(index).is_some());
+    let coded = (0..found.tensors().len()).any(|index| found.encoding(index).is_some());
     let bytes = match (is_set && !coded, bytes) {
         (false, None) => return None,
         (true, None) => {
@@ -247,7 +247,12 @@ fn finding(severity: Severity, place: impl ToString, problem: impl ToString) -> 
 }
 
 /// Scales of another type, or another number of them.
-fn other_scales(desc: &TensorDesc, code: Code, scale: &TensorDesc, binding: bool) -> Option<Finding> {
+fn other_scales(
+    desc: &TensorDesc,
+    code: StoredEncoding,
+    scale: &TensorDesc,
+    binding: bool,
+) -> Option<Finding> {
     let per_row = !scale.shape.is_empty();
     if (code.scale.dtype, code.scale.per_row) == (scale.dtype, per_row) {
         return None;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use checkpoint::{Checkpoint, Shard};
-use gemma::{Config, Kind};
+use gemma::{Config, ModelKind};
 use gguf::GgufSet;
 use imatrix::Importance;
 use plan::{
@@ -236,7 +236,7 @@ fn by_storage(artifact: &Checkpoint) -> Result<(Recipe, String)> {
     let config = Config::any_of_checkpoint(artifact).map_err(within)?;
     let text = format!(
         "text_only = {}\ntypes.scheme = {scheme:?}\noutput.format = \"safetensors\"\n",
-        config.kind == Kind::Text
+        config.kind == ModelKind::Text
     );
     Ok((Recipe::from_toml(&text, scheme)?, plan.to_owned()))
 }

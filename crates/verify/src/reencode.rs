@@ -7,7 +7,7 @@
 
 mod verdict;
 
-use checkpoint::{Checkpoint, Code};
+use checkpoint::{Checkpoint, StoredEncoding};
 use convert::{Buffers, Encoding, Scales, Steps};
 use quant::Simd;
 use tensor::{DType, Result, TensorDesc};
@@ -41,7 +41,7 @@ pub(crate) struct Reencode<'a> {
     dtype: DType,
     cols: usize,
     /// Of a folder, where the codes are, with the tensor's number there.
-    coded: Option<(&'a Checkpoint, usize, Code)>,
+    coded: Option<(&'a Checkpoint, usize, StoredEncoding)>,
     /// The scale of the tensor.
     scale: f32,
 }

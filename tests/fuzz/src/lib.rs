@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use checkpoint::{Checkpoint, ModelCard};
 use eval::LogitsFile;
-use gemma::{Config, Model, Vocabulary};
+use gemma::{Config, ModelSpec, Vocabulary};
 use gguf::Header;
 use imatrix::Importance;
 use plan::{Manifest, Recipe, Request, Shards};
@@ -217,9 +217,9 @@ pub fn importance(bytes: &[u8]) {
 
 /// A recipe, and what is planned by it.
 pub fn recipe(bytes: &[u8]) {
-    static MODEL: LazyLock<(Checkpoint, Model)> = LazyLock::new(|| {
+    static MODEL: LazyLock<(Checkpoint, ModelSpec)> = LazyLock::new(|| {
         let checkpoint = checkpoint("e2b");
-        let model = Model::open(&checkpoint).expect("a good model");
+        let model = ModelSpec::open(&checkpoint).expect("a good model");
         (checkpoint, model)
     });
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -266,7 +266,8 @@ pub fn template(bytes: &[u8]) {
 
 /// The model card, and the keys that it becomes.
 pub fn card(bytes: &[u8]) {
-    static MODEL: LazyLock<Model> = LazyLock::new(|| Model::open(&checkpoint("31b")).expect("a good model"));
+    static MODEL: LazyLock<ModelSpec> =
+        LazyLock::new(|| ModelSpec::open(&checkpoint("31b")).expect("a good model"));
     EMPTY.with(|folder| {
         let Some(card) = told(ModelCard::read(&folder.write("README.md", bytes))) else { return };
         told(seeds::keys(&MODEL, &card));

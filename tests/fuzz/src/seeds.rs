@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use checkpoint::ModelCard;
-use gemma::{KeySources, Model};
+use gemma::{KeySources, ModelSpec};
 use gguf::{Layout, Metadata};
 use imatrix::{Entry, Importance};
 use plan::{Recipe, Request, Shards};
@@ -57,7 +57,7 @@ fn bytes(json: &Value) -> Vec<u8> {
 }
 
 /// The keys of a model with a card.
-pub(crate) fn keys(model: &Model, card: &ModelCard) -> Result<Metadata> {
+pub(crate) fn keys(model: &ModelSpec, card: &ModelCard) -> Result<Metadata> {
     let none = BTreeMap::new();
     let sources = KeySources {
         config: &model.config,
@@ -77,7 +77,7 @@ fn ggufs() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for name in ["e2b", "26b-a4b", "31b"] {
         let checkpoint = checkpoint(name);
-        let model = Model::open(&checkpoint).expect("a good model");
+        let model = ModelSpec::open(&checkpoint).expect("a good model");
         let recipe = Recipe::from_toml(&Recipe::text_of_preset("q4_0"), "q4_0").expect("a good recipe");
         let request = Request::new("q4_0", recipe, "model");
         let plan = plan::plan(&model, &Shards::of(&checkpoint), &[request]).expect("a good plan");

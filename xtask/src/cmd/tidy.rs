@@ -7,6 +7,7 @@ mod levels;
 mod links;
 mod sources;
 mod tree;
+mod type_names;
 
 use std::path::Path;
 use std::process::Command;
@@ -59,6 +60,10 @@ impl Args {
             }
             found.problems.extend(tree::check_paths(&entry.path, &entry.text));
         }
+        let sources = entries.iter().filter(|entry| entry.path.ends_with(".rs"));
+        found
+            .problems
+            .extend(type_names::check(sources.map(|entry| (entry.path.as_str(), entry.text.as_str()))));
         let sizes: Vec<_> = entries.iter().map(|entry| (entry.path.as_str(), entry.bytes)).collect();
         found.problems.extend(tree::check(&sizes));
 

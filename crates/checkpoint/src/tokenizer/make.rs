@@ -8,9 +8,9 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Value, json};
 use tensor::{Error, Result};
 
-use super::Tokenizer;
+use super::TokenizerFile;
 
-impl Tokenizer {
+impl TokenizerFile {
     /// That what the file asks for is what programs do with a Gemma 4 tokenizer, and that its merges hold together.
     ///
     /// # Errors

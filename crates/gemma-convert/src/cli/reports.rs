@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use base::{AppendedFile, Kind, OutputFile};
+use base::{AppendedFile, FileKind, OutputFile};
 use gemma_convert::{Error, Result};
 
 use crate::cli::args;
@@ -38,8 +38,8 @@ impl Reports {
             path.map(|path| OutputFile::replacing(path, kind, args.force)).transpose()
         };
         Ok(Reports {
-            json: open(json, Kind::Report)?,
-            html: open(args.html.as_ref(), Kind::Page)?,
+            json: open(json, FileKind::Report)?,
+            html: open(args.html.as_ref(), FileKind::Page)?,
             markdown: args.markdown.as_ref().map(|path| AppendedFile::open(path, args.force)).transpose()?,
         })
     }

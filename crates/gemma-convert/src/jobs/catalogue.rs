@@ -53,7 +53,7 @@ pub fn presets(model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
 fn with_sizes(mut all: Vec<(CatalogueEntry, String)>, model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
     if let Some(path) = model {
         let checkpoint = Checkpoint::open(path)?;
-        let model = gemma::Model::open_any(&checkpoint)?;
+        let model = gemma::ModelSpec::open_any(&checkpoint)?;
         for (entry, text) in &mut all {
             entry.size = size(&entry.name, text, &checkpoint, &model).ok();
         }
@@ -62,7 +62,7 @@ fn with_sizes(mut all: Vec<(CatalogueEntry, String)>, model: Option<&Path>) -> R
 }
 
 /// Bytes and bits a weight of the plan of a recipe.
-fn size(name: &str, text: &str, checkpoint: &Checkpoint, model: &gemma::Model) -> Result<(u64, f64)> {
+fn size(name: &str, text: &str, checkpoint: &Checkpoint, model: &gemma::ModelSpec) -> Result<(u64, f64)> {
     let requests = [Request::new(name, Recipe::from_toml(text, name)?, "model")];
     let plan = plan::plan(model, &shards(checkpoint, model, &requests)?, &requests)?;
     let files = plan.artifacts.iter().flat_map(|artifact| &artifact.files);

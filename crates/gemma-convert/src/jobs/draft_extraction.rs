@@ -9,7 +9,7 @@ use std::path::Path;
 use base::{Progress, Unit, WorkFolder};
 use checkpoint::{Checkpoint, SafetensorsWriter};
 use draft::{Extraction, LayerSelection};
-use plan::{Format, Request, Target, hex};
+use plan::{DraftTarget, Format, Request, hex};
 use tensor::{Error, Result, TensorDesc, TensorSink, TensorSource};
 use text::{Corpus, Cut, Scored, Tokenizer};
 
@@ -90,7 +90,7 @@ impl DraftExtract {
         progress: &dyn Progress,
     ) -> Result<Planned> {
         let whole = Checkpoint::open(&self.convert.model)?;
-        let model = gemma::Model::open(&whole)?;
+        let model = gemma::ModelSpec::open(&whole)?;
         *selection = match &self.layers {
             Layers::These(layers) => LayerSelection { layers: layers.clone(), ..LayerSelection::default() },
             Layers::Count(count) => self.select(&whole, &model, *count, progress)?,
@@ -106,9 +106,9 @@ impl DraftExtract {
         write(&whole, &extraction, folder, progress)?;
 
         let checkpoint = Checkpoint::open(folder)?;
-        let draft = gemma::Model::open(&checkpoint)?;
+        let draft = gemma::ModelSpec::open(&checkpoint)?;
         let mut plan = plan::plan(&draft, &shards(&checkpoint, &draft, requests)?, requests)?;
-        plan.target = Some(Target {
+        plan.target = Some(DraftTarget {
             variant: model.config.variant().map(str::to_owned),
             fingerprint: hex(&model.fingerprint),
             layers: Some(selection.layers.clone()),
@@ -125,7 +125,7 @@ impl DraftExtract {
     fn select(
         &self,
         whole: &Checkpoint,
-        model: &gemma::Model,
+        model: &gemma::ModelSpec,
         count: usize,
         progress: &dyn Progress,
     ) -> Result<LayerSelection> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use base::Progress;
 use checkpoint::Checkpoint;
-use plan::{FileEntry, Request, Target, WithDraft, hex};
+use plan::{DraftRecipe, DraftTarget, FileEntry, Request, hex};
 use tensor::{Error, Result};
 
 use super::draft_extraction::{CONTEXT, DraftExtract};
@@ -54,12 +54,12 @@ pub(super) struct RecipeDrafts {
 pub(super) fn of_recipes(job: &Convert, progress: &dyn Progress) -> Result<RecipeDrafts> {
     let destination = Destination::new(&job.out);
     let requests = requests(&job.recipes, &destination)?;
-    let mut wanted: Vec<(WithDraft, String)> = Vec::new();
+    let mut wanted: Vec<(DraftRecipe, String)> = Vec::new();
     for recipe in requests.iter().map(|request| &request.recipe) {
         let Some(draft) = &recipe.draft else { continue };
         let own = Some(&recipe.types.preset).filter(|preset| !preset.is_empty());
         let preset = draft.preset.as_ref().or(own).map_or("bf16", String::as_str).to_owned();
-        let draft = (WithDraft { preset: None, ..draft.clone() }, preset);
+        let draft = (DraftRecipe { preset: None, ..draft.clone() }, preset);
         if !wanted.contains(&draft) {
             wanted.push(draft);
         }
@@ -74,7 +74,7 @@ pub(super) fn of_recipes(job: &Convert, progress: &dyn Progress) -> Result<Recip
         recipe.calibration.is_some() || measures
     };
     let reads_too = requests.iter().any(|request| reads(&request.recipe));
-    let make = |(draft, preset): &(WithDraft, String)| {
+    let make = |(draft, preset): &(DraftRecipe, String)| {
         let recipes = RecipeOptions { presets: vec![preset.clone()], ..RecipeOptions::default() };
         let text = if draft.extract.is_some() { job.text.clone() } else { job.text.without_files() };
         let convert = Convert { recipes, text, ..job.clone() };
@@ -110,16 +110,16 @@ pub(super) fn companions(target: &Checkpoint) -> Result<Vec<FileEntry>> {
 /// Opens both, checks that they belong together, and plans the draft model.
 fn planned(draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned> {
     let checkpoint = Checkpoint::open(draft)?;
-    let model = gemma::Model::open_draft(&checkpoint)?;
+    let model = gemma::ModelSpec::open_draft(&checkpoint)?;
     let of_target = Checkpoint::open(target)?;
-    let target = gemma::Model::open(&of_target)?;
+    let target = gemma::ModelSpec::open(&of_target)?;
     model
         .config
         .check_target(&target.config)
         .and_then(|()| model.vocabulary.check_target(&target.vocabulary))
         .map_err(|e| e.within(draft.display()))?;
     let mut plan = plan::plan(&model, &shards(&checkpoint, &model, requests)?, requests)?;
-    plan.target = Some(Target {
+    plan.target = Some(DraftTarget {
         variant: target.config.variant().map(str::to_owned),
         fingerprint: hex(&target.fingerprint),
         layers: None,

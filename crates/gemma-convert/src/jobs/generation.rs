@@ -179,7 +179,7 @@ impl Generate {
             show(text.push(&rest))?;
             show(text.finish())?;
         }
-        let ple = runtime.table_reads().map(|reads| {
+        let ple = runtime.ple_reads().map(|reads| {
             // the last token that was chosen did not go through the model
             let through = prompt.len() + tokens.len().saturating_sub(usize::from(finish != "stop"));
             PleReads {

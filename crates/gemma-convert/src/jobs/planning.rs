@@ -70,7 +70,7 @@ impl Planning {
     pub fn run(&self) -> Result<PlanOutcome> {
         let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
         let checkpoint = Checkpoint::open(&self.model)?;
-        let model = gemma::Model::open(&checkpoint)?;
+        let model = gemma::ModelSpec::open(&checkpoint)?;
         let shards = shards(&checkpoint, &model, &requests)?;
         let costs = self.recipes.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
         costs.choose(&mut requests, (&checkpoint, &model, &shards), |_| Ok(()), &Silent)?;
@@ -92,7 +92,7 @@ impl Planning {
 /// A checkpoint with the plan for it.
 pub(crate) struct Planned {
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) model: gemma::Model,
+    pub(crate) model: gemma::ModelSpec,
     pub(crate) plan: Plan,
     /// Input files besides those of the checkpoint, for the manifest.
     pub(crate) given: Vec<FileEntry>,
@@ -109,7 +109,7 @@ impl Planned {
         progress: &dyn Progress,
     ) -> Result<Planned> {
         let checkpoint = Checkpoint::open(path)?;
-        let model = gemma::Model::open(&checkpoint)?;
+        let model = gemma::ModelSpec::open(&checkpoint)?;
         let shards = shards(&checkpoint, &model, requests)?;
         let check = |plan: &Plan| convert::check(&checkpoint, plan, target);
         costs.choose(requests, (&checkpoint, &model, &shards), check, progress)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::{Progress, Unit};
-use calibrate::{CalibrationTokens, RoundedTensors, Store, Target};
+use calibrate::{CalibrationStore, CalibrationTokens, QuantTarget, RoundedTensors};
 use checkpoint::Checkpoint;
 use convert::Options;
 use plan::{Artifact, CalibrationEntry, FileEntry, Origin, Request};
@@ -21,7 +21,7 @@ use crate::options::TextOptions;
 pub(crate) struct Calibrated {
     pub(crate) tensors: Arc<dyn TensorSource>,
     pub(crate) entry: CalibrationEntry,
-    store: Store,
+    store: CalibrationStore,
     kept: Range<usize>,
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn round(
 
 struct Run<'a> {
     checkpoint: &'a Checkpoint,
-    model: &'a gemma::Model,
+    model: &'a gemma::ModelSpec,
     artifact: &'a Artifact,
     sequences: Vec<Vec<u32>>,
     texts: &'a [FileEntry],
@@ -107,7 +107,7 @@ impl Run<'_> {
     /// What the result depends on.
     fn id(&self, plan: &str) -> String {
         let kernel = format!("{:?}", Compute::detect().kernel);
-        calibrate::id(&[&self.model.fingerprint, plan.as_bytes(), kernel.as_bytes()], &self.sequences)
+        calibrate::store_id(&[&self.model.fingerprint, plan.as_bytes(), kernel.as_bytes()], &self.sequences)
     }
 
     fn round(&self, folder: &Path, id: &str, memory: u64, progress: &dyn Progress) -> Result<Calibrated> {
@@ -119,13 +119,13 @@ impl Run<'_> {
         let target = |tensor: &plan::OutputTensor| {
             // what lies on a lattice is repacked without loss
             let repacked = matches!(&tensor.from, Origin::Checkpoint(stored) if stored.lattice);
-            let rounds = !repacked && calibrate::rounds(config, tensor.role, tensor.desc.dtype);
+            let rounds = !repacked && calibrate::supports_ldlq(config, tensor.role, tensor.desc.dtype);
             let layer = tensor.layer.unwrap_or(layers);
-            rounds.then(|| Target { role: tensor.role, layer, desc: tensor.desc.clone() })
+            rounds.then(|| QuantTarget { role: tensor.role, layer, desc: tensor.desc.clone() })
         };
-        let targets: Vec<Target> = tensors.filter_map(target).collect();
+        let targets: Vec<QuantTarget> = tensors.filter_map(target).collect();
         let tokens: u64 = self.sequences.iter().map(|sequence| sequence.len() as u64).sum();
-        let steps = calibrate::passes(&targets, layers) * tokens;
+        let steps = calibrate::ldlq_passes(&targets, layers) * tokens;
         let name = format!("{}: calibrating", self.artifact.recipe);
         let task = progress.begin(&name, steps, Unit::Steps);
         let text = CalibrationTokens {
@@ -134,9 +134,9 @@ impl Run<'_> {
             memory,
             progress: &|tokens| task.advance(tokens),
         };
-        let store = Store::new(folder, id)?;
+        let store = CalibrationStore::new(folder, id)?;
         let (source, inventory) = (self.checkpoint, &self.model.inventory);
-        let reports = calibrate::round(config, source, inventory, &targets, embedding, &text, &store)?;
+        let reports = calibrate::ldlq(config, source, inventory, &targets, embedding, &text, &store)?;
         // the head, where it is rounded, is kept as one more
         let kept = 0..layers + usize::from(targets.iter().any(|target| target.layer == layers));
         let tensors: RoundedTensors = store.open(kept.clone())?;

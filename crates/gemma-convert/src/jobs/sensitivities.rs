@@ -49,7 +49,7 @@ impl<'a> Costs<'a> {
     pub(crate) fn choose(
         &self,
         requests: &mut [Request],
-        (checkpoint, model, shards): (&Checkpoint, &gemma::Model, &Shards<'_>),
+        (checkpoint, model, shards): (&Checkpoint, &gemma::ModelSpec, &Shards<'_>),
         check: impl FnOnce(&Plan) -> Result<()>,
         progress: &dyn Progress,
     ) -> Result<()> {
@@ -98,7 +98,7 @@ pub(crate) fn read(path: &Path) -> Result<Sensitivity> {
 /// The subject of a measurement, and the file that keeps it.
 pub(crate) struct Measure<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
-    pub(crate) model: &'a gemma::Model,
+    pub(crate) model: &'a gemma::ModelSpec,
     pub(crate) text: &'a TextOptions,
     pub(crate) context: usize,
     /// The file: it is written again after each tensor.
@@ -196,7 +196,7 @@ impl MeasureSensitivity {
             return Err(Error::recipe("sensitivity", "no text to measure on").help("Give one with ‹text›."));
         }
         let checkpoint = Checkpoint::open(&self.model)?;
-        let model = gemma::Model::open(&checkpoint)?;
+        let model = gemma::ModelSpec::open(&checkpoint)?;
         model.notes.iter().for_each(|note| progress.note(note));
         let (text, context, path) = (&self.text, self.context, self.out.clone());
         let subject =

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use base::{Kind, OutputFile, Progress, Unit};
+use base::{FileKind, OutputFile, Progress, Unit};
 use eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter, ModelInfo};
 use gemma::{Config, Inventory};
 use gguf::GgufFile;
@@ -109,7 +109,7 @@ impl Verify {
             let option = format!("‹{}›", e.place());
             e.moved(Fault::Recipe, option)
         })?;
-        let replacing = |path: &PathBuf| OutputFile::replacing(path, Kind::Logits, self.force);
+        let replacing = |path: &PathBuf| OutputFile::replacing(path, FileKind::Logits, self.force);
         let logits = self.save_logits.as_ref().map(replacing).transpose()?;
 
         let artifact = ModelFile::open(&self.artifact)?;

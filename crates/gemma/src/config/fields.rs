@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tensor::{Error, Result};
 
 use super::field;
-use crate::config::Kind;
+use crate::config::ModelKind;
 use crate::formats::{self, Class};
 
 /// Counts are stored as 32-bit numbers in a GGUF.
@@ -30,7 +30,11 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// `Malformed` when `model_type` and `architectures`, or the two model types, contradict each other; `Unsupported`
     /// for a model type of no Gemma 4 model.
-    pub(crate) fn of(json: &'a Value, architecture: &str, kind: Kind) -> Result<(Fields<'a>, Fields<'a>)> {
+    pub(crate) fn of(
+        json: &'a Value,
+        architecture: &str,
+        kind: ModelKind,
+    ) -> Result<(Fields<'a>, Fields<'a>)> {
         let object = |value: &'a Value, key: &str| {
             value.as_object().ok_or_else(|| {
                 Error::malformed(field(key), "not an object").expected("fields by name", value)
@@ -64,7 +68,7 @@ impl<'a> Fields<'a> {
         }
         // a text model alone, or a draft whose model_type says only that: the wrapper is that of the architecture
         let whole_class = match kind {
-            Kind::Draft => by_architecture.unwrap_or(model_type),
+            ModelKind::Draft => by_architecture.unwrap_or(model_type),
             _ => model_type,
         };
         Ok((Fields::new(whole, whole_class), Fields::new(text, outer)))

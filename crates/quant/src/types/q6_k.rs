@@ -69,7 +69,7 @@ pub(crate) fn pack(codes: &[u8; QK_K], out: &mut [u8]) {
 }
 
 #[inline(always)]
-pub(super) fn unpack(block: &[u8; BYTES]) -> [u8; QK_K] {
+pub(crate) fn unpack(block: &[u8; BYTES]) -> [u8; QK_K] {
     let mut codes = [0; QK_K];
     for (half, codes) in codes.as_chunks_mut::<128>().0.iter_mut().enumerate() {
         for l in 0..32 {

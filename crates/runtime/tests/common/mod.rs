@@ -33,7 +33,7 @@ impl Folder {
 
     /// One model for each way to multiply that this machine has.
     pub(crate) fn models(&self) -> Vec<Model<'_>> {
-        let kernels = testkit::available("kernel", [Kernel::Plain, Kernel::Tiles], Kernel::is_available);
+        let kernels = testkit::available("kernel", [Kernel::F32, Kernel::AmxBf16], Kernel::is_available);
         let with = |kernel| Model::new(&self.config, self.weights(&self.checkpoint)?.with_kernel(kernel)?);
         kernels.into_iter().map(|kernel| with(kernel).unwrap()).collect()
     }

@@ -12,7 +12,7 @@ impl Tokenizer {
     /// The tokenizer of a checkpoint. Its special ids are those that a GGUF made of the checkpoint gets.
     ///
     /// # Errors
-    /// `Malformed` as [`checkpoint::Tokenizer::read`], and for a vocabulary that cannot spell every text or merges
+    /// `Malformed` as [`checkpoint::TokenizerFile::read`], and for a vocabulary that cannot spell every text or merges
     /// of tokens that it lacks; `Unsupported` for anything but Gemma's make.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Tokenizer> {
         let place = checkpoint.dir().join("tokenizer.json");
@@ -78,7 +78,7 @@ fn ending(processor: &Value) -> Option<&str> {
 }
 
 /// The id of `bos`, `eos` or `pad`: by the text that tokenizer_config.json names, else from config.json.
-fn special(file: &checkpoint::Tokenizer, settings: &Value, config: &Value, kind: &str) -> Option<u32> {
+fn special(file: &checkpoint::TokenizerFile, settings: &Value, config: &Value, kind: &str) -> Option<u32> {
     let named = &settings[format!("{kind}_token")];
     let text = named.as_str().or_else(|| named["content"].as_str());
     let added = text.and_then(|text| file.added_tokens.iter().find(|token| token.content == text));

@@ -1,6 +1,6 @@
 //! Causes that no file of `xtask::broken` has, in one square matrix of BF16 and of Q4_0.
 
-use gemma::{Attention, Config, Kind, Rope};
+use gemma::{Attention, Config, ModelKind, Rope};
 use gguf::Metadata;
 use quant::Simd;
 use tensor::{DType, TensorDesc, TensorSource};
@@ -23,7 +23,7 @@ fn memory(dtype: DType, values: &[f32]) -> MemoryTensors {
 fn config() -> Config {
     Config {
         architecture: "gemma4".to_owned(),
-        kind: Kind::Text,
+        kind: ModelKind::Text,
         attention: vec![Attention::Full],
         hidden: SIZE as u64,
         ffn: SIZE as u64,

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use ::checkpoint::{self, Checkpoint, Sbs, SbsTensor};
-use ::gemma::Model;
+use ::gemma::ModelSpec;
 use ::gguf::{GgufSet, Value};
 use ::imatrix::Importance;
 use serde_json::json;
@@ -52,7 +52,7 @@ impl Listed<'_> {
 
 fn folder(path: &Path, list: bool) -> Result<Output> {
     let checkpoint = Checkpoint::open(path)?;
-    let model = Model::open(&checkpoint)?;
+    let model = ModelSpec::open(&checkpoint)?;
     let config = &model.config;
     let tensors = checkpoint.tensors();
     let mut roles = vec![String::new(); tensors.len()];
@@ -63,11 +63,11 @@ fn folder(path: &Path, list: bool) -> Result<Output> {
     for dropped in &model.inventory.dropped {
         roles[dropped.index] = dropped.reason.split(':').next().unwrap_or_default().to_owned();
     }
-    let code = |index| checkpoint.code(index).map(|code| code.dtype);
+    let code = |index| checkpoint.encoding(index).map(|code| code.dtype);
     let tensors = tensors.iter().zip(roles).enumerate();
     let listed: Vec<_> =
         tensors.map(|(index, (desc, role))| Listed { desc, role, code: code(index) }).collect();
-    let coded = (0..listed.len()).filter_map(|index| checkpoint.code(index));
+    let coded = (0..listed.len()).filter_map(|index| checkpoint.encoding(index));
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for code in coded {
         let scales = if code.scale.per_row { "a scale a row" } else { "a scale a tensor" };

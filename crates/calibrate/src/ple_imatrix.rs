@@ -1,0 +1,60 @@
+//! Importance of the per-layer embedding (PLE) table of E2B and E4B. Rows are looked up, not multiplied, so there is
+//! no input to sum. The importance of a column is the effect of an error in it on the residual stream of its layer.
+//!
+//! The layer adds `s · y / rms(y)` to the residual stream, `y = W·(gelu(g) · p)`: W is `proj`, s `post_norm`, g what
+//! `inp_gate` gives, and p the token's slice of the table times `√(ple/2)`, plus what does not depend on the table. An
+//! error of 1 in column j of the slice moves the residual stream by `√(ple/2) · gelu(g)ⱼ / rms(y) · s·Wⱼ`. The square
+//! of that, summed over the tokens, is the importance of the column:
+//!
+//! ```text
+//! Σ (gelu(g)ⱼ / rms(y))² · ple/2 · Σᵢ (sᵢ·Wᵢⱼ)²
+//! ```
+//!
+//! Two effects are neglected: the norm removes the part of an error that is parallel to y, and later layers scale an error.
+//! That scale is about the same for all columns of a layer, and a block never crosses layers: a layer has 256 columns.
+
+use imatrix::Entry;
+use runtime::{Matrix, Model, gelu};
+use tensor::Result;
+
+use crate::imatrix::SquareSums;
+
+/// The role of the table.
+pub(crate) const ROLE: &str = "per_layer_token_embd";
+
+/// `gelu(g) / rms(y)`, a row a token.
+pub(crate) fn input(mut gates: Matrix, y: &Matrix, eps: f32) -> Matrix {
+    let ple = gates.cols();
+    for (row, gates) in gates.data_mut().chunks_exact_mut(ple).enumerate() {
+        let mean = y.row(row).iter().map(|y| y * y).sum::<f32>() / y.cols() as f32;
+        let factor = 1.0 / (mean + eps).sqrt();
+        gates.iter_mut().for_each(|gate| *gate = gelu(*gate) * factor);
+    }
+    gates
+}
+
+/// The entry of the whole table from the sums of the layers' [`input`]. Columns are concatenated layer by layer.
+///
+/// # Errors
+/// `Malformed` for a missing weight; `Io`.
+pub(crate) fn entry<'a>(model: &Model<'_>, layers: impl Iterator<Item = &'a SquareSums>) -> Result<Entry> {
+    let mut whole = SquareSums::new(1, 0);
+    for (layer, sums) in layers.enumerate() {
+        let moved = moved(model, layer, sums.squares.len())?;
+        whole.squares.extend(sums.squares.iter().zip(moved).map(|(sum, moved)| sum * moved));
+        whole.counts.clone_from(&sums.counts);
+    }
+    whole.entry()
+}
+
+/// `ple/2 · Σᵢ (sᵢ·Wᵢⱼ)²` of each column.
+fn moved(model: &Model<'_>, layer: usize, ple: usize) -> Result<Vec<f64>> {
+    let weights = model.weights().layer(layer);
+    let (w, s) = (weights.get("proj")?.vector()?, weights.get("post_norm")?.vector()?);
+    let mut moved = vec![0.0; ple];
+    for (row, s) in w.chunks_exact(ple).zip(s) {
+        moved.iter_mut().zip(row).for_each(|(sum, w)| *sum += f64::from(s * w).powi(2));
+    }
+    moved.iter_mut().for_each(|sum| *sum *= ple as f64 / 2.0);
+    Ok(moved)
+}

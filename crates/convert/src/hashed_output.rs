@@ -1,0 +1,195 @@
+//! An output file that is hashed while it is written.
+//!
+//! Rows arrive in the order of the input, SHA-256 needs the order of the file: finished stretches are noted, and the
+//! gapless beginning is read back (from the page cache, as it was just written).
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use base::OutputFile;
+use sha2::{Digest, Sha256};
+use tensor::{Error, Result};
+
+/// Bytes read back and hashed at a time.
+const HASH_BYTES: usize = 1 << 20;
+
+pub(crate) struct HashedOutput {
+    output: OutputFile,
+    len: u64,
+    done: Mutex<Done>,
+    hash: Mutex<Hash>,
+}
+
+/// Stretches that are written, from start to end, none touching another.
+#[derive(Default)]
+struct Done(BTreeMap<u64, u64>);
+
+struct Hash {
+    state: Sha256,
+    bytes: u64,
+    buffer: Vec<u8>,
+}
+
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // a panic elsewhere leaves plain numbers behind, which are still right
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl HashedOutput {
+    /// Opens the temporary for `path`, which will have `len` bytes, all zero at first.
+    pub(crate) fn create(path: &Path, len: u64) -> Result<HashedOutput> {
+        let output = OutputFile::create(path)?;
+        output.set_len(len)?;
+        let hash = Hash { state: Sha256::new(), bytes: 0, buffer: Vec::new() };
+        Ok(HashedOutput { output, len, done: Mutex::default(), hash: Mutex::new(hash) })
+    }
+
+    /// An unfinished file of an earlier run was there.
+    pub(crate) fn took_over(&self) -> bool {
+        self.output.took_over()
+    }
+
+    fn fail(&self, error: &std::io::Error) -> Error {
+        let fault = self.output.fail(error);
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                fault.expected(format!("room for {} bytes", self.len), "a full disk")
+            }
+            _ => fault,
+        }
+    }
+
+    /// Writes `bytes` at `offset`. The stretch up to `end` counts as done, so that padding after it is covered.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8], end: u64) -> Result<()> {
+        self.write_provisional(offset, bytes)?;
+        self.done(offset, end);
+        Ok(())
+    }
+
+    /// Writes `bytes` that may yet be replaced: see [`done`](Self::done).
+    pub(crate) fn write_provisional(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.output.file().write_all_at(bytes, offset).map_err(|e| self.fail(&e))
+    }
+
+    /// Counts a stretch as done: it may be hashed from now on.
+    pub(crate) fn done(&self, offset: u64, end: u64) {
+        locked(&self.done).add(offset, end);
+    }
+
+    /// Hashes up to `limit` bytes of the gapless beginning, unless another worker is at it.
+    pub(crate) fn hash_some(&self, limit: u64) -> Result<()> {
+        match self.hash.try_lock() {
+            Ok(mut hash) => self.hash_to(&mut hash, limit),
+            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => Ok(()),
+        }
+    }
+
+    fn hash_to(&self, hash: &mut Hash, limit: u64) -> Result<()> {
+        let end = locked(&self.done).beginning().min(hash.bytes.saturating_add(limit));
+        self.read_back(hash, end)
+    }
+
+    /// Goes on hashing up to `end`, with what is written there.
+    fn read_back(&self, Hash { state, bytes, buffer }: &mut Hash, end: u64) -> Result<()> {
+        buffer.resize(HASH_BYTES, 0);
+        while *bytes < end {
+            let count = ((end - *bytes) as usize).min(HASH_BYTES);
+            self.output.file().read_exact_at(&mut buffer[..count], *bytes).map_err(|e| self.fail(&e))?;
+            state.update(&buffer[..count]);
+            *bytes += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Starts writing to the disk what is in the page cache, and waits for it.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.output.file().sync_all().map_err(|e| self.fail(&e))
+    }
+
+    /// Hashes the rest. Call when everything is written.
+    pub(crate) fn digest(&self) -> Result<String> {
+        let mut hash = locked(&self.hash);
+        self.hash_to(&mut hash, u64::MAX)?;
+        if hash.bytes != self.len {
+            return Err(Error::target(
+                self.output.path().display(),
+                "a stretch of the file was never written",
+            )
+            .expected(format!("{} bytes", self.len), hash.bytes)
+            .help("This is a fault of gemma-convert: please report it with the command."));
+        }
+        Ok(plan::hex(&hash.state.clone().finalize()))
+    }
+
+    /// The SHA-256 of a stretch that is written, read back.
+    pub(crate) fn digest_of(&self, offset: u64, len: u64) -> Result<String> {
+        let mut hash = Hash { state: Sha256::new(), bytes: offset, buffer: Vec::new() };
+        self.read_back(&mut hash, offset + len)?;
+        Ok(plan::hex(&hash.state.finalize()))
+    }
+
+    /// The file, to be given its name when it is on disk.
+    pub(crate) fn into_output(self) -> OutputFile {
+        self.output
+    }
+}
+
+impl Done {
+    fn add(&mut self, mut start: u64, mut end: u64) {
+        if let Some((&before, &until)) = self.0.range(..=start).next_back()
+            && until >= start
+        {
+            start = before;
+            end = end.max(until);
+        }
+        while let Some((&next, &until)) = self.0.range(start..).next().filter(|(next, _)| **next <= end) {
+            end = end.max(until);
+            self.0.remove(&next);
+        }
+        self.0.insert(start, end);
+    }
+
+    /// How far the file is written without a gap.
+    fn beginning(&self) -> u64 {
+        self.0.first_key_value().filter(|(start, _)| **start == 0).map_or(0, |(_, end)| *end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_join() {
+        let mut done = Done::default();
+        done.add(10, 20);
+        done.add(30, 40);
+        assert_eq!(done.beginning(), 0);
+        done.add(0, 10);
+        assert_eq!(done.beginning(), 20);
+        done.add(20, 30);
+        assert_eq!(done.beginning(), 40);
+        assert_eq!(done.0.len(), 1);
+    }
+
+    #[test]
+    fn a_target_appears_only_when_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.gguf");
+        let target = HashedOutput::create(&path, 64).unwrap();
+        target.write(32, &[1; 32], 64).unwrap();
+        assert!(target.digest().is_err(), "the beginning is missing");
+        target.write(0, &[2; 8], 32).unwrap();
+        assert!(HashedOutput::create(&path, 64).err().unwrap().problem().contains("another run"));
+        // sha256 of 8 bytes of 2, 24 of 0, 32 of 1
+        let bytes = [[2; 8].as_slice(), &[0; 24], &[1; 32]].concat();
+        let expected: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(target.digest().unwrap(), expected);
+        assert!(!path.exists());
+        target.into_output().publish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

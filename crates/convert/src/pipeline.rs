@@ -1,0 +1,313 @@
+//! The pass over the input: many workers, each block read once and encoded for every artifact.
+//!
+//! Only tensors with one scale for all of it (SFP8), where that is not 1, are read again: see `fp8_scales.rs`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use base::Task;
+use checkpoint::{Checkpoint, Location, Scale};
+use plan::{FileEntry, Plan, RepackedTensor, StoredPiece};
+use quant::Simd;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use tensor::{Error, Result, TensorDesc};
+
+use crate::encode::{Flaw, Loaded, Scratch, report};
+use crate::hashed_output::{HashedOutput, locked};
+use crate::repack_counts;
+use crate::run::Options;
+use crate::schedule::{Block, ScaleTo, TensorRows, Use, Wanted, Work};
+
+/// After so many bytes of output the disk is asked to begin, so that it works while the processors do.
+const FLUSH_BYTES: u64 = 64 << 20;
+
+/// All that the workers share.
+struct Pass<'a> {
+    checkpoint: &'a Checkpoint,
+    work: &'a Work<'a>,
+    simd: Simd,
+    targets: &'a [HashedOutput],
+    progress: &'a dyn Task,
+    written: AtomicU64,
+    stop: AtomicBool,
+    /// The failure of the earliest block.
+    failure: Mutex<Option<(usize, Error)>>,
+    /// Tensors whose scale is not 1, by number and that of the use, with their largest magnitude.
+    large: Mutex<Vec<(usize, usize, f32)>>,
+}
+
+/// The input: blocks are taken, read and hashed one after the other.
+struct Input<I> {
+    blocks: I,
+    taken: usize,
+    hashes: Vec<Sha256>,
+}
+
+/// What a pass has seen and made.
+pub(crate) struct Passed {
+    pub(crate) inputs: Vec<FileEntry>,
+    /// A hash a target.
+    pub(crate) digests: Vec<String>,
+    /// Of each target, what has become of the tensors that lie on a lattice.
+    pub(crate) repacked: Vec<Vec<RepackedTensor>>,
+}
+
+/// Reads the checkpoint once and writes every tensor of the plan that comes from it.
+pub(crate) fn convert(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    options: &Options,
+    targets: &[HashedOutput],
+    progress: &dyn Task,
+) -> Result<Passed> {
+    let work = Work::new(plan, options.importance.as_deref(), &options.rounded)?;
+    let pass = Pass {
+        checkpoint,
+        work: &work,
+        simd: options.simd,
+        targets,
+        progress,
+        written: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        failure: Mutex::new(None),
+        large: Mutex::default(),
+    };
+    let input =
+        Mutex::new(Input { blocks: work.blocks(), taken: 0, hashes: vec![Sha256::new(); plan.inputs.len()] });
+    let ended = (Mutex::new(false), Condvar::new());
+    let digests = std::thread::scope(|threads| {
+        if options.sync {
+            threads.spawn(|| pass.flush_until(&ended));
+        }
+        rayon::scope(|scope| {
+            for _ in 0..rayon::current_num_threads() {
+                scope.spawn(|_| pass.worker(&input));
+            }
+        });
+        pass.encode_large();
+        let digests = match locked(&pass.failure).take() {
+            Some((_, error)) => Err(error),
+            None => targets.par_iter().map(HashedOutput::digest).collect(),
+        };
+        *locked(&ended.0) = true;
+        ended.1.notify_all();
+        digests
+    })?;
+    if let Some((_, error)) = locked(&pass.failure).take() {
+        return Err(error);
+    }
+    let hashes = input.into_inner().unwrap_or_else(PoisonError::into_inner).hashes;
+    let entry = |(input, hash): (&plan::InputFile, Sha256)| FileEntry {
+        name: input.name.clone(),
+        bytes: input.bytes,
+        sha256: plan::hex(&hash.finalize()),
+    };
+    let inputs = plan.inputs.iter().zip(hashes).map(entry).collect();
+    Ok(Passed { inputs, digests, repacked: repack_counts::repacked(&work, targets.len()) })
+}
+
+impl Pass<'_> {
+    /// Takes blocks until there are no more.
+    fn worker(&self, input: &Mutex<Input<impl Iterator<Item = Block>>>) {
+        let mut bytes = Vec::new();
+        let (mut loaded, mut scratch) = (Loaded::default(), Scratch::default());
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut source = locked(input);
+            let Some(block) = source.blocks.next() else { return };
+            let number = source.taken;
+            source.taken += 1;
+            bytes.resize(block.bytes, 0);
+            let read = self.checkpoint.read_at(block.file, block.offset, &mut bytes);
+            // in order, because the lock is held
+            source.hashes[block.file].update(&bytes);
+            drop(source);
+            match read.and_then(|()| self.block(&block, &bytes, &mut loaded, &mut scratch)) {
+                Ok(()) => self.progress.advance(block.bytes as u64),
+                Err(error) => return self.fail(number, error),
+            }
+        }
+    }
+
+    fn fail(&self, number: usize, error: Error) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failure = locked(&self.failure);
+        if failure.as_ref().is_none_or(|(earlier, _)| number < *earlier) {
+            *failure = Some((number, error));
+        }
+    }
+
+    /// Encodes a block for everything that uses it.
+    fn block(&self, block: &Block, bytes: &[u8], loaded: &mut Loaded, scratch: &mut Scratch) -> Result<()> {
+        let Some(rows) = &block.rows else { return Ok(()) };
+        let wanted = &self.work.wanted[rows.tensor];
+        if !wanted.uses.iter().all(|to| to.copies(&wanted.stored) || to.rounded.is_some()) {
+            self.load(wanted, rows, bytes, loaded)?;
+        } else if wanted.finite {
+            loaded.check(self.simd, wanted, bytes).map_err(|flaw| self.describe(wanted, flaw))?;
+        }
+        let loaded = &*loaded;
+        let values = loaded.values();
+        for (number, to) in wanted.uses.iter().enumerate() {
+            match &to.scale {
+                _ if to.copies(&wanted.stored) => self.write(to, rows.first, bytes)?,
+                _ if let Some((source, index)) = to.rounded => {
+                    let count = bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes();
+                    scratch.encoded.resize(count * to.desc.row_bytes() as usize, 0);
+                    source.read_rows(index, rows.first, &mut scratch.encoded)?;
+                    self.write(to, rows.first, &scratch.encoded)?;
+                }
+                None => {
+                    scratch
+                        .encode(self.simd, wanted, to, rows.first, values)
+                        .map_err(|flaw| self.describe(wanted, flaw))?;
+                    self.write(to, rows.first, &scratch.encoded)?;
+                }
+                Some(ScaleTo { largest: Some(largest), .. }) => {
+                    if quant::sfp8_scale(largest.so_far()) == 1.0 {
+                        self.write_provisional(wanted, to, rows.first, values, scratch)?;
+                    }
+                    let count = (bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes()) as u64;
+                    match largest.add(count, loaded.largest()) {
+                        Some(most) if quant::sfp8_scale(most) == 1.0 => self.finish(to, 1.0)?,
+                        Some(most) => locked(&self.large).push((rows.tensor, number, most)),
+                        None => {}
+                    }
+                }
+                Some(scale) => {
+                    let scales = scratch.encode_rows(self.simd, wanted, to, values);
+                    let scales = scales.map_err(|flaw| self.describe(wanted, flaw))?;
+                    let offset = scale.offset + rows.first * scale.desc.row_bytes();
+                    let end = padded(offset, scales.len(), &scale.desc, scale.offset, scale.padded_end);
+                    self.targets[to.target].write(offset, scales, end)?;
+                    self.write(to, rows.first, &scratch.encoded)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Widens a block, multiplied with its scales if it is coded.
+    fn load(&self, wanted: &Wanted, rows: &TensorRows, bytes: &[u8], loaded: &mut Loaded) -> Result<()> {
+        let mut scales = Vec::new();
+        if let Some((scale, first)) = self.work.scales_of(rows) {
+            scales.resize(bytes.len() / wanted.cols, 0.0);
+            let location = Location { shard: scale.file, offset: scale.offset };
+            let scale = Scale { dtype: scale.dtype, location, per_row: scale.per_row };
+            let read = self.checkpoint.read_scales(&scale, first, &mut scales);
+            read.map_err(|e| self.within(wanted, e.within(format!("tensor {}", wanted.stored.tensor))))?;
+        }
+        let done = loaded.load(self.simd, wanted, bytes, &scales);
+        done.map_err(|flaw| self.describe(wanted, flaw))
+    }
+
+    fn describe(&self, wanted: &Wanted, flaw: Flaw) -> Error {
+        match flaw {
+            Flaw::Of(error) => self.within(wanted, error),
+            Flaw::NotFinite => {
+                let read = |piece: &StoredPiece, at, out: &mut [u8]| {
+                    self.checkpoint.read_at(piece.file, piece.offset + at, out)
+                };
+                let shard = wanted.stored.pieces.first().file;
+                let file = self.checkpoint.shards()[shard].path.display().to_string();
+                report(wanted, &file, read).unwrap_or_else(|e| e)
+            }
+        }
+    }
+
+    fn within(&self, wanted: &Wanted, error: Error) -> Error {
+        error.within(self.checkpoint.shards()[wanted.stored.pieces.first().file].path.display())
+    }
+
+    /// Writes rows that are right if nothing in the tensor is larger than its type holds.
+    fn write_provisional(
+        &self,
+        wanted: &Wanted,
+        to: &Use,
+        first: u64,
+        values: &[f32],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let encoded = scratch.encode_by(self.simd, wanted, to, 1.0, values);
+        encoded.map_err(|flaw| self.describe(wanted, flaw))?;
+        self.written.fetch_add(scratch.encoded.len() as u64, Ordering::Relaxed);
+        self.targets[to.target].write_provisional(to.offset + first * to.desc.row_bytes(), &scratch.encoded)
+    }
+
+    /// All rows are written: so is now their scale.
+    fn finish(&self, to: &Use, scale: f32) -> Result<()> {
+        let target = &self.targets[to.target];
+        if let Some(place) = &to.scale {
+            target.write(place.offset, &scale.to_le_bytes(), place.padded_end)?;
+        }
+        target.done(to.offset, to.padded_end);
+        target.hash_some(2 * to.desc.byte_len())
+    }
+
+    /// Encodes the tensors that need a scale, which is known now: they are read a second time.
+    fn encode_large(&self) {
+        let mut large = std::mem::take(&mut *locked(&self.large));
+        // in an order that does not depend on the threads, for the error if there is one
+        large.sort_by_key(|(tensor, number, _)| (*tensor, *number));
+        for (tensor, number, largest) in large {
+            let wanted = &self.work.wanted[tensor];
+            let to = &wanted.uses[number];
+            let scale = quant::sfp8_scale(largest);
+            let blocks: Vec<_> = self.work.blocks_of(tensor).collect();
+            let encode = |(bytes, loaded, scratch): &mut (Vec<u8>, Loaded, Scratch), block: &Block| {
+                let Some(rows) = &block.rows else { return Ok(()) };
+                bytes.resize(block.bytes, 0);
+                self.checkpoint.read_at(block.file, block.offset, bytes)?;
+                self.load(wanted, rows, bytes, loaded)?;
+                let encoded = scratch.encode_by(self.simd, wanted, to, scale, loaded.values());
+                encoded.map_err(|flaw| self.describe(wanted, flaw))?;
+                let offset = to.offset + rows.first * to.desc.row_bytes();
+                self.targets[to.target].write_provisional(offset, &scratch.encoded)
+            };
+            let written = blocks.par_iter().try_for_each_init(Default::default, encode);
+            if let Err(error) = written.and_then(|()| self.finish(to, scale)) {
+                return self.fail(usize::MAX, error);
+            }
+        }
+    }
+
+    fn write(&self, to: &Use, first: u64, bytes: &[u8]) -> Result<()> {
+        let target = &self.targets[to.target];
+        let offset = to.offset + first * to.desc.row_bytes();
+        let end = padded(offset, bytes.len(), &to.desc, to.offset, to.padded_end);
+        target.write(offset, bytes, end)?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // twice what was written, so that a file that comes in another order than its input is caught up with
+        target.hash_some(2 * bytes.len() as u64)
+    }
+
+    /// Keeps the disk busy during the pass, so that little is left to wait for at its end.
+    fn flush_until(&self, (ended, signal): &(Mutex<bool>, Condvar)) {
+        let mut flushed = 0;
+        let mut over = locked(ended);
+        while !*over {
+            over = signal
+                .wait_timeout(over, Duration::from_millis(50))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            let written = self.written.load(Ordering::Relaxed);
+            if !*over && written - flushed >= FLUSH_BYTES {
+                flushed = written;
+                drop(over);
+                for target in self.targets {
+                    if let Err(error) = target.flush() {
+                        self.fail(usize::MAX, error);
+                    }
+                }
+                over = locked(ended);
+            }
+        }
+    }
+}
+
+/// The end of `count` bytes at `offset`; with the padding after the tensor, which begins at `start`, if they are its last.
+fn padded(offset: u64, count: usize, desc: &TensorDesc, start: u64, padded_end: u64) -> u64 {
+    let end = offset + count as u64;
+    if end == start + desc.byte_len() { padded_end } else { end }
+}

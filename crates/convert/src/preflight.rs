@@ -1,0 +1,123 @@
+//! Whether the target can take the outputs: asked before anything is read, and again when the temporaries are there.
+
+use std::fs;
+use std::path::Path;
+
+use checkpoint::Checkpoint;
+use plan::{Artifact, ArtifactEntry, Manifest, Plan, PlannedFile};
+use tensor::{Error, Result};
+
+use crate::manifest;
+use crate::run::Options;
+
+const WEIGHTS: &str = ".safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// All files that a plan makes.
+pub(crate) fn outputs(plan: &Plan) -> Vec<&PlannedFile> {
+    plan.artifacts.iter().flat_map(|artifact| &artifact.files).collect()
+}
+
+/// Whether the target can take what `plan` writes. [`run`](crate::run) asks this first; long work that leads up to a run
+/// should too. Makes the folder.
+///
+/// # Errors
+/// `Target` for outputs that are there, a disk that is too full, a place that cannot be written.
+pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<()> {
+    let (folder, outputs) = (&options.folder, outputs(plan));
+    fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
+    if outputs.iter().any(|output| output.name.ends_with(WEIGHTS)) {
+        alone(checkpoint, &outputs, folder)?;
+    }
+    vacant(plan, options)?;
+    let needed: u64 = outputs.iter().map(|output| output.bytes).sum();
+    // what cannot be asked is left to the writes themselves
+    if let Ok(disk) = rustix::fs::statvfs(folder) {
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < needed {
+            return Err(Error::target(folder.display(), "the disk is too full")
+                .expected(format!("{needed} bytes free"), free)
+                .help("Free some space, or choose another target."));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses outputs that are there already, unless they may be replaced.
+pub(crate) fn vacant(plan: &Plan, options: &Options) -> Result<()> {
+    let manifest = manifest::read(&options.manifest())?;
+    for output in outputs(plan) {
+        let path = options.folder.join(&output.name);
+        match path.symlink_metadata() {
+            Ok(found) if found.is_dir() => {
+                return Err(Error::target(path.display(), "a folder has the name of the output")
+                    .help("Move it away, or choose another target."));
+            }
+            Ok(_) if !options.force => return Err(exists(plan, &manifest, &path, output)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// For each artifact of the plan, its entry in the manifest where the folder holds it already: made by this very plan, every
+/// output with the planned size. The contents of the files are not hashed.
+///
+/// # Errors
+/// `Target` for a manifest that cannot be read.
+pub fn finished(plan: &Plan, options: &Options) -> Result<Vec<Option<ArtifactEntry>>> {
+    let manifest = manifest::read(&options.manifest())?;
+    let entry = |(number, artifact): (usize, &Artifact)| {
+        let entry = manifest.entry_of(&artifact.files.first()?.name)?;
+        let is_there = |file: &PlannedFile| {
+            fs::metadata(options.folder.join(&file.name)).is_ok_and(|found| found.len() == file.bytes)
+        };
+        let complete = artifact.files.iter().all(is_there);
+        (complete && entry.plan_sha256 == plan.only(number).digest()).then(|| entry.clone())
+    };
+    Ok(plan.artifacts.iter().enumerate().map(entry).collect())
+}
+
+/// What to say about an output that is there already: whether it is what would be written.
+fn exists(plan: &Plan, manifest: &Manifest, path: &Path, output: &PlannedFile) -> Error {
+    let error = Error::exists(path.display(), "the output exists already");
+    let Some(entry) = manifest.entry_of(&output.name) else {
+        return error.help("Use ‹force› to replace it. No manifest says what it is.");
+    };
+    let planned = (0..plan.artifacts.len()).any(|number| plan.only(number).digest() == entry.plan_sha256);
+    let complete = fs::metadata(path).is_ok_and(|found| found.len() == output.bytes);
+    error.help(match (planned, complete) {
+        (true, true) => {
+            "It is complete and was made by this very plan. If the weights are still those whose SHA-256 is in its manifest, \
+             it can be used as it is: ‹skip_existing› does so. ‹force› makes it anew."
+        }
+        (true, false) => {
+            "It was made by this very plan, but its size has changed since. Use ‹force› to replace it."
+        }
+        (false, _) => "It was made by another plan (see its manifest). Use ‹force› to replace it.",
+    })
+}
+
+/// Refuses a folder that holds other weights: a model is all that is in its folder, and programs differ in what they
+/// take of two.
+fn alone(checkpoint: &Checkpoint, outputs: &[&PlannedFile], folder: &Path) -> Result<()> {
+    let [here, there] = [folder, checkpoint.dir()].map(|path| path.canonicalize().ok());
+    if here.is_some() && here == there {
+        return Err(Error::target(folder.display(), "this is the folder of the checkpoint")
+            .help("Choose another target: the files of the output have the same names."));
+    }
+    let entries = fs::read_dir(folder).map_err(|e| Error::write(folder.display(), &e))?;
+    let mut others: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(WEIGHTS) || name == INDEX)
+        .filter(|name| outputs.iter().all(|output| output.name != *name))
+        .collect();
+    others.sort_unstable();
+    match others.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::target(folder.display(), "other weights are in this folder")
+            .expected("a folder without safetensors, or with those that are made anew", first)
+            .help("Remove them, or choose another target.")),
+    }
+}

@@ -1,0 +1,268 @@
+//! The work of a run, cut into blocks: what to read in which order, and whom it is for.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use imatrix::{Entry, Importance};
+use plan::{OTHER, Origin, Plan, PlannedFile, StoredPiece, StoredScale, StoredTensor};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
+
+use crate::fp8_scales::Largest;
+use crate::repack_counts::Count;
+
+/// Input bytes that a worker takes at a time. Large enough to make system calls and locks cheap, small enough that
+/// a block and what is made of it stay in the second-level cache's reach.
+const BLOCK_BYTES: u64 = 1 << 20;
+
+/// A stretch of an input file that is read at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub(crate) file: usize,
+    pub(crate) offset: u64,
+    pub(crate) bytes: usize,
+    /// The rows it holds; `None` for bytes that are only hashed.
+    pub(crate) rows: Option<TensorRows>,
+}
+
+/// Whole rows of a tensor that somebody wants.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorRows {
+    /// Number in [`Work::wanted`].
+    pub(crate) tensor: usize,
+    pub(crate) first: u64,
+}
+
+/// A tensor of the checkpoint with everything that is made of it.
+pub(crate) struct Wanted<'a> {
+    pub(crate) stored: StoredTensor,
+    pub(crate) cols: usize,
+    /// Its values are weights; a tower may hold infinities as limits of what it clips, a draft model's head integers.
+    pub(crate) finite: bool,
+    pub(crate) uses: Vec<Use<'a>>,
+}
+
+/// One tensor to make of a tensor of the checkpoint.
+pub(crate) struct Use<'a> {
+    /// Number of the output file, counted over all artifacts.
+    pub(crate) target: usize,
+    pub(crate) desc: TensorDesc,
+    pub(crate) offset: u64,
+    /// Where the padding after it ends.
+    pub(crate) padded_end: u64,
+    pub(crate) via: Option<DType>,
+    /// What steers its rounding.
+    pub(crate) importance: Option<&'a Entry>,
+    /// It lies on a 4-bit lattice: its blocks, which are repacked.
+    pub(crate) lattice: Option<Count>,
+    /// It has been rounded already: where, and its number there.
+    pub(crate) rounded: Option<(&'a dyn TensorSource, usize)>,
+    /// The scales that are made with it.
+    pub(crate) scale: Option<ScaleTo>,
+}
+
+/// Where the scales of an encoded tensor go, in the file that it goes to.
+#[derive(Debug)]
+pub(crate) struct ScaleTo {
+    pub(crate) desc: TensorDesc,
+    pub(crate) offset: u64,
+    /// Where the padding after them ends.
+    pub(crate) padded_end: u64,
+    /// Of a tensor with one scale for all, which is known only when all of it has been seen.
+    pub(crate) largest: Option<Largest>,
+}
+
+impl Use<'_> {
+    /// Whether the bytes of the checkpoint are the bytes of the output.
+    pub(crate) fn copies(&self, stored: &StoredTensor) -> bool {
+        self.desc.dtype == stored.dtype
+            && self.scale.is_none()
+            && !stored.pieces.are_scaled()
+            && self.rounded.is_none()
+    }
+}
+
+/// All tensors that a plan makes something of, and the stretches of the files they are in.
+pub(crate) struct Work<'a> {
+    pub(crate) wanted: Vec<Wanted<'a>>,
+    /// A file each: the pieces of tensors in it by offset.
+    by_file: Vec<Vec<Stretch>>,
+    lens: Vec<u64>,
+}
+
+/// Some rows of a tensor in a file.
+#[derive(Clone)]
+struct Stretch {
+    range: Range<u64>,
+    /// Number in [`Work::wanted`].
+    tensor: usize,
+    /// The first of the rows.
+    first: u64,
+}
+
+impl<'a> Work<'a> {
+    /// # Errors
+    /// `Malformed` when there is no importance of a tensor that is to be rounded by it.
+    pub(crate) fn new(
+        plan: &Plan,
+        importance: Option<&'a Importance>,
+        rounded: &'a [Option<Arc<dyn TensorSource>>],
+    ) -> Result<Work<'a>> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        let mut number: HashMap<(usize, u64), usize> = HashMap::new();
+        let mut by_file = vec![Vec::new(); plan.inputs.len()];
+        let numbered = plan.artifacts.iter().enumerate();
+        let files = numbered.flat_map(|(n, artifact)| artifact.files.iter().map(move |file| (n, file)));
+        let tensors = files.enumerate().flat_map(|(target, (artifact, file))| {
+            file.tensors.iter().enumerate().map(move |(n, tensor)| (artifact, target, file, n, tensor))
+        });
+        for (artifact, target, file, number_there, tensor) in tensors {
+            let Origin::Checkpoint(stored) = &tensor.from else { continue };
+            if stored.pieces.bytes() == 0 {
+                continue;
+            }
+            let start = stored.pieces.first();
+            let key = (start.file, start.offset);
+            let at = *number.entry(key).or_insert_with(|| {
+                let cols = tensor.desc.cols() as usize;
+                let row = (cols * stored.dtype.block_bytes()) as u64;
+                let mut first = 0;
+                for piece in stored.pieces.all().iter().filter(|piece| piece.bytes > 0) {
+                    let range = piece.offset..piece.offset + piece.bytes;
+                    by_file[piece.file].push(Stretch { range, tensor: wanted.len(), first });
+                    first += piece.bytes / row;
+                }
+                wanted.push(Wanted { stored: stored.clone(), cols, finite: false, uses: Vec::new() });
+                wanted.len() - 1
+            });
+            wanted[at].finite |= tensor.role != OTHER && stored.dtype != DType::I64;
+            wanted[at].uses.push(Use {
+                target,
+                desc: tensor.desc.clone(),
+                offset: tensor.offset,
+                padded_end: file.padded_end(number_there),
+                via: stored.via,
+                importance: importance_of(stored, &tensor.desc, importance)?,
+                lattice: stored.lattice.then(Count::default),
+                // what is exact needs no rounding
+                rounded: rounded
+                    .get(artifact)
+                    .filter(|_| !stored.lattice)
+                    .and_then(|source| find(source.as_deref()?, &tensor.desc)),
+                scale: scale_to(file, &tensor.desc),
+            });
+        }
+        for stretches in &mut by_file {
+            stretches.sort_by_key(|stretch| stretch.range.start);
+        }
+        Ok(Work { wanted, by_file, lens: plan.inputs.iter().map(|input| input.bytes).collect() })
+    }
+
+    /// Every byte of every file once, in order.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = Block> {
+        self.lens.iter().enumerate().flat_map(move |(file, &len)| {
+            let mut at = 0;
+            let mut stretches = self.by_file[file].iter();
+            let mut current: Option<&Stretch> = stretches.next();
+            std::iter::from_fn(move || {
+                let block = match current {
+                    Some(Stretch { range, tensor, first }) if range.start <= at => {
+                        let row = self.row_bytes(*tensor);
+                        let rows = (BLOCK_BYTES / row).max(1);
+                        let bytes = (rows * row).min(range.end - at);
+                        let rows = TensorRows { tensor: *tensor, first: first + (at - range.start) / row };
+                        if at + bytes == range.end {
+                            current = stretches.next();
+                        }
+                        Block { file, offset: at, bytes: bytes as usize, rows: Some(rows) }
+                    }
+                    next => {
+                        let end = next.map_or(len, |stretch| stretch.range.start);
+                        let bytes = BLOCK_BYTES.min(end - at);
+                        Block { file, offset: at, bytes: bytes as usize, rows: None }
+                    }
+                };
+                at += block.bytes as u64;
+                (block.bytes > 0).then_some(block)
+            })
+        })
+    }
+
+    /// The blocks of one tensor.
+    pub(crate) fn blocks_of(&self, tensor: usize) -> impl Iterator<Item = Block> {
+        let row = self.row_bytes(tensor);
+        let step = (BLOCK_BYTES / row).max(1) * row;
+        let mut first = 0;
+        self.wanted[tensor].stored.pieces.all().iter().flat_map(move |piece| {
+            let StoredPiece { file, offset, bytes, .. } = *piece;
+            let start = first;
+            first += bytes / row;
+            (0..bytes.div_ceil(step)).map(move |n| Block {
+                file,
+                offset: offset + n * step,
+                bytes: step.min(bytes - n * step) as usize,
+                rows: Some(TensorRows { tensor, first: start + n * step / row }),
+            })
+        })
+    }
+
+    /// Where the scales of `rows` are, and the number of the first of them there. `None` if they are not coded.
+    pub(crate) fn scales_of(&self, rows: &TensorRows) -> Option<(StoredScale, u64)> {
+        let row = self.row_bytes(rows.tensor);
+        let mut first = 0;
+        for piece in self.wanted[rows.tensor].stored.pieces.all() {
+            let end = first + piece.bytes / row;
+            if rows.first < end {
+                return Some((piece.scale?, rows.first - first));
+            }
+            first = end;
+        }
+        None
+    }
+
+    fn row_bytes(&self, tensor: usize) -> u64 {
+        let Wanted { stored, cols, .. } = &self.wanted[tensor];
+        // plain types have blocks of one element; no wanted tensor is empty
+        *cols as u64 * stored.dtype.block_bytes() as u64
+    }
+}
+
+/// A tensor of a source.
+fn find<'a>(source: &'a dyn TensorSource, desc: &TensorDesc) -> Option<(&'a dyn TensorSource, usize)> {
+    Some((source, source.tensors().iter().position(|found| found == desc)?))
+}
+
+/// The entry that steers the rounding of a tensor, if the plan says that there is one.
+fn importance_of<'a>(
+    stored: &StoredTensor,
+    desc: &TensorDesc,
+    importance: Option<&'a Importance>,
+) -> Result<Option<&'a Entry>> {
+    if !stored.uses_imatrix {
+        return Ok(None);
+    }
+    // the plan has checked the shape, of a file that may have changed since
+    let fits = |entry: &&Entry| entry.sums().len() as u64 == desc.cols() * desc.rows() / rows_of_matrix(desc);
+    let entry = importance.and_then(|importance| importance.get(&desc.name)).filter(fits);
+    entry
+        .map(Some)
+        .ok_or_else(|| Error::malformed(format!("importance of {}", desc.name), "not what was planned with"))
+}
+
+/// The rows of one matrix: of an expert, or of the tensor.
+pub(crate) fn rows_of_matrix(desc: &TensorDesc) -> u64 {
+    desc.shape.iter().rev().nth(1).copied().unwrap_or(1).max(1)
+}
+
+/// Where the scales of `weight` go, if it has some in `file`.
+fn scale_to(file: &PlannedFile, weight: &TensorDesc) -> Option<ScaleTo> {
+    let of_it = |t: &plan::OutputTensor| matches!(&t.from, Origin::Scales(of) if *of == weight.name);
+    let number = file.tensors.iter().position(of_it)?;
+    let scale = &file.tensors[number];
+    Some(ScaleTo {
+        desc: scale.desc.clone(),
+        offset: scale.offset,
+        padded_end: file.padded_end(number),
+        largest: scale.desc.shape.is_empty().then(|| Largest::new(weight.rows())),
+    })
+}

@@ -1,0 +1,314 @@
+//! Which tensor of a checkpoint is which: roles, GGUF names, shapes, and what is left out.
+//!
+//! The tables are `formats/gemma4.tensors.toml` and, for draft models, `gemma4-assistant.tensors.toml`; here they are unrolled over the layers of a config and held
+//! against what a checkpoint contains. Every tensor is used or dropped with a reason, or it is an error.
+
+use std::collections::HashMap;
+
+use tensor::{DType, Error, Result, TensorDesc};
+
+use crate::config::{Attention, Config, ModelKind};
+use crate::formats::{self, TensorRow, TypePolicy};
+
+/// A tensor that a text model of a given config has.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// llama.cpp's name for what it does: `attn_q`, `ffn_down`, …
+    pub role: &'static str,
+    /// Its layer, if it belongs to one.
+    pub layer: Option<usize>,
+    /// Name in the checkpoint, without the prefix of the text model.
+    pub hf: String,
+    /// Name in a GGUF.
+    pub gguf: String,
+    /// Dimensions, slowest first.
+    pub shape: Vec<u64>,
+    /// Who decides its type.
+    pub type_policy: TypePolicy,
+    /// K/V of a layer that reads another layer's: may be there, is never read.
+    pub unused: bool,
+    pub(crate) unprefixed: bool,
+}
+
+impl Slot {
+    /// Its name in a checkpoint has no prefix: it lies beside the text model, as the head does.
+    pub fn unprefixed(&self) -> bool {
+        self.unprefixed
+    }
+}
+
+/// A tensor of the text model, found in the checkpoint.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What it is.
+    pub slot: Slot,
+    /// Its number among the tensors of the checkpoint.
+    pub index: usize,
+}
+
+/// A tensor that does not go into a text model.
+#[derive(Clone, Debug)]
+pub struct Exclusion {
+    /// Its number among the tensors of the checkpoint.
+    pub index: usize,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// The checkpoint's tensors, all accounted for.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    /// The text model, in the order of the table, layer by layer.
+    pub text: Vec<Found>,
+    /// Everything else.
+    pub dropped: Vec<Exclusion>,
+}
+
+/// All tensors that a text model of this config has or may have.
+///
+/// # Errors
+/// `Malformed` when a size overflows.
+pub(crate) fn slots(config: &Config) -> Result<Vec<Slot>> {
+    let mut slots = Vec::new();
+    let (of_layer, of_model): (Vec<_>, Vec<_>) =
+        formats::tensors(config.kind).tensor.iter().partition(|row| row.hf.contains("{n}"));
+    for row in of_model {
+        slots.extend(slot(config, row, None)?);
+    }
+    for layer in 0..config.layers() {
+        for row in &of_layer {
+            slots.extend(slot(config, row, Some(layer))?);
+        }
+    }
+    Ok(slots)
+}
+
+fn slot(config: &Config, row: &'static TensorRow, layer: Option<usize>) -> Result<Option<Slot>> {
+    if !row.when.iter().all(|condition| holds(config, condition, layer)) {
+        return Ok(None);
+    }
+    let named = |pattern: &str| layer.map_or(pattern.to_owned(), |n| pattern.replace("{n}", &n.to_string()));
+    let shape = row.shape.iter().map(|dimension| size(config, dimension, layer)).collect::<Result<_>>()?;
+    Ok(Some(Slot {
+        role: &row.role,
+        layer,
+        hf: named(&row.hf),
+        gguf: named(&row.gguf),
+        shape,
+        type_policy: row.store,
+        unused: row.unused_when.as_deref().is_some_and(|condition| holds(config, condition, layer)),
+        unprefixed: row.unprefixed,
+    }))
+}
+
+/// A condition of the table's `when` and `unused_when`.
+fn holds(config: &Config, condition: &str, layer: Option<usize>) -> bool {
+    match (condition, layer) {
+        ("ple", _) => config.ple > 0,
+        ("moe", _) => config.experts.is_some(),
+        ("untied", _) => !config.tied,
+        ("ordered", _) => config.ordered().is_some(),
+        ("v", Some(n)) => !(config.k_eq_v && config.attention[n] == Attention::Full),
+        ("shared_kv", Some(n)) => config.shares_kv(n),
+        _ => unreachable!("formats/gemma4*.tensors.toml: condition {condition:?}; the table is tested"),
+    }
+}
+
+/// A dimension of the table's `shape`: symbols and numbers, multiplied.
+fn size(config: &Config, expression: &str, layer: Option<usize>) -> Result<u64> {
+    let symbol = |name: &str| match (name, layer) {
+        ("vocab", _) => config.vocab,
+        ("vocab_ple", _) => config.vocab_ple,
+        ("hidden", _) => config.hidden,
+        ("ple", _) => config.ple,
+        ("layers", _) => config.layers() as u64,
+        ("heads", _) => config.heads,
+        ("experts", _) => config.experts.unwrap_or(0),
+        ("expert_ffn", _) => config.expert_ffn.unwrap_or(0),
+        ("backbone", _) => config.draft.as_ref().map_or(0, |draft| draft.backbone),
+        ("centroids", _) => config.ordered().map_or(0, |ordered| ordered.centroids),
+        ("kv_heads", Some(n)) => config.kv_heads_of(n),
+        ("head_dim", Some(n)) => config.head_dim_of(n),
+        ("ffn", Some(n)) => config.ffn_of(n),
+        (number, _) => match number.parse() {
+            Ok(number) => number,
+            Err(_) => unreachable!("formats/gemma4*.tensors.toml: symbol {name:?}; the table is tested"),
+        },
+    };
+    expression.split('*').map(symbol).try_fold(1u64, u64::checked_mul).ok_or_else(|| {
+        Error::malformed("config.json", format!("the size {expression} does not fit into 64 bits"))
+    })
+}
+
+/// Finds every tensor of the text model and accounts for the others.
+///
+/// # Errors
+/// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor nobody uses or whose
+/// elements are not F32, F16 or BF16. `file_of` names the file of a tensor, by its number.
+pub fn inventory(
+    config: &Config,
+    tensors: &[TensorDesc],
+    file_of: &dyn Fn(usize) -> String,
+) -> Result<Inventory> {
+    let by_name: HashMap<&str, usize> =
+        tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+    let slots = slots(config)?;
+    let prefix = prefix(config, &slots, &by_name);
+
+    let mut owner = vec![false; tensors.len()];
+    let mut text = Vec::with_capacity(slots.len());
+    let mut missing = Vec::new();
+    for slot in slots {
+        let name = if slot.unprefixed { slot.hf.clone() } else { format!("{prefix}{}", slot.hf) };
+        let found = by_name.get(name.as_str()).copied();
+        let found = found.or_else(|| (slot.role == "output").then(|| heads(tensors).next())?);
+        match found {
+            Some(index) => {
+                check(&slot, &tensors[index]).map_err(|e| e.within(file_of(index)))?;
+                owner[index] = true;
+                text.push(Found { slot, index });
+            }
+            None if slot.unused => {}
+            None => missing.push(name),
+        }
+    }
+    complete(config, &missing).map_err(|e| {
+        let unused =
+            tensors.iter().zip(&owner).filter(|(tensor, owned)| !**owned && reason(config, tensor).is_err());
+        let unused: Vec<_> = unused.map(|(tensor, _)| tensor.name.as_str()).collect();
+        let all = tensors.iter().map(|tensor| tensor.name.as_str());
+        let there = match missing.first() {
+            Some(first) if unused.is_empty() => {
+                format!(" The closest names that are there: {}.", closest(first, all))
+            }
+            Some(first) => format!(" There, and not known: {}.", closest(first, unused.into_iter())),
+            None => String::new(),
+        };
+        e.help(format!("Is config.json the one of this checkpoint, and is every shard there?{there}"))
+    })?;
+
+    let mut dropped = Vec::new();
+    for (index, tensor) in tensors.iter().enumerate().filter(|&(index, _)| !owner[index]) {
+        let reason = reason(config, tensor).map_err(|e| e.within(file_of(index)))?;
+        dropped.push(Exclusion { index, reason });
+    }
+    Ok(Inventory { text, dropped })
+}
+
+/// The names under which checkpoints store a head.
+const HEADS: [&str; 4] = [
+    "lm_head.weight",
+    "language_model.lm_head.weight",
+    "model.lm_head.weight",
+    "model.language_model.lm_head.weight",
+];
+
+/// The stored heads of a checkpoint, by number, the usual name first.
+pub(crate) fn heads(tensors: &[TensorDesc]) -> impl Iterator<Item = usize> {
+    HEADS.iter().filter_map(|name| tensors.iter().position(|tensor| tensor.name == *name))
+}
+
+/// The embedding of a checkpoint, by number.
+pub(crate) fn embedding(config: &Config, tensors: &[TensorDesc]) -> Option<usize> {
+    let table = formats::tensors(config.kind);
+    let slot = table.tensor.iter().find(|row| row.role == "token_embd")?;
+    let names = table.prefixes.iter().map(|prefix| format!("{prefix}{}", slot.hf));
+    names.into_iter().find_map(|name| tensors.iter().position(|tensor| tensor.name == name))
+}
+
+/// The prefix under which the most tensors of the text model are found.
+fn prefix(config: &Config, slots: &[Slot], by_name: &HashMap<&str, usize>) -> &'static str {
+    let hits = |prefix: &&String| {
+        slots.iter().filter(|slot| by_name.contains_key(format!("{prefix}{}", slot.hf).as_str())).count()
+    };
+    let prefixes = &formats::tensors(config.kind).prefixes;
+    // `rev`, because `max_by_key` takes the last of equals and the first is the usual one
+    prefixes.iter().rev().max_by_key(hits).map_or("", String::as_str)
+}
+
+/// The names that are most like one that is missing, as a list, and how many others there are.
+fn closest<'a>(missing: &str, there: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 3;
+    let wanted: Vec<_> = missing.split('.').collect();
+    // segments in common from both ends, then letters from the beginning
+    let likeness = |name: &str| {
+        let own: Vec<_> = name.split('.').collect();
+        let ends = own.iter().rev().zip(wanted.iter().rev()).take_while(|(a, b)| a == b).count();
+        let starts = own.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+        let letters = name.bytes().zip(missing.bytes()).take_while(|(a, b)| a == b).count();
+        (ends + starts, letters)
+    };
+    let mut names: Vec<&str> = there.collect();
+    let all = names.len();
+    names.sort_by_cached_key(|name| (std::cmp::Reverse(likeness(name)), *name));
+    names.truncate(MOST);
+    let more = if all > MOST { format!(" and {} more", all - MOST) } else { String::new() };
+    format!("{}{more}", names.join(", "))
+}
+
+fn check(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
+    check_shape(slot, tensor)?;
+    let place = format!("tensor {}", tensor.name);
+    if slot.type_policy == TypePolicy::Copy {
+        return match tensor.dtype {
+            DType::I64 => Ok(()),
+            other => Err(Error::unsupported(place, "not the type of token ids").expected("i64", other)),
+        };
+    }
+    if !matches!(tensor.dtype, DType::BF16 | DType::F16 | DType::F32) {
+        return Err(Error::unsupported(place, "not a type of weights that can be converted")
+            .expected("bf16, f16 or f32", tensor.dtype));
+    }
+    Ok(())
+}
+
+/// Is the tensor of the size that the config gives it?
+pub(crate) fn check_shape(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
+    // one value may be a vector of one or a scalar
+    if tensor.shape == slot.shape || slot.shape == [1] && tensor.shape.is_empty() {
+        return Ok(());
+    }
+    Err(Error::malformed(format!("tensor {}", tensor.name), "wrong shape for the config")
+        .expected(format!("{:?}", slot.shape), format!("{:?}", tensor.shape)))
+}
+
+/// An error if names of tensors are missing.
+pub(crate) fn complete(config: &Config, missing: &[String]) -> Result<()> {
+    let Some((first, more)) = missing.split_first() else { return Ok(()) };
+    let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+    let problem =
+        format!("missing: a {} model of {} layers has it{more}", config.architecture, config.layers());
+    Err(Error::malformed(format!("tensor {first}"), problem))
+}
+
+fn reason(config: &Config, tensor: &TensorDesc) -> Result<&'static str> {
+    if config.tied && HEADS.contains(&tensor.name.as_str()) {
+        return Ok("tied: the same bytes as the embedding, which is the head");
+    }
+    let table = &formats::tensors(config.kind).dropped;
+    let name = tensor.name.as_str();
+    let drops = |row: &&formats::DroppedRow| {
+        row.prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
+            || row.suffixes.iter().any(|suffix| name.ends_with(suffix.as_str()))
+    };
+    let row = table.iter().find(drops);
+    row.map(|row| row.reason.as_str()).ok_or_else(|| {
+        Error::unsupported(
+            format!("tensor {}", tensor.name),
+            format!("no {} model of this config uses it", config.architecture),
+        )
+        .expected(
+            "only tensors of the text model and of the towers",
+            format!("{:?} {}", tensor.shape, tensor.dtype),
+        )
+        .help("Nothing is dropped without a reason: check that config.json belongs to this checkpoint.")
+    })
+}
+
+/// Whether any model has tensors of this role, for rules that name roles.
+pub fn is_role(name: &str) -> bool {
+    [ModelKind::Text, ModelKind::Draft]
+        .into_iter()
+        .flat_map(|kind| &formats::tensors(kind).tensor)
+        .any(|row| row.role == name)
+}

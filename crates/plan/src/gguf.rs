@@ -1,0 +1,241 @@
+//! Making a plan: which tensors go into each artifact, in which type and where.
+
+use std::collections::HashMap;
+
+use gemma::{Attention, Found, KeySources, ModelSpec, Parameters};
+use gguf::{Layout, Metadata, SplitBy};
+use tensor::{DType, Error, Result, TensorDesc};
+
+use crate::artifact::{Artifact, Origin, OutputTensor, PlannedFile};
+use crate::digests::{self, TENSOR_DIGESTS};
+use crate::grid::OnLattice;
+use crate::imatrix::ImatrixMatcher;
+use crate::masked_embedding::{self, Head};
+use crate::offload::set_id;
+use crate::presets::{Place, Preset};
+use crate::recipe::{Recipe, Via};
+use crate::request::{Request, Shards, offloaded, stored, unused_kv};
+use crate::rules::{Decision, Rules};
+
+/// The key of a GGUF that says how it was rounded for a text.
+pub const CALIBRATION: &str = "gemma-convert.calibration.method";
+
+/// A tensor of an artifact, without its place.
+struct Chosen {
+    desc: TensorDesc,
+    role: &'static str,
+    layer: Option<usize>,
+    why: String,
+    free: bool,
+    from: Origin,
+}
+
+pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
+    let recipe = &request.recipe;
+    if recipe.budget.is_some() {
+        return Err(Error::recipe(
+            "budget",
+            "types are chosen by what rounding costs, which is not known here",
+        )
+        .help(
+            "Give ‹sensitivity›, or a ‹text› to measure it on. Of an artifact, its manifest has the types.",
+        ));
+    }
+    let preset = Preset::named(&recipe.types.preset)?;
+    let mut notes = model.config.check_gguf()?;
+    notes.extend(model.gguf_notes());
+    let (found, mut dropped) = unused_kv(model, shards, recipe, &mut notes);
+    let Head { config, found, kept } =
+        masked_embedding::head(model, shards, recipe, found, &mut dropped, &mut notes);
+    let parameters = parameters(model, &found);
+    let found = found.into_iter().chain(kept).collect();
+    let mut chosen = choose(model, shards, request, preset, found, &mut notes)?;
+    if model.config.attention.contains(&Attention::Full) {
+        chosen.push(rope_freqs(model)?);
+    }
+    // llama-quantize's order: the model's own first, then block by block, bytewise by name
+    chosen.sort_by(|a, b| (a.layer, &a.desc.name).cmp(&(b.layer, &b.desc.name)));
+
+    let mut metadata = gemma::metadata(
+        &KeySources {
+            config: &config,
+            vocabulary: &model.vocabulary,
+            templates: &model.templates,
+            generation: model.generation.as_ref(),
+            card: &model.card,
+            names: &recipe.metadata,
+            overrides: &recipe.kv,
+            parameters,
+        },
+        preset.file_type,
+    )?;
+    if let Some(given) = &request.importance {
+        given.source.keys.append(&mut metadata);
+    }
+    if let Some(calibration) = &recipe.calibration {
+        metadata.append(CALIBRATION, calibration.method.name());
+        metadata.append(TENSOR_DIGESTS, digests::unknown(chosen.iter().map(|chosen| &chosen.desc)));
+    }
+    let files = lay_out(model, &metadata, chosen, request)?;
+    notes.sort();
+    notes.dedup();
+    let offloaded = offloaded(model, recipe, &files, &mut notes)?;
+    Ok(Artifact {
+        recipe: request.name.clone(),
+        preset: &preset.name,
+        files,
+        offloaded,
+        importance: request.importance.as_ref().map(|given| given.source.clone()),
+        allocation: request.allocation.clone(),
+        dropped,
+        notes,
+    })
+}
+
+/// Chooses the type of every tensor of the checkpoint.
+fn choose(
+    model: &ModelSpec,
+    shards: &Shards<'_>,
+    request: &Request,
+    preset: &'static Preset,
+    mut found: Vec<&Found>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Chosen>> {
+    let (config, recipe) = (&model.config, &request.recipe);
+    // a calibration knows at least as much as importance does, and gets the same types
+    let importance = request.importance.is_some() || recipe.calibration.is_some();
+    let mut matcher = ImatrixMatcher::new(request.importance.as_ref());
+    let mut rules = Rules::new(recipe, preset, config)?;
+    let mut lattice = OnLattice::new(recipe, preset, &shards.surveys);
+    // the n-th value projection is counted in the order of the file
+    found.sort_by(|a, b| (a.slot.layer, &a.slot.gguf).cmp(&(b.slot.layer, &b.slot.gguf)));
+    let values = found.iter().filter(|f| f.slot.role == "attn_v").count();
+    let mut value = 0;
+    let mut chosen = Vec::with_capacity(found.len() + 1);
+    for Found { slot, index } in found {
+        let mut place = Place { index: slot.layer.unwrap_or(0), count: config.layers(), importance };
+        if slot.role == "attn_v" {
+            place = Place { index: value, count: values, ..place };
+            value += 1;
+        }
+        let source = shards.tensors[*index].dtype;
+        let Decision { dtype, mut why, free } =
+            rules.choose(slot, place, source, lattice.keeps(*index), notes)?;
+        let desc = TensorDesc::new(&slot.gguf, dtype, gguf::ggml_shape(&slot.shape))?;
+        let mut stored = stored(shards, *index, via(shards, *index, dtype, recipe));
+        if let Some(kept) = lattice.sees(*index, slot.role, dtype) {
+            // what is compared is BF16
+            (stored.lattice, stored.via) = (true, (source != DType::BF16).then_some(DType::BF16));
+            why = kept;
+        }
+        if let Some(matcher) = &mut matcher {
+            stored.uses_imatrix = matcher.applies_to(&desc, slot.role, stored.lattice)?;
+        }
+        chosen.push(Chosen {
+            desc,
+            role: slot.role,
+            layer: slot.layer,
+            why,
+            free,
+            from: Origin::Checkpoint(stored),
+        });
+    }
+    rules.finish()?;
+    lattice.finish(importance, notes)?;
+    matcher.map_or(Ok(()), |matcher| matcher.finish(notes))?;
+    Ok(chosen)
+}
+
+/// Weights that are not BF16 are rounded to it before they are quantised, unless the recipe does without.
+fn via(shards: &Shards<'_>, index: usize, target: DType, recipe: &Recipe) -> Option<DType> {
+    let rounds =
+        recipe.types.via == Via::Bf16 && target.is_quantized() && shards.tensors[index].dtype != DType::BF16;
+    rounds.then_some(DType::BF16)
+}
+
+/// The one tensor that is not in the checkpoint: how full-attention layers rotate.
+fn rope_freqs(model: &ModelSpec) -> Result<Chosen> {
+    let values = model.config.rope_freqs();
+    Ok(Chosen {
+        desc: TensorDesc::new("rope_freqs.weight", DType::F32, [values.len() as u64])?,
+        role: "rope_freqs",
+        layer: None,
+        why: "generated from rope_parameters".to_owned(),
+        free: false,
+        from: Origin::Generated(values),
+    })
+}
+
+fn parameters(model: &ModelSpec, found: &[&Found]) -> Parameters {
+    let count = |found: &&Found| found.slot.shape.iter().product::<u64>();
+    let (experts, shared): (Vec<_>, Vec<_>) = found.iter().partition(|f| f.slot.shape.len() >= 3);
+    let number = model.config.experts.unwrap_or(0);
+    Parameters {
+        shared: shared.into_iter().map(count).sum::<u64>() + model.config.rope_freqs().len() as u64,
+        one_expert: experts.into_iter().map(count).sum::<u64>() / number.max(1),
+        experts: number,
+    }
+}
+
+/// Gives every tensor its file and offset.
+fn lay_out(
+    model: &ModelSpec,
+    metadata: &Metadata,
+    chosen: Vec<Chosen>,
+    request: &Request,
+) -> Result<Vec<PlannedFile>> {
+    let Request { recipe, stem, .. } = request;
+    let classes = recipe.output.offload_classes()?;
+    let (last, first): (Vec<&Chosen>, Vec<&Chosen>) =
+        chosen.iter().partition(|c| classes.iter().any(|class| class.holds(c.role)));
+    let descs = |chosen: Vec<&Chosen>| chosen.into_iter().map(|c| c.desc.clone()).collect::<Vec<_>>();
+    let max = recipe.output.split_max_bytes()?;
+    let parts = if max.is_none() && last.is_empty() {
+        vec![(format!("{stem}.gguf"), Layout::new(metadata, descs(first))?)]
+    } else {
+        // what is offloaded is in parts of its own, at the end
+        let mut groups = Vec::new();
+        for tensors in [first, last].into_iter().filter(|tensors| !tensors.is_empty()) {
+            match max {
+                Some(max) => groups.extend(gguf::group(descs(tensors), SplitBy::Bytes(max))?),
+                None => groups.push(descs(tensors)),
+            }
+        }
+        let parts = gguf::parts(metadata, groups)?;
+        let count = parts.len();
+        // parts of two conversions may have the same names and tensors
+        let set = (count > 1).then(|| set_id(model, request));
+        let layouts = parts.into_iter().enumerate().map(|(i, mut part)| {
+            if let Some(set) = &set {
+                part.metadata.append(gguf::SET, set.as_str());
+            }
+            Ok((gguf::part_name(stem, i + 1, count), Layout::new(&part.metadata, part.tensors)?))
+        });
+        layouts.collect::<Result<_>>()?
+    };
+    let mut by_name: HashMap<String, Chosen> = chosen.into_iter().map(|c| (c.desc.name.clone(), c)).collect();
+    let files = parts.into_iter().map(|(name, layout)| PlannedFile {
+        name,
+        bytes: layout.len,
+        header: layout.header,
+        copy: None,
+        tensors: layout
+            .tensors
+            .into_iter()
+            .filter_map(|placed| {
+                let chosen = by_name.remove(&placed.desc.name)?;
+                Some(OutputTensor {
+                    bytes: placed.desc.byte_len(),
+                    desc: placed.desc,
+                    role: chosen.role,
+                    layer: chosen.layer,
+                    offset: placed.offset,
+                    why: chosen.why,
+                    free: chosen.free,
+                    from: chosen.from,
+                })
+            })
+            .collect(),
+    });
+    Ok(files.collect())
+}

@@ -1,0 +1,155 @@
+//! Weights that lie on a 4-bit lattice, as those of quantisation-aware training (QAT) do: which tensors are asked about, which
+//! keep their lattice, and what is said of it. The sample that decides is read elsewhere.
+//!
+//! Q4_0 holds such a tensor exactly, if it is repacked; the ordinary encoder of Q4_0 loses most of what the training gained.
+
+use std::collections::{BTreeMap, HashMap};
+
+use gemma::{ModelSpec, TypePolicy};
+use quant::GridSurvey;
+use serde::{Deserialize, Serialize};
+use tensor::{DType, Error, Result};
+
+use crate::output::Format;
+use crate::presets::Preset;
+use crate::recipe::Recipe;
+use crate::request::{Request, Shards};
+
+/// What happens to weights that lie on a 4-bit lattice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GridPolicy {
+    /// They are quantised as all others, as llama-quantize does.
+    #[default]
+    Off,
+    /// They are repacked as Q4_0.
+    Auto,
+    /// So they are, and a checkpoint without such weights is refused.
+    Require,
+}
+
+/// The numbers of the tensors whose [`Survey`] the plan for `requests` asks for: those whose type is a recipe's to
+/// choose. None where nothing is quantised.
+pub fn to_survey(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Vec<usize> {
+    let asks = |request: &Request| asks(&request.recipe, Preset::named(&request.recipe.types.preset).ok());
+    if !requests.iter().any(asks) {
+        return Vec::new();
+    }
+    let matrices = model.inventory.text.iter().filter(|found| {
+        found.slot.type_policy == TypePolicy::Recipe && gguf::ggml_shape(&found.slot.shape).len() > 1
+    });
+    let mut numbers: Vec<_> = matrices.map(|found| found.index).collect();
+    // in the order in which they are read
+    numbers.sort_by_key(|index| {
+        shards.pieces[*index].first().map(|piece| (piece.location.shard, piece.location.offset))
+    });
+    numbers
+}
+
+fn asks(recipe: &Recipe, preset: Option<&Preset>) -> bool {
+    let quantises = preset.is_some_and(|preset| preset.default_type().is_quantized());
+    recipe.output.format == Format::Gguf && (recipe.types.lattice != GridPolicy::Off || quantises)
+}
+
+/// Tells which tensors keep their lattice, and counts.
+pub(crate) struct OnLattice<'a> {
+    mode: GridPolicy,
+    /// Empty where the recipe does not ask.
+    surveys: &'a HashMap<usize, GridSurvey>,
+    asks: bool,
+    /// Tensors that lie on a lattice, and those of them that keep it.
+    lie: usize,
+    kept: usize,
+    /// Those that do not lie on one, by role.
+    others: BTreeMap<&'static str, usize>,
+    /// Of all tensors.
+    blocks: GridSurvey,
+}
+
+impl<'a> OnLattice<'a> {
+    pub(crate) fn new(recipe: &Recipe, preset: &Preset, surveys: &'a HashMap<usize, GridSurvey>) -> Self {
+        let (asks, others) = (asks(recipe, Some(preset)), BTreeMap::new());
+        let blocks = GridSurvey::default();
+        OnLattice { mode: recipe.types.lattice, surveys, asks, lie: 0, kept: 0, others, blocks }
+    }
+
+    /// Whether the tensor should keep its lattice.
+    pub(crate) fn keeps(&self, index: usize) -> bool {
+        self.mode != GridPolicy::Off && self.surveys.get(&index).is_some_and(GridSurvey::is_on_grid)
+    }
+
+    /// Takes note of a tensor and its type. Why it has that type, if it is repacked.
+    pub(crate) fn sees(&mut self, index: usize, role: &'static str, dtype: DType) -> Option<String> {
+        let survey = self.surveys.get(&index).filter(|_| self.asks)?;
+        self.blocks.telling += survey.telling;
+        self.blocks.on += survey.on;
+        if !survey.is_on_grid() {
+            *self.others.entry(role).or_default() += 1;
+            return None;
+        }
+        self.lie += 1;
+        if !self.keeps(index) || dtype != DType::Q4_0 {
+            return None;
+        }
+        self.kept += 1;
+        Some(format!(
+            "on a 4-bit lattice, as {} of {} sampled blocks say: repacked",
+            survey.on, survey.telling
+        ))
+    }
+
+    /// Notes what a reader should know.
+    ///
+    /// # Errors
+    /// `Recipe` when there must be a lattice, and is none.
+    pub(crate) fn finish(self, importance: bool, notes: &mut Vec<String>) -> Result<()> {
+        let all = self.lie + self.others.values().sum::<usize>();
+        let GridSurvey { telling, on } = self.blocks;
+        let lie = format!("{} of {all} tensors lie on a 4-bit lattice (QAT)", self.lie);
+        match self.mode {
+            GridPolicy::Require if self.lie == 0 => {
+                let share = 100.0 * on as f64 / telling.max(1) as f64;
+                return Err(Error::recipe("types.lattice", "these weights do not lie on a 4-bit lattice")
+                    .expected(
+                        "a QAT checkpoint, with tensors of which 99 % of the blocks do",
+                        format!("{share:.1} % of {telling} sampled blocks, in {all} tensors"),
+                    )
+                    .help("Take a recipe that rounds, such as the one of the same preset."));
+            }
+            GridPolicy::Off if self.lie > 0 => {
+                let keeper = keeper().map(|name| format!(", or ‹recipe› {name},")).unwrap_or_default();
+                let vain =
+                    if importance { "; neither importance nor calibration makes up for it" } else { "" };
+                notes.push(format!(
+                    "{lie} and are rounded off it: ‹set› types.lattice=auto{keeper} repacks them exactly{vain}"
+                ));
+            }
+            GridPolicy::Off => {}
+            GridPolicy::Auto | GridPolicy::Require => {
+                notes.push(format!("{lie}; {} are repacked as Q4_0{}", self.kept, self.besides()));
+                if importance && self.kept > 0 {
+                    notes.push(
+                        "what is repacked is not rounded: importance and calibration do not touch it"
+                            .to_owned(),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is not repacked, by role.
+    fn besides(&self) -> String {
+        let roles: Vec<_> = self.others.iter().map(|(role, count)| format!("{count} {role}")).collect();
+        if roles.is_empty() { String::new() } else { format!("; off it: {}", roles.join(", ")) }
+    }
+}
+
+/// The embedded recipe that is for such weights.
+fn keeper() -> Option<String> {
+    let requires = |name: &String| {
+        let recipe = Recipe::from_toml(Recipe::embedded_text(name)?, name).ok()?;
+        (recipe.types.lattice == GridPolicy::Require).then_some(())
+    };
+    Recipe::embedded().into_iter().map(|(name, _)| name).find(|name| requires(name).is_some())
+}

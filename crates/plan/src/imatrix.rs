@@ -1,0 +1,223 @@
+//! Importance in a plan: what it says in the file's keys, which tensors it steers, and whether it is this model's.
+//!
+//! As in llama-quantize: that there is importance at all decides about types (`formats/gguf-presets.toml`), an entry of
+//! the tensor's own about its rounding; a tensor without one is rounded without. Stricter than llama-quantize: an entry
+//! of another shape is refused for the embeddings too, and so is one that is all zeros.
+//!
+//! Sources: llama.cpp's `tools/quantize/quantize.cpp` (keys), `src/llama-quant.cpp` (shapes).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gguf::Metadata;
+use imatrix::{Entry, Importance};
+use serde::{Deserialize, Serialize};
+use tensor::{DType, Error, Result, TensorDesc};
+
+use crate::manifest::FileEntry;
+
+const FILE: &str = "quantize.imatrix.file";
+const DATASET: &str = "quantize.imatrix.dataset";
+const ENTRIES: &str = "quantize.imatrix.entries_count";
+const CHUNKS: &str = "quantize.imatrix.chunks_count";
+
+/// The most bytes of a text that llama-quantize can put into a key.
+const MOST_TEXT: usize = 127;
+
+/// Types whose rounding importance does not steer, in ggml as here.
+const IGNORES_IMATRIX: [DType; 2] = [DType::Q8_0, DType::MXFP4];
+
+/// What a GGUF says about the importance it was made with: `quantize.imatrix.*`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ImportanceKeys {
+    /// The path of the file, as it was given.
+    pub file: String,
+    /// The first text that the importance was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
+    /// Its entries.
+    pub entries: u32,
+    /// Its chunks of text, if it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<u32>,
+}
+
+impl ImportanceKeys {
+    /// Those of a file that was given as `path`.
+    pub fn new(path: &str, importance: &Importance) -> ImportanceKeys {
+        ImportanceKeys {
+            file: short(path),
+            dataset: importance.datasets.first().map(|text| short(text)),
+            entries: u32::try_from(importance.len()).unwrap_or(u32::MAX),
+            chunks: Some(importance.chunks).filter(|chunks| *chunks > 0),
+        }
+    }
+
+    /// Those of a GGUF; `None` if it was made without importance.
+    ///
+    /// # Errors
+    /// `Malformed` when a value has another type than llama-quantize gives it.
+    pub fn of(metadata: &Metadata) -> Result<Option<ImportanceKeys>> {
+        let Some(entries) = metadata.typed(ENTRIES)? else { return Ok(None) };
+        let text = |key| metadata.typed::<&str>(key).map(|text| text.map(str::to_owned));
+        let file = text(FILE)?.unwrap_or_default();
+        Ok(Some(ImportanceKeys { file, dataset: text(DATASET)?, entries, chunks: metadata.typed(CHUNKS)? }))
+    }
+
+    /// Puts them at the end, as llama-quantize does.
+    pub(crate) fn append(&self, metadata: &mut Metadata) {
+        metadata.append(FILE, self.file.as_str());
+        if let Some(dataset) = &self.dataset {
+            metadata.append(DATASET, dataset.as_str());
+        }
+        metadata.append(ENTRIES, self.entries);
+        if let Some(chunks) = self.chunks {
+            metadata.append(CHUNKS, chunks);
+        }
+    }
+}
+
+fn short(text: &str) -> String {
+    let mut end = text.len().min(MOST_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+/// What importance something was made with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ImportanceSource {
+    /// As the keys name it.
+    pub keys: ImportanceKeys,
+    /// Its file, if it is at hand: one of the inputs, by the path that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileEntry>,
+}
+
+/// Importance that is asked for.
+#[derive(Clone, Debug)]
+pub struct GivenImportance {
+    /// Where it is from.
+    pub source: ImportanceSource,
+    /// Its entries. Without them nothing is held against the model: of an artifact that exists already they are not known.
+    pub entries: Option<Arc<Importance>>,
+}
+
+/// Holds importance against the tensors of a model, and tells which of them it steers.
+pub(crate) struct ImatrixMatcher<'a> {
+    given: &'a GivenImportance,
+    entries: &'a Importance,
+    used: BTreeSet<String>,
+    /// Tensors that are quantised without, by role.
+    without: BTreeMap<&'static str, usize>,
+    weighted: usize,
+    unseen: Vec<String>,
+}
+
+impl<'a> ImatrixMatcher<'a> {
+    /// `None` when there are no entries to hold against anything.
+    pub(crate) fn new(given: Option<&'a GivenImportance>) -> Option<ImatrixMatcher<'a>> {
+        let given = given?;
+        let entries = given.entries.as_deref()?;
+        let (used, without) = Default::default();
+        Some(ImatrixMatcher { given, entries, used, without, weighted: 0, unseen: Vec::new() })
+    }
+
+    /// Whether a tensor will be rounded by its importance. One that is repacked is not rounded.
+    ///
+    /// # Errors
+    /// `Malformed` when its entry is of another shape or says nothing.
+    pub(crate) fn applies_to(
+        &mut self,
+        desc: &TensorDesc,
+        role: &'static str,
+        repacked: bool,
+    ) -> Result<bool> {
+        let uses_imatrix = desc.dtype.is_quantized() && !IGNORES_IMATRIX.contains(&desc.dtype) && !repacked;
+        let name = &desc.name;
+        let Some(entry) = self.entries.get(name) else {
+            if uses_imatrix {
+                *self.without.entry(role).or_default() += 1;
+            }
+            return Ok(false);
+        };
+        self.used.insert(name.clone());
+        check(entry, desc).map_err(|e| e.within(format!("{}: entry {name}", self.given.source.keys.file)))?;
+        if !uses_imatrix {
+            return Ok(false);
+        }
+        self.weighted += 1;
+        let (unseen, filled) = (entry.unseen().count(), entry.filled().count());
+        if unseen > 0 {
+            let instead = if filled == unseen {
+                "the mean of the others"
+            } else {
+                "equal weights, as in llama-quantize"
+            };
+            let all = entry.counts().len();
+            self.unseen.push(format!("{name}: no text went through {unseen} of {all} experts: {instead}"));
+        }
+        Ok(true)
+    }
+
+    /// Notes what a reader should know.
+    ///
+    /// # Errors
+    /// `Malformed` when no tensor has an entry.
+    pub(crate) fn finish(self, notes: &mut Vec<String>) -> Result<()> {
+        let file = &self.given.source.keys.file;
+        let strange: Vec<_> =
+            self.entries.iter().map(|(name, _)| name).filter(|name| !self.used.contains(*name)).collect();
+        if self.used.is_empty() {
+            return Err(Error::malformed(file, "no tensor of this model has importance in it")
+                .expected(
+                    "names as in a GGUF of Gemma 4, such as blk.0.attn_q.weight",
+                    strange.first().unwrap_or(&"none"),
+                )
+                .help("It is of another model, or not of one that llama.cpp runs."));
+        }
+        if let Some(first) = strange.first() {
+            notes.push(format!(
+                "{} entries of {file} are of no tensor that is written, such as {first}",
+                strange.len()
+            ));
+        }
+        if self.weighted == 0 {
+            notes.push(format!("{file} changes no weight: no tensor is of a type that importance steers"));
+        } else if !self.without.is_empty() {
+            let roles: Vec<_> = self.without.iter().map(|(role, count)| format!("{count} {role}")).collect();
+            notes.push(format!(
+                "quantised without importance, of which {file} has none: {}",
+                roles.join(", ")
+            ));
+        }
+        notes.extend(self.unseen);
+        Ok(())
+    }
+}
+
+/// Whether an entry is of this tensor.
+fn check(entry: &Entry, desc: &TensorDesc) -> Result<()> {
+    let (cols, matrices) = (desc.cols(), matrices(desc));
+    let found = (entry.cols() as u64, entry.counts().len() as u64);
+    // a .dat file has one count for all matrices
+    if found != (cols, matrices) && found != (cols * matrices, 1) {
+        let shape = |(cols, matrices): (u64, u64)| format!("{matrices} × {cols} columns");
+        return Err(Error::malformed("sums", "of another shape than the tensor")
+            .expected(shape((cols, matrices)), shape(found))
+            .help("The importance is of another model."));
+    }
+    match entry.blank() {
+        None => Ok(()),
+        Some(matrix) => Err(Error::malformed(format!("matrix {matrix}"), "all its sums are 0")
+            .help("Nothing can be weighed by them: make the importance anew, of more text.")),
+    }
+}
+
+/// The matrices of a tensor, each of which has importance of its own: its experts, or one.
+fn matrices(desc: &TensorDesc) -> u64 {
+    desc.shape.iter().rev().skip(2).product()
+}

@@ -1,0 +1,187 @@
+//! Requests and their plan; what the planners of both containers share.
+
+use std::collections::{HashMap, HashSet};
+
+use checkpoint::{Checkpoint, Piece, StoredEncoding};
+use gemma::{Found, ModelSpec};
+use quant::GridSurvey;
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
+
+use crate::artifact::{
+    Dropped, InputFile, Pieces, Plan, PlannedFile, StoredPiece, StoredScale, StoredTensor,
+};
+use crate::budget::Allocation;
+use crate::imatrix::GivenImportance;
+use crate::offload::Offloaded;
+use crate::output::Format;
+use crate::recipe::{Recipe, UnusedKv};
+use crate::{gguf, safetensors};
+
+const UNUSED_KV: &str = "K/V of a layer that reads another layer's: never used (unused_kv = \"drop\")";
+
+/// One thing to make.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The recipe's name.
+    pub name: String,
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The name of a GGUF without `.gguf`: see [`stem`](crate::stem).
+    pub stem: String,
+    /// What the rounding is to be steered by.
+    pub importance: Option<GivenImportance>,
+    /// What its types were chosen by, see [`allocate`](crate::allocate).
+    pub allocation: Option<Allocation>,
+}
+
+impl Request {
+    /// A recipe, with nothing known besides.
+    pub fn new(name: impl Into<String>, recipe: Recipe, stem: impl Into<String>) -> Request {
+        Request { name: name.into(), recipe, stem: stem.into(), importance: None, allocation: None }
+    }
+}
+
+/// Where the checkpoint's tensors are.
+#[derive(Clone, Debug)]
+pub struct Shards<'a> {
+    /// The files, in the order in which they are to be read.
+    pub files: Vec<InputFile>,
+    /// All tensors.
+    pub tensors: &'a [TensorDesc],
+    /// Where the rows of each tensor are.
+    pub pieces: Vec<Vec<Piece>>,
+    /// By number, the tensors that are not stored as they are presented.
+    pub encodings: HashMap<usize, StoredEncoding>,
+    /// By number, what a sample says of the tensors that [`to_survey`](crate::to_survey) asks about.
+    pub surveys: HashMap<usize, GridSurvey>,
+}
+
+impl<'a> Shards<'a> {
+    /// Where the tensors of an open checkpoint are. Reads nothing.
+    pub fn of(checkpoint: &'a Checkpoint) -> Shards<'a> {
+        let tensors = checkpoint.tensors();
+        let files = checkpoint.shards().iter().map(|s| InputFile { name: s.name.clone(), bytes: s.len });
+        Shards {
+            files: files.collect(),
+            tensors,
+            pieces: (0..tensors.len()).map(|index| checkpoint.pieces(index).to_vec()).collect(),
+            encodings: (0..tensors.len()).filter_map(|i| Some((i, checkpoint.encoding(i)?))).collect(),
+            surveys: HashMap::new(),
+        }
+    }
+}
+
+/// Plans all `requests` over one reading of the checkpoint.
+///
+/// # Errors
+/// `Recipe` for a rule or a value that cannot take effect or two outputs of one name, and what the containers refuse.
+pub fn plan(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Result<Plan> {
+    model.check_sampling()?;
+    let mut artifacts: Vec<_> = requests
+        .iter()
+        .map(|request| {
+            let artifact = match request.recipe.output.format {
+                Format::Gguf => gguf::artifact,
+                Format::Safetensors => safetensors::artifact,
+            };
+            artifact(model, shards, request).map_err(|e| e.within(format!("recipe {}", request.name)))
+        })
+        .collect::<Result<_>>()?;
+    let mut names = HashSet::new();
+    if let Some(twice) = artifacts.iter().flat_map(|a| &a.files).find(|file| !names.insert(&file.name)) {
+        return Err(Error::recipe(&twice.name, "two outputs have this name").help(
+            "Give each recipe once, or one of them another name. Two of safetensors need two folders.",
+        ));
+    }
+    let mut dropped: Vec<_> =
+        model.inventory.dropped.iter().map(|d| dropped(shards, d.index, d.reason)).collect();
+    // what one artifact holds is only left out of the others
+    if requests.iter().any(|request| request.recipe.holds_towers()) {
+        let others =
+            artifacts.iter_mut().zip(requests).filter(|(_, r)| r.recipe.output.format == Format::Gguf);
+        others.for_each(|(artifact, _)| artifact.dropped.extend_from_slice(&dropped));
+        dropped.clear();
+    } else if requests.iter().all(|request| request.recipe.text_only) {
+        dropped.clear(); // each artifact says why
+    }
+    Ok(Plan {
+        variant: model.config.variant(),
+        architecture: model.config.architecture.clone(),
+        inputs: shards.files.clone(),
+        notes: model.notes.clone(),
+        artifacts,
+        dropped,
+        target: None,
+    })
+}
+
+pub(crate) fn dropped(shards: &Shards<'_>, index: usize, reason: &'static str) -> Dropped {
+    let tensor = &shards.tensors[index];
+    Dropped { tensor: tensor.name.clone(), bytes: tensor.byte_len(), reason }
+}
+
+/// The tensors to write, and those that the recipe leaves out.
+pub(crate) fn unused_kv<'m>(
+    model: &'m ModelSpec,
+    shards: &Shards<'_>,
+    recipe: &Recipe,
+    notes: &mut Vec<String>,
+) -> (Vec<&'m Found>, Vec<Dropped>) {
+    let text = &model.inventory.text;
+    let (unused, used): (Vec<_>, Vec<_>) = text.iter().partition(|found| found.slot.unused);
+    if recipe.unused_kv == UnusedKv::Drop {
+        return (used, unused.iter().map(|found| dropped(shards, found.index, UNUSED_KV)).collect());
+    }
+    if !unused.is_empty() {
+        let bytes: u64 = unused.iter().map(|found| shards.tensors[found.index].byte_len()).sum();
+        notes.push(format!(
+            "{} K/V tensors of KV-shared layers ({bytes} bytes in the checkpoint) are kept though no layer reads them, \
+             as llama.cpp's converter does; ‹set› unused_kv=drop leaves them out",
+            unused.len()
+        ));
+    }
+    (text.iter().collect(), Vec::new())
+}
+
+/// Where a tensor of the checkpoint is.
+pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> StoredTensor {
+    let tensor = &shards.tensors[index];
+    let dtype = shards.encodings.get(&index).map_or(tensor.dtype, |encoding| encoding.dtype);
+    let row_bytes = tensor.cols() * dtype.block_bytes() as u64;
+    let piece = |piece: &Piece| StoredPiece {
+        file: piece.location.shard,
+        offset: piece.location.offset,
+        bytes: piece.rows * row_bytes,
+        scale: piece.scale.map(|scale| StoredScale {
+            dtype: scale.dtype,
+            file: scale.location.shard,
+            offset: scale.location.offset,
+            per_row: scale.per_row,
+        }),
+    };
+    StoredTensor {
+        tensor: tensor.name.clone(),
+        dtype,
+        pieces: Pieces::new(shards.pieces[index].iter().map(piece).collect()),
+        via,
+        uses_imatrix: false,
+        lattice: false,
+    }
+}
+
+/// What of the files a token touches little of. A class that this model does not have is noted.
+pub(crate) fn offloaded(
+    model: &ModelSpec,
+    recipe: &Recipe,
+    files: &[PlannedFile],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Offloaded>> {
+    let mut found = Vec::new();
+    for (class, name) in recipe.output.offload_classes()?.into_iter().zip(&recipe.output.offload) {
+        match class.of(&model.config, files.iter().flat_map(|file| &file.tensors)) {
+            Some(offloaded) => found.push(offloaded),
+            None => notes.push(format!("nothing to offload as {name:?}: this model has no such weights")),
+        }
+    }
+    Ok(found)
+}
