@@ -108,7 +108,7 @@ fn only_files_of_the_kind_are_replaced() {
                 assert_eq!(made.is_ok(), *is == Some(kind), "{kind:?} over {name}");
                 if let Err(error) = &made {
                     assert_eq!(error.fault(), Fault::Target);
-                    assert!(error.help_text().unwrap().contains("--force"), "{error}");
+                    assert!(error.help_text().unwrap().contains("‹force›"), "{error}");
                 }
                 drop(made);
                 assert_eq!(fs::read_to_string(&path).unwrap(), *content);
