@@ -1,5 +1,7 @@
 //! Converts a checkpoint to two GGUF files in one pass: `cargo run --release --example convert -- CHECKPOINT OUT`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
+
 use gemma_convert::{Convert, Progress, Result, Silent, Task, Unit};
 
 /// Prints notes; draws no bars.

@@ -1,5 +1,7 @@
 //! Continues a prompt with the reference runtime: `cargo run --release --example generate -- MODEL PROMPT`.
 
+#![allow(clippy::print_stdout, reason = "a program prints")]
+
 use std::io::Write;
 
 use gemma_convert::{Error, Generate, Result, Silent};

@@ -1,5 +1,7 @@
 //! Verifies an artifact against its checkpoint on a text: `cargo run --release --example verify -- FILE CHECKPOINT TEXT`.
 
+#![allow(clippy::print_stdout, reason = "a program prints")]
+
 use gemma_convert::{Chunks, Result, Silent, Verify};
 
 fn main() -> Result<()> {

@@ -144,14 +144,10 @@ fn two_outputs_of_one_name_are_refused() {
 
 #[test]
 fn rules_that_cannot_take_effect_are_refused() {
-    for (toml, says) in [(
-        "types = { preset = 'q8_0', rules = [{ tensors = 'no_such_tensor', type = 'q4_0' }] }",
-        "no_such_tensor",
-    )] {
-        let error = planned("31b", toml).map(|_| ()).unwrap_err();
-        assert_eq!(error.fault(), tensor::Fault::Recipe, "{error}");
-        assert!(error.to_string().contains(says), "{error}");
-    }
+    let toml = "types = { preset = 'q8_0', rules = [{ tensors = 'no_such_tensor', type = 'q4_0' }] }";
+    let error = planned("31b", toml).map(|_| ()).unwrap_err();
+    assert_eq!(error.fault(), tensor::Fault::Recipe, "{error}");
+    assert!(error.to_string().contains("no_such_tensor"), "{error}");
 }
 
 /// Costs that fall with the bytes of a type, larger for earlier layers.

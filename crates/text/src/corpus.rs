@@ -127,10 +127,12 @@ impl Corpus {
     /// - `Io` for what cannot be read.
     pub fn read(files: &[PathBuf], reader: &Reader, cut: &Cut) -> Result<Corpus> {
         check_context(reader, cut)?;
-        let mut corpus = Corpus::default();
-        corpus.protocol = protocol_of(files)?;
-        corpus.files = files.iter().map(|path| path.display().to_string()).collect();
-        corpus.context = cut.context;
+        let mut corpus = Corpus {
+            protocol: protocol_of(files)?,
+            files: files.iter().map(|path| path.display().to_string()).collect(),
+            context: cut.context,
+            ..Corpus::default()
+        };
         match corpus.protocol {
             Protocol::Raw => corpus.read_raw(files, reader, cut)?,
             Protocol::Chat => corpus.read_chat(files, reader, cut)?,

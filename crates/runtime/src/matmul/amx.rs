@@ -58,7 +58,7 @@ impl Parts {
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod amx {
+mod tiles {
     use std::arch::asm;
     use std::arch::x86_64::{
         __cpuid_count, _mm512_loadu_si512, _mm512_permutex2var_epi32, _mm512_setzero_si512,
@@ -303,7 +303,7 @@ mod amx {
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(crate) use amx::{is_available, multiply, transpose};
+pub(crate) use tiles::{is_available, multiply, transpose};
 
 /// No tiles on this system.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
