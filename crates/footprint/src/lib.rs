@@ -55,7 +55,7 @@ pub struct Memory {
     /// The weights.
     pub weights: WeightMemory,
     /// What an engine needs besides. The first is the one that the artifact is meant for.
-    pub needs: Vec<Need>,
+    pub needs: Vec<EngineMemory>,
 }
 
 /// Bytes of weights by where they have to be.
@@ -75,7 +75,7 @@ pub struct WeightMemory {
 /// Bytes that an engine needs: in its process, and beside it.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Need {
+pub struct EngineMemory {
     /// The engine that these figures are for.
     pub engine: Engine,
     /// Weights that are in the process: llama.cpp maps them. `gemma-convert` has none there but what it multiplies.
@@ -177,7 +177,7 @@ fn need(
     engine: Engine,
     resident: u64,
     conditions: Conditions,
-) -> Need {
+) -> EngineMemory {
     let config = &model.config;
     let kv = kv_cache(config, engine, conditions);
     let (mapped, working, process, opening) = match engine {
@@ -190,7 +190,7 @@ fn need(
     let full = mapped + kv.iter().map(|layers| layers.bytes).sum::<u64>() + working + process;
     let (peak_rss, cached) = (full.max(opening), resident - mapped);
     let kv_type = engine.kv_type(conditions).name();
-    Need { engine, mapped, kv_type, kv, working, process, peak_rss, cached, total: peak_rss + cached }
+    EngineMemory { engine, mapped, kv_type, kv, working, process, peak_rss, cached, total: peak_rss + cached }
 }
 
 impl Engine {
