@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use crate::types::{Pieces, StoredPiece};
+use crate::artifact::{Pieces, StoredPiece};
 
 /// A file's header, by its length and digest.
 #[derive(JsonSchema)]
