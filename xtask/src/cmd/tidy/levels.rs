@@ -164,7 +164,7 @@ mod tests {
     fn the_document_agrees() {
         let edges = graph(&[package("tensor", &[]), package("quant", &[]), package("gemma-convert", &[])]);
         let table = "| level | crate | knows |\n|---|---|---|\n| 1 | `tensor` | x |\n| 2 | `quant`, `hub` | |\n\
-                     | 9 | `cli` | |\n| – | `oracle` | unchecked |\n";
+                     | 9 | `gemma-convert` | |\n| – | `oracle` | unchecked |\n";
         assert_eq!(check_document(&edges, table), [""; 0]);
         assert_eq!(check_document(&edges, &table.replace("| 2 |", "| 3 |")).len(), 1);
         assert_eq!(check_document(&edges, &table.replace("`tensor`", "tensor")).len(), 1);
