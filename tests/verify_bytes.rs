@@ -222,7 +222,7 @@ fn importance_at_hand_is_rounded_by_again_and_without_it_limits_are_said() {
         let (tensors, findings) = compared(&good, &model);
         assert_eq!(failures(&findings), [""; 0], "{preset}");
         assert!(tensors.tensors.iter().any(|tensor| tensor.compared == Compared::Limits), "{preset}");
-        assert!(findings.iter().any(|f| f.problem.contains("--importance")), "{findings:?}");
+        assert!(findings.iter().any(|f| f.problem.contains("‹importance›")), "{findings:?}");
         // a row that was scaled stands out among the others, and so does a block
         let set = GgufSet::open(&good).unwrap();
         let number = set.tensors().iter().position(|desc| desc.name == "blk.1.ffn_up.weight").unwrap();
