@@ -2,7 +2,6 @@
 //! feedback. None may be beyond a limit, and a wrong row always is.
 
 use quant::Simd;
-use testkit::SplitMix64;
 
 use super::*;
 use crate::errors::Part;
@@ -11,45 +10,57 @@ use crate::outliers::{Group, Row, groups_far_off, outliers};
 const COLS: usize = 512;
 const ROWS: usize = 32;
 
-fn gauss(random: &mut SplitMix64) -> f64 {
-    (-2.0 * (1.0 - random.unit()).ln()).sqrt() * (random.unit() * std::f64::consts::TAU).cos()
+/// Marsaglia's xorshift64: the limits were set over this sequence.
+struct Random(u64);
+
+impl Random {
+    fn unit(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn gauss(&mut self) -> f64 {
+        (-2.0 * (1.0 - self.unit()).ln()).sqrt() * (self.unit() * std::f64::consts::TAU).cos()
+    }
 }
 
 /// Weights by row and column.
-type Weight = fn(&mut SplitMix64, usize, usize) -> f64;
+type Weight = fn(&mut Random, usize, usize) -> f64;
 
 const ORDINARY: &[(&str, Weight)] = &[
-    ("gauss", |r, _, _| 0.02 * gauss(r)),
+    ("gauss", |r, _, _| 0.02 * r.gauss()),
     ("exponential", |r, _, _| 0.02 * (1.0 - r.unit()).ln() * if r.unit() < 0.5 { 1.0 } else { -1.0 }),
-    ("heavy tails", |r, _, _| 0.02 * gauss(r) / (gauss(r).abs() + 0.05)),
-    ("a loud group of 16", |r, row, c| 0.02 * gauss(r) * (((row * 7 + c / 16) % 13) as f64 - 8.0).exp2()),
-    ("a loud group of 32", |r, row, c| 0.02 * gauss(r) * (((row * 7 + c / 32) % 17) as f64 - 12.0).exp2()),
-    ("positive", |r, _, _| 0.02 * gauss(r).abs()),
-    ("biased", |r, _, _| 0.02 * (3.0 + gauss(r))),
-    ("far from zero", |r, _, _| -1.0 + 0.01 * gauss(r)),
+    ("heavy tails", |r, _, _| 0.02 * r.gauss() / (r.gauss().abs() + 0.05)),
+    ("a loud group of 16", |r, row, c| 0.02 * r.gauss() * (((row * 7 + c / 16) % 13) as f64 - 8.0).exp2()),
+    ("a loud group of 32", |r, row, c| 0.02 * r.gauss() * (((row * 7 + c / 32) % 17) as f64 - 12.0).exp2()),
+    ("positive", |r, _, _| 0.02 * r.gauss().abs()),
+    ("biased", |r, _, _| 0.02 * (3.0 + r.gauss())),
+    ("far from zero", |r, _, _| -1.0 + 0.01 * r.gauss()),
     ("two values", |r, _, _| if r.unit() < 0.5 { 0.03 } else { -0.02 }),
-    ("small", |r, _, _| 1e-4 * gauss(r)),
-    ("tiny", |r, _, _| 1e-6 * gauss(r)),
-    ("rows of any size", |r, row, _| gauss(r) * (-(row as f64) / 2.0).exp2()),
+    ("small", |r, _, _| 1e-4 * r.gauss()),
+    ("tiny", |r, _, _| 1e-6 * r.gauss()),
+    ("rows of any size", |r, row, _| r.gauss() * (-(row as f64) / 2.0).exp2()),
     ("zeros", |_, _, _| 0.0),
 ];
 
 /// A few weights carry everything: what becomes of them decides, so that they must not be declared unimportant.
 const OUTLIERS: &[(&str, Weight)] = &[
-    ("heavier tails", |r, _, _| 0.001 * gauss(r) / (gauss(r).abs() + 1e-3)),
-    ("loud columns", |r, _, c| 0.02 * gauss(r) * if c % 97 == 5 { 100.0 } else { 1.0 }),
-    ("one outlier", |r, _, c| 0.001 * gauss(r) + if c == 37 { 1.0 } else { 0.0 }),
-    ("sparse", |r, _, _| if r.unit() < 0.02 { gauss(r) } else { 0.0 }),
-    ("very sparse", |r, _, _| if r.unit() < 0.002 { gauss(r) } else { 0.0 }),
+    ("heavier tails", |r, _, _| 0.001 * r.gauss() / (r.gauss().abs() + 1e-3)),
+    ("loud columns", |r, _, c| 0.02 * r.gauss() * if c % 97 == 5 { 100.0 } else { 1.0 }),
+    ("one outlier", |r, _, c| 0.001 * r.gauss() + if c == 37 { 1.0 } else { 0.0 }),
+    ("sparse", |r, _, _| if r.unit() < 0.02 { r.gauss() } else { 0.0 }),
+    ("very sparse", |r, _, _| if r.unit() < 0.002 { r.gauss() } else { 0.0 }),
 ];
 
 /// Where errors of groups are not alike: no weights of a model are like these, and no importance is so uneven.
 const UNLIKE: [&str; 4] = ["a loud group of 32", "two values", "sparse", "skewed"];
 
-type Importance = fn(&mut SplitMix64, usize) -> f64;
+type Importance = fn(&mut Random, usize) -> f64;
 
 const UNEVEN: &[(&str, Importance)] =
-    &[("exponential", |r, _| -(1.0 - r.unit()).ln()), ("skewed", |r, _| (3.0 * gauss(r)).exp())];
+    &[("exponential", |r, _| -(1.0 - r.unit()).ln()), ("skewed", |r, _| (3.0 * r.gauss()).exp())];
 
 const DEAD: &[(&str, Importance)] = &[
     ("dead columns", |r, c| if c % 3 == 0 { 0.0 } else { r.unit() }),
@@ -164,12 +175,12 @@ fn check(limits: &Limits, what: &str, x: &[f32], y: &[f32]) {
 #[test]
 fn no_honest_file_is_beyond_a_limit() {
     let rows = |weight: Weight| {
-        let mut random = SplitMix64(88172645463325252);
+        let mut random = Random(88172645463325252);
         (0..ROWS * COLS).map(|i| weight(&mut random, i / COLS, i % COLS) as f32).collect::<Vec<_>>()
     };
     // of another seed, or it would be importance of the first row's weights
     let columns = |importance: Importance| {
-        let mut random = SplitMix64(1181783497276652981);
+        let mut random = Random(1181783497276652981);
         (0..COLS).map(|c| importance(&mut random, c) as f32).collect::<Vec<_>>()
     };
     for limits in LIMITS {
@@ -206,8 +217,8 @@ fn no_honest_file_is_beyond_a_limit() {
 
 #[test]
 fn every_wrong_row_is_beyond_one() {
-    let mut random = SplitMix64(88172645463325252);
-    let x: Vec<f32> = (0..ROWS * COLS).map(|_| (0.02 * gauss(&mut random)) as f32).collect();
+    let mut random = Random(88172645463325252);
+    let x: Vec<f32> = (0..ROWS * COLS).map(|_| (0.02 * random.gauss()) as f32).collect();
     for limits in LIMITS {
         let mut y = quantised(limits.dtype, &x, None);
         // every row holds the next one, the last is zero
@@ -224,8 +235,8 @@ fn every_wrong_row_is_beyond_one() {
 /// Among rows that were rounded alike, with or without importance and error feedback, one that was scaled stands out.
 #[test]
 fn a_row_that_was_scaled_stands_out() {
-    let mut random = SplitMix64(88172645463325252);
-    let x: Vec<f32> = (0..ROWS * COLS).map(|_| (0.02 * gauss(&mut random)) as f32).collect();
+    let mut random = Random(88172645463325252);
+    let x: Vec<f32> = (0..ROWS * COLS).map(|_| (0.02 * random.gauss()) as f32).collect();
     let importance: Vec<f32> = (0..COLS).map(|c| UNEVEN[0].1(&mut random, c) as f32).collect();
     for limits in LIMITS {
         let fine =
