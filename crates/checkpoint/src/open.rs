@@ -70,7 +70,7 @@ impl Checkpoint {
     /// and against the sizes of the files. `dir` may also be a repository in the hub's cache, or a trainer's output.
     ///
     /// Weights are presented in the form in which transformers saves them, whatever form they are stored in: 8-bit floats as
-    /// what they stand for (see [`code`](Self::code)), names without the prefixes of wrappers, experts of a layer in one
+    /// what they stand for (see [`code`](Self::encoding)), names without the prefixes of wrappers, experts of a layer in one
     /// tensor (see [`pieces`](Self::pieces)), tables without padding. [`notes`](Self::notes) says what is different.
     ///
     /// # Errors
@@ -239,7 +239,7 @@ impl Checkpoint {
     }
 
     /// Where the rows of tensor `index` lie, in their order: mostly one piece, of experts that are stored one by one many.
-    /// Bytes of a row are those of its type, of a [coded](Self::code) tensor one an element.
+    /// Bytes of a row are those of its type, of a [coded](Self::encoding) tensor one an element.
     pub fn pieces(&self, index: usize) -> &[Piece] {
         self.entries.get(index).map_or(&[], |entry| &entry.pieces)
     }

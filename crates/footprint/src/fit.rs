@@ -48,7 +48,7 @@ pub struct Candidate {
 /// Holds an artifact and the embedded recipes against a memory of `limit` bytes.
 ///
 /// # Errors
-/// Those of [`plan`] for a recipe.
+/// Those of [`plan()`] for a recipe.
 pub fn verdict(
     model: &ModelSpec,
     shards: &Shards<'_>,

@@ -28,7 +28,7 @@ pub enum GridPolicy {
     Require,
 }
 
-/// The numbers of the tensors whose [`Survey`] the plan for `requests` asks for: those whose type is a recipe's to
+/// The numbers of the tensors whose [`GridSurvey`] the plan for `requests` asks for: those whose type is a recipe's to
 /// choose. None where nothing is quantised.
 pub fn to_survey(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Vec<usize> {
     let asks = |request: &Request| asks(&request.recipe, Preset::named(&request.recipe.types.preset).ok());
