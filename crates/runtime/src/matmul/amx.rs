@@ -64,6 +64,13 @@ mod tiles {
         __cpuid_count, _mm512_loadu_si512, _mm512_permutex2var_epi32, _mm512_setzero_si512,
         _mm512_storeu_si512,
     };
+
+    /// One leaf of the processor's identification. The call is unsafe up to Rust 1.89 and safe in later versions.
+    #[allow(unused_unsafe)]
+    fn cpuid(leaf: u32) -> std::arch::x86_64::CpuidResult {
+        // SAFETY: every x86-64 processor has the instruction
+        unsafe { __cpuid_count(leaf, 0) }
+    }
     use std::sync::LazyLock;
 
     use super::{Parts, Sums, TILE_ROWS, Values};
@@ -89,8 +96,8 @@ mod tiles {
             const TILE_AND_BF16: u32 = 1 << 24 | 1 << 22;
             // AVX-512 implies that the kernel saves registers by XSAVE
             quant::Simd::Avx512.is_available()
-                && __cpuid_count(0, 0).eax >= 7
-                && __cpuid_count(7, 0).edx & TILE_AND_BF16 == TILE_AND_BF16
+                && cpuid(0).eax >= 7
+                && cpuid(7).edx & TILE_AND_BF16 == TILE_AND_BF16
                 && permitted()
         });
         *AVAILABLE
