@@ -2,16 +2,11 @@
 //! `convert_hf_to_gguf.py` and `llama-quantize` make. Digests only; the real tools run in `judge.rs`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::Command;
-
-fn fixtures() -> PathBuf {
-    testkit::fixtures("")
-}
 
 /// checkpoint → preset → (bytes, sha256)
 fn golden() -> BTreeMap<String, BTreeMap<String, (u64, String)>> {
-    let text = std::fs::read_to_string(fixtures().join("golden/llama-quantize.tsv")).unwrap();
+    let text = std::fs::read_to_string(testkit::fixtures("golden/llama-quantize.tsv")).unwrap();
     let mut table: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
     // draft models are converted in draft.rs
     let ours = |line: &&str| !line.starts_with('#') && !line.contains("-assistant\t");
@@ -35,7 +30,7 @@ fn every_preset_is_stocks_file() {
         let out = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-convert"));
         command.args(["convert", "--json", "--set", "metadata.name=Tiny", "-o"]).arg(out.path());
-        command.arg(fixtures().join("checkpoints").join(&checkpoint));
+        command.arg(testkit::fixtures("checkpoints").join(&checkpoint));
         presets.keys().for_each(|preset| {
             command.args(["--type", preset]);
         });

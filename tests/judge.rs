@@ -2,15 +2,11 @@
 //! perplexity, as for llama.cpp's own. Skipped, with a word, where llama.cpp is not built (`cargo xtask oracle`);
 //! `.ci/run` requires it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use tensor::TensorSource;
 use xtask::oracle::Oracle;
-
-fn fixtures() -> PathBuf {
-    testkit::fixtures("")
-}
 
 fn ok(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
@@ -21,7 +17,7 @@ fn ok(command: &mut Command) -> String {
 }
 
 fn convert(checkpoint: &str, out: &Path, arguments: &[&str]) {
-    let model = fixtures().join("checkpoints").join(checkpoint);
+    let model = testkit::fixtures("checkpoints").join(checkpoint);
     let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-convert"));
     ok(command.arg("convert").arg(model).args(arguments).arg("-o").arg(out));
 }
@@ -32,7 +28,7 @@ fn convert(checkpoint: &str, out: &Path, arguments: &[&str]) {
 fn perplexity(oracle: &Oracle, model: &Path) -> (Vec<u8>, f64) {
     let saved = model.with_extension("logits");
     let mut tool = oracle.runner("llama-perplexity");
-    tool.args(["-c", "256", "--chunks", "8", "-t", "2", "-f"]).arg(fixtures().join("text/eval.txt"));
+    tool.args(["-c", "256", "--chunks", "8", "-t", "2", "-f"]).arg(testkit::fixtures("text/eval.txt"));
     ok(tool.arg("--save-all-logits").arg(&saved).arg("-m").arg(model));
     let bytes = std::fs::read(&saved).unwrap();
     let perplexity = perplexity_of(&bytes);
@@ -72,7 +68,7 @@ fn compare(checkpoint: &str) {
     let base = dir.path().join("stock-bf16.gguf");
     let mut script = oracle.script("convert_hf_to_gguf.py");
     ok(script
-        .arg(fixtures().join("checkpoints").join(checkpoint))
+        .arg(testkit::fixtures("checkpoints").join(checkpoint))
         .args(["--outtype", "bf16", "--outfile"])
         .arg(&base));
     for preset in types {

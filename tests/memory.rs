@@ -41,16 +41,12 @@ const STOCK: [(&str, u64, &str, Printed, Printed); 17] = [
 /// Cells, layers and MiB with two digits.
 type Printed = (u64, u64, &'static str);
 
-fn fixtures() -> PathBuf {
-    testkit::fixtures("")
-}
-
 fn dtype(name: &str) -> DType {
     name.parse().unwrap()
 }
 
 fn published(size: &str) -> Value {
-    support::json(&fixtures().join(format!("configs/gemma-4-{size}-it.json")))
+    support::json(&testkit::fixtures(format!("configs/gemma-4-{size}-it.json")))
 }
 
 /// `cells, layers, MiB` of the layers of a kind, as llama.cpp prints them.
@@ -154,7 +150,7 @@ fn full_size(size: &str) -> Folder {
         let tokens = tokenizer["model"]["vocab"].as_object_mut().unwrap();
         (tokens.len()..262_144).for_each(|id| drop(tokens.insert(format!("<more{id}>"), id.into())));
     });
-    let rows = fs::read_to_string(fixtures().join(format!("inventories/gemma-4-{size}-it.tsv"))).unwrap();
+    let rows = fs::read_to_string(testkit::fixtures(format!("inventories/gemma-4-{size}-it.tsv"))).unwrap();
     let (mut header, mut end) = (Map::new(), 0);
     for row in rows.lines().filter(|row| !row.starts_with('#')) {
         let cells: Vec<_> = row.split('\t').collect();
@@ -308,7 +304,7 @@ fn the_forecast_for_e2b_is_within_a_tenth_of_what_it_took() {
 #[cfg(target_os = "linux")]
 fn the_forecast_of_the_runtime_is_near_what_it_takes() {
     let home = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(fixtures().join("text/eval.txt")).unwrap();
+    let text = fs::read_to_string(testkit::fixtures("text/eval.txt")).unwrap();
     let prompt = home.path().join("prompt.txt");
     fs::write(&prompt, &text[..800]).unwrap();
     for name in ["e2b", "26b-a4b", "31b"] {

@@ -11,10 +11,6 @@ use tensor::{DType, TensorDesc};
 
 const SIZES: [&str; 5] = ["E2B", "E4B", "12B", "26B-A4B", "31B"];
 
-fn fixtures() -> PathBuf {
-    testkit::fixtures("")
-}
-
 fn lines(path: PathBuf) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
@@ -22,7 +18,7 @@ fn lines(path: PathBuf) -> Vec<Vec<String>> {
 
 /// The tensors of a real checkpoint, as its headers tell them.
 fn tensors(name: &str) -> Vec<TensorDesc> {
-    let rows = lines(fixtures().join(format!("inventories/{name}.tsv")));
+    let rows = lines(testkit::fixtures(format!("inventories/{name}.tsv")));
     let desc = |row: &Vec<String>| {
         let shape: Vec<u64> = serde_json::from_str(&row[1]).unwrap();
         TensorDesc::new(&row[0], row[2].parse::<DType>().unwrap(), shape).unwrap()
@@ -31,7 +27,7 @@ fn tensors(name: &str) -> Vec<TensorDesc> {
 }
 
 fn json(name: &str) -> Value {
-    let json = std::fs::read_to_string(fixtures().join(format!("configs/{name}.json"))).unwrap();
+    let json = std::fs::read_to_string(testkit::fixtures(format!("configs/{name}.json"))).unwrap();
     serde_json::from_str(&json).unwrap()
 }
 
@@ -92,7 +88,7 @@ const COLUMNS: [(&str, &str); 10] = [
 fn check(name: &str, map: &str, settings: &[&str]) {
     let tensors = tensors(name);
     let model = model(name, &tensors);
-    let map = lines(fixtures().join(format!("type-maps/{map}.tsv")));
+    let map = lines(testkit::fixtures(format!("type-maps/{map}.tsv")));
     let settings: Vec<_> = settings.iter().map(|s| (*s).to_owned()).collect();
     for (heading, preset) in COLUMNS {
         let recipe =

@@ -16,16 +16,12 @@ use xtask::oracle::Oracle;
 /// Of the tiny checkpoints.
 const TRAINED: u64 = 2048;
 
-fn fixtures() -> PathBuf {
-    testkit::fixtures("")
-}
-
 fn template(name: &str) -> String {
     let path = match name {
         "tiny" => "checkpoints/e2b/chat_template.jinja".to_owned(),
         name => format!("chat-templates/{name}.jinja"),
     };
-    fs::read_to_string(fixtures().join(path)).unwrap()
+    fs::read_to_string(testkit::fixtures(path)).unwrap()
 }
 
 /// The tokenizer of a tiny checkpoint, and a folder for texts.
@@ -36,7 +32,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let checkpoint = Checkpoint::open(fixtures().join("checkpoints/e2b")).unwrap();
+        let checkpoint = Checkpoint::open(testkit::fixtures("checkpoints/e2b")).unwrap();
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
         Bench { tokenizer, folder: tempfile::tempdir().unwrap() }
     }
@@ -83,11 +79,15 @@ fn chunks_are_those_of_llama_perplexity() {
     let bench = Bench::new();
     let model = bench.folder.path().join("model.gguf");
     let mut convert = Command::new(env!("CARGO_BIN_EXE_gemma-convert"));
-    convert.arg("convert").arg(fixtures().join("checkpoints/e2b")).args(["--type", "bf16", "-o"]).arg(&model);
+    convert
+        .arg("convert")
+        .arg(testkit::fixtures("checkpoints/e2b"))
+        .args(["--type", "bf16", "-o"])
+        .arg(&model);
     assert!(convert.output().unwrap().status.success());
     let cases = [("eval.txt", 512, Some(3)), ("multilingual.txt", 101, Some(6)), ("markers.txt", 64, None)];
     for (name, context, most) in cases {
-        let path = fixtures().join("text").join(name);
+        let path = testkit::fixtures("text").join(name);
         let logits = bench.folder.path().join("logits");
         let mut stock = oracle.runner("llama-perplexity");
         stock.arg("-m").arg(&model).arg("-f").arg(&path).args(["-t", "2", "-c", &context.to_string()]);
@@ -134,7 +134,7 @@ fn each_file_is_cut_by_itself() {
 fn conversations_have_the_tokens_of_transformers() {
     let bench = Bench::new();
     let read = |path: &str| -> Value {
-        serde_json::from_str(&fs::read_to_string(fixtures().join(path)).unwrap()).unwrap()
+        serde_json::from_str(&fs::read_to_string(testkit::fixtures(path)).unwrap()).unwrap()
     };
     let (golden, conversations) = (read("text/chat-ids.json"), read("chat-templates/conversations.json"));
     for (name, template) in [("tiny", template("tiny")), ("small", template("gemma-4-small.2026-07"))] {

@@ -1,17 +1,13 @@
 //! The tokenizer in a GGUF that we write is the tokenizer of the checkpoint, for us and for the real llama.cpp.
 //! The latter is skipped, with a word, where llama.cpp is not built (`cargo xtask oracle`); `.ci/run` requires it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use checkpoint::Checkpoint;
 use gguf::GgufFile;
 use text::Tokenizer;
 use xtask::oracle::Oracle;
-
-fn fixtures() -> PathBuf {
-    testkit::fixtures("")
-}
 
 fn output(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
@@ -20,7 +16,7 @@ fn output(command: &mut Command) -> String {
 }
 
 fn convert(out: &Path) -> [Tokenizer; 2] {
-    let folder = fixtures().join("checkpoints/e2b");
+    let folder = testkit::fixtures("checkpoints/e2b");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-convert"));
     output(command.arg("convert").arg(&folder).args(["--type", "q4_0", "-o"]).arg(out));
     [
@@ -38,7 +34,7 @@ fn both_sources_give_the_same_ids() {
     let special = |t: &Tokenizer| (t.bos(), t.eos(), t.pad(), t.end_of_generation().clone());
     assert_eq!(special(&checkpoint), special(&metadata));
     for name in ["multilingual.txt", "markers.txt", "eval.txt"] {
-        let text = std::fs::read_to_string(fixtures().join("text").join(name)).unwrap();
+        let text = std::fs::read_to_string(testkit::fixtures("text").join(name)).unwrap();
         let pieces = text.split_inclusive('\n').chain([text.as_str(), ""]);
         for (piece, parse) in pieces.flat_map(|piece| [(piece, false), (piece, true)]) {
             // The file types some markers as words, because tokenizer_config.json does not name them, and a GGUF is read
@@ -60,7 +56,7 @@ fn llama_tokenize_reads_the_file_alike() {
     let [_, tokenizer] = convert(&model);
     let cases = ["multilingual.txt", "markers.txt", "eval.txt"].map(|name| [(name, true), (name, false)]);
     for (name, parse) in cases.into_iter().flatten() {
-        let path = fixtures().join("text").join(name);
+        let path = testkit::fixtures("text").join(name);
         let mut tool = oracle.tool("llama-tokenize");
         tool.arg("-m").arg(&model).arg("-f").arg(&path).args(["--ids", "--log-disable"]);
         let printed = output(if parse { &mut tool } else { tool.arg("--no-parse-special") });

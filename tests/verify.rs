@@ -10,12 +10,8 @@ use serde_json::Value;
 use tensor::TensorSource;
 use xtask::oracle::Oracle;
 
-fn fixture(name: &str) -> PathBuf {
-    testkit::fixtures("").join(name)
-}
-
 fn checkpoint(name: &str) -> PathBuf {
-    fixture("checkpoints").join(name)
+    testkit::fixtures("checkpoints").join(name)
 }
 
 fn path(path: &Path) -> &str {
@@ -42,7 +38,7 @@ fn stock(oracle: &Oracle, model: &Path, logits: &Path, more: &[&str]) -> String 
     // its logger loses the last lines on a busy machine; another try finds them
     for attempt in 0..10 {
         let mut tool: Command = oracle.runner("llama-perplexity");
-        tool.args(["-c", "256", "--chunks", "24", "-t", "2", "-f"]).arg(fixture("text/eval.txt"));
+        tool.args(["-c", "256", "--chunks", "24", "-t", "2", "-f"]).arg(testkit::fixtures("text/eval.txt"));
         let output =
             tool.arg("--kl-divergence-base").arg(logits).args(more).arg("-m").arg(model).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -72,7 +68,7 @@ fn printed(text: &str, label: &str) -> f64 {
 fn perplexity_and_divergence_are_those_of_llama_perplexity() {
     let Some(oracle) = Oracle::for_tests() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let text = fixture("text/eval.txt");
+    let text = testkit::fixtures("text/eval.txt");
     for (name, noise) in [("e2b", 1.5e-4), ("26b-a4b", 8e-4), ("31b", 1.5e-4)] {
         let logits = dir.path().join("f32.logits");
         let files = ["f32", "bf16", "q8_0", "q4_0"].map(|preset| {
@@ -130,7 +126,7 @@ fn llama_perplexity_reads_our_file_of_logits() {
         ["f32.gguf", "q4_0.gguf", "ours.logits", "theirs.logits"].map(|name| dir.path().join(name));
     convert("31b", "f32", &base);
     convert("31b", "q4_0", &artifact);
-    let text = fixture("text/eval.txt");
+    let text = testkit::fixtures("text/eval.txt");
     verify(&base, &["-c", "256", "--chunks", "24", "--text", path(&text), "--save-logits", path(&ours)]);
     stock(&oracle, &base, &theirs, &[]);
     let [ours, theirs] = [ours, theirs].map(|file| stock(&oracle, &artifact, &file, &["--kl-divergence"]));
@@ -145,7 +141,7 @@ fn llama_perplexity_reads_our_file_of_logits() {
 #[test]
 fn a_file_does_not_diverge_from_itself_whatever_the_memory() {
     let dir = tempfile::tempdir().unwrap();
-    let text = fixture("text/eval.txt");
+    let text = testkit::fixtures("text/eval.txt");
     let args = ["-c", "64", "--chunks", "12", "--text", path(&text)];
     for name in ["e2b", "26b-a4b"] {
         let [bf16, q8_0] = ["bf16", "q8_0"].map(|preset| dir.path().join(format!("{name}-{preset}.gguf")));
@@ -203,7 +199,7 @@ fn a_limit_that_falls_is_exit_1_and_the_reports_say_so() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("model.gguf");
     convert("e2b", "q4_0", &file);
-    let [model, text] = [checkpoint("e2b"), fixture("text/eval.txt")];
+    let [model, text] = [checkpoint("e2b"), testkit::fixtures("text/eval.txt")];
     let [html, markdown, json] = ["r.html", "r.md", "r.json"].map(|name| dir.path().join(name));
     std::fs::write(&markdown, "before\n").unwrap();
     let common = [
@@ -244,7 +240,7 @@ fn a_recipe_brings_its_limits() {
     std::fs::write(&recipe, "types.preset = \"q4_0\"\n[verify]\nmax_kld = 1e-6\n").unwrap();
     let file = dir.path().join("model.gguf");
     support::convert(&checkpoint("31b"), &file, &["--recipe", path(&recipe)]).good();
-    let [model, text] = [checkpoint("31b"), fixture("text/eval.txt")];
+    let [model, text] = [checkpoint("31b"), testkit::fixtures("text/eval.txt")];
     let args = ["--against", path(&model), "-c", "128", "--chunks", "6", "--text", path(&text)];
     // the manifest remembers the recipe
     let report = verify(&file, &args);
@@ -264,7 +260,7 @@ fn what_cannot_be_verified_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("model.gguf");
     convert("31b", "q4_0", &file);
-    let [model, other, text] = [checkpoint("31b"), checkpoint("e2b"), fixture("text/eval.txt")];
+    let [model, other, text] = [checkpoint("31b"), checkpoint("e2b"), testkit::fixtures("text/eval.txt")];
     let write = |name: &str, bytes: &[u8]| {
         let file = dir.path().join(name);
         std::fs::write(&file, bytes).unwrap();
@@ -307,7 +303,7 @@ fn numbers_that_are_none_name_the_first_layer_where_they_appear() {
     // under a name that no manifest knows, or the manifest would tell before
     let broken = dir.path().join("broken.gguf");
     std::fs::write(&broken, bytes).unwrap();
-    let text = fixture("text/eval.txt");
+    let text = testkit::fixtures("text/eval.txt");
     let args = ["verify", path(&broken), "--text", path(&text), "-c", "64", "--chunks", "2"];
     let alone = run(args);
     assert_eq!(alone.code, Some(1), "{}", alone.stderr);

@@ -238,17 +238,10 @@ impl StdError for Error {
 /// Equal errors say the same to a person; their sources may differ.
 impl PartialEq for Error {
     fn eq(&self, other: &Error) -> bool {
-        let parts = |e: &Error| {
-            (
-                e.0.fault,
-                e.0.kind,
-                e.0.place.clone(),
-                e.0.problem.clone(),
-                e.0.expected.clone(),
-                e.0.help.clone(),
-            )
-        };
-        parts(self) == parts(other)
+        let (a, b) = (&self.0, &other.0);
+        (a.fault, a.kind) == (b.fault, b.kind)
+            && (&a.place, &a.problem) == (&b.place, &b.problem)
+            && (&a.expected, &a.help) == (&b.expected, &b.help)
     }
 }
 

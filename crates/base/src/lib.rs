@@ -10,6 +10,7 @@
 //! | `appended.rs` | a text that is added to a file |
 //! | `folder.rs` | a temporary folder of one run |
 //! | `kind.rs` | what a file is that is there already |
+//! | `random.rs` | the one pseudorandom generator |
 //! | `read.rs` | small files up to a limit of size |
 //! | `progress.rs` | progress of long work |
 //! | `visible.rs` | text from files, made safe to show |
@@ -22,6 +23,7 @@ mod kind;
 mod output;
 mod progress;
 mod publication;
+mod random;
 mod read;
 mod unfinished;
 mod visible;
@@ -33,6 +35,7 @@ pub use kind::{FileKind, GENERATOR, STORE_KEY};
 pub use output::{OutputFile, PARTIAL, write_whole};
 pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};
+pub use random::SplitMix64;
 pub use read::{is_plain_name, open_regular, read_all, read_bounded, read_regular};
 pub use unfinished::{Listed, abandon, keeps};
 pub use visible::{visible, visible_json, visible_line};

@@ -115,8 +115,8 @@ pub fn sample(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
 
 /// The [`Sensitivity::id`] of a measurement.
 pub fn sensitivity_id(fingerprint: &[u8], sequences: &[Vec<u32>]) -> String {
-    let kernel = runtime::Compute::detect().kernel;
-    let how = format!("{REFERENCE} {MEASURED_TYPES:?} {MEASURED} {SAMPLE} {kernel:?}");
+    let kernel = runtime::Compute::detect().kernel.name();
+    let how = format!("{REFERENCE} {MEASURED_TYPES:?} {MEASURED} {SAMPLE} {kernel}");
     store_id(&[fingerprint, how.as_bytes()], sequences)
 }
 

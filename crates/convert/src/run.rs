@@ -48,7 +48,7 @@ pub struct Options {
 
 impl Options {
     /// Where the manifest goes.
-    pub(crate) fn manifest(&self) -> PathBuf {
+    pub fn manifest(&self) -> PathBuf {
         Manifest::path(&self.folder, self.named.as_deref())
     }
 }

@@ -37,12 +37,7 @@ impl DraftModel {
     fn checkpoint(path: &Path) -> Result<(DraftModel, Tokenizer)> {
         let checkpoint = Checkpoint::open(path)?;
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
-        let open = if gemma::is_assistant(checkpoint.config()) {
-            gemma::ModelSpec::open_draft
-        } else {
-            gemma::ModelSpec::open
-        };
-        let gemma::ModelSpec { config, inventory, .. } = open(&checkpoint)?;
+        let gemma::ModelSpec { config, inventory, .. } = gemma::ModelSpec::open_any(&checkpoint)?;
         let draft =
             DraftModel { path: path.to_owned(), file: ModelFile::Folder(checkpoint), config, inventory };
         Ok((draft, tokenizer))

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
+use eval::ModelInfo;
 use gemma::{Config, Inventory};
 use generate::Sampling;
 use gguf::{GgufSet, Metadata, Value};
@@ -10,6 +11,8 @@ use runtime::Weights;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 use text::{Reader, Tokenizer};
 use verify::Artifact;
+
+use crate::jobs::model_info;
 
 /// A model that can run.
 pub struct Model {
@@ -204,6 +207,11 @@ impl Model {
             Container::Checkpoint(_, model) => &model.notes,
             Container::Gguf(..) => &[],
         }
+    }
+
+    /// The entry of a report. `path` is the path as it was given.
+    pub(crate) fn info(&self, path: &Path) -> ModelInfo {
+        model_info(path, Some(self.config()), self.artifact(), Some(self.inventory()))
     }
 
     /// The reader of texts.

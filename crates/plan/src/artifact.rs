@@ -293,6 +293,14 @@ impl Artifact {
         self.files.iter().flat_map(|file| &file.tensors)
     }
 
+    /// Bits a weight, over all tensors.
+    pub fn bits_per_weight(&self) -> f64 {
+        let (stored, weights) = self.tensors().fold((0, 0), |(stored, weights), tensor| {
+            (stored + tensor.bytes, weights + tensor.desc.elements())
+        });
+        8.0 * stored as f64 / weights.max(1) as f64
+    }
+
     /// Number of tensors and bytes by type.
     pub fn by_type(&self) -> BTreeMap<DType, (usize, u64)> {
         let mut types = BTreeMap::new();

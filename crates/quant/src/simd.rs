@@ -17,6 +17,16 @@ impl Simd {
     /// Every level, slowest first.
     pub const ALL: [Simd; 4] = [Simd::Scalar, Simd::Baseline, Simd::Avx2, Simd::Avx512];
 
+    /// The name of the level.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Simd::Scalar => "scalar",
+            Simd::Baseline => "baseline",
+            Simd::Avx2 => "avx2",
+            Simd::Avx512 => "avx512",
+        }
+    }
+
     /// The best level of this CPU.
     pub fn detect() -> Simd {
         if Simd::Avx512.is_available() {

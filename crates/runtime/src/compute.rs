@@ -25,10 +25,6 @@ impl Compute {
 impl fmt::Display for Compute {
     /// `avx512, amx`: the level of vector instructions, then the kernel.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kernel = match self.kernel {
-            Kernel::F32 => "f32",
-            Kernel::AmxBf16 => "amx",
-        };
-        write!(f, "{}, {kernel}", format!("{:?}", self.simd).to_lowercase())
+        write!(f, "{}, {}", self.simd.name(), self.kernel.name())
     }
 }

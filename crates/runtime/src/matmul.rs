@@ -36,6 +36,14 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// The name of the kernel in files that depend on it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kernel::F32 => "f32",
+            Kernel::AmxBf16 => "amx",
+        }
+    }
+
     /// The fastest kernel that this CPU and its operating system support.
     pub fn detect() -> Kernel {
         if Kernel::AmxBf16.is_available() { Kernel::AmxBf16 } else { Kernel::F32 }

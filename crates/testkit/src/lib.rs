@@ -14,10 +14,9 @@ mod fixtures;
 mod log;
 mod memory;
 mod need;
-mod random;
 
+pub use base::SplitMix64;
 pub use fixtures::{fixtures, floats, json, read, root};
 pub use log::{Log, VARIABLE, ran, retried, skip};
 pub use memory::MemoryTensors;
 pub use need::{Need, available};
-pub use random::SplitMix64;

@@ -41,9 +41,9 @@ fn describe_version() -> String {
         "" => "unknown",
         commit => commit,
     };
-    let compute = Compute::detect().to_string();
-    let (simd, kernel) = compute.split_once(", ").unwrap_or((&compute, ""));
-    format!("{} (commit {commit})\ncodecs: {simd}; matrix products: {kernel}", env!("CARGO_PKG_VERSION"))
+    let Compute { simd, kernel } = Compute::detect();
+    let (version, simd, kernel) = (env!("CARGO_PKG_VERSION"), simd.name(), kernel.name());
+    format!("{version} (commit {commit})\ncodecs: {simd}; matrix products: {kernel}")
 }
 
 #[derive(Debug, Subcommand)]

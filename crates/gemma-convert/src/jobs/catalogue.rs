@@ -4,7 +4,7 @@ use std::path::Path;
 
 use checkpoint::Checkpoint;
 use plan::{Preset, Recipe, Request, preset_names};
-use tensor::Result;
+use tensor::{Error, Result};
 
 use crate::requests::shards;
 
@@ -65,10 +65,6 @@ fn with_sizes(mut all: Vec<(CatalogueEntry, String)>, model: Option<&Path>) -> R
 fn size(name: &str, text: &str, checkpoint: &Checkpoint, model: &gemma::ModelSpec) -> Result<(u64, f64)> {
     let requests = [Request::new(name, Recipe::from_toml(text, name)?, "model")];
     let plan = plan::plan(model, &shards(checkpoint, model, &requests)?, &requests)?;
-    let files = plan.artifacts.iter().flat_map(|artifact| &artifact.files);
-    let bytes = files.clone().map(|file| file.bytes).sum();
-    let tensors = files.flat_map(|file| &file.tensors);
-    let (stored, weights) = tensors
-        .fold((0, 0), |(stored, weights), tensor| (stored + tensor.bytes, weights + tensor.desc.elements()));
-    Ok((bytes, 8.0 * stored as f64 / weights.max(1) as f64))
+    let artifact = plan.artifacts.first().ok_or_else(|| Error::recipe(name, "makes no artifact"))?;
+    Ok((artifact.bytes(), artifact.bits_per_weight()))
 }

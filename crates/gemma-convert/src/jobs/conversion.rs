@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use base::Progress;
 use convert::Options;
-use plan::{Allocation, ArtifactEntry, FileEntry, Manifest, Plan, Request};
+use plan::{Allocation, ArtifactEntry, FileEntry, Plan, Request};
 use quant::Simd;
 use tensor::Result;
 
@@ -158,8 +158,9 @@ impl Convert {
         plan_for: impl FnOnce(&mut Vec<Request>, &Options) -> Result<Planned>,
     ) -> Result<Converted> {
         let job_start = Instant::now();
-        let Destination { folder, file_name } = Destination::new(&self.out);
-        let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
+        let destination = Destination::new(&self.out);
+        let mut requests = requests(&self.recipes, &destination)?;
+        let Destination { folder, file_name } = destination;
         let mut options = Options {
             folder: folder.clone(),
             named: file_name,
@@ -180,7 +181,7 @@ impl Convert {
             Vec::new()
         };
         if requests.is_empty() {
-            let manifest = Manifest::path(&folder, options.named.as_deref());
+            let manifest = options.manifest();
             return Ok(Converted { folder, artifacts: skipped, manifest, ..Converted::default() });
         }
         let settings =
@@ -229,13 +230,17 @@ impl Convert {
                 .as_ref()
                 .is_none_or(|calibration| calibration.texts.iter().map(|text| &text.sha256).eq(&texts))
         };
-        let mut finished = convert::finished(plan, options)?;
-        finished.iter_mut().for_each(|entry| *entry = entry.take().filter(same_texts));
-        let mut missing = finished.iter().map(Option::is_none);
-        requests.retain(|_| missing.next().unwrap_or(true));
-        let mut missing = finished.iter().map(Option::is_none);
-        plan.artifacts.retain(|_| missing.next().unwrap_or(true));
-        let skipped: Vec<_> = finished.into_iter().flatten().collect();
+        let mut skipped = Vec::new();
+        let mut missing = Vec::new();
+        for entry in convert::finished(plan, options)? {
+            let entry = entry.filter(same_texts);
+            missing.push(entry.is_none());
+            skipped.extend(entry);
+        }
+        let mut is_missing = missing.iter();
+        requests.retain(|_| is_missing.next() == Some(&true));
+        let mut is_missing = missing.iter();
+        plan.artifacts.retain(|_| is_missing.next() == Some(&true));
         for entry in &skipped {
             progress.note(&format!("{} is there already, complete and of this very plan", entry.recipe));
         }

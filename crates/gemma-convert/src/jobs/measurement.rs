@@ -7,7 +7,6 @@ use draft::{DraftReport, TokenRoles};
 use tensor::Result;
 use text::{Corpus, Cut, Reader, Scored};
 
-use super::model_info;
 use crate::TOOL;
 use crate::draft_model::DraftModel;
 use crate::model::Model;
@@ -67,12 +66,7 @@ impl DraftMeasure {
         Ok(DraftReport {
             tool: TOOL.to_owned(),
             draft: opened_draft.info(),
-            target: model_info(
-                &self.target,
-                Some(target.config()),
-                target.artifact(),
-                Some(target.inventory()),
-            ),
+            target: target.info(&self.target),
             ..measured
         })
     }

@@ -106,7 +106,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// What the result depends on.
     fn id(&self, plan: &str) -> String {
-        let kernel = format!("{:?}", Compute::detect().kernel);
+        let kernel = Compute::detect().kernel.name();
         calibrate::store_id(&[&self.model.fingerprint, plan.as_bytes(), kernel.as_bytes()], &self.sequences)
     }
 

@@ -120,9 +120,7 @@ impl Verify {
             compute: runtime::Compute::detect().to_string(),
             artifact: artifact_info(&self.artifact, artifact.artifact()),
             base: match (&base, &self.base) {
-                (Some(Against::Model(base)), Some(path)) => {
-                    Some(model_info(path, Some(base.config()), base.artifact(), Some(base.inventory())))
-                }
+                (Some(Against::Model(base)), Some(path)) => Some(base.info(path)),
                 _ => None,
             },
             ..Report::default()
@@ -201,28 +199,12 @@ impl Verify {
                 return Ok(recipe.verify);
             }
         };
-        timed(report, "structure", |report| {
-            let (structure, findings) = verify::structure(artifact, &expected)?;
-            report.structure =
-                Some(Structure { hashed: report.structure.take().map_or(0, |s| s.hashed), ..structure });
-            report.findings.extend(findings);
-            Ok(())
+        structure_step(report, || verify::structure(artifact, &expected))?;
+        self.weights_step(report, verify::weights(artifact, &expected), progress, |report, done| {
+            let (tensors, findings) = verify::tensor_errors(artifact, base.source(), &expected, done)?;
+            report.tensors = Some(tensors);
+            Ok(findings)
         })?;
-        if !self.weights {
-            skip(report, Step::Tensors, "‹no_tensors›");
-        } else if failed(report) && !self.keep_going {
-            skip(report, Step::Tensors, AFTER_FAILURE);
-        } else {
-            timed(report, "tensors", |report| {
-                let task = progress.begin("weights", verify::weights(artifact, &expected), Unit::Steps);
-                let compared =
-                    verify::tensor_errors(artifact, base.source(), &expected, &|done| task.advance(done));
-                let (tensors, findings) = compared?;
-                report.tensors = Some(tensors);
-                report.findings.extend(findings);
-                Ok(())
-            })?;
-        }
         Ok(recipe.verify)
     }
 
@@ -244,8 +226,7 @@ impl Verify {
         report.allocation = provenance.entry.as_ref().and_then(|entry| entry.allocation.clone());
         timed(report, "files", |report| {
             let task = progress.begin("files", provenance.bytes(), Unit::Bytes);
-            let checked = provenance.check_files(artifact, &|done| task.advance(done));
-            let (hashed, findings) = checked?;
+            let (hashed, findings) = provenance.check_files(artifact, &|done| task.advance(done))?;
             report.structure =
                 Some(Structure { plan: provenance.plan.clone(), hashed, ..Structure::default() });
             report.findings.extend(findings);
@@ -283,7 +264,7 @@ impl Verify {
             Some(Against::Model(base)) => base,
             _ => artifact,
         };
-        let corpus = match against {
+        let mut corpus = match against {
             Some(Against::Logits(file)) if self.texts.is_empty() => of_logits(file, &self.base, reader),
             _ => Corpus::read(
                 &self.texts,
@@ -295,7 +276,6 @@ impl Verify {
                 },
             )?,
         };
-        let mut corpus = corpus;
         corpus.skip(self.chunks.as_ref().map_or(0, |chunks| chunks.0.start))?;
         report.text = Some(EvaluatedText::of(&corpus));
         report.findings.extend(corpus.remarks.into_iter().map(Finding::from));
@@ -312,8 +292,8 @@ impl Verify {
         }
 
         let model = artifact.runtime()?;
-        let base_model = match (against, &self.base) {
-            (Some(Against::Model(base)), Some(_)) => Some(base.runtime()?),
+        let base_model = match against {
+            Some(Against::Model(base)) => Some(base.runtime()?),
             _ => None,
         };
         let base = match (against, &base_model) {
@@ -330,8 +310,7 @@ impl Verify {
             logits: writer.as_mut(),
             progress: &|done| task.advance(done),
         };
-        let tokens = eval::evaluate(&model, base, &sequences, options);
-        let tokens = tokens?;
+        let tokens = eval::evaluate(&model, base, &sequences, options)?;
         if let Some(figures) = eval::summarise(&tokens) {
             report.add(figures, tokens.len() as u64);
         }
@@ -340,21 +319,29 @@ impl Verify {
 
     /// Whether the artifact is consistent, and whether its weights are finite and not all zero.
     fn alone(&self, artifact: Artifact<'_>, report: &mut Report, progress: &dyn Progress) -> Result<()> {
-        timed(report, "structure", |report| {
-            let (structure, findings) = verify::structure_alone(artifact)?;
-            report.structure =
-                Some(Structure { hashed: report.structure.take().map_or(0, |s| s.hashed), ..structure });
-            report.findings.extend(findings);
-            Ok(())
-        })?;
+        structure_step(report, || verify::structure_alone(artifact))?;
+        self.weights_step(report, verify::weights_of(artifact), progress, |_, done| {
+            verify::weights_alone(artifact, done)
+        })
+    }
+
+    /// The step of the weights, unless it is switched off or an earlier step has failed.
+    fn weights_step(
+        &self,
+        report: &mut Report,
+        total: u64,
+        progress: &dyn Progress,
+        run: impl FnOnce(&mut Report, &(dyn Fn(u64) + Sync)) -> Result<Vec<Finding>>,
+    ) -> Result<()> {
         if !self.weights {
             skip(report, Step::Tensors, "‹no_tensors›");
         } else if failed(report) && !self.keep_going {
             skip(report, Step::Tensors, AFTER_FAILURE);
         } else {
             timed(report, "tensors", |report| {
-                let task = progress.begin("weights", verify::weights_of(artifact), Unit::Steps);
-                report.findings.extend(verify::weights_alone(artifact, &|done| task.advance(done))?);
+                let task = progress.begin("weights", total, Unit::Steps);
+                let findings = run(report, &|done| task.advance(done))?;
+                report.findings.extend(findings);
                 Ok(())
             })?;
         }
@@ -422,6 +409,20 @@ fn check(asked: Thresholds, of_recipe: Thresholds, report: &mut Report) {
             None => {}
         }
     }
+}
+
+/// The step of keys and tensors. The count of hashed files, which is there already, stays.
+fn structure_step(
+    report: &mut Report,
+    run: impl FnOnce() -> Result<(Structure, Vec<Finding>)>,
+) -> Result<()> {
+    timed(report, "structure", |report| {
+        let (structure, findings) = run()?;
+        let hashed = report.structure.take().map_or(0, |structure| structure.hashed);
+        report.structure = Some(Structure { hashed, ..structure });
+        report.findings.extend(findings);
+        Ok(())
+    })
 }
 
 fn failed(report: &Report) -> bool {

@@ -3,6 +3,8 @@
 //! A fresh number for each of billions of weights would take longer than writing them, and nothing that
 //! a converter does depends on a repetition 32 MiB away.
 
+use base::SplitMix64;
+
 /// Standard deviation of the weights, about that of real ones.
 const SIGMA: f32 = 0.02;
 /// Elements of the pool.
@@ -13,7 +15,7 @@ pub(super) struct Noise(Vec<u8>);
 
 impl Noise {
     pub(super) fn new() -> Self {
-        let mut random = SplitMix(1);
+        let mut random = SplitMix64(1);
         let mut bytes = Vec::with_capacity(2 * POOL);
         for _ in 0..POOL {
             bytes.extend(to_bf16(gaussian(&mut random) * SIGMA).to_le_bytes());
@@ -24,14 +26,14 @@ impl Noise {
     /// The `number`-th run of `bytes` bytes, an even count that must not exceed the pool's size.
     pub(super) fn run(&self, number: u64, bytes: usize) -> &[u8] {
         let places = (self.0.len() - bytes) / 2 + 1;
-        let start = SplitMix(number).next() as usize % places * 2;
+        let start = SplitMix64(number).next() as usize % places * 2;
         &self.0[start..start + bytes]
     }
 }
 
 /// A standard normal number as the sum of twelve uniform ones (Irwin–Hall): integers until the last step, so
 /// the same on every machine, which a logarithm would not be.
-fn gaussian(random: &mut SplitMix) -> f32 {
+fn gaussian(random: &mut SplitMix64) -> f32 {
     let mut sum = 0i32;
     for _ in 0..3 {
         let bits = random.next();
@@ -44,19 +46,6 @@ fn gaussian(random: &mut SplitMix) -> f32 {
 fn to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16
-}
-
-/// The SplitMix64 generator (Steele, Lea, Flood 2014).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
 }
 
 #[cfg(test)]

@@ -225,9 +225,9 @@ fn out(path: &Path) -> Result<PathBuf> {
 fn simd(wanted: Option<&str>) -> Result<Simd> {
     let Some(name) = wanted else { return Ok(Simd::detect()) };
     let available = Simd::available();
-    let named = |level: &&Simd| format!("{level:?}").eq_ignore_ascii_case(name);
+    let named = |level: &&Simd| level.name().eq_ignore_ascii_case(name);
     available.iter().find(named).copied().ok_or_else(|| {
-        let known: Vec<_> = available.iter().map(|level| format!("{level:?}").to_lowercase()).collect();
+        let known: Vec<_> = available.iter().map(|level| level.name()).collect();
         Error::recipe(format!("--simd {name}"), "no such level on this processor")
             .expected(known.join(", "), name)
     })

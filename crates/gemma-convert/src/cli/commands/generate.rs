@@ -15,7 +15,8 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     model.notes().iter().for_each(|note| Console::default().note(note));
     let has_prompt = args.prompt.is_some() || args.prompt_file.is_some() || args.messages.is_some();
     if has_prompt {
-        return answer(args, &model, prompt(args)?, as_json).map(|(output, _)| output);
+        let (sampling, generated) = answer(args, &model, prompt(args)?, as_json)?;
+        return Ok(Output::new("\n".to_owned(), document(&generated, sampling)));
     }
     if as_json {
         return Err(Error::recipe("--json", "a conversation on the terminal has no document")
@@ -30,19 +31,24 @@ fn answer(
     model: &Model,
     prompt: Prompt,
     as_json: bool,
-) -> Result<(Output, Generated)> {
+) -> Result<(Sampling, Generated)> {
     let job = args.job(prompt, model.recommended_sampling());
     let mut show = |piece: &str| show(piece, as_json);
     let generated = job.run_on(model, &Console::default(), &mut show)?;
     if !is_quiet() {
         tell(&figures(&generated, job.sampling, is_verbose()));
     }
+    Ok((job.sampling, generated))
+}
+
+/// The document of `--json`.
+fn document(generated: &Generated, sampling: Sampling) -> Value {
     let mut json = json!({
         "prompt_tokens": generated.prompt_tokens,
         "tokens": generated.tokens,
         "text": generated.text,
         "finish": generated.finish,
-        "sampling": job.sampling,
+        "sampling": sampling,
         "prompt_seconds": generated.prompt_seconds,
         "seconds": generated.seconds,
     });
@@ -57,7 +63,7 @@ fn answer(
             "cache_hits": ple.hits,
         });
     }
-    Ok((Output::new("\n".to_owned(), json), generated))
+    json
 }
 
 /// A conversation: each line of stdin is a message of the user. The whole conversation is read again for each answer.
@@ -81,8 +87,8 @@ fn converse(args: &args::Generate, model: &Model) -> Result<Output> {
         messages.push(json!({ "role": "user", "content": line }));
         let prompt =
             Prompt::Chat { messages: messages.clone(), thinking: args.thinking, tools: tools.clone() };
-        let (output, generated) = answer(args, model, prompt, false)?;
-        stream(&output.text).map_err(|e| Error::io("stdout", &e))?;
+        let (_, generated) = answer(args, model, prompt, false)?;
+        stream("\n").map_err(|e| Error::io("stdout", &e))?;
         messages.push(json!({ "role": "assistant", "content": generated.text }));
     }
 }

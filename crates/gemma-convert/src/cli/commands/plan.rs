@@ -52,7 +52,13 @@ fn describe(plan: &Plan, memory: &[MemoryPlan], with_tensors: bool) -> String {
         let _ = writeln!(text, "note: {}", with_options(note));
     }
     for (artifact, memory) in plan.artifacts.iter().zip(memory) {
-        let _ = writeln!(text, "\nrecipe {}: {}\n", artifact.recipe, total(artifact));
+        let _ = writeln!(
+            text,
+            "\nrecipe {}: {} bytes, {:.2} bits a weight\n",
+            artifact.recipe,
+            grouped(artifact.bytes()),
+            artifact.bits_per_weight()
+        );
         text.push_str(&summary(artifact));
         text.push_str(&memory.describe());
         if with_tensors {
@@ -61,15 +67,6 @@ fn describe(plan: &Plan, memory: &[MemoryPlan], with_tensors: bool) -> String {
     }
     dropped("not in any output", &plan.dropped, &mut text);
     text
-}
-
-/// Bytes of all files, and bits a weight of all tensors.
-fn total(artifact: &Artifact) -> String {
-    let (stored, weights) = artifact
-        .tensors()
-        .fold((0, 0), |(stored, weights), tensor| (stored + tensor.bytes, weights + tensor.desc.elements()));
-    let bits = 8.0 * stored as f64 / weights.max(1) as f64;
-    format!("{} bytes, {bits:.2} bits a weight", grouped(artifact.bytes()))
 }
 
 fn tensors(artifact: &Artifact) -> Table {

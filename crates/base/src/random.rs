@@ -1,4 +1,4 @@
-//! The pseudorandom numbers of all tests.
+//! Pseudorandom numbers: of sampling, synthetic checkpoints and tests.
 
 /// SplitMix64: the same numbers on every machine. Source: Steele, Lea and Flood, "Fast splittable pseudorandom number
 /// generators", 2014.
