@@ -62,7 +62,7 @@ fn an_error_moves_the_residual_stream_by_the_importance_of_its_column() {
     let after = |layer: usize, column: usize, error: f32| {
         let wrong = Wrong { model: &file, table, column, error };
         let model = Model::new(&config, Weights::new(&wrong, &inventory).unwrap()).unwrap();
-        let mut seen = Matrix::default();
+        let mut seen = Matrix::zeros((0, 0));
         let see = |stage, hidden: &Matrix| {
             if stage == Stage::Layer(layer) {
                 seen = hidden.clone();
@@ -80,8 +80,7 @@ fn an_error_moves_the_residual_stream_by_the_importance_of_its_column() {
             // both ways, so that what is not of first order goes away
             const ERROR: f32 = 1e-3;
             let [more, less] = [ERROR, -ERROR].map(|error| after(layer, layer * ple + at, error));
-            let moved =
-                square(more.data().iter().zip(less.data()).map(|(a, b)| (a - b) / (2.0 * ERROR * scale)));
+            let moved = square(more.iter().zip(&less).map(|(a, b)| (a - b) / (2.0 * ERROR * scale)));
             let ratio = moved / f64::from(sums[at]);
             // the norm takes up to a tenth away
             assert!((0.88..1.04).contains(&ratio), "layer {layer}, column {at}: {ratio} of {}", sums[at]);

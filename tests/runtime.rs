@@ -53,8 +53,8 @@ fn rms_difference(a: &Matrix, b: &Matrix) -> (f64, f64) {
         let (sum, count) = values.fold((0.0, 0), |(sum, n), x| (sum + f64::from(x).powi(2), n + 1));
         (sum / f64::from(count)).sqrt()
     };
-    let differences = a.data().iter().zip(b.data()).map(|(a, b)| a - b);
-    (rms(&mut differences.into_iter()), rms(&mut a.data().iter().copied()))
+    let differences = a.iter().zip(b).map(|(a, b)| a - b);
+    (rms(&mut differences.into_iter()), rms(&mut a.iter().copied()))
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub(crate) struct CapturedRows {
 impl Captured {
     /// Inputs of a matrix that is applied to every row of a batch.
     pub(crate) fn of(x: Matrix) -> Captured {
-        let rows = CapturedRows { tokens: (0..x.rows()).collect(), shares: vec![1.0; x.rows()], x };
+        let rows = CapturedRows { tokens: (0..x.nrows()).collect(), shares: vec![1.0; x.nrows()], x };
         Captured { inputs: BTreeMap::from([(0, rows)]), ..Captured::default() }
     }
 }
@@ -102,7 +102,7 @@ impl Observer for Capture {
         }
         let (tokens, shares) = match &input.expert {
             Some(expert) => expert.tokens.iter().copied().unzip(),
-            None => ((0..input.x.rows()).collect(), vec![1.0; input.x.rows()]),
+            None => ((0..input.x.nrows()).collect(), vec![1.0; input.x.nrows()]),
         };
         self.lock().inputs.insert(number, CapturedRows { x: input.x.clone(), tokens, shares });
         Ok(())
@@ -120,8 +120,7 @@ impl Observer for Capture {
         if !self.mixed {
             return Ok(());
         }
-        let mut sum = mixture.dense_normed.clone();
-        sum.add(mixture.experts_normed);
+        let sum = mixture.dense_normed + mixture.experts_normed;
         let mut seen = self.lock();
         let beside = if seen.squares.is_empty() {
             seen.squares = squares(mixture.experts);
@@ -137,6 +136,5 @@ impl Observer for Capture {
 
 /// Mean of squares of each row.
 fn squares(y: &Matrix) -> Vec<f32> {
-    let mean = |row: &[f32]| row.iter().map(|y| y * y).sum::<f32>() / row.len() as f32;
-    (0..y.rows()).map(|row| mean(y.row(row))).collect()
+    y.outer_iter().map(|row| row.iter().map(|y| y * y).sum::<f32>() / row.len() as f32).collect()
 }

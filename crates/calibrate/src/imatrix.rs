@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gemma::{Config, Inventory};
 use imatrix::{Entry, Importance};
+use ndarray::Axis;
 use rayon::prelude::*;
 use runtime::{Input, Matrix, Model, Observer};
 use tensor::{Error, Result};
@@ -47,14 +48,14 @@ impl SquareSums {
 impl Collector<'_> {
     fn add(&self, role: &'static str, input: &Input<'_>, x: &Matrix) {
         let experts = self.config.experts.unwrap_or(0) as usize;
-        let (cols, matrices) = (x.cols(), input.expert.as_ref().map_or(1, |_| experts));
+        let (cols, matrices) = (x.ncols(), input.expert.as_ref().map_or(1, |_| experts));
         // outside of the lock: experts run in parallel
         let squares = squares(x);
         let number = input.expert.as_ref().map_or(0, |expert| expert.number);
         let mut all = lock(&self.sums);
         let sums = all.entry((role, input.layer)).or_insert_with(|| SquareSums::new(matrices, cols));
         sums.squares[number * cols..][..cols].iter_mut().zip(&squares).for_each(|(sum, new)| *sum += new);
-        sums.counts[number] += x.rows() as u64;
+        sums.counts[number] += x.nrows() as u64;
     }
 }
 
@@ -68,7 +69,7 @@ impl Observer for Collector<'_> {
         match input.role {
             "inp_gate" => *lock(&self.gates) = y.clone(),
             "proj" => {
-                let gates = std::mem::take(&mut *lock(&self.gates));
+                let gates = std::mem::replace(&mut *lock(&self.gates), Matrix::zeros((0, 0)));
                 self.add(ple_imatrix::ROLE, input, &ple_imatrix::input(gates, y, self.config.norm_eps));
             }
             _ => {}
@@ -84,11 +85,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Σx² of each column.
 fn squares(x: &Matrix) -> Vec<f64> {
     const COLUMNS: usize = 256;
-    let cols = x.cols();
-    let mut sums = vec![0.0; cols];
-    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(n, sums)| {
-        for row in x.data().chunks_exact(cols) {
-            let row = &row[n * COLUMNS..][..sums.len()];
+    let mut sums = vec![0.0; x.ncols()];
+    let columns = x.axis_chunks_iter(Axis(1), COLUMNS).into_par_iter();
+    sums.par_chunks_mut(COLUMNS).zip(columns).for_each(|(sums, x)| {
+        for row in x.outer_iter() {
             sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
         }
     });
@@ -105,7 +105,7 @@ pub fn importance(
     text: &CalibrationTokens<'_>,
 ) -> Result<Importance> {
     let config = model.config();
-    let collector = Collector { config, sums: Mutex::default(), gates: Mutex::default() };
+    let collector = Collector { config, sums: Mutex::default(), gates: Mutex::new(Matrix::zeros((0, 0))) };
     let observed = Model::new(config, model.weights().clone().observed(&collector))?;
     let mut of_head = SquareSums::new(1, config.hidden as usize);
     for group in text.groups(config) {
@@ -114,7 +114,7 @@ pub fn importance(
         for batch in &batches {
             let normed = observed.norm(batch.hidden())?;
             of_head.squares.iter_mut().zip(squares(&normed)).for_each(|(sum, new)| *sum += new);
-            of_head.counts[0] += normed.rows() as u64;
+            of_head.counts[0] += normed.nrows() as u64;
         }
     }
     let longest = text.sequences.iter().map(Vec::len).max().unwrap_or(0);

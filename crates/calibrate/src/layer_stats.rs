@@ -12,13 +12,13 @@
 //! β·((h − ĥ)·rms(s)/g + m − m̂), m being the other summand; it is divided by the inner norm in the same way. So the branch
 //! that is quantized later compensates errors of the earlier one.
 
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, Axis, s};
 use rayon::prelude::*;
 use runtime::Matrix;
+use runtime::gemm::general_mat_mul;
 
 use crate::capture::{Captured, CapturedRows};
 use crate::gram;
-use crate::square::Square;
-use runtime::gemm::{Op, Shape, View, multiply};
 
 /// β: the part of the residual stream's error that one matrix corrects.
 const RESIDUAL_SHARE: f32 = 0.5;
@@ -29,18 +29,17 @@ const LEAST_NORM: f32 = 0.25;
 
 /// Statistics of one matrix, summed over tokens.
 pub(crate) struct LayerStats {
-    hessian: Square,
+    hessian: Array2<f32>,
     /// Σ x̂·(x − x̂)ᵀ, of which W makes the first term of Cᵀ.
-    cross: Square,
-    /// Σ x̂·Δyᵀ: a row each column of W. Empty where the output is not added to the residual stream.
-    output_error: Vec<f32>,
-    outputs: usize,
+    cross: Array2<f32>,
+    /// Σ x̂·Δyᵀ: a row each column of W, a column each output. Without columns where the output is not added to the residual
+    /// stream.
+    output_error: Array2<f32>,
     tokens: f32,
     held_out: HeldOut,
 }
 
-/// Held-out tokens: the output Ŵ·x̂ is compared with W·x + Δy.
-#[derive(Default)]
+/// Held-out tokens: the output Ŵ·x̂ is compared with W·x + Δy. A row a token.
 pub(crate) struct HeldOut {
     pub(crate) rounded: Matrix,
     pub(crate) original: Matrix,
@@ -50,27 +49,30 @@ pub(crate) struct HeldOut {
 
 /// The statistics that a matrix is quantized with.
 pub(crate) struct RoundingTarget {
-    pub(crate) hessian: Square,
-    pub(crate) correction: Correction,
+    pub(crate) hessian: Array2<f32>,
+    /// `None` for C = 0.
+    pub(crate) correction: Option<Correction>,
     /// Mean of x̂² of each column, if there was any token.
     pub(crate) importance: Option<Vec<f32>>,
     pub(crate) held_out: HeldOut,
 }
 
 impl RoundingTarget {
+    /// The Gram matrix, to factor it in place. Leaves an empty one.
+    pub(crate) fn take_hessian(&mut self) -> Array2<f32> {
+        std::mem::replace(&mut self.hessian, Array2::zeros((0, 0)))
+    }
+
     /// The same without corrections.
     pub(crate) fn without_correction(self) -> RoundingTarget {
-        RoundingTarget {
-            correction: Correction { cross: Square::zeros(0), output_error: Vec::new() },
-            ..self
-        }
+        RoundingTarget { correction: None, ..self }
     }
 }
 
-/// C. Rows are computed on demand; zero if `cross` is empty.
+/// C. Rows are computed on demand.
 pub(crate) struct Correction {
-    cross: Square,
-    output_error: Vec<f32>,
+    cross: Array2<f32>,
+    output_error: Array2<f32>,
 }
 
 /// The activations of one batch in both models.
@@ -86,12 +88,15 @@ impl LayerStats {
     /// For a matrix of `cols` columns. `outputs` is its number of rows if its output goes to the residual stream, else 0.
     pub(crate) fn new(cols: usize, outputs: usize) -> LayerStats {
         LayerStats {
-            hessian: Square::zeros(cols),
-            cross: Square::zeros(cols),
-            output_error: vec![0.0; cols * outputs],
-            outputs,
+            hessian: Array2::zeros((cols, cols)),
+            cross: Array2::zeros((cols, cols)),
+            output_error: Array2::zeros((cols, outputs)),
             tokens: 0.0,
-            held_out: HeldOut::default(),
+            held_out: HeldOut {
+                rounded: Matrix::zeros((0, cols)),
+                original: Matrix::zeros((0, cols)),
+                output_error: Matrix::zeros((0, outputs)),
+            },
         }
     }
 
@@ -108,32 +113,33 @@ impl LayerStats {
         if rows.is_empty() {
             return;
         }
-        let mut x = rounded.x.select(rows.iter().copied());
+        let mut x = rounded.x.select(Axis(0), &rows);
         let mut errors = errors(&rows, rounded, original);
+        let residual = self.output_error.ncols() > 0;
         let mut output_error =
-            if self.outputs > 0 { output_error(&rows, rounded, pair, norms) } else { Matrix::default() };
+            if residual { output_error(&rows, rounded, pair, norms) } else { Matrix::zeros((rows.len(), 0)) };
         if pair.held_out {
-            self.held_out.rounded.append(&x);
-            x.data_mut().iter_mut().zip(errors.data()).for_each(|(x, error)| *x += error);
-            self.held_out.original.append(&x);
-            return self.held_out.output_error.append(&output_error);
+            append(&mut self.held_out.rounded, &x);
+            x += &errors;
+            append(&mut self.held_out.original, &x);
+            return append(&mut self.held_out.output_error, &output_error);
         }
-        let shares = shares(&rows, rounded, pair, self.outputs > 0);
+        let shares = shares(&rows, rounded, pair, residual);
         scale_rows(&mut x, &shares);
         scale_rows(&mut errors, &shares);
         gram::add(&mut self.hessian, &x);
-        gram::add_product(self.cross.data_mut(), x.cols(), &x, &errors);
-        if self.outputs > 0 {
+        gram::add_product(&mut self.cross, &x, &errors);
+        if residual {
             scale_rows(&mut output_error, &shares);
-            gram::add_product(&mut self.output_error, self.outputs, &x, &output_error);
+            gram::add_product(&mut self.output_error, &x, &output_error);
         }
         self.tokens += shares.iter().map(|share| share * share).sum::<f32>();
     }
 
     /// The mean Gram matrix of all tokens of several matrices (experts).
-    pub(crate) fn shared(inputs: &[LayerStats]) -> Square {
+    pub(crate) fn shared(inputs: &[LayerStats]) -> Array2<f32> {
         let tokens: f32 = inputs.iter().map(|input| input.tokens).sum();
-        let mut shared = Square::zeros(inputs[0].hessian.size());
+        let mut shared = Array2::zeros(inputs[0].hessian.raw_dim());
         for input in inputs {
             gram::blend(&mut shared, &input.hessian, 1.0 / tokens.max(f32::MIN_POSITIVE));
         }
@@ -141,30 +147,27 @@ impl LayerStats {
     }
 
     /// The statistics to quantize with. `shared` is a Gram matrix to blend in, and the number of tokens that it counts for.
-    pub(crate) fn prepare(self, shared: Option<(&Square, f32)>) -> RoundingTarget {
+    pub(crate) fn prepare(self, shared: Option<(&Array2<f32>, f32)>) -> RoundingTarget {
         let LayerStats { mut hessian, cross, output_error, tokens: own, held_out, .. } = self;
         let mut all = own;
         if let Some((shared, tokens)) = shared {
             gram::blend(&mut hessian, shared, tokens);
             all += tokens;
         }
-        let cols = hessian.size();
-        let importance: Vec<f32> = (0..cols).map(|i| hessian.at(i, i) / all).collect();
+        let importance: Vec<f32> = hessian.diag().iter().map(|square| square / all).collect();
         let any = importance.iter().any(|x| *x > 0.0);
-        let correction = Correction { cross, output_error };
+        let correction = Some(Correction { cross, output_error });
         RoundingTarget { hessian, correction, importance: any.then_some(importance), held_out }
     }
 }
 
 /// x − x̂ of some rows; 0 for tokens that the original model routes to other experts.
 fn errors(rows: &[usize], rounded: &CapturedRows, original: Option<&CapturedRows>) -> Matrix {
-    let mut errors = Matrix::zeros(rows.len(), rounded.x.cols());
+    let mut errors = Matrix::zeros((rows.len(), rounded.x.ncols()));
     let Some(original) = original else { return errors };
-    let cols = errors.cols();
-    for (out, &row) in errors.data_mut().chunks_exact_mut(cols).zip(rows) {
+    for (mut out, &row) in errors.outer_iter_mut().zip(rows) {
         let Ok(there) = original.tokens.binary_search(&rounded.tokens[row]) else { continue };
-        let pairs = original.x.row(there).iter().zip(rounded.x.row(row));
-        out.iter_mut().zip(pairs).for_each(|(out, (x, seen))| *out = x - seen);
+        out.assign(&(&original.x.row(there) - &rounded.x.row(row)));
     }
     errors
 }
@@ -182,24 +185,22 @@ fn output_error(
     pair: &CapturedPair<'_>,
     norms: &[Vec<f32>],
 ) -> Matrix {
-    let cols = norms[0].len();
-    let mut out = Matrix::zeros(rows.len(), cols);
-    out.data_mut().par_chunks_mut(cols).zip(rows).for_each(|(out, &row)| {
+    let mut out = Matrix::zeros((rows.len(), norms[0].len()));
+    out.axis_iter_mut(Axis(0)).into_par_iter().zip(rows).for_each(|(mut out, &row)| {
         let token = rounded.tokens[row];
-        let add_difference = |out: &mut [f32], original: &Matrix, rounded: &Matrix| {
-            let pairs = original.row(token).iter().zip(rounded.row(token));
-            out.iter_mut().zip(pairs).for_each(|(out, (x, seen))| *out += x - seen);
+        let add_difference = |out: &mut ArrayViewMut1<'_, f32>, original: &Matrix, rounded: &Matrix| {
+            *out += &(&original.row(token) - &rounded.row(token));
         };
-        let take_back = |out: &mut [f32], norm: &[f32], square: f32| {
+        let take_back = |out: &mut ArrayViewMut1<'_, f32>, norm: &[f32], square: f32| {
             out.iter_mut().zip(norm).for_each(|(out, g)| *out *= square.sqrt() / g);
         };
-        add_difference(out, &pair.original.residual, &pair.rounded.residual);
+        add_difference(&mut out, &pair.original.residual, &pair.rounded.residual);
         if let (Some(original), Some(rounded)) = (&pair.original.beside, &pair.rounded.beside) {
-            take_back(out, &norms[1], original.squares[token]);
-            add_difference(out, &original.x, &rounded.x);
+            take_back(&mut out, &norms[1], original.squares[token]);
+            add_difference(&mut out, &original.x, &rounded.x);
         }
-        take_back(out, &norms[0], pair.original.squares[token]);
-        out.iter_mut().for_each(|out| *out *= RESIDUAL_SHARE);
+        take_back(&mut out, &norms[0], pair.original.squares[token]);
+        out *= RESIDUAL_SHARE;
     });
     out
 }
@@ -223,41 +224,27 @@ fn scale_rows(x: &mut Matrix, factors: &[f32]) {
     if factors.iter().all(|factor| *factor == 1.0) {
         return;
     }
-    let cols = x.cols();
-    for (row, factor) in x.data_mut().chunks_exact_mut(cols).zip(factors) {
-        row.iter_mut().for_each(|x| *x *= factor);
-    }
+    x.outer_iter_mut().zip(factors).for_each(|(mut row, factor)| row *= *factor);
+}
+
+/// Adds the rows of `x` below those of `all`.
+fn append(all: &mut Matrix, x: &Matrix) {
+    all.append(Axis(0), x.view()).expect("rows of one length");
 }
 
 impl Correction {
     /// Whether C has the term of the residual stream.
     pub(crate) fn has_residual(&self) -> bool {
-        !self.output_error.is_empty()
+        self.output_error.ncols() > 0
     }
 
-    /// Whether C is zero.
-    pub(crate) fn is_none(&self) -> bool {
-        self.cross.size() == 0
-    }
-
-    /// The rows of C for some rows of W, with or without the term of the residual stream.
-    pub(crate) fn rows(&self, first: usize, weights: &[f32], residual: bool) -> Vec<f32> {
-        let cols = self.cross.size();
-        let mut out = vec![0.0; weights.len()];
-        multiply(
-            Shape { m: weights.len() / cols, n: cols, k: cols },
-            View { data: weights, row: cols, col: 1 },
-            View { data: self.cross.data(), row: 1, col: cols },
-            Op::Set,
-            &mut out,
-            cols,
-        );
-        let outputs = self.output_error.len() / cols;
-        if outputs > 0 && residual {
-            for (row, out) in out.chunks_exact_mut(cols).enumerate() {
-                let column = self.output_error.iter().skip(first + row).step_by(outputs);
-                out.iter_mut().zip(column).for_each(|(out, output_error)| *out += output_error);
-            }
+    /// The rows of C for the rows `weights` of W, of which the first is row `first`, with or without the term of the residual
+    /// stream.
+    pub(crate) fn rows(&self, first: usize, weights: ArrayView2<'_, f32>, residual: bool) -> Array2<f32> {
+        let mut out = Array2::zeros(weights.raw_dim());
+        general_mat_mul(1.0, weights, self.cross.t(), 0.0, out.view_mut());
+        if residual && self.has_residual() {
+            out += &self.output_error.slice(s![.., first..first + weights.nrows()]).t();
         }
         out
     }

@@ -198,7 +198,7 @@ impl<'a> Run<'a> {
                 store.keep(layer, &rounded.collect::<Vec<_>>(), &reports)?;
             }
         }
-        self.streams.iter().for_each(|stream| (self.text.progress)(stream.rounded.hidden().rows() as u64));
+        self.streams.iter().for_each(|stream| (self.text.progress)(stream.rounded.hidden().nrows() as u64));
         mine.into_iter().for_each(|number| self.overlay.forget(number));
         Ok(reports)
     }
@@ -221,7 +221,7 @@ impl<'a> Run<'a> {
         }
         let model = Model::new(self.config, self.original.clone())?;
         let mut prepared = lm_head::prepare(&model, &self.streams, self.text.progress)?;
-        let factors = factor(std::mem::take(&mut prepared.hessian), DAMPING);
+        let factors = factor(prepared.take_hessian(), DAMPING);
         let desc = &targets[number].desc;
         let original = self.original.global().get(lm_head::ROLE)?;
         let matrix = quantize_matrix::MatrixSource {
@@ -289,7 +289,7 @@ impl<'a> Run<'a> {
                 let shared = (experts > 1).then(|| LayerStats::shared(&inputs));
                 for (expert, input) in group.zip(inputs) {
                     let mut prepared = input.prepare(shared.as_ref().map(|shared| (shared, SHARED_TOKENS)));
-                    let factors = factor(std::mem::take(&mut prepared.hessian), DAMPING);
+                    let factors = factor(prepared.take_hessian(), DAMPING);
                     for (matrices, &number) in matrices.iter_mut().zip(numbers) {
                         let QuantTarget { role, desc, .. } = &self.targets[number];
                         let original = self.original.layer(layer);
@@ -347,7 +347,7 @@ impl<'a> Run<'a> {
                 .iter_mut()
                 .zip(experts.clone())
                 .for_each(|(input, number)| input.add(number, &pair, &norms));
-            (self.text.progress)(stream.rounded.hidden().rows() as u64);
+            (self.text.progress)(stream.rounded.hidden().nrows() as u64);
         }
         Ok(inputs)
     }

@@ -26,7 +26,6 @@ mod quantize_matrix;
 mod resume;
 mod select;
 mod sensitivity;
-mod square;
 mod tokens;
 
 pub use self::imatrix::importance;

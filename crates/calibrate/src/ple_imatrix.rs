@@ -24,11 +24,10 @@ pub(crate) const ROLE: &str = "per_layer_token_embd";
 
 /// `gelu(g) / rms(y)`, a row a token.
 pub(crate) fn input(mut gates: Matrix, y: &Matrix, eps: f32) -> Matrix {
-    let ple = gates.cols();
-    for (row, gates) in gates.data_mut().chunks_exact_mut(ple).enumerate() {
-        let mean = y.row(row).iter().map(|y| y * y).sum::<f32>() / y.cols() as f32;
+    for (mut gates, y) in gates.outer_iter_mut().zip(y.outer_iter()) {
+        let mean = y.iter().map(|y| y * y).sum::<f32>() / y.len() as f32;
         let factor = 1.0 / (mean + eps).sqrt();
-        gates.iter_mut().for_each(|gate| *gate = gelu(*gate) * factor);
+        gates.mapv_inplace(|gate| gelu(gate) * factor);
     }
     gates
 }

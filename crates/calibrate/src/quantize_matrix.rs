@@ -1,12 +1,14 @@
 //! Quantization of one matrix, by error feedback (LDLQ) or round-to-nearest (RTN), and its error on held-out tokens.
 
+use ndarray::{Array2, s};
 use quant::{PANEL, Panel, Simd};
 use rayon::prelude::*;
+use runtime::RowMajor;
+use runtime::gemm::general_mat_mul;
 use tensor::{DType, Result};
 
 use crate::layer_stats::{Correction, HeldOut};
 use crate::ldl::Factors;
-use runtime::gemm::{Op, Shape, View, multiply};
 
 /// Rows that a thread quantizes at a time: enough for efficient matrix products.
 const ROWS: usize = 128;
@@ -44,65 +46,55 @@ pub(crate) struct MatrixSource<'a> {
 pub(crate) fn quantize_ldlq(
     matrix: &MatrixSource<'_>,
     factors: &Factors,
-    correction: &Correction,
+    correction: Option<&Correction>,
     residual: bool,
 ) -> Result<Rounded> {
-    let (cols, dtype) = (matrix.cols, matrix.dtype);
-    by_rows(matrix, |first, weights, bytes, values| {
-        if correction.is_none() {
-            return round_rows(dtype, factors, weights, bytes, values);
-        }
-        let mut corrected = correction.rows(first, weights, residual);
-        factors.solve(&mut corrected);
-        corrected.iter_mut().zip(weights).for_each(|(row, weight)| *row += weight);
+    let dtype = matrix.dtype;
+    by_rows(matrix, |first, weights, bytes| {
+        let Some(correction) = correction else { return round_rows(dtype, factors, weights, bytes) };
+        let mut corrected = correction.rows(first, weights.view(), residual);
+        factors.solve(corrected.view_mut());
+        corrected += weights;
         if dtype == DType::F32 {
-            quant::encode(Simd::detect(), dtype, cols, &corrected, None, bytes);
-            return values.copy_from_slice(&corrected);
+            quant::encode(Simd::detect(), dtype, matrix.cols, corrected.values(), None, bytes);
+            return corrected;
         }
-        round_rows(dtype, factors, &corrected, bytes, values);
+        round_rows(dtype, factors, &corrected, bytes)
     })
 }
 
-/// Quantizes rows panel by panel: the errors of earlier panels are fed back into the targets of the next one.
-fn round_rows(dtype: DType, factors: &Factors, weights: &[f32], bytes: &mut [u8], values: &mut [f32]) {
-    let cols = factors.feedback.size();
-    let rows = weights.len() / cols;
+/// Quantizes rows panel by panel: the errors of earlier panels are fed back into the targets of the next one. Returns the
+/// quantized values.
+fn round_rows(dtype: DType, factors: &Factors, weights: &Array2<f32>, bytes: &mut [u8]) -> Array2<f32> {
+    let (rows, cols) = weights.dim();
     let row_bytes = bytes.len() / rows;
+    let mut values = Array2::zeros((rows, cols));
     // ŵ − w so far
-    let mut errors = vec![0.0; weights.len()];
-    let mut targets = vec![0.0; rows * PANEL];
-    let mut feedback = vec![0.0; PANEL * PANEL];
+    let mut errors = Array2::zeros((rows, cols));
+    let mut feedback = Array2::zeros((PANEL, PANEL));
     for first in (0..cols).step_by(PANEL) {
         let len = PANEL.min(cols - first);
-        for (target, weights) in targets.chunks_exact_mut(PANEL).zip(weights.chunks_exact(cols)) {
-            target[..len].copy_from_slice(&weights[first..][..len]);
-        }
-        multiply(
-            Shape { m: rows, n: len, k: first },
-            View { data: &errors, row: cols, col: 1 },
-            View { data: &factors.feedback.data()[first..], row: cols, col: 1 },
-            Op::Subtract,
-            &mut targets,
-            PANEL,
-        );
-        for (i, row) in feedback.chunks_exact_mut(PANEL).take(len).enumerate() {
-            row[..len].copy_from_slice(&factors.feedback.data()[(first + i) * cols + first..][..len]);
-        }
+        let panel = s![.., first..first + len];
+        let mut targets = weights.slice(panel).to_owned();
+        let above = factors.feedback.slice(s![..first, first..first + len]);
+        general_mat_mul(-1.0, errors.slice(s![.., ..first]), above, 1.0, targets.view_mut());
+        let diagonal = factors.feedback.slice(s![first..first + len, first..first + len]);
+        feedback.slice_mut(s![..len, ..len]).assign(&diagonal);
         let at = |value: usize| value / dtype.block_len() * dtype.block_bytes();
         for row in 0..rows {
             let span = row * cols + first..row * cols + first + len;
             let panel = Panel {
-                weights: &weights[span.clone()],
-                targets: &targets[row * PANEL..][..len],
-                feedback: &feedback,
+                weights: &weights.values()[span.clone()],
+                targets: targets.row_values(row),
+                feedback: feedback.values(),
                 importance: &factors.diagonal[first..][..len],
             };
             let out = &mut bytes[row * row_bytes..][at(first)..at(first + len)];
-            quant::round_panel(Simd::detect(), dtype, &panel, out, &mut values[span.clone()]);
-            let errors = errors[span.clone()].iter_mut();
-            errors.zip(values[span].iter().zip(panel.weights)).for_each(|(e, (v, w))| *e = v - w);
+            quant::round_panel(Simd::detect(), dtype, &panel, out, &mut values.values_mut()[span]);
         }
+        errors.slice_mut(panel).assign(&(&values.slice(panel) - &weights.slice(panel)));
     }
+    values
 }
 
 /// Quantizes a matrix by round-to-nearest (RTN) with importance, as llama-quantize does.
@@ -110,15 +102,19 @@ fn round_rows(dtype: DType, factors: &Factors, weights: &[f32], bytes: &mut [u8]
 /// # Errors
 /// `Io` and `Malformed` of the source of the weights.
 pub(crate) fn quantize_rtn(matrix: &MatrixSource<'_>, importance: Option<&[f32]>) -> Result<Rounded> {
-    by_rows(matrix, |_, weights, bytes, values| {
-        quant::encode(Simd::detect(), matrix.dtype, matrix.cols, weights, importance, bytes);
-        quant::decode(Simd::detect(), matrix.dtype, bytes, values);
+    by_rows(matrix, |_, weights, bytes| {
+        quant::encode(Simd::detect(), matrix.dtype, matrix.cols, weights.values(), importance, bytes);
+        let mut values = Array2::zeros(weights.raw_dim());
+        quant::decode(Simd::detect(), matrix.dtype, bytes, values.values_mut());
+        values
     })
 }
 
+/// Quantizes some rows at a time. `round` gets the number of the first row and the weights; it fills the bytes and returns the
+/// quantized values.
 fn by_rows(
     matrix: &MatrixSource<'_>,
-    round: impl Fn(usize, &[f32], &mut [u8], &mut [f32]) + Sync,
+    round: impl Fn(usize, &Array2<f32>, &mut [u8]) -> Array2<f32> + Sync,
 ) -> Result<Rounded> {
     let &MatrixSource { dtype, rows, cols, read, held_out } = matrix;
     let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
@@ -127,10 +123,9 @@ fn by_rows(
         .par_chunks_mut(ROWS * row_bytes)
         .enumerate()
         .map(|(n, bytes)| {
-            let mut weights = vec![0.0; bytes.len() / row_bytes * cols];
-            read((n * ROWS) as u64, &mut weights)?;
-            let mut values = vec![0.0; weights.len()];
-            round(n * ROWS, &weights, bytes, &mut values);
+            let mut weights = Array2::zeros((bytes.len() / row_bytes, cols));
+            read((n * ROWS) as u64, weights.values_mut())?;
+            let values = round(n * ROWS, &weights, bytes);
             Ok(cost(n * ROWS, &weights, &values, held_out))
         })
         .collect::<Result<_>>()?;
@@ -142,29 +137,17 @@ fn by_rows(
 }
 
 /// The error of some rows, beginning with row `first`.
-fn cost(first: usize, weights: &[f32], values: &[f32], held_out: &HeldOut) -> HeldOutError {
-    let (tokens, cols) = (held_out.rounded.rows(), held_out.rounded.cols());
-    if tokens == 0 {
-        return HeldOutError::default();
-    }
-    let shape = Shape { m: weights.len() / cols, n: tokens, k: cols };
-    let row = |data| View { data, row: cols, col: 1 };
-    let column = |data| View { data, row: 1, col: cols };
-    let mut y = vec![0.0; shape.m * tokens];
-    multiply(shape, row(values), column(held_out.rounded.data()), Op::Set, &mut y, tokens);
-    multiply(shape, row(weights), column(held_out.original.data()), Op::Subtract, &mut y, tokens);
-    let square = |sum: f64, y: f32| sum + f64::from(y) * f64::from(y);
-    let output = y.iter().copied().fold(0.0, square);
-    if held_out.output_error.cols() == 0 {
+fn cost(first: usize, weights: &Array2<f32>, values: &Array2<f32>, held_out: &HeldOut) -> HeldOutError {
+    let squares = |y: &Array2<f32>| y.iter().fold(0.0, |sum, y| sum + f64::from(*y) * f64::from(*y));
+    let mut y = Array2::zeros((weights.nrows(), held_out.rounded.nrows()));
+    general_mat_mul(1.0, values.view(), held_out.rounded.t(), 0.0, y.view_mut());
+    general_mat_mul(-1.0, weights.view(), held_out.original.t(), 1.0, y.view_mut());
+    let output = squares(&y);
+    if held_out.output_error.ncols() == 0 {
         return HeldOutError { output, target: output };
     }
-    let mut target = 0.0;
-    for (row, y) in y.chunks_exact(tokens).enumerate() {
-        let output_error =
-            held_out.output_error.data().iter().skip(first + row).step_by(held_out.output_error.cols());
-        target = y.iter().zip(output_error).map(|(y, output_error)| y - output_error).fold(target, square);
-    }
-    HeldOutError { output, target }
+    y -= &held_out.output_error.slice(s![.., first..first + weights.nrows()]).t();
+    HeldOutError { output, target: squares(&y) }
 }
 
 #[cfg(test)]
@@ -173,12 +156,11 @@ mod tests {
 
     use super::*;
     use crate::ldl::factor;
-    use crate::square::Square;
 
     /// Σ x·xᵀ of inputs whose neighbours go together, over all of the matrix.
-    fn gram(n: usize) -> Square {
+    fn gram(n: usize) -> Array2<f32> {
         let mut random = SplitMix64(2);
-        let mut h = Square::zeros(n);
+        let mut h = Array2::zeros((n, n));
         for _ in 0..2 * n {
             let mut last = 0.0;
             let x: Vec<f32> = (0..n)
@@ -188,19 +170,19 @@ mod tests {
                 })
                 .collect();
             for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
-                *h.at_mut(i, j) += x[i] * x[j];
+                h[[i, j]] += x[i] * x[j];
             }
         }
         h
     }
 
     /// H = M·D·Mᵀ with M unit upper triangular, column by column from the last, in f64.
-    fn naive_factors(h: &Square, damping: f64) -> (Vec<Vec<f64>>, Vec<f64>) {
-        let n = h.size();
-        let mean = (0..n).map(|i| f64::from(h.at(i, i))).sum::<f64>() / n as f64;
+    fn naive_factors(h: &Array2<f32>, damping: f64) -> (Vec<Vec<f64>>, Vec<f64>) {
+        let n = h.nrows();
+        let mean = (0..n).map(|i| f64::from(h[[i, i]])).sum::<f64>() / n as f64;
         let mut rest: Vec<Vec<f64>> = (0..n)
             .map(|i| {
-                (0..n).map(|j| f64::from(h.at(i, j)) + if i == j { damping * mean } else { 0.0 }).collect()
+                (0..n).map(|j| f64::from(h[[i, j]]) + if i == j { damping * mean } else { 0.0 }).collect()
             })
             .collect();
         let (mut m, mut d) = (vec![vec![0.0; n]; n], vec![0.0; n]);
@@ -225,12 +207,12 @@ mod tests {
         values
     }
 
-    fn loss(h: &Square, weights: &[f32], values: impl Fn(usize) -> f64) -> f64 {
-        let n = h.size();
+    fn loss(h: &Array2<f32>, weights: &[f32], values: impl Fn(usize) -> f64) -> f64 {
+        let n = h.nrows();
         let errors: Vec<f64> = (0..n).map(|i| values(i) - f64::from(weights[i])).collect();
         (0..n)
             .flat_map(|i| (0..n).map(move |j| (i, j)))
-            .map(|(i, j)| errors[i] * f64::from(h.at(i, j)) * errors[j])
+            .map(|(i, j)| errors[i] * f64::from(h[[i, j]]) * errors[j])
             .sum()
     }
 
@@ -240,27 +222,24 @@ mod tests {
         let (n, rows, damping) = (3 * PANEL, 5, 0.01);
         let h = gram(n);
         let (m, d) = naive_factors(&h, damping);
-        let mut copy = Square::zeros(n);
-        copy.data_mut().copy_from_slice(h.data());
-        let factors = factor(copy, damping as f32).unwrap();
+        let factors = factor(h.clone(), damping as f32).unwrap();
         for (i, j) in (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j))) {
-            let found = f64::from(factors.feedback.at(i, j));
+            let found = f64::from(factors.feedback[[i, j]]);
             assert!((found - m[i][j]).abs() < 1e-3, "{i}, {j}: {found}, not {}", m[i][j]);
         }
         (0..n).for_each(|i| assert!((f64::from(factors.diagonal[i]) / d[i] - 1.0).abs() < 1e-3, "{i}"));
 
         let mut random = SplitMix64(3);
-        let mut weights: Vec<f32> = (0..rows * n).map(|_| random.normal() * 0.02).collect();
-        // every block has the largest weight, so that Q8_0's scales are about those of the naive lattice
+        let mut weights = Array2::from_shape_simple_fn((rows, n), || random.normal() * 0.02);
+        // every block has the largest weight, so that Q8_0's scales are about those of the naive grid
         weights.iter_mut().step_by(32).for_each(|w| *w = 0.1);
         let mut bytes = vec![0; rows * n / 32 * DType::Q8_0.block_bytes()];
-        let mut values = vec![0.0; rows * n];
-        round_rows(DType::Q8_0, &factors, &weights, &mut bytes, &mut values);
+        let values = round_rows(DType::Q8_0, &factors, &weights, &mut bytes);
         let mut decoded = vec![0.0; rows * n];
         quant::decode(Simd::Scalar, DType::Q8_0, &bytes, &mut decoded);
-        assert_eq!(decoded, values);
+        assert_eq!(decoded, values.values());
 
-        for (weights, values) in weights.chunks(n).zip(values.chunks(n)) {
+        for (weights, values) in weights.values().chunks(n).zip(values.values().chunks(n)) {
             let step = 0.1 / 127.0;
             let naive = naive_ldlq(weights, &m, step);
             let nearest = |i: usize| (f64::from(weights[i]) / step).round() * step;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tensor::Result;
 
-use crate::layer_stats::RoundingTarget;
+use crate::layer_stats::{Correction, RoundingTarget};
 use crate::ldl::Factors;
 use crate::quantize_matrix::{HeldOutError, MatrixSource, Rounded, quantize_ldlq, quantize_rtn};
 
@@ -51,10 +51,10 @@ pub(crate) fn choose(
     let reference = quantize_rtn(matrix, prepared.importance.as_deref())?;
     let plain = reference.cost;
     for residual in [true, false] {
-        let Some(factors) = factors.filter(|_| !residual || prepared.correction.has_residual()) else {
-            continue;
-        };
-        let rounded = quantize_ldlq(matrix, factors, &prepared.correction, residual)?;
+        let correction = prepared.correction.as_ref();
+        let applies = !residual || correction.is_some_and(Correction::has_residual);
+        let Some(factors) = factors.filter(|_| applies) else { continue };
+        let rounded = quantize_ldlq(matrix, factors, correction, residual)?;
         if rounded.cost.target <= plain.target && rounded.cost.output <= WORSE * plain.output {
             return Ok(Selected { rounded, fed: true, plain });
         }

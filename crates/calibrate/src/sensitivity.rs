@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use gemma::{Inventory, TypePolicy};
 use imatrix::Importance;
+use ndarray::Axis;
 use plan::{MEASURED_TYPES, Sensitivity, TensorCost};
 use quant::Simd;
 use rayon::prelude::*;
@@ -163,7 +164,7 @@ pub fn sensitivity(
     };
     let mut whole = stream::embed(model, text.sequences)?;
     stream::layers(model, &mut whole, text.progress)?;
-    let reference = hidden(&whole);
+    let reference = hidden(model, &whole);
     drop(whole);
     let bytes = activation_bytes_per_token(model.config()) * text.tokens() as u64;
     // three more copies: the original stream, its final hidden states, the stream that is being computed
@@ -232,9 +233,12 @@ fn errors(
         .collect())
 }
 
-fn hidden(batches: &[Batch]) -> Matrix {
-    let mut all = Matrix::default();
-    batches.iter().for_each(|batch| all.append(batch.hidden()));
+/// The hidden states of all batches, a row a token.
+fn hidden(model: &Model<'_>, batches: &[Batch]) -> Matrix {
+    let mut all = Matrix::zeros((0, model.config().hidden as usize));
+    for batch in batches {
+        all.append(Axis(0), batch.hidden().view()).expect("rows of one length");
+    }
     all
 }
 
@@ -281,7 +285,7 @@ fn measure(
         }
     }
     let others: Vec<(&Model<'_>, Matrix)> =
-        models.iter().zip(&streams).map(|(model, stream)| (model, hidden(stream))).collect();
+        models.iter().zip(&streams).map(|(model, stream)| (model, hidden(model, stream))).collect();
     eval::mean_divergences((base, reference), &others)
 }
 

@@ -1,8 +1,9 @@
 //! How much two models' predictions of a text have in common.
 
 use eval::predictions;
+use ndarray::{Axis, s};
 use rayon::prelude::*;
-use runtime::{Drafter, KvCache, Matrix, Model, argmax};
+use runtime::{Drafter, KvCache, Matrix, Model, RowMajor, argmax};
 use tensor::Result;
 use text::Sequence;
 
@@ -58,10 +59,14 @@ pub fn overlaps(
         // the first guess is made from the hidden state of the token before the last
         for &position in scored.iter().rev().filter(|&&position| position >= 2) {
             cache.truncate(target.config(), position - 1)?;
-            let guess =
-                drafter.guess(target, &cache, tokens[position - 1], &hidden.select([position - 2]))?;
-            let logits = target.logits(&hidden.select([position - 1]), 0..target.config().vocab)?;
-            all.push(Overlap::of(logits.row(0), &guess.logits));
+            let guess = drafter.guess(
+                target,
+                &cache,
+                tokens[position - 1],
+                &hidden.select(Axis(0), &[position - 2]),
+            )?;
+            let logits = target.logits(&hidden.select(Axis(0), &[position - 1]), 0..target.config().vocab)?;
+            all.push(Overlap::of(logits.row_values(0), &guess.logits));
             progress(1);
         }
     }
@@ -74,12 +79,14 @@ pub fn overlaps(
 /// `Io` for a source that cannot be read.
 pub fn own_overlaps(target: (&Model<'_>, &Matrix), draft: (&Model<'_>, &Matrix)) -> Result<Vec<Overlap>> {
     let vocab = 0..target.0.config().vocab;
-    let mut all = Vec::with_capacity(target.1.rows());
-    for start in (0..target.1.rows()).step_by(ROWS) {
-        let rows = start..(start + ROWS).min(target.1.rows());
-        let p = target.0.logits(&target.1.select(rows.clone()), vocab.clone())?;
-        let q = draft.0.logits(&draft.1.select(rows.clone()), vocab.clone())?;
-        all.par_extend((0..rows.len()).into_par_iter().map(|row| Overlap::of(p.row(row), q.row(row))));
+    let mut all = Vec::with_capacity(target.1.nrows());
+    for start in (0..target.1.nrows()).step_by(ROWS) {
+        let rows = start..(start + ROWS).min(target.1.nrows());
+        let p = target.0.logits(&target.1.slice(s![rows.clone(), ..]).to_owned(), vocab.clone())?;
+        let q = draft.0.logits(&draft.1.slice(s![rows.clone(), ..]).to_owned(), vocab.clone())?;
+        all.par_extend(
+            (0..rows.len()).into_par_iter().map(|row| Overlap::of(p.row_values(row), q.row_values(row))),
+        );
     }
     Ok(all)
 }

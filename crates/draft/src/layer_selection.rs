@@ -6,7 +6,7 @@
 
 use eval::predictions;
 use gemma::{Config, Inventory};
-use runtime::{Matrix, Model, Stage, Weights};
+use runtime::{Matrix, Model, RowMajor, Stage, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
@@ -116,12 +116,12 @@ impl Whole<'_> {
         let mut cosines = vec![0.0; self.config.layers()];
         let mut rows = 0;
         for sequence in self.sequences {
-            let mut before = Matrix::default();
+            let mut before = Matrix::zeros((0, 0));
             let mut cache = runtime::KvCache::new(self.config);
             self.model.forward(&sequence.tokens, &mut cache, |stage, hidden| {
                 if let Stage::Layer(layer) = stage {
-                    let cosine = |row| cosine(before.row(row), hidden.row(row));
-                    cosines[layer] += (0..hidden.rows()).map(cosine).sum::<f64>();
+                    let cosine = |row| cosine(before.row_values(row), hidden.row_values(row));
+                    cosines[layer] += (0..hidden.nrows()).map(cosine).sum::<f64>();
                 }
                 before = hidden.clone();
             })?;

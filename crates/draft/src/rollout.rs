@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use generate::mask_suppressed;
-use runtime::{DraftSession, Drafter, KvCache, Model, TargetState, argmax};
+use runtime::{DraftSession, Drafter, KvCache, Model, RowMajor, TargetState, argmax};
 use tensor::Result;
 
 use crate::LONGEST;
@@ -63,7 +63,7 @@ pub fn rollout(
     let mut said = Rollout { pass_seconds: vec![Vec::new(); LONGEST], ..Rollout::default() };
     let mut cache = KvCache::new(config).with_rollback(LONGEST + 1);
     let mut hidden = target.norm(&target.forward_last(prompt, &mut cache)?)?;
-    let mut token = how.choose(target.logits(&hidden, 0..config.vocab)?.row(0));
+    let mut token = how.choose(target.logits(&hidden, 0..config.vocab)?.row_values(0));
     let mut sequence = prompt.to_vec();
     let mut guesser = DraftSession::new(draft, LONGEST);
     let mut guesses: Vec<Vec<u32>> = Vec::new();
@@ -92,7 +92,7 @@ pub fn rollout(
         }
         let start = Instant::now();
         hidden = target.norm(&target.forward_last(&[token], &mut cache)?)?;
-        token = how.choose(target.logits(&hidden, 0..config.vocab)?.row(0));
+        token = how.choose(target.logits(&hidden, 0..config.vocab)?.row_values(0));
         said.step_seconds.push(start.elapsed().as_secs_f64());
     }
     let right = |(at, burst): (usize, &Vec<u32>)| {

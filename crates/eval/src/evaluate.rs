@@ -5,8 +5,9 @@
 //! vocabulary at a time, and [`Row`] adds up what the pieces say.
 
 use gemma::Config;
+use ndarray::{Axis, s};
 use rayon::prelude::*;
-use runtime::{Batch, Matrix, Model, activation_bytes_per_token};
+use runtime::{Batch, Matrix, Model, RowMajor, activation_bytes_per_token};
 use tensor::{Error, Result};
 use text::Sequence;
 
@@ -93,7 +94,7 @@ fn tokens_that_fit(models: &[&Model<'_>], memory: u64) -> usize {
 /// # Errors
 /// What the models say.
 pub fn mean_divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matrix)]) -> Result<Vec<f64>> {
-    let rows = base.1.rows();
+    let rows = base.1.nrows();
     let normed = |(model, hidden): &(&Model<'_>, Matrix)| model.norm(hidden);
     let (of_base, states) = (base.0.norm(base.1)?, others.iter().map(normed).collect::<Result<Vec<_>>>()?);
     let mut sums = vec![vec![Row::new(0); rows]; others.len()];
@@ -104,7 +105,7 @@ pub fn mean_divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matr
         for ((sums, (model, _)), state) in sums.iter_mut().zip(others).zip(&states) {
             let logits = model.logits(state, range.clone())?;
             let take = |(row, sums): (usize, &mut Row)| {
-                sums.take(from as usize, logits.row(row), Some(expected.row(row)));
+                sums.take(from as usize, logits.row_values(row), Some(expected.row_values(row)));
             };
             sums.par_iter_mut().enumerate().for_each(take);
         }
@@ -130,8 +131,10 @@ pub fn predictions(
         rest = others;
     }
     stream::layers(model, &mut batches, progress)?;
-    let mut all = Matrix::default();
-    batches.iter().try_for_each(|batch| model.norm(batch.hidden()).map(|normed| all.append(&normed)))?;
+    let mut all = Matrix::zeros((0, model.config().hidden as usize));
+    for batch in &batches {
+        all.append(Axis(0), model.norm(batch.hidden())?.view()).expect("rows of one length");
+    }
     Ok(all)
 }
 
@@ -163,7 +166,8 @@ fn score(
         let span = start..(start + rows).min(targets.len());
         let stored_row = tokens.len();
         let mut sums: Vec<Row> = targets[span.clone()].iter().map(|&(_, target)| Row::new(target)).collect();
-        let parts: Vec<Matrix> = states.iter().map(|state| state.select(span.clone())).collect();
+        let parts: Vec<Matrix> =
+            states.iter().map(|state| state.slice(s![span.clone(), ..]).to_owned()).collect();
         for from in (0..vocab).step_by(piece) {
             let range = from..(from + piece).min(vocab);
             let logits = models
@@ -173,18 +177,18 @@ fn score(
                 .collect::<Result<Vec<_>>>()?;
             let base_logits = logits.get(1);
             sums.par_iter_mut().enumerate().try_for_each_init(Vec::new, |bytes, (row, sums)| {
-                let artifact = logits[0].row(row);
+                let artifact = logits[0].row_values(row);
                 if let Some(Base::Logits(file)) = base {
                     let mut stored = vec![0.0; range.len()];
                     file.read(stored_row + row, range.start, bytes, &mut stored)?;
                     sums.take_stored(range.start, artifact, &mut stored);
                 } else {
-                    sums.take(range.start, artifact, base_logits.map(|logits| logits.row(row)));
+                    sums.take(range.start, artifact, base_logits.map(|logits| logits.row_values(row)));
                 }
                 Ok(())
             })?;
             if let (Some(writer), Some(logits)) = (&mut options.logits, logits.last()) {
-                (0..logits.rows()).try_for_each(|row| writer.write(logits.row(row)))?;
+                (0..logits.nrows()).try_for_each(|row| writer.write(logits.row_values(row)))?;
             }
         }
         for (sums, &(document, _)) in sums.iter().zip(&targets[span.clone()]) {

@@ -1,6 +1,6 @@
 //! The next token of a model, alone or with a draft model.
 
-use runtime::{Drafter, KvCache, Model};
+use runtime::{Drafter, KvCache, Model, RowMajor};
 use tensor::Result;
 
 use crate::sampling::Sampler;
@@ -55,7 +55,7 @@ impl<'a> TokenStream<'a> {
         match self {
             TokenStream::Alone(AloneDecoder { model, suppressed, unread, cache }) => {
                 let hidden = model.forward_last(unread, cache)?;
-                let token = sampler.choose(&mask_suppressed(suppressed, model.head(&hidden)?.row(0)));
+                let token = sampler.choose(&mask_suppressed(suppressed, model.head(&hidden)?.row_values(0)));
                 *unread = vec![token];
                 Ok(token)
             }

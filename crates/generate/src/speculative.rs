@@ -11,7 +11,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use runtime::{DraftSession, Drafter, KvCache, Matrix, Model, TargetState};
+use ndarray::Axis;
+use runtime::{DraftSession, Drafter, KvCache, Matrix, Model, RowMajor, TargetState};
 use serde::Serialize;
 use tensor::Result;
 
@@ -78,7 +79,7 @@ impl<'a> SpeculativeDecoder<'a> {
             cache,
             hidden,
             sequence: prompt.to_vec(),
-            ready: VecDeque::from([sampler.choose(&mask_suppressed(suppressed, logits.row(0)))]),
+            ready: VecDeque::from([sampler.choose(&mask_suppressed(suppressed, logits.row_values(0)))]),
             counts: DraftCounts::default(),
         })
     }
@@ -117,7 +118,7 @@ impl<'a> SpeculativeDecoder<'a> {
             let logits = self.model.logits(&hidden, 0..self.model.config().vocab)?;
             for row in 0..pass.len() {
                 let judged = number * PASS + row;
-                let odds = sampler.odds(&mask_suppressed(self.suppressed, logits.row(row)));
+                let odds = sampler.odds(&mask_suppressed(self.suppressed, logits.row_values(row)));
                 let said = match guesses.get(judged) {
                     Some((guess, draft)) => judge(*guess, draft, &odds, sampler),
                     None => Verdict::Instead(sampler.draw(&odds)),
@@ -129,7 +130,7 @@ impl<'a> SpeculativeDecoder<'a> {
                     }
                     Verdict::Instead(token) => {
                         self.ready.push_back(token);
-                        self.hidden = hidden.select([row]);
+                        self.hidden = hidden.select(Axis(0), &[row]);
                         return self.cache.truncate(self.model.config(), start + judged + 1);
                     }
                 }
@@ -261,7 +262,7 @@ mod tests {
         let odds_after = |more: &[u32]| {
             let mut cache = start.cache.clone();
             let hidden = model.forward_last(more, &mut cache).unwrap();
-            Sampler::new(WARM).odds(model.head(&hidden).unwrap().row(0))
+            Sampler::new(WARM).odds(model.head(&hidden).unwrap().row_values(0))
         };
         let first = odds_after(&[last]);
         let likeliest = first.tokens[0].0;

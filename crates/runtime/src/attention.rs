@@ -5,13 +5,14 @@
 use std::cell::RefCell;
 
 use gemma::{Attention, Config};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 use quant::DOT_VECTORS;
 use rayon::prelude::*;
 use tensor::Result;
 
 use crate::batch::Batch;
 use crate::cache::{LayerKv, donor, is_last_owner};
-use crate::gemm::{Op, Shape, View, multiply};
+use crate::gemm::general_mat_mul;
 use crate::math::softmax;
 use crate::model::Model;
 use crate::norm::{rms, rms_in_place};
@@ -36,10 +37,9 @@ impl Model<'_> {
             rms_in_place(&mut k, head_dim, Some(&w.vector("attn_k_norm")?), eps);
             rope::rotate(&mut k, &batch.positions, frequencies);
             rms_in_place(&mut v, head_dim, None, eps);
-            let width = k.cols();
             for sequence in &mut batch.sequences {
-                let span = sequence.rows.start * width..sequence.rows.end * width;
-                sequence.cache.extend(layer, &k.data()[span.clone()], &v.data()[span]);
+                let rows = s![sequence.rows.clone(), ..];
+                sequence.cache.extend(layer, k.slice(rows), v.slice(rows));
             }
             if is_last_owner(config, layer) {
                 batch.drop_unwanted(&mut a);
@@ -51,18 +51,17 @@ impl Model<'_> {
         rope::rotate(&mut q, &batch.positions, frequencies);
 
         let heads = Heads::of(config, layer);
-        let mut o = Matrix::zeros(q.rows(), q.cols());
+        let mut o = Matrix::zeros(q.raw_dim());
         // chosen by the size of the batch, as in `project`: the bits of a row do not depend on other rows
-        let few = q.rows() <= DOT_VECTORS;
+        let few = q.nrows() <= DOT_VECTORS;
         for sequence in &mut batch.sequences {
-            let span = sequence.rows.start * q.cols()..sequence.rows.end * q.cols();
             let kv = sequence.cache.layer(donor(config, layer));
             let positions = &batch.positions[sequence.rows.clone()];
-            let width = q.cols();
-            let (q, o) = (&q.data()[span.clone()], &mut o.data_mut()[span]);
+            let rows = s![sequence.rows.clone(), ..];
+            let (q, mut o) = (q.slice(rows), o.slice_mut(rows));
             if few {
-                let rows = q.chunks_exact(width).zip(o.chunks_exact_mut(width));
-                rows.zip(positions).for_each(|((q, o), &position)| heads.attend_alone(q, kv, position, o));
+                let rows = q.outer_iter().zip(o.outer_iter_mut()).zip(positions);
+                rows.for_each(|((q, o), &position)| heads.attend_alone(q, kv, position, o));
             } else {
                 heads.attend(q, kv, positions, o);
             }
@@ -100,21 +99,25 @@ impl Heads {
         }
     }
 
-    /// Attention output of the queries of one sequence at these positions.
-    fn attend(&self, mut q: &[f32], kv: &LayerKv, positions: &[usize], mut out: &mut [f32]) {
-        let width = self.count * self.dim;
+    /// Attention output of the queries of one sequence at these positions: a row of all heads each.
+    fn attend(
+        &self,
+        mut q: ArrayView2<'_, f32>,
+        kv: &LayerKv,
+        positions: &[usize],
+        mut out: ArrayViewMut2<'_, f32>,
+    ) {
         // blocks begin at fixed positions, so the order of a query's sums does not depend on the batch
-        let blocks: Vec<_> = positions
-            .chunk_by(|a, b| a / QUERIES_AT_A_TIME == b / QUERIES_AT_A_TIME)
-            .map(|positions| {
-                let q = q.split_off(..positions.len() * width).unwrap_or_default();
-                let out = out.split_off_mut(..positions.len() * width).unwrap_or_default();
-                (q, positions, out)
-            })
-            .collect();
-        blocks.into_par_iter().for_each(|(q, positions, out)| {
+        let mut blocks = Vec::new();
+        for positions in positions.chunk_by(|a, b| a / QUERIES_AT_A_TIME == b / QUERIES_AT_A_TIME) {
+            let (block, rest) = q.split_at(Axis(0), positions.len());
+            let (out_block, out_rest) = out.split_at(Axis(0), positions.len());
+            blocks.push((block, positions, out_block));
+            (q, out) = (rest, out_rest);
+        }
+        blocks.into_par_iter().for_each(|(q, positions, mut out)| {
             for head in 0..self.count {
-                self.attend_head(head, q, kv, positions, out);
+                self.attend_head(head, q, kv, positions, out.view_mut());
             }
         });
     }
@@ -122,77 +125,62 @@ impl Heads {
     /// Attention of a single query, as in token by token decoding: the heads that share keys are the rows of one product, so
     /// that keys and values are read once and not once a head. Queries of an assistant are at a position past the end of the
     /// KV cache.
-    pub(crate) fn attend_alone(&self, q: &[f32], kv: &LayerKv, position: usize, out: &mut [f32]) {
+    pub(crate) fn attend_alone(
+        &self,
+        q: ArrayView1<'_, f32>,
+        kv: &LayerKv,
+        position: usize,
+        out: ArrayViewMut1<'_, f32>,
+    ) {
         let (kv_width, group) = (self.kv * self.dim, self.count / self.kv);
         let first = self.oldest(position).max(kv.first);
-        let keys = (position + 1).min(kv.end(kv_width)) - first;
-        let start = (first - kv.first) * kv_width;
-        let heads = out.par_chunks_mut(group * self.dim).zip(q.par_chunks(group * self.dim)).enumerate();
-        heads.for_each(|(head, (out, q))| {
-            SCORES.with_borrow_mut(|scores| {
-                if scores.len() < group * keys {
-                    scores.resize(group * keys, 0.0);
-                }
-                let scores = &mut scores[..group * keys];
-                let offset = start + head * self.dim;
-                multiply(
-                    Shape { m: group, n: keys, k: self.dim },
-                    View { data: q, row: self.dim, col: 1 },
-                    View { data: &kv.keys[offset..], row: 1, col: kv_width },
-                    Op::Set,
-                    scores,
-                    keys,
-                );
-                scores.chunks_exact_mut(keys).for_each(softmax);
-                multiply(
-                    Shape { m: group, n: self.dim, k: keys },
-                    View { data: scores, row: keys, col: 1 },
-                    View { data: &kv.values[offset..], row: kv_width, col: 1 },
-                    Op::Set,
-                    out,
-                    self.dim,
-                );
+        let count = (position + 1).min(kv.end(kv_width)) - first;
+        let (keys, values) =
+            (kv.keys(first - kv.first, count, kv_width), kv.values(first - kv.first, count, kv_width));
+        // a row a head
+        let heads = (self.count, self.dim);
+        let q = q.into_shape_with_order(heads).expect("all heads of a query");
+        let mut out = out.into_shape_with_order(heads).expect("all heads of an output");
+        let groups = out.axis_chunks_iter_mut(Axis(0), group).into_par_iter();
+        groups.zip(q.axis_chunks_iter(Axis(0), group)).enumerate().for_each(|(head, (out, q))| {
+            let columns = s![.., head * self.dim..(head + 1) * self.dim];
+            with_scores((group, count), |mut scores| {
+                general_mat_mul(1.0, q, keys.slice(columns).reversed_axes(), 0.0, scores.view_mut());
+                scores.outer_iter_mut().for_each(|scores| softmax(slice(scores)));
+                general_mat_mul(1.0, scores.view(), values.slice(columns), 0.0, out);
             });
         });
     }
 
-    fn attend_head(&self, head: usize, q: &[f32], kv: &LayerKv, positions: &[usize], out: &mut [f32]) {
-        let (q_width, kv_width) = (self.count * self.dim, self.kv * self.dim);
-        let queries = positions.len();
+    fn attend_head(
+        &self,
+        head: usize,
+        q: ArrayView2<'_, f32>,
+        kv: &LayerKv,
+        positions: &[usize],
+        mut out: ArrayViewMut2<'_, f32>,
+    ) {
+        let kv_width = self.kv * self.dim;
         // the rows of the cache that any query of the block attends to
         let block = positions[0] / QUERIES_AT_A_TIME * QUERIES_AT_A_TIME;
         let first = self.oldest(block).max(kv.first);
-        let keys = (block + QUERIES_AT_A_TIME).min(kv.end(kv_width)) - first;
-        let offset = (first - kv.first) * kv_width + head / (self.count / self.kv) * self.dim;
+        let count = (block + QUERIES_AT_A_TIME).min(kv.end(kv_width)) - first;
+        let columns = |head: usize| s![.., head * self.dim..(head + 1) * self.dim];
+        let shared = columns(head / (self.count / self.kv));
+        let (keys, values) =
+            (kv.keys(first - kv.first, count, kv_width), kv.values(first - kv.first, count, kv_width));
 
-        SCORES.with_borrow_mut(|scores| {
-            if scores.len() < queries * keys {
-                scores.resize(queries * keys, 0.0);
-            }
-            let scores = &mut scores[..queries * keys];
-            multiply(
-                Shape { m: queries, n: keys, k: self.dim },
-                View { data: &q[head * self.dim..], row: q_width, col: 1 },
-                View { data: &kv.keys[offset..], row: 1, col: kv_width },
-                Op::Set,
-                scores,
-                keys,
-            );
-            for (scores, &position) in scores.chunks_exact_mut(keys).zip(positions) {
-                let (past, rest) = scores.split_at_mut(self.oldest(position).max(first) - first);
+        with_scores((positions.len(), count), |mut scores| {
+            let q = q.slice(columns(head));
+            general_mat_mul(1.0, q, keys.slice(shared).reversed_axes(), 0.0, scores.view_mut());
+            for (scores, &position) in scores.outer_iter_mut().zip(positions) {
+                let (past, rest) = slice(scores).split_at_mut(self.oldest(position).max(first) - first);
                 let (seen, future) = rest.split_at_mut(position + 1 - first - past.len());
                 softmax(seen);
                 past.fill(0.0);
                 future.fill(0.0);
             }
-            multiply(
-                Shape { m: queries, n: self.dim, k: keys },
-                View { data: scores, row: keys, col: 1 },
-                View { data: &kv.values[offset..], row: kv_width, col: 1 },
-                Op::Set,
-                &mut out[head * self.dim..],
-                q_width,
-            );
+            general_mat_mul(1.0, scores.view(), values.slice(shared), 0.0, out.slice_mut(columns(head)));
         });
     }
 
@@ -200,4 +188,20 @@ impl Heads {
     fn oldest(&self, position: usize) -> usize {
         (position + 1).saturating_sub(self.window)
     }
+}
+
+/// Calls `work` with a matrix of scores of unspecified values.
+fn with_scores(shape: (usize, usize), work: impl FnOnce(ArrayViewMut2<'_, f32>)) {
+    let len = shape.0 * shape.1;
+    SCORES.with_borrow_mut(|scores| {
+        if scores.len() < len {
+            scores.resize(len, 0.0);
+        }
+        work(ArrayViewMut2::from_shape(shape, &mut scores[..len]).expect("rows and columns"));
+    });
+}
+
+/// A row of scores as a slice.
+fn slice(row: ArrayViewMut1<'_, f32>) -> &mut [f32] {
+    row.into_slice().expect("scores in row-major order")
 }

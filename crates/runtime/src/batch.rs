@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use ndarray::Axis;
+
 use crate::{KvCache, LayerPart, Matrix};
 
 /// Sequences between two layers. Their hidden states are the rows of one matrix, one sequence after the other.
@@ -54,7 +56,9 @@ impl Batch {
     pub(crate) fn drop_unwanted(&mut self, x: &mut Matrix) {
         let Some(wanted) = self.wanted.take() else { return };
         for matrix in [x, &mut self.hidden, &mut self.embedding] {
-            *matrix = matrix.select(wanted.iter().copied());
+            if !matrix.is_empty() {
+                *matrix = matrix.select(Axis(0), &wanted);
+            }
         }
         self.tokens = wanted.iter().map(|&row| self.tokens[row]).collect();
         self.positions = wanted.iter().map(|&row| self.positions[row]).collect();

@@ -4,6 +4,7 @@
 //! that has its own. For a sliding layer only the positions of the window are kept, plus those for a rollback.
 
 use gemma::{Attention, Config};
+use ndarray::ArrayView2;
 use tensor::{Error, Result};
 
 /// Keys and values of one sequence.
@@ -31,9 +32,9 @@ pub(crate) struct LayerKv {
     /// The position of the first row.
     pub(crate) first: usize,
     /// Heads side by side, `kv_heads * head_dim` values a position.
-    pub(crate) keys: Vec<f32>,
+    keys: Vec<f32>,
     /// As `keys`.
-    pub(crate) values: Vec<f32>,
+    values: Vec<f32>,
 }
 
 impl KvCache {
@@ -95,10 +96,10 @@ impl KvCache {
     }
 
     /// Adds the keys and values of new positions to a layer.
-    pub(crate) fn extend(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
+    pub(crate) fn extend(&mut self, layer: usize, keys: ArrayView2<'_, f32>, values: ArrayView2<'_, f32>) {
         let kv = &mut self.layers[layer];
-        kv.keys.extend_from_slice(keys);
-        kv.values.extend_from_slice(values);
+        kv.keys.extend(keys);
+        kv.values.extend(values);
     }
 
     /// Frees the keys and values that no later layer reads. Called after each layer; `end` is the number of positions.
@@ -124,6 +125,16 @@ impl KvCache {
 }
 
 impl LayerKv {
+    /// The keys from row `first` on: a row of `width` values a position.
+    pub(crate) fn keys(&self, first: usize, rows: usize, width: usize) -> ArrayView2<'_, f32> {
+        view(&self.keys, first, rows, width)
+    }
+
+    /// The values, as [`LayerKv::keys`].
+    pub(crate) fn values(&self, first: usize, rows: usize, width: usize) -> ArrayView2<'_, f32> {
+        view(&self.values, first, rows, width)
+    }
+
     /// The position behind the last row.
     pub(crate) fn end(&self, width: usize) -> usize {
         self.first + self.keys.len() / width
@@ -137,6 +148,11 @@ impl LayerKv {
             self.first = position;
         }
     }
+}
+
+/// Some rows of keys or values.
+fn view(all: &[f32], first: usize, rows: usize, width: usize) -> ArrayView2<'_, f32> {
+    ArrayView2::from_shape((rows, width), &all[first * width..][..rows * width]).expect("whole rows")
 }
 
 /// Values a position in the keys, or the values, of a layer.

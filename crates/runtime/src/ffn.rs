@@ -6,7 +6,7 @@ use tensor::Result;
 use crate::math::gelu_times;
 use crate::model::Model;
 use crate::norm::rms;
-use crate::{LayerWeights, Matrix};
+use crate::{LayerWeights, Matrix, RowMajor};
 
 impl Model<'_> {
     /// The dense network of a layer.
@@ -22,8 +22,8 @@ impl Model<'_> {
 /// `gate = gelu(gate) · up`.
 pub(crate) fn gated(gate: &mut Matrix, up: &Matrix) {
     const PIECE: usize = 32 * 1024;
-    gate.data_mut()
+    gate.values_mut()
         .par_chunks_mut(PIECE)
-        .zip(up.data().par_chunks(PIECE))
+        .zip(up.values().par_chunks(PIECE))
         .for_each(|(g, u)| gelu_times(g, u));
 }

@@ -1,97 +1,89 @@
-//! Products of matrices that lie in slices, over the `gemm` crate.
+//! Products of matrices in memory, over the `gemm` crate.
 //!
 //! A product runs on one thread. Callers divide the work independently of the number of threads, so that results are
 //! deterministic.
 
-/// `[m, k] · [k, n]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Rows of the first matrix and of the product.
-    pub m: usize,
-    /// Columns of the second matrix and of the product.
-    pub n: usize,
-    /// Columns of the first matrix, rows of the second.
-    pub k: usize,
-}
+use ndarray::{ArrayView2, ArrayViewMut2};
 
-/// A strided matrix in a slice.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    /// The slice; the matrix begins with it.
-    pub data: &'a [f32],
-    /// Values from a row to the next.
-    pub row: usize,
-    /// Values from a column to the next.
-    pub col: usize,
-}
-
-impl View<'_> {
-    fn check(&self, rows: usize, cols: usize) {
-        let last = rows.saturating_sub(1) * self.row + cols.saturating_sub(1) * self.col;
-        assert!(rows * cols == 0 || last < self.data.len(), "a matrix of {rows} × {cols} beyond its slice");
-    }
-}
-
-/// How a product is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// `out = a·b`; the old values are not read.
-    Set,
-    /// `out += a·b`.
-    Add,
-    /// `out -= a·b`.
-    Subtract,
-}
-
-/// `out = a·b`, `out += a·b` or `out -= a·b`; the rows of `out` are `stride` apart.
+/// `c = alpha·a·b + beta·c` with `a` of `[m, k]`, `b` of `[k, n]` and `c` of `[m, n]`, of any strides. With `beta` = 0 the old
+/// values of `c` are not read.
 ///
 /// # Panics
-/// When a matrix is larger than its slice.
-pub fn multiply(shape: Shape, a: View<'_>, b: View<'_>, op: Op, out: &mut [f32], stride: usize) {
-    View { data: out, row: stride, col: 1 }.check(shape.m, shape.n);
-    // SAFETY: `out` is ours alone and large enough
-    unsafe { product(shape, a, b, op, out.as_mut_ptr(), stride) }
-}
-
-/// [`multiply`] into a part of a matrix whose other parts other threads may write.
-///
-/// # Safety
-/// `out` must be valid for reads and writes of `m` rows of `n` values, `stride` apart, that nothing else accesses.
-///
-/// # Panics
-/// When `a` or `b` is larger than its slice.
-pub(crate) unsafe fn product(
-    Shape { m, n, k }: Shape,
-    a: View<'_>,
-    b: View<'_>,
-    op: Op,
-    out: *mut f32,
-    stride: usize,
+/// When the shapes do not fit each other.
+pub fn general_mat_mul(
+    alpha: f32,
+    a: ArrayView2<'_, f32>,
+    b: ArrayView2<'_, f32>,
+    beta: f32,
+    mut c: ArrayViewMut2<'_, f32>,
 ) {
-    a.check(m, k);
-    b.check(k, n);
-    // SAFETY: both views have been checked, `out` is the caller's promise
+    let ((m, k), n) = (a.dim(), b.ncols());
+    assert!(b.nrows() == k && c.dim() == (m, n), "{:?} · {:?} to {:?}", a.dim(), b.dim(), c.dim());
+    let ([a_row, a_col], [b_row, b_col], [c_row, c_col]) = (strides(&a), strides(&b), {
+        let strides = c.strides();
+        [strides[0], strides[1]]
+    });
+    // SAFETY: the views are valid for their shapes and strides, and `c` is borrowed mutably
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out,
-            1,
-            stride as isize,
-            op != Op::Set,
-            a.data.as_ptr(),
-            a.col as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.col as isize,
-            b.row as isize,
-            if op == Op::Set { 0.0 } else { 1.0 },
-            if op == Op::Subtract { -1.0 } else { 1.0 },
+            c.as_mut_ptr(),
+            c_col,
+            c_row,
+            beta != 0.0,
+            a.as_ptr(),
+            a_col,
+            a_row,
+            b.as_ptr(),
+            b_col,
+            b_row,
+            beta,
+            alpha,
             false,
             false,
             false,
             gemm::Parallelism::None,
         );
+    }
+}
+
+/// Values from one row to the next, and from one column to the next.
+fn strides(view: &ArrayView2<'_, f32>) -> [isize; 2] {
+    [view.strides()[0], view.strides()[1]]
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, s};
+
+    use super::*;
+
+    /// Views with strides, transposed views and empty sums, against the product of ndarray.
+    #[test]
+    fn products_of_views_are_those_of_ndarray() {
+        let mut random = testkit::SplitMix64(1);
+        let mut fill = |shape| Array2::from_shape_simple_fn(shape, || random.uniform());
+        for (m, k, n) in [(1, 1, 1), (3, 40, 7), (33, 64, 65), (5, 0, 4), (0, 3, 4)] {
+            let (a, b, old) = (fill((k + 2, m + 3)), fill((n + 1, k + 5)), fill((m + 1, n + 2)));
+            let a = a.slice(s![1..k + 1, 2..m + 2]).reversed_axes();
+            let b = b.slice(s![..n, 3..k + 3]).reversed_axes();
+            for (alpha, beta) in [(1.0, 0.0), (1.0, 1.0), (-1.0, 1.0)] {
+                let mut c = old.clone();
+                general_mat_mul(alpha, a, b, beta, c.slice_mut(s![..m, 1..n + 1]));
+                let mut expected = old.clone();
+                let product = a.dot(&b) * alpha + &old.slice(s![..m, 1..n + 1]) * beta;
+                expected.slice_mut(s![..m, 1..n + 1]).assign(&product);
+                assert!((c - expected).iter().all(|error| error.abs() < 1e-4), "{m}×{k}×{n}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "(2, 3) · (4, 5) to (2, 5)")]
+    fn shapes_that_do_not_fit_panic() {
+        let mut c = Array2::zeros((2, 5));
+        general_mat_mul(1.0, Array2::zeros((2, 3)).view(), Array2::zeros((4, 5)).view(), 0.0, c.view_mut());
     }
 }

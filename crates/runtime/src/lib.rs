@@ -54,7 +54,7 @@ pub use compute::Compute;
 pub use hooks::{Expert, Input, Mixture, Observer};
 pub use math::{exp, gelu};
 pub use matmul::{Kernel, SCRATCH_BYTES};
-pub use matrix::{Matrix, argmax};
+pub use matrix::{Matrix, RowMajor, argmax};
 pub use model::{LayerPart, Model, Stage};
 pub use ple_cache::{PLE_CACHE_BYTES, PleCacheReads};
 pub use speculative::{Assistant, AssistantOutput, DraftSession, Drafter, TargetState};

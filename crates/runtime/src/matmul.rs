@@ -18,13 +18,14 @@ mod bf16_split;
 use std::cell::RefCell;
 use std::ops::Range;
 
+use ndarray::{ArrayView2, Axis};
 use quant::{DOT_VECTORS, Simd};
 use rayon::prelude::*;
 use tensor::{DType, Result};
 
 use self::amx::{Sums, TILE_COLS, Values};
-use crate::gemm::{Op, Shape, View, product};
-use crate::{Matrix, Weight};
+use crate::gemm::general_mat_mul;
+use crate::{Matrix, RowMajor, Weight};
 
 /// The kernel for products with more than four tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl Weight<'_> {
     /// # Panics
     /// When the rows do not exist or `x` has another width.
     pub(crate) fn project(&self, x: &Matrix, rows: Range<u64>) -> Result<Matrix> {
-        self.project_some(x, rows, x.rows())
+        self.project_some(x, rows, x.nrows())
     }
 
     /// As [`Weight::project`] for some tokens of a batch of `batch` tokens. The size of the batch selects the kernel, so that a
@@ -109,8 +110,8 @@ impl Weight<'_> {
     /// # Errors
     /// Those of [`Weight::project`].
     pub(crate) fn project_some(&self, x: &Matrix, rows: Range<u64>, batch: usize) -> Result<Matrix> {
-        assert_eq!(x.cols() as u64, self.desc().cols(), "columns of {}", self.desc().name);
-        let mut y = Matrix::zeros(x.rows(), (rows.end - rows.start) as usize);
+        assert_eq!(x.ncols() as u64, self.desc().cols(), "columns of {}", self.desc().name);
+        let mut y = Matrix::zeros((x.nrows(), (rows.end - rows.start) as usize));
         if batch <= DOT_VECTORS {
             self.dot_products(x, rows.start, &mut y)?;
         } else if self.kernel() == Kernel::AmxBf16 && self.fits_tiles() {
@@ -127,7 +128,7 @@ impl Weight<'_> {
     }
 
     fn dot_products(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
-        let (tokens, count) = (x.rows(), y.cols());
+        let (tokens, count) = (x.nrows(), y.ncols());
         if tokens == 0 || count == 0 {
             return Ok(());
         }
@@ -138,61 +139,38 @@ impl Weight<'_> {
             SCRATCH.with_borrow_mut(|Scratch { bytes, .. }| {
                 let bytes = room(bytes, out.len() / tokens * row_bytes, 0);
                 self.read_bytes(first + (n * block) as u64, bytes)?;
-                quant::dot(Simd::detect(), dtype, x.cols(), bytes, x.data(), out);
+                quant::dot(Simd::detect(), dtype, x.ncols(), bytes, x.values(), out);
                 Ok(())
             })
         };
         if tokens == 1 {
-            return y.data_mut().par_chunks_mut(block).enumerate().try_for_each(work);
+            return y.values_mut().par_chunks_mut(block).enumerate().try_for_each(work);
         }
-        let mut by_row = vec![0.0; count * tokens];
-        by_row.par_chunks_mut(block * tokens).enumerate().try_for_each(work)?;
-        for (token, y) in y.data_mut().chunks_exact_mut(count).enumerate() {
-            y.iter_mut().zip(by_row.iter().skip(token).step_by(tokens)).for_each(|(y, sum)| *y = *sum);
-        }
+        let mut by_row = Matrix::zeros((count, tokens));
+        by_row.values_mut().par_chunks_mut(block * tokens).enumerate().try_for_each(work)?;
+        y.assign(&by_row.t());
         Ok(())
     }
 
     fn blocks(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
-        let (cols, count) = (x.cols(), y.cols());
-        let block = (BLOCK / cols).clamp(1, count);
-        let out = Columns { first: y.data_mut().as_mut_ptr(), stride: count };
-        (0..count).into_par_iter().step_by(block).try_for_each(|n| {
-            let len = block.min(count - n);
-            self.with_rows(first + n as u64, len, |w| {
-                let shape = Shape { m: x.rows(), n: len, k: cols };
-                let a = View { data: x.data(), row: cols, col: 1 };
-                let b = View { data: w, row: 1, col: cols };
-                // SAFETY: no other block writes these columns
-                unsafe { product(shape, a, b, Op::Set, out.at(0, n), out.stride) }
+        let block = (BLOCK / x.ncols()).clamp(1, y.ncols());
+        let blocks = y.axis_chunks_iter_mut(Axis(1), block).into_par_iter().enumerate();
+        blocks.try_for_each(|(n, out)| {
+            self.with_rows(first + (n * block) as u64, out.ncols(), |w| {
+                general_mat_mul(1.0, x.view(), w.reversed_axes(), 0.0, out);
             })
         })
     }
 
     /// Calls `work` with `count` decoded rows.
-    fn with_rows(&self, first: u64, count: usize, work: impl FnOnce(&[f32])) -> Result<()> {
+    fn with_rows(&self, first: u64, count: usize, work: impl FnOnce(ArrayView2<'_, f32>)) -> Result<()> {
         SCRATCH.with_borrow_mut(|Scratch { bytes, values, .. }| {
-            let values = room(values, count * self.desc().cols() as usize, 0.0);
+            let shape = (count, self.desc().cols() as usize);
+            let values = room(values, shape.0 * shape.1, 0.0);
             self.read(first, bytes, values)?;
-            work(values);
+            work(ArrayView2::from_shape(shape, values).expect("whole rows"));
             Ok(())
         })
-    }
-}
-
-/// A row-major matrix whose columns are written by several threads, each its own.
-#[derive(Clone, Copy)]
-struct Columns {
-    first: *mut f32,
-    stride: usize,
-}
-
-// SAFETY: a pointer to plain numbers; each write through it states why the access is exclusive
-unsafe impl Sync for Columns {}
-
-impl Columns {
-    fn at(&self, row: usize, col: usize) -> *mut f32 {
-        self.first.wrapping_add(row * self.stride + col)
     }
 }
 
@@ -222,11 +200,11 @@ mod tests {
         let source = MemoryTensors::one(desc, bytes);
         let weight = Weight::alone(&source, Kernel::F32);
         for tokens in 2..=DOT_VECTORS {
-            let mut x = Matrix::zeros(tokens, cols);
-            fill(x.data_mut(), tokens);
+            let mut x = Matrix::zeros((tokens, cols));
+            fill(x.values_mut(), tokens);
             let together = weight.project(&x, 3..rows as u64).unwrap();
             for token in 0..tokens {
-                let alone = weight.project(&x.select([token]), 3..rows as u64).unwrap();
+                let alone = weight.project(&x.select(Axis(0), &[token]), 3..rows as u64).unwrap();
                 assert_eq!(together.row(token), alone.row(0));
             }
         }
@@ -241,8 +219,8 @@ mod tests {
         {
             let mut w = vec![0.0; rows * cols];
             fill(&mut w, 1);
-            let mut x = Matrix::zeros(tokens, cols);
-            fill(x.data_mut(), 5);
+            let mut x = Matrix::zeros((tokens, cols));
+            fill(x.values_mut(), 5);
             for dtype in [DType::BF16, DType::F32, DType::Q8_0, DType::Q6_K] {
                 let Ok(desc) = TensorDesc::new("w", dtype, [rows as u64, cols as u64]) else { continue };
                 let mut bytes = vec![0; desc.byte_len() as usize];
@@ -257,11 +235,11 @@ mod tests {
                     let exact = kernel == Kernel::F32 || matches!(dtype, DType::BF16 | DType::F32);
                     let limit = if exact { 2f64.powi(-19) } else { 2f64.powi(-15) };
                     for (token, row) in (0..tokens).flat_map(|t| (first..last).map(move |r| (t, r))) {
-                        let pairs = x.row(token).iter().zip(&stored[row * cols..][..cols]);
+                        let pairs = x.row(token).into_iter().zip(&stored[row * cols..][..cols]);
                         let products = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w));
                         let (sum, size) =
                             products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
-                        let found = f64::from(y.row(token)[row - first]);
+                        let found = f64::from(y[[token, row - first]]);
                         assert!(
                             (found - sum).abs() <= limit * size,
                             "{kernel:?} {dtype} {tokens}×{rows}×{cols} at {token}, {row}: {found}, not {sum}"

@@ -1,78 +1,39 @@
-//! Rows of f32: one row a token.
+//! Matrices of f32 in row-major order, one row a token, and slices of them for kernels that work on slices.
 
-/// A matrix in row-major order.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Matrix {
-    cols: usize,
-    data: Vec<f32>,
+use ndarray::Array2;
+
+/// A matrix of activations: one row a token, in row-major order.
+pub type Matrix = Array2<f32>;
+
+/// The values of a matrix in row-major order, as slices.
+///
+/// Every [`Matrix`] of this crate is in row-major order. Each method panics for a matrix in another order, such as one that
+/// was transposed in place.
+pub trait RowMajor {
+    /// All values, row after row.
+    fn values(&self) -> &[f32];
+
+    /// All values, row after row.
+    fn values_mut(&mut self) -> &mut [f32];
+
+    /// The values of one row. Panics if there is no such row.
+    fn row_values(&self, row: usize) -> &[f32];
 }
 
-impl Matrix {
-    /// All zeros.
-    pub fn zeros(rows: usize, cols: usize) -> Matrix {
-        Matrix { cols, data: vec![0.0; rows * cols] }
+/// The reason of a panic.
+const ORDER: &str = "a matrix in row-major order";
+
+impl RowMajor for Matrix {
+    fn values(&self) -> &[f32] {
+        self.as_slice().expect(ORDER)
     }
 
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.data.len().checked_div(self.cols).unwrap_or(0)
+    fn values_mut(&mut self) -> &mut [f32] {
+        self.as_slice_mut().expect(ORDER)
     }
 
-    /// Length of a row.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// One row.
-    ///
-    /// # Panics
-    /// When there is no such row.
-    pub fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.cols..][..self.cols]
-    }
-
-    pub(crate) fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.data[row * self.cols..][..self.cols]
-    }
-
-    /// All values, row after row.
-    pub fn data(&self) -> &[f32] {
-        &self.data
-    }
-
-    /// All values, row after row.
-    pub fn data_mut(&mut self) -> &mut [f32] {
-        &mut self.data
-    }
-
-    /// The given rows, in the given order.
-    ///
-    /// # Panics
-    /// When there is no such row.
-    pub fn select(&self, rows: impl IntoIterator<Item = usize>) -> Matrix {
-        let mut data = Vec::new();
-        rows.into_iter().for_each(|row| data.extend_from_slice(self.row(row)));
-        Matrix { cols: self.cols, data }
-    }
-
-    /// Adds the rows of `other`, which are as long as these unless there are none yet.
-    ///
-    /// # Panics
-    /// When they are not.
-    pub fn append(&mut self, other: &Matrix) {
-        assert!(self.data.is_empty() || self.cols == other.cols, "rows of one length");
-        self.cols = other.cols;
-        self.data.extend_from_slice(&other.data);
-    }
-
-    /// `self + other`.
-    pub fn add(&mut self, other: &Matrix) {
-        self.data.iter_mut().zip(&other.data).for_each(|(a, b)| *a += b);
-    }
-
-    /// `self * factor`.
-    pub(crate) fn scale(&mut self, factor: f32) {
-        self.data.iter_mut().for_each(|a| *a *= factor);
+    fn row_values(&self, row: usize) -> &[f32] {
+        self.row(row).to_slice().expect(ORDER)
     }
 }
 

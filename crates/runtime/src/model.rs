@@ -6,7 +6,7 @@ use tensor::{Error, Result};
 use crate::batch::{Batch, Sequence};
 use crate::norm::rms;
 use crate::ple_cache::{self, PleCache, PleCacheReads};
-use crate::{KvCache, Matrix, Weights, math, rope};
+use crate::{KvCache, Matrix, RowMajor, Weights, math, rope};
 
 /// A Gemma 4 text model.
 pub struct Model<'a> {
@@ -124,7 +124,7 @@ impl<'a> Model<'a> {
             tokens.extend_from_slice(part);
         }
         let hidden = self.embedded(&tokens)?;
-        let embedding = if self.config.ple > 0 { hidden.clone() } else { Matrix::default() };
+        let embedding = if self.config.ple > 0 { hidden.clone() } else { Matrix::zeros((0, 0)) };
         let batch = Batch {
             embedded: tokens.len(),
             tokens,
@@ -143,7 +143,7 @@ impl<'a> Model<'a> {
     /// `√hidden · E[token]`, a row each.
     pub(crate) fn embedded(&self, tokens: &[u32]) -> Result<Matrix> {
         let mut hidden = self.weights.global().get("token_embd")?.gather(tokens)?;
-        hidden.scale((self.config.hidden as f32).sqrt());
+        hidden *= (self.config.hidden as f32).sqrt();
         Ok(hidden)
     }
 
@@ -174,7 +174,7 @@ impl<'a> Model<'a> {
         match part {
             LayerPart::Attention => {
                 let a = self.attention(layer, batch)?;
-                batch.hidden.add(&rms(&a, Some(&w.vector("post_attention_norm")?), eps));
+                batch.hidden += &rms(&a, Some(&w.vector("post_attention_norm")?), eps);
                 batch.next = LayerPart::FeedForward;
                 Ok(())
             }
@@ -183,16 +183,16 @@ impl<'a> Model<'a> {
                     None => self.dense(&w, &batch.hidden)?,
                     Some(_) => self.dense_and_experts(&w, &batch.hidden)?,
                 };
-                batch.hidden.add(&rms(&f, Some(&w.vector("post_ffw_norm")?), eps));
+                batch.hidden += &rms(&f, Some(&w.vector("post_ffw_norm")?), eps);
                 batch.next = LayerPart::PerLayer;
                 Ok(())
             }
             LayerPart::PerLayer => {
                 if self.config.ple > 0 {
                     let p = self.per_layer(layer, batch)?;
-                    batch.hidden.add(&p);
+                    batch.hidden += &p;
                 }
-                batch.hidden.scale(w.vector("layer_output_scale")?[0]);
+                batch.hidden *= w.vector("layer_output_scale")?[0];
                 (batch.done, batch.next) = (layer + 1, LayerPart::Attention);
                 self.check_finite(batch, &format!("layer {layer}"))
             }
@@ -219,13 +219,13 @@ impl<'a> Model<'a> {
         let head = if self.config.tied { "token_embd" } else { "output" };
         let mut logits = self.weights.global().get(head)?.project(normed, tokens)?;
         // before the soft cap, which would hide an infinity
-        if let Some(bad) = quant::first_beyond(logits.data(), f32::MAX) {
-            let place = format!("logits of row {}", bad / logits.cols());
+        if let Some(bad) = quant::first_beyond(logits.values(), f32::MAX) {
+            let place = format!("logits of row {}", bad / logits.ncols());
             return Err(Error::malformed(place, "not finite, while all layers are")
-                .expected("numbers", logits.data()[bad]));
+                .expected("numbers", logits.values()[bad]));
         }
         if let Some(cap) = self.config.softcap {
-            logits.data_mut().par_chunks_mut(16 * 1024).for_each(|logits| math::softcap(logits, cap));
+            logits.values_mut().par_chunks_mut(16 * 1024).for_each(|logits| math::softcap(logits, cap));
         }
         Ok(logits)
     }
@@ -269,7 +269,7 @@ impl<'a> Model<'a> {
     /// Those of [`Model::forward`].
     pub fn forward_last(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Matrix> {
         self.check_tokens(tokens, cache.len())?;
-        let mut last = Matrix::default();
+        let mut last = Matrix::zeros((0, 0));
         let pieces = tokens.chunks(PIECE);
         let count = pieces.len();
         for (n, piece) in pieces.enumerate() {
@@ -308,13 +308,13 @@ impl<'a> Model<'a> {
     }
 
     fn check_finite(&self, batch: &Batch, place: &str) -> Result<()> {
-        let Some(bad) = quant::first_beyond(batch.hidden.data(), f32::MAX) else { return Ok(()) };
-        let row = bad / batch.hidden.cols();
+        let Some(bad) = quant::first_beyond(batch.hidden.values(), f32::MAX) else { return Ok(()) };
+        let row = bad / batch.hidden.ncols();
         let problem = format!(
             "the hidden state at position {} (token {}) is not finite",
             batch.positions[row], batch.tokens[row]
         );
-        Err(Error::malformed(place, problem).expected("numbers", batch.hidden.data()[bad]))
+        Err(Error::malformed(place, problem).expected("numbers", batch.hidden.values()[bad]))
     }
 }
 

@@ -3,6 +3,7 @@
 //! A router selects and weights a few experts for each token. Its input is the residual stream, not the experts' normalised
 //! input. All tokens of an expert are computed together, so each expert's weights are read once.
 
+use ndarray::Axis;
 use rayon::prelude::*;
 use tensor::Result;
 
@@ -10,7 +11,7 @@ use crate::ffn::gated;
 use crate::math::softmax;
 use crate::model::Model;
 use crate::norm::rms;
-use crate::{Expert, LayerWeights, Matrix, Mixture};
+use crate::{Expert, LayerWeights, Matrix, Mixture, RowMajor};
 
 impl Model<'_> {
     /// Dense network plus experts, each followed by a norm of its own.
@@ -25,7 +26,7 @@ impl Model<'_> {
             experts_normed: &experts_normed,
             dense_normed: &out,
         })?;
-        out.add(&experts_normed);
+        out += &experts_normed;
         Ok(out)
     }
 
@@ -36,15 +37,14 @@ impl Model<'_> {
         let mut r = rms(x, None, config.norm_eps);
         let scale = w.vector("ffn_gate_inp_scale")?;
         let root = (config.hidden as f32).sqrt();
-        for row in r.data_mut().chunks_exact_mut(scale.len()) {
+        for mut row in r.rows_mut() {
             row.iter_mut().zip(&scale).for_each(|(r, scale)| *r *= scale / root);
         }
         let mut probabilities = w.project("ffn_gate_inp", &r)?;
         let expert_scale = w.vector("ffn_down_exps_scale")?;
 
         let mut tokens = vec![Vec::new(); expert_scale.len()];
-        for token in 0..x.rows() {
-            let p = probabilities.row_mut(token);
+        for (token, p) in probabilities.values_mut().chunks_exact_mut(expert_scale.len()).enumerate() {
             softmax(p);
             let mut best: Vec<usize> = (0..p.len()).collect();
             best.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
@@ -60,11 +60,12 @@ impl Model<'_> {
     /// `Σ weight · down(gelu(gate n) · up n)` over the experts of each token. Gate and up are one tensor, gate first.
     fn experts(&self, w: &LayerWeights<'_>, n: &Matrix, tokens: &[Vec<(usize, f32)>]) -> Result<Matrix> {
         let (gate_up, down) = (w.get("ffn_gate_up_exps")?, w.get("ffn_down_exps")?);
-        let (ffn, hidden) = (down.desc().cols(), n.cols() as u64);
-        let batch = n.rows();
+        let (ffn, hidden) = (down.desc().cols(), n.ncols() as u64);
+        let batch = n.nrows();
         let expert = |&expert: &usize| {
             let seen = || Some(Expert { number: expert, tokens: &tokens[expert] });
-            let n = n.select(tokens[expert].iter().map(|&(token, _)| token));
+            let rows: Vec<usize> = tokens[expert].iter().map(|&(token, _)| token).collect();
+            let n = n.select(Axis(0), &rows);
             w.observe("ffn_gate_up_exps", seen(), &n)?;
             let first = expert as u64;
             let start = first * 2 * ffn;
@@ -74,14 +75,13 @@ impl Model<'_> {
             down.project_some(&gate, first * hidden..(first + 1) * hidden, batch)
         };
         let busy: Vec<usize> = (0..tokens.len()).filter(|&expert| !tokens[expert].is_empty()).collect();
-        let mut out = Matrix::zeros(n.rows(), n.cols());
+        let mut out = Matrix::zeros(n.raw_dim());
         // in parallel, because each expert is little work; not all at once, because of the memory for their results
         for some in busy.chunks(2 * rayon::current_num_threads()) {
             let results: Vec<Matrix> = some.par_iter().map(expert).collect::<Result<_>>()?;
             for (tokens, result) in some.iter().map(|&expert| &tokens[expert]).zip(&results) {
-                for (row, &(token, weight)) in tokens.iter().enumerate() {
-                    let out = out.row_mut(token).iter_mut();
-                    out.zip(result.row(row)).for_each(|(out, x)| *out += weight * x);
+                for (row, &(token, weight)) in result.rows().into_iter().zip(tokens) {
+                    out.row_mut(token).scaled_add(weight, &row);
                 }
             }
         }

@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use crate::Matrix;
 use crate::math::sum;
 use crate::vectorised;
+use crate::{Matrix, RowMajor};
 
 /// Normalises each run of `width` values in place: whole rows, or the heads in a row. Without a weight it is 1.
 pub(crate) fn rms_in_place(x: &mut Matrix, width: usize, weight: Option<&[f32]>, eps: f32) {
-    x.data_mut()
+    x.values_mut()
         .par_chunks_mut(width * PIECE.div_ceil(width))
         .for_each(|piece| rms_runs(piece, width, weight, eps));
 }
@@ -16,7 +16,7 @@ pub(crate) fn rms_in_place(x: &mut Matrix, width: usize, weight: Option<&[f32]>,
 /// The normalised rows of `x`.
 pub(crate) fn rms(x: &Matrix, weight: Option<&[f32]>, eps: f32) -> Matrix {
     let mut x = x.clone();
-    let width = x.cols();
+    let width = x.ncols();
     rms_in_place(&mut x, width, weight, eps);
     x
 }

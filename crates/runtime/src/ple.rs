@@ -32,14 +32,14 @@ impl Model<'_> {
 
         let mut context =
             w.get("per_layer_model_proj")?.project(&batch.embedding, first as u64..(first + ple) as u64)?;
-        context.scale(1.0 / (config.hidden as f32).sqrt());
+        context *= 1.0 / (config.hidden as f32).sqrt();
         rms_in_place(&mut context, ple, Some(&w.vector("per_layer_proj_norm")?), config.norm_eps);
 
         let mut token = self.table.gather(w.get(TABLE)?, &batch.tokens, first, ple)?;
-        token.scale((ple as f32).sqrt());
+        token *= (ple as f32).sqrt();
 
-        context.add(&token);
-        context.scale(std::f32::consts::FRAC_1_SQRT_2);
+        context += &token;
+        context *= std::f32::consts::FRAC_1_SQRT_2;
         Ok(context)
     }
 }

@@ -14,7 +14,7 @@ use quant::Simd;
 use rayon::prelude::*;
 use tensor::Result;
 
-use crate::{Matrix, Weight};
+use crate::{Matrix, RowMajor, Weight};
 
 /// Default size of the cache in bytes: rows of 570 tokens of E2B in Q6_K.
 pub const PLE_CACHE_BYTES: usize = 4 << 20;
@@ -77,8 +77,8 @@ impl PleCache {
         let (from, to) = (first / block, (first + len).div_ceil(block));
         let span = from * desc.dtype.block_bytes()..to * desc.dtype.block_bytes();
         let rows = self.rows(table, tokens)?;
-        let mut out = Matrix::zeros(tokens.len(), len);
-        let each = out.data_mut().par_chunks_mut(len).zip(tokens).with_min_len(16);
+        let mut out = Matrix::zeros((tokens.len(), len));
+        let each = out.values_mut().par_chunks_mut(len).zip(tokens).with_min_len(16);
         each.try_for_each_init(
             || vec![0.0; (to - from) * block],
             |values, (out, token)| {

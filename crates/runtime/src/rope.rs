@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::Matrix;
+use crate::{Matrix, RowMajor};
 
 /// The frequency of each pair of a head, in radians a position.
 pub(crate) fn frequencies(base: f32, head_dim: usize, divisors: Option<&[f32]>) -> Vec<f32> {
@@ -22,8 +22,8 @@ pub(crate) fn frequencies(base: f32, head_dim: usize, divisors: Option<&[f32]>) 
 /// Rotates all heads of each row by the row's position.
 pub(crate) fn rotate(x: &mut Matrix, positions: &[usize], frequencies: &[f32]) {
     let half = frequencies.len();
-    let cols = x.cols();
-    x.data_mut().par_chunks_mut(cols).zip(positions).with_min_len(8).for_each_init(
+    let cols = x.ncols();
+    x.values_mut().par_chunks_mut(cols).zip(positions).with_min_len(8).for_each_init(
         || vec![(0.0, 0.0); half],
         |turn, (row, &position)| {
             for (turn, frequency) in turn.iter_mut().zip(frequencies) {
@@ -47,10 +47,8 @@ mod tests {
     fn a_pair_turns_by_position_times_frequency() {
         let frequencies = frequencies(1e4, 4, Some(&[1.0, 1e30]));
         assert_eq!(frequencies, [1.0, 0.01 / 1e30]);
-        let mut x = Matrix::zeros(2, 4);
-        x.data_mut().copy_from_slice(&[1.0, 2.0, 0.0, 3.0, 1.0, 2.0, 0.0, 3.0]);
+        let mut x = ndarray::array![[1.0, 2.0, 0.0, 3.0], [1.0, 2.0, 0.0, 3.0]];
         rotate(&mut x, &[0, 2], &frequencies);
-        assert_eq!(x.row(0), [1.0, 2.0, 0.0, 3.0]);
-        assert_eq!(x.row(1), [2f32.cos(), 2.0, 2f32.sin(), 3.0]);
+        assert_eq!(x, ndarray::array![[1.0, 2.0, 0.0, 3.0], [2f32.cos(), 2.0, 2f32.sin(), 3.0]]);
     }
 }

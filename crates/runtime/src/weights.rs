@@ -7,7 +7,7 @@ use quant::Simd;
 use rayon::prelude::*;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-use crate::{Expert, Input, Kernel, Matrix, Mixture, Observer};
+use crate::{Expert, Input, Kernel, Matrix, Mixture, Observer, RowMajor};
 
 /// The weights of a model: a source of tensors, and their indices by role and layer.
 #[derive(Clone)]
@@ -200,8 +200,8 @@ impl<'a> Weight<'a> {
     /// `Io` and `Malformed` of the source.
     pub(crate) fn gather(&self, ids: &[u32]) -> Result<Matrix> {
         let cols = self.desc().cols() as usize;
-        let mut out = Matrix::zeros(ids.len(), cols);
-        let rows = out.data_mut().par_chunks_mut(cols).zip(ids).with_min_len(16);
+        let mut out = Matrix::zeros((ids.len(), cols));
+        let rows = out.values_mut().par_chunks_mut(cols).zip(ids).with_min_len(16);
         rows.try_for_each_init(Vec::new, |bytes, (row, &id)| self.read(id.into(), bytes, row))?;
         Ok(out)
     }

@@ -5,7 +5,7 @@ mod common;
 use checkpoint::Checkpoint;
 use common::{Folder, Golden, fixtures, max_difference};
 use gemma::Config;
-use runtime::{Assistant, KvCache, Matrix, Model, argmax};
+use runtime::{Assistant, KvCache, Matrix, Model, RowMajor, argmax};
 use tensor::TensorSource;
 
 /// What f32 sums in another order may do to a logit.
@@ -36,7 +36,7 @@ impl Pair {
 fn read(model: &Model<'_>, prompt: &[u32], undo: usize) -> (KvCache, Matrix, u32) {
     let mut cache = KvCache::new(model.config()).with_rollback(undo);
     let hidden = model.forward_last(prompt, &mut cache).unwrap();
-    let next = argmax(model.head(&hidden).unwrap().row(0)) as u32;
+    let next = argmax(model.head(&hidden).unwrap().row_values(0)) as u32;
     (cache, model.norm(&hidden).unwrap(), next)
 }
 
@@ -112,7 +112,7 @@ fn a_drafter_of_another_model_is_refused() {
     let error = Assistant::new(&e2b.config, &e2b.draft, &inventory, &moe.target.config).err().unwrap();
     assert_eq!(error.problem(), "key heads of sliding layers differs from the target's");
     let nothing = KvCache::new(&e2b.target.config);
-    let hidden = Matrix::zeros(1, e2b.target.config.hidden as usize);
+    let hidden = Matrix::zeros((1, e2b.target.config.hidden as usize));
     let error = e2b.drafter().guess(&e2b.target.model(), &nothing, 2, &hidden).unwrap_err();
     assert_eq!(error.problem(), "there is nothing to look back to");
 }

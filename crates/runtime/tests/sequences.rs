@@ -5,7 +5,8 @@ mod common;
 use std::sync::Mutex;
 
 use common::{Folder, logits, max_difference};
-use runtime::{KvCache, Matrix, Model};
+use ndarray::{Axis, s};
+use runtime::{KvCache, Matrix, Model, RowMajor};
 use tensor::{Fault, Result, TensorDesc, TensorSource};
 
 /// One of each family, the random ones included.
@@ -32,7 +33,7 @@ fn in_pieces(model: &Model<'_>, tokens: &[u32], piece: usize) -> Vec<f32> {
     let mut cache = KvCache::new(model.config());
     let logits = tokens.chunks(piece).flat_map(|part| {
         let hidden = model.forward(part, &mut cache, |_, _| ()).unwrap();
-        model.head(&hidden).unwrap().data().to_vec()
+        model.head(&hidden).unwrap().into_raw_vec_and_offset().0
     });
     logits.collect()
 }
@@ -47,7 +48,7 @@ fn token_by_token_is_the_same_as_all_at_once() {
         let whole = logits(&model, &tokens);
         for piece in [1, 7, window + 1] {
             assert_same(
-                whole.data(),
+                whole.values(),
                 &in_pieces(&model, &tokens, piece),
                 &format!("{path}, {piece} at a time"),
             );
@@ -82,7 +83,8 @@ fn sequences_in_a_batch_do_not_see_each_other() {
         let together = model.head(batch.hidden()).unwrap();
         for (part, rows) in parts.iter().zip(batch.sequences()) {
             assert_eq!(part.len(), rows.len());
-            assert_same(logits(&model, part).data(), together.select(rows).data(), path);
+            let found = together.slice(s![rows, ..]);
+            assert_same(logits(&model, part).values(), found.to_slice().unwrap(), path);
         }
     }
 }
@@ -110,11 +112,11 @@ fn what_is_wanted_of_a_batch_does_not_depend_on_what_is_not() {
             for between in [145..146, 0..0] {
                 let some: Vec<usize> = (70..140).chain(between).chain((150..300).step_by(3)).collect();
                 let found = wanted(&model, &parts, &some);
-                assert!(found == all.select(some), "{path}: other bits");
+                assert!(found == all.select(Axis(0), &some), "{path}: other bits");
             }
             let last = wanted(&model, &parts, &[299]);
-            assert_same(last.row(0), all.row(299), path);
-            assert_eq!(wanted(&model, &parts, &[]).rows(), 0);
+            assert_same(last.row_values(0), all.row_values(299), path);
+            assert_eq!(wanted(&model, &parts, &[]).nrows(), 0);
         }
     }
 }
@@ -127,7 +129,7 @@ fn a_range_of_the_vocabulary_is_that_part_of_the_head() {
     let all = model.head(&hidden).unwrap();
     let some = model.logits(&model.norm(&hidden).unwrap(), 1000..1777).unwrap();
     for row in 0..5 {
-        assert!(max_difference(&all.row(row)[1000..1777], some.row(row)) < ROUNDING);
+        assert!(max_difference(&all.row_values(row)[1000..1777], some.row_values(row)) < ROUNDING);
     }
 }
 

@@ -5,13 +5,14 @@
 
 use std::ops::Range;
 
+use ndarray::{ArrayViewMut2, Axis};
 use quant::Simd;
 use rayon::prelude::*;
 use tensor::{DType, Result};
 
 use super::amx::{self, NO_SUMS, Parts, Sums, TILE_COLS, TILE_ROWS, Values};
 use super::bf16_split::{PAIR, Packed, split};
-use super::{Columns, SCRATCH, room};
+use super::{SCRATCH, room};
 use crate::{Matrix, Weight};
 
 /// Rows and columns of weights in tiles at a time. They fit into the L2 cache with room for the tokens. With fewer rows the
@@ -25,18 +26,18 @@ impl Weight<'_> {
     /// # Errors
     /// `Io` and `Malformed` of the source.
     pub(super) fn tiled(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
-        let (count, steps) = (y.cols(), x.cols() / TILE_COLS);
+        let (count, steps) = (y.ncols(), x.ncols() / TILE_COLS);
         let parts = if self.desc().dtype == DType::BF16 { Parts::ThreeByOne } else { Parts::TwoByTwo };
         let x_tiles = Packed::new(x, parts.of_tokens());
-        let out = Columns { first: y.data_mut().as_mut_ptr(), stride: count };
         let shares = 2 * rayon::current_num_threads();
         let block = count.div_ceil(shares).next_multiple_of(PAIR).min(TILED_ROWS);
-        (0..count).into_par_iter().step_by(block).try_for_each(|n| {
+        let blocks = y.axis_chunks_iter_mut(Axis(1), block).into_par_iter().enumerate();
+        blocks.try_for_each(|(n, out)| {
             SCRATCH.with_borrow_mut(|scratch| {
-                let rows = block.min(count - n);
-                let (row_pairs, token_pairs) = (rows.div_ceil(PAIR), x.rows().div_ceil(PAIR));
+                let rows = out.ncols();
+                let (row_pairs, token_pairs) = (rows.div_ceil(PAIR), x.nrows().div_ceil(PAIR));
                 let bytes = room(&mut scratch.bytes, rows * self.desc().row_bytes() as usize, 0);
-                self.read_bytes(first + n as u64, bytes)?;
+                self.read_bytes(first + (n * block) as u64, bytes)?;
                 scratch.sums.clear();
                 scratch.sums.resize(token_pairs * row_pairs, NO_SUMS);
                 for step in (0..steps).step_by(TILED_COLS / TILE_COLS) {
@@ -51,8 +52,7 @@ impl Weight<'_> {
                         amx::multiply(parts, steps.len(), x_tiles.pair(pair, steps.clone()), tiles, sums);
                     }
                 }
-                // SAFETY: no other block writes these columns, and `y` has them
-                unsafe { store(&scratch.sums, rows, x.rows(), out.at(0, n), out.stride) };
+                store(&scratch.sums, out);
                 Ok(())
             })
         })
@@ -99,18 +99,13 @@ impl Weight<'_> {
     }
 }
 
-/// Writes sums to `rows` columns of `out`.
-///
-/// # Safety
-/// `out` must be valid for writes of `tokens` rows of `rows` values, `stride` apart, that nothing else accesses.
-unsafe fn store(sums: &[Sums], rows: usize, tokens: usize, out: *mut f32, stride: usize) {
-    let row_pairs = rows.div_ceil(PAIR);
-    for token in 0..tokens {
-        // SAFETY: within what the caller promised
-        let out = unsafe { std::slice::from_raw_parts_mut(out.add(token * stride), rows) };
+/// Writes sums to some columns of the product: a row a token.
+fn store(sums: &[Sums], mut out: ArrayViewMut2<'_, f32>) {
+    let row_pairs = out.ncols().div_ceil(PAIR);
+    for (token, out) in out.outer_iter_mut().enumerate() {
         let sums = &sums[token / PAIR * row_pairs..][..row_pairs];
         let tile = |n: usize| &sums[n / 2][token / TILE_ROWS % 2 * 2 + n % 2].0[token % TILE_ROWS];
-        let (whole, rest) = out.as_chunks_mut::<TILE_ROWS>();
+        let (whole, rest) = out.into_slice().expect("columns side by side").as_chunks_mut::<TILE_ROWS>();
         rest.copy_from_slice(if rest.is_empty() { &[] } else { &tile(whole.len())[..rest.len()] });
         whole.iter_mut().enumerate().for_each(|(n, out)| *out = *tile(n));
     }

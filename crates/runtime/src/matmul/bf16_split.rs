@@ -6,8 +6,8 @@
 use rayon::prelude::*;
 
 use super::amx::{TILE_COLS, TILE_ROWS, Values};
-use crate::Matrix;
 use crate::vectorised;
+use crate::{Matrix, RowMajor};
 
 /// Rows of a pair of tiles.
 pub(super) const PAIR: usize = 2 * TILE_ROWS;
@@ -24,13 +24,13 @@ pub(super) struct Packed {
 impl Packed {
     /// `x` must have whole tiles of columns.
     pub(super) fn new(x: &Matrix, parts: usize) -> Packed {
-        let steps = x.cols() / TILE_COLS;
+        let steps = x.ncols() / TILE_COLS;
         let pair = 2 * parts * steps;
         // missing tokens are zeros
-        let mut tiles = vec![Values::ZERO; x.rows().div_ceil(PAIR) * pair];
-        let rows = x.data().par_chunks(PAIR * x.cols());
+        let mut tiles = vec![Values::ZERO; x.nrows().div_ceil(PAIR) * pair];
+        let rows = x.values().par_chunks(PAIR * x.ncols());
         rows.zip(tiles.par_chunks_mut(pair)).for_each(|(rows, tiles)| {
-            rows.chunks_exact(x.cols()).enumerate().for_each(|(row, x)| split(x, parts, row, tiles));
+            rows.chunks_exact(x.ncols()).enumerate().for_each(|(row, x)| split(x, parts, row, tiles));
         });
         Packed { tiles, parts, steps }
     }
@@ -97,13 +97,12 @@ mod tests {
 
     #[test]
     fn a_pair_of_tiles_holds_32_columns_of_a_part_of_32_tokens() {
-        let mut x = Matrix::zeros(34, 64);
-        x.data_mut().iter_mut().enumerate().for_each(|(n, x)| *x = n as f32 / 3.0);
+        let x = Matrix::from_shape_fn((34, 64), |(row, col)| (row * 64 + col) as f32 / 3.0);
         let packed = Packed::new(&x, 3);
         for (token, column) in [(0, 0), (5, 1), (15, 31), (16, 32), (31, 33), (33, 63)] {
             let tiles = packed.pair(token / 32, column / 32..column / 32 + 1);
             let part = |part: usize| value(tiles[2 * part + token % 32 / 16].0[token % 16][column % 32]);
-            assert_eq!((0..3).map(part).sum::<f32>(), x.row(token)[column]);
+            assert_eq!((0..3).map(part).sum::<f32>(), x[[token, column]]);
         }
         // a token that is not there
         assert_eq!(packed.pair(1, 0..2)[0].0[2], [0; 32]);

@@ -9,11 +9,12 @@
 //! `src/models/gemma4-assistant.cpp` of ggml-org/llama.cpp. Acceptance of draft tokens is up to the caller.
 
 use gemma::{Config, Inventory, Ordered};
+use ndarray::Axis;
 use tensor::{DType, Error, Result, TensorSource};
 
 use crate::attention::Heads;
 use crate::norm::{rms, rms_in_place};
-use crate::{KvCache, Matrix, Model, Weights, rope};
+use crate::{KvCache, Matrix, Model, RowMajor, Weights, rope};
 
 /// The role of the token ids of an ordered embedding; they are integers, not weights.
 const ORDERING: &str = "masked_embd_ordering";
@@ -91,10 +92,7 @@ impl<'a> Assistant<'a> {
             return Err(Error::malformed("draft", "there is nothing to look back to").expected("a prompt", 0));
         }
         let embedded = target.embedded(&[token])?;
-        let mut both = Matrix::zeros(1, embedded.cols() + hidden.cols());
-        let (left, right) = both.row_mut(0).split_at_mut(embedded.cols());
-        left.copy_from_slice(embedded.row(0));
-        right.copy_from_slice(hidden.row(0));
+        let both = ndarray::concatenate![Axis(1), embedded, *hidden];
 
         let global = self.model.weights().global();
         let mut x = global.project("nextn_pre_projection", &both)?;
@@ -104,7 +102,7 @@ impl<'a> Assistant<'a> {
         let normed = self.model.norm(&x)?;
         let logits = match &self.head {
             Some(head) => head.logits(&self.model, &normed)?,
-            None => self.model.logits(&normed, 0..self.config().vocab)?.data().to_vec(),
+            None => self.model.logits(&normed, 0..self.config().vocab)?.into_raw_vec_and_offset().0,
         };
         Ok(AssistantOutput { logits, hidden: global.project("nextn_post_projection", &normed)? })
     }
@@ -113,10 +111,10 @@ impl<'a> Assistant<'a> {
     fn layer(&self, layer: usize, cache: &KvCache, x: &mut Matrix) -> Result<()> {
         let (eps, w) = (self.config().norm_eps, self.model.weights().layer(layer));
         let a = self.attention(layer, cache, x)?;
-        x.add(&rms(&a, Some(&w.vector("post_attention_norm")?), eps));
+        *x += &rms(&a, Some(&w.vector("post_attention_norm")?), eps);
         let f = self.model.dense(&w, x)?;
-        x.add(&rms(&f, Some(&w.vector("post_ffw_norm")?), eps));
-        x.scale(w.vector("layer_output_scale")?[0]);
+        *x += &rms(&f, Some(&w.vector("post_ffw_norm")?), eps);
+        *x *= w.vector("layer_output_scale")?[0];
         Ok(())
     }
 
@@ -127,9 +125,9 @@ impl<'a> Assistant<'a> {
         let mut q = w.project("attn_q", &a)?;
         rms_in_place(&mut q, head_dim, Some(&w.vector("attn_q_norm")?), config.norm_eps);
         rope::rotate(&mut q, &[position], self.model.frequencies(config.attention[layer]));
-        let mut o = Matrix::zeros(1, q.cols());
+        let mut o = Matrix::zeros(q.raw_dim());
         let heads = Heads::of(config, layer);
-        heads.attend_alone(q.data(), cache.layer(self.owners[layer]), position, o.data_mut());
+        heads.attend_alone(q.row(0), cache.layer(self.owners[layer]), position, o.row_mut(0));
         w.project("attn_output", &o)
     }
 }
@@ -163,15 +161,16 @@ impl Head {
     fn logits(&self, model: &Model<'_>, normed: &Matrix) -> Result<Vec<f32>> {
         let global = model.weights().global();
         let near = global.project("masked_embd_centroids", normed)?;
-        let mut groups: Vec<usize> = (0..near.cols()).collect();
-        groups.sort_by(|&a, &b| near.data()[b].total_cmp(&near.data()[a]));
+        let mut groups: Vec<usize> = (0..near.ncols()).collect();
+        groups.sort_by(|&a, &b| near[[0, b]].total_cmp(&near[[0, a]]));
         let size = self.tokens.len() / self.ordered.centroids as usize;
         let groups = &groups[..self.ordered.used as usize];
         let tokens: Vec<u32> =
             groups.iter().flat_map(|group| &self.tokens[group * size..][..size]).copied().collect();
 
         let embedding = global.get("token_embd")?.gather(&tokens)?;
-        let product = |row| embedding.row(row).iter().zip(normed.row(0)).map(|(a, b)| a * b).sum::<f32>();
+        let product =
+            |row| embedding.row_values(row).iter().zip(normed.row_values(0)).map(|(a, b)| a * b).sum::<f32>();
         let found: Vec<f32> = (0..tokens.len()).map(product).collect();
         let least = found.iter().copied().fold(f32::INFINITY, f32::min);
         let mut logits = vec![least - 1.0; self.tokens.len()];

@@ -66,7 +66,7 @@ pub struct DraftSession<'a> {
 impl<'a> DraftSession<'a> {
     /// For bursts of at most `burst` draft tokens.
     pub fn new(draft: &'a Drafter<'a>, burst: usize) -> DraftSession<'a> {
-        DraftSession { draft, hidden: Matrix::default(), read: Vec::new(), cache: None, undo: burst + 1 }
+        DraftSession { draft, hidden: Matrix::zeros((0, 0)), read: Vec::new(), cache: None, undo: burst + 1 }
     }
 
     /// Begins a burst: logits of the token after `sequence`, all tokens so far.
@@ -96,7 +96,7 @@ impl<'a> DraftSession<'a> {
                 self.cache = Some(cache);
                 self.read.truncate(start);
                 self.read.extend_from_slice(&sequence[start..]);
-                Ok(model.head(&hidden)?.row(0).to_vec())
+                Ok(model.head(&hidden)?.into_raw_vec_and_offset().0)
             }
         }
     }
@@ -117,7 +117,7 @@ impl<'a> DraftSession<'a> {
                 let hidden = model.forward_last(&[token], &mut cache)?;
                 self.cache = Some(cache);
                 self.read.push(token);
-                Ok(model.head(&hidden)?.row(0).to_vec())
+                Ok(model.head(&hidden)?.into_raw_vec_and_offset().0)
             }
         }
     }

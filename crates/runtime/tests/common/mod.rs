@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use checkpoint::Checkpoint;
 use gemma::Config;
-use runtime::{Kernel, KvCache, Matrix, Model, Stage, Weights};
+use ndarray::Axis;
+use runtime::{Kernel, KvCache, Matrix, Model, RowMajor, Stage, Weights};
 use safetensors::SafeTensors;
 use tensor::{Result, TensorSource};
 
@@ -69,9 +70,9 @@ pub(crate) fn greedy(model: &Model<'_>, prompt: &[u32], count: usize) -> Vec<u32
     let mut next = 0;
     for _ in 0..count {
         let hidden = model.forward(&tokens[next..], &mut cache, |_, _| ()).unwrap();
-        let last = model.head(&hidden.select([hidden.rows() - 1])).unwrap();
+        let last = model.head(&hidden.select(Axis(0), &[hidden.nrows() - 1])).unwrap();
         next = tokens.len();
-        tokens.push(runtime::argmax(last.row(0)) as u32);
+        tokens.push(runtime::argmax(last.row_values(0)) as u32);
     }
     tokens
 }
@@ -79,7 +80,7 @@ pub(crate) fn greedy(model: &Model<'_>, prompt: &[u32], count: usize) -> Vec<u32
 /// The last token's hidden state at each stage, and all tokens' hidden states at the end.
 pub(crate) fn stages(model: &Model<'_>, tokens: &[u32]) -> (Vec<Vec<f32>>, Matrix) {
     let mut last = Vec::new();
-    let mut see = |_: Stage, hidden: &Matrix| last.push(hidden.row(hidden.rows() - 1).to_vec());
+    let mut see = |_: Stage, hidden: &Matrix| last.push(hidden.row(hidden.nrows() - 1).to_vec());
     let hidden = model.forward(tokens, &mut KvCache::new(model.config()), &mut see).unwrap();
     (last, hidden)
 }
@@ -117,9 +118,9 @@ pub(crate) fn check_prompt(model: &Model<'_>, golden: &Golden, prompt: &str, max
     let (mut last, hidden) = stages(model, &ids);
     let normed = model.norm(&hidden).unwrap();
     // transformers shows the last state after the final norm
-    *last.last_mut().unwrap() = normed.row(normed.rows() - 1).to_vec();
+    *last.last_mut().unwrap() = normed.row(normed.nrows() - 1).to_vec();
     let expected = golden.floats(&format!("{prompt}.hidden_last"));
-    let width = hidden.cols();
+    let width = hidden.ncols();
     assert_eq!(expected.len(), last.len() * width, "{prompt}: stages");
     for (stage, (expected, found)) in expected.chunks(width).zip(&last).enumerate() {
         let largest = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
@@ -127,10 +128,11 @@ pub(crate) fn check_prompt(model: &Model<'_>, golden: &Golden, prompt: &str, max
         assert!(difference <= 1e-4 * largest, "{prompt}: stage {stage} differs by {difference} of {largest}");
     }
     let logits = model.head(&hidden).unwrap();
-    let best: Vec<u32> = (0..logits.rows()).map(|row| runtime::argmax(logits.row(row)) as u32).collect();
+    let best: Vec<u32> =
+        logits.outer_iter().map(|row| runtime::argmax(row.to_slice().unwrap()) as u32).collect();
     assert_eq!(best, golden.ids(&format!("{prompt}.argmax")), "{prompt}: argmax");
     let expected = golden.floats(&format!("{prompt}.logits"));
-    let shown = &logits.data()[logits.data().len() - expected.len()..];
+    let shown = &logits.values()[logits.len() - expected.len()..];
     let difference = max_difference(&expected, shown);
     assert!(difference <= max_logit_difference, "{prompt}: logits differ by {difference}");
 }
