@@ -5,7 +5,7 @@ use crate::support::{convert, fixture};
 use calibrate::{CalibrationTokens, importance};
 use gemma::{Config, gguf_inventory};
 use gguf::GgufSet;
-use runtime::{KvCache, Matrix, Model, Stage, Weights};
+use runtime::{Compute, KvCache, Matrix, Model, Stage, Weights};
 use tensor::{Result, TensorDesc, TensorSource};
 
 /// A model in f32 whose per-layer table has an error in one column.
@@ -48,11 +48,12 @@ fn an_error_moves_the_residual_stream_by_the_importance_of_its_column() {
     let tokens: Vec<u32> =
         (0..100).map(|n| if n == 0 { 2 } else { 300 + (n * n * 37 + n * 11) % 1700 }).collect();
 
-    let model = Model::new(&config, Weights::new(&file, &inventory).unwrap()).unwrap();
+    let model = Model::new(&config, Weights::new(&file, &inventory, Compute::detect()).unwrap()).unwrap();
     let text = CalibrationTokens {
         sequences: std::slice::from_ref(&tokens),
         names: Vec::new(),
         memory: u64::MAX,
+        compute: Compute::detect(),
         progress: &|_| (),
     };
     let found = importance(&model, &inventory, &text).unwrap();
@@ -61,7 +62,8 @@ fn an_error_moves_the_residual_stream_by_the_importance_of_its_column() {
     let table = file.tensors().iter().position(|t| t.name == "per_layer_token_embd.weight").unwrap();
     let after = |layer: usize, column: usize, error: f32| {
         let wrong = Wrong { model: &file, table, column, error };
-        let model = Model::new(&config, Weights::new(&wrong, &inventory).unwrap()).unwrap();
+        let model =
+            Model::new(&config, Weights::new(&wrong, &inventory, Compute::detect()).unwrap()).unwrap();
         let mut seen = Matrix::zeros((0, 0));
         let see = |stage, hidden: &Matrix| {
             if stage == Stage::Layer(layer) {
@@ -73,7 +75,7 @@ fn an_error_moves_the_residual_stream_by_the_importance_of_its_column() {
     };
     let ple = config.ple as usize;
     for layer in [0, 5] {
-        let weights = Weights::new(&file, &inventory).unwrap();
+        let weights = Weights::new(&file, &inventory, Compute::detect()).unwrap();
         let scale = weights.layer(layer).get("layer_output_scale").unwrap().vector().unwrap()[0];
         let sums = &sums[layer * ple..][..ple];
         for at in (0..ple).step_by(3) {

@@ -11,7 +11,7 @@ use crate::support::{convert, fixture};
 use checkpoint::Checkpoint;
 use gemma::{Config, ROPE_FREQS, gguf_inventory};
 use gguf::GgufSet;
-use runtime::{Kernel, KvCache, Matrix, Model, Weights};
+use runtime::{Compute, Kernel, KvCache, Matrix, Model, Weights};
 use tensor::{DType, Fault, TensorDesc, TensorSource};
 
 const FOLDERS: [&str; 3] = ["e2b", "26b-a4b", "31b"];
@@ -21,13 +21,14 @@ fn tokens() -> Vec<u32> {
     (0..100).map(|n| if n == 0 { 2 } else { 300 + (n * n * 37 + n * 11) % 1700 }).collect()
 }
 
-/// By the reference kernel.
-fn logits(config: &Config, weights: Weights<'_>) -> Matrix {
-    logits_by(Kernel::F32, config, weights)
+/// Arithmetic with this kernel.
+fn by(kernel: Kernel) -> Compute {
+    Compute { kernel, ..Compute::detect() }
 }
 
-fn logits_by(kernel: Kernel, config: &Config, weights: Weights<'_>) -> Matrix {
-    let model = Model::new(config, weights.with_kernel(kernel).unwrap()).unwrap();
+/// Logits of all tokens.
+fn logits(config: &Config, weights: Weights<'_>) -> Matrix {
+    let model = Model::new(config, weights).unwrap();
     let hidden = model.forward(&tokens(), &mut KvCache::new(config), |_, _| ()).unwrap();
     model.head(&hidden).unwrap()
 }
@@ -36,14 +37,14 @@ fn logits_of_checkpoint(name: &str) -> Matrix {
     let checkpoint = Checkpoint::open(fixture(name)).unwrap();
     let config = Config::from_json(checkpoint.config()).unwrap();
     let inventory = gemma::inventory(&config, checkpoint.tensors(), &|_| name.into()).unwrap();
-    logits(&config, Weights::new(&checkpoint, &inventory).unwrap())
+    logits(&config, Weights::new(&checkpoint, &inventory, by(Kernel::F32)).unwrap())
 }
 
 fn logits_of_gguf(path: &Path, kernel: Kernel) -> Matrix {
     let file = GgufSet::open(path).unwrap();
     let config = Config::from_metadata(file.metadata(), file.tensors()).unwrap();
     let inventory = gguf_inventory(&config, file.tensors()).unwrap();
-    logits_by(kernel, &config, Weights::new(&file, &inventory).unwrap())
+    logits(&config, Weights::new(&file, &inventory, by(kernel)).unwrap())
 }
 
 /// Root mean square of the differences, and of the values: tokens that mean nothing lead to logits that are easily

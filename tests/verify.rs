@@ -171,7 +171,7 @@ fn a_file_does_not_diverge_from_itself_whatever_the_memory() {
 /// Tiles multiply quantised weights with 16 bits of each factor. On a CPU without them there is nothing to compare.
 #[test]
 fn the_fast_kernel_does_not_diverge_from_the_reference() {
-    use runtime::{Kernel, Model, Weights};
+    use runtime::{Compute, Kernel, Model, Weights};
     if testkit::available("kernel", [Kernel::AmxBf16], Kernel::is_available).is_empty() {
         return;
     }
@@ -183,7 +183,8 @@ fn the_fast_kernel_does_not_diverge_from_the_reference() {
         let config = gemma::Config::from_metadata(set.metadata(), set.tensors()).unwrap();
         let inventory = gemma::gguf_inventory(&config, set.tensors()).unwrap();
         let [plain, tiles] = [Kernel::F32, Kernel::AmxBf16].map(|kernel| {
-            Model::new(&config, Weights::new(&set, &inventory).unwrap().with_kernel(kernel).unwrap()).unwrap()
+            let compute = Compute { kernel, ..Compute::detect() };
+            Model::new(&config, Weights::new(&set, &inventory, compute).unwrap()).unwrap()
         });
         let tokens = (0..256u32).map(|n| if n == 0 { 2 } else { 300 + n * 7 % 1500 }).collect();
         let sequences = [text::Sequence { tokens, scored: (1..256).collect() }];

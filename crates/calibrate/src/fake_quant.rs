@@ -20,12 +20,17 @@ pub(crate) struct FakeQuantSource<'a> {
     base: &'a dyn TensorSource,
     tensors: Vec<TensorDesc>,
     roundings: Vec<FakeQuant>,
+    simd: Simd,
 }
 
 impl<'a> FakeQuantSource<'a> {
-    pub(crate) fn new(base: &'a dyn TensorSource, roundings: Vec<FakeQuant>) -> FakeQuantSource<'a> {
+    pub(crate) fn new(
+        base: &'a dyn TensorSource,
+        roundings: Vec<FakeQuant>,
+        simd: Simd,
+    ) -> FakeQuantSource<'a> {
         let tensors = base.tensors().iter().chain(roundings.iter().map(|r| &r.desc)).cloned().collect();
-        FakeQuantSource { base, tensors, roundings }
+        FakeQuantSource { base, tensors, roundings, simd }
     }
 
     /// The index of the `number`-th fake-quantized tensor.
@@ -45,26 +50,31 @@ impl TensorSource for FakeQuantSource<'_> {
         };
         let FakeQuant { of, desc, importance } = &self.roundings[number];
         let rows = out.len() as u64 / desc.row_bytes();
-        let values = values(self.base, *of, first..first + rows)?;
+        let values = values(self.simd, self.base, *of, first..first + rows)?;
         let cols = desc.cols() as usize;
         for (row, (values, out)) in
             values.chunks_exact(cols).zip(out.chunks_exact_mut(desc.row_bytes() as usize)).enumerate()
         {
             let weights = importance.as_deref().map(|all| of_row(all, desc, first + row as u64));
-            quant::encode(Simd::detect(), desc.dtype, cols, values, weights, out);
+            quant::encode(self.simd, desc.dtype, cols, values, weights, out);
         }
         Ok(())
     }
 }
 
 /// Rows of a tensor, decoded to f32.
-pub(crate) fn values(source: &dyn TensorSource, index: usize, rows: Range<u64>) -> Result<Vec<f32>> {
+pub(crate) fn values(
+    simd: Simd,
+    source: &dyn TensorSource,
+    index: usize,
+    rows: Range<u64>,
+) -> Result<Vec<f32>> {
     let desc = &source.tensors()[index];
     let count = rows.end - rows.start;
     let mut bytes = vec![0; (count * desc.row_bytes()) as usize];
     source.read_rows(index, rows.start, &mut bytes)?;
     let mut values = vec![0.0; (count * desc.cols()) as usize];
-    quant::decode(Simd::detect(), desc.dtype, &bytes, &mut values);
+    quant::decode(simd, desc.dtype, &bytes, &mut values);
     Ok(values)
 }
 
@@ -96,7 +106,7 @@ mod tests {
         base.add_f32("experts", &[2, 4, 32], &values);
         let importance: Vec<f32> = (0..64).map(|n| 1.0 + (n * n % 37) as f32).collect();
         let rounding = FakeQuant { of: 0, desc: desc(DType::Q4_0), importance: Some(importance.clone()) };
-        let source = FakeQuantSource::new(&base, vec![rounding]);
+        let source = FakeQuantSource::new(&base, vec![rounding], Simd::detect());
         let mut expected = [0; 8 * 18];
         for (matrix, out) in expected.chunks_exact_mut(4 * 18).enumerate() {
             let (values, weights) = (&values[matrix * 128..][..128], &importance[matrix * 32..][..32]);

@@ -85,9 +85,10 @@ pub fn ldlq(
     let missing = || Error::malformed(format!("tensor {}", lm_head::ROLE), "not in the checkpoint");
     let of = inventory.text.iter().find(|found| found.slot.role == lm_head::ROLE).ok_or_else(missing)?.index;
     let desc = TensorDesc { dtype: embedding, ..source.tensors()[of].clone() };
-    let embedded = FakeQuantSource::new(source, vec![FakeQuant { of, desc, importance: None }]);
+    let embedded =
+        FakeQuantSource::new(source, vec![FakeQuant { of, desc, importance: None }], text.compute.simd);
     let overlay = Overlay::new(&embedded, targets.iter().map(|target| target.desc.clone()));
-    let original = Weights::new(&overlay, inventory)?;
+    let original = Weights::new(&overlay, inventory, text.compute)?;
     let mut run = Run {
         config,
         overlay: &overlay,
@@ -230,6 +231,7 @@ impl<'a> Run<'a> {
             cols: desc.cols() as usize,
             read: &|row, out| original.read(row, &mut Vec::new(), out),
             held_out: &prepared.held_out,
+            simd: self.text.compute.simd,
         };
         let chosen = [choose(&matrix, factors.as_ref(), &prepared)?];
         let reports = vec![report(&desc.name, &chosen)];
@@ -304,6 +306,7 @@ impl<'a> Run<'a> {
                             cols: cols as usize,
                             read: &read,
                             held_out: &prepared.held_out,
+                            simd: self.text.compute.simd,
                         };
                         matrices.push(choose(&matrix, factors.as_ref(), &prepared)?);
                     }

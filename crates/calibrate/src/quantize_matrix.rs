@@ -36,6 +36,8 @@ pub(crate) struct MatrixSource<'a> {
     /// Reads rows into the buffer, beginning with the given row.
     pub(crate) read: &'a (dyn Fn(u64, &mut [f32]) -> Result<()> + Sync),
     pub(crate) held_out: &'a HeldOut,
+    /// Vector instructions of codecs.
+    pub(crate) simd: Simd,
 }
 
 /// Quantizes a matrix with error feedback (LDLQ) after applying the correction, with or without its residual term. For F32
@@ -49,23 +51,29 @@ pub(crate) fn quantize_ldlq(
     correction: Option<&Correction>,
     residual: bool,
 ) -> Result<Rounded> {
-    let dtype = matrix.dtype;
+    let (dtype, simd) = (matrix.dtype, matrix.simd);
     by_rows(matrix, |first, weights, bytes| {
-        let Some(correction) = correction else { return round_rows(dtype, factors, weights, bytes) };
+        let Some(correction) = correction else { return round_rows(simd, dtype, factors, weights, bytes) };
         let mut corrected = correction.rows(first, weights.view(), residual);
         factors.solve(corrected.view_mut());
         corrected += weights;
         if dtype == DType::F32 {
-            quant::encode(Simd::detect(), dtype, matrix.cols, corrected.values(), None, bytes);
+            quant::encode(matrix.simd, dtype, matrix.cols, corrected.values(), None, bytes);
             return corrected;
         }
-        round_rows(dtype, factors, &corrected, bytes)
+        round_rows(simd, dtype, factors, &corrected, bytes)
     })
 }
 
 /// Quantizes rows panel by panel: the errors of earlier panels are fed back into the targets of the next one. Returns the
 /// quantized values.
-fn round_rows(dtype: DType, factors: &Factors, weights: &Array2<f32>, bytes: &mut [u8]) -> Array2<f32> {
+fn round_rows(
+    simd: Simd,
+    dtype: DType,
+    factors: &Factors,
+    weights: &Array2<f32>,
+    bytes: &mut [u8],
+) -> Array2<f32> {
     let (rows, cols) = weights.dim();
     let row_bytes = bytes.len() / rows;
     let mut values = Array2::zeros((rows, cols));
@@ -90,7 +98,7 @@ fn round_rows(dtype: DType, factors: &Factors, weights: &Array2<f32>, bytes: &mu
                 importance: &factors.diagonal[first..][..len],
             };
             let out = &mut bytes[row * row_bytes..][at(first)..at(first + len)];
-            quant::round_panel(Simd::detect(), dtype, &panel, out, &mut values.values_mut()[span]);
+            quant::round_panel(simd, dtype, &panel, out, &mut values.values_mut()[span]);
         }
         errors.slice_mut(panel).assign(&(&values.slice(panel) - &weights.slice(panel)));
     }
@@ -103,9 +111,9 @@ fn round_rows(dtype: DType, factors: &Factors, weights: &Array2<f32>, bytes: &mu
 /// `Io` and `Malformed` of the source of the weights.
 pub(crate) fn quantize_rtn(matrix: &MatrixSource<'_>, importance: Option<&[f32]>) -> Result<Rounded> {
     by_rows(matrix, |_, weights, bytes| {
-        quant::encode(Simd::detect(), matrix.dtype, matrix.cols, weights.values(), importance, bytes);
+        quant::encode(matrix.simd, matrix.dtype, matrix.cols, weights.values(), importance, bytes);
         let mut values = Array2::zeros(weights.raw_dim());
-        quant::decode(Simd::detect(), matrix.dtype, bytes, values.values_mut());
+        quant::decode(matrix.simd, matrix.dtype, bytes, values.values_mut());
         values
     })
 }
@@ -116,7 +124,7 @@ fn by_rows(
     matrix: &MatrixSource<'_>,
     round: impl Fn(usize, &Array2<f32>, &mut [u8]) -> Array2<f32> + Sync,
 ) -> Result<Rounded> {
-    let &MatrixSource { dtype, rows, cols, read, held_out } = matrix;
+    let &MatrixSource { dtype, rows, cols, read, held_out, .. } = matrix;
     let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
     let mut bytes = vec![0; rows * row_bytes];
     let costs: Vec<HeldOutError> = bytes
@@ -234,7 +242,7 @@ mod tests {
         // every block has the largest weight, so that Q8_0's scales are about those of the naive grid
         weights.iter_mut().step_by(32).for_each(|w| *w = 0.1);
         let mut bytes = vec![0; rows * n / 32 * DType::Q8_0.block_bytes()];
-        let values = round_rows(DType::Q8_0, &factors, &weights, &mut bytes);
+        let values = round_rows(Simd::detect(), DType::Q8_0, &factors, &weights, &mut bytes);
         let mut decoded = vec![0.0; rows * n];
         quant::decode(Simd::Scalar, DType::Q8_0, &bytes, &mut decoded);
         assert_eq!(decoded, values.values());

@@ -12,7 +12,7 @@ use ndarray::Axis;
 use plan::{MEASURED_TYPES, Sensitivity, TensorCost};
 use quant::Simd;
 use rayon::prelude::*;
-use runtime::{Batch, Matrix, Model, Weights, activation_bytes_per_token};
+use runtime::{Batch, Compute, Matrix, Model, Weights, activation_bytes_per_token};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::fake_quant::{FakeQuant, FakeQuantSource, of_row, values};
@@ -115,8 +115,8 @@ pub fn sample(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
 }
 
 /// The [`Sensitivity::id`] of a measurement.
-pub fn sensitivity_id(fingerprint: &[u8], sequences: &[Vec<u32>]) -> String {
-    let kernel = runtime::Compute::detect().kernel.name();
+pub fn sensitivity_id(fingerprint: &[u8], sequences: &[Vec<u32>], compute: Compute) -> String {
+    let kernel = compute.kernel.name();
     let how = format!("{REFERENCE} {MEASURED_TYPES:?} {MEASURED} {SAMPLE} {kernel}");
     store_id(&[fingerprint, how.as_bytes()], sequences)
 }
@@ -139,7 +139,7 @@ pub fn sensitivity(
             .expected(format!("at least {ENOUGH} tokens"), text.tokens())
             .help("A few pages are enough; of the kinds of text that the model is for."));
     }
-    let id = sensitivity_id(fingerprint, text.sequences);
+    let id = sensitivity_id(fingerprint, text.sequences, model.compute());
     let targets = targets(inventory, source.tensors());
     let chosen = chosen(&targets);
     let known = known.filter(|known| known.id == id);
@@ -159,7 +159,7 @@ pub fn sensitivity(
             texts: text.names.clone(),
             tokens: text.tokens() as u64,
             reference: REFERENCE,
-            tensors: costs(source, &targets, &importance)?,
+            tensors: costs(model.compute().simd, source, &targets, &importance)?,
         },
     };
     let mut whole = stream::embed(model, text.sequences)?;
@@ -185,13 +185,14 @@ pub fn sensitivity(
 
 /// The squared errors of all targets in all types; KL divergences are left empty.
 fn costs(
+    simd: Simd,
     source: &dyn TensorSource,
     targets: &[Target],
     importance: &Importance,
 ) -> Result<BTreeMap<String, TensorCost>> {
     let cost = |target: &Target| {
         let weights = target.weights(importance);
-        let errors = errors(source, target.index, weights.as_deref())?;
+        let errors = errors(simd, source, target.index, weights.as_deref())?;
         Ok((
             target.name.clone(),
             TensorCost { role: target.role.to_owned(), layer: target.layer, kld: None, errors },
@@ -202,6 +203,7 @@ fn costs(
 
 /// Relative squared error by type, from a sample of rows.
 fn errors(
+    simd: Simd,
     source: &dyn TensorSource,
     index: usize,
     importance: Option<&[f32]>,
@@ -214,7 +216,7 @@ fn errors(
     let (mut size, mut bytes, mut rounded) = (0.0, Vec::new(), vec![0.0; cols]);
     for n in 0..count {
         let row = n * rows / count;
-        let x = values(source, index, row..row + 1)?;
+        let x = values(simd, source, index, row..row + 1)?;
         let weights = importance.map(|all| of_row(all, desc, row));
         let weighted = |of: &dyn Fn(usize) -> f64| -> f64 {
             (0..cols).map(|col| weights.map_or(1.0, |w| f64::from(w[col])) * of(col)).sum()
@@ -222,8 +224,8 @@ fn errors(
         size += weighted(&|col| f64::from(x[col]).powi(2));
         for (dtype, sum) in &mut sums {
             bytes.resize(dtype.row_bytes(desc.cols()).unwrap_or_default() as usize, 0);
-            quant::encode(Simd::detect(), *dtype, cols, &x, weights, &mut bytes);
-            quant::decode(Simd::detect(), *dtype, &bytes, &mut rounded);
+            quant::encode(simd, *dtype, cols, &x, weights, &mut bytes);
+            quant::decode(simd, *dtype, &bytes, &mut rounded);
             *sum += weighted(&|col| f64::from(x[col] - rounded[col]).powi(2));
         }
     }
@@ -259,8 +261,12 @@ fn measure(
             importance: target.weights(importance),
         })
     };
-    let roundings = FakeQuantSource::new(source, targets.iter().map(rounding).collect::<Result<_>>()?);
-    let weights = Weights::new(&roundings, inventory)?;
+    let roundings = FakeQuantSource::new(
+        source,
+        targets.iter().map(rounding).collect::<Result<_>>()?,
+        base.compute().simd,
+    );
+    let weights = Weights::new(&roundings, inventory, base.compute())?;
     let config = base.config();
     let mut models = Vec::with_capacity(targets.len());
     for (number, target) in targets.iter().enumerate() {

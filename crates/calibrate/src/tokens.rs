@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use eval::stream;
 use gemma::Config;
+use runtime::Compute;
 
 /// Token sequences to calibrate with, and the memory for their hidden states.
 pub struct CalibrationTokens<'a> {
@@ -13,6 +14,8 @@ pub struct CalibrationTokens<'a> {
     pub names: Vec<String>,
     /// Bytes for all hidden states between two layers.
     pub memory: u64,
+    /// Arithmetic of the forward passes and of rounding.
+    pub compute: Compute,
     /// Gets the number of tokens that have gone through one more layer.
     pub progress: &'a (dyn Fn(u64) + Sync),
 }

@@ -144,7 +144,7 @@ impl Checkpoint {
         let mut bytes = vec![0; count * size];
         let Location { shard, offset } = scale.location;
         self.read_at(shard, offset + first * size as u64, &mut bytes)?;
-        quant::decode(Simd::detect(), scale.dtype, &bytes, &mut out[..count]);
+        quant::decode(self.simd, scale.dtype, &bytes, &mut out[..count]);
         match out[..count].iter().position(|s| !(s.is_finite() && *s > 0.0)) {
             Some(at) => {
                 let row = if scale.per_row {
@@ -176,14 +176,14 @@ impl Checkpoint {
         self.read_at(shard, offset, &mut codes)?;
         let place = || format!("{}: tensor {}", self.shards()[shard].path.display(), desc.name);
         let mut values = vec![0.0; codes.len()];
-        decode(Simd::detect(), code, &codes, &mut values).map_err(|e| e.within(place()))?;
+        decode(self.simd, code, &codes, &mut values).map_err(|e| e.within(place()))?;
         let mut scales = vec![1.0; codes.len() / cols];
         if let Some(scale) = &piece.scale {
             self.read_scales(scale, 0, &mut scales).map_err(|e| e.within(place()))?;
         }
         multiply(&mut values, cols, &scales);
         match desc.dtype {
-            DType::BF16 => quant::encode(Simd::detect(), DType::BF16, cols, &values, None, out),
+            DType::BF16 => quant::encode(self.simd, DType::BF16, cols, &values, None, out),
             _ => out.as_chunks_mut::<4>().0.iter_mut().zip(&values).for_each(|(o, v)| *o = v.to_le_bytes()),
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use quant::Simd;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
@@ -37,6 +38,8 @@ pub struct Checkpoint {
     beside: Vec<String>,
     /// Read when the folder was opened.
     tokenizer: Option<Arc<TokenizerFile>>,
+    /// Vector instructions for weights that are stored in 8 bits.
+    pub(crate) simd: Simd,
 }
 
 /// One safetensors file of a checkpoint.
@@ -66,6 +69,12 @@ pub struct Location {
 }
 
 impl Checkpoint {
+    /// The same folder, read with other vector instructions; the values are the same with any.
+    #[must_use]
+    pub fn with_simd(self, simd: Simd) -> Checkpoint {
+        Checkpoint { simd, ..self }
+    }
+
     /// Opens the folder: reads `config.json` and the headers of all shards, and checks them against each other
     /// and against the sizes of the files. `dir` may also be a repository in the hub's cache, or a trainer's output.
     ///
@@ -95,6 +104,7 @@ impl Checkpoint {
             entries: Vec::new(),
             notes: [chosen, layout.note].into_iter().flatten().map(Note::place).collect(),
             tokenizer: None,
+            simd: Simd::detect(),
         };
         let mut entries: Vec<Entry> = Vec::new();
         let mut homes = HashMap::new();

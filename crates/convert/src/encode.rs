@@ -244,6 +244,7 @@ fn largest(values: &[f32]) -> String {
 
 /// Describes the values of a tensor that are not finite. `read` gives bytes of one of its pieces, whole elements of it.
 pub(crate) fn report(
+    simd: Simd,
     wanted: &Wanted,
     file: &str,
     mut read: impl FnMut(&StoredPiece, u64, &mut [u8]) -> Result<()>,
@@ -262,7 +263,7 @@ pub(crate) fn report(
             bytes.resize(piece as usize, 0);
             values.resize((piece / size) as usize, 0.0);
             read(stretch, at, &mut bytes)?;
-            quant::decode(Simd::detect(), dtype, &bytes, &mut values);
+            quant::decode(simd, dtype, &bytes, &mut values);
             for (i, value) in values.iter().enumerate().filter(|(_, v)| !v.is_finite()) {
                 count += 1;
                 first.get_or_insert(((before + at) / size + i as u64, *value));

@@ -19,23 +19,26 @@ const PIECES: u64 = 8;
 ///
 /// # Errors
 /// `Io` for a shard that cannot be read.
-pub fn survey_grid(checkpoint: &Checkpoint, tensors: &[usize]) -> Result<HashMap<usize, GridSurvey>> {
+pub fn survey_grid(
+    simd: Simd,
+    checkpoint: &Checkpoint,
+    tensors: &[usize],
+) -> Result<HashMap<usize, GridSurvey>> {
     let mut seen = HashMap::new();
     for &index in tensors {
-        if let Some(survey) = survey_one(checkpoint, index)? {
+        if let Some(survey) = survey_one(simd, checkpoint, index)? {
             seen.insert(index, survey);
         }
     }
     Ok(seen)
 }
 
-fn survey_one(checkpoint: &Checkpoint, index: usize) -> Result<Option<GridSurvey>> {
+fn survey_one(simd: Simd, checkpoint: &Checkpoint, index: usize) -> Result<Option<GridSurvey>> {
     let Some(desc) = checkpoint.tensors().get(index) else { return Ok(None) };
     let plain = matches!(desc.dtype, DType::BF16 | DType::F16 | DType::F32);
     if !plain || checkpoint.encoding(index).is_some() || !desc.cols().is_multiple_of(BLOCK) {
         return Ok(None);
     }
-    let simd = Simd::detect();
     let (blocks, block_bytes) = (desc.elements() / BLOCK, BLOCK * desc.dtype.block_bytes() as u64);
     let pieces = PIECES.min(blocks.div_ceil(PIECE));
     let (mut bytes, mut values, mut all) = (Vec::new(), Vec::new(), GridSurvey::default());

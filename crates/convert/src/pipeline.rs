@@ -211,7 +211,7 @@ impl Pass<'_> {
                 };
                 let shard = wanted.stored.pieces.first().file;
                 let file = self.checkpoint.shards()[shard].path.display().to_string();
-                report(wanted, &file, read).unwrap_or_else(|e| e)
+                report(self.simd, wanted, &file, read).unwrap_or_else(|e| e)
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use eval::predictions;
 use gemma::{Config, Inventory};
-use runtime::{Matrix, Model, RowMajor, Stage, Weights};
+use runtime::{Compute, Matrix, Model, RowMajor, Stage, Weights};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
@@ -51,10 +51,11 @@ pub fn choose_layers(
     (config, json, inventory): (&Config, &Value, &Inventory),
     sequences: &[Sequence],
     count: usize,
+    compute: Compute,
     progress: &dyn Fn(u64),
 ) -> Result<LayerSelection> {
     check_count(config, count)?;
-    let model = Model::new(config, Weights::new(source, inventory)?)?;
+    let model = Model::new(config, Weights::new(source, inventory, compute)?)?;
     let states = predictions(&model, sequences, &|_| ())?;
     let whole = Whole { source, config, json, inventory, model, sequences, states };
     let turns = whole.turns()?;
@@ -136,7 +137,7 @@ impl Whole<'_> {
             Extraction::new(self.config, self.json, self.inventory, self.source.tensors(), &layers)?;
         let source = extraction.source(self.source);
         let inventory = gemma::inventory(&extraction.config, source.tensors(), &|_| "the model".to_owned())?;
-        let draft = Model::new(&extraction.config, Weights::new(&source, &inventory)?)?;
+        let draft = Model::new(&extraction.config, Weights::new(&source, &inventory, self.model.compute())?)?;
         let states = predictions(&draft, self.sequences, &|_| ())?;
         let overlaps = own_overlaps((&self.model, &self.states), (&draft, &states))?;
         let mean =

@@ -98,14 +98,14 @@ pub fn mean_divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matr
     let normed = |(model, hidden): &(&Model<'_>, Matrix)| model.norm(hidden);
     let (of_base, states) = (base.0.norm(base.1)?, others.iter().map(normed).collect::<Result<Vec<_>>>()?);
     let mut sums = vec![vec![Row::new(0); rows]; others.len()];
-    let vocab = base.0.config().vocab;
+    let (vocab, simd) = (base.0.config().vocab, base.0.compute().simd);
     for from in (0..vocab).step_by(PIECE) {
         let range = from..(from + PIECE as u64).min(vocab);
         let expected = base.0.logits(&of_base, range.clone())?;
         for ((sums, (model, _)), state) in sums.iter_mut().zip(others).zip(&states) {
             let logits = model.logits(state, range.clone())?;
             let take = |(row, sums): (usize, &mut Row)| {
-                sums.take(from as usize, logits.row_values(row), Some(expected.row_values(row)));
+                sums.take(simd, from as usize, logits.row_values(row), Some(expected.row_values(row)));
             };
             sums.par_iter_mut().enumerate().for_each(take);
         }
@@ -159,7 +159,7 @@ fn score(
         .enumerate()
         .flat_map(|(number, s)| s.scored.iter().map(move |&position| (first + number, s.tokens[position])))
         .collect();
-    let vocab = models[0].config().vocab as usize;
+    let (vocab, simd) = (models[0].config().vocab as usize, models[0].compute().simd);
     let (rows, piece) = if options.logits.is_some() { (WHOLE_ROWS, vocab) } else { (ROWS, PIECE) };
     let all: usize = sequences.iter().map(|s| s.tokens.len()).sum();
     for start in (0..targets.len()).step_by(rows) {
@@ -181,9 +181,9 @@ fn score(
                 if let Some(Base::Logits(file)) = base {
                     let mut stored = vec![0.0; range.len()];
                     file.read(stored_row + row, range.start, bytes, &mut stored)?;
-                    sums.take_stored(range.start, artifact, &mut stored);
+                    sums.take_stored(simd, range.start, artifact, &mut stored);
                 } else {
-                    sums.take(range.start, artifact, base_logits.map(|logits| logits.row_values(row)));
+                    sums.take(simd, range.start, artifact, base_logits.map(|logits| logits.row_values(row)));
                 }
                 Ok(())
             })?;

@@ -1,5 +1,6 @@
 //! Sums of exponentials over pieces of a row of logits: what probabilities and divergences are made of.
 
+use quant::Simd;
 use runtime::{exp, vectorised};
 
 /// Sums over a piece of the vocabulary. `p` and `q` are the logits of two models.
@@ -17,14 +18,14 @@ pub struct ExpSums {
 ///
 /// # Panics
 /// When `p` is neither empty nor as long as `q`.
-pub fn exp_sums(p: &[f32], q: &[f32], tops: [f32; 2]) -> ExpSums {
+pub fn exp_sums(simd: Simd, p: &[f32], q: &[f32], tops: [f32; 2]) -> ExpSums {
     /// Values that are summed in f32 before f64 goes on.
     const PIECE: usize = 1024;
     assert!(p.is_empty() || p.len() == q.len(), "logits of the same tokens");
     let mut all = ExpSums::default();
     for (n, q) in q.chunks(PIECE).enumerate() {
         let p = if p.is_empty() { p } else { &p[n * PIECE..][..q.len()] };
-        let [a, b, cross] = piece(p, q, tops);
+        let [a, b, cross] = piece(simd, p, q, tops);
         all.p += f64::from(a);
         all.q += f64::from(b);
         all.cross += f64::from(cross);
@@ -70,7 +71,7 @@ mod tests {
     fn sums_take_every_value() {
         let p: Vec<f32> = (0..2500).map(|n| -(n % 37) as f32 * 0.25).collect();
         let q: Vec<f32> = (0..2500).map(|n| 3.0 - (n % 41) as f32 * 0.25).collect();
-        let sums = exp_sums(&p, &q, [0.0, 3.0]);
+        let sums = exp_sums(Simd::detect(), &p, &q, [0.0, 3.0]);
         let (mut a, mut b, mut cross) = (0.0, 0.0, 0.0);
         for (&p, &q) in p.iter().zip(&q) {
             let (p, q) = (f64::from(p), f64::from(q));
@@ -81,7 +82,7 @@ mod tests {
         for (ours, exact) in [(sums.p, a), (sums.q, b), (sums.cross, cross)] {
             assert!((ours - exact).abs() < 1e-5 * exact.abs(), "{ours} is not {exact}");
         }
-        let alone = exp_sums(&[], &q, [0.0, 3.0]);
+        let alone = exp_sums(Simd::detect(), &[], &q, [0.0, 3.0]);
         assert_eq!(alone, ExpSums { q: sums.q, ..ExpSums::default() });
     }
 }

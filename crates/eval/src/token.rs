@@ -4,6 +4,8 @@
 //! `KL = Σ p (ln p − ln q) = Σ p (l_p − l_q) − ln Z_p + ln Z_q`. All sums grow with the vocabulary, so no row of logits
 //! is ever needed whole; when a larger maximum comes, what was summed is scaled down to it.
 
+use quant::Simd;
+
 use crate::exp_sums;
 
 /// A token that was to be predicted.
@@ -103,7 +105,7 @@ impl Row {
     }
 
     /// Takes the artifact's logits of the tokens from `first` on, and the base's of the same.
-    pub(crate) fn take(&mut self, first: usize, artifact: &[f32], base: Option<&[f32]>) {
+    pub(crate) fn take(&mut self, simd: Simd, first: usize, artifact: &[f32], base: Option<&[f32]>) {
         self.artifact.sum *= self.artifact.look(artifact, first, self.target);
         if let Some(base) = base {
             let shrink = self.base.look(base, first, self.target);
@@ -111,7 +113,7 @@ impl Row {
             self.cross *= shrink;
         }
         let tops = [base.map_or(0.0, |_| self.base.top.logit), self.artifact.top.logit];
-        let sums = exp_sums(base.unwrap_or(&[]), artifact, tops);
+        let sums = exp_sums(simd, base.unwrap_or(&[]), artifact, tops);
         self.base.sum += sums.p;
         self.artifact.sum += sums.q;
         self.cross += sums.cross;
@@ -119,12 +121,12 @@ impl Row {
 
     /// As [`Row::take`] with log probabilities from a file, where all below [`BOTTOM`] count as nothing, as stock
     /// llama-perplexity has it.
-    pub(crate) fn take_stored(&mut self, first: usize, artifact: &[f32], base: &mut [f32]) {
+    pub(crate) fn take_stored(&mut self, simd: Simd, first: usize, artifact: &[f32], base: &mut [f32]) {
         let target = self.target.checked_sub(first).and_then(|at| base.get(at)).copied();
         for value in base.iter_mut().filter(|value| **value <= BOTTOM) {
             *value = NOTHING;
         }
-        self.take(first, artifact, Some(base));
+        self.take(simd, first, artifact, Some(base));
         self.base.target = target.unwrap_or(self.base.target);
     }
 
@@ -180,7 +182,7 @@ mod tests {
             let mut row = Row::new(target);
             for first in (0..1500).step_by(400) {
                 let piece = first..(first + 400).min(1500);
-                row.take(first, &q[piece.clone()], Some(&p[piece]));
+                row.take(Simd::detect(), first, &q[piece.clone()], Some(&p[piece]));
             }
             let token = row.finish_against(7);
             let against = token.against.unwrap();
@@ -193,7 +195,7 @@ mod tests {
             let z = p.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
             let mut stored: Vec<f32> = p.iter().map(|&l| (f64::from(l) - z) as f32).collect();
             let mut row = Row::new(target);
-            row.take_stored(0, &q, &mut stored);
+            row.take_stored(Simd::detect(), 0, &q, &mut stored);
             let from_file = row.finish_against_stored(7).against.unwrap();
             assert!((from_file.kld - kld).abs() < 1e-5 && (from_file.nll - base).abs() < 1e-5);
         }
@@ -202,7 +204,7 @@ mod tests {
     #[test]
     fn a_token_at_the_bottom_of_a_file_keeps_its_probability() {
         let mut row = Row::new(2);
-        row.take_stored(0, &[5.0, 4.0, -12.0], &mut [-0.313, -1.313, -17.313]);
+        row.take_stored(Simd::detect(), 0, &[5.0, 4.0, -12.0], &mut [-0.313, -1.313, -17.313]);
         let against = row.finish_against_stored(0).against.unwrap();
         assert!((against.nll - 17.313).abs() < 1e-6 && against.kld.abs() < 1e-3, "{against:?}");
     }
@@ -211,8 +213,8 @@ mod tests {
     fn a_model_does_not_diverge_from_itself() {
         let p = logits(5, 900);
         let mut row = Row::new(3);
-        row.take(0, &p[..450], Some(&p[..450]));
-        row.take(450, &p[450..], Some(&p[450..]));
+        row.take(Simd::detect(), 0, &p[..450], Some(&p[..450]));
+        row.take(Simd::detect(), 450, &p[450..], Some(&p[450..]));
         let token = row.finish_against(0);
         let against = token.against.unwrap();
         assert_eq!((against.kld, token.delta_p()), (0.0, Some(0.0)));

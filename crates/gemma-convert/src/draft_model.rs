@@ -6,7 +6,7 @@ use checkpoint::Checkpoint;
 use eval::ModelInfo;
 use gemma::{Config, Inventory, ModelKind};
 use gguf::GgufSet;
-use runtime::{Assistant, Drafter, Weights};
+use runtime::{Assistant, Compute, Drafter, Weights};
 use tensor::{Result, TensorSource};
 use text::Tokenizer;
 
@@ -59,13 +59,13 @@ impl DraftModel {
     ///
     /// # Errors
     /// `Malformed` for tensors of other shapes than the config's, or another vocabulary than the target's.
-    pub fn runtime(&self, target: &Config) -> Result<Drafter<'_>> {
+    pub fn runtime(&self, target: &Config, compute: Compute) -> Result<Drafter<'_>> {
         let source = self.file.artifact().source();
         let draft = match self.config.kind {
             ModelKind::Draft => {
-                Assistant::new(&self.config, source, &self.inventory, target).map(Drafter::Assistant)
+                Assistant::new(&self.config, source, &self.inventory, target, compute).map(Drafter::Assistant)
             }
-            _ => Weights::new(source, &self.inventory)
+            _ => Weights::new(source, &self.inventory, compute)
                 .and_then(|weights| runtime::Model::new(&self.config, weights))
                 .and_then(|model| Drafter::of_model(model, target)),
         };

@@ -7,7 +7,8 @@ use eval::ModelInfo;
 use gemma::{Config, Inventory};
 use generate::Sampling;
 use gguf::{GgufSet, Metadata, Value};
-use runtime::Weights;
+use quant::Simd;
+use runtime::{Compute, Weights};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 use text::{Reader, Tokenizer};
 use verify::Artifact;
@@ -21,6 +22,7 @@ pub struct Model {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<String>,
     pub(crate) suppressed: Vec<u32>,
+    compute: Compute,
 }
 
 /// The container of the weights.
@@ -56,6 +58,15 @@ impl ModelFile {
                 .help(format!("Name the file: {}", path.join(&name).display())),
             None => error,
         })
+    }
+
+    /// The same file, read with these vector instructions.
+    #[must_use]
+    pub fn with_simd(self, simd: Simd) -> ModelFile {
+        match self {
+            ModelFile::Folder(folder) => ModelFile::Folder(folder.with_simd(simd)),
+            gguf => gguf,
+        }
     }
 
     /// The file as `verify` takes it.
@@ -130,6 +141,16 @@ impl Model {
         ModelFile::open(path.as_ref())?.model()
     }
 
+    /// The same model with other arithmetic than the fastest of this machine.
+    #[must_use]
+    pub fn with_compute(mut self, compute: Compute) -> Model {
+        self.compute = compute;
+        if let Container::Checkpoint(checkpoint, model) = self.container {
+            self.container = Container::Checkpoint(Box::new(checkpoint.with_simd(compute.simd)), model);
+        }
+        self
+    }
+
     /// A checkpoint whose headers have been read.
     fn checkpoint(checkpoint: Checkpoint) -> Result<Model> {
         Model::checkpoint_by(checkpoint, gemma::ModelSpec::open)
@@ -149,6 +170,7 @@ impl Model {
             template: model.templates.default.clone(),
             suppressed: suppressed.filter_map(|id| u32::try_from(id).ok()).collect(),
             container: Container::Checkpoint(Box::new(checkpoint), Box::new(model)),
+            compute: Compute::detect(),
         })
     }
 
@@ -169,7 +191,7 @@ impl Model {
         let suppressed =
             suppressed.unwrap_or_default().iter().filter_map(|&id| u32::try_from(id).ok()).collect();
         let container = Container::Gguf(Box::new(set), Box::new((config, inventory)));
-        Ok(Model { path, container, tokenizer, template, suppressed })
+        Ok(Model { path, container, tokenizer, template, suppressed, compute: Compute::detect() })
     }
 
     /// The text config.
@@ -259,7 +281,7 @@ impl Model {
     /// # Errors
     /// `Malformed` for tensors of other shapes than the config's.
     pub fn runtime(&self) -> Result<runtime::Model<'_>> {
-        let weights = Weights::new(self.source(), self.inventory());
+        let weights = Weights::new(self.source(), self.inventory(), self.compute);
         weights
             .and_then(|weights| runtime::Model::new(self.config(), weights))
             .map_err(|e| e.within(self.path.display()))

@@ -9,6 +9,7 @@ use plan::{
     Format, GivenImportance, ImportanceKeys, ImportanceSource, Preset, Recipe, Request, Shards, TypeRule,
     byte_size,
 };
+use quant::Simd;
 use tensor::{Error, Fault, Result};
 
 use crate::options::RecipeOptions;
@@ -172,11 +173,12 @@ fn request(name: String, mut recipe: Recipe, options: &RecipeOptions) -> Result<
 
 /// The tensors of a checkpoint by place, with the surveys of their values that the requests need.
 pub(crate) fn shards<'a>(
+    simd: Simd,
     checkpoint: &'a Checkpoint,
     model: &gemma::ModelSpec,
     requests: &[Request],
 ) -> Result<Shards<'a>> {
     let shards = Shards::of(checkpoint);
-    let surveys = convert::survey_grid(checkpoint, &plan::to_survey(model, &shards, requests))?;
+    let surveys = convert::survey_grid(simd, checkpoint, &plan::to_survey(model, &shards, requests))?;
     Ok(Shards { surveys, ..shards })
 }

@@ -180,7 +180,7 @@ fn judge(guess: u32, draft: &Odds, odds: &Odds, sampler: &mut Sampler) -> Verdic
 #[cfg(test)]
 mod tests {
     use checkpoint::Checkpoint;
-    use runtime::{Assistant, Drafter, Weights};
+    use runtime::{Assistant, Compute, Drafter, Weights};
     use tensor::TensorSource;
 
     use super::*;
@@ -239,15 +239,17 @@ mod tests {
             Checkpoint::open(path).unwrap()
         };
         let (target, draft) = (fixture("e2b"), fixture("e2b-assistant"));
+        let compute = Compute::detect();
         let opened = gemma::ModelSpec::open(&target).unwrap();
         let opened_draft = gemma::ModelSpec::open_draft(&draft).unwrap();
-        let weights = Weights::new(&target as &dyn TensorSource, &opened.inventory).unwrap();
+        let weights = Weights::new(&target as &dyn TensorSource, &opened.inventory, compute).unwrap();
         let model = Model::new(&opened.config, weights).unwrap();
         let drafter =
-            Assistant::new(&opened_draft.config, &draft, &opened_draft.inventory, &opened.config).unwrap();
+            Assistant::new(&opened_draft.config, &draft, &opened_draft.inventory, &opened.config, compute)
+                .unwrap();
         let other = fixture("31b");
         let opened_other = gemma::ModelSpec::open(&other).unwrap();
-        let weights = Weights::new(&other as &dyn TensorSource, &opened_other.inventory).unwrap();
+        let weights = Weights::new(&other as &dyn TensorSource, &opened_other.inventory, compute).unwrap();
         let other = Model::new(&opened_other.config, weights).unwrap();
         for draft in [Drafter::Assistant(drafter), Drafter::of_model(other, &opened.config).unwrap()] {
             has_the_odds_of_the_model(&model, &draft);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use checkpoint::Checkpoint;
 use gemma::Config;
 use gguf::GgufSet;
-use runtime::{Kernel, Model, Weights};
+use runtime::{Compute, Kernel, Model, Weights};
 use tensor::{Result, TensorSource};
 
 /// Logits of a token at a time.
@@ -20,21 +20,20 @@ fn main() -> Result<()> {
     let path = args.next().unwrap_or_else(|| "model.gguf".into());
     let mut number = |otherwise| args.next().and_then(|arg| arg.parse().ok()).unwrap_or(otherwise);
     let (tokens, sequences) = (number(512), number(1));
-    let kernel = if args.next().is_some() { Kernel::F32 } else { Kernel::detect() };
+    let mut compute = Compute::detect();
+    if args.next().is_some() {
+        compute.kernel = Kernel::F32;
+    }
     if Path::new(&path).is_dir() {
         let checkpoint = Checkpoint::open(&path)?;
         let config = Config::from_json(checkpoint.config())?;
         let inventory = gemma::inventory(&config, checkpoint.tensors(), &|_| path.clone())?;
-        time(
-            &Model::new(&config, Weights::new(&checkpoint, &inventory)?.with_kernel(kernel)?)?,
-            tokens,
-            sequences,
-        )
+        time(&Model::new(&config, Weights::new(&checkpoint, &inventory, compute)?)?, tokens, sequences)
     } else {
         let file = GgufSet::open(&path)?;
         let config = Config::from_metadata(file.metadata(), file.tensors())?;
         let inventory = gemma::gguf_inventory(&config, file.tensors())?;
-        time(&Model::new(&config, Weights::new(&file, &inventory)?.with_kernel(kernel)?)?, tokens, sequences)
+        time(&Model::new(&config, Weights::new(&file, &inventory, compute)?)?, tokens, sequences)
     }
 }
 

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use gemma::{Attention, Config};
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
-use quant::DOT_VECTORS;
+use quant::{DOT_VECTORS, Simd};
 use rayon::prelude::*;
 use tensor::Result;
 
@@ -29,14 +29,14 @@ impl Model<'_> {
         let head_dim = config.head_dim_of(layer) as usize;
         let frequencies = self.frequencies(config.attention[layer]);
 
-        let mut a = rms(&batch.hidden, Some(&w.vector("attn_norm")?), eps);
+        let mut a = rms(self.simd(), &batch.hidden, Some(&w.vector("attn_norm")?), eps);
         if !config.shares_kv(layer) {
             let mut k = w.project("attn_k", &a)?;
             // without a value projection, the values are the keys before their norm
             let mut v = w.find("attn_v").map_or_else(|| Ok(k.clone()), |_| w.project("attn_v", &a))?;
-            rms_in_place(&mut k, head_dim, Some(&w.vector("attn_k_norm")?), eps);
+            rms_in_place(self.simd(), &mut k, head_dim, Some(&w.vector("attn_k_norm")?), eps);
             rope::rotate(&mut k, &batch.positions, frequencies);
-            rms_in_place(&mut v, head_dim, None, eps);
+            rms_in_place(self.simd(), &mut v, head_dim, None, eps);
             for sequence in &mut batch.sequences {
                 let rows = s![sequence.rows.clone(), ..];
                 sequence.cache.extend(layer, k.slice(rows), v.slice(rows));
@@ -47,10 +47,10 @@ impl Model<'_> {
         }
 
         let mut q = w.project("attn_q", &a)?;
-        rms_in_place(&mut q, head_dim, Some(&w.vector("attn_q_norm")?), eps);
+        rms_in_place(self.simd(), &mut q, head_dim, Some(&w.vector("attn_q_norm")?), eps);
         rope::rotate(&mut q, &batch.positions, frequencies);
 
-        let heads = Heads::of(config, layer);
+        let heads = Heads::of(config, layer, self.simd());
         let mut o = Matrix::zeros(q.raw_dim());
         // chosen by the size of the batch, as in `project`: the bits of a row do not depend on other rows
         let few = q.nrows() <= DOT_VECTORS;
@@ -73,6 +73,7 @@ impl Model<'_> {
 
 /// The heads of a layer and their attention window.
 pub(crate) struct Heads {
+    simd: Simd,
     /// Query heads.
     count: usize,
     /// Key and value heads.
@@ -87,8 +88,9 @@ thread_local! {
 }
 
 impl Heads {
-    pub(crate) fn of(config: &Config, layer: usize) -> Heads {
+    pub(crate) fn of(config: &Config, layer: usize, simd: Simd) -> Heads {
         Heads {
+            simd,
             count: config.heads as usize,
             kv: config.kv_heads_of(layer) as usize,
             dim: config.head_dim_of(layer) as usize,
@@ -146,7 +148,7 @@ impl Heads {
             let columns = s![.., head * self.dim..(head + 1) * self.dim];
             with_scores((group, count), |mut scores| {
                 general_mat_mul(1.0, q, keys.slice(columns).reversed_axes(), 0.0, scores.view_mut());
-                scores.outer_iter_mut().for_each(|scores| softmax(slice(scores)));
+                scores.outer_iter_mut().for_each(|scores| softmax(self.simd, slice(scores)));
                 general_mat_mul(1.0, scores.view(), values.slice(columns), 0.0, out);
             });
         });
@@ -176,7 +178,7 @@ impl Heads {
             for (scores, &position) in scores.outer_iter_mut().zip(positions) {
                 let (past, rest) = slice(scores).split_at_mut(self.oldest(position).max(first) - first);
                 let (seen, future) = rest.split_at_mut(position + 1 - first - past.len());
-                softmax(seen);
+                softmax(self.simd, seen);
                 past.fill(0.0);
                 future.fill(0.0);
             }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use quant::Simd;
+use tensor::{Error, Result};
 
 use crate::Kernel;
 
@@ -16,9 +17,25 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// The arithmetic that this machine chooses.
+    /// The fastest arithmetic of this machine.
     pub fn detect() -> Compute {
         Compute { simd: Simd::detect(), kernel: Kernel::detect() }
+    }
+
+    /// Whether this machine has the vector instructions and the kernel.
+    ///
+    /// # Errors
+    /// `Unsupported`, naming what is missing.
+    pub fn check(&self) -> Result<()> {
+        let missing =
+            |place: String| Err(Error::unsupported(place, "this CPU or its operating system lacks it"));
+        if !self.simd.is_available() {
+            return missing(format!("vector instructions {}", self.simd.name()));
+        }
+        if !self.kernel.is_available() {
+            return missing(format!("kernel {}", self.kernel.name()));
+        }
+        Ok(())
     }
 }
 

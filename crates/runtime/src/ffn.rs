@@ -1,5 +1,6 @@
 //! The feed-forward network: `down(gelu(gate n) · up n)`, with `n` the normalised input.
 
+use quant::Simd;
 use rayon::prelude::*;
 use tensor::Result;
 
@@ -11,19 +12,19 @@ use crate::{LayerWeights, Matrix, RowMajor};
 impl Model<'_> {
     /// The dense network of a layer.
     pub(crate) fn dense(&self, w: &LayerWeights<'_>, x: &Matrix) -> Result<Matrix> {
-        let n = rms(x, Some(&w.vector("ffn_norm")?), self.config().norm_eps);
+        let n = rms(self.simd(), x, Some(&w.vector("ffn_norm")?), self.config().norm_eps);
         let mut gate = w.project("ffn_gate", &n)?;
         let up = w.project("ffn_up", &n)?;
-        gated(&mut gate, &up);
+        gated(self.simd(), &mut gate, &up);
         w.project("ffn_down", &gate)
     }
 }
 
 /// `gate = gelu(gate) · up`.
-pub(crate) fn gated(gate: &mut Matrix, up: &Matrix) {
+pub(crate) fn gated(simd: Simd, gate: &mut Matrix, up: &Matrix) {
     const PIECE: usize = 32 * 1024;
     gate.values_mut()
         .par_chunks_mut(PIECE)
         .zip(up.values().par_chunks(PIECE))
-        .for_each(|(g, u)| gelu_times(g, u));
+        .for_each(|(g, u)| gelu_times(simd, g, u));
 }

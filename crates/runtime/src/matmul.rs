@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use ndarray::{ArrayView2, Axis};
-use quant::{DOT_VECTORS, Simd};
+use quant::DOT_VECTORS;
 use rayon::prelude::*;
 use tensor::{DType, Result};
 
@@ -114,7 +114,7 @@ impl Weight<'_> {
         let mut y = Matrix::zeros((x.nrows(), (rows.end - rows.start) as usize));
         if batch <= DOT_VECTORS {
             self.dot_products(x, rows.start, &mut y)?;
-        } else if self.kernel() == Kernel::AmxBf16 && self.fits_tiles() {
+        } else if self.compute().kernel == Kernel::AmxBf16 && self.fits_tiles() {
             self.tiled(x, rows.start, &mut y)?;
         } else {
             self.blocks(x, rows.start, &mut y)?;
@@ -139,7 +139,7 @@ impl Weight<'_> {
             SCRATCH.with_borrow_mut(|Scratch { bytes, .. }| {
                 let bytes = room(bytes, out.len() / tokens * row_bytes, 0);
                 self.read_bytes(first + (n * block) as u64, bytes)?;
-                quant::dot(Simd::detect(), dtype, x.ncols(), bytes, x.values(), out);
+                quant::dot(self.compute().simd, dtype, x.ncols(), bytes, x.values(), out);
                 Ok(())
             })
         };
@@ -176,6 +176,7 @@ impl Weight<'_> {
 
 #[cfg(test)]
 mod tests {
+    use quant::Simd;
     use tensor::{DType, TensorDesc};
     use testkit::MemoryTensors;
 

@@ -1,12 +1,13 @@
 //! The model: embedding, layers, head.
 
 use gemma::{Attention, Config, ROPE_FREQS};
+use quant::Simd;
 use tensor::{Error, Result};
 
 use crate::batch::{Batch, Sequence};
 use crate::norm::rms;
 use crate::ple_cache::{self, PleCache, PleCacheReads};
-use crate::{KvCache, Matrix, RowMajor, Weights, math, rope};
+use crate::{Compute, KvCache, Matrix, RowMajor, Weights, math, rope};
 
 /// A Gemma 4 text model.
 pub struct Model<'a> {
@@ -86,6 +87,15 @@ impl<'a> Model<'a> {
     /// Its config.
     pub fn config(&self) -> &'a Config {
         self.config
+    }
+
+    /// The arithmetic of its weights.
+    pub fn compute(&self) -> Compute {
+        self.weights.compute()
+    }
+
+    pub(crate) fn simd(&self) -> Simd {
+        self.compute().simd
     }
 
     /// Its tensors.
@@ -174,7 +184,7 @@ impl<'a> Model<'a> {
         match part {
             LayerPart::Attention => {
                 let a = self.attention(layer, batch)?;
-                batch.hidden += &rms(&a, Some(&w.vector("post_attention_norm")?), eps);
+                batch.hidden += &rms(self.simd(), &a, Some(&w.vector("post_attention_norm")?), eps);
                 batch.next = LayerPart::FeedForward;
                 Ok(())
             }
@@ -183,7 +193,7 @@ impl<'a> Model<'a> {
                     None => self.dense(&w, &batch.hidden)?,
                     Some(_) => self.dense_and_experts(&w, &batch.hidden)?,
                 };
-                batch.hidden += &rms(&f, Some(&w.vector("post_ffw_norm")?), eps);
+                batch.hidden += &rms(self.simd(), &f, Some(&w.vector("post_ffw_norm")?), eps);
                 batch.next = LayerPart::PerLayer;
                 Ok(())
             }
@@ -204,7 +214,8 @@ impl<'a> Model<'a> {
     /// # Errors
     /// `Malformed` for a missing norm; `Io`.
     pub fn norm(&self, hidden: &Matrix) -> Result<Matrix> {
-        Ok(rms(hidden, Some(&self.weights.global().vector("output_norm")?), self.config.norm_eps))
+        let weight = self.weights.global().vector("output_norm")?;
+        Ok(rms(self.simd(), hidden, Some(&weight), self.config.norm_eps))
     }
 
     /// Logits of normalised hidden states for a range of the vocabulary: `cap · tanh(E h / cap)`.
@@ -225,7 +236,10 @@ impl<'a> Model<'a> {
                 .expected("numbers", logits.values()[bad]));
         }
         if let Some(cap) = self.config.softcap {
-            logits.values_mut().par_chunks_mut(16 * 1024).for_each(|logits| math::softcap(logits, cap));
+            logits
+                .values_mut()
+                .par_chunks_mut(16 * 1024)
+                .for_each(|logits| math::softcap(self.simd(), logits, cap));
         }
         Ok(logits)
     }

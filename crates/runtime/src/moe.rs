@@ -16,11 +16,11 @@ use crate::{Expert, LayerWeights, Matrix, Mixture, RowMajor};
 impl Model<'_> {
     /// Dense network plus experts, each followed by a norm of its own.
     pub(crate) fn dense_and_experts(&self, w: &LayerWeights<'_>, x: &Matrix) -> Result<Matrix> {
-        let eps = self.config().norm_eps;
-        let mut out = rms(&self.dense(w, x)?, Some(&w.vector("post_ffw_norm_1")?), eps);
-        let n = rms(x, Some(&w.vector("pre_ffw_norm_2")?), eps);
+        let (simd, eps) = (self.simd(), self.config().norm_eps);
+        let mut out = rms(simd, &self.dense(w, x)?, Some(&w.vector("post_ffw_norm_1")?), eps);
+        let n = rms(simd, x, Some(&w.vector("pre_ffw_norm_2")?), eps);
         let experts = self.experts(w, &n, &self.route(w, x)?)?;
-        let experts_normed = rms(&experts, Some(&w.vector("post_ffw_norm_2")?), eps);
+        let experts_normed = rms(simd, &experts, Some(&w.vector("post_ffw_norm_2")?), eps);
         w.observe_mixture(&Mixture {
             experts: &experts,
             experts_normed: &experts_normed,
@@ -34,7 +34,7 @@ impl Model<'_> {
     fn route(&self, w: &LayerWeights<'_>, x: &Matrix) -> Result<Vec<Vec<(usize, f32)>>> {
         let config = self.config();
         let used = config.experts_used.unwrap_or(0) as usize;
-        let mut r = rms(x, None, config.norm_eps);
+        let mut r = rms(self.simd(), x, None, config.norm_eps);
         let scale = w.vector("ffn_gate_inp_scale")?;
         let root = (config.hidden as f32).sqrt();
         for mut row in r.rows_mut() {
@@ -45,7 +45,7 @@ impl Model<'_> {
 
         let mut tokens = vec![Vec::new(); expert_scale.len()];
         for (token, p) in probabilities.values_mut().chunks_exact_mut(expert_scale.len()).enumerate() {
-            softmax(p);
+            softmax(self.simd(), p);
             let mut best: Vec<usize> = (0..p.len()).collect();
             best.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
             best.truncate(used);
@@ -70,7 +70,7 @@ impl Model<'_> {
             let first = expert as u64;
             let start = first * 2 * ffn;
             let mut gate = gate_up.project_some(&n, start..start + ffn, batch)?;
-            gated(&mut gate, &gate_up.project_some(&n, start + ffn..start + 2 * ffn, batch)?);
+            gated(self.simd(), &mut gate, &gate_up.project_some(&n, start + ffn..start + 2 * ffn, batch)?);
             w.observe("ffn_down_exps", seen(), &gate)?;
             down.project_some(&gate, first * hidden..(first + 1) * hidden, batch)
         };

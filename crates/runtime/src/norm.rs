@@ -1,5 +1,6 @@
 //! RMS norm: `x · (mean(x²) + ε)^-½ · w`. Gemma 4 multiplies by `w`, Gemma 1 to 3 by `1 + w`.
 
+use quant::Simd;
 use rayon::prelude::*;
 
 use crate::math::sum;
@@ -7,17 +8,17 @@ use crate::vectorised;
 use crate::{Matrix, RowMajor};
 
 /// Normalises each run of `width` values in place: whole rows, or the heads in a row. Without a weight it is 1.
-pub(crate) fn rms_in_place(x: &mut Matrix, width: usize, weight: Option<&[f32]>, eps: f32) {
+pub(crate) fn rms_in_place(simd: Simd, x: &mut Matrix, width: usize, weight: Option<&[f32]>, eps: f32) {
     x.values_mut()
         .par_chunks_mut(width * PIECE.div_ceil(width))
-        .for_each(|piece| rms_runs(piece, width, weight, eps));
+        .for_each(|piece| rms_runs(simd, piece, width, weight, eps));
 }
 
 /// The normalised rows of `x`.
-pub(crate) fn rms(x: &Matrix, weight: Option<&[f32]>, eps: f32) -> Matrix {
+pub(crate) fn rms(simd: Simd, x: &Matrix, weight: Option<&[f32]>, eps: f32) -> Matrix {
     let mut x = x.clone();
     let width = x.ncols();
-    rms_in_place(&mut x, width, weight, eps);
+    rms_in_place(simd, &mut x, width, weight, eps);
     x
 }
 

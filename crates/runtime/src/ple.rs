@@ -19,9 +19,9 @@ impl Model<'_> {
     pub(crate) fn per_layer(&self, layer: usize, batch: &Batch) -> Result<Matrix> {
         let w = self.weights().layer(layer);
         let mut gate = w.project("inp_gate", &batch.hidden)?;
-        gated(&mut gate, &self.per_layer_input(layer, batch)?);
+        gated(self.simd(), &mut gate, &self.per_layer_input(layer, batch)?);
         let x = w.project("proj", &gate)?;
-        Ok(rms(&x, Some(&w.vector("post_norm")?), self.config().norm_eps))
+        Ok(rms(self.simd(), &x, Some(&w.vector("post_norm")?), self.config().norm_eps))
     }
 
     /// `(RMSNorm(P x₀ / √hidden) + √ple · table[token]) / √2`, the slice of `layer`: `[tokens, ple]`.
@@ -33,7 +33,13 @@ impl Model<'_> {
         let mut context =
             w.get("per_layer_model_proj")?.project(&batch.embedding, first as u64..(first + ple) as u64)?;
         context *= 1.0 / (config.hidden as f32).sqrt();
-        rms_in_place(&mut context, ple, Some(&w.vector("per_layer_proj_norm")?), config.norm_eps);
+        rms_in_place(
+            self.simd(),
+            &mut context,
+            ple,
+            Some(&w.vector("per_layer_proj_norm")?),
+            config.norm_eps,
+        );
 
         let mut token = self.table.gather(w.get(TABLE)?, &batch.tokens, first, ple)?;
         token *= (ple as f32).sqrt();

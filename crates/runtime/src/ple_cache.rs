@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quant::Simd;
 use rayon::prelude::*;
 use tensor::Result;
 
@@ -83,7 +82,7 @@ impl PleCache {
             || vec![0.0; (to - from) * block],
             |values, (out, token)| {
                 let bytes = rows.get(token).cloned().map_or_else(|| self.read(table, *token), Ok)?;
-                quant::decode(Simd::detect(), desc.dtype, &bytes[span.clone()], values);
+                quant::decode(table.compute().simd, desc.dtype, &bytes[span.clone()], values);
                 out.copy_from_slice(&values[first - from * block..][..len]);
                 Ok(())
             },

@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 
 use gemma::Inventory;
-use quant::Simd;
 use rayon::prelude::*;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-use crate::{Expert, Input, Kernel, Matrix, Mixture, Observer, RowMajor};
+use crate::{Compute, Expert, Input, Matrix, Mixture, Observer, RowMajor};
 
 /// The weights of a model: a source of tensors, and their indices by role and layer.
 #[derive(Clone)]
@@ -15,7 +14,7 @@ pub struct Weights<'a> {
     source: &'a dyn TensorSource,
     /// By role and layer, see [`gemma::Slot`].
     tensors: HashMap<(&'static str, Option<usize>), usize>,
-    kernel: Kernel,
+    compute: Compute,
     observer: Option<&'a dyn Observer>,
 }
 
@@ -31,15 +30,16 @@ pub struct LayerWeights<'a> {
 pub struct Weight<'a> {
     source: &'a dyn TensorSource,
     index: usize,
-    kernel: Kernel,
+    compute: Compute,
 }
 
 impl<'a> Weights<'a> {
-    /// The tensors of `source` that `inventory` names.
+    /// The tensors of `source` that `inventory` names, for this arithmetic.
     ///
     /// # Errors
-    /// `Unsupported` for an element type that cannot be read as numbers.
-    pub fn new(source: &'a dyn TensorSource, inventory: &Inventory) -> Result<Weights<'a>> {
+    /// `Unsupported` for an element type that cannot be read as numbers, and for arithmetic that this machine lacks.
+    pub fn new(source: &'a dyn TensorSource, inventory: &Inventory, compute: Compute) -> Result<Weights<'a>> {
+        compute.check()?;
         let mut tensors = HashMap::new();
         for found in &inventory.text {
             let desc = &source.tensors()[found.index];
@@ -52,21 +52,12 @@ impl<'a> Weights<'a> {
             }
             tensors.insert((found.slot.role, found.slot.layer), found.index);
         }
-        Ok(Weights { source, tensors, kernel: Kernel::detect(), observer: None })
+        Ok(Weights { source, tensors, compute, observer: None })
     }
 
-    /// The same weights with another kernel.
-    ///
-    /// # Errors
-    /// `Unsupported` when this machine has no such kernel.
-    pub fn with_kernel(self, kernel: Kernel) -> Result<Weights<'a>> {
-        if !kernel.is_available() {
-            return Err(Error::unsupported(
-                format!("kernel {kernel:?}"),
-                "this CPU or its operating system lacks it",
-            ));
-        }
-        Ok(Weights { kernel, ..self })
+    /// The arithmetic of their products.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// The same weights with an observer of the matrix products of layers.
@@ -94,7 +85,7 @@ impl<'a> LayerWeights<'a> {
     /// The tensor of a role, if this model has one there.
     pub fn find(&self, role: &'static str) -> Option<Weight<'a>> {
         let index = *self.weights.tensors.get(&(role, self.layer))?;
-        Some(Weight { source: self.weights.source, index, kernel: self.weights.kernel })
+        Some(Weight { source: self.weights.source, index, compute: self.weights.compute })
     }
 
     /// The tensor of a role.
@@ -146,8 +137,9 @@ impl<'a> LayerWeights<'a> {
 impl<'a> Weight<'a> {
     /// A weight without a model.
     #[cfg(test)]
-    pub(crate) fn alone(source: &'a dyn TensorSource, kernel: Kernel) -> Weight<'a> {
-        Weight { source, index: 0, kernel }
+    pub(crate) fn alone(source: &'a dyn TensorSource, kernel: crate::Kernel) -> Weight<'a> {
+        let compute = Compute { kernel, ..Compute::detect() };
+        Weight { source, index: 0, compute }
     }
 
     /// Its name, type and shape.
@@ -155,9 +147,9 @@ impl<'a> Weight<'a> {
         &self.source.tensors()[self.index]
     }
 
-    /// The kernel of its products.
-    pub(crate) fn kernel(&self) -> Kernel {
-        self.kernel
+    /// The arithmetic of its products.
+    pub(crate) fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Rows from `first` on, as stored.
@@ -180,7 +172,7 @@ impl<'a> Weight<'a> {
             bytes.resize(len, 0);
         }
         self.read_bytes(first, &mut bytes[..len])?;
-        quant::decode(Simd::detect(), desc.dtype, &bytes[..len], out);
+        quant::decode(self.compute.simd, desc.dtype, &bytes[..len], out);
         Ok(())
     }
 

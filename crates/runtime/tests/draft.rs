@@ -5,7 +5,7 @@ mod common;
 use checkpoint::Checkpoint;
 use common::{Folder, Golden, fixtures, max_difference};
 use gemma::Config;
-use runtime::{Assistant, KvCache, Matrix, Model, RowMajor, argmax};
+use runtime::{Assistant, Compute, KvCache, Matrix, Model, RowMajor, argmax};
 use tensor::TensorSource;
 
 /// What f32 sums in another order may do to a logit.
@@ -28,7 +28,8 @@ impl Pair {
     fn drafter(&self) -> Assistant<'_> {
         let inventory =
             gemma::inventory(&self.config, self.draft.tensors(), &|_| "the fixture".into()).unwrap();
-        Assistant::new(&self.config, &self.draft, &inventory, &self.target.config).unwrap()
+        let compute = Compute::detect();
+        Assistant::new(&self.config, &self.draft, &inventory, &self.target.config, compute).unwrap()
     }
 }
 
@@ -109,7 +110,9 @@ fn what_is_taken_back_leaves_no_trace() {
 fn a_drafter_of_another_model_is_refused() {
     let (e2b, moe) = (Pair::open("e2b"), Pair::open("26b-a4b"));
     let inventory = gemma::inventory(&e2b.config, e2b.draft.tensors(), &|_| "the fixture".into()).unwrap();
-    let error = Assistant::new(&e2b.config, &e2b.draft, &inventory, &moe.target.config).err().unwrap();
+    let error = Assistant::new(&e2b.config, &e2b.draft, &inventory, &moe.target.config, Compute::detect())
+        .err()
+        .unwrap();
     assert_eq!(error.problem(), "key heads of sliding layers differs from the target's");
     let nothing = KvCache::new(&e2b.target.config);
     let hidden = Matrix::zeros((1, e2b.target.config.hidden as usize));

@@ -214,7 +214,8 @@ fn elements_that_are_no_weights_are_refused() {
             Ok(())
         }
     }
-    let error = runtime::Weights::new(&Described(tensors), &inventory).err().unwrap();
+    let error =
+        runtime::Weights::new(&Described(tensors), &inventory, runtime::Compute::detect()).err().unwrap();
     assert_eq!(error.fault(), Fault::Unsupported);
     assert!(error.place().ends_with("embed_tokens.weight"), "{error}");
 }

@@ -1,5 +1,6 @@
 //! Weights without a base to compare them with: whether they are finite, and whether something of them is dead.
 
+use quant::Simd;
 use rayon::prelude::*;
 use tensor::{Result, TensorDesc};
 
@@ -29,6 +30,7 @@ pub fn weights_of<'a>(artifact: impl Into<Artifact<'a>>) -> u64 {
 /// `Io`.
 pub fn weights_alone<'a>(
     artifact: impl Into<Artifact<'a>>,
+    simd: Simd,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Finding>> {
     let artifact = artifact.into();
@@ -49,7 +51,7 @@ pub fn weights_alone<'a>(
         let values: &mut Vec<f32> = values;
         let cols = source.tensors()[index].cols() as usize;
         values.resize(rows as usize * cols, 0.0);
-        read(source, index, first, bytes, values)?;
+        read(simd, source, index, first, bytes, values)?;
         progress(values.len() as u64);
         Ok((index, Seen::of(first, cols, values)))
     });

@@ -34,6 +34,7 @@ pub fn tensor_errors<'a>(
     artifact: impl Into<Artifact<'a>>,
     base: &dyn TensorSource,
     expected: &Expected,
+    simd: Simd,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Tensors, Vec<Finding>)> {
     let artifact = artifact.into();
@@ -41,7 +42,7 @@ pub fn tensor_errors<'a>(
         Artifact::Folder(folder) => Some(folder),
         Artifact::Gguf(_) => None,
     };
-    compare((artifact.source(), folder), &artifact.stored(), base, expected, progress)
+    compare((artifact.source(), folder), &artifact.stored(), base, expected, simd, progress)
 }
 
 /// As [`tensor_errors`], of any source; with the folder that it is, if it is one. `stored` is as long as its tensors.
@@ -50,6 +51,7 @@ pub(crate) fn compare(
     stored: &[Stored],
     base: &dyn TensorSource,
     expected: &Expected,
+    simd: Simd,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Tensors, Vec<Finding>)> {
     let code = |index| folder.and_then(|folder| Some((folder, folder.encoding(index)?)));
@@ -58,7 +60,7 @@ pub(crate) fn compare(
         .map(|(index, tensor)| {
             let (stored, code) = (&stored[index], code(index));
             let (quantised, rounded) = (expected.quantised, expected.lenient);
-            Pair { artifact, base, index, stored, code, tensor, quantised, rounded }
+            Pair { artifact, base, index, stored, code, tensor, quantised, rounded, simd }
         })
         .collect();
     let reencode: Vec<Option<Reencode<'_>>> = pairs.iter().map(|pair| Reencode::of(pair, expected)).collect();
@@ -123,6 +125,8 @@ pub(crate) struct Pair<'a> {
     pub(crate) quantised: bool,
     /// The base may be a rounding of what the artifact is of.
     pub(crate) rounded: bool,
+    /// Vector instructions of codecs.
+    pub(crate) simd: Simd,
 }
 
 /// Decoded rows of both sides.
@@ -198,13 +202,13 @@ impl Pair<'_> {
 
     /// Rows of the artifact from `first` on, as many as fill `out`.
     pub(crate) fn read(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
-        read(self.artifact, self.index, first, bytes, out)
+        read(self.simd, self.artifact, self.index, first, bytes, out)
     }
 
     /// What they should be.
     pub(crate) fn read_base(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         match &self.tensor.from {
-            Values::Base(index) => read(self.base, *index, first, bytes, out),
+            Values::Base(index) => read(self.simd, self.base, *index, first, bytes, out),
             Values::Generated(values) => {
                 let start = first as usize * self.cols();
                 out.copy_from_slice(&values[start..start + out.len()]);
@@ -296,6 +300,7 @@ fn drop_equal(x: &mut [f32], y: &mut [f32]) {
 }
 
 pub(crate) fn read(
+    simd: Simd,
     source: &dyn TensorSource,
     index: usize,
     first: u64,
@@ -306,7 +311,7 @@ pub(crate) fn read(
     let len = out.len() / desc.dtype.block_len() * desc.dtype.block_bytes();
     bytes.resize(len.max(bytes.len()), 0);
     source.read_rows(index, first, &mut bytes[..len])?;
-    quant::decode(Simd::detect(), desc.dtype, &bytes[..len], out);
+    quant::decode(simd, desc.dtype, &bytes[..len], out);
     Ok(())
 }
 

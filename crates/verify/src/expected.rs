@@ -15,6 +15,7 @@ use plan::{
     Format, GivenImportance, GridPolicy, ImportanceSource, Origin as PlannedOrigin, OutputTensor, Request,
     Shards, TENSOR_DIGESTS,
 };
+use quant::Simd;
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::Provenance;
@@ -97,7 +98,12 @@ impl Expected {
     ///
     /// # Errors
     /// Those of [`plan::plan`]: the recipe does not fit the checkpoint.
-    pub fn of_checkpoint(checkpoint: &Checkpoint, model: &ModelSpec, from: &Provenance) -> Result<Expected> {
+    pub fn of_checkpoint(
+        checkpoint: &Checkpoint,
+        model: &ModelSpec,
+        from: &Provenance,
+        simd: Simd,
+    ) -> Result<Expected> {
         if from.recipe.output.format == Format::Safetensors {
             return Expected::of_folder(checkpoint, model, from);
         }
@@ -116,7 +122,8 @@ impl Expected {
         let request = [Request { importance, ..Request::new(&plan, recipe, "model") }];
         let mut shards = Shards::of(checkpoint);
         if request[0].recipe.types.lattice != GridPolicy::Off {
-            shards.surveys = convert::survey_grid(checkpoint, &plan::to_survey(model, &shards, &request))?;
+            shards.surveys =
+                convert::survey_grid(simd, checkpoint, &plan::to_survey(model, &shards, &request))?;
         }
         let calibrated = from.recipe.calibration.is_some();
         let planned = plan::plan(model, &shards, &request)?;

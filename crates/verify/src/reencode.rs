@@ -9,7 +9,6 @@ mod verdict;
 
 use checkpoint::{Checkpoint, StoredEncoding};
 use convert::{Buffers, Encoding, Scales, Steps};
-use quant::Simd;
 use tensor::{DType, Result, TensorDesc};
 
 use crate::errors::{GROUP, Pair};
@@ -182,7 +181,7 @@ impl<'a> Reencode<'a> {
         kept: &mut Kept,
     ) -> Result<Bytes> {
         let Kept { buffers, found, found_scales, expected, scales, values } = kept;
-        let simd = Simd::detect();
+        let simd = pair.simd;
         let rows = x.len() / self.cols;
         self.read(pair, first, rows, found, found_scales)?;
         let units = self.cols.div_ceil(self.unit());

@@ -150,9 +150,16 @@ pub(crate) struct Convert {
     /// Do not wait for the disk: a power cut may lose the output, a killed run still leaves no half file
     #[arg(long)]
     pub(crate) no_sync: bool,
-    /// Vector instructions to use: scalar, baseline, avx2 or avx512; the bytes are the same with any
+    #[command(flatten)]
+    pub(crate) arithmetic: Arithmetic,
+}
+
+/// The arithmetic of a job.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Arithmetic {
+    /// Vector instructions of codecs and functions: scalar, baseline, avx2 or avx512. Results are the same with any
     #[arg(long, value_name = "LEVEL")]
-    pub(crate) simd: Option<String>,
+    simd: Option<String>,
 }
 
 /// Files that a report is written to besides.
@@ -281,6 +288,8 @@ pub(crate) struct Generate {
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) drafting: Drafting,
+    #[command(flatten)]
+    pub(crate) arithmetic: Arithmetic,
 }
 
 #[derive(Debug, clap::Args)]
@@ -337,6 +346,8 @@ pub(crate) struct Verify {
     pub(crate) save_logits: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) reports: ReportFiles,
+    #[command(flatten)]
+    pub(crate) arithmetic: Arithmetic,
 }
 
 /// What of a conversation is predicted.

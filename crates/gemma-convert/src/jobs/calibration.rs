@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use base::{OutputFile, Progress, Unit};
 use calibrate::CalibrationTokens;
 use imatrix::Importance;
+use runtime::Compute;
 use tensor::{Error, Result};
 
 use super::rounding::{names, sequences};
@@ -27,6 +28,8 @@ pub struct Calibrate {
     pub out: PathBuf,
     /// Replaces a file that is there.
     pub force: bool,
+    /// Arithmetic: vector instructions and the kernel of matrix products.
+    pub compute: Compute,
 }
 
 /// The result of [`Calibrate`].
@@ -48,6 +51,7 @@ impl Calibrate {
             merge: Vec::new(),
             out: out.into(),
             force: false,
+            compute: Compute::detect(),
         }
     }
 
@@ -71,7 +75,9 @@ impl Calibrate {
         // before hours of work, and not only after them
         let mut output = OutputFile::sequential(&self.out)?;
         let mut found = match (&self.model, self.text.files.is_empty()) {
-            (Some(model), false) => Some(self.collect(&Model::open(model)?, progress)?),
+            (Some(model), false) => {
+                Some(self.collect(&Model::open(model)?.with_compute(self.compute), progress)?)
+            }
             (Some(_), true) => {
                 return Err(
                     Error::recipe("calibrate", "no text to calibrate on").help("Give one with ‹text›.")
@@ -109,6 +115,7 @@ impl Calibrate {
             sequences: &sequences,
             names: names(&self.text.files),
             memory: self.text.memory,
+            compute: self.compute,
             progress: &|tokens| task.advance(tokens),
         };
         calibrate::importance(&model.runtime()?, model.inventory(), &text)

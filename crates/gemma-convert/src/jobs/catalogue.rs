@@ -4,6 +4,7 @@ use std::path::Path;
 
 use checkpoint::Checkpoint;
 use plan::{Preset, Recipe, Request, preset_names};
+use quant::Simd;
 use tensor::{Error, Result};
 
 use crate::requests::shards;
@@ -64,7 +65,7 @@ fn with_sizes(mut all: Vec<(CatalogueEntry, String)>, model: Option<&Path>) -> R
 /// Bytes and bits a weight of the plan of a recipe.
 fn size(name: &str, text: &str, checkpoint: &Checkpoint, model: &gemma::ModelSpec) -> Result<(u64, f64)> {
     let requests = [Request::new(name, Recipe::from_toml(text, name)?, "model")];
-    let plan = plan::plan(model, &shards(checkpoint, model, &requests)?, &requests)?;
+    let plan = plan::plan(model, &shards(Simd::detect(), checkpoint, model, &requests)?, &requests)?;
     let artifact = plan.artifacts.first().ok_or_else(|| Error::recipe(name, "makes no artifact"))?;
     Ok((artifact.bytes(), artifact.bits_per_weight()))
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use base::Progress;
 use convert::Options;
 use plan::{Allocation, ArtifactEntry, FileEntry, Plan, Request};
-use quant::Simd;
+use runtime::Compute;
 use tensor::Result;
 
 use super::Planned;
@@ -46,8 +46,9 @@ pub struct Convert {
     /// Waits for the disk before the outputs get their names. Without it a power cut may lose the outputs; a killed run still
     /// leaves no incomplete file.
     pub sync: bool,
-    /// Vector instructions for encoding; the bytes are the same with any.
-    pub simd: Simd,
+    /// Arithmetic. The bytes depend on the kernel of matrix products where text is read (calibrated rounding, sensitivities), and
+    /// never on the vector instructions.
+    pub compute: Compute,
 }
 
 /// The result of a conversion.
@@ -84,7 +85,7 @@ impl Convert {
             force: false,
             skip_existing: false,
             sync: true,
-            simd: Simd::detect(),
+            compute: Compute::detect(),
         }
     }
 
@@ -143,7 +144,8 @@ impl Convert {
         let of_model = Convert { text, ..self.clone() };
         let mut converted = of_model.run_planned(progress, |requests, options| {
             // a draft model does not use up the text of the sensitivities
-            let costs = Costs::of(&self.recipes.budget, &self.text, &options.folder, self.force);
+            let costs =
+                Costs::of(&self.recipes.budget, &self.text, &options.folder, self.force, self.compute);
             Planned::new(&self.model, requests, &costs, options, progress)
         })?;
         converted.drafts = made.drafts;
@@ -166,7 +168,7 @@ impl Convert {
             named: file_name,
             force: self.force,
             sync: self.sync,
-            simd: self.simd,
+            simd: self.compute.simd,
             importance: requests.first().and_then(|request| request.importance.as_ref()?.entries.clone()),
             rounded: Vec::new(),
             calibrations: Vec::new(),
@@ -189,7 +191,8 @@ impl Convert {
         options.settings = settings.collect();
         let allocated = requests.iter().any(|request| request.allocation.is_some());
         let measured = allocated && self.recipes.budget.sensitivity.is_none();
-        let calibrated = rounding::round(&self.text, measured, &planned, &requests, &options, progress)?;
+        let calibrated =
+            rounding::round((&self.text, self.compute), measured, &planned, &requests, &options, progress)?;
         options.rounded = calibrated.iter().map(|c| c.as_ref().map(|c| c.tensors.clone())).collect();
         options.inputs = self.given(&requests, &planned.given)?;
         options.calibrations = calibrated.iter().map(|c| c.as_ref().map(|c| c.entry.clone())).collect();

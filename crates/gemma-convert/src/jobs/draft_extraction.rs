@@ -107,7 +107,8 @@ impl DraftExtract {
 
         let checkpoint = Checkpoint::open(folder)?;
         let draft = gemma::ModelSpec::open(&checkpoint)?;
-        let mut plan = plan::plan(&draft, &shards(&checkpoint, &draft, requests)?, requests)?;
+        let mut plan =
+            plan::plan(&draft, &shards(self.convert.compute.simd, &checkpoint, &draft, requests)?, requests)?;
         plan.target = Some(DraftTarget {
             variant: model.config.variant().map(str::to_owned),
             fingerprint: hex(&model.fingerprint),
@@ -143,7 +144,9 @@ impl DraftExtract {
         let tries = LayerSelection::tries(model.config.layers(), count);
         let task = progress.begin("choosing layers", tries, Unit::Steps);
         let parts = (&model.config, &model.json, &model.inventory);
-        draft::choose_layers(whole, parts, &corpus.sequences, count, &|done| task.advance(done))
+        draft::choose_layers(whole, parts, &corpus.sequences, count, self.convert.compute, &|done| {
+            task.advance(done);
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use base::Progress;
 use checkpoint::Checkpoint;
 use plan::{DraftRecipe, DraftTarget, FileEntry, Request, hex};
+use quant::Simd;
 use tensor::{Error, Result};
 
 use super::draft_extraction::{CONTEXT, DraftExtract};
@@ -28,12 +29,12 @@ impl DraftConvert {
     /// Those of [`Convert::run`]; `Malformed` for an assistant of another target.
     pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
         let Convert { model, out, recipes, .. } = &self.convert;
-        self.convert.run_planned(progress, |requests, _| {
+        self.convert.run_planned(progress, |requests, options| {
             no_budget(recipes, requests)?;
             if Destination::new(out).file_name.is_none() {
                 requests.iter_mut().for_each(draft_name);
             }
-            planned(model, &self.target, requests)
+            planned(options.simd, model, &self.target, requests)
         })
     }
 }
@@ -108,8 +109,8 @@ pub(super) fn companions(target: &Checkpoint) -> Result<Vec<FileEntry>> {
 }
 
 /// Opens both, checks that they belong together, and plans the draft model.
-fn planned(draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned> {
-    let checkpoint = Checkpoint::open(draft)?;
+fn planned(simd: Simd, draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned> {
+    let checkpoint = Checkpoint::open(draft)?.with_simd(simd);
     let model = gemma::ModelSpec::open_draft(&checkpoint)?;
     let of_target = Checkpoint::open(target)?;
     let target = gemma::ModelSpec::open(&of_target)?;
@@ -118,7 +119,7 @@ fn planned(draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned>
         .check_target(&target.config)
         .and_then(|()| model.vocabulary.check_target(&target.vocabulary))
         .map_err(|e| e.within(draft.display()))?;
-    let mut plan = plan::plan(&model, &shards(&checkpoint, &model, requests)?, requests)?;
+    let mut plan = plan::plan(&model, &shards(simd, &checkpoint, &model, requests)?, requests)?;
     plan.target = Some(DraftTarget {
         variant: target.config.variant().map(str::to_owned),
         fingerprint: hex(&target.fingerprint),

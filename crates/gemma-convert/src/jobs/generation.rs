@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use base::Progress;
 use generate::{DraftCounts, Sampler, Sampling, TokenStream};
+use runtime::Compute;
 use serde_json::Value;
 use tensor::{Error, Result};
 use text::{Chat, ChatTemplate};
@@ -34,6 +35,8 @@ pub struct Generate {
     pub draft: Option<PathBuf>,
     /// Draft tokens at a time.
     pub draft_tokens: usize,
+    /// Arithmetic: vector instructions and the kernel of matrix products.
+    pub compute: Compute,
 }
 
 /// A prompt.
@@ -98,6 +101,7 @@ impl Generate {
             stop: Vec::new(),
             draft: None,
             draft_tokens: 3,
+            compute: Compute::detect(),
         }
     }
 
@@ -118,7 +122,7 @@ impl Generate {
         progress: &dyn Progress,
         show: &mut dyn FnMut(&str) -> Result<bool>,
     ) -> Result<Generated> {
-        let model = Model::open(&self.model)?;
+        let model = Model::open(&self.model)?.with_compute(self.compute);
         model.notes().iter().for_each(|note| progress.note(note));
         self.run_on(&model, progress, show)
     }
@@ -138,7 +142,7 @@ impl Generate {
         let mut sampler = Sampler::new(self.sampling);
         let runtime = model.runtime()?;
         let draft = self.draft.as_deref().map(|path| DraftModel::open(path, model)).transpose()?;
-        let draft = draft.as_ref().map(|draft| draft.runtime(model.config())).transpose()?;
+        let draft = draft.as_ref().map(|draft| draft.runtime(model.config(), self.compute)).transpose()?;
 
         let start = Instant::now();
         let mut stream = match &draft {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use base::{Progress, Unit};
 use draft::{DraftReport, TokenRoles};
+use runtime::Compute;
 use tensor::Result;
 use text::{Corpus, Cut, Reader, Scored};
 
@@ -25,6 +26,8 @@ pub struct DraftMeasure {
     pub context: usize,
     /// The chunks or conversations of the text to take.
     pub chunks: Chunks,
+    /// Arithmetic: vector instructions and the kernel of matrix products.
+    pub compute: Compute,
 }
 
 impl DraftMeasure {
@@ -36,6 +39,7 @@ impl DraftMeasure {
             text: Vec::new(),
             context: 512,
             chunks: Chunks(0..8),
+            compute: Compute::detect(),
         }
     }
 
@@ -51,10 +55,10 @@ impl DraftMeasure {
     /// # Errors
     /// `Recipe` without a text; `Malformed` or `Unsupported` for the models and the text; `Io`.
     pub fn run(&self, progress: &dyn Progress) -> Result<DraftReport> {
-        let target = Model::open(&self.target)?;
+        let target = Model::open(&self.target)?.with_compute(self.compute);
         let opened_draft = DraftModel::open(&self.draft, &target)?;
         let model = target.runtime()?;
-        let draft = opened_draft.runtime(target.config())?;
+        let draft = opened_draft.runtime(target.config(), self.compute)?;
         let reader = target.reader();
         let reader = Reader { context: reader.context.min(draft.context()), ..reader };
         let cut = Cut { context: self.context, most: Some(self.chunks.0.end), scored: Scored::Answers };

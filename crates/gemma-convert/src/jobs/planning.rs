@@ -6,6 +6,7 @@ use checkpoint::Checkpoint;
 use convert::Options;
 use footprint::{Conditions, Memory, Verdict};
 use plan::{FileEntry, Plan, Request};
+use quant::Simd;
 use tensor::{DType, Result};
 
 use super::sensitivities::Costs;
@@ -71,7 +72,7 @@ impl Planning {
         let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
         let checkpoint = Checkpoint::open(&self.model)?;
         let model = gemma::ModelSpec::open(&checkpoint)?;
-        let shards = shards(&checkpoint, &model, &requests)?;
+        let shards = shards(Simd::detect(), &checkpoint, &model, &requests)?;
         let costs = self.recipes.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
         costs.choose(&mut requests, (&checkpoint, &model, &shards), |_| Ok(()), &Silent)?;
         let plan = plan::plan(&model, &shards, &requests)?;
@@ -108,9 +109,9 @@ impl Planned {
         target: &Options,
         progress: &dyn Progress,
     ) -> Result<Planned> {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(path)?.with_simd(target.simd);
         let model = gemma::ModelSpec::open(&checkpoint)?;
-        let shards = shards(&checkpoint, &model, requests)?;
+        let shards = shards(target.simd, &checkpoint, &model, requests)?;
         let check = |plan: &Plan| convert::check(&checkpoint, plan, target);
         costs.choose(requests, (&checkpoint, &model, &shards), check, progress)?;
         let plan = plan::plan(&model, &shards, requests)?;

@@ -56,7 +56,7 @@ pub(crate) fn names(texts: &[PathBuf]) -> Vec<String> {
 /// `Recipe` for a recipe that needs a text where there is none, and for a text that no recipe needs; `Target` for a place that
 /// cannot be written; `Malformed` for a text that is too short.
 pub(crate) fn round(
-    text: &TextOptions,
+    (text, compute): (&TextOptions, Compute),
     measured: bool,
     planned: &Planned,
     requests: &[Request],
@@ -87,7 +87,8 @@ pub(crate) fn round(
     let one = |(number, request): (usize, &Request)| {
         let Some(calibration) = &request.recipe.calibration else { return Ok(None) };
         let sequences = sequences(text, calibration.context, &reader)?;
-        let run = Run { checkpoint, model, artifact: &plan.artifacts[number], sequences, texts: &texts };
+        let artifact = &plan.artifacts[number];
+        let run = Run { checkpoint, model, artifact, sequences, texts: &texts, compute };
         let folder = options.folder.join(format!("{}.calibration", request.stem));
         let id = run.id(&plan.only(number).digest());
         run.round(&folder, &id, text.memory, progress).map(Some)
@@ -101,12 +102,13 @@ struct Run<'a> {
     artifact: &'a Artifact,
     sequences: Vec<Vec<u32>>,
     texts: &'a [FileEntry],
+    compute: Compute,
 }
 
 impl Run<'_> {
     /// What the result depends on.
     fn id(&self, plan: &str) -> String {
-        let kernel = Compute::detect().kernel.name();
+        let kernel = self.compute.kernel.name();
         calibrate::store_id(&[&self.model.fingerprint, plan.as_bytes(), kernel.as_bytes()], &self.sequences)
     }
 
@@ -132,6 +134,7 @@ impl Run<'_> {
             sequences: &self.sequences,
             names: Vec::new(),
             memory,
+            compute: self.compute,
             progress: &|tokens| task.advance(tokens),
         };
         let store = CalibrationStore::new(folder, id)?;
@@ -144,7 +147,7 @@ impl Run<'_> {
             texts: self.texts.to_vec(),
             tokens,
             sequences: self.sequences.len() as u64,
-            compute: Compute::detect().to_string(),
+            compute: self.compute.to_string(),
             tensors: serde_json::to_value(&reports).expect("reports are plain data"),
         };
         Ok(Calibrated { tensors: Arc::new(tensors), entry, store, kept })

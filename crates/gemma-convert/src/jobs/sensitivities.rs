@@ -8,7 +8,7 @@ use base::{OutputFile, Progress, Unit, write_whole};
 use calibrate::{CalibrationTokens, sample, sensitivity, sensitivity_id, sensitivity_work};
 use checkpoint::Checkpoint;
 use plan::{Plan, Request, Sensitivity, Shards, allocate, check_budget};
-use runtime::Weights;
+use runtime::{Compute, Weights};
 use tensor::{Error, Result, TensorSource};
 use text::Tokenizer;
 
@@ -23,7 +23,7 @@ pub(crate) enum Costs<'a> {
     /// A file.
     File(&'a Path),
     /// They are measured on a text, and kept in a folder.
-    Text { text: &'a TextOptions, folder: &'a Path, force: bool },
+    Text { text: &'a TextOptions, folder: &'a Path, force: bool, compute: Compute },
 }
 
 impl<'a> Costs<'a> {
@@ -33,11 +33,12 @@ impl<'a> Costs<'a> {
         text: &'a TextOptions,
         folder: &'a Path,
         force: bool,
+        compute: Compute,
     ) -> Costs<'a> {
         match &budget.sensitivity {
             Some(file) => Costs::File(file),
             None if text.files.is_empty() => Costs::Unknown,
-            None => Costs::Text { text, folder, force },
+            None => Costs::Text { text, folder, force, compute },
         }
     }
 
@@ -67,13 +68,13 @@ impl<'a> Costs<'a> {
         let costs = match self {
             Costs::Unknown => return Ok(()), // planning says what is missing
             Costs::File(path) => read(path)?,
-            Costs::Text { text, folder, force } => {
+            &Costs::Text { text, folder, force, compute } => {
                 let mut plain = requests.to_vec();
                 plain.iter_mut().for_each(|request| request.recipe.budget = None);
                 check(&plan::plan(model, shards, &plain)?)?;
                 let context = first.recipe.calibration.as_ref().map_or(CONTEXT, |c| c.context);
                 let path = folder.join(format!("{}.sensitivity.json", first.stem));
-                measure(&Measure { checkpoint, model, text, context, path, force: *force }, progress)?
+                measure(&Measure { checkpoint, model, text, context, path, force, compute }, progress)?
             }
         };
         for request in requests {
@@ -105,6 +106,7 @@ pub(crate) struct Measure<'a> {
     pub(crate) path: PathBuf,
     /// Replaces a file of another model or text.
     pub(crate) force: bool,
+    pub(crate) compute: Compute,
 }
 
 /// Measures the sensitivity of each tensor that the file does not have yet.
@@ -112,11 +114,11 @@ pub(crate) struct Measure<'a> {
 /// # Errors
 /// `Target` for a file of another model or text, `Malformed` for a text that is too short, `Io`.
 pub(crate) fn measure(what: &Measure<'_>, progress: &dyn Progress) -> Result<Sensitivity> {
-    let Measure { checkpoint, model, text, context, path, force } = what;
+    let Measure { checkpoint, model, text, context, path, force, compute } = what;
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
     let sequences = sample(&sequences(text, *context, &reader(&tokenizer, model))?);
     let tokens = sequences.iter().map(|sequence| sequence.len() as u64).sum();
-    let id = sensitivity_id(&model.fingerprint, &sequences);
+    let id = sensitivity_id(&model.fingerprint, &sequences, *compute);
     let known = read(path).ok();
     if path.exists() && !force && known.as_ref().is_none_or(|known| known.id != id) {
         return Err(Error::target(
@@ -134,9 +136,10 @@ pub(crate) fn measure(what: &Measure<'_>, progress: &dyn Progress) -> Result<Sen
         sequences: &sequences,
         names: names(&text.files),
         memory: text.memory,
+        compute: *compute,
         progress: &|tokens| task.advance(tokens),
     };
-    let base_model = runtime::Model::new(config, Weights::new(*checkpoint, inventory)?)?;
+    let base_model = runtime::Model::new(config, Weights::new(*checkpoint, inventory, *compute)?)?;
     let mut kept = None;
     let mut keep = |known: &Sensitivity| {
         keep(path, known)?;
@@ -170,13 +173,16 @@ pub struct MeasureSensitivity {
     pub out: PathBuf,
     /// Replaces a file of another model or text.
     pub force: bool,
+    /// Arithmetic: vector instructions and the kernel of matrix products.
+    pub compute: Compute,
 }
 
 impl MeasureSensitivity {
     /// A measurement with chunks of 512 tokens.
     pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> MeasureSensitivity {
         let (model, out) = (model.into(), out.into());
-        MeasureSensitivity { model, text: TextOptions::default(), context: CONTEXT, out, force: false }
+        let (text, compute) = (TextOptions::default(), Compute::detect());
+        MeasureSensitivity { model, text, context: CONTEXT, out, force: false, compute }
     }
 
     /// Adds a text to measure on.
@@ -195,12 +201,12 @@ impl MeasureSensitivity {
         if self.text.files.is_empty() {
             return Err(Error::recipe("sensitivity", "no text to measure on").help("Give one with ‹text›."));
         }
-        let checkpoint = Checkpoint::open(&self.model)?;
+        let checkpoint = Checkpoint::open(&self.model)?.with_simd(self.compute.simd);
         let model = gemma::ModelSpec::open(&checkpoint)?;
         model.notes.iter().for_each(|note| progress.note(note));
         let (text, context, path) = (&self.text, self.context, self.out.clone());
-        let subject =
-            Measure { checkpoint: &checkpoint, model: &model, text, context, path, force: self.force };
+        let (checkpoint, model, force, compute) = (&checkpoint, &model, self.force, self.compute);
+        let subject = Measure { checkpoint, model, text, context, path, force, compute };
         measure(&subject, progress)
     }
 }

@@ -8,6 +8,7 @@ use eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter, ModelInfo
 use gemma::{Config, Inventory};
 use gguf::GgufFile;
 use plan::{Format, Recipe, Thresholds};
+use runtime::Compute;
 use tensor::{Error, Fault, Result};
 use text::{Corpus, Cut, Scored};
 use verify::{
@@ -55,6 +56,8 @@ pub struct Verify {
     pub save_logits: Option<PathBuf>,
     /// Replaces a file of logits that is of another kind.
     pub force: bool,
+    /// Arithmetic: vector instructions and the kernel of matrix products.
+    pub compute: Compute,
 }
 
 impl Verify {
@@ -76,6 +79,7 @@ impl Verify {
             text_memory: 1 << 30,
             save_logits: None,
             force: false,
+            compute: Compute::detect(),
         }
     }
 
@@ -112,12 +116,12 @@ impl Verify {
         let replacing = |path: &PathBuf| OutputFile::replacing(path, FileKind::Logits, self.force);
         let logits = self.save_logits.as_ref().map(replacing).transpose()?;
 
-        let artifact = ModelFile::open(&self.artifact)?;
-        let base = self.base.as_deref().map(Against::open).transpose()?;
+        let artifact = ModelFile::open(&self.artifact)?.with_simd(self.compute.simd);
+        let base = self.base.as_deref().map(|path| Against::open(path, self.compute)).transpose()?;
         let mut report = Report {
             schema: SCHEMA,
             tool: TOOL.to_owned(),
-            compute: runtime::Compute::detect().to_string(),
+            compute: self.compute.to_string(),
             artifact: artifact_info(&self.artifact, artifact.artifact()),
             base: match (&base, &self.base) {
                 (Some(Against::Model(base)), Some(path)) => Some(base.info(path)),
@@ -154,7 +158,7 @@ impl Verify {
         } else if verify::is_draft(artifact.artifact()) {
             skip(&mut report, Step::Text, "a draft model says nothing without its target (draft measure)");
         } else {
-            let artifact = artifact.model()?;
+            let artifact = artifact.model()?.with_compute(self.compute);
             timed(&mut report, "text", |report| {
                 self.text_step(&artifact, base.as_ref(), logits, report, progress)
             })?;
@@ -190,7 +194,7 @@ impl Verify {
         };
         let expected = match (&base.container, artifact) {
             (Container::Checkpoint(checkpoint, model), _) => {
-                Expected::of_checkpoint(checkpoint, model, from)?
+                Expected::of_checkpoint(checkpoint, model, from, self.compute.simd)?
             }
             (Container::Gguf(set, _), Artifact::Gguf(_)) => Expected::of_gguf(set)?,
             (Container::Gguf(..), Artifact::Folder(_)) => {
@@ -201,7 +205,8 @@ impl Verify {
         };
         structure_step(report, || verify::structure(artifact, &expected))?;
         self.weights_step(report, verify::weights(artifact, &expected), progress, |report, done| {
-            let (tensors, findings) = verify::tensor_errors(artifact, base.source(), &expected, done)?;
+            let (tensors, findings) =
+                verify::tensor_errors(artifact, base.source(), &expected, self.compute.simd, done)?;
             report.tensors = Some(tensors);
             Ok(findings)
         })?;
@@ -321,7 +326,7 @@ impl Verify {
     fn alone(&self, artifact: Artifact<'_>, report: &mut Report, progress: &dyn Progress) -> Result<()> {
         structure_step(report, || verify::structure_alone(artifact))?;
         self.weights_step(report, verify::weights_of(artifact), progress, |_, done| {
-            verify::weights_alone(artifact, done)
+            verify::weights_alone(artifact, self.compute.simd, done)
         })
     }
 
@@ -356,11 +361,11 @@ enum Against {
 }
 
 impl Against {
-    fn open(path: &Path) -> Result<Against> {
+    fn open(path: &Path, compute: Compute) -> Result<Against> {
         if LogitsFile::is_one(path) {
             return LogitsFile::open(path).map(Against::Logits);
         }
-        Ok(Against::Model(Box::new(ModelFile::open(path)?.model_of_any_kind()?)))
+        Ok(Against::Model(Box::new(ModelFile::open(path)?.model_of_any_kind()?.with_compute(compute))))
     }
 }
 

@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use ndarray::{ArrayViewMut2, Axis};
-use quant::Simd;
 use rayon::prelude::*;
 use tensor::{DType, Result};
 
@@ -28,7 +27,7 @@ impl Weight<'_> {
     pub(super) fn tiled(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
         let (count, steps) = (y.ncols(), x.ncols() / TILE_COLS);
         let parts = if self.desc().dtype == DType::BF16 { Parts::ThreeByOne } else { Parts::TwoByTwo };
-        let x_tiles = Packed::new(x, parts.of_tokens());
+        let x_tiles = Packed::new(self.compute().simd, x, parts.of_tokens());
         let shares = 2 * rayon::current_num_threads();
         let block = count.div_ceil(shares).next_multiple_of(PAIR).min(TILED_ROWS);
         let blocks = y.axis_chunks_iter_mut(Axis(1), block).into_par_iter().enumerate();
@@ -89,8 +88,8 @@ impl Weight<'_> {
                         }
                     }
                     Parts::TwoByTwo => {
-                        quant::decode(Simd::detect(), dtype, bytes, values);
-                        split(values, 2, row, tiles);
+                        quant::decode(self.compute().simd, dtype, bytes, values);
+                        split(self.compute().simd, values, 2, row, tiles);
                     }
                 }
             }

@@ -3,6 +3,7 @@
 //! An f32 is the exact sum of three BF16 values of 8 mantissa bits each. Products of the parts, summed in f32, have the
 //! precision of f32 products.
 
+use quant::Simd;
 use rayon::prelude::*;
 
 use super::amx::{TILE_COLS, TILE_ROWS, Values};
@@ -23,14 +24,14 @@ pub(super) struct Packed {
 
 impl Packed {
     /// `x` must have whole tiles of columns.
-    pub(super) fn new(x: &Matrix, parts: usize) -> Packed {
+    pub(super) fn new(simd: Simd, x: &Matrix, parts: usize) -> Packed {
         let steps = x.ncols() / TILE_COLS;
         let pair = 2 * parts * steps;
         // missing tokens are zeros
         let mut tiles = vec![Values::ZERO; x.nrows().div_ceil(PAIR) * pair];
         let rows = x.values().par_chunks(PAIR * x.ncols());
         rows.zip(tiles.par_chunks_mut(pair)).for_each(|(rows, tiles)| {
-            rows.chunks_exact(x.ncols()).enumerate().for_each(|(row, x)| split(x, parts, row, tiles));
+            rows.chunks_exact(x.ncols()).enumerate().for_each(|(row, x)| split(simd, x, parts, row, tiles));
         });
         Packed { tiles, parts, steps }
     }
@@ -98,7 +99,7 @@ mod tests {
     #[test]
     fn a_pair_of_tiles_holds_32_columns_of_a_part_of_32_tokens() {
         let x = Matrix::from_shape_fn((34, 64), |(row, col)| (row * 64 + col) as f32 / 3.0);
-        let packed = Packed::new(&x, 3);
+        let packed = Packed::new(Simd::detect(), &x, 3);
         for (token, column) in [(0, 0), (5, 1), (15, 31), (16, 32), (31, 33), (33, 63)] {
             let tiles = packed.pair(token / 32, column / 32..column / 32 + 1);
             let part = |part: usize| value(tiles[2 * part + token % 32 / 16].0[token % 16][column % 32]);

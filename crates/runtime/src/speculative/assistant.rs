@@ -14,7 +14,7 @@ use tensor::{DType, Error, Result, TensorSource};
 
 use crate::attention::Heads;
 use crate::norm::{rms, rms_in_place};
-use crate::{KvCache, Matrix, Model, RowMajor, Weights, rope};
+use crate::{Compute, KvCache, Matrix, Model, RowMajor, Weights, rope};
 
 /// The role of the token ids of an ordered embedding; they are integers, not weights.
 const ORDERING: &str = "masked_embd_ordering";
@@ -54,11 +54,12 @@ impl<'a> Assistant<'a> {
         source: &'a dyn TensorSource,
         inventory: &Inventory,
         target: &Config,
+        compute: Compute,
     ) -> Result<Assistant<'a>> {
         config.check_target(target)?;
         let (ordering, text): (Vec<_>, Vec<_>) =
             inventory.text.iter().cloned().partition(|found| found.slot.role == ORDERING);
-        let weights = Weights::new(source, &Inventory { text, dropped: Vec::new() })?;
+        let weights = Weights::new(source, &Inventory { text, dropped: Vec::new() }, compute)?;
         let head = match (config.ordered(), ordering.first()) {
             (Some(ordered), Some(found)) => Some(Head::read(ordered, config.vocab, source, found.index)?),
             _ => None,
@@ -111,9 +112,9 @@ impl<'a> Assistant<'a> {
     fn layer(&self, layer: usize, cache: &KvCache, x: &mut Matrix) -> Result<()> {
         let (eps, w) = (self.config().norm_eps, self.model.weights().layer(layer));
         let a = self.attention(layer, cache, x)?;
-        *x += &rms(&a, Some(&w.vector("post_attention_norm")?), eps);
+        *x += &rms(self.model.simd(), &a, Some(&w.vector("post_attention_norm")?), eps);
         let f = self.model.dense(&w, x)?;
-        *x += &rms(&f, Some(&w.vector("post_ffw_norm")?), eps);
+        *x += &rms(self.model.simd(), &f, Some(&w.vector("post_ffw_norm")?), eps);
         *x *= w.vector("layer_output_scale")?[0];
         Ok(())
     }
@@ -121,12 +122,12 @@ impl<'a> Assistant<'a> {
     fn attention(&self, layer: usize, cache: &KvCache, x: &Matrix) -> Result<Matrix> {
         let (config, w) = (self.config(), self.model.weights().layer(layer));
         let (head_dim, position) = (config.head_dim_of(layer) as usize, cache.len());
-        let a = rms(x, Some(&w.vector("attn_norm")?), config.norm_eps);
+        let a = rms(self.model.simd(), x, Some(&w.vector("attn_norm")?), config.norm_eps);
         let mut q = w.project("attn_q", &a)?;
-        rms_in_place(&mut q, head_dim, Some(&w.vector("attn_q_norm")?), config.norm_eps);
+        rms_in_place(self.model.simd(), &mut q, head_dim, Some(&w.vector("attn_q_norm")?), config.norm_eps);
         rope::rotate(&mut q, &[position], self.model.frequencies(config.attention[layer]));
         let mut o = Matrix::zeros(q.raw_dim());
-        let heads = Heads::of(config, layer);
+        let heads = Heads::of(config, layer, self.model.simd());
         heads.attend_alone(q.row(0), cache.layer(self.owners[layer]), position, o.row_mut(0));
         w.project("attn_output", &o)
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use checkpoint::Checkpoint;
 use gemma::Config;
 use ndarray::Axis;
-use runtime::{Kernel, KvCache, Matrix, Model, RowMajor, Stage, Weights};
+use runtime::{Compute, Kernel, KvCache, Matrix, Model, RowMajor, Stage, Weights};
 use safetensors::SafeTensors;
 use tensor::{Result, TensorSource};
 
@@ -35,18 +35,21 @@ impl Folder {
     /// One model for each way to multiply that this machine has.
     pub(crate) fn models(&self) -> Vec<Model<'_>> {
         let kernels = testkit::available("kernel", [Kernel::F32, Kernel::AmxBf16], Kernel::is_available);
-        let with = |kernel| Model::new(&self.config, self.weights(&self.checkpoint)?.with_kernel(kernel)?);
-        kernels.into_iter().map(|kernel| with(kernel).unwrap()).collect()
+        let with = |kernel| {
+            let compute = Compute { kernel, ..Compute::detect() };
+            Model::new(&self.config, self.weights(&self.checkpoint, compute).unwrap()).unwrap()
+        };
+        kernels.into_iter().map(with).collect()
     }
 
-    fn weights<'a>(&self, source: &'a dyn TensorSource) -> Result<Weights<'a>> {
+    fn weights<'a>(&self, source: &'a dyn TensorSource, compute: Compute) -> Result<Weights<'a>> {
         let inventory = gemma::inventory(&self.config, source.tensors(), &|_| "the fixture".into()).unwrap();
-        Weights::new(source, &inventory)
+        Weights::new(source, &inventory, compute)
     }
 
     /// The model with another source of the same tensors.
     pub(crate) fn model_over<'a>(&'a self, source: &'a dyn TensorSource) -> Result<Model<'a>> {
-        Model::new(&self.config, self.weights(source)?)
+        Model::new(&self.config, self.weights(source, Compute::detect())?)
     }
 
     /// As many tokens as asked for, of those that text has.

@@ -56,7 +56,7 @@ pub(super) fn byte_swapped(case: &Case<'_>) -> Result<Option<String>> {
     for (&row, x) in case.rows.iter().zip(&case.x) {
         case.pair.artifact.read_rows(case.pair.index, row, &mut bytes)?;
         bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
-        quant::decode(quant::Simd::detect(), dtype, &bytes, &mut values);
+        quant::decode(case.pair.simd, dtype, &bytes, &mut values);
         if !case.same(x, &values) {
             return Ok(None);
         }

@@ -36,4 +36,6 @@ pub(crate) struct Sensitivity {
     /// Replace a file of another model or text
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) arithmetic: super::Arithmetic,
 }

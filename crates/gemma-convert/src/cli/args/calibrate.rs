@@ -37,4 +37,6 @@ pub(crate) struct Calibrate {
     /// Replace it if it is there
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) arithmetic: super::Arithmetic,
 }

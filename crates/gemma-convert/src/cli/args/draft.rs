@@ -68,6 +68,8 @@ pub(crate) struct DraftMeasure {
     pub(crate) chunks: Chunks,
     #[command(flatten)]
     pub(crate) reports: ReportFiles,
+    #[command(flatten)]
+    pub(crate) arithmetic: super::Arithmetic,
 }
 
 /// For `generate`: a draft model that guesses ahead.

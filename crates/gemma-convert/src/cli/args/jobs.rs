@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use gemma_convert::{
-    BudgetOptions, Calibrate, Convert, DraftConvert, DraftExtract, DraftMeasure, Error, Generate,
+    BudgetOptions, Calibrate, Compute, Convert, DraftConvert, DraftExtract, DraftMeasure, Error, Generate,
     MeasureSensitivity, Planning, Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions,
     Thresholds, Verify, byte_size,
 };
@@ -66,7 +66,7 @@ impl super::Convert {
             force: self.force,
             skip_existing: self.skip_existing,
             sync: !self.no_sync,
-            simd: simd(self.simd.as_deref())?,
+            compute: self.arithmetic.compute()?,
         })
     }
 }
@@ -84,14 +84,15 @@ impl super::DraftExtract {
 }
 
 impl super::DraftMeasure {
-    pub(crate) fn job(&self) -> DraftMeasure {
-        DraftMeasure {
+    pub(crate) fn job(&self) -> Result<DraftMeasure> {
+        Ok(DraftMeasure {
             draft: self.draft.clone(),
             target: self.target.clone(),
             text: self.text.clone(),
             context: self.context,
             chunks: self.chunks.clone(),
-        }
+            compute: self.arithmetic.compute()?,
+        })
     }
 }
 
@@ -104,6 +105,7 @@ impl super::Calibrate {
             merge: self.merge.clone(),
             out: self.out.clone(),
             force: self.force,
+            compute: self.arithmetic.compute()?,
         })
     }
 }
@@ -116,14 +118,15 @@ impl super::Sensitivity {
             context: self.context,
             out: self.out.clone(),
             force: self.force,
+            compute: self.arithmetic.compute()?,
         })
     }
 }
 
 impl super::Generate {
     /// The job. `recommended` are the sampling values of the model.
-    pub(crate) fn job(&self, prompt: Prompt, recommended: Option<Sampling>) -> Generate {
-        Generate {
+    pub(crate) fn job(&self, prompt: Prompt, recommended: Option<Sampling>) -> Result<Generate> {
+        Ok(Generate {
             model: self.model.clone(),
             prompt,
             max_tokens: self.max_tokens,
@@ -132,7 +135,8 @@ impl super::Generate {
             stop: self.stop.clone(),
             draft: self.drafting.draft.clone(),
             draft_tokens: self.drafting.draft_tokens,
-        }
+            compute: self.arithmetic.compute()?,
+        })
     }
 
     /// Greedy decoding, unless an option asks for sampling.
@@ -187,6 +191,7 @@ impl super::Verify {
             text_memory: memory("--text-memory", &self.text_memory)?,
             save_logits: self.save_logits.clone(),
             force: self.reports.force,
+            compute: self.arithmetic.compute()?,
         })
     }
 }
@@ -221,9 +226,15 @@ fn out(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// The best level that this machine has, or the one that was asked for.
-fn simd(wanted: Option<&str>) -> Result<Simd> {
-    let Some(name) = wanted else { return Ok(Simd::detect()) };
+impl super::Arithmetic {
+    /// The fastest arithmetic of this machine, with the vector instructions that were asked for.
+    pub(crate) fn compute(&self) -> Result<Compute> {
+        let fastest = Compute::detect();
+        Ok(Compute { simd: self.simd.as_deref().map_or(Ok(fastest.simd), simd)?, ..fastest })
+    }
+}
+
+fn simd(name: &str) -> Result<Simd> {
     let available = Simd::available();
     let named = |level: &&Simd| level.name().eq_ignore_ascii_case(name);
     available.iter().find(named).copied().ok_or_else(|| {

@@ -19,7 +19,7 @@ pub(crate) fn run(args: &args::Draft) -> Result<Output> {
 
 fn measure(args: &args::DraftMeasure) -> Result<Output> {
     let files = Reports::open(&args.reports, &[])?;
-    let report = args.job().run(&Console::default())?;
+    let report = args.job()?.run(&Console::default())?;
     let json = serde_json::to_value(&report).expect("a report is plain data");
     let unwritten = files.write(&json, || report::draft_html(&report), || report::draft_markdown(&report));
     Ok(Output { text: report::draft_text(&report), json, passed: report.measured.same_text, unwritten })
