@@ -99,7 +99,7 @@ fn keys_of_the_other_container_are_refused() {
         ),
         (&["--recipe", "sfp8", "--set", "metadata.name=x"], "metadata: has no effect on safetensors"),
         (&["--recipe", "sfp8", "--set", "types.scheme=q4_0"], "types.scheme: no such scheme of safetensors"),
-        (&["--recipe", "sfp8", "--max-shard-size", "much"], "--max-shard-size: no size in bytes"),
+        (&["--recipe", "sfp8", "--max-shard-size", "much"], "--max-shard-size: not a size in bytes"),
         (&["--type", "q4_0", "--max-shard-size", "1GB"], "output.max_shard_size: has no effect on gguf"),
         (&["--type", "q4_0", "--text-only"], "text_only: has no effect on gguf"),
         (&["--type", "q4_0", "--set", "output.format=safetensors"], "types.scheme: missing"),
