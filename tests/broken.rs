@@ -39,7 +39,7 @@ const SAYS: &[(&str, &[&str])] = &[
     ("scores",                  &["tokenizer.ggml.scores: "]),
     ("nan",                     &["per_layer_token_embd.weight: ", "NaN"]),
     ("another-layer",           &["blk.1.ffn_up.weight: it holds the values of blk.2.ffn_up.weight"]),
-    ("heads-interleaved",       &["blk.0.attn_q.weight: the rows of each head are permuted for interleaved rotation"]),
+    ("heads-interleaved",       &["blk.0.attn_q.weight: the rows of each head are permuted for interleaved RoPE"]),
     ("rows-exchanged",          &["blk.0.ffn_up.weight: rows 3 and 9 are exchanged"]),
 ];
 
