@@ -6,11 +6,11 @@
 //! | `layer_selection.rs` | the layers whose draft agrees best with the target, by measurement |
 //! | `agreement.rs` | overlap of two models' predictions along a text |
 //! | `rollout.rs` | greedy text of the target, and the correct guesses of the draft model along it |
-//! | `measure.rs` | both of these and a timed run: the job of `draft measure` |
+//! | `measure.rs` | overlaps, rollouts and a timed run: the job of `draft measure` |
 //! | `report.rs` | acceptance rate and speed-up by burst size: the document of `draft measure --json` |
 //!
-//! The draft models of the runtime (assistants, and models with a KV cache of their own) are `runtime::Drafter`; the decode loop
-//! is in `generate`. Work runs on the caller's rayon pool.
+//! The draft models of the runtime (assistants, and models with a KV cache of their own) are `runtime::Drafter`; the
+//! decode loop is in `generate`. Work runs on the caller's rayon pool.
 
 mod agreement;
 mod extraction;
