@@ -1,9 +1,10 @@
 //! Quantization with error feedback (LDLQ): later values of a row compensate the quantization errors of earlier ones.
 //!
 //! Rows w become ŵ so that (ŵ − w)·H·(ŵ − w)ᵀ is small, where H, the Gram matrix of the inputs, says how errors
-//! combine. With H = M·D·Mᵀ, M unit upper triangular and D diagonal, that is Σ Dᵢ·(ŵᵢ − tᵢ)² with tᵢ = wᵢ − Σ_{j<i} (ŵⱼ
-//! − wⱼ)·Mⱼᵢ: each value is rounded to the level nearest to its *target* tᵢ, and its error, weighted with Dᵢ, moves the
-//! targets after it. This is LDLQ (Chee et al., arXiv:2307.13304), which gives the codes of GPTQ (arXiv:2210.17323).
+//! combine. With H = M·D·Mᵀ, M unit upper triangular and D diagonal, that is Σ Dᵢ·(ŵᵢ − tᵢ)² with
+//! tᵢ = wᵢ − Σ_{j<i} (ŵⱼ − wⱼ)·Mⱼᵢ: each value is rounded to the level nearest to its *target* tᵢ, and its error,
+//! weighted with Dᵢ, moves the targets after it. This is LDLQ (Chee et al., arXiv:2307.13304), which gives the codes of
+//! GPTQ (arXiv:2210.17323).
 //!
 //! The best block scale depends on the codes, each of which moves the targets of the next ones. So scales are chosen by
 //! trial: each [lane](crate::lanes) tries a candidate on a whole group, and the least Σ Dᵢ·(ŵᵢ − tᵢ)² wins
@@ -33,8 +34,8 @@ pub struct Panel<'a> {
     pub weights: &'a [f32],
     /// The targets t, given the errors of all values before the panel.
     pub targets: &'a [f32],
-    /// M of the panel, row by row with stride [`PANEL`]: the factor from the error of value `i` to the target of `j >
-    /// i` is at `PANEL·i + j`. Only entries above the diagonal are read.
+    /// M of the panel, row by row with stride [`PANEL`]: the factor from the error of value `i` to the target of value
+    /// `j > i` is at `PANEL·i + j`. Only entries above the diagonal are read.
     pub feedback: &'a [f32],
     /// D: the weight of the squared distance of each value from its target.
     pub importance: &'a [f32],
