@@ -269,7 +269,8 @@ fn importance_of_another_model_is_refused() {
     });
     let said = refusal(&path, "q4_0");
     assert!(
-        said.contains("no tensor of this model") && said.contains("model.layers.0.q_proj.weight"),
+        said.contains("no entry names a tensor of this model")
+            && said.contains("model.layers.0.q_proj.weight"),
         "{said}"
     );
 }

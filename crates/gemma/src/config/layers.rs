@@ -33,7 +33,7 @@ pub(super) fn attention(fields: &Fields<'_>) -> Result<(Vec<Attention>, bool)> {
         }
         Some(Value::Array(names)) => {
             return Err(
-                Error::malformed(field("layer_types"), "not one entry a layer").expected(layers, names.len())
+                Error::malformed(field("layer_types"), "not one entry per layer").expected(layers, names.len())
             );
         }
         Some(other) => {
