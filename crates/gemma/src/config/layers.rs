@@ -32,9 +32,8 @@ pub(super) fn attention(fields: &Fields<'_>) -> Result<(Vec<Attention>, bool)> {
             names.iter().enumerate().map(kind).collect::<Result<Vec<_>>>()?
         }
         Some(Value::Array(names)) => {
-            return Err(
-                Error::malformed(field("layer_types"), "not one entry per layer").expected(layers, names.len())
-            );
+            return Err(Error::malformed(field("layer_types"), "not one entry per layer")
+                .expected(layers, names.len()));
         }
         Some(other) => {
             return Err(
