@@ -293,8 +293,8 @@ impl Checkpoint {
 
     /// A digest of `config.json`, the headers and a sample of the weights: 64 KiB at the beginning, the middle and the
     /// end of each shard, and 512 bytes at each of 256 places between, so that a fine-tune of a few matrices a layer
-    /// differs. Different digests mean different models; equal digests mean the same model, unless someone has forged
-    /// them.
+    /// differs. Different digests mean different models; equal digests mean the same model, except for differences
+    /// that are constructed to evade the sample.
     ///
     /// # Errors
     /// Those of [`read_at`](Self::read_at).

@@ -67,7 +67,7 @@ pub(crate) fn check(
     }
     let name = method.map_or_else(String::new, |method| format!(" ({method})"));
     let note =
-        format!("config.json has a {field}{name}, but no weight is quantised: this leftover is ignored");
+        format!("config.json has a {field}{name}, but no weight is quantised: it is left over, and ignored");
     let fields = [config.as_object_mut()];
     fields.into_iter().flatten().for_each(|fields| FIELDS.iter().for_each(|f| drop(fields.shift_remove(*f))));
     if let Some(text) = config.get_mut("text_config").and_then(Value::as_object_mut) {

@@ -76,7 +76,7 @@ impl TokenizerFile {
         if let Some(byte) =
             (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).find(|text| !tokens.contains(&**text))
         {
-            return Err(Error::malformed("vocabulary", "does not cover every byte")
+            return Err(Error::malformed("vocabulary", "lacks a byte token")
                 .expected(format!("a token {byte}"), "none"));
         }
         if self.merges().len() == 0 {
@@ -92,12 +92,12 @@ impl TokenizerFile {
             if let Some(lacking) = [left, right, &product].into_iter().find(|text| !tokens.contains(text)) {
                 return Err(Error::malformed(
                     format!("merge {rank}: {left:?} with {right:?}"),
-                    "refers to a token that is not in the vocabulary",
+                    "needs a token that the vocabulary lacks",
                 )
                 .expected(format!("token {lacking:?}"), "none"));
             }
             if let Some(first) = ranks.insert((left, right), rank) {
-                return Err(Error::malformed(format!("merge {rank}"), "is a duplicate")
+                return Err(Error::malformed(format!("merge {rank}"), "is listed twice")
                     .expected("each merge once", format!("the same as merge {first}")));
             }
         }
