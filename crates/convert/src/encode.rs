@@ -174,7 +174,7 @@ fn encode(simd: Simd, wanted: &Wanted, to: &Use, values: &[f32], encoded: &mut V
     }
 }
 
-/// Like [`encode`], for a tensor on a 4-bit quantization grid: repacks it losslessly and counts the blocks.
+/// Like [`encode`], for a tensor on a 4-bit quantization grid: repacks it and counts the blocks.
 fn repack(
     simd: Simd,
     wanted: &Wanted,

@@ -1,10 +1,11 @@
-//! Memory estimates of a run: weights by placement, KV cache by kind of layer, working buffers; and what fits a limit.
+//! Memory estimates of a run: weights by placement, KV cache by kind of layer, working buffers; and the fit into a
+//! memory limit.
 //!
-//! The estimates are arithmetic over a plan and a config; nothing is measured here. Each engine has a file of its own:
-//! `llama_cpp.rs` follows llama.cpp's source, `runtime.rs` this project's `runtime`, whose constants it uses. docs/memory.md has
-//! the measured figures beside the estimates.
+//! The estimates are arithmetic over a plan and a config, without measurements. Each engine has its own file:
+//! `llama_cpp.rs` follows llama.cpp's source, `runtime.rs` this project's `runtime`, whose constants it uses.
+//! docs/memory.md has measurements beside the estimates.
 //!
-//! Left out: graphics cards, several sequences at a time, image and audio input (the weights of those are `idle`).
+//! Not covered: GPUs, several sequences at a time, image and audio input (the weights of those are `idle`).
 
 mod fit;
 mod llama_cpp;

@@ -70,7 +70,7 @@ impl Config {
     }
 }
 
-/// Whether two tensors have the same type, shape and bytes. Reads them in parallel, a few rows at a time.
+/// Whether two tensors have the same type, shape and bytes. Reads both side by side, some rows at a time.
 fn same_bytes(source: &dyn TensorSource, a: usize, b: usize) -> Result<bool> {
     let [left, right]: [&TensorDesc; 2] = [&source.tensors()[a], &source.tensors()[b]];
     if (left.dtype, &left.shape) != (right.dtype, &right.shape) {

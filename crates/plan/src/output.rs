@@ -6,11 +6,11 @@ use tensor::Result;
 use crate::byte_size::byte_size;
 use crate::offload::Class;
 
-/// `[output]`.
+/// The section `[output]` of a recipe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
-    /// The container.
+    /// The container format.
     #[serde(default, skip_serializing_if = "Format::is_gguf")]
     pub format: Format,
     /// Maximum bytes of tensors per part of a GGUF, such as `2GB` or `500MB` (powers of ten).
@@ -24,7 +24,7 @@ pub struct Output {
     pub offload: Vec<String>,
 }
 
-/// A container.
+/// A container format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {

@@ -88,7 +88,7 @@ pub enum MaskedEmbedding {
     Keep,
 }
 
-/// `[types]`.
+/// The section `[types]` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Types {

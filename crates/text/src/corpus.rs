@@ -122,10 +122,10 @@ impl Corpus {
     /// # Errors
     /// - `Recipe` for no files, files of both protocols, conversations for a model without a chat template, and a
     ///   context that is too short or longer than the model's.
-    /// - `Malformed`, naming the file and the line, for a file that is empty, not UTF-8 or too short for the context,
-    ///   and for a line that is no conversation, that the template refuses, or that has no answer where answers are
-    ///   scored.
-    /// - `Io` for what cannot be read.
+    /// - `Malformed`, with the file and the line, for a file that is empty, not UTF-8 or too short for the context,
+    ///   and for a line that is not a conversation, that the template refuses, or that has no answer where answers
+    ///   are scored.
+    /// - `Io` for a file that cannot be read.
     pub fn read(files: &[PathBuf], reader: &Reader, cut: &Cut) -> Result<Corpus> {
         check_context(reader, cut)?;
         let mut corpus = Corpus {

@@ -3,7 +3,7 @@
 //! A template belongs to a model of somebody else. minijinja counts steps (`fuel`), but one step may copy or repeat a
 //! string of any length, so the sizes of all strings and lists that a template creates are counted here as well,
 //! before they are created. The sum never decreases: a bound on memory also bounds the time for copying. Nothing
-//! depends on the clock, so a template that is refused once is always refused.
+//! depends on the clock, so a template that is refused is refused on every machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
