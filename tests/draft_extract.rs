@@ -200,7 +200,12 @@ fn what_is_no_model_is_refused() {
     refused("e2b", "3,9", 2, &["ascending numbers below 8"]);
     refused("e2b", "4", 2, &["no text to choose the layers by", "--text"]);
     for count in ["0", "1", "8", "99"] {
-        refused("e2b", count, 2, &["not a possible number of layers for a draft of a model with 8 layers", "2 to 7"]);
+        refused(
+            "e2b",
+            count,
+            2,
+            &["not a possible number of layers for a draft of a model with 8 layers", "2 to 7"],
+        );
     }
     refused("e2b", "some", 2, &["not a number of layers"]);
     refused("e2b-assistant", "0,1", 3, &["a draft model"]);
