@@ -198,7 +198,7 @@ fn what_is_no_model_is_refused() {
     refused("e2b", "3,7", 2, &["fewer than 2 layers have keys and values of their own"]);
     refused("e2b", "3,3,7", 2, &["ascending numbers below 8"]);
     refused("e2b", "3,9", 2, &["ascending numbers below 8"]);
-    refused("e2b", "4", 2, &["no text to choose the layers by", "--text"]);
+    refused("e2b", "4", 2, &["no text to select the layers on", "--text"]);
     for count in ["0", "1", "8", "99"] {
         refused(
             "e2b",
