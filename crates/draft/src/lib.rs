@@ -5,7 +5,7 @@
 //! | `extraction.rs` | some layers of a model as a model of its own |
 //! | `layer_selection.rs` | the layers whose draft agrees best with the target, by measurement |
 //! | `agreement.rs` | overlap of two models' predictions along a text |
-//! | `rollout.rs` | greedy text of the target, and the correct guesses of the draft model along it |
+//! | `rollout.rs` | greedy text of the target, and the number of correct draft tokens along it |
 //! | `measure.rs` | overlaps, rollouts and a timed run: the job of `draft measure` |
 //! | `report.rs` | acceptance rate and speed-up by burst size: the document of `draft measure --json` |
 //!

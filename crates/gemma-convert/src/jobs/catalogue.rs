@@ -11,7 +11,7 @@ use crate::requests::shards;
 /// A recipe or a preset.
 #[derive(Clone, Debug)]
 pub struct CatalogueEntry {
-    /// Name for ‹recipe› or ‹type›.
+    /// Name of the recipe or preset.
     pub name: String,
     /// Purpose in one line.
     pub about: String,
