@@ -6,6 +6,7 @@ use std::process::Command;
 
 use checkpoint::Checkpoint;
 use gguf::GgufSet;
+use quant::Simd;
 use tensor::Result;
 use verify::{Expected, Finding, Provenance, Severity};
 use xtask::broken::{self, MISTAKES};
@@ -39,7 +40,7 @@ const SAYS: &[(&str, &[&str])] = &[
     ("scores",                  &["tokenizer.ggml.scores: "]),
     ("nan",                     &["per_layer_token_embd.weight: ", "NaN"]),
     ("another-layer",           &["blk.1.ffn_up.weight: it holds the values of blk.2.ffn_up.weight"]),
-    ("heads-interleaved",       &["blk.0.attn_q.weight: the rows of each head are permuted for interleaved rotation"]),
+    ("heads-interleaved",       &["blk.0.attn_q.weight: the rows of each head are permuted for interleaved RoPE"]),
     ("rows-exchanged",          &["blk.0.ffn_up.weight: rows 3 and 9 are exchanged"]),
 ];
 
@@ -63,14 +64,14 @@ fn verified(artifact: &Path, against: &Path) -> Result<Vec<Finding>> {
     let (expected, base): (_, Box<dyn tensor::TensorSource>) = if against.is_dir() {
         let checkpoint = Checkpoint::open(against)?;
         let model = gemma::ModelSpec::open(&checkpoint)?;
-        let expected = Expected::of_checkpoint(&checkpoint, &model, &from)?;
+        let expected = Expected::of_checkpoint(&checkpoint, &model, &from, Simd::detect())?;
         (expected, Box::new(checkpoint))
     } else {
         let base = GgufSet::open(against)?;
         (Expected::of_gguf(&base)?, Box::new(base))
     };
     findings.extend(verify::structure(&artifact, &expected)?.1);
-    findings.extend(verify::tensor_errors(&artifact, &*base, &expected, &|_| {})?.1);
+    findings.extend(verify::tensor_errors(&artifact, &*base, &expected, Simd::detect(), &|_| {})?.1);
     Ok(findings)
 }
 

@@ -229,7 +229,7 @@ fn what_cannot_be_calibrated_is_refused() {
     let (calib, e2b) = (text("calib.txt"), fixture("e2b"));
     let cases: [(&[&str], i32, &str); 5] = [
         (&["--recipe", "q4_0-calibrated"], 2, "there is none"),
-        (&["--type", "q4_0", "--text", calib.to_str().unwrap()], 2, "no recipe rounds for a text"),
+        (&["--type", "q4_0", "--text", calib.to_str().unwrap()], 2, "no recipe needs a calibration text"),
         (
             &[
                 "--recipe",

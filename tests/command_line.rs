@@ -227,7 +227,7 @@ fn a_plan_has_its_summary_first() {
     let model = fixture("e2b").display().to_string();
     let short = run(["plan", &model, "--type", "q4_0"]).good().stdout.clone();
     let full = run(["plan", &model, "--type", "q4_0", "--tensors"]).good().stdout.clone();
-    assert!(short.contains("recipe q4_0: ") && short.contains(" bits a weight"), "{short}");
+    assert!(short.contains("recipe q4_0: ") && short.contains(" bits per weight"), "{short}");
     assert!(!short.contains("blk.0.attn_q.weight"), "{short}");
     assert!(full.find("recipe q4_0: ").unwrap() < full.find("blk.0.attn_q.weight").unwrap());
 }

@@ -196,11 +196,16 @@ fn what_is_no_model_is_refused() {
         &["no layer is left to own the keys and values that layer 7 reads", "as layer 3"],
     );
     refused("e2b", "3,7", 2, &["fewer than 2 layers have keys and values of their own"]);
-    refused("e2b", "3,3,7", 2, &["numbers that ascend, below 8"]);
-    refused("e2b", "3,9", 2, &["numbers that ascend, below 8"]);
-    refused("e2b", "4", 2, &["no text to choose the layers by", "--text"]);
+    refused("e2b", "3,3,7", 2, &["ascending numbers below 8"]);
+    refused("e2b", "3,9", 2, &["ascending numbers below 8"]);
+    refused("e2b", "4", 2, &["no text to select the layers on", "--text"]);
     for count in ["0", "1", "8", "99"] {
-        refused("e2b", count, 2, &["no such draft of a model of 8 layers", "2 to 7"]);
+        refused(
+            "e2b",
+            count,
+            2,
+            &["not a possible number of layers for a draft of a model with 8 layers", "2 to 7"],
+        );
     }
     refused("e2b", "some", 2, &["not a number of layers"]);
     refused("e2b-assistant", "0,1", 3, &["a draft model"]);

@@ -71,7 +71,7 @@ fn what_is_no_draft_is_refused_before_the_target_is_made() {
     };
     let other = format!("draft.assistant={:?}", fixture("26b-a4b-assistant").to_str().unwrap());
     refused(3, &["--set", &other], &["differs from the target's"]);
-    refused(2, &["--set", "draft.extract=3"], &["no text to choose the layers by"]);
+    refused(2, &["--set", "draft.extract=3"], &["no text to select the layers on"]);
     refused(2, &["--set", "draft.layers=[0,1]"], &["no full-attention layer is left"]);
     refused(2, &["--set", "draft.type=q8_0"], &["[draft]", "one of assistant, extract and layers"]);
     refused(2, &["--set", "draft.extract=3", "--set", "draft.layers=[0]"], &["extract, layers"]);

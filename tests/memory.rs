@@ -238,7 +238,7 @@ fn e2b_fits_into_two_gib_when_its_table_is_on_disk() {
 
     let text = memory(&folder.path(), &["--recipe", "q4_0-offload", "--memory", "1GiB"]);
     assert_eq!(text.code, Some(1), "{}", text.stderr);
-    assert!(text.stdout.contains("The recipe that needs least is q4_0-offload"), "{}", text.stdout);
+    assert!(text.stdout.contains("The smallest recipe is q4_0-offload"), "{}", text.stdout);
 }
 
 #[test]

@@ -326,7 +326,7 @@ fn texts_that_cannot_be_read_are_refused() {
         (
             answers(r#"[{"role": "user", "content": "<turn|>"}, {"role": "model", "content": "a"}]"#),
             Fault::Malformed,
-            "line 1: message 0: spells <turn|>",
+            "line 1: message 0: contains <turn|>",
         ),
         (
             bench.chat("", &[json!([{}])], 64, Scored::All),

@@ -115,7 +115,7 @@ fn a_page_has_every_plot_every_figure_and_headed_tables() {
         "Error by layer and role",
         "Distribution of Δp",
         "Size by role",
-        "Types by budget",
+        "Bit allocation",
     ] {
         assert!(headings.contains(&plot), "{plot}");
         let svg = elements
@@ -199,18 +199,19 @@ fn the_page_of_a_draft_is_html_without_an_error_and_has_its_figures() {
     report.draft.path = "<b>draft</b>.gguf".to_owned();
     let (elements, errors) = parse(&report::draft_html(&report));
     assert_eq!(errors, [""; 0]);
-    assert_eq!(texts(&elements, "h1"), ["Worth of <b>draft</b>.gguf"]);
+    assert_eq!(texts(&elements, "h1"), ["Draft model <b>draft</b>.gguf"]);
     assert_eq!(elements.iter().filter(|element| element.name == "tr").count(), 1 + 2 + 1 + 8);
     assert_eq!(texts(&elements, "svg").len(), 1);
     let good: Vec<_> = elements.iter().filter(|element| element.get("class") == Some("good")).collect();
     assert_eq!(good.iter().map(|element| element.text.as_str()).collect::<Vec<_>>(), ["1.40"]);
     for form in [report::draft_text(&report), report::draft_markdown(&report)] {
-        assert!(form.contains("1 guess at a time: the same text, 1.25 times as fast"), "{form}");
+        assert!(form.contains("1 draft token per burst: the same text, 1.25 times as fast"), "{form}");
     }
     // another text is said so, loudly
     report.measured.same_text = false;
     assert!(
-        report::draft_html(&report).contains("<p class=\"verdict fail\">1 guess at a time: ANOTHER TEXT")
+        report::draft_html(&report)
+            .contains("<p class=\"verdict fail\">1 draft token per burst: DIFFERENT TEXT")
     );
 }
 

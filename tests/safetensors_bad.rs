@@ -46,8 +46,8 @@ fn scales_that_are_none_are_refused() {
 #[test]
 fn codes_that_are_none_are_refused() {
     let at = "tensor model.language_model.layers.0.self_attn.q_proj.weight";
-    broken("sfp8", |w| w.get(Q).data[300] = 0x80, &[at, "stands for no number in sfp8", "0x80"]);
-    broken("fp8", |w| w.get(Q).data[300] = 0x7f, &[at, "stands for no number in f8_e4m3", "0x7f"]);
+    broken("sfp8", |w| w.get(Q).data[300] = 0x80, &[at, "encodes no number in sfp8", "0x80"]);
+    broken("fp8", |w| w.get(Q).data[300] = 0x7f, &[at, "encodes no number in f8_e4m3", "0x7f"]);
     broken("fp8", |w| w.get(&format!("{Q}_scale")).poke(7, -1.0), &[at, "the scale of row 7", "found -1"]);
     broken("fp8", |w| w.drop(&format!("{Q}_scale")), &[at, "weight_scale is missing"]);
 }
@@ -99,7 +99,7 @@ fn keys_of_the_other_container_are_refused() {
         ),
         (&["--recipe", "sfp8", "--set", "metadata.name=x"], "metadata: has no effect on safetensors"),
         (&["--recipe", "sfp8", "--set", "types.scheme=q4_0"], "types.scheme: no such scheme of safetensors"),
-        (&["--recipe", "sfp8", "--max-shard-size", "much"], "--max-shard-size: no size in bytes"),
+        (&["--recipe", "sfp8", "--max-shard-size", "much"], "--max-shard-size: not a size in bytes"),
         (&["--type", "q4_0", "--max-shard-size", "1GB"], "output.max_shard_size: has no effect on gguf"),
         (&["--type", "q4_0", "--text-only"], "text_only: has no effect on gguf"),
         (&["--type", "q4_0", "--set", "output.format=safetensors"], "types.scheme: missing"),

@@ -141,8 +141,8 @@ fn values_that_do_not_fit() {
         ("e2b", &[Q4_0, "--set=kv.general.name=\"\""], &["general.name", "empty values are not written"]),
         ("e2b", &[Q4_0, "--set=kv.gemma4.contextlength=1"], &["gemma4.contextlength", "no such key"]),
         ("e2b", &[Q4_0, "--set=kv.llama.context_length=1"], &["llama.context_length", "no such key"]),
-        ("e2b", &[Q4_0, "--set=metadata.name=5"], &["[metadata] name", "a text", "found 5"]),
-        ("e2b", &[Q4_0, "--set=metadata.tags=[1]"], &["[metadata] tags", "a list of texts"]),
+        ("e2b", &[Q4_0, "--set=metadata.name=5"], &["[metadata] name", "a string", "found 5"]),
+        ("e2b", &[Q4_0, "--set=metadata.tags=[1]"], &["[metadata] tags", "a list of strings"]),
         ("e2b", &[Q4_0, "--split-max-size=0"], &["--split-max-size", "found 0"]),
         ("e2b", &[Q4_0, "--split-max-size=2XB"], &["--split-max-size", "found 2XB"]),
     ]);

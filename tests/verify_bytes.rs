@@ -18,8 +18,8 @@ fn compared(file: &Path, model: &Path) -> (Tensors, Vec<Finding>) {
     from.find_importance(&artifact, None).unwrap();
     let checkpoint = Checkpoint::open(model).unwrap();
     let model = gemma::ModelSpec::open(&checkpoint).unwrap();
-    let expected = Expected::of_checkpoint(&checkpoint, &model, &from).unwrap();
-    verify::tensor_errors(&artifact, &checkpoint, &expected, &|_| {}).unwrap()
+    let expected = Expected::of_checkpoint(&checkpoint, &model, &from, Simd::detect()).unwrap();
+    verify::tensor_errors(&artifact, &checkpoint, &expected, Simd::detect(), &|_| {}).unwrap()
 }
 
 fn failures(findings: &[Finding]) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Says which commit a binary was built from; nothing, outside a repository.
+//! Passes the commit of the sources to the compiler; an empty text outside of a repository.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ fn main() {
         git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_default()
     );
     println!("cargo:rerun-if-changed=build.rs");
-    // grows with every commit that is checked out
+    // changes with every checkout
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
         println!("cargo:rerun-if-changed={log}");
     }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::support::{self, fixture};
 use checkpoint::Checkpoint;
 use gguf::GgufSet;
+use quant::Simd;
 use tensor::{Result, TensorSource};
 use verify::{Expected, Finding, Provenance, Severity};
 
@@ -136,14 +137,14 @@ fn verified(artifact: &Path, against: &Path) -> Result<Vec<Finding>> {
     findings.extend(from.check_files(artifact, &|_| {})?.1);
     let checkpoint = Checkpoint::open(against)?;
     let model = gemma::ModelSpec::open_any(&checkpoint)?;
-    let expected = Expected::of_checkpoint(&checkpoint, &model, &from)?;
+    let expected = Expected::of_checkpoint(&checkpoint, &model, &from, Simd::detect())?;
     let failed = |findings: &[Finding]| findings.iter().any(|f| f.severity == Severity::Failure);
     if !failed(&findings) {
         findings.extend(verify::structure(artifact, &expected)?.1);
     }
     if !failed(&findings) {
         let base: &dyn TensorSource = &checkpoint;
-        findings.extend(verify::tensor_errors(artifact, base, &expected, &|_| {})?.1);
+        findings.extend(verify::tensor_errors(artifact, base, &expected, Simd::detect(), &|_| {})?.1);
     }
     Ok(findings)
 }

@@ -43,7 +43,7 @@ fn split_experts(folder: &Folder, named: impl Fn(&str, usize, &str) -> String) {
 
 #[test]
 fn experts_apart() {
-    const SAYS: &[&str] = &["tensors of experts are stored apart"];
+    const SAYS: &[&str] = &["expert tensors are stored separately"];
     fn one_by_one(f: &Folder) {
         split_experts(f, |layer, expert, part| format!("{layer}.experts.{expert}.{part}_proj.weight"));
     }
@@ -59,7 +59,7 @@ fn experts_apart() {
         form("by part", MOE, SAYS, |f| {
             split_experts(f, |layer, expert, part| format!("{layer}.mlp.experts.{part}_proj.{expert}"))
         }),
-        form("in a wrapper, backwards", MOE, &["stored apart", "as a wrapper"], |f| {
+        form("in a wrapper, backwards", MOE, &["stored separately", "as a wrapper"], |f| {
             one_by_one(f);
             rename(f, |name| format!("module.{name}"));
             f.reweigh(|w| w.tensors.reverse());

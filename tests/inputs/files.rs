@@ -83,10 +83,10 @@ fn files() {
         form(
             "another template in tokenizer_config.json",
             ALL,
-            &["chat_template.jinja counts", "differ"],
+            &["chat_template.jinja takes precedence", "differ"],
             |f| f.edit("tokenizer_config.json", |t| t["chat_template"] = "OLD {{ messages }}".into()),
         ),
-        form("another template in a list", &["31b"], &["chat_template.jinja counts"], |f| {
+        form("another template in a list", &["31b"], &["chat_template.jinja takes precedence"], |f| {
             f.edit("tokenizer_config.json", |t| {
                 t["chat_template"] = json!([{ "name": "default", "template": "OLD" }])
             })

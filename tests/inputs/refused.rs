@@ -395,7 +395,7 @@ fn tables_that_do_not_fit() {
                 "31b",
                 &[
                     "layers.2.mlp.up_proj.weight: missing",
-                    "not known: model.language_model.layers.2.mlp.up_projection.weight",
+                    "Unknown tensors in the checkpoint: model.language_model.layers.2.mlp.up_projection.weight",
                 ],
                 |f| {
                     f.reweigh(|w| {

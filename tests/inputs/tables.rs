@@ -48,7 +48,7 @@ fn tables_of_the_vocabulary() {
         form(
             "the head without the embedding",
             ALL,
-            &["lm_head.weight is there", "read as the embedding"],
+            &["lm_head.weight exists", "read as the embedding"],
             |f| {
                 rename(f, |name| {
                     if name.ends_with(".embed_tokens.weight") {

@@ -1,4 +1,4 @@
-//! A text that is added to a file, as for the summary of a CI job.
+//! Appends text to a file, such as the summary of a CI job.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -8,7 +8,7 @@ use crate::kind::not_text;
 use crate::output::{is_folder, is_stream, own_stream};
 use crate::{Error, Result};
 
-/// A file that a text will be added to. Links are followed, devices and pipes are written to.
+/// A file to which a text will be appended. Links are followed; devices and pipes are written directly.
 #[derive(Debug)]
 pub struct AppendedFile {
     path: PathBuf,
@@ -16,10 +16,11 @@ pub struct AppendedFile {
 }
 
 impl AppendedFile {
-    /// Opens the file, or makes an empty one.
+    /// Opens the file, or creates an empty one.
     ///
     /// # Errors
-    /// `Target` for a folder, for a file that is no text and what the system says. With `force` text is added to any file.
+    /// `Target` for a folder, for a file that is not text and for failed system calls. With `force`, any file is
+    /// accepted.
     pub fn open(path: &Path, force: bool) -> Result<AppendedFile> {
         let fail = |e: std::io::Error| Error::write(path.display(), &e);
         if path.is_dir() {
@@ -47,18 +48,18 @@ impl AppendedFile {
         Ok(AppendedFile { path: path.to_owned(), file })
     }
 
-    /// Adds a text: all of it, or, in a file, nothing.
+    /// Appends the text. If a regular file cannot take all of it, nothing is appended.
     ///
     /// # Errors
     /// `Target`.
     pub fn append(mut self, text: &str) -> Result<()> {
         let fail = |e: std::io::Error| Error::write(self.path.display(), &e);
         let regular = self.file.metadata().is_ok_and(|found| found.is_file());
-        // another run may be adding too; where nothing can be locked, one write is enough for the system
+        // another run may be appending too; if the file cannot be locked, a single write suffices
         let before = (regular && self.file.lock().is_ok()).then(|| self.file.metadata().map(|m| m.len()));
         self.file.write_all(text.as_bytes()).map_err(|e| {
             if let Some(Ok(before)) = before {
-                let _ = self.file.set_len(before); // the first error is the one to tell
+                let _ = self.file.set_len(before); // the first error is reported
             }
             fail(e)
         })

@@ -1,6 +1,6 @@
-//! The one error type: who is at fault, where, what was expected and found, what to do.
+//! The error type: the party at fault, the place, the expected and found values, the remedy.
 //!
-//! Libraries build it, the command line shows it and turns the fault into an exit code.
+//! Libraries create it; the command line displays it and turns the fault into an exit code.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,25 +10,25 @@ use std::sync::Arc;
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Who has to act.
+/// The party at fault, who has to act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// An input file contradicts its format or another file.
     Malformed,
     /// Valid input that this tool does not handle.
     Unsupported,
-    /// The recipe or an option asks for something that cannot be.
+    /// The recipe or an option requests something impossible.
     Recipe,
-    /// A size or a count is beyond what this tool accepts.
+    /// A size or a count exceeds a limit of this tool.
     Limit,
-    /// The place to write to cannot take the output: it exists, is not writable or is too small.
+    /// The output cannot be written: the file exists, the place is not writable or the disk is full.
     Target,
     /// The operating system failed to read or write.
     Io,
 }
 
 impl Fault {
-    /// The name in machine-readable output.
+    /// Name in machine-readable output.
     pub const fn name(self) -> &'static str {
         match self {
             Fault::Malformed => "malformed",
@@ -41,21 +41,22 @@ impl Fault {
     }
 }
 
-/// The cause of an error, for code that acts on it. Messages may change; kinds do not.
+/// The cause of an error, for code that reacts to it. Messages may change; kinds do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A value that contradicts its format, another value, or what is possible.
+    /// A value that contradicts its format, another value, or a precondition.
     Invalid,
-    /// A key, a tensor, a field or a file that is not there.
+    /// A missing key, tensor, field or file.
     Missing,
-    /// An output that is there already.
+    /// An output that already exists.
     Exists,
     /// A failed system call.
     Io(io::ErrorKind),
 }
 
-/// An error a person can act on. Displays as `place: problem (expected …, found …)`, then the help on a line of its own.
+/// An error that a person can act on. Displays as `place: problem (expected …, found …)`, then the help on a separate
+/// line.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -71,7 +72,7 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of the given fault. `place` names the file, tensor, key or option.
+    /// An error with the given fault. `place` names the file, tensor, key or option.
     pub fn new(fault: Fault, place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Error(Box::new(Inner {
             fault,
@@ -84,37 +85,37 @@ impl Error {
         }))
     }
 
-    /// See [`Fault::Malformed`].
+    /// An error with [`Fault::Malformed`].
     pub fn malformed(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::new(Fault::Malformed, place, problem)
     }
 
-    /// See [`Fault::Unsupported`].
+    /// An error with [`Fault::Unsupported`].
     pub fn unsupported(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::new(Fault::Unsupported, place, problem)
     }
 
-    /// See [`Fault::Recipe`].
+    /// An error with [`Fault::Recipe`].
     pub fn recipe(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::new(Fault::Recipe, place, problem)
     }
 
-    /// See [`Fault::Limit`].
+    /// An error with [`Fault::Limit`].
     pub fn limit(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::new(Fault::Limit, place, problem)
     }
 
-    /// See [`Fault::Target`].
+    /// An error with [`Fault::Target`].
     pub fn target(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::new(Fault::Target, place, problem)
     }
 
-    /// A key, tensor, field or file of an input that is not there: see [`Fault::Malformed`].
+    /// A missing key, tensor, field or file of an input: see [`Fault::Malformed`].
     pub fn missing(place: impl fmt::Display) -> Self {
         Self::malformed(place, "missing").with_kind(ErrorKind::Missing)
     }
 
-    /// An output that is there already: see [`Fault::Target`].
+    /// An output that already exists: see [`Fault::Target`].
     pub fn exists(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::target(place, problem).with_kind(ErrorKind::Exists)
     }
@@ -130,7 +131,7 @@ impl Error {
         .with_source(copy_of(error))
     }
 
-    /// A failed system call on something being written: see [`Fault::Target`].
+    /// A failed system call on an output: see [`Fault::Target`].
     pub fn write(place: impl fmt::Display, error: &io::Error) -> Self {
         Self::new(Fault::Target, place, error)
             .with_kind(ErrorKind::Io(error.kind()))
@@ -143,14 +144,14 @@ impl Error {
         self
     }
 
-    /// Keeps the error that this one comes from, for [`std::error::Error::source`].
+    /// Stores the underlying error, for [`std::error::Error::source`].
     #[must_use]
     pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.0.source = Some(Arc::new(source));
         self
     }
 
-    /// The same error with another fault and place: of a value that came from elsewhere. The old error is the source.
+    /// The same error with another fault and place, for a value that came from elsewhere. The old error is the source.
     #[must_use]
     pub fn moved(self, fault: Fault, place: impl fmt::Display) -> Self {
         let (source, mut moved) = (self.clone(), self);
@@ -158,14 +159,14 @@ impl Error {
         moved.with_source(source)
     }
 
-    /// Adds what should have been there and what was.
+    /// Adds the expected and the found value.
     #[must_use]
     pub fn expected(mut self, expected: impl fmt::Display, found: impl fmt::Display) -> Self {
         self.0.expected = Some((expected.to_string(), found.to_string()));
         self
     }
 
-    /// Adds what the user can do about it.
+    /// Adds the remedy.
     #[must_use]
     pub fn help(mut self, help: impl fmt::Display) -> Self {
         self.0.help = Some(help.to_string());
@@ -179,7 +180,7 @@ impl Error {
         self
     }
 
-    /// Who has to act.
+    /// The party at fault.
     pub fn fault(&self) -> Fault {
         self.0.fault
     }
@@ -194,17 +195,17 @@ impl Error {
         &self.0.place
     }
 
-    /// What is wrong there.
+    /// The problem at that place.
     pub fn problem(&self) -> &str {
         &self.0.problem
     }
 
-    /// `(expected, found)`, where the error has them.
+    /// `(expected, found)`, if the error has them.
     pub fn expected_found(&self) -> Option<(&str, &str)> {
         self.0.expected.as_ref().map(|(e, f)| (e.as_str(), f.as_str()))
     }
 
-    /// What to do, where the error knows.
+    /// The remedy, if the error has one.
     pub fn help_text(&self) -> Option<&str> {
         self.0.help.as_deref()
     }
@@ -235,7 +236,7 @@ impl StdError for Error {
     }
 }
 
-/// Equal errors say the same to a person; their sources may differ.
+/// Errors are equal if they display the same; their sources may differ.
 impl PartialEq for Error {
     fn eq(&self, other: &Error) -> bool {
         let (a, b) = (&self.0, &other.0);
@@ -247,7 +248,7 @@ impl PartialEq for Error {
 
 impl Eq for Error {}
 
-/// `io::Error` is not `Clone`: the code of the system, or else the text.
+/// A copy of an `io::Error`, which is not `Clone`: from the system's error code, else from the text.
 fn copy_of(error: &io::Error) -> io::Error {
     error
         .raw_os_error()

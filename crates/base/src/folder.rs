@@ -8,21 +8,21 @@ use crate::output::PARTIAL;
 use crate::unfinished::{self, Listed};
 use crate::{Error, Result};
 
-/// The file that is locked while the folder is in use, and by which a later run knows whose the folder was.
+/// The file that is locked while the folder is in use, and marks it as a folder of this tool.
 const LOCK: &str = ".gemma-convert.lock";
 
-/// A folder that no other run uses. It goes, with all that is in it, when this is dropped.
+/// A folder for one run. It is removed with its contents on drop.
 #[derive(Debug)]
 pub struct WorkFolder {
     path: PathBuf,
-    /// Locked.
+    /// Locked until drop.
     _lock: File,
     _listed: Listed,
 }
 
 impl WorkFolder {
-    /// Makes a new folder in `parent`, which is made if it is not there. Its name begins with `name` and ends in `.partial`.
-    /// Those of the same name that killed runs have left are removed; nothing else is.
+    /// Creates a new folder in `parent`, which is created if missing. Its name begins with `name` and ends in
+    /// `.partial`. Folders of the same name left by killed runs are removed; nothing else is.
     ///
     /// # Errors
     /// `Target`.
@@ -33,7 +33,7 @@ impl WorkFolder {
         Ok(WorkFolder { path, _lock: lock, _listed: listed })
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -56,14 +56,14 @@ fn make(parent: &Path, name: &str) -> Result<(File, PathBuf)> {
                 lock.lock().map_err(fail)?;
                 return Ok((lock, path));
             }
-            // of a process of this number in another container, or of an earlier call
+            // taken by a process with the same id in another container, or by an earlier call
             Err(e) if e.kind() == ErrorKind::AlreadyExists && number < 10_000 => number += 1,
             Err(e) => return Err(Error::write(path.display(), &e)),
         }
     }
 }
 
-/// Removes folders whose lock file nobody holds any more. A folder without one is not ours, or is just being made.
+/// Removes folders whose lock file is not locked. A folder without lock file is not ours, or is just being created.
 fn remove_leftovers(parent: &Path, name: &str) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
@@ -77,7 +77,7 @@ fn remove_leftovers(parent: &Path, name: &str) {
         if let Ok(lock) = File::open(entry.path().join(LOCK))
             && lock.try_lock().is_ok()
         {
-            // nobody is told: what cannot be removed does no harm but for its size
+            // errors are ignored: a leftover only takes space
             let _ = fs::remove_dir_all(entry.path());
         }
     }

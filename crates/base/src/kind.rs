@@ -1,22 +1,22 @@
-//! What a file is, told from its first bytes: so that a report does not replace a model because of a slip in a command.
+//! Recognises the kind of a file from its first bytes, so that a mistyped command does not replace a model by a report.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Bytes that are looked at.
+/// Number of bytes that are read.
 const LOOK: usize = 4096;
 
-/// How pages that this tool writes say so. It stands in their first bytes.
+/// Marks the pages that this tool writes; part of their first bytes.
 pub const GENERATOR: &str = "<meta name=\"generator\" content=\"gemma-convert\">";
 
-/// The key by which a GGUF file is a layer of a calibration store. It is the first of its keys.
+/// The key that marks a GGUF file as a layer of a calibration store. It is the first key of the file.
 pub const STORE_KEY: &str = "gemma-convert.calibration.id";
 
-/// A kind of file that may be replaced by another of its kind without being asked for.
+/// A kind of file that may be replaced by another of the same kind without confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
-    /// A report as JSON.
+    /// A report in JSON.
     Report,
     /// A report as a web page.
     Page,
@@ -27,7 +27,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// In words.
+    /// Name of the kind, for messages.
     pub const fn name(self) -> &'static str {
         match self {
             FileKind::Report => "a JSON report of gemma-convert",
@@ -37,7 +37,7 @@ impl FileKind {
         }
     }
 
-    /// Whether a file that begins like this is of the kind.
+    /// True if a file that begins with `start` is of this kind.
     fn is(self, start: &[u8]) -> bool {
         let trimmed = start.trim_ascii_start();
         match self {
@@ -52,21 +52,21 @@ impl FileKind {
         }
     }
 
-    /// Whether the file at `path` may be replaced by one of this kind: it is one, or empty. Otherwise, what it is. Links are
-    /// followed.
+    /// Checks if the file at `path` may be replaced by one of this kind: it is of this kind, or empty. Otherwise
+    /// returns its kind. Links are followed.
     ///
     /// # Errors
-    /// What the system says, also when there is no file.
+    /// Those of the system, also for a missing file.
     pub(crate) fn may_replace(self, path: &Path) -> io::Result<Result<(), &'static str>> {
         let start = start(path)?;
         Ok(if start.is_empty() || self.is(&start) { Ok(()) } else { Err(describe(&start)) })
     }
 }
 
-/// What a file is that text cannot be added to; `None` for text and for what is empty.
+/// The kind of a file to which no text can be appended; `None` for text files and empty files.
 ///
 /// # Errors
-/// What the system says.
+/// Those of the system.
 pub(crate) fn not_text(path: &Path) -> io::Result<Option<&'static str>> {
     let start = start(path)?;
     let trimmed = start.trim_ascii_start();
@@ -80,7 +80,7 @@ fn start(path: &Path) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// What a file is that begins like this, as far as this tool knows.
+/// Names the kind of a file that begins with `start`, as far as known.
 fn describe(start: &[u8]) -> &'static str {
     let trimmed = start.trim_ascii_start();
     let length = start.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));

@@ -1,20 +1,20 @@
-//! What every other crate stands on: the one error type, the one way to write files, small files that are read whole,
-//! text made safe to show.
+//! Foundation of all other crates: the error type, atomic output files, bounded reading of small files, and text made
+//! safe to show.
 //!
-//! Nothing here knows a model, and of formats only how files begin.
+//! This crate knows no model, and of file formats only their first bytes.
 //!
 //! | file | idea |
 //! |---|---|
-//! | `output.rs` | a file that has its name only when it is complete |
-//! | `publication.rs` | several of them that get their names together |
-//! | `appended.rs` | a text that is added to a file |
+//! | `output.rs` | atomic output files: the final name appears with the complete file |
+//! | `publication.rs` | several output files, renamed together |
+//! | `appended.rs` | text appended to a file |
 //! | `folder.rs` | a temporary folder of one run |
-//! | `kind.rs` | what a file is that is there already |
-//! | `random.rs` | the one pseudorandom generator |
-//! | `read.rs` | small files up to a limit of size |
+//! | `kind.rs` | the kind of an existing file |
+//! | `random.rs` | the pseudorandom generator |
+//! | `read.rs` | small files, up to a size limit |
 //! | `progress.rs` | progress of long work |
 //! | `visible.rs` | text from files, made safe to show |
-//! | `unfinished.rs` | what an interrupted run has to remove |
+//! | `unfinished.rs` | cleanup after an interruption |
 
 mod appended;
 mod error;

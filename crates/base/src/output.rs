@@ -1,8 +1,9 @@
-//! The one way to write a file: under another name beside it, and under its own when it is complete.
+//! Atomic output files: a file is written under a temporary name beside its final name, and renamed when it is
+//! complete.
 //!
-//! The temporary is called `NAME.partial`. It is made anew (`O_EXCL`, so that no file and no link is followed that somebody
-//! has put there), locked against a second run, and renamed when all is on the disk. One that a killed run has left is not
-//! locked any more, and makes room.
+//! The temporary is called `NAME.partial`. It is always a new file (`O_EXCL`, so an existing file or link of that name
+//! is never followed), locked against a second run, and renamed when all data is on disk. A temporary left by a killed
+//! run is no longer locked, and is replaced.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -16,46 +17,46 @@ use crate::kind::FileKind;
 use crate::unfinished::{self, Listed};
 use crate::{Error, Result};
 
-/// What follows the name of a file that is being written.
+/// Suffix of the name of a file that is being written.
 pub const PARTIAL: &str = ".partial";
 
-/// A file that is being written. Dropped before it has its name, it leaves nothing behind.
+/// A file that is being written. Dropped before [`publish`](Self::publish), it leaves no file.
 #[derive(Debug)]
 pub struct OutputFile {
     path: PathBuf,
     file: File,
     place: Place,
-    /// An unfinished file of an earlier run was there.
+    /// True if an unfinished file of an earlier run was replaced.
     took_over: bool,
 }
 
 #[derive(Debug)]
 enum Place {
-    /// Beside its final name. What may be there without being asked for, and `None` for anything.
+    /// Temporary beside the final name. `replaces` is the kind of file that may be replaced; `None` for any file.
     Partial { partial: PathBuf, replaces: Option<FileKind>, _listed: Listed },
-    /// A device, a pipe or a stream of this process, which takes bytes as they come.
+    /// A device, a pipe or a stream of this process, written directly.
     Stream,
-    /// It has its name.
+    /// The file has its final name.
     Published,
 }
 
 impl OutputFile {
-    /// Opens the temporary of a file that may be written at any position. Whatever file is at `path` is replaced in the
-    /// end; a link is replaced, and not what it points to. Whether that may be is for the caller to ask.
-    ///
+    /// Creates the temporary of a file that may be written at any position. [`publish`](Self::publish) replaces any
+    /// file at `path`; a link is replaced, not its target. The caller must check whether that is permitted.
     /// # Errors
-    /// `Target` for a folder or a device of this name, a run that is writing the same file, and what the system says.
+    /// `Target` for a folder or a device of this name, for another run that writes the same file, and for failed system
+    /// calls.
     pub fn create(path: &Path) -> Result<OutputFile> {
         if is_stream(path) {
             return Err(Error::target(path.display(), "not a regular file")
                 .expected("a name for a file", "a device, a pipe or a stream")
-                .help("Choose another target: this output is not written from front to back."));
+                .help("Choose another target: this output is not written sequentially."));
         }
         OutputFile::partial(path, None)
     }
 
-    /// Opens a file that is written from front to back. A device or a pipe is written to as it is; of a link the file that
-    /// it points to is replaced. A file that is not of this kind is replaced only with `force`.
+    /// Opens a file for sequential writing. Devices and pipes are written directly; of a link, the target is replaced.
+    /// An existing file of another kind is replaced only with `force`.
     ///
     /// # Errors
     /// As [`create`](Self::create); `Target` for a file of another kind.
@@ -69,7 +70,7 @@ impl OutputFile {
         OutputFile::partial(&resolved, kind)
     }
 
-    /// As [`replacing`](Self::replacing), for a file whose replacement has been asked about already.
+    /// As [`replacing`](Self::replacing), for a file whose replacement has already been checked.
     ///
     /// # Errors
     /// As [`create`](Self::create).
@@ -97,17 +98,17 @@ impl OutputFile {
         Ok(OutputFile { path: path.to_owned(), file, place: Place::Stream, took_over: false })
     }
 
-    /// Its name, in the end.
+    /// The final path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The open temporary.
+    /// The open temporary, or the stream.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// An unfinished file of an earlier run was there, and is gone.
+    /// True if an unfinished file of an earlier run was replaced.
     pub fn took_over(&self) -> bool {
         self.took_over
     }
@@ -117,7 +118,7 @@ impl OutputFile {
         Error::write(self.path.display(), error)
     }
 
-    /// Gives the file a length; what was not written is zero.
+    /// Sets the length of the file; bytes that were not written are zero.
     ///
     /// # Errors
     /// `Target`.
@@ -125,7 +126,7 @@ impl OutputFile {
         self.file.set_len(len).map_err(|e| self.fail(&e))
     }
 
-    /// Writes at a position, from any thread.
+    /// Writes bytes at a position; any thread may call it.
     ///
     /// # Errors
     /// `Target`.
@@ -133,7 +134,7 @@ impl OutputFile {
         self.file.write_all_at(bytes, offset).map_err(|e| self.fail(&e))
     }
 
-    /// Waits until what is written is on the disk.
+    /// Waits until the written data is on disk.
     ///
     /// # Errors
     /// `Target`.
@@ -144,11 +145,11 @@ impl OutputFile {
         }
     }
 
-    /// Puts the file on the disk and gives it its name. Several files that go together are published by a
-    /// [`Publication`](crate::Publication).
+    /// Flushes the file to disk and gives it its final name. Use [`Publication`](crate::Publication) for several files
+    /// that belong together.
     ///
     /// # Errors
-    /// `Target`; the file that was there before is still there.
+    /// `Target`; the previous file is then still there.
     pub fn publish(mut self) -> Result<()> {
         self.sync()?;
         let whole = unfinished::publishing();
@@ -157,10 +158,10 @@ impl OutputFile {
         sync_folder(&self.path)
     }
 
-    /// The change of names alone.
+    /// Renames the temporary, without flushing.
     pub(crate) fn rename(&mut self) -> Result<()> {
         if let Place::Partial { partial, replaces, .. } = &self.place {
-            // again: it may have come in the meantime
+            // checked again: the file may have appeared in the meantime
             may_replace(&self.path, *replaces)?;
             fs::rename(partial, &self.path).map_err(|e| self.fail(&e))?;
             self.place = Place::Published;
@@ -187,27 +188,27 @@ impl Drop for OutputFile {
     }
 }
 
-/// Writes a file as a whole, or leaves what was there.
+/// Writes a file atomically: on an error the previous file stays.
 ///
 /// # Errors
-/// `Target` for what `write` or the system says.
+/// `Target` for errors of `write` and of system calls.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let mut output = OutputFile::sequential(path)?;
     write(&mut output.file).map_err(|e| output.fail(&e))?;
     output.publish()
 }
 
-/// `path` with something after its name.
+/// `path` with `suffix` appended to its last component.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// Waits until the names in a file's folder are on the disk, where the system can do that.
+/// Flushes the folder of a file to disk, where the system supports it.
 pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // a folder that may be written to but not read cannot be asked
+    // a folder that is writable but not readable cannot be flushed
     let Ok(folder) = File::open(parent) else { return Ok(()) };
     match folder.sync_all() {
         Err(e) if !matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
@@ -237,7 +238,7 @@ fn may_replace(path: &Path, kind: Option<FileKind>) -> Result<()> {
     }
 }
 
-/// Where a link leads in the end, also when there is no file yet.
+/// Follows a link to its target, which need not exist.
 fn resolve(path: &Path) -> Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..40 {
@@ -249,15 +250,15 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     Err(Error::target(path.display(), "a link that leads to itself"))
 }
 
-/// Whether bytes go there as they come, and no file of this name can be replaced: devices, pipes, sockets, `/dev/stdout`.
+/// True if bytes are written directly and the name cannot be replaced: devices, pipes, sockets, `/dev/stdout`.
 pub(crate) fn is_stream(path: &Path) -> bool {
     let special = fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
     let in_proc = fs::read_link(path).is_ok_and(|to| to.starts_with("/proc"));
     special || in_proc
 }
 
-/// Stdout or stderr of this process, if that is where `path` leads. A file that one of them is redirected to would else be
-/// written from its beginning a second time.
+/// Stdout or stderr of this process, if `path` leads there. Otherwise a file to which one of them is redirected would
+/// be overwritten from its beginning.
 pub(crate) fn own_stream(path: &Path) -> Option<File> {
     let wanted = fs::metadata(path).ok()?;
     let (stdout, stderr) = (io::stdout(), io::stderr());
@@ -268,7 +269,7 @@ pub(crate) fn own_stream(path: &Path) -> Option<File> {
     })
 }
 
-/// A new, empty and locked file at `partial`, and whether an unfinished one was there.
+/// A new, empty and locked file at `partial`; true if it replaces an unfinished one.
 fn open_locked(partial: &Path) -> Result<(File, bool)> {
     let fail = |e: io::Error| Error::write(partial.display(), &e);
     let is_here = |file: &File| {
@@ -288,7 +289,7 @@ fn open_locked(partial: &Path) -> Result<(File, bool)> {
         match OpenOptions::new().read(true).write(true).create_new(true).open(partial) {
             Ok(file) => {
                 lock(&file)?;
-                // before it was locked another run may have taken it for a leftover
+                // before the lock another run may have taken the file for a leftover
                 if is_here(&file) {
                     return Ok((file, took_over));
                 }
@@ -300,7 +301,7 @@ fn open_locked(partial: &Path) -> Result<(File, bool)> {
         match fs::symlink_metadata(partial) {
             Ok(found) if found.is_file() => {}
             Ok(_) => {
-                return Err(Error::target(partial.display(), "not a file that a run of this tool has left")
+                return Err(Error::target(partial.display(), "not the leftover of an interrupted run")
                     .expected("no file, or a regular one", "a folder, a link or a special file")
                     .help("Remove it, or choose another target."));
             }
@@ -310,7 +311,8 @@ fn open_locked(partial: &Path) -> Result<(File, bool)> {
         match OpenOptions::new().read(true).write(true).custom_flags(flags).open(partial) {
             Ok(file) => {
                 lock(&file)?;
-                // Between opening and locking another run may have finished: then this is its output, under its final name.
+                // Between opening and locking another run may have finished: then the file is its output, under its
+                // final name.
                 if is_here(&file) {
                     fs::remove_file(partial).map_err(fail)?;
                     took_over = true;

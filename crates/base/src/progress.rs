@@ -1,21 +1,21 @@
-//! Progress of long work: jobs tell it, a program shows it.
+//! Progress of long work, reported by jobs and displayed by programs.
 
-/// The receiver of progress. Calls come from many threads.
+/// A receiver of progress. Any thread may call it.
 pub trait Progress: Sync {
-    /// A piece of work begins. It ends when the returned task is dropped.
+    /// Begins a piece of work of `total` units, which ends when the returned task is dropped.
     fn begin(&self, name: &str, total: u64, unit: Unit) -> Box<dyn Task + '_>;
 
-    /// A fact that a user should know: about the input, or about a decision of the job.
+    /// A note for the user, about the input or about a decision of the job.
     fn note(&self, note: &str);
 }
 
 /// A piece of work in progress.
 pub trait Task: Sync {
-    /// Another `by` units of the total are done.
+    /// Reports that `by` more units of the total are done.
     fn advance(&self, by: u64);
 }
 
-/// The unit of a piece of work.
+/// The unit in which a piece of work is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes of a file.
@@ -24,7 +24,7 @@ pub enum Unit {
     Steps,
 }
 
-/// Drops all progress and all notes.
+/// Discards all progress and all notes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -1,11 +1,11 @@
-//! Several files that get their names together, or not at all.
+//! Renames several files together, or none of them.
 //!
-//! A rename can fail in the middle: a file that may not be touched, a mount point. What was there before is therefore kept
-//! under another name until all is done, and put back if it is not.
+//! A rename can fail halfway: a file that must not be changed, a mount point. Previous files are therefore kept under
+//! another name until all renames are done, and restored on an error.
 //!
-//! A process can also be killed in the middle. So that nobody then takes files of two runs for one model, each set has a head
-//! without which no reader opens it (`config.json`, the first part of a split): its old file leaves first, its new one comes
-//! last.
+//! A process can also be killed halfway. So that no reader takes files of two runs for one model, each set has a head
+//! without which no reader opens it (`config.json`, the first part of a split): its old file is removed first, its new
+//! one is placed last.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crate::output::{OutputFile, is_folder, sync_folder, with_suffix};
 use crate::unfinished;
 use crate::{Error, Result};
 
-/// What follows the name of a file that is being replaced.
+/// Suffix of the name of a file that is being replaced.
 pub const OLD: &str = ".old.partial";
 
-/// Files that get their names together. Dropped before [`commit`](Self::commit), everything is as it was before.
+/// Files that get their final names together. Dropped before [`commit`](Self::commit), it restores the previous files.
 #[derive(Debug)]
 pub struct Publication {
     done: Vec<Step>,
@@ -27,23 +27,23 @@ pub struct Publication {
 
 #[derive(Debug)]
 enum Step {
-    /// The old file has another name, and may have its own too.
+    /// The previous file has a second name, and may still have its own.
     Kept { path: PathBuf, old: PathBuf },
-    /// A new file has its name.
+    /// A new file has its final name.
     Placed { path: PathBuf },
 }
 
 impl Publication {
-    /// Begins one. An interruption waits for its end.
+    /// Begins a publication. An interruption waits for its end.
     #[expect(clippy::new_without_default, reason = "it takes a lock")]
     pub fn new() -> Publication {
         Publication { done: Vec::new(), _whole: unfinished::publishing() }
     }
 
-    /// Takes the name from a file that is to be replaced later. Nothing happens where there is none.
+    /// Renames a file that is to be replaced later. Does nothing if there is no file.
     ///
     /// # Errors
-    /// `Target`; everything is as it was before.
+    /// `Target`; the previous files are restored.
     pub fn set_aside(&mut self, path: &Path) -> Result<()> {
         match path.symlink_metadata() {
             Ok(found) if found.is_dir() => return Err(self.undo(is_folder(path))),
@@ -56,15 +56,15 @@ impl Publication {
         Ok(())
     }
 
-    /// Gives a file its name.
+    /// Gives a file its final name.
     ///
     /// # Errors
-    /// `Target`; everything is as it was before.
+    /// `Target`; the previous files are restored.
     pub fn place(&mut self, mut file: OutputFile) -> Result<()> {
         let path = file.path().to_owned();
         if path.symlink_metadata().is_ok_and(|found| !found.is_dir()) && !self.keeps(&path) {
             let old = self.free_name(&path)?;
-            // a second name, so that there is always a file of the first; not every file system can do that
+            // a hard link, so that the name always has a file; not every file system supports it
             fs::hard_link(&path, &old)
                 .or_else(|_| fs::rename(&path, &old))
                 .map_err(|e| self.undo(Error::write(path.display(), &e)))?;
@@ -75,10 +75,10 @@ impl Publication {
         Ok(())
     }
 
-    /// Ends it: the old files go.
+    /// Ends the publication and removes the previous files. `sync`: flushes the folders to disk.
     ///
     /// # Errors
-    /// `Target` when the names cannot be put on the disk. All files have their names then.
+    /// `Target` if the folders cannot be flushed to disk. All files have their final names then.
     pub fn commit(mut self, sync: bool) -> Result<()> {
         let done = std::mem::take(&mut self.done);
         let mut folders: Vec<&Path> = Vec::new();
@@ -94,7 +94,7 @@ impl Publication {
         }
         for step in &done {
             match step {
-                // the files are whole; one that is left over is in nobody's way, and the next run takes it
+                // the new files are complete; a leftover does no harm, and the next run removes it
                 Step::Kept { old, .. } => drop(fs::remove_file(old)),
                 Step::Placed { path } => drop(fs::remove_file(with_suffix(path, OLD))),
             }
@@ -106,7 +106,8 @@ impl Publication {
         self.done.iter().any(|step| matches!(step, Step::Kept { path: kept, .. } if kept == path))
     }
 
-    /// The name for an old file. One that a killed run has left is older than what has the name now.
+    /// The name for the previous file. An existing file of that name is a leftover of a killed run, older than the
+    /// present one.
     fn free_name(&mut self, path: &Path) -> Result<PathBuf> {
         let old = with_suffix(path, OLD);
         match fs::remove_file(&old) {
@@ -117,13 +118,13 @@ impl Publication {
         }
     }
 
-    /// Takes back what is done, and adds to the error what could not be.
+    /// Reverts the steps that are done, and adds failures to the error.
     fn undo(&mut self, error: Error) -> Error {
         let mut stuck = Vec::new();
         for step in std::mem::take(&mut self.done).into_iter().rev() {
             let undone = match &step {
                 Step::Kept { path, old } => fs::rename(old, path).and_then(|()| {
-                    // renaming one name of a file to another of the same file leaves both
+                    // renaming a file to another hard link of itself keeps both names
                     match fs::remove_file(old) {
                         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
                         _ => Ok(()),
@@ -142,7 +143,7 @@ impl Publication {
 impl Drop for Publication {
     fn drop(&mut self) {
         if !self.done.is_empty() {
-            // somebody has given up for another reason, and tells that
+            // dropped because of another error, which the caller reports
             let _ = self.undo(Error::target("", ""));
         }
     }

@@ -1,7 +1,7 @@
-//! Pseudorandom numbers: of sampling, synthetic checkpoints and tests.
+//! Pseudorandom numbers for sampling, synthetic checkpoints and tests.
 
-/// SplitMix64: the same numbers on every machine. Source: Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", 2014.
+/// SplitMix64, with the same numbers on every machine. Source: Steele, Lea and Flood, "Fast splittable pseudorandom
+/// number generators", 2014.
 #[derive(Clone, Debug)]
 pub struct SplitMix64(pub u64);
 
@@ -16,12 +16,12 @@ impl SplitMix64 {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`; 0 where `end` is 0.
+    /// A number below `end`; 0 if `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 
-    /// An index below `end`; 0 where `end` is 0.
+    /// An index below `end`; 0 if `end` is 0.
     pub fn index(&mut self, end: usize) -> usize {
         self.below(end as u64) as usize
     }
@@ -36,7 +36,8 @@ impl SplitMix64 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    /// Nearly normal, without a logarithm that could differ between machines: the sum of twelve uniform numbers minus 6.
+    /// Approximately normal, with mean 0 and variance 1: the sum of twelve uniform numbers minus 6. There is no
+    /// logarithm, which could differ between machines.
     pub fn normal(&mut self) -> f32 {
         (0..12).map(|_| (self.next() >> 40) as f32 / (1 << 24) as f32).sum::<f32>() - 6.0
     }
@@ -46,7 +47,7 @@ impl SplitMix64 {
 mod tests {
     use super::*;
 
-    /// The first numbers from the seed 1234567, by Vigna's splitmix64.c.
+    /// The first numbers for the seed 1234567, from Vigna's splitmix64.c.
     #[test]
     fn numbers_are_those_of_the_reference() {
         let mut random = SplitMix64(1_234_567);

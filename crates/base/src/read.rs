@@ -1,4 +1,4 @@
-//! Small files that are read whole, up to a size that fits a small machine.
+//! Bounded reading of small files.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -6,20 +6,20 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Reads all of a file of at most `most` bytes. What a user named may be a pipe.
+/// Reads a whole file of at most `most` bytes. Pipes are accepted, because a user may name one.
 ///
 /// # Errors
-/// `Limit` for a longer one, of which no more than `most` bytes are read; those of [`Error::io`].
+/// `Limit` for a longer file, of which at most one byte more than `most` is read; those of [`Error::io`].
 pub fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
     let io = |e| Error::io(path.display(), &e);
     read_all(File::open(path).map_err(io)?, path.display(), most)
 }
 
-/// As [`read_bounded`], for a file whose name another file says: not a folder, a pipe or a device, which would block
+/// As [`read_bounded`], for a file that is named by another file: refuses folders, pipes and devices, which would block
 /// the reader or have no end.
 ///
 /// # Errors
-/// `Malformed` for what is no regular file; those of [`read_bounded`].
+/// `Malformed` for anything but a regular file; those of [`read_bounded`].
 pub fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
     read_all(open_regular(path)?, path.display(), most)
 }
@@ -27,7 +27,7 @@ pub fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
 /// Opens a regular file; symlinks are followed.
 ///
 /// # Errors
-/// `Malformed` for anything else; those of [`Error::io`].
+/// `Malformed` for anything but a regular file; those of [`Error::io`].
 pub fn open_regular(path: &Path) -> Result<File> {
     let io = |e| Error::io(path.display(), &e);
     let meta = fs::metadata(path).map_err(io)?;
@@ -38,22 +38,23 @@ pub fn open_regular(path: &Path) -> Result<File> {
     File::open(path).map_err(io)
 }
 
-/// Reads a stream to its end; `place` names it.
+/// Reads a stream to its end; `place` names it in errors.
 ///
 /// # Errors
 /// `Limit` for more than `most` bytes; those of [`Error::io`].
 pub fn read_all(from: impl Read, place: impl std::fmt::Display, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // One byte more tells a longer one from one that just fits.
+    // One extra byte distinguishes a longer stream from one that just fits.
     from.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(&place, &e))?;
     if bytes.len() as u64 > most {
-        return Err(Error::limit(place, "too large to be what it should be")
-            .expected(format!("at most {most} bytes"), "more"));
+        return Err(
+            Error::limit(place, "implausibly large").expected(format!("at most {most} bytes"), "more")
+        );
     }
     Ok(bytes)
 }
 
-/// Whether `name` is a relative path that stays inside its folder, written the plain way: `a/b`, not `a/../b`.
+/// True if `name` is a relative path inside its folder in normal form: `a/b`, not `a/../b`.
 pub fn is_plain_name(name: &str) -> bool {
     let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
     name.split('/').all(plain) && !name.contains(['\0', '\\'])

@@ -1,7 +1,7 @@
-//! What a run that is interrupted has to remove: temporary files and folders, and what it may tell to be kept.
+//! Cleanup after an interruption: the temporary files and folders to remove, and notes about files that are kept.
 //!
-//! A signal ends a process between any two instructions, so destructors do not run. Every temporary file is therefore listed
-//! here while it exists, and the program's signal thread calls [`abandon`] before it lets the process end.
+//! A signal may end a process at any instruction, without running destructors. Every temporary file is therefore listed
+//! here while it exists, and the program's signal thread calls [`abandon`] before the process ends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-/// How often the removal of a folder is tried, a millisecond apart.
+/// Number of attempts to remove a folder, a millisecond apart.
 const ATTEMPTS: u32 = 500;
 
 static LIST: Mutex<List> = Mutex::new(List { next: 0, entries: BTreeMap::new() });
 
-/// Held for reading while files get their names, which is not to be cut short.
+/// Read-locked while files get their final names, which must not be interrupted.
 static PUBLISHING: RwLock<()> = RwLock::new(());
 
 struct List {
@@ -29,7 +29,7 @@ enum Entry {
     Note(String),
 }
 
-/// An entry of the list, for as long as it lives.
+/// Handle of an entry of the list; dropping it removes the entry.
 #[derive(Debug)]
 pub struct Listed(u64);
 
@@ -40,7 +40,7 @@ impl Drop for Listed {
 }
 
 fn lock() -> MutexGuard<'static, List> {
-    // a panic elsewhere leaves a whole list behind
+    // a panic elsewhere leaves a consistent list
     LIST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -52,7 +52,7 @@ impl List {
     }
 }
 
-/// Makes a temporary file with `make` and lists it, in one step as an interruption sees it.
+/// Creates a temporary file with `make` and lists it; an interruption cannot come between the two.
 pub(crate) fn file<T>(path: PathBuf, make: impl FnOnce() -> crate::Result<T>) -> crate::Result<(T, Listed)> {
     let mut list = lock();
     let made = make()?;
@@ -69,26 +69,26 @@ pub(crate) fn folder<T>(
     Ok((made, path, listed))
 }
 
-/// Lists what an interrupted run keeps, for the user to be told: a store that the next run goes on from.
+/// Lists a note about files that an interrupted run keeps, such as a store with which the next run continues.
 pub fn keeps(note: impl Into<String>) -> Listed {
     lock().add(Entry::Note(note.into()))
 }
 
-/// While this lives, [`abandon`] waits.
+/// A guard for which [`abandon`] waits.
 pub(crate) fn publishing() -> RwLockReadGuard<'static, ()> {
     PUBLISHING.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes all temporary files and folders of this process, and returns what is to be said about what stays. For the end of
-/// a process that a signal interrupts: whoever wants to write a file afterwards waits for ever.
+/// Removes all temporary files and folders of this process, and returns the notes about files that are kept. Call it at
+/// the end of a process that a signal interrupts: threads that create output files afterwards block forever.
 pub fn abandon() -> Vec<String> {
     std::mem::forget(PUBLISHING.write().unwrap_or_else(PoisonError::into_inner));
     let list = lock();
     let mut notes = Vec::new();
-    // the last first: files before the folder that they are in
+    // newest first: files before the folder that contains them
     for entry in list.entries.values().rev() {
         match entry {
-            // nothing more can be done about what cannot be removed
+            // nothing more can be done if removal fails
             Entry::File(path) => drop(fs::remove_file(path)),
             Entry::Folder(path) => remove_folder(path),
             Entry::Note(note) => notes.insert(0, note.clone()),
@@ -98,7 +98,7 @@ pub fn abandon() -> Vec<String> {
     notes
 }
 
-/// Removes a folder in which other threads may still be making files, until the process ends.
+/// Removes a folder in which other threads may still be creating files.
 fn remove_folder(path: &Path) {
     for _ in 0..ATTEMPTS {
         if fs::remove_dir_all(path).is_ok() || !path.exists() {

@@ -1,9 +1,9 @@
-//! Text from files, made safe to show: names, keys and messages may hold what a terminal obeys.
+//! Makes text from files safe to show: names, keys and messages may contain control sequences for a terminal.
 
 use std::borrow::Cow;
 
-/// Whether a letter acts instead of showing: control characters, and those that change the direction of text or end a
-/// line without looking so.
+/// True for a character that acts instead of showing: control characters, and characters that change the direction of
+/// text or end a line invisibly.
 fn acts(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -17,7 +17,7 @@ fn escaped(text: &str, acts: impl Fn(char) -> bool, escape: impl Fn(char) -> Str
     letters.collect::<String>().into()
 }
 
-/// `text` for a terminal: all that acts but line ends and tabs is written as an escape such as `\u{1b}`.
+/// `text` for a terminal: active characters except line ends and tabs are written as an escape such as `\u{1b}`.
 pub fn visible(text: &str) -> Cow<'_, str> {
     escaped(
         text,
@@ -26,12 +26,12 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// As [`visible`], also line ends and tabs: for a name in a table or in a sentence.
+/// As [`visible`], but also escapes line ends and tabs: for a name in a table or in a sentence.
 pub fn visible_line(text: &str) -> Cow<'_, str> {
     escaped(text, acts, |letter| letter.escape_default().to_string())
 }
 
-/// JSON for a terminal. Serializers escape the control characters of ASCII only; the others occur in strings alone,
+/// JSON for a terminal. Serializers escape only the control characters of ASCII; the others occur only in strings,
 /// where JSON has escapes for them.
 pub fn visible_json(json: &str) -> Cow<'_, str> {
     let escape =

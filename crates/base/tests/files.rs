@@ -1,4 +1,4 @@
-//! Files that are written whole, alone and together, and what they meet under the names that they want.
+//! Atomic files, alone and together, and the files that already have their names.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +14,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A file with this content, on its way to `path`.
+/// An output file for `path` with this content, not yet published.
 fn output(path: &Path, text: &str) -> OutputFile {
     let mut output = OutputFile::create(path).unwrap();
     output.write_all(text.as_bytes()).unwrap();
@@ -43,7 +43,7 @@ fn an_unfinished_file_is_made_anew() {
     let [path, partial] = ["x", "x.partial"].map(|name| dir.path().join(name));
     fs::write(&partial, [9; 100]).unwrap();
     fs::set_permissions(&partial, PermissionsExt::from_mode(0o600)).unwrap();
-    // whoever still has it open keeps it, and cannot touch the new one
+    // a process that still has the old temporary open keeps it, and cannot write to the new one
     let old = fs::File::options().write(true).open(&partial).unwrap();
     let mut file = OutputFile::create(&path).unwrap();
     assert!(file.took_over());
@@ -54,7 +54,7 @@ fn an_unfinished_file_is_made_anew() {
     assert_ne!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
 }
 
-/// Whatever has the name of the temporary, nothing outside is written to.
+/// If anything else has the name of the temporary, nothing outside is written to.
 #[test]
 fn a_temporary_that_is_no_file_of_ours() {
     for empty in [true, false] {
@@ -79,7 +79,7 @@ fn a_temporary_that_is_no_file_of_ours() {
     }
 }
 
-/// Each kind of output over each file that may be there.
+/// Each kind of output over each kind of existing file.
 #[test]
 fn only_files_of_the_kind_are_replaced() {
     let report = "{\n  \"schema\": 1,\n  \"tool\": \"gemma-convert 0.1.0\"\n}\n".to_owned();
@@ -128,7 +128,7 @@ fn only_files_of_the_kind_are_replaced() {
     }
 }
 
-/// A model that comes to the name during the work is not replaced either.
+/// A model that gets the name during the work is not replaced either.
 #[test]
 fn a_file_that_comes_in_the_meantime() {
     let dir = tempfile::tempdir().unwrap();
@@ -152,7 +152,7 @@ fn devices_take_bytes_and_stay() {
     write_whole(null, |file| file.write_all(b"x")).unwrap();
     AppendedFile::open(null, false).unwrap().append("x").unwrap();
     assert!(!fs::metadata(null).unwrap().is_file() && !Path::new("/dev/null.partial").exists());
-    // a file that is written at any position cannot go there
+    // files that are written at any position cannot be written there
     assert!(OutputFile::create(null).unwrap_err().problem().contains("not a regular file"));
     let full = Path::new("/dev/full");
     if full.exists() {
@@ -180,7 +180,7 @@ fn text_is_added_to_text_only() {
     assert!(AppendedFile::open(dir.path(), false).unwrap_err().problem().contains("a folder"));
 }
 
-/// A set of three whose head is the first: what there was, at which file it fails, what there is then.
+/// A set of three files whose head is the first: previous files, the file at which it fails, the result.
 #[test]
 fn a_set_is_all_or_nothing() {
     let texts = |dir: &Path| -> Vec<(String, String)> {
@@ -195,7 +195,7 @@ fn a_set_is_all_or_nothing() {
                 fs::write(path, "old").unwrap();
             }
             let mut files: Vec<_> = paths.iter().map(|path| output(path, "new")).collect();
-            // a folder that came in the meantime: nothing can be renamed to it
+            // a folder that appeared in the meantime: no file can be renamed to it
             if let Some(fails) = fails {
                 let _ = fs::remove_file(&paths[fails]);
                 fs::create_dir(&paths[fails]).unwrap();
@@ -224,7 +224,7 @@ fn a_set_is_all_or_nothing() {
     }
 }
 
-/// In the middle of a publication the set has no head, and what it had is kept.
+/// In the middle of a publication the set has no head, and the previous head is kept.
 #[test]
 fn a_set_without_its_head_is_no_set() {
     let dir = tempfile::tempdir().unwrap();
@@ -244,7 +244,7 @@ fn a_set_without_its_head_is_no_set() {
 #[test]
 fn a_folder_of_one_s_own() {
     let dir = tempfile::tempdir().unwrap();
-    // somebody's own folder, and one that a killed run has left
+    // a foreign folder, and one left by a killed run
     let theirs = dir.path().join("work.7-0.partial");
     fs::create_dir(&theirs).unwrap();
     fs::write(theirs.join("x"), "x").unwrap();

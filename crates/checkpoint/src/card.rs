@@ -1,7 +1,7 @@
-//! The model card: the YAML front matter of `README.md`, read as llama.cpp's `gguf-py/gguf/metadata.py` does.
+//! The model card: the YAML front matter of `README.md`, read as llama.cpp's `gguf-py/gguf/metadata.py` reads it.
 //!
-//! Which keys stand for what follows `apply_metadata_heuristic` there; making titles and hub addresses out of
-//! the values is left to the caller. YAML 1.2 booleans: `no` is Norwegian, not false. A date stays a string.
+//! Alternative keys for a value follow `apply_metadata_heuristic` there; the caller derives titles and hub addresses
+//! from the values. Booleans are those of YAML 1.2: `no` is Norwegian, not false. A date stays a string.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use tensor::{Error, Result};
 
 use crate::files;
 
-/// The front matter of a model card. Empty if the folder has no card, or the card no front matter.
+/// The front matter of a model card. Empty if the folder has no card, or the card has no front matter.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelCard {
     fields: Map<String, Value>,
@@ -29,7 +29,7 @@ impl ModelCard {
         }
     }
 
-    /// `text` with lines ended by `\n`; `place` names it in errors.
+    /// Parses `text`, whose lines end with `\n`; `place` names it in errors.
     fn parse(text: &str, place: &str) -> Result<ModelCard> {
         const HELP: &str =
             "correct the front matter, or remove the file if its licence and tags are not needed";
@@ -37,8 +37,8 @@ impl ModelCard {
         if lines.next() != Some("---") {
             return Ok(ModelCard::default());
         }
-        // Each tab becomes two spaces, as in llama.cpp: some cards indent so. The first line makes
-        // the parser count lines as the file does.
+        // Each tab becomes two spaces, as in llama.cpp: some cards are indented with tabs. The first line keeps the
+        // parser's line numbers equal to those of the file.
         let mut yaml = String::from("---\n");
         loop {
             match lines.next() {
@@ -56,7 +56,7 @@ impl ModelCard {
         }
         let options = serde_saphyr::options! {
             strict_booleans: true,
-            // As PyYAML. Cards with evaluation results do hold `.nan`.
+            // As PyYAML: cards with evaluation results contain `.nan`.
             duplicate_keys: DuplicateKeyPolicy::LastWins,
             non_finite_float_policy: NonFiniteFloatPolicy::AsString,
         };
@@ -80,12 +80,12 @@ impl ModelCard {
         }
     }
 
-    /// The value of a key as it is.
+    /// The raw value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.fields.get(key)
     }
 
-    /// The text of the first of `keys` that is there; numbers as written, lists joined with commas.
+    /// The text of the first existing key of `keys`; numbers as written, lists joined with commas.
     pub fn text(&self, keys: &[&str]) -> Option<String> {
         let value = keys.iter().find_map(|k| self.fields.get(*k).filter(|value| !value.is_null()))?;
         match value {
@@ -96,7 +96,7 @@ impl ModelCard {
         }
     }
 
-    /// The entries of the first of `keys` that is there, which may be one value or a list.
+    /// The entries of the first existing key of `keys`, whose value may be a list or a single value.
     pub fn entries(&self, keys: &[&str]) -> &[Value] {
         match keys.iter().find_map(|k| self.fields.get(*k)) {
             Some(Value::Array(items)) => items,
@@ -105,7 +105,7 @@ impl ModelCard {
         }
     }
 
-    /// `name`, else `model_name`.
+    /// The model's name: `name`, else `model_name`.
     pub fn name(&self) -> Option<String> {
         self.text(&["name", "model_name"])
     }
@@ -115,12 +115,12 @@ impl ModelCard {
         self.text(&["license"])
     }
 
-    /// `license_name`.
+    /// `license_name`: a name for a license without an identifier.
     pub fn license_name(&self) -> Option<String> {
         self.text(&["license_name"])
     }
 
-    /// `license_link`.
+    /// `license_link`: an address, or a file in the repository.
     pub fn license_link(&self) -> Option<String> {
         self.text(&["license_link"])
     }
@@ -130,27 +130,27 @@ impl ModelCard {
         self.text(&["pipeline_tag"])
     }
 
-    /// `tags`, then `pipeline_tag`.
+    /// The entries of `tags`, then `pipeline_tag`.
     pub fn tags(&self) -> Vec<String> {
         self.strings(&["tags", "pipeline_tag"])
     }
 
-    /// `languages`, then `language`.
+    /// The entries of `languages`, then `language`.
     pub fn languages(&self) -> Vec<String> {
         self.strings(&["languages", "language"])
     }
 
-    /// The models it was made from: hub ids or addresses, or mappings that describe them.
+    /// The models that this one was made from: hub ids or addresses, or mappings that describe them.
     pub fn base_models(&self) -> &[Value] {
         self.entries(&["base_model", "base_models", "base_model_sources"])
     }
 
-    /// The data it was trained on: hub ids or addresses, or mappings that describe them.
+    /// The training datasets: hub ids or addresses, or mappings that describe them.
     pub fn datasets(&self) -> &[Value] {
         self.entries(&["datasets", "dataset", "dataset_sources"])
     }
 
-    /// All entries of all `keys`.
+    /// The entries of all `keys` as text.
     fn strings(&self, keys: &[&str]) -> Vec<String> {
         keys.iter().flat_map(|k| self.entries(&[k])).filter_map(scalar).collect()
     }

@@ -1,5 +1,6 @@
-//! Experts that are stored one by one, or with gate and up apart, presented as transformers has them: one tensor of all
-//! gate and up projections of a layer, one of all down projections. Nothing is copied: the tensor has many pieces.
+//! Joins experts that are stored separately, or with separate gate and up projections, into the tensors of
+//! transformers: one with all gate and up projections of a layer, one with all down projections. No data is copied: the
+//! tensor has many pieces.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,13 +17,13 @@ enum Part {
     Down,
 }
 
-/// What the name of a tensor says.
+/// An expert tensor's name, parsed.
 #[derive(Debug, PartialEq)]
 struct Apart {
     /// `model.language_model.layers.3`
     layer: String,
     part: Part,
-    /// Its number; `None` for a tensor of all experts.
+    /// Number of the expert; `None` for a tensor of all experts.
     expert: Option<u64>,
 }
 
@@ -56,22 +57,22 @@ fn parse(name: &str) -> Option<Apart> {
     Some(Apart { layer: layer.join("."), part: part?, expert })
 }
 
-/// What transformers calls the tensor.
+/// The name of a joined tensor in transformers.
 fn joined_name(layer: &str, part: Part) -> String {
     let name = if part == Part::Down { "down_proj" } else { "gate_up_proj" };
     format!("{layer}.experts.{name}")
 }
 
-/// Joins what is apart. Returns what there is to say about it.
+/// Joins the expert tensors that are stored separately. Returns a note about them, if there are any.
 ///
 /// # Errors
-/// `Malformed` for an expert or a projection that is missing, or of another shape or type than the others.
+/// `Malformed` for a missing expert or projection, or one whose shape or type differs from the others.
 pub(crate) fn join(entries: &mut Vec<Entry>) -> Result<Option<String>> {
     let mut layers: BTreeMap<String, BTreeMap<(Part, Option<u64>), usize>> = BTreeMap::new();
     for (index, entry) in entries.iter().enumerate() {
         let Some(apart) = parse(&entry.desc.name) else { continue };
         if apart.expert.is_none() && entry.desc.name == joined_name(&apart.layer, apart.part) {
-            continue; // as transformers has it
+            continue; // the layout of transformers
         }
         if let Some(other) = layers.entry(apart.layer).or_default().insert((apart.part, apart.expert), index)
         {
@@ -90,7 +91,7 @@ pub(crate) fn join(entries: &mut Vec<Entry>) -> Result<Option<String>> {
         let wanted: [&[Part]; 3] = [&[Part::GateUp], &[Part::Gate, Part::Up], &[Part::Down]];
         for wanted in wanted.into_iter().filter(|wanted| wanted.iter().any(|part| layer.has(*part))) {
             let entry = layer.joined(wanted)?;
-            // it has been joined, so there is one
+            // the tensor has been joined, so it has a first part
             let first = layer.of(wanted[0]).next().map_or(0, |(_, &first)| first);
             if let Some(&other) = names.get(entry.desc.name.as_str()) {
                 return Err(both(&entries[first], &entries[other]));
@@ -104,7 +105,7 @@ pub(crate) fn join(entries: &mut Vec<Entry>) -> Result<Option<String>> {
     }
     let count = taken.iter().filter(|taken| **taken).count();
     let note = format!(
-        "{count} tensors of experts are stored apart: they are read as the {} that transformers has of them",
+        "{count} expert tensors are stored separately: they are read as the {} tensors of transformers",
         joined.len()
     );
     let mut index = 0;
@@ -140,7 +141,7 @@ impl Layer<'_> {
         self.parts.range((part, None)..=(part, Some(u64::MAX))).map(|((_, expert), index)| (*expert, index))
     }
 
-    /// One tensor of all experts, each with its `parts` after each other.
+    /// One tensor of all experts, each with its `parts` concatenated.
     fn joined(&self, parts: &[Part]) -> Result<Entry> {
         let mut columns = Vec::with_capacity(parts.len());
         for &part in parts {
@@ -192,7 +193,7 @@ impl Layer<'_> {
                 )
                 .expected("[experts, rows, columns]", format!("{:?}", entry.desc.shape)));
             };
-            // no more than the file has bytes; an empty tensor has none, whatever its shape says
+            // at most as many as the file has bytes; an empty tensor has no experts, whatever its shape
             let count = if entry.desc.elements() == 0 { 0 } else { count };
             let expert = |number| Expert { entry, rows, pieces: entry.rows(number * rows, rows) };
             let all: Vec<_> = (0..count).map(expert).collect();
@@ -221,7 +222,7 @@ impl Layer<'_> {
         if all.is_empty() { Err(self.missing(part, Some(0), count)) } else { Ok(all) }
     }
 
-    /// The error for a tensor that is not there, called as those that are.
+    /// The error for a missing tensor, named in the style of the tensors that exist.
     fn missing(&self, part: Part, expert: Option<u64>, count: u64) -> Error {
         let table = &table().experts;
         let spelled = |part| match part {
@@ -246,7 +247,7 @@ impl Layer<'_> {
             _ => segment.to_owned(),
         });
         let name = format!("{}{}", self.layer, renamed.collect::<Vec<_>>().join("."));
-        Error::malformed(format!("tensor {name}"), "missing: the experts of this layer are stored apart")
+        Error::malformed(format!("tensor {name}"), "missing: the experts of this layer are stored separately")
             .expected(
                 format!("{count} experts with gate_proj, up_proj and down_proj"),
                 format!("no {name}, but {there}"),

@@ -1,4 +1,4 @@
-//! Small text and JSON files, whole, with errors that name file, line and column.
+//! Reads small text and JSON files whole, with errors that name file, line and column.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -7,16 +7,16 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use tensor::{Error, Result};
 
-/// The most bytes of a JSON or text file beside the weights. JSON takes up to 40 times its size when it is read. Gemma's
-/// `tokenizer_config.json` has 1.2 MB.
+/// Maximum size in bytes of a JSON or text file beside the weights. Parsed JSON takes up to 40 times its size in
+/// memory. Gemma's `tokenizer_config.json` has 1.2 MB.
 pub(crate) const MAX_TEXT: u64 = 8 << 20;
-/// The most bytes of `tokenizer.json`, which is kept in fewer and larger pieces; Gemma's has 32 MB.
+/// Maximum size in bytes of `tokenizer.json`, which is stored in fewer and larger allocations; Gemma's has 32 MB.
 pub(crate) const MAX_TOKENIZER: u64 = 80 << 20;
 
-/// The regular file at `path`, symlinks followed, and its size. `None` if there is none.
+/// Opens the regular file at `path`, following symlinks, with its metadata. `None` if it does not exist.
 ///
 /// # Errors
-/// `Malformed` for a dangling link or something that is not a file (a pipe would block the reader for ever).
+/// `Malformed` for a dangling link or something that is not a file (a pipe would block the reader forever).
 pub(crate) fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>> {
     let meta = match fs::metadata(path) {
         Ok(meta) => meta,
@@ -39,12 +39,12 @@ pub(crate) fn open(path: &Path) -> Result<Option<(File, fs::Metadata)>> {
     Ok(Some((file, meta)))
 }
 
-/// The UTF-8 text of a file of at most [`MAX_TEXT`] bytes, `None` if there is none.
+/// The UTF-8 text of a file of at most [`MAX_TEXT`] bytes, `None` if it does not exist.
 pub(crate) fn text(path: &Path) -> Result<Option<String>> {
     text_of(path, MAX_TEXT)
 }
 
-/// As [`text`], of at most `most` bytes.
+/// As [`text`], for a file of at most `most` bytes.
 pub(crate) fn text_of(path: &Path, most: u64) -> Result<Option<String>> {
     let Some((file, meta)) = open(path)? else { return Ok(None) };
     if meta.len() > most {
@@ -53,7 +53,7 @@ pub(crate) fn text_of(path: &Path, most: u64) -> Result<Option<String>> {
     }
     let bytes = base::read_all(file, path.display(), most)?;
     if let Some((found, help)) = not_the_file(&bytes) {
-        return Err(Error::malformed(path.display(), "not the file, but what stands for it")
+        return Err(Error::malformed(path.display(), "a placeholder instead of the file")
             .expected("the file itself", found)
             .help(help));
     }
@@ -64,7 +64,7 @@ pub(crate) fn text_of(path: &Path, most: u64) -> Result<Option<String>> {
     })
 }
 
-/// What is in the place of a file that was not fetched as it should be, and what to do about it.
+/// Recognises a placeholder left by a failed download: its kind, and the remedy.
 pub(crate) fn not_the_file(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let text = bytes.trim_ascii_start();
     let starts = |with: &[u8]| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
@@ -86,20 +86,20 @@ pub(crate) fn text_lf(path: &Path) -> Result<Option<String>> {
         .map(|text| if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text }))
 }
 
-/// A JSON file, `None` if there is none.
+/// The content of a JSON file, `None` if it does not exist.
 pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = text(path)? else { return Ok(None) };
     begins_as_json(path, &text)?;
     serde_json::from_str(&text).map(Some).map_err(|e| match not_finite(&text, &e) {
         Some((key, value)) => {
             Error::malformed(format!("{}:{}: {key}", path.display(), e.line()), "not a finite number")
-                .expected("a number of JSON that f64 holds", value)
+                .expected("a JSON number within the range of f64", value)
         }
         None => json_error(path.display(), &e),
     })
 }
 
-/// That there is something in a file, and no mark before it.
+/// Checks that a file is not empty and has no byte order mark.
 pub(crate) fn begins_as_json(path: &Path, text: &str) -> Result<()> {
     if text.trim().is_empty() {
         return Err(Error::malformed(path.display(), "the file is empty").help("Fetch it again."));
@@ -114,7 +114,7 @@ pub(crate) fn begins_as_json(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A JSON file that holds an object, `None` if there is none.
+/// The content of a JSON file that holds an object, `None` if it does not exist.
 pub(crate) fn object(path: &Path) -> Result<Option<serde_json::Value>> {
     match json::<serde_json::Value>(path)? {
         Some(json) if !json.is_object() => {
@@ -125,7 +125,7 @@ pub(crate) fn object(path: &Path) -> Result<Option<serde_json::Value>> {
     }
 }
 
-/// The key and the text of a number that is none in JSON: Python writes `NaN` and `Infinity`, and `1e999` is beyond f64.
+/// Key and text of a number that is invalid in JSON: Python writes `NaN` and `Infinity`, and `1e999` is beyond f64.
 fn not_finite<'t>(text: &'t str, error: &serde_json::Error) -> Option<(&'t str, &'t str)> {
     let line = text.split_inclusive('\n').take(error.line().checked_sub(1)?).map(str::len).sum::<usize>();
     let at = line + error.column().checked_sub(1)?;
@@ -144,7 +144,7 @@ fn not_finite<'t>(text: &'t str, error: &serde_json::Error) -> Option<(&'t str, 
     between.chars().all(is_of_list).then_some((key, value))
 }
 
-/// `file:line:column: what serde says`.
+/// An error at `file:line:column` with serde's message.
 pub(crate) fn json_error(place: impl std::fmt::Display, error: &serde_json::Error) -> Error {
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
@@ -152,8 +152,8 @@ pub(crate) fn json_error(place: impl std::fmt::Display, error: &serde_json::Erro
     Error::malformed(format!("{place}:{line}:{column}"), problem)
 }
 
-/// The regular files in `dir` and in the folders in it, links followed, and their sizes. Sorted; names that are no
-/// UTF-8, hidden ones and what cannot be looked at are left out.
+/// Names and sizes in bytes of the regular files in `dir` and its direct subfolders, links followed, sorted. Omits
+/// hidden names, names that are not UTF-8, and files whose metadata cannot be read.
 pub(crate) fn list(dir: &Path) -> Result<Vec<(String, u64)>> {
     let mut found = Vec::new();
     let mut folders = vec![(dir.to_owned(), String::new())];

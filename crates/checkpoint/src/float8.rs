@@ -1,14 +1,15 @@
-//! Weights stored as 8-bit floats with a scale apart, presented as the numbers they stand for.
+//! Weights stored as 8-bit floats with separate scales, presented as the values they encode.
 //!
 //! Two conventions are read:
-//! - **compressed-tensors** "float-quantized" (what llm-compressor writes and vLLM and transformers load): `config.json`
-//!   has a `quantization_config`; beside a weight `X` of F8_E4M3 lies `X_scale`, one scale a row or one for all.
-//!   Source: vllm-project/compressed-tensors, `compressors/naive_quantized`.
-//! - **SFP8**, ours: the shard's `__metadata__` has `format` = `sfp8`; beside a weight `X` of U8 lies `X.sfp_scale`.
-//!   Source: formats/sfp8-safetensors.md.
+//! - **compressed-tensors** "float-quantized" (written by llm-compressor, loaded by vLLM and transformers):
+//!   `config.json` has a `quantization_config`; a weight `X` of type F8_E4M3 has a tensor `X_scale` with one scale a
+//!   row or one in all. Source: vllm-project/compressed-tensors, `compressors/naive_quantized`.
+//! - **SFP8**, ours: the shard's `__metadata__` has `format` = `sfp8`; a weight `X` of type U8 has a tensor
+//!   `X.sfp_scale`. Source: formats/sfp8-safetensors.md.
 //!
-//! A weight is its code's value times its scale. It is presented as BF16 where that holds every value exactly (SFP8
-//! with a power of two for a scale), else as F32; the scales are not presented. Other layouts are refused.
+//! The value of a weight is its decoded code times its scale. Weights are presented as BF16 if that type holds every
+//! value exactly (SFP8 with a power of two as scale), else as F32; the scale tensors are not presented. Other layouts
+//! are refused.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,40 +20,40 @@ use tensor::{DType, Error, Result, TensorDesc};
 use crate::open::{Checkpoint, Location};
 use crate::pieces::{Entry, Piece};
 
-/// What follows a weight's name in that of its scale.
+/// Suffixes that turn the name of a weight into the name of its scale.
 const SFP8_SCALE: &str = ".sfp_scale";
 const F8_SCALE: &str = "_scale";
 
-/// How a weight is stored that is not stored as it is presented.
+/// Stored encoding of a weight whose stored type differs from the presented type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StoredEncoding {
-    /// The type of its bytes: `SFP8` or `F8_E4M3`.
+    /// The stored type: `SFP8` or `F8_E4M3`.
     pub dtype: DType,
-    /// What its values are multiplied with.
+    /// Scale by which the decoded values are multiplied.
     pub scale: Scale,
 }
 
-/// Where the scales of a weight are.
+/// Location of the scales of a weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scale {
-    /// F32, F16 or BF16.
+    /// Stored type: F32, F16 or BF16.
     pub dtype: DType,
-    /// The first of them.
+    /// Position of the first scale.
     pub location: Location,
-    /// There is one a row, else one for the whole tensor.
+    /// True for one scale a row, false for one scale for the whole tensor.
     pub per_row: bool,
 }
 
-/// Whether `config.json` says that the weights are FP8 as this crate reads them.
+/// True if `config.json` declares FP8 weights in the form that this crate reads.
 ///
 /// # Errors
-/// `Unsupported` for any other way of quantisation.
+/// `Unsupported` for any other quantisation.
 pub fn is_fp8(config: &Value) -> Result<bool> {
     let Some(quantization) = config.get("quantization_config").filter(|q| !q.is_null()) else {
         return Ok(false);
     };
     if quantization["format"] == "sfp8" && quantization["quant_method"].is_null() {
-        return Ok(false); // ours: the shards say more
+        return Ok(false); // ours: the metadata of the shards decides
     }
     let groups: Vec<&Value> =
         quantization["config_groups"].as_object().into_iter().flat_map(|groups| groups.values()).collect();
@@ -78,7 +79,7 @@ pub fn is_fp8(config: &Value) -> Result<bool> {
 }
 
 impl Checkpoint {
-    /// Presents the weights that are coded, and not their scales.
+    /// Presents encoded weights in a float type, and removes their scales from the list.
     pub(crate) fn resolve(&self, entries: Vec<Entry>, fp8: bool) -> Result<Vec<Entry>> {
         let numbers: HashMap<&str, usize> =
             entries.iter().enumerate().map(|(i, e)| (e.desc.name.as_str(), i)).collect();
@@ -121,19 +122,19 @@ impl Checkpoint {
         Ok(entries)
     }
 
-    /// The type that holds every value of a weight with this code.
+    /// The float type that holds every value of a weight with this encoding.
     fn presented_as(&self, code: StoredEncoding, name: &str) -> Result<DType> {
         if code.dtype != DType::SFP8 || code.scale.per_row {
             return Ok(DType::F32);
         }
         let mut scale = [0.0];
         self.read_scales(&code.scale, 0, &mut scale).map_err(|e| e.within(name))?;
-        // normal, so that no product with a code is subnormal in a way that BF16 is not
+        // normal numbers only, so that no product with a code is subnormal and beyond BF16
         let power_of_two = scale[0].to_bits() & 0x7f_ffff == 0 && (1e-20..=1e20).contains(&scale[0]);
         Ok(if power_of_two { DType::BF16 } else { DType::F32 })
     }
 
-    /// Reads scales: those of the rows from `first` on, or the one of the tensor.
+    /// Reads scales: those of the rows from `first` on, or copies of the tensor's only one.
     ///
     /// # Errors
     /// `Malformed` for a scale that is not a positive number; those of [`read_at`](Self::read_at).
@@ -152,7 +153,7 @@ impl Checkpoint {
                 } else {
                     "the scale".into()
                 };
-                Err(Error::malformed(row, "scales nothing").expected("a positive number", out[at]))
+                Err(Error::malformed(row, "not a usable scale").expected("a positive number", out[at]))
             }
             None => {
                 let one = out[0];
@@ -162,7 +163,7 @@ impl Checkpoint {
         }
     }
 
-    /// Rows of a coded weight, as they are presented: those of a piece.
+    /// Reads and decodes rows of an encoded weight into its presented type: the rows of `piece`.
     pub(crate) fn read_coded(
         &self,
         desc: &TensorDesc,
@@ -190,15 +191,15 @@ impl Checkpoint {
     }
 }
 
-/// The values of codes, without their scale.
+/// Decodes 8-bit codes, without scale.
 ///
 /// # Errors
-/// `Malformed` for a byte that stands for no number.
+/// `Malformed` for a byte that encodes no number.
 pub fn decode(simd: Simd, dtype: DType, codes: &[u8], out: &mut [f32]) -> Result<()> {
     if let Some(at) = quant::invalid_block(dtype, codes) {
         return Err(Error::malformed(
             format!("byte {at} of these rows"),
-            format!("stands for no number in {dtype}"),
+            format!("encodes no number in {dtype}"),
         )
         .expected("a number", format!("{:#04x}", codes[at])));
     }
@@ -206,7 +207,7 @@ pub fn decode(simd: Simd, dtype: DType, codes: &[u8], out: &mut [f32]) -> Result
     Ok(())
 }
 
-/// Multiplies each row of `cols` values with its scale.
+/// Multiplies each row of `cols` values by its scale.
 pub fn multiply(values: &mut [f32], cols: usize, scales: &[f32]) {
     for (row, &scale) in values.chunks_exact_mut(cols).zip(scales) {
         if scale != 1.0 {
@@ -215,7 +216,7 @@ pub fn multiply(values: &mut [f32], cols: usize, scales: &[f32]) {
     }
 }
 
-/// The scale of `weight`, if `desc` can be one.
+/// The scale of `weight` in tensor `desc`, if type and shape fit.
 fn scale(weight: &TensorDesc, desc: &TensorDesc, location: Location) -> Result<Scale> {
     let rows = weight.rows();
     let wrong = |problem: &str, expected: String, found: String| {

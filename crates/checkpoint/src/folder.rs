@@ -1,5 +1,5 @@
-//! From the path that was given to the folder that holds the model: the hub's cache, a trainer's output; and what a folder
-//! without a checkpoint is instead.
+//! Finds the model folder for a given path: a folder, the hub's cache, a trainer's output. For a folder without a
+//! checkpoint, finds an explanation for the error.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use tensor::{Error, Result};
 use crate::files;
 use crate::shards::{self, INDEX, SINGLE, some};
 
-/// The names in a folder, sorted. Empty for what cannot be listed.
+/// The sorted names in a folder. Empty if the folder cannot be listed.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
@@ -19,7 +19,8 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The error for a model that cannot be opened. A path that is not there may be the id of a hub repository: then the help says so.
+/// The error for a model that cannot be opened. If the path does not exist and has the form of a hub repository id, the
+/// help says how to download it.
 pub fn absent(given: &Path, error: &io::Error) -> Error {
     let failed = Error::io(given.display(), error);
     let text = given.to_string_lossy();
@@ -37,10 +38,10 @@ pub fn absent(given: &Path, error: &io::Error) -> Error {
     ))
 }
 
-/// The folder of the model that `given` means, and what there is to say about the choice.
+/// Resolves `given` to the folder of a model. The second value is a note about the choice, if there was one.
 ///
 /// # Errors
-/// `Malformed` for what is not there, not a folder, or holds several models.
+/// `Malformed` for a path that does not exist, is no folder, or holds several models.
 pub(crate) fn resolve(given: &Path) -> Result<(PathBuf, Option<String>)> {
     let meta = fs::metadata(given).map_err(|e| absent(given, &e))?;
     if !meta.is_dir() {
@@ -69,7 +70,7 @@ pub(crate) fn resolve(given: &Path) -> Result<(PathBuf, Option<String>)> {
     Ok((given.to_owned(), None))
 }
 
-/// What a file is, for the error that it is no folder.
+/// The kind of a file, as a suffix for the message that it is no folder.
 fn kind_of(path: &Path) -> &'static str {
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => " of safetensors",
@@ -83,11 +84,11 @@ fn kind_of(path: &Path) -> &'static str {
 fn several(dir: &Path, what: &str, names: &[String]) -> Error {
     Error::malformed(dir.display(), what)
         .expected("one model", some(names))
-        .help(format!("Give the one that is meant: {}", dir.join(&names[names.len() - 1]).display()))
+        .help(format!("Give the path of one of them: {}", dir.join(&names[names.len() - 1]).display()))
 }
 
-/// The snapshot of a repository in the hub's cache: that of `main`, or the only one. Source: huggingface_hub,
-/// "Understand caching".
+/// The snapshot of a repository in the hub's cache: the one that `refs/main` names, or the only one. Source:
+/// huggingface_hub, "Understand caching".
 fn snapshot(repository: &Path) -> Result<(PathBuf, Option<String>)> {
     let folder = repository.join("snapshots");
     let all: Vec<_> = names(&folder).into_iter().filter(|name| folder.join(name).is_dir()).collect();
@@ -111,12 +112,12 @@ fn snapshot(repository: &Path) -> Result<(PathBuf, Option<String>)> {
     Ok((folder.join(name), Some(note)))
 }
 
-/// The step of a trainer's `checkpoint-500`.
+/// The training step in a trainer's `checkpoint-500`.
 fn step(name: &str) -> Option<u64> {
     name.strip_prefix("checkpoint-")?.parse().ok()
 }
 
-/// A trainer's output without weights of its own: the only `checkpoint-N` in it.
+/// The output folder of a trainer without weights at its top level: resolves to the only `checkpoint-N` in it.
 fn trained(given: &Path, here: &[String]) -> Result<(PathBuf, Option<String>)> {
     let mut steps: Vec<_> =
         here.iter().filter(|name| step(name).is_some() && given.join(name).is_dir()).cloned().collect();
@@ -134,7 +135,7 @@ fn trained(given: &Path, here: &[String]) -> Result<(PathBuf, Option<String>)> {
     }
 }
 
-/// The error for a folder without a config or without weights, if something else in it says what it is.
+/// The error for a folder without config or weights, if its other files show what it holds.
 pub(crate) fn instead(dir: &Path) -> Option<Error> {
     let here = names(dir);
     let place = dir.display();
@@ -189,7 +190,7 @@ pub(crate) fn instead(dir: &Path) -> Option<Error> {
     })
 }
 
-/// A folder of an adapter and nothing else.
+/// The error for a folder that holds only an adapter.
 fn adapter(dir: &Path, found: &[String]) -> Error {
     let config = files::json::<Value>(&dir.join("adapter_config.json")).ok().flatten().unwrap_or_default();
     let text = |key: &str| config.get(key).and_then(Value::as_str);

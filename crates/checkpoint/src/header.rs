@@ -1,8 +1,8 @@
-//! The header of a safetensors file: eight bytes of length, JSON, then the data of the tensors without gaps.
+//! The header of a safetensors file: its length in eight bytes, then JSON, then the tensor data without gaps.
 //!
-//! Format: the README of <https://github.com/huggingface/safetensors>. That project's crate judges the offsets;
-//! this file explains its verdict, and adds what it cannot or does not check: names that occur twice,
-//! the file's real length, the leading `{`. Data is never read.
+//! Format: the README of <https://github.com/huggingface/safetensors>. That project's crate validates the offsets; this
+//! file explains its verdict, and adds the checks that the crate lacks: duplicate names, the real length of the file,
+//! the leading `{`. Tensor data is never read.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -16,14 +16,16 @@ use tensor::{DType, Error, Result, TensorDesc};
 
 use crate::files;
 
-/// The reference implementation's limit.
+/// Maximum header size in bytes, as in the reference implementation.
 pub(crate) const MAX_HEADER: u64 = 100_000_000;
-/// Tensors of a file, and entries of its `__metadata__`. 26B-A4B with its experts one by one has 12,000 in all files.
+/// Maximum number of tensors of a file, and of entries of its `__metadata__`. 26B-A4B with separate experts has 12,000
+/// tensors in all files together.
 const MAX_ENTRIES: usize = 200_000;
-/// Dimensions of a tensor.
+/// Maximum number of dimensions of a tensor.
 const MAX_DIMS: usize = 16;
 
-/// The types both sides know. Names are those of the reference implementation. The first of two is the one that is read.
+/// The types known to both sides, with the names of the reference implementation. Of two rows with the same file type,
+/// the first one is read.
 pub(crate) const DTYPES: [(DType, Dtype); 16] = [
     (DType::BF16, Dtype::BF16),
     (DType::F16, Dtype::F16),
@@ -40,21 +42,21 @@ pub(crate) const DTYPES: [(DType, Dtype); 16] = [
     (DType::BOOL, Dtype::BOOL),
     (DType::F8_E4M3, Dtype::F8_E4M3),
     (DType::F8_E5M2, Dtype::F8_E5M2),
-    // no reader knows the type: see formats/sfp8-safetensors.md
+    // no safetensors reader knows this type: see formats/sfp8-safetensors.md
     (DType::SFP8, Dtype::U8),
 ];
 
 /// A checked header.
 pub(crate) struct Header {
-    /// Tensors by data offset, each with the absolute offset of its first byte.
+    /// Tensors sorted by data offset, each with the absolute offset of its first byte.
     pub(crate) tensors: Vec<(TensorDesc, u64)>,
-    /// `__metadata__`.
+    /// The entries of `__metadata__`.
     pub(crate) metadata: BTreeMap<String, String>,
     /// Absolute offset of the first data byte.
     pub(crate) data_start: u64,
 }
 
-/// Reads and checks the header of `file`, which has `len` bytes and is called `place` in errors.
+/// Reads and checks the header of `file`, which has `len` bytes; `place` names it in errors.
 pub(crate) fn read(file: &File, len: u64, place: &str) -> Result<Header> {
     let read_at = |out: &mut [u8], at| file.read_exact_at(out, at).map_err(|e| Error::io(place, &e));
     let mut start = vec![0; len.min(512) as usize];
@@ -130,7 +132,7 @@ fn check(raw: Raw, len: u64, data_start: u64, place: &str) -> Result<Header> {
     Ok(Header { tensors, metadata: raw.metadata, data_start })
 }
 
-/// What is wrong with the offsets of `tensors`, which are sorted by them.
+/// The error for the first invalid offset of `tensors`, which are sorted by offset.
 fn explain(tensors: &[(TensorDesc, (usize, usize))], place: &str) -> Option<Error> {
     let mut end = 0;
     let mut before = "the start";
@@ -168,7 +170,7 @@ fn dtype(tensor: &str, name: &str) -> Result<(DType, Dtype)> {
     })
 }
 
-/// What the file is instead, if that can be told from its first bytes.
+/// The error that names the actual file type, if its first bytes show it.
 fn not_safetensors(place: &str, start: &[u8]) -> Option<Error> {
     let text = start.trim_ascii_start();
     let (found, help) = if start.is_empty() {
@@ -190,7 +192,7 @@ fn not_safetensors(place: &str, start: &[u8]) -> Option<Error> {
     Some(Error::malformed(place, "not a safetensors file").expected("safetensors", found).help(help))
 }
 
-/// The header as written: order kept, so that a name that occurs twice is noticed.
+/// The header in file order, so that duplicate names are noticed.
 struct Raw {
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, RawInfo)>,
@@ -204,7 +206,7 @@ struct RawInfo {
     data_offsets: (usize, usize),
 }
 
-/// `__metadata__`: no more entries than there is reason for.
+/// `__metadata__`, limited to [`MAX_ENTRIES`].
 struct Entries(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -232,7 +234,7 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// The sizes of a tensor's dimensions.
+/// The sizes of a tensor's dimensions, at most [`MAX_DIMS`].
 fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
     struct Sizes;
     impl<'de> Visitor<'de> for Sizes {

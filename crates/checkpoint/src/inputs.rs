@@ -1,5 +1,5 @@
-//! The files of a folder that go into a conversion besides the weights: known from the moment the folder is opened, so that one
-//! that changes afterwards is noticed.
+//! The files that a conversion reads besides the weights. Their sizes and times are recorded when the folder is opened,
+//! so that a later change is noticed.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tensor::{Error, Result};
 
 use crate::Checkpoint;
 
-/// The files that are read, where they are there. Source: `open.rs`, `layout.rs`, `template.rs`.
+/// The files that are read if they exist. Source: `open.rs`, `shards.rs`, `template.rs`.
 const READ: [&str; 8] = [
     "README.md",
     "chat_template.jinja",
@@ -21,20 +21,20 @@ const READ: [&str; 8] = [
     "tokenizer_config.json",
 ];
 
-/// Templates with names, `*.jinja`.
+/// Folder of the named templates, `*.jinja`.
 const TEMPLATES: &str = "additional_chat_templates";
 
 /// A file that is read besides the weights.
 #[derive(Clone, Debug)]
 pub struct Companion {
-    /// Its name in the folder, with `/`.
+    /// Path relative to the folder, with `/`.
     pub name: String,
-    /// Its size.
+    /// Size in bytes.
     pub len: u64,
     modified: Option<SystemTime>,
 }
 
-/// Those of a folder, by name.
+/// The companions that exist in a folder, sorted by name.
 pub(crate) fn found(dir: &Path) -> Vec<Companion> {
     let templates = fs::read_dir(dir.join(TEMPLATES)).into_iter().flatten().flatten();
     let templates = templates
@@ -56,7 +56,7 @@ impl Checkpoint {
         &self.companions
     }
 
-    /// That none of them has been written to since the folder was opened.
+    /// Checks that no companion has been written to since the folder was opened.
     pub(crate) fn check_companions(&self) -> Result<()> {
         self.companions.iter().try_for_each(|file| {
             let path = self.dir().join(&file.name);

@@ -1,13 +1,13 @@
 //! A Hugging Face model folder: `config.json`, tokenizer, chat template, model card and safetensors shards.
 //!
-//! [`Checkpoint::open`] reads and checks the headers of all shards, and nothing of the weights; rows are then
-//! read where they lie. [`SafetensorsWriter`] writes one safetensors file, row by row.
+//! [`Checkpoint::open`] reads and checks the headers of all shards, but no weights; rows are read on demand from their
+//! position in the file. [`SafetensorsWriter`] writes one safetensors file, row by row.
 //!
-//! Weights stored as 8-bit floats (FP8 of compressed-tensors, our SFP8) are presented as the numbers they stand for, and the
-//! forms in which other programs save a model as the form in which transformers saves it (`view.rs`).
+//! Weights stored as 8-bit floats (FP8 of compressed-tensors, our SFP8) are presented as the values they encode, and
+//! layouts saved by other programs are presented in the layout of transformers (`view.rs`).
 //!
-//! Of gemma.cpp's container [`Sbs`] lists what is in it. Knows no model and no other container (PyTorch's `.bin` is refused with advice). What the values of
-//! `config.json` mean is the business of the caller, so it is handed out raw.
+//! [`Sbs`] lists the contents of gemma.cpp's container. The crate knows no model and no other container (PyTorch's
+//! `.bin` is refused with advice). It does not interpret the values of `config.json`: callers get the raw JSON.
 
 mod card;
 mod experts;

@@ -1,4 +1,4 @@
-//! Names of tensors as other programs save them, and what transformers calls the same: `formats/checkpoint.toml`.
+//! Maps tensor names saved by other programs to those of transformers, by the table `formats/checkpoint.toml`.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use tensor::{Error, Result};
 use crate::pieces::Entry;
 use crate::table::table;
 
-/// A name that wrappers and other savers have changed takes a few steps back to what it was.
+/// Maximum number of renaming steps. Nested wrappers take a few.
 const STEPS: usize = 16;
 
-/// Segments of names that only adapters have, which change a weight when the model runs. Source: huggingface/peft `tuners`.
+/// Name segments of unmerged adapters, which change the effective weights. Source: huggingface/peft `tuners`.
 const ADAPTERS: [&str; 8] = [
     ".lora_A.",
     ".lora_B.",
@@ -22,7 +22,7 @@ const ADAPTERS: [&str; 8] = [
     ".lokr_w1",
 ];
 
-/// The name that transformers gives to the tensor called `name`.
+/// The name in transformers of the tensor called `name`.
 pub(crate) fn canonical(name: &str) -> String {
     let table = table();
     let mut name = name.to_owned();
@@ -45,11 +45,11 @@ pub(crate) fn canonical(name: &str) -> String {
     name
 }
 
-/// Gives all tensors the names of transformers. Returns what there is to say about it.
+/// Renames all tensors to the names of transformers. Returns a note if any name changed.
 ///
 /// # Errors
-/// `Malformed` when two tensors are the same one, `Unsupported` for an adapter that is not merged. `file_of` names the file
-/// of an entry.
+/// `Malformed` if two tensors get the same name, `Unsupported` for an unmerged adapter. `file_of` names the file of an
+/// entry.
 pub(crate) fn unwrap(entries: &mut [Entry], file_of: &dyn Fn(&Entry) -> String) -> Result<Option<String>> {
     if let Some(entry) = entries.iter().find(|e| ADAPTERS.iter().any(|part| e.desc.name.contains(part))) {
         return Err(Error::unsupported(
@@ -66,13 +66,10 @@ pub(crate) fn unwrap(entries: &mut [Entry], file_of: &dyn Fn(&Entry) -> String) 
             let [first, second] = [&entries[first], &entries[index]];
             return Err(Error::malformed(
                 format!("{}: tensor {}", file_of(second), second.desc.name),
-                format!(
-                    "it and {} are both {name}, once the prefixes of wrappers are taken off",
-                    first.desc.name
-                ),
+                format!("it and {} are both {name}, without the prefixes of wrappers", first.desc.name),
             )
             .expected("each tensor once", "two")
-            .help("Which of the two counts cannot be told: save the model again without its wrapper."));
+            .help("It is unclear which of the two is valid: save the model again without its wrapper."));
         }
     }
     let changed = entries.iter().zip(&names).filter(|(entry, name)| entry.desc.name != **name);

@@ -1,4 +1,4 @@
-//! The folder as a whole: shards opened once and kept, their tensors as one list, positional reads.
+//! The open folder: shards opened once and kept open, their tensors as one list, positional reads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -19,7 +19,8 @@ use crate::pieces::{Entry, Piece};
 use crate::view::{self, Note};
 use crate::{ChatTemplates, ModelCard, TokenizerFile, files, folder, header, shards, template};
 
-/// The key of `__metadata__`, ours, of what all shards of one conversion have in common and those of another have not.
+/// The key in `__metadata__` (ours) whose value is the same in all shards of one conversion and differs between
+/// conversions.
 pub const SET: &str = "set";
 
 /// An open model folder whose headers have been checked.
@@ -28,15 +29,15 @@ pub struct Checkpoint {
     dir: PathBuf,
     config: Value,
     pub(crate) companions: Vec<Companion>,
-    /// `config` is that of the file.
+    /// False if `config` differs from the file.
     pub(crate) config_as_stored: bool,
     pub(crate) shards: Vec<Shard>,
-    /// As they are presented, and of each where it lies.
+    /// The tensors as presented; `entries` has the location of each.
     tensors: Vec<TensorDesc>,
     entries: Vec<Entry>,
     notes: Vec<Note>,
     beside: Vec<String>,
-    /// Read when the folder was opened.
+    /// Read when the folder was opened, if the file is valid.
     tokenizer: Option<Arc<TokenizerFile>>,
     /// Vector instructions for weights that are stored in 8 bits.
     pub(crate) simd: Simd,
@@ -47,7 +48,7 @@ pub struct Checkpoint {
 pub struct Shard {
     /// Path relative to the folder, with `/`.
     pub name: String,
-    /// Path to open it by.
+    /// Path by which the file is opened.
     pub path: PathBuf,
     /// Size of the file in bytes.
     pub len: u64,
@@ -59,7 +60,7 @@ pub struct Shard {
     modified: Option<SystemTime>,
 }
 
-/// Where the data of a tensor, or a [piece](Piece) of it, begins.
+/// Position of the first byte of a tensor, or of a [piece](Piece) of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
     /// Index into [`Checkpoint::shards`].
@@ -75,19 +76,21 @@ impl Checkpoint {
         Checkpoint { simd, ..self }
     }
 
-    /// Opens the folder: reads `config.json` and the headers of all shards, and checks them against each other
-    /// and against the sizes of the files. `dir` may also be a repository in the hub's cache, or a trainer's output.
+    /// Opens the folder: reads `config.json` and the headers of all shards, and checks them against each other and
+    /// against the sizes of the files. `dir` may also be a repository in the hub's cache, or the output folder of a
+    /// trainer.
     ///
-    /// Weights are presented in the form in which transformers saves them, whatever form they are stored in: 8-bit floats as
-    /// what they stand for (see [`code`](Self::encoding)), names without the prefixes of wrappers, experts of a layer in one
-    /// tensor (see [`pieces`](Self::pieces)), tables without padding. [`notes`](Self::notes) says what is different.
+    /// Weights are presented in the layout that transformers saves, in whatever layout they are stored: 8-bit floats as
+    /// the values they encode (see [`encoding`](Self::encoding)), names without wrapper prefixes, the experts of a
+    /// layer in one tensor (see [`pieces`](Self::pieces)), tables without padding rows. [`notes`](Self::notes) lists
+    /// the differences.
     ///
     /// # Errors
-    /// `Malformed` for anything missing, cut short or contradictory, `Unsupported` for element types, containers and
+    /// `Malformed` for anything missing, truncated or contradictory, `Unsupported` for element types, containers and
     /// kinds of quantisation that this crate does not read, `Limit` for a header over 100 MB.
     pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint> {
         let (dir, chosen) = folder::resolve(dir.as_ref())?;
-        // before they are read, so that a change is noticed
+        // recorded before the files are read, so that a later change is noticed
         let companions = inputs::found(&dir);
         let place = dir.join("config.json");
         let config = files::object(&place)?.ok_or_else(|| folder::without_config(&dir))?;
@@ -130,7 +133,7 @@ impl Checkpoint {
         view::present(checkpoint, entries)
     }
 
-    /// Takes over what [`view`] has found out.
+    /// Stores the results of [`view`].
     pub(crate) fn with(
         mut self,
         entries: Vec<Entry>,
@@ -147,7 +150,7 @@ impl Checkpoint {
         self
     }
 
-    /// Both ways: what the index says is in the shards, and what is in the shards is in the index.
+    /// Checks both directions: each tensor of the index is in its shard, and each tensor of a shard is in the index.
     fn check_index(
         &self,
         index: &BTreeMap<String, String>,
@@ -177,7 +180,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Shards that this tool has dealt out say which belong together.
+    /// Checks that all shards carry the same value of [`SET`]: shards written by this tool record their conversion.
     fn check_set(&self) -> Result<()> {
         let set = |shard: &Shard| shard.metadata.get(SET).cloned();
         let first = self.shards.first().and_then(set);
@@ -187,51 +190,52 @@ impl Checkpoint {
                 let none = || "none".to_owned();
                 Err(Error::malformed(
                     other.path.display(),
-                    "it is of another conversion than the first shard",
+                    "it is part of another conversion than the first shard",
                 )
                 .expected(format!("set {}", first.unwrap_or_else(none)), set(other).unwrap_or_else(none))
-                .help("Shards go together only if one run has made them: convert again."))
+                .help("All shards of a model must come from the same run: convert again."))
             }
         }
     }
 
-    /// The folder.
+    /// Path of the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// `config.json`, an object: as it is, but for what contradicts the weights ([`notes`](Self::notes) names it).
+    /// The object in `config.json`, except for fields that contradict the weights, which are corrected
+    /// ([`notes`](Self::notes) names them).
     pub fn config(&self) -> &Value {
         &self.config
     }
 
-    /// Whether [`config`](Self::config) says what the file says.
+    /// True if [`config`](Self::config) equals the content of the file.
     pub fn config_is_as_stored(&self) -> bool {
         self.config_as_stored
     }
 
-    /// In what the folder is not what transformers would have saved, and how it was read. The tensors that are presented
-    /// are those of the form that transformers saves.
+    /// Differences between the folder and one saved by transformers, and how each was handled. The presented tensors
+    /// always have the layout of transformers.
     pub fn notes(&self) -> &[Note] {
         &self.notes
     }
 
-    /// Files in the folder that look like weights, and are not read.
+    /// Files in the folder that look like weights but are not read.
     pub fn beside(&self) -> &[String] {
         &self.beside
     }
 
-    /// The shards, by name.
+    /// The shards, sorted by name.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
-    /// Bytes of all shards together, headers included.
+    /// Total bytes of all shards, headers included.
     pub fn total_len(&self) -> u64 {
         self.shards.iter().map(|s| s.len).sum()
     }
 
-    /// [`beside`](Self::beside) in a sentence.
+    /// [`beside`](Self::beside) as a sentence for people; `None` if there are no such files.
     pub fn beside_note(&self) -> Option<String> {
         const MOST: usize = 12;
         let adapter = self.beside.iter().any(|name| name.starts_with("adapter_model"));
@@ -243,27 +247,29 @@ impl Checkpoint {
             .then(|| format!("files beside the model that are not read: {shown}{more}{adapter}"))
     }
 
-    /// Where the first row of tensor `index` lies. `None` past the end of [`TensorSource::tensors`].
+    /// Location of the first row of tensor `index`. `None` past the end of [`TensorSource::tensors`].
     pub fn location(&self, index: usize) -> Option<Location> {
         self.pieces(index).first().map(|piece| piece.location)
     }
 
-    /// Where the rows of tensor `index` lie, in their order: mostly one piece, of experts that are stored one by one many.
-    /// Bytes of a row are those of its type, of a [coded](Self::encoding) tensor one an element.
+    /// Locations of the rows of tensor `index`, in row order: usually one piece, many for experts that are stored
+    /// separately. A row takes the bytes of its type in the file; for an [encoded](Self::encoding) tensor one byte an
+    /// element.
     pub fn pieces(&self, index: usize) -> &[Piece] {
         self.entries.get(index).map_or(&[], |entry| &entry.pieces)
     }
 
-    /// How tensor `index` is stored, if not as it is presented. Of a tensor in several pieces, the scale of the first.
+    /// The stored encoding of tensor `index`, if it differs from the presented type. A tensor in several pieces gives
+    /// the scale of the first.
     pub fn encoding(&self, index: usize) -> Option<StoredEncoding> {
         let entry = self.entries.get(index)?;
         Some(StoredEncoding { dtype: entry.code?, scale: entry.pieces.first()?.scale? })
     }
 
-    /// Fills `out` from byte `offset` of shard `shard` on.
+    /// Reads the bytes of shard `shard` from `offset` on, until `out` is full.
     ///
     /// # Errors
-    /// `Io`, or `Malformed` when the file has become shorter or there is no such shard.
+    /// `Io`, or `Malformed` if the file has become shorter or there is no such shard.
     pub fn read_at(&self, shard: usize, offset: u64, out: &mut [u8]) -> Result<()> {
         let Some(shard) = self.shards.get(shard) else {
             return Err(Error::malformed(self.dir.display(), format!("there is no shard number {shard}")));
@@ -274,10 +280,10 @@ impl Checkpoint {
         })
     }
 
-    /// Fills `out` from byte `at` of tensor `index` on, as its pieces would lie after each other.
+    /// Reads stored bytes of tensor `index` from byte `at` on, as if its pieces were contiguous, until `out` is full.
     ///
     /// # Errors
-    /// `Io`, or `Malformed` when a file has become shorter.
+    /// `Io`, or `Malformed` if a file has become shorter.
     pub fn read_stretch(&self, index: usize, at: u64, out: &mut [u8]) -> Result<()> {
         let Some(entry) = self.entries.get(index) else { return Ok(()) };
         let row_bytes = entry.row_bytes();
@@ -295,8 +301,10 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// A digest of `config.json`, of the headers and of a sample of the weights: 64 KiB from the beginning, the middle and
-    /// the end of each shard, and 512 bytes in 256 places between, so that a fine-tune of a few matrices a layer differs. What differs in it are different models; what does not is the same but by design.
+    /// A digest of `config.json`, the headers and a sample of the weights: 64 KiB at the beginning, the middle and the
+    /// end of each shard, and 512 bytes at each of 256 places between, so that a fine-tune of a few matrices a layer
+    /// differs. Different digests mean different models; equal digests mean the same model, except for differences
+    /// that are constructed to evade the sample.
     ///
     /// # Errors
     /// Those of [`read_at`](Self::read_at).
@@ -322,8 +330,8 @@ impl Checkpoint {
         Ok(hash.finalize().into())
     }
 
-    /// That no shard and no [companion](Self::companions) has been written to since it was opened: to be asked after the last
-    /// read.
+    /// Checks that no shard and no [companion](Self::companions) has been written to since the folder was opened. Call
+    /// it after the last read.
     ///
     /// # Errors
     /// `Malformed`, naming the first file whose size or modification time differs.
@@ -339,7 +347,8 @@ impl Checkpoint {
         self.check_companions()
     }
 
-    /// The names of all regular files of the folder and of its folders, with `/`, and their sizes, by name.
+    /// Names (relative to the folder, with `/`) and sizes in bytes of all regular files in the folder and its direct
+    /// subfolders, sorted by name.
     ///
     /// # Errors
     /// `Io`.
@@ -347,7 +356,7 @@ impl Checkpoint {
         files::list(&self.dir)
     }
 
-    /// `generation_config.json`, if there.
+    /// The content of `generation_config.json`, if the file exists.
     ///
     /// # Errors
     /// `Malformed` with line and column.
@@ -355,7 +364,7 @@ impl Checkpoint {
         files::object(&self.dir.join("generation_config.json"))
     }
 
-    /// `tokenizer_config.json`, if there.
+    /// The content of `tokenizer_config.json`, if the file exists.
     ///
     /// # Errors
     /// `Malformed` with line and column.
@@ -387,7 +396,7 @@ impl Checkpoint {
         ModelCard::read(&self.dir.join("README.md"))
     }
 
-    /// `tokenizer.json`.
+    /// The content of `tokenizer.json`.
     ///
     /// # Errors
     /// As [`TokenizerFile::read`].
@@ -428,7 +437,7 @@ impl Shard {
 }
 
 impl TensorSource for Checkpoint {
-    /// By shard name, then by offset.
+    /// Sorted by shard name, then by offset.
     fn tensors(&self) -> &[TensorDesc] {
         &self.tensors
     }
@@ -457,7 +466,7 @@ impl TensorSource for Checkpoint {
     }
 }
 
-/// The offset in a tensor of row `first`, if the `bytes` from there on are whole rows of it.
+/// Byte offset in a tensor of row `first`, if the `bytes` from there on are whole rows of the tensor.
 pub(crate) fn rows_offset(desc: &TensorDesc, first: u64, bytes: usize) -> Result<u64> {
     let row = desc.row_bytes();
     let whole = (bytes as u64).is_multiple_of(row);

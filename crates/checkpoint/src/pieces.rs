@@ -1,54 +1,54 @@
-//! Where the rows of a tensor lie: most are one stretch of one file, joined ones are many.
+//! Locations of the rows of a tensor: one contiguous range of a file for most, many ranges for joined tensors.
 
 use tensor::{DType, TensorDesc};
 
 use crate::float8::Scale;
 use crate::open::Location;
 
-/// Some rows of a tensor that lie together in one shard.
+/// Rows of a tensor that are contiguous in one shard.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Piece {
-    /// Where the first of them begins.
+    /// Position of the first row.
     pub location: Location,
-    /// How many there are.
+    /// Number of rows.
     pub rows: u64,
-    /// What their values are multiplied with, if they are coded.
+    /// Scale by which the decoded values are multiplied, for 8-bit floats.
     pub scale: Option<Scale>,
 }
 
-/// A tensor as it is presented, with the pieces that it is made of, in the order of its rows.
+/// A tensor as presented, and the pieces that hold its rows, in row order.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) desc: TensorDesc,
-    /// The type of its bytes, if they are not of the type that it is presented in.
+    /// The stored type, if it differs from the presented one.
     pub(crate) code: Option<DType>,
     pub(crate) pieces: Vec<Piece>,
 }
 
 impl Entry {
-    /// A tensor as its shard has it.
+    /// A tensor as its shard stores it.
     pub(crate) fn stored(desc: TensorDesc, location: Location) -> Entry {
         let rows = desc.rows();
         Entry { desc, code: None, pieces: vec![Piece { location, rows, scale: None }] }
     }
 
-    /// The shard of its first row.
+    /// Index of the shard that holds the first row.
     pub(crate) fn shard(&self) -> usize {
         self.pieces.first().map_or(0, |piece| piece.location.shard)
     }
 
-    /// Bytes of a row where it lies.
+    /// Stored bytes of a row.
     pub(crate) fn row_bytes(&self) -> u64 {
         self.desc.cols() * self.code.unwrap_or(self.desc.dtype).block_bytes() as u64
     }
 
-    /// The pieces of some of its rows.
+    /// The pieces of `count` rows from row `first` on.
     pub(crate) fn rows(&self, first: u64, count: u64) -> Vec<Piece> {
         within(&self.pieces, self.row_bytes(), first, count)
     }
 }
 
-/// The parts of `pieces`, whose rows have `row_bytes`, that hold `count` rows from `first` on.
+/// The parts of `pieces` that hold `count` rows from row `first` on; a stored row has `row_bytes`.
 pub(crate) fn within(pieces: &[Piece], row_bytes: u64, first: u64, count: u64) -> Vec<Piece> {
     let mut found = Vec::new();
     let (mut at, end) = (0, first + count);

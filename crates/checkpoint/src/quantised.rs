@@ -1,5 +1,5 @@
-//! Whether weights are quantised in a way that this crate does not read, and in which: their names and types decide, not
-//! what `config.json` says, which is often left over from training.
+//! Detects weights with a quantisation that this crate does not read. Names and types of the tensors decide, not
+//! `config.json`, whose entry is often left over from training.
 
 use serde_json::Value;
 use tensor::{DType, Error, Result};
@@ -8,14 +8,14 @@ use crate::float8::is_fp8;
 use crate::pieces::Entry;
 use crate::table::table;
 
-/// What of a config speaks of quantisation. `quantization` is MLX's.
+/// Config fields that describe quantisation. `quantization` is MLX's.
 const FIELDS: [&str; 3] = ["quantization_config", "quantization", "compression_config"];
 
-/// Looks for quantised weights. A config that speaks of them where there are none is made to say nothing; what there is to
-/// say about it is returned. `sfp8`: some shard says that its weights are SFP8.
+/// Refuses quantised weights. If the config describes quantisation but no weight is quantised, the fields are removed
+/// from the config and a note is returned. `sfp8`: the metadata of some shard declares SFP8.
 ///
 /// # Errors
-/// `Unsupported`, naming the way of quantisation and a tensor. `file_of` names the file of an entry.
+/// `Unsupported`, naming the quantisation and a tensor. `file_of` names the file of an entry.
 pub(crate) fn check(
     entries: &[Entry],
     config: &mut Value,
@@ -66,9 +66,8 @@ pub(crate) fn check(
         return Ok(None);
     }
     let name = method.map_or_else(String::new, |method| format!(" ({method})"));
-    let note = format!(
-        "config.json has a {field}{name}, but no weight is quantised: it is left over, and not heeded"
-    );
+    let note =
+        format!("config.json has a {field}{name}, but no weight is quantised: it is left over, and ignored");
     let fields = [config.as_object_mut()];
     fields.into_iter().flatten().for_each(|fields| FIELDS.iter().for_each(|f| drop(fields.shift_remove(*f))));
     if let Some(text) = config.get_mut("text_config").and_then(Value::as_object_mut) {
@@ -77,7 +76,7 @@ pub(crate) fn check(
     Ok(Some(note))
 }
 
-/// What the config, or its text_config, says under a key.
+/// The value of a key in the config, else in its `text_config`.
 fn said(config: &Value, field: &str) -> Option<Value> {
     let of = |config: &Value| config.get(field).filter(|value| !value.is_null()).cloned();
     of(config).or_else(|| of(config.get("text_config")?))
@@ -92,5 +91,5 @@ fn refused(name: &str, entry: &Entry, file_of: &dyn Fn(&Entry) -> String) -> Err
         "weights in bf16, f16 or f32, or FP8 of compressed-tensors with a scale a row or a tensor",
         format!("{} {:?}", entry.desc.dtype, entry.desc.shape),
     )
-    .help("Give the BF16 checkpoint that it was made from: quantising twice loses twice.")
+    .help("Give the BF16 checkpoint that it was made from: quantising twice adds up the errors.")
 }

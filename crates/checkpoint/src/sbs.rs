@@ -1,10 +1,11 @@
-//! `.sbs`, gemma.cpp's single file: its blobs, and its table of contents. Read to be listed; no weights are decoded.
+//! `.sbs`, gemma.cpp's single-file format: lists its blobs and its table of contents. Weights are not decoded.
 //!
-//! Little endian. A header is a magic, the number of blobs (u32) and the file's length (u64). In version 1 it is at the
-//! start, before the directory; in version 2 the number there is 0, and directory and header are at the end. The
-//! directory is all keys (16 bytes each, padded with zeros), then offset and length (u64) of each blob. Blobs are one a
-//! tensor, and `config`, `tokenizer` and `toc`. `toc` holds an array of u32 a tensor, which begins with its own length.
-//! Source: google/gemma.cpp 3ed403e2, `io/blob_store.cc`, `io/fields.cc`, `compression/types.h`.
+//! All numbers are little endian. A header is a magic, the number of blobs (u32) and the file length (u64). In version
+//! 1 it is at the start, before the directory; in version 2 the number of blobs there is 0, and directory and header
+//! are at the end. The directory has all keys (16 bytes each, padded with zeros), then the offset and length (u64) of
+//! each blob. There is one blob for each tensor, plus `config`, `tokenizer` and `toc`. `toc` has an array of u32 for
+//! each tensor, which begins with its own length. Source: google/gemma.cpp 3ed403e2, `io/blob_store.cc`,
+//! `io/fields.cc`, `compression/types.h`.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,49 +17,49 @@ use tensor::{Error, Result};
 
 const MAGIC: [u8; 4] = *b"SBS\n";
 const HEADER: u64 = 16;
-/// gemma.cpp's limit.
+/// Maximum number of blobs, as in gemma.cpp.
 const MAX_BLOBS: u32 = 16384;
-/// A table of contents of that many blobs is not nearly as long.
+/// Maximum bytes of the table of contents, far above what that many blobs need.
 const MAX_TOC: u64 = 16 << 20;
-/// By their numbers.
+/// Type names, indexed by the type number in `toc`.
 const TYPES: [&str; 9] = ["unknown", "f32", "bf16", "sfp", "nuq", "f64", "u32", "u64", "i8"];
 
-/// What is in an `.sbs` file.
+/// The contents of an `.sbs` file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sbs {
-    /// 1 or 2.
+    /// Format version, 1 or 2.
     pub version: u32,
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub len: u64,
-    /// In the order of the directory.
+    /// The blobs, in directory order.
     pub blobs: Vec<SbsBlob>,
 }
 
-/// A stretch of the file with a name.
+/// A named byte range of the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SbsBlob {
-    /// Its name.
+    /// Key in the directory.
     pub key: String,
-    /// Its first byte.
+    /// Byte offset in the file.
     pub offset: u64,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// What the table of contents says of it, if it is a tensor.
+    /// Entry in the table of contents, if the blob is a tensor.
     pub tensor: Option<SbsTensor>,
 }
 
 /// A tensor of the table of contents.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SbsTensor {
-    /// gemma.cpp's name of its type: `sfp`, `bf16`, …
+    /// gemma.cpp's name of the type: `sfp`, `bf16`, …
     pub kind: &'static str,
     /// Rows and columns.
     pub shape: [u64; 2],
-    /// What its values are multiplied with.
+    /// Scale by which the values are multiplied.
     pub scale: f32,
 }
 
-/// Whether the file begins as an `.sbs` does.
+/// True if the file begins with the magic of an `.sbs` file.
 pub fn is_sbs(path: &Path) -> bool {
     let mut magic = [0; 4];
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
@@ -68,7 +69,7 @@ impl Sbs {
     /// Reads header, directory and table of contents.
     ///
     /// # Errors
-    /// `Malformed` for what contradicts itself or ends too early, `Limit` for more blobs than gemma.cpp takes.
+    /// `Malformed` for contradictory or truncated contents, `Limit` for more blobs than gemma.cpp allows.
     pub fn open(path: &Path) -> Result<Sbs> {
         let file = File::open(path).map_err(|e| Error::io(path.display(), &e))?;
         let len = file.metadata().map_err(|e| Error::io(path.display(), &e))?.len();
@@ -148,7 +149,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     part
 }
 
-/// The tensors of a table of contents by name. Fields that a newer gemma.cpp adds are passed over.
+/// The tensors of a table of contents, by name. Fields added by newer versions of gemma.cpp are skipped.
 fn contents(mut words: &[u32]) -> Result<HashMap<String, SbsTensor>> {
     let damaged = || Error::malformed("blob toc", "ends in the middle of an entry");
     let mut tensors = HashMap::new();

@@ -1,9 +1,9 @@
-//! Which files hold the weights: one `model.safetensors`, or those of `model.safetensors.index.json`; else the only file of
-//! safetensors, or shards whose names say that they are complete.
+//! Finds the files with the weights: a single `model.safetensors`, or the files named by
+//! `model.safetensors.index.json`; else the only safetensors file, or a set of shards that is complete by its names.
 //!
-//! Where both are there, transformers loads the single file (`_get_resolved_checkpoint_files`) and llama.cpp's
-//! converter the index. They agree only if the index names that file, so anything else is refused.
-//! Links are followed, as the hub's cache consists of them; only what the index *says* must stay inside.
+//! If both exist, transformers loads the single file (`_get_resolved_checkpoint_files`) and llama.cpp's converter the
+//! index. They agree only if the index names that file, so anything else is refused. Links are followed, because the
+//! hub's cache consists of them; only the paths *in the index* must stay inside the folder.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -17,11 +17,11 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 const ENDING: &str = ".safetensors";
 
-/// The shards by name, and for each tensor its shard if there is an index.
+/// The shards sorted by name, and the index (tensor to shard) if there is one.
 pub(crate) struct Layout {
     pub(crate) shards: Vec<String>,
     pub(crate) index: Option<BTreeMap<String, String>>,
-    /// What there is to say about it, if it is not as transformers writes it.
+    /// Note for people, if the files differ from those that transformers writes.
     pub(crate) note: Option<String>,
 }
 
@@ -35,19 +35,19 @@ pub(crate) fn index_place(dir: &Path) -> String {
     dir.join(INDEX).display().to_string()
 }
 
-/// What a download leaves until it is complete: of huggingface_hub, curl and wget, aria2, browsers.
+/// True for the name of an unfinished download: of huggingface_hub, curl and wget, aria2, browsers.
 pub(crate) fn is_partial(name: &str) -> bool {
     [".incomplete", ".part", ".partial", ".aria2", ".crdownload", ".download", ".tmp"]
         .iter()
         .any(|ending| name.ends_with(ending) && name.contains('.'))
 }
 
-/// A safetensors file that can be a model's, by its name.
+/// True for a safetensors file that may belong to a model, by its name.
 fn is_candidate(name: &str) -> bool {
     name.ends_with(ENDING) && !name.starts_with("adapter_") && !name.starts_with("consolidated")
 }
 
-/// Whether none of these names is that of a model's weights.
+/// True if none of these names is a model's weights.
 pub(crate) fn is_empty(names: &[String]) -> bool {
     !names.iter().any(|name| name == INDEX || is_candidate(name))
 }
@@ -118,9 +118,9 @@ fn named(dir: &Path) -> Result<Layout> {
     Ok(Layout { shards, index: Some(weight_map), note: None })
 }
 
-/// The downloads in a folder that have not ended, for a message.
+/// The unfinished downloads in a folder, for a message.
 fn unfinished(dir: &Path) -> String {
-    // the hub's own downloads into a folder are below it until they are complete
+    // the hub client keeps unfinished downloads below the folder
     let below = folder::names(&dir.join(".cache/huggingface/download"));
     let partial: Vec<_> =
         folder::names(dir).into_iter().chain(below).filter(|name| is_partial(name)).collect();
@@ -135,7 +135,7 @@ fn numbered(name: &str) -> Option<(&str, u64, u64)> {
     (digits(number) && digits(count)).then(|| Some((stem, number.parse().ok()?, count.parse().ok()?)))?
 }
 
-/// Weights that no index lists: the only file, or shards that are all there.
+/// Finds weights without an index: the only file, or a complete set of shards.
 fn without_index(dir: &Path) -> Result<Layout> {
     let names: Vec<_> = folder::names(dir).into_iter().filter(|name| is_candidate(name)).collect();
     let wanted = format!("{SINGLE}, or {INDEX} with its shards");
@@ -179,8 +179,8 @@ fn without_index(dir: &Path) -> Result<Layout> {
     }
 }
 
-/// Files of the folder that look like weights and are not those that are read: of adapters, other programs, other
-/// trainings, downloads that never ended.
+/// Files of the folder that look like weights but are not read: adapters, files of other programs, other training runs,
+/// unfinished downloads.
 pub(crate) fn beside(dir: &Path, shards: &[String]) -> Vec<String> {
     const ENDS: [&str; 12] = [
         ENDING, ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".msgpack", ".h5", ".keras", ".npz", ".pickle",
@@ -196,7 +196,7 @@ pub(crate) fn beside(dir: &Path, shards: &[String]) -> Vec<String> {
     listed.filter(|name| strays(name) || templates(name)).collect()
 }
 
-/// The first few of a list, and how many more.
+/// The first four of a list, and the number of the others.
 pub(crate) fn some(names: &[String]) -> String {
     let shown = names.iter().take(4).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len() {

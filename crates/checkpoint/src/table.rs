@@ -1,4 +1,4 @@
-//! `formats/checkpoint.toml`, embedded and parsed once.
+//! The table `formats/checkpoint.toml`, embedded and parsed once.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ pub(crate) struct Table {
     pub(crate) rename: Vec<Rename>,
     pub(crate) experts: Experts,
     pub(crate) quantised: Vec<Quantised>,
-    /// `quant_method` → its name.
+    /// Names of quantisation methods for people, by `quant_method`.
     pub(crate) methods: BTreeMap<String, String>,
 }
 

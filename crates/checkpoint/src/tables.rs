@@ -1,5 +1,5 @@
-//! Tables with a row a token: the embedding, its head, the per-layer table. One that is only stored as the other, and rows
-//! that no token names.
+//! Tables with one row a token: embedding, output head, per-layer embedding. Restores a tied embedding that was stored
+//! only as the head, and removes padding rows beyond the last token.
 
 use serde_json::Value;
 use tensor::{Error, Result, TensorDesc};
@@ -10,17 +10,17 @@ use crate::tokenizer::TokenizerFile;
 const EMBEDDING: &str = "embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 const PER_LAYER: &str = "embed_tokens_per_layer.weight";
-/// The fields of a config that count the rows of [`EMBEDDING`] and [`PER_LAYER`].
+/// The config fields that count the rows of [`EMBEDDING`] and [`PER_LAYER`].
 const SIZES: [(&str, &str); 2] = [("vocab_size", EMBEDDING), ("vocab_size_per_layer_input", PER_LAYER)];
 
-/// Where the text model's embedding lies, below this prefix.
+/// Prefixes of the text model, below which the embedding lies.
 const PREFIXES: [&str; 2] = ["model.language_model.", "model."];
 
 fn is(name: &str, table: &str) -> bool {
     name == table || PREFIXES.iter().any(|prefix| name.strip_prefix(prefix) == Some(table))
 }
 
-/// The fields of the text model in a config.
+/// The config object of the text model: `text_config`, else the whole config.
 pub(crate) fn text_config(config: &mut Value) -> &mut Value {
     match config.get("text_config") {
         Some(text) if text.is_object() => &mut config["text_config"],
@@ -28,14 +28,14 @@ pub(crate) fn text_config(config: &mut Value) -> &mut Value {
     }
 }
 
-/// Whether the head is the embedding: what is said at the top of the config goes before what its text_config says.
+/// True if the head is tied to the embedding: the top level of the config takes precedence over its `text_config`.
 fn is_tied(config: &Value) -> bool {
     let said = |config: &Value| config.get("tie_word_embeddings").and_then(Value::as_bool);
     said(config).or_else(|| said(config.get("text_config")?)).unwrap_or(true)
 }
 
-/// `safetensors.torch.save_model` keeps one name of a tensor that has two. Where that is the head's, it is given back the
-/// name of the embedding. Returns what there is to say about it.
+/// `safetensors.torch.save_model` keeps one of two names of a tensor. If that is the head's, the tensor gets the name
+/// of the embedding back. Returns a note about it.
 pub(crate) fn embedding_of_head(entries: &mut [Entry], config: &Value) -> Option<String> {
     if !is_tied(config) || entries.iter().any(|entry| is(&entry.desc.name, EMBEDDING)) {
         return None;
@@ -45,21 +45,21 @@ pub(crate) fn embedding_of_head(entries: &mut [Entry], config: &Value) -> Option
     let head = entries.iter_mut().find(|entry| entry.desc.name == HEAD)?;
     head.desc.name = format!("{prefix}{EMBEDDING}");
     Some(format!(
-        "{HEAD} is there and {} is not: they are tied (tie_word_embeddings), and the head is read as the embedding",
+        "{HEAD} exists, {} does not: they are tied (tie_word_embeddings), and the head is read as the embedding",
         head.desc.name
     ))
 }
 
-/// The number of rows that a table for all tokens has.
+/// Number of rows of a table that covers all tokens: the largest id plus one.
 fn tokens(tokenizer: &TokenizerFile) -> u64 {
     let ids = tokenizer.vocab().map(|(_, id)| id).chain(tokenizer.added_tokens.iter().map(|token| token.id));
     ids.max().map_or(0, |id| u64::from(id) + 1)
 }
 
-/// Cuts rows off that no token names, and makes the config say so. Returns what there is to say about it.
+/// Removes the rows beyond the last token and corrects the config. Returns notes about the changes.
 ///
 /// # Errors
-/// `Malformed` for a table with fewer rows than there are tokens. `file_of` names the file of an entry.
+/// `Malformed` for a table with fewer rows than tokens. `file_of` names the file of an entry.
 pub(crate) fn cut(
     entries: &mut [Entry],
     config: &mut Value,
@@ -93,7 +93,7 @@ pub(crate) fn cut(
         let (Some(rows), Some(said)) = (rows(table), text.get(field).and_then(Value::as_u64)) else {
             continue;
         };
-        // what is off by more than padding is another model's config, and the shapes will be refused
+        // a larger difference than padding means another model's config, and the shapes will be refused
         if said == rows || said.max(rows) > 2 * said.min(rows) {
             continue;
         }
@@ -120,7 +120,7 @@ pub(crate) fn cut(
     }
     if !names.is_empty() {
         notes.push(format!(
-            "rows {tokens} to {} of {} are padding that no token names ({tokens} tokens): they are left out",
+            "rows {tokens} to {} of {} are padding without a token ({tokens} tokens): they are left out",
             most - 1,
             names.join(", ")
         ));

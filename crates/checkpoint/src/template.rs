@@ -1,9 +1,9 @@
 //! The chat templates, chosen as transformers does (`tokenization_utils_base.py`, `_from_pretrained`).
 //!
-//! `chat_template.jinja` with `additional_chat_templates/*.jinja` wins; then the `chat_template` key of
+//! `chat_template.jinja` with `additional_chat_templates/*.jinja` takes precedence; then the `chat_template` key of
 //! `tokenizer_config.json`; then `chat_template.json`, which only processors read. llama.cpp's converter
-//! (`gguf-py/gguf/vocab.py`) asks the key first: where the two differ, it writes the other.
-//! Unlike there, a value of the wrong type is an error instead of a warning.
+//! (`gguf-py/gguf/vocab.py`) reads the key first: where the two differ, it writes the other template. Unlike there, a
+//! value of the wrong type is an error instead of a warning.
 
 use std::fs;
 use std::path::Path;
@@ -16,11 +16,11 @@ use crate::files;
 /// The templates of a model; most have only a default one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChatTemplates {
-    /// The template to use unless another is asked for by name.
+    /// The template to use unless another is requested by name.
     pub default: Option<String>,
-    /// Others as (name, template), in the order of the file; those from a folder by name.
+    /// Other templates as (name, template), in file order; those from a folder are sorted by name.
     pub named: Vec<(String, String)>,
-    /// What there is to say about the choice.
+    /// Note for people, if two sources have different templates.
     pub note: Option<String>,
 }
 
@@ -30,11 +30,11 @@ pub(crate) fn read(dir: &Path, tokenizer_config: Option<&Value>) -> Result<ChatT
     if let Some(default) = files::text_lf(&dir.join("chat_template.jinja"))? {
         let other = of_key.and_then(|templates| templates.default).filter(|other| *other != default);
         let note = other.map(|_| {
-            "chat_template.jinja and the chat_template of tokenizer_config.json differ: chat_template.jinja counts, as in \
-             transformers"
+            "chat_template.jinja and the chat_template of tokenizer_config.json differ: chat_template.jinja takes \
+             precedence, as in transformers"
                 .to_owned()
         });
-        // a file of nothing says nothing
+        // an empty file is no template
         let default = Some(default).filter(|text| !text.trim().is_empty());
         return Ok(ChatTemplates { default, named: additional(dir)?, note });
     }
@@ -48,7 +48,7 @@ pub(crate) fn read(dir: &Path, tokenizer_config: Option<&Value>) -> Result<ChatT
     }
 }
 
-/// A string, or a list of `{"name": …, "template": …}`; of two with the same name the last counts.
+/// A string, or a list of `{"name": …, "template": …}`; of two with the same name the last one is used.
 fn from_value(value: &Value, path: &Path) -> Result<ChatTemplates> {
     let wrong = |found: &Value| {
         Error::malformed(format!("{}: chat_template", path.display()), "not a template")

@@ -1,8 +1,8 @@
-//! `tokenizer.json`: the vocabulary, merges and added tokens of a BPE tokenizer. It does not tokenize.
+//! `tokenizer.json`: the vocabulary, merges and added tokens of a BPE tokenizer. This module does not tokenize.
 //!
 //! Format: <https://github.com/huggingface/tokenizers>, `tokenizers/src/tokenizer/serialization.rs` and
-//! `models/bpe/serialization.rs`. Gemma's has 262,144 tokens and 514,906 merges, so the text of all of them is
-//! kept in one string each instead of a million small ones.
+//! `models/bpe/serialization.rs`. Gemma's tokenizer has 262,144 tokens and 514,906 merges, so all token texts are
+//! stored in one string and all merges in another, instead of a million small strings.
 
 mod document;
 mod make;
@@ -17,53 +17,53 @@ use tensor::{Error, Result};
 use crate::files;
 use document::{Document, Probe, ProbeModel, Strings, Vocab};
 
-/// A BPE tokenizer as its file describes it.
+/// The contents of a BPE tokenizer file.
 #[derive(Debug)]
 pub struct TokenizerFile {
     tokens: Strings,
     ids: Vec<u32>,
-    /// Positions in `ids`, by id.
+    /// Positions in `ids`, sorted by id.
     by_id: Vec<u32>,
-    /// Left, right, left, right …
+    /// Alternating left and right parts.
     merges: Strings,
-    /// Tokens found in the text before BPE runs. Their ids need not be in the vocabulary.
+    /// Tokens that are found in the text before BPE runs. Their ids need not be in the vocabulary.
     pub added_tokens: Vec<AddedToken>,
-    /// Whether an unknown character becomes its bytes, `<0x00>` to `<0xFF>`.
+    /// True if an unknown character is encoded as its bytes, `<0x00>` to `<0xFF>`.
     pub byte_fallback: bool,
-    /// The unknown token.
+    /// Text of the unknown token.
     pub unk_token: Option<String>,
-    /// Settings of the model that Gemma's tokenizers do not have: names and values.
+    /// Names and values of BPE settings that Gemma's tokenizers do not have.
     pub foreign: Vec<(&'static str, String)>,
-    /// `normalizer` as it is, or null.
+    /// `normalizer` as JSON; null if absent.
     pub normalizer: Value,
-    /// `pre_tokenizer` as it is, or null.
+    /// `pre_tokenizer` as JSON; null if absent.
     pub pre_tokenizer: Value,
-    /// `post_processor` as it is, or null.
+    /// `post_processor` as JSON; null if absent.
     pub post_processor: Value,
-    /// `decoder` as it is, or null.
+    /// `decoder` as JSON; null if absent.
     pub decoder: Value,
 }
 
 /// An entry of `added_tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct AddedToken {
-    /// Its id.
+    /// Token id.
     pub id: u32,
-    /// Its text.
+    /// Text of the token.
     pub content: String,
-    /// A control token, which no text of a user can mean.
+    /// A control token, which the text of a user cannot produce.
     #[serde(default)]
     pub special: bool,
-    /// Found in the normalized text instead of the raw one.
+    /// Searched in the normalized text instead of the raw one.
     #[serde(default)]
     pub normalized: bool,
-    /// Found only as a whole word.
+    /// Matches only whole words.
     #[serde(default)]
     pub single_word: bool,
-    /// Takes the white space before it.
+    /// Includes the white space before it.
     #[serde(default)]
     pub lstrip: bool,
-    /// Takes the white space after it.
+    /// Includes the white space after it.
     #[serde(default)]
     pub rstrip: bool,
 }
@@ -72,7 +72,7 @@ impl TokenizerFile {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// `Malformed` if it is missing, not JSON (with line and column) or gives an id or a text twice;
+    /// `Malformed` if the file is missing, is not JSON (with line and column) or contains an id or a text twice;
     /// `Unsupported` for any model but BPE.
     pub fn read(path: &Path) -> Result<TokenizerFile> {
         let place = path.display();
@@ -92,7 +92,7 @@ impl TokenizerFile {
     fn parse(text: &str) -> Result<TokenizerFile, Problem> {
         let file: Document = match serde_json::from_str(text) {
             Ok(file) => file,
-            // Other models have other fields, so ask for the type before complaining about those.
+            // Other models have other fields, so check the type before complaining about those.
             Err(error) => match serde_json::from_str(text) {
                 Ok(Probe { model: ProbeModel { kind } }) if kind != "BPE" => {
                     return Err(not_bpe(&kind).into());
@@ -125,7 +125,7 @@ impl TokenizerFile {
         Ok(tokenizer)
     }
 
-    /// One id a text and one text an id, added tokens included.
+    /// Checks that ids and texts map one to one, added tokens included.
     fn check(&self) -> Result<()> {
         let twice = |id: u32, a: &str, b: &str| {
             Error::malformed(format!("id {id}"), "stands for two tokens")
@@ -158,28 +158,28 @@ impl TokenizerFile {
         Ok(())
     }
 
-    /// Number of tokens in the vocabulary, without added tokens that are not in it.
+    /// Number of tokens in the vocabulary. Added tokens outside of the vocabulary do not count.
     pub fn vocab_len(&self) -> usize {
         self.ids.len()
     }
 
-    /// The vocabulary in the order of the file.
+    /// Texts and ids of the vocabulary, in file order.
     pub fn vocab(&self) -> impl ExactSizeIterator<Item = (&str, u32)> {
         self.ids.iter().enumerate().map(|(i, &id)| (self.tokens.get(i), id))
     }
 
-    /// The vocabulary by ascending id.
+    /// Texts and ids of the vocabulary, by ascending id.
     pub fn vocab_by_id(&self) -> impl ExactSizeIterator<Item = (&str, u32)> {
         self.by_id.iter().map(|&i| (self.tokens.get(i as usize), self.ids[i as usize]))
     }
 
-    /// The text of an id of the vocabulary. Added tokens that are not in it are not found.
+    /// Text of an id of the vocabulary. `None` for an added token outside of the vocabulary.
     pub fn token(&self, id: u32) -> Option<&str> {
         let at = self.by_id.binary_search_by_key(&id, |&i| self.ids[i as usize]).ok()?;
         Some(self.tokens.get(self.by_id[at] as usize))
     }
 
-    /// The merges by descending priority: left and right part.
+    /// The merges by descending priority, as left and right part.
     pub fn merges(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         (0..self.merges.len() / 2).map(|i| (self.merges.get(2 * i), self.merges.get(2 * i + 1)))
     }

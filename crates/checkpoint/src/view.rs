@@ -1,5 +1,5 @@
-//! The forms in which a model is found, presented as the one form in which transformers saves it: names, experts, tables,
-//! and a config that speaks of the weights that are there. Whoever reads a checkpoint reads this view of it.
+//! Presents a model in the layout that transformers saves, whatever its stored layout: names, experts, tables, and a
+//! config that agrees with the weights. All readers of a checkpoint see this view.
 
 use std::sync::Arc;
 
@@ -9,25 +9,25 @@ use crate::float8::is_fp8;
 use crate::pieces::Entry;
 use crate::{Checkpoint, TokenizerFile, experts, names, quantised, tables};
 
-/// Something about a folder that is not as transformers would have saved it.
+/// A difference between a folder and one saved by transformers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// What it is about.
+    /// Subject of the note.
     pub topic: Topic,
-    /// For people.
+    /// Text for people.
     pub text: String,
 }
 
-/// What a [`Note`] is about.
+/// Subject of a [`Note`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
-    /// Where the files are, and which of them are the model.
+    /// Position of the files, and which of them hold the model.
     Place,
-    /// Names that transformers does not know.
+    /// Tensor names that transformers does not use.
     Names,
-    /// The form of the weights: apart, or with more than there should be.
+    /// Layout of the weights: stored separately, or with surplus rows.
     Form,
-    /// Something that is said and does not hold.
+    /// A config field that contradicts the weights.
     Config,
 }
 
@@ -49,7 +49,7 @@ impl Note {
     }
 }
 
-/// Presents what the shards hold.
+/// Converts the stored entries to the layout of transformers and stores them, with notes, in the checkpoint.
 pub(crate) fn present(checkpoint: Checkpoint, mut entries: Vec<Entry>) -> Result<Checkpoint> {
     let shards = checkpoint.shards();
     let file_of = |entry: &Entry| shards[entry.shard()].path.display().to_string();
@@ -60,18 +60,19 @@ pub(crate) fn present(checkpoint: Checkpoint, mut entries: Vec<Entry>) -> Result
     let renamed = names::unwrap(&mut entries, &file_of)?;
     let sfp8 = shards.iter().any(|shard| shard.metadata.get("format").is_some_and(|format| format == "sfp8"));
     notes.extend(quantised::check(&entries, &mut config, sfp8, &file_of)?.map(Note::config));
-    // what is no FP8 has been refused, or is not heeded
+    // quantisation other than FP8 has been refused, or is a leftover in the config
     let fp8 = is_fp8(&config).unwrap_or(false);
     let mut entries = checkpoint.resolve(entries, fp8)?;
     form.extend(experts::join(&mut entries)?);
     form.extend(tables::embedding_of_head(&mut entries, &config));
-    // without a tokenizer there is nothing to hold the tables against; who needs it is told what is wrong with it
+    // without a tokenizer the row counts cannot be checked; callers that need one get its error from
+    // `Checkpoint::tokenizer`
     let tokenizer = TokenizerFile::read(&checkpoint.dir().join("tokenizer.json")).ok().map(Arc::new);
     if let Some(tokenizer) = &tokenizer {
         form.extend(tables::cut(&mut entries, &mut config, tokenizer, &file_of)?);
     }
     if renamed.is_some() || !form.is_empty() {
-        // as the safetensors library orders the tensors of a file: wide types first, then by name
+        // the order of the safetensors library: wide types first, then by name
         entries.sort_by(|a, b| {
             let key =
                 |e: &Entry| (e.shard(), std::cmp::Reverse(e.code.unwrap_or(e.desc.dtype).block_bytes()));

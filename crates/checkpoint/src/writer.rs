@@ -1,8 +1,8 @@
-//! Writes one safetensors file: header first, then rows in any order, from any thread.
+//! Writes one safetensors file: the header first, then rows in any order and from any thread.
 //!
-//! Tensors and `__metadata__` keep the order they are given in, so the same input gives the same bytes; the
-//! reference implementation sorts the tensors, shuffles the metadata and makes files only their owner may read.
-//! The file gets its name when it is whole.
+//! Tensors and `__metadata__` keep the given order, so the same input gives the same bytes; the reference
+//! implementation sorts the tensors, shuffles the metadata, and creates files that only their owner may read. The file
+//! gets its final name when it is complete.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ use tensor::{Error, Result, TensorDesc, TensorSink};
 use crate::header::{DTYPES, MAX_HEADER};
 use crate::open::rows_offset;
 
-/// A safetensors file being written. Dropped without [`finish`](Self::finish), it leaves nothing behind.
+/// A safetensors file that is being written. Dropped without [`finish`](Self::finish), it leaves no file.
 #[derive(Debug)]
 pub struct SafetensorsWriter {
     output: OutputFile,
@@ -29,8 +29,8 @@ impl SafetensorsWriter {
     /// The bytes go to `path` with `.partial` appended until [`finish`](Self::finish).
     ///
     /// # Errors
-    /// `Target` if the file cannot be made, `Unsupported` for block types, `Malformed` for a name that occurs
-    /// twice, `Limit` for a header longer than readers accept.
+    /// `Target` if the file cannot be created, `Unsupported` for block types, `Malformed` for a duplicate name, `Limit`
+    /// for a header longer than readers accept.
     pub fn create(
         path: impl AsRef<Path>,
         tensors: Vec<TensorDesc>,
@@ -46,12 +46,12 @@ impl SafetensorsWriter {
         Ok(SafetensorsWriter { output, tensors, offsets, data_len, written: AtomicU64::new(0) })
     }
 
-    /// The tensors, in the order of the file.
+    /// The tensors, in file order.
     pub fn tensors(&self) -> &[TensorDesc] {
         &self.tensors
     }
 
-    /// Gives the file its name, once all rows have been written.
+    /// Gives the file its final name, once all rows have been written.
     ///
     /// # Errors
     /// `Target` if rows are missing or the file cannot be renamed.
@@ -93,23 +93,23 @@ impl TensorSink for SafetensorsWriter {
     }
 }
 
-/// Where everything in a file lies, before anything is written.
+/// Positions of all contents of a file, computed before anything is written.
 #[derive(Clone, Debug)]
 pub struct SafetensorsLayout {
-    /// Everything before the first tensor: the length, and the JSON padded to a multiple of eight.
+    /// All bytes before the first tensor: the length, and the JSON padded to a multiple of eight.
     pub header: Vec<u8>,
-    /// Offset of each tensor in the file.
+    /// Byte offset in the file of each tensor.
     pub offsets: Vec<u64>,
-    /// Bytes of the whole file.
+    /// Size of the whole file in bytes.
     pub len: u64,
 }
 
 impl SafetensorsLayout {
-    /// Lays out `tensors` without gaps, in the order given. SFP8 goes by the name of `U8`.
+    /// Lays out `tensors` without gaps, in the given order. SFP8 is written with the type name `U8`.
     ///
     /// # Errors
-    /// `Unsupported` for block types, `Malformed` for a name that occurs twice, `Limit` for a header longer than
-    /// readers accept.
+    /// `Unsupported` for block types, `Malformed` for a duplicate name, `Limit` for a header longer than readers
+    /// accept.
     pub fn new(tensors: &[TensorDesc], metadata: &[(&str, &str)]) -> Result<SafetensorsLayout> {
         let mut names = HashSet::from(["__metadata__"]);
         let mut offsets = Vec::with_capacity(tensors.len());
@@ -157,7 +157,7 @@ impl SafetensorsLayout {
     }
 }
 
-/// A JSON string.
+/// `text` as a JSON string, with quotes and escapes.
 fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

@@ -1,4 +1,4 @@
-//! Digests of tensors, written into the header when all of them are there.
+//! Tensor digests, written into the header after all tensors.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,9 +9,8 @@ use tensor::{Result, TensorSource};
 
 use crate::hashed_output::HashedOutput;
 
-/// Fills in the digests that the headers of a plan ask for: those of artifacts whose tensors were `rounded` for a text.
-/// `targets` are the files of the plan in order, all written; `files` are their SHA-256, of which those of changed files become
-/// new ones.
+/// Fills in the digests in the headers of artifacts with calibrated tensors (`rounded`). `targets` are the completely
+/// written files of the plan, in order, and `files` their SHA-256, which this updates for changed files.
 pub(crate) fn fill_in(
     plan: &Plan,
     rounded: &[Option<Arc<dyn TensorSource>>],

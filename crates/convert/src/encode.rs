@@ -1,4 +1,4 @@
-//! One block of rows: from the bytes of the checkpoint to the bytes of each artifact.
+//! Encoding of one block of rows: from the checkpoint's bytes to the bytes of each artifact.
 
 use plan::StoredPiece;
 use quant::Simd;
@@ -8,14 +8,14 @@ use crate::fp8_scales::Divided;
 use crate::repack_counts::Count;
 use crate::schedule::{Use, Wanted, rows_of_matrix};
 
-/// The values of the block that a worker has read. What encodes borrows them shared, so that no artifact of a run can
-/// change what another is made of.
+/// The values of the block that a worker has read. Encoders get a shared reference, so that no artifact of a run can
+/// change the input of another.
 #[derive(Default)]
 pub(crate) struct Loaded {
     values: Vec<f32>,
 }
 
-/// Buffers of an encoder, which it may overwrite at will.
+/// An encoder's buffers, with undefined content between calls.
 #[derive(Default)]
 pub(crate) struct Scratch {
     rounded: Vec<f32>,
@@ -25,17 +25,17 @@ pub(crate) struct Scratch {
     pub(crate) encoded: Vec<u8>,
 }
 
-/// What is wrong with a block.
+/// The reason why a block cannot be encoded.
 pub(crate) enum Flaw {
-    /// A value is not finite; where and how many of them there are is for [`report`] to find out.
+    /// A value is not finite; [`report`] determines the position and the number of such values.
     NotFinite,
-    /// The values cannot be stored in the type that was chosen, or are none.
+    /// The values overflow the chosen type, or are invalid.
     Of(Error),
 }
 
 impl Loaded {
-    /// Widens a block and checks that every value is finite and no type that it goes into is far too small. `scales` are
-    /// those of its rows, if it is coded.
+    /// Widens a block to f32 and checks that every value is finite and none overflows the types it is encoded in.
+    /// `scales` are those of the block's rows, if it is encoded.
     pub(crate) fn load(
         &mut self,
         simd: Simd,
@@ -55,7 +55,7 @@ impl Loaded {
         if !wanted.finite {
             return Ok(());
         }
-        // what is scaled fits
+        // types with a scale of their own cannot overflow
         let unscaled = uses.iter().filter(|to| to.scale.is_none()).map(|to| to.desc.dtype);
         let narrowest = unscaled.min_by(|a, b| quant::largest(*a).total_cmp(&quant::largest(*b)));
         let narrowest = narrowest.unwrap_or(DType::F32);
@@ -70,7 +70,7 @@ impl Loaded {
         }
     }
 
-    /// Checks a block that is only copied, without widening it where its type says by itself what is not finite.
+    /// Checks a block that is only copied. Float types are checked without widening.
     pub(crate) fn check(&mut self, simd: Simd, wanted: &Wanted, bytes: &[u8]) -> Result<(), Flaw> {
         match wanted.stored.dtype {
             dtype @ (DType::BF16 | DType::F16 | DType::F32) => match quant::invalid_block(dtype, bytes) {
@@ -86,14 +86,14 @@ impl Loaded {
         quant::max_abs(&self.values)
     }
 
-    /// The values.
+    /// The loaded values.
     pub(crate) fn values(&self) -> &[f32] {
         &self.values
     }
 }
 
 impl Scratch {
-    /// Encodes the values of a block, whose rows begin with `first`, for one use, into `self.encoded`.
+    /// Encodes the values of a block, from row `first` on, for one use, into `self.encoded`.
     pub(crate) fn encode(
         &mut self,
         simd: Simd,
@@ -113,7 +113,7 @@ impl Scratch {
         encode(simd, wanted, to, values, encoded)
     }
 
-    /// As [`encode`](Self::encode), each row by a scale of its own. Returns the scales, encoded.
+    /// Like [`encode`](Self::encode), with a scale for each row. Returns the encoded scales.
     pub(crate) fn encode_rows(
         &mut self,
         simd: Simd,
@@ -128,12 +128,12 @@ impl Scratch {
         Ok(&self.divided.scale_bytes)
     }
 
-    /// The scales of the rows that were encoded last, if each has one.
+    /// The encoded scales of the rows of the last `encode_rows`.
     pub(crate) fn scale_bytes(&self) -> &[u8] {
         &self.divided.scale_bytes
     }
 
-    /// As [`encode`](Self::encode), by the scale of the tensor.
+    /// Like [`encode`](Self::encode), with the scale of the tensor.
     pub(crate) fn encode_by(
         &mut self,
         simd: Simd,
@@ -147,7 +147,7 @@ impl Scratch {
     }
 }
 
-/// The values as they are rounded to the type on the way, if there is one.
+/// The values rounded to the intermediate type, if there is one.
 fn by_way_of<'a>(
     via: Option<DType>,
     simd: Simd,
@@ -174,7 +174,7 @@ fn encode(simd: Simd, wanted: &Wanted, to: &Use, values: &[f32], encoded: &mut V
     }
 }
 
-/// As [`encode`], of a tensor that lies on a lattice.
+/// Like [`encode`], for a tensor on a 4-bit quantization grid: repacks it and counts the blocks.
 fn repack(
     simd: Simd,
     wanted: &Wanted,
@@ -192,7 +192,7 @@ fn repack(
     }
 }
 
-/// As [`encode`], by importance: that of the matrix that each row is of.
+/// Like [`encode`], weighted by the imatrix; each row uses the entry of its matrix (expert).
 fn encode_weighted(
     simd: Simd,
     wanted: &Wanted,
@@ -242,7 +242,7 @@ fn largest(values: &[f32]) -> String {
     format!("{:e}", values.iter().fold(0f32, |max, v| max.max(v.abs())))
 }
 
-/// Describes the values of a tensor that are not finite. `read` gives bytes of one of its pieces, whole elements of it.
+/// Describes the non-finite values of a tensor. `read` reads bytes of one of its pieces, in whole elements.
 pub(crate) fn report(
     simd: Simd,
     wanted: &Wanted,

@@ -1,10 +1,11 @@
-//! The scales of 8-bit floats: how large the weights are, and the weights divided.
+//! Scales of 8-bit floats: their computation, and the division of the weights.
 //!
-//! - **A row** (FP8): in BF16 throughout, as compressed-tensors computes on BF16 weights
-//!   (`quantization/utils/helpers.py`, `calculate_qparams`; `quantization/lifecycle/forward.py`): the scale is the row's
-//!   largest magnitude by the type's, rounded; a weight by its scale is rounded again before it is encoded.
-//! - **A tensor** (SFP8): gemma.cpp's, see `quant::sfp8_scale`. It is 1 for all but the largest tensors, so these are
-//!   encoded with 1 while the checkpoint is read, and the few that turn out larger a second time.
+//! - **Per row** (FP8): in BF16 throughout, as compressed-tensors computes on BF16 weights
+//!   (`quantization/utils/helpers.py`, `calculate_qparams`; `quantization/lifecycle/forward.py`): the scale is the
+//!   row's largest magnitude over the type's, rounded; a weight divided by its scale is rounded again before it is
+//!   encoded.
+//! - **Per tensor** (SFP8): gemma.cpp's, see `quant::sfp8_scale`. It is 1 for most tensors, so tensors are encoded
+//!   with 1 while the checkpoint is read, and the few with another scale are encoded a second time.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -14,11 +15,11 @@ use tensor::DType;
 /// `torch.finfo(torch.bfloat16).eps`: the scale of a row of zeros.
 const SCALE_OF_ZEROS: f32 = 1.0 / 128.0;
 
-/// The largest magnitude of a tensor, gathered from its blocks.
+/// The largest magnitude of a tensor, collected over its blocks.
 #[derive(Debug)]
 pub(crate) struct Largest {
     rows_left: AtomicU64,
-    /// Bits of a float that is not negative: they are ordered as it is.
+    /// Bits of a non-negative float, which have the same order as the float.
     bits: AtomicU32,
 }
 
@@ -27,12 +28,13 @@ impl Largest {
         Largest { rows_left: AtomicU64::new(rows), bits: AtomicU32::new(0) }
     }
 
-    /// What is known so far.
+    /// The largest magnitude so far.
     pub(crate) fn so_far(&self) -> f32 {
         f32::from_bits(self.bits.load(Ordering::Acquire))
     }
 
-    /// Adds the largest magnitude of some rows. Gives that of the tensor, once, when all rows are in.
+    /// Adds the largest magnitude of some rows. Returns that of the tensor from the call that completes the rows,
+    /// else `None`.
     pub(crate) fn add(&self, rows: u64, largest: f32) -> Option<f32> {
         self.bits.fetch_max(largest.to_bits(), Ordering::AcqRel);
         let left = self.rows_left.fetch_sub(rows, Ordering::AcqRel);
@@ -40,18 +42,18 @@ impl Largest {
     }
 }
 
-/// Buffers for weights by their scales.
+/// Buffers for weights divided by their scales.
 #[derive(Default)]
 pub(crate) struct Divided {
     pub(crate) values: Vec<f32>,
     scales: Vec<f32>,
     narrow: Vec<u8>,
-    /// The scales, encoded.
+    /// The encoded scales.
     pub(crate) scale_bytes: Vec<u8>,
 }
 
 impl Divided {
-    /// Divides each row of `cols` BF16 weights by a scale of its own, for `dtype`.
+    /// Divides each row of `cols` BF16 weights by its own scale, for `dtype`.
     pub(crate) fn by_rows(&mut self, simd: Simd, dtype: DType, cols: usize, weights: &[f32]) {
         let largest = quant::largest(dtype);
         self.scales.clear();
@@ -73,7 +75,7 @@ impl Divided {
         self.values.iter_mut().for_each(|v| *v = v.clamp(-largest, largest));
     }
 
-    /// Divides weights by the one scale of their tensor.
+    /// Divides weights by the scale of their tensor.
     pub(crate) fn by_one(&mut self, weights: &[f32], scale: f32) {
         self.values.clear();
         self.values.extend_from_slice(weights);
@@ -81,7 +83,7 @@ impl Divided {
     }
 }
 
-/// Rounds to BF16, whose bytes are left in `narrow`.
+/// Rounds values to BF16 in place, and leaves the BF16 bytes in `narrow`.
 fn round(simd: Simd, values: &mut [f32], narrow: &mut [u8]) {
     quant::encode(simd, DType::BF16, values.len(), values, None, narrow);
     quant::decode(simd, DType::BF16, narrow, values);

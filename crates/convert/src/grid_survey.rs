@@ -1,5 +1,5 @@
-//! A survey of checkpoint tensors that are already on a 4-bit quantization grid, as weights of quantization-aware training
-//! (QAT) are: the judgement over a sample of their blocks.
+//! A survey of checkpoint tensors: whether they are already on a 4-bit quantization grid, as weights of
+//! quantization-aware training (QAT) are. It judges by a sample of blocks.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,16 @@ use checkpoint::Checkpoint;
 use quant::{GridSurvey, Simd};
 use tensor::{DType, Result, TensorSource};
 
-/// Values of a block.
+/// Values per block.
 const BLOCK: u64 = 32;
-/// Blocks that are read at a time: 4 KiB of BF16.
+/// Blocks per read: 4 KiB of BF16.
 const PIECE: u64 = 64;
-/// Places of a tensor that are looked at.
+/// Number of sampled positions in a tensor.
 const PIECES: u64 = 8;
 
-/// Surveys of some tensors, by number: 512 blocks of 32 values each, spread evenly, or fewer once a tensor is clearly on no
-/// quantization grid. Tensors that do not consist of such blocks, or are stored in 8 bits, are left out.
+/// Surveys of the given tensors, by index: 512 blocks of 32 values each, spread evenly, or fewer once a tensor is
+/// clearly off every quantization grid. Tensors whose rows are not whole blocks, or that are stored in an encoding,
+/// are left out.
 ///
 /// # Errors
 /// `Io` for a shard that cannot be read.

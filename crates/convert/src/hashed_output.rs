@@ -1,7 +1,7 @@
 //! An output file that is hashed while it is written.
 //!
-//! Rows arrive in the order of the input, SHA-256 needs the order of the file: finished stretches are noted, and the
-//! gapless beginning is read back (from the page cache, as it was just written).
+//! Rows arrive in input order, but SHA-256 needs file order. So finished ranges are recorded, and the contiguous
+//! prefix is read back (from the page cache, as it was just written).
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,7 @@ use base::OutputFile;
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
-/// Bytes read back and hashed at a time.
+/// Bytes per read when hashing.
 const HASH_BYTES: usize = 1 << 20;
 
 pub(crate) struct HashedOutput {
@@ -22,7 +22,7 @@ pub(crate) struct HashedOutput {
     hash: Mutex<Hash>,
 }
 
-/// Stretches that are written, from start to end, none touching another.
+/// Written ranges, start → end, disjoint and not adjacent.
 #[derive(Default)]
 struct Done(BTreeMap<u64, u64>);
 
@@ -33,12 +33,12 @@ struct Hash {
 }
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // a panic elsewhere leaves plain numbers behind, which are still right
+    // after a panic elsewhere the data are still valid: plain numbers
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl HashedOutput {
-    /// Opens the temporary for `path`, which will have `len` bytes, all zero at first.
+    /// Opens the temporary file for `path` with a length of `len` bytes, all zero.
     pub(crate) fn create(path: &Path, len: u64) -> Result<HashedOutput> {
         let output = OutputFile::create(path)?;
         output.set_len(len)?;
@@ -46,7 +46,7 @@ impl HashedOutput {
         Ok(HashedOutput { output, len, done: Mutex::default(), hash: Mutex::new(hash) })
     }
 
-    /// An unfinished file of an earlier run was there.
+    /// Whether an unfinished file of an earlier run was replaced.
     pub(crate) fn took_over(&self) -> bool {
         self.output.took_over()
     }
@@ -61,24 +61,24 @@ impl HashedOutput {
         }
     }
 
-    /// Writes `bytes` at `offset`. The stretch up to `end` counts as done, so that padding after it is covered.
+    /// Writes `bytes` at `offset` and marks the range up to `end` as done, which covers padding.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8], end: u64) -> Result<()> {
         self.write_provisional(offset, bytes)?;
         self.done(offset, end);
         Ok(())
     }
 
-    /// Writes `bytes` that may yet be replaced: see [`done`](Self::done).
+    /// Writes `bytes` that may be overwritten later, so the range is not marked as done; see [`done`](Self::done).
     pub(crate) fn write_provisional(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.output.file().write_all_at(bytes, offset).map_err(|e| self.fail(&e))
     }
 
-    /// Counts a stretch as done: it may be hashed from now on.
+    /// Marks a range as done: it may be hashed from now on.
     pub(crate) fn done(&self, offset: u64, end: u64) {
         locked(&self.done).add(offset, end);
     }
 
-    /// Hashes up to `limit` bytes of the gapless beginning, unless another worker is at it.
+    /// Hashes up to `limit` bytes of the contiguous prefix, unless another worker is hashing.
     pub(crate) fn hash_some(&self, limit: u64) -> Result<()> {
         match self.hash.try_lock() {
             Ok(mut hash) => self.hash_to(&mut hash, limit),
@@ -91,7 +91,7 @@ impl HashedOutput {
         self.read_back(hash, end)
     }
 
-    /// Goes on hashing up to `end`, with what is written there.
+    /// Continues the hash up to `end`, with the bytes in the file.
     fn read_back(&self, Hash { state, bytes, buffer }: &mut Hash, end: u64) -> Result<()> {
         buffer.resize(HASH_BYTES, 0);
         while *bytes < end {
@@ -103,34 +103,31 @@ impl HashedOutput {
         Ok(())
     }
 
-    /// Starts writing to the disk what is in the page cache, and waits for it.
+    /// Flushes the page cache to disk, and waits.
     pub(crate) fn flush(&self) -> Result<()> {
         self.output.file().sync_all().map_err(|e| self.fail(&e))
     }
 
-    /// Hashes the rest. Call when everything is written.
+    /// Hashes the rest and returns the SHA-256 in hex. Call it when everything is written.
     pub(crate) fn digest(&self) -> Result<String> {
         let mut hash = locked(&self.hash);
         self.hash_to(&mut hash, u64::MAX)?;
         if hash.bytes != self.len {
-            return Err(Error::target(
-                self.output.path().display(),
-                "a stretch of the file was never written",
-            )
-            .expected(format!("{} bytes", self.len), hash.bytes)
-            .help("This is a fault of gemma-convert: please report it with the command."));
+            return Err(Error::target(self.output.path().display(), "a range of the file was never written")
+                .expected(format!("{} bytes", self.len), hash.bytes)
+                .help("This is a fault of gemma-convert: please report it with the command."));
         }
         Ok(plan::hex(&hash.state.clone().finalize()))
     }
 
-    /// The SHA-256 of a stretch that is written, read back.
+    /// The SHA-256 of a written range in hex, read back from the file.
     pub(crate) fn digest_of(&self, offset: u64, len: u64) -> Result<String> {
         let mut hash = Hash { state: Sha256::new(), bytes: offset, buffer: Vec::new() };
         self.read_back(&mut hash, offset + len)?;
         Ok(plan::hex(&hash.state.finalize()))
     }
 
-    /// The file, to be given its name when it is on disk.
+    /// The output file, ready to be published.
     pub(crate) fn into_output(self) -> OutputFile {
         self.output
     }
@@ -151,7 +148,7 @@ impl Done {
         self.0.insert(start, end);
     }
 
-    /// How far the file is written without a gap.
+    /// Length of the contiguous prefix in bytes.
     fn beginning(&self) -> u64 {
         self.0.first_key_value().filter(|(start, _)| **start == 0).map_or(0, |(_, end)| *end)
     }

@@ -1,8 +1,8 @@
-//! Executes a plan: reads each file of the checkpoint once, from front to back, and writes all artifacts.
+//! Executes a plan: reads each file of the checkpoint once, sequentially, and writes all artifacts.
 //!
-//! Workers take row blocks in the order of the input, encode them for every artifact and write each to its
-//! place; memory is workers × a block, whatever the model. Nothing here knows what a model means. Output
-//! appears under its final name only when it is complete and on disk; hashes are taken on the way.
+//! Workers take row blocks in input order, encode them for every artifact and write each result at its offset; memory
+//! is workers × a block, whatever the model's size. The crate knows nothing of model architectures. An output gets
+//! its final name only when it is complete and on disk; hashes are computed in the same pass.
 
 mod digests;
 mod encode;

@@ -1,4 +1,4 @@
-//! The manifest on disk: read before a run, replaced in one step after it.
+//! The manifest on disk: read before a run, replaced atomically after it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,10 +9,10 @@ use plan::{FileEntry, MAX_MANIFEST, Manifest};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Fault, Result};
 
-/// Reads a manifest; empty if there is none.
+/// Reads a manifest; an empty one if the file does not exist.
 ///
 /// # Errors
-/// `Target` when there is a file that is no manifest of this tool, or that cannot be read.
+/// `Target` for a file that is not a manifest of this tool or cannot be read.
 pub(crate) fn read(path: &Path) -> Result<Manifest> {
     if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
         return Ok(Manifest::default());
@@ -23,10 +23,10 @@ pub(crate) fn read(path: &Path) -> Result<Manifest> {
     })
 }
 
-/// Size and SHA-256 of a file that is not of the checkpoint, by the path that was given.
+/// Size and SHA-256 of a file outside the checkpoint. The entry's name is the path as given.
 ///
 /// # Errors
-/// `Malformed` without such a file, `Io`.
+/// `Malformed` if there is no such file; `Io`.
 pub fn file_entry(path: &Path) -> Result<FileEntry> {
     let io = |e| Error::io(path.display(), &e);
     let mut file = File::open(path).map_err(io)?;
@@ -45,10 +45,10 @@ pub fn file_entry(path: &Path) -> Result<FileEntry> {
     }
 }
 
-/// Writes a manifest beside `path`, so that nothing but a change of names is left to do.
+/// Writes a manifest to a temporary file beside `path`, so that only the renaming is left.
 ///
 /// # Errors
-/// `Target`.
+/// `Target` if it cannot be written.
 pub(crate) fn stage(manifest: &Manifest, path: &Path) -> Result<OutputFile> {
     let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::target(path.display(), e))?;
     text.push(b'\n');

@@ -1,6 +1,6 @@
-//! The pass over the input: many workers, each block read once and encoded for every artifact.
+//! The pass over the input: parallel workers, each block read once and encoded for every artifact.
 //!
-//! Only tensors with one scale for all of it (SFP8), where that is not 1, are read again: see `fp8_scales.rs`.
+//! Only tensors with a per-tensor scale (SFP8) other than 1 are read again, see `fp8_scales.rs`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -20,10 +20,10 @@ use crate::repack_counts;
 use crate::run::Options;
 use crate::schedule::{Block, ScaleTo, TensorRows, Use, Wanted, Work};
 
-/// After so many bytes of output the disk is asked to begin, so that it works while the processors do.
+/// Bytes of output between two flushes, so that the disk works while the processors do.
 const FLUSH_BYTES: u64 = 64 << 20;
 
-/// All that the workers share.
+/// The state that the workers share.
 struct Pass<'a> {
     checkpoint: &'a Checkpoint,
     work: &'a Work<'a>,
@@ -32,25 +32,25 @@ struct Pass<'a> {
     progress: &'a dyn Task,
     written: AtomicU64,
     stop: AtomicBool,
-    /// The failure of the earliest block.
+    /// The error of the earliest failed block.
     failure: Mutex<Option<(usize, Error)>>,
-    /// Tensors whose scale is not 1, by number and that of the use, with their largest magnitude.
+    /// Tensors whose scale is not 1: index of the tensor, index of the use, largest magnitude.
     large: Mutex<Vec<(usize, usize, f32)>>,
 }
 
-/// The input: blocks are taken, read and hashed one after the other.
+/// The input. Blocks are taken, read and hashed sequentially.
 struct Input<I> {
     blocks: I,
     taken: usize,
     hashes: Vec<Sha256>,
 }
 
-/// What a pass has seen and made.
+/// The results of a pass.
 pub(crate) struct Passed {
     pub(crate) inputs: Vec<FileEntry>,
-    /// A hash a target.
+    /// SHA-256 of each target.
     pub(crate) digests: Vec<String>,
-    /// Of each target, what has become of the tensors that lie on a lattice.
+    /// Results of repacking tensors from their quantization grid, by target.
     pub(crate) repacked: Vec<Vec<RepackedTensor>>,
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn convert(
 }
 
 impl Pass<'_> {
-    /// Takes blocks until there are no more.
+    /// Processes blocks until there are none left.
     fn worker(&self, input: &Mutex<Input<impl Iterator<Item = Block>>>) {
         let mut bytes = Vec::new();
         let (mut loaded, mut scratch) = (Loaded::default(), Scratch::default());
@@ -138,7 +138,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Encodes a block for everything that uses it.
+    /// Encodes a block for all its uses.
     fn block(&self, block: &Block, bytes: &[u8], loaded: &mut Loaded, scratch: &mut Scratch) -> Result<()> {
         let Some(rows) = &block.rows else { return Ok(()) };
         let wanted = &self.work.wanted[rows.tensor];
@@ -188,7 +188,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Widens a block, multiplied with its scales if it is coded.
+    /// Widens a block to f32, multiplied with its scales if it is encoded.
     fn load(&self, wanted: &Wanted, rows: &TensorRows, bytes: &[u8], loaded: &mut Loaded) -> Result<()> {
         let mut scales = Vec::new();
         if let Some((scale, first)) = self.work.scales_of(rows) {
@@ -220,7 +220,7 @@ impl Pass<'_> {
         error.within(self.checkpoint.shards()[wanted.stored.pieces.first().file].path.display())
     }
 
-    /// Writes rows that are right if nothing in the tensor is larger than its type holds.
+    /// Writes rows encoded with a scale of 1, which are final unless the tensor turns out to need another scale.
     fn write_provisional(
         &self,
         wanted: &Wanted,
@@ -235,7 +235,7 @@ impl Pass<'_> {
         self.targets[to.target].write_provisional(to.offset + first * to.desc.row_bytes(), &scratch.encoded)
     }
 
-    /// All rows are written: so is now their scale.
+    /// Marks a tensor whose rows are all written as done, and writes its scale.
     fn finish(&self, to: &Use, scale: f32) -> Result<()> {
         let target = &self.targets[to.target];
         if let Some(place) = &to.scale {
@@ -245,10 +245,10 @@ impl Pass<'_> {
         target.hash_some(2 * to.desc.byte_len())
     }
 
-    /// Encodes the tensors that need a scale, which is known now: they are read a second time.
+    /// Encodes the tensors with a scale other than 1, which is known now: they are read a second time.
     fn encode_large(&self) {
         let mut large = std::mem::take(&mut *locked(&self.large));
-        // in an order that does not depend on the threads, for the error if there is one
+        // sorted, so that the reported error does not depend on the threads
         large.sort_by_key(|(tensor, number, _)| (*tensor, *number));
         for (tensor, number, largest) in large {
             let wanted = &self.work.wanted[tensor];
@@ -278,11 +278,11 @@ impl Pass<'_> {
         let end = padded(offset, bytes.len(), &to.desc, to.offset, to.padded_end);
         target.write(offset, bytes, end)?;
         self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        // twice what was written, so that a file that comes in another order than its input is caught up with
+        // hash twice the bytes written, to catch up with files whose order differs from the input's
         target.hash_some(2 * bytes.len() as u64)
     }
 
-    /// Keeps the disk busy during the pass, so that little is left to wait for at its end.
+    /// Flushes during the pass, so that little is left to wait for at its end.
     fn flush_until(&self, (ended, signal): &(Mutex<bool>, Condvar)) {
         let mut flushed = 0;
         let mut over = locked(ended);
@@ -306,7 +306,8 @@ impl Pass<'_> {
     }
 }
 
-/// The end of `count` bytes at `offset`; with the padding after the tensor, which begins at `start`, if they are its last.
+/// The end of `count` bytes at `offset`. It includes the padding after the tensor, which begins at `start`, if the
+/// bytes are the tensor's last.
 fn padded(offset: u64, count: usize, desc: &TensorDesc, start: u64, padded_end: u64) -> u64 {
     let end = offset + count as u64;
     if end == start + desc.byte_len() { padded_end } else { end }

@@ -1,4 +1,4 @@
-//! Whether the target can take the outputs: asked before anything is read, and again when the temporaries are there.
+//! Checks of the target folder, before anything is read and again once the temporary files exist.
 
 use std::fs;
 use std::path::Path;
@@ -13,16 +13,16 @@ use crate::run::Options;
 const WEIGHTS: &str = ".safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// All files that a plan makes.
+/// All files that a plan writes.
 pub(crate) fn outputs(plan: &Plan) -> Vec<&PlannedFile> {
     plan.artifacts.iter().flat_map(|artifact| &artifact.files).collect()
 }
 
-/// Whether the target can take what `plan` writes. [`run`](crate::run) asks this first; long work that leads up to a run
-/// should too. Makes the folder.
+/// Checks that the target can take the files of `plan`. [`run`](crate::run) begins with this check; a long job that
+/// precedes a run should too. Creates the folder.
 ///
 /// # Errors
-/// `Target` for outputs that are there, a disk that is too full, a place that cannot be written.
+/// `Target` for outputs that already exist, insufficient disk space, a folder that cannot be written.
 pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<()> {
     let (folder, outputs) = (&options.folder, outputs(plan));
     fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
@@ -31,7 +31,7 @@ pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<
     }
     vacant(plan, options)?;
     let needed: u64 = outputs.iter().map(|output| output.bytes).sum();
-    // what cannot be asked is left to the writes themselves
+    // if the free space is unknown, the writes themselves will fail
     if let Ok(disk) = rustix::fs::statvfs(folder) {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if free < needed {
@@ -43,7 +43,7 @@ pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<
     Ok(())
 }
 
-/// Refuses outputs that are there already, unless they may be replaced.
+/// Refuses outputs that already exist, unless they may be replaced.
 pub(crate) fn vacant(plan: &Plan, options: &Options) -> Result<()> {
     let manifest = manifest::read(&options.manifest())?;
     for output in outputs(plan) {
@@ -60,7 +60,7 @@ pub(crate) fn vacant(plan: &Plan, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// For each artifact of the plan, its entry in the manifest where the folder holds it already: made by this very plan, every
+/// For each artifact of the plan, its manifest entry if the folder already has it: made by this same plan, every
 /// output with the planned size. The contents of the files are not hashed.
 ///
 /// # Errors
@@ -78,7 +78,7 @@ pub fn finished(plan: &Plan, options: &Options) -> Result<Vec<Option<ArtifactEnt
     Ok(plan.artifacts.iter().enumerate().map(entry).collect())
 }
 
-/// What to say about an output that is there already: whether it is what would be written.
+/// The error for an output that already exists; its help says whether the file is what would be written.
 fn exists(plan: &Plan, manifest: &Manifest, path: &Path, output: &PlannedFile) -> Error {
     let error = Error::exists(path.display(), "the output exists already");
     let Some(entry) = manifest.entry_of(&output.name) else {
@@ -89,7 +89,7 @@ fn exists(plan: &Plan, manifest: &Manifest, path: &Path, output: &PlannedFile) -
     error.help(match (planned, complete) {
         (true, true) => {
             "It is complete and was made by this very plan. If the weights are still those whose SHA-256 is in its manifest, \
-             it can be used as it is: ‹skip_existing› does so. ‹force› makes it anew."
+             it can be used as it is: ‹skip_existing› does so. ‹force› makes it again."
         }
         (true, false) => {
             "It was made by this very plan, but its size has changed since. Use ‹force› to replace it."
@@ -98,8 +98,8 @@ fn exists(plan: &Plan, manifest: &Manifest, path: &Path, output: &PlannedFile) -
     })
 }
 
-/// Refuses a folder that holds other weights: a model is all that is in its folder, and programs differ in what they
-/// take of two.
+/// Refuses a folder with other weights: all weights in a folder form one model, and programs differ in how they treat
+/// two sets.
 fn alone(checkpoint: &Checkpoint, outputs: &[&PlannedFile], folder: &Path) -> Result<()> {
     let [here, there] = [folder, checkpoint.dir()].map(|path| path.canonicalize().ok());
     if here.is_some() && here == there {
@@ -117,7 +117,7 @@ fn alone(checkpoint: &Checkpoint, outputs: &[&PlannedFile], folder: &Path) -> Re
     match others.first() {
         None => Ok(()),
         Some(first) => Err(Error::target(folder.display(), "other weights are in this folder")
-            .expected("a folder without safetensors, or with those that are made anew", first)
+            .expected("a folder without safetensors, or with only the files to replace", first)
             .help("Remove them, or choose another target.")),
     }
 }

@@ -1,4 +1,4 @@
-//! One tensor encoded as a run would encode it, for whoever wants to know what bytes a checkpoint gives.
+//! Encoding of a single tensor as in a run, for callers that need the expected bytes.
 
 use imatrix::Entry;
 use plan::{Pieces, StoredTensor};
@@ -10,43 +10,44 @@ use crate::fp8_scales::Largest;
 use crate::repack_counts::Count;
 use crate::schedule::{ScaleTo, Use, Wanted, rows_of_matrix};
 
-/// The steps from the values of the checkpoint to the bytes of an artifact.
+/// The steps from the checkpoint's values to an artifact's bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Steps<'a> {
-    /// The type that the values are rounded to first.
+    /// The intermediate type that the values are rounded to first.
     pub via: Option<DType>,
-    /// The values lie on a 4-bit lattice, and are repacked.
+    /// The values are on a 4-bit quantization grid and are repacked.
     pub lattice: bool,
-    /// What steers the rounding.
+    /// The imatrix entry.
     pub importance: Option<&'a Entry>,
-    /// The scales that are stored apart.
+    /// Kind of the separately stored scales.
     pub scales: Scales,
 }
 
-/// Scales that are stored apart from the weights.
+/// Kinds of scales that are stored as tensors of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scales {
-    /// None: the type brings its own, or needs none.
+    /// None: the type contains its scales, or needs none.
     #[default]
     None,
-    /// One a row.
+    /// One per row.
     Rows,
-    /// One for the tensor.
+    /// One per tensor.
     Tensor,
 }
 
-/// Encodes rows of one tensor.
+/// An encoder for the rows of one tensor.
 pub struct Encoding<'a> {
     wanted: Wanted<'a>,
     to: Use<'a>,
 }
 
-/// Buffers that an encoding overwrites.
+/// Reusable buffers of an encoder.
 #[derive(Default)]
 pub struct Buffers(Scratch);
 
 impl<'a> Encoding<'a> {
-    /// For a tensor of this name, type and shape. `None` when the importance is of another shape.
+    /// An encoder for a tensor of this name, type and shape. `None` if the imatrix entry has another shape or is all
+    /// zeros.
     pub fn new(desc: &TensorDesc, steps: Steps<'a>) -> Option<Encoding<'a>> {
         let fits = |entry: &Entry| {
             entry.sums().len() as u64 == desc.cols() * desc.rows() / rows_of_matrix(desc)
@@ -79,13 +80,13 @@ impl<'a> Encoding<'a> {
                 Scales::Tensor => Some(scale(Some(Largest::new(desc.rows())))),
             },
         };
-        // what does not fit into the type is for the caller to see in the bytes
+        // overflow is not an error here: the caller sees it in the bytes
         let wanted = Wanted { stored, cols: desc.cols() as usize, finite: false, uses: Vec::new() };
         Some(Encoding { wanted, to })
     }
 
-    /// The bytes of whole rows from row `first` on, and those of their scales if each row has one. `scale` is the scale of
-    /// the tensor, where there is one for all of it.
+    /// The bytes of whole rows from row `first` on, and the bytes of their scales if each row has one. `scale` is the
+    /// tensor's scale, for per-tensor scales.
     pub fn encode<'b>(
         &self,
         simd: Simd,
@@ -96,7 +97,7 @@ impl<'a> Encoding<'a> {
     ) -> (&'b [u8], &'b [u8]) {
         let Encoding { wanted, to } = self;
         let scratch = &mut buffers.0;
-        // no error without `finite`
+        // without `finite` there is no error
         match &to.scale {
             None => drop(scratch.encode(simd, wanted, to, first, values)),
             Some(ScaleTo { largest: Some(_), .. }) => {

@@ -1,4 +1,4 @@
-//! Tensors that lie on a 4-bit lattice: their blocks are counted while they are repacked, and what came of them is said.
+//! Block counts of tensors that are repacked from a 4-bit quantization grid, and the notes about them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,10 +6,10 @@ use plan::RepackedTensor;
 
 use crate::schedule::Work;
 
-/// Below this many of a thousand exact blocks, a tensor is named.
+/// Exact blocks per thousand below which a tensor is named in a note.
 const ENOUGH: u64 = 999;
 
-/// The blocks of a tensor so far.
+/// Counts of a tensor's blocks so far.
 #[derive(Debug, Default)]
 pub(crate) struct Count {
     blocks: AtomicU64,
@@ -25,7 +25,7 @@ impl Count {
     }
 }
 
-/// What has become of the tensors of each target, by name.
+/// Results by target, sorted by tensor name.
 pub(crate) fn repacked(work: &Work<'_>, targets: usize) -> Vec<Vec<RepackedTensor>> {
     let mut all = vec![Vec::new(); targets];
     for to in work.wanted.iter().flat_map(|wanted| &wanted.uses) {
@@ -40,7 +40,7 @@ pub(crate) fn repacked(work: &Work<'_>, targets: usize) -> Vec<Vec<RepackedTenso
     all
 }
 
-/// What a user should know of an artifact's tensors; nothing, if there are none.
+/// Notes for the user about an artifact's repacked tensors; empty if there are none.
 pub(crate) fn notes(recipe: &str, repacked: &[RepackedTensor]) -> Vec<String> {
     let share = |exact: u64, blocks: u64| 100.0 * exact as f64 / blocks.max(1) as f64;
     let [blocks, exact, near] =
@@ -50,14 +50,14 @@ pub(crate) fn notes(recipe: &str, repacked: &[RepackedTensor]) -> Vec<String> {
         return Vec::new();
     }
     let mut notes = vec![format!(
-        "{recipe}: {exact} of {blocks} blocks of {} repacked tensors are exact, {near} have a scale that is no f16",
+        "{recipe}: {exact} of {blocks} blocks of {} repacked tensors are exact, {near} have a scale that is not an f16",
         repacked.len()
     )];
     let few = repacked.iter().filter(|tensor| tensor.exact * 1000 < tensor.blocks * ENOUGH);
     let least = few.clone().min_by(|a, b| share(a.exact, a.blocks).total_cmp(&share(b.exact, b.blocks)));
     if let Some(least) = least {
         notes.push(format!(
-            "{recipe}: {} tensors have fewer than 99.9 % exact blocks, {} the fewest: {:.2} %, and {} that lie on no lattice",
+            "{recipe}: {} tensors have fewer than 99.9 % exact blocks, {} the fewest: {:.2} %, and {} are off the grid",
             few.count(),
             least.tensor,
             share(least.exact, least.blocks),

@@ -1,4 +1,4 @@
-//! The run: outputs that appear together at the end, or not at all. What is in them is the business of `pipeline.rs`.
+//! A run: all outputs appear together at the end, or none does. Their content is the work of `pipeline.rs`.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -18,55 +18,55 @@ use crate::pipeline::{Passed, convert};
 use crate::preflight::{check, outputs, vacant};
 use crate::{digests, repack_counts};
 
-/// How to run.
+/// Options of a run.
 #[derive(Clone)]
 pub struct Options {
-    /// The folder to write to; made if it is not there.
+    /// The folder to write to; created if missing.
     pub folder: PathBuf,
-    /// The file name that was asked for, if it was not a folder.
+    /// The file name that the user gave, if the target is a file.
     pub named: Option<String>,
-    /// Replace files that are there.
+    /// Replace existing files.
     pub force: bool,
-    /// Wait until everything is on the disk before a file gets its name. Without, a power cut may lose what the
-    /// system had not written yet; a killed run still cannot leave half a file.
+    /// Wait until everything is on disk before the files are renamed. Without it, a power failure may lose data that
+    /// the system has not written yet; a killed run still cannot leave half a file.
     pub sync: bool,
     /// The vector instructions to use.
     pub simd: Simd,
-    /// The importance that the plan was made with.
+    /// The imatrix that the plan was made with.
     pub importance: Option<Arc<Importance>>,
-    /// Of each artifact of the plan, the tensors that have been rounded already, by what rounds with a text.
+    /// For each artifact of the plan, the tensors that calibrated quantization has already encoded, if any.
     pub rounded: Vec<Option<Arc<dyn TensorSource>>>,
-    /// Of each artifact, how that went, for the manifest.
+    /// For each artifact, the record of its calibration, for the manifest.
     pub calibrations: Vec<Option<CalibrationEntry>>,
-    /// Of each artifact, files that it was made of besides the checkpoint and the importance, for the manifest.
+    /// For each artifact, inputs besides the checkpoint and the imatrix, for the manifest.
     pub inputs: Vec<Vec<FileEntry>>,
-    /// The recipe of each artifact of the plan, for the manifest.
+    /// For each artifact, its recipe, for the manifest.
     pub settings: Vec<serde_json::Value>,
     /// Name and version of the tool, for the manifest.
     pub tool: String,
 }
 
 impl Options {
-    /// Where the manifest goes.
+    /// The path of the manifest.
     pub fn manifest(&self) -> PathBuf {
         Manifest::path(&self.folder, self.named.as_deref())
     }
 }
 
-/// What a run has made.
+/// The results of a run.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// The entries of the artifacts in the manifest, in the order of the plan.
+    /// The manifest entries of the artifacts, in plan order.
     pub artifacts: Vec<ArtifactEntry>,
-    /// Where the manifest is.
+    /// The path of the manifest.
     pub manifest: PathBuf,
 }
 
 /// Executes `plan` on the current rayon pool.
 ///
 /// # Errors
-/// `Malformed` for values that are not finite or an input that changes, `Unsupported` for values too large for their
-/// type, `Target` for a place that cannot be written, `Io`. No output has appeared then.
+/// `Malformed` for values that are not finite or an input that changes, `Unsupported` for values that overflow their
+/// type, `Target` for a target that cannot be written, `Io`. After an error no output has appeared.
 pub fn run(
     checkpoint: &Checkpoint,
     plan: &Plan,
@@ -83,12 +83,12 @@ pub fn run(
         }
         let target = HashedOutput::create(&path, output.bytes)?;
         if target.took_over() {
-            progress.note(&format!("{}: an unfinished file of an earlier run is made anew", output.name));
+            progress.note(&format!("{}: an unfinished file of an earlier run is replaced", output.name));
         }
         write_fixed(&target, output, checkpoint)?;
         targets.push(target);
     }
-    // again, now that no other run can be making them
+    // checked again, now that no other run can be making the same outputs
     vacant(plan, options)?;
 
     let (passed, companions) = std::thread::scope(|threads| {
@@ -153,7 +153,8 @@ pub fn run(
     Ok(Finished { artifacts, manifest })
 }
 
-/// Gives all outputs and the manifest their names, or none. What can run out of space comes before the first output.
+/// Renames all outputs and the manifest to their final names, or none. All steps that can run out of space precede
+/// the first output.
 fn publish(
     targets: Vec<HashedOutput>,
     plan: &Plan,
@@ -163,10 +164,10 @@ fn publish(
     let manifest_path = &options.manifest();
     let fail = |e: std::io::Error| Error::write(options.folder.display(), &e);
     let folder = File::open(&options.folder).map_err(fail)?;
-    // a run beside this one may be adding to the manifest; the lock goes with the file
+    // another run may be adding to the manifest; the lock is released with the file
     folder.lock().map_err(fail)?;
     let mut manifest = manifest::read(manifest_path)?;
-    // the old files are about to go: their entries must not outlive them
+    // the old files will be replaced: their entries must not outlive them
     let forgot = manifest.forget(artifacts.iter().flat_map(|a| &a.outputs).map(|file| file.name.as_str()));
     let without = forgot.then(|| manifest::stage(&manifest, manifest_path)).transpose()?;
     let mut outputs = targets.into_iter().map(HashedOutput::into_output);
@@ -177,7 +178,7 @@ fn publish(
     if let Some(without) = without {
         publication.place(without)?;
     }
-    // now that the other one has its name
+    // after the other one is in place
     manifest.artifacts.extend_from_slice(artifacts);
     let manifest = manifest::stage(&manifest, manifest_path)?;
     let heads: Vec<_> = plan.artifacts.iter().map(head).collect();
@@ -192,7 +193,7 @@ fn publish(
     publication.commit(options.sync)
 }
 
-/// The file of a set without which no reader opens the others: the config of a folder, the first part of a split.
+/// Index of the file without which no reader opens the set: the config of a folder, the first part of a split.
 fn head(artifact: &Artifact) -> Option<usize> {
     if artifact.files.len() < 2 {
         return None;
@@ -200,8 +201,8 @@ fn head(artifact: &Artifact) -> Option<usize> {
     Some(artifact.files.iter().position(|file| file.name == "config.json").unwrap_or(0))
 }
 
-/// Size and SHA-256 of the files of the checkpoint that were read besides the weights. That they have not changed since is for
-/// the caller to ask.
+/// Size and SHA-256 of the companion files of the checkpoint that were read besides the weights. The caller checks
+/// that they have not changed since.
 fn companions(checkpoint: &Checkpoint) -> Result<Vec<FileEntry>> {
     let entry = |file: &Companion| {
         let read = manifest::file_entry(&checkpoint.dir().join(&file.name))?;
@@ -210,7 +211,7 @@ fn companions(checkpoint: &Checkpoint) -> Result<Vec<FileEntry>> {
     checkpoint.companions().iter().map(entry).collect()
 }
 
-/// Writes what no weights of the checkpoint go into: headers, generated tensors, copies of whole files.
+/// Writes everything that needs no weights of the checkpoint: headers, generated tensors, copies of whole files.
 fn write_fixed(target: &HashedOutput, output: &PlannedFile, checkpoint: &Checkpoint) -> Result<()> {
     if let Some(name) = &output.copy {
         return copy(target, &checkpoint.dir().join(name), output.bytes);
@@ -225,7 +226,7 @@ fn write_fixed(target: &HashedOutput, output: &PlannedFile, checkpoint: &Checkpo
     Ok(())
 }
 
-/// Copies a file that had `len` bytes when the plan was made.
+/// Copies a file whose length was `len` bytes when the plan was made.
 fn copy(target: &HashedOutput, from: &Path, len: u64) -> Result<()> {
     let io = |e: std::io::Error| Error::io(from.display(), &e);
     let mut file = File::open(from).map_err(io)?;

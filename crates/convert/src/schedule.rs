@@ -1,4 +1,4 @@
-//! The work of a run, cut into blocks: what to read in which order, and whom it is for.
+//! The work of a run as a sequence of blocks: the reading order, and the uses of each block.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,69 +11,70 @@ use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 use crate::fp8_scales::Largest;
 use crate::repack_counts::Count;
 
-/// Input bytes that a worker takes at a time. Large enough to make system calls and locks cheap, small enough that
-/// a block and what is made of it stay in the second-level cache's reach.
+/// Maximum input bytes per block. Large enough to make system calls and locks cheap, small enough that a block and
+/// its results stay in the L2 cache.
 const BLOCK_BYTES: u64 = 1 << 20;
 
-/// A stretch of an input file that is read at once.
+/// A range of an input file that is read at once.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     pub(crate) file: usize,
     pub(crate) offset: u64,
     pub(crate) bytes: usize,
-    /// The rows it holds; `None` for bytes that are only hashed.
+    /// The rows in the range; `None` for bytes that are only hashed.
     pub(crate) rows: Option<TensorRows>,
 }
 
-/// Whole rows of a tensor that somebody wants.
+/// Whole rows of a tensor that some output uses.
 #[derive(Clone, Debug)]
 pub(crate) struct TensorRows {
-    /// Number in [`Work::wanted`].
+    /// Index in [`Work::wanted`].
     pub(crate) tensor: usize,
     pub(crate) first: u64,
 }
 
-/// A tensor of the checkpoint with everything that is made of it.
+/// A tensor of the checkpoint with all its uses.
 pub(crate) struct Wanted<'a> {
     pub(crate) stored: StoredTensor,
     pub(crate) cols: usize,
-    /// Its values are weights; a tower may hold infinities as limits of what it clips, a draft model's head integers.
+    /// Its values must be finite. False for towers, which may have infinities as clipping limits, and for the
+    /// integers of a draft model's head.
     pub(crate) finite: bool,
     pub(crate) uses: Vec<Use<'a>>,
 }
 
-/// One tensor to make of a tensor of the checkpoint.
+/// One output tensor that is made from a checkpoint tensor.
 pub(crate) struct Use<'a> {
-    /// Number of the output file, counted over all artifacts.
+    /// Index of the output file, counted over all artifacts.
     pub(crate) target: usize,
     pub(crate) desc: TensorDesc,
     pub(crate) offset: u64,
-    /// Where the padding after it ends.
+    /// The end of the padding after the tensor.
     pub(crate) padded_end: u64,
     pub(crate) via: Option<DType>,
-    /// What steers its rounding.
+    /// The imatrix entry.
     pub(crate) importance: Option<&'a Entry>,
-    /// It lies on a 4-bit lattice: its blocks, which are repacked.
+    /// Counts of the blocks, for a tensor that is repacked from a 4-bit quantization grid.
     pub(crate) lattice: Option<Count>,
-    /// It has been rounded already: where, and its number there.
+    /// The source and index of the already encoded tensor, after calibrated quantization.
     pub(crate) rounded: Option<(&'a dyn TensorSource, usize)>,
-    /// The scales that are made with it.
+    /// The scales to write with the tensor.
     pub(crate) scale: Option<ScaleTo>,
 }
 
-/// Where the scales of an encoded tensor go, in the file that it goes to.
+/// The location of an encoded tensor's scales, in the same file.
 #[derive(Debug)]
 pub(crate) struct ScaleTo {
     pub(crate) desc: TensorDesc,
     pub(crate) offset: u64,
-    /// Where the padding after them ends.
+    /// The end of the padding after the scales.
     pub(crate) padded_end: u64,
-    /// Of a tensor with one scale for all, which is known only when all of it has been seen.
+    /// Of a per-tensor scale, which is known only after the whole tensor is read.
     pub(crate) largest: Option<Largest>,
 }
 
 impl Use<'_> {
-    /// Whether the bytes of the checkpoint are the bytes of the output.
+    /// Whether the output has the bytes of the checkpoint.
     pub(crate) fn copies(&self, stored: &StoredTensor) -> bool {
         self.desc.dtype == stored.dtype
             && self.scale.is_none()
@@ -82,27 +83,27 @@ impl Use<'_> {
     }
 }
 
-/// All tensors that a plan makes something of, and the stretches of the files they are in.
+/// All tensors that a plan uses, and their ranges in the files.
 pub(crate) struct Work<'a> {
     pub(crate) wanted: Vec<Wanted<'a>>,
-    /// A file each: the pieces of tensors in it by offset.
+    /// For each file, the tensor pieces in it, by offset.
     by_file: Vec<Vec<Stretch>>,
     lens: Vec<u64>,
 }
 
-/// Some rows of a tensor in a file.
+/// A range of a file with some rows of a tensor.
 #[derive(Clone)]
 struct Stretch {
     range: Range<u64>,
-    /// Number in [`Work::wanted`].
+    /// Index in [`Work::wanted`].
     tensor: usize,
-    /// The first of the rows.
+    /// Index of the first row.
     first: u64,
 }
 
 impl<'a> Work<'a> {
     /// # Errors
-    /// `Malformed` when there is no importance of a tensor that is to be rounded by it.
+    /// `Malformed` if the imatrix lacks an entry that the plan uses.
     pub(crate) fn new(
         plan: &Plan,
         importance: Option<&'a Importance>,
@@ -144,7 +145,7 @@ impl<'a> Work<'a> {
                 via: stored.via,
                 importance: importance_of(stored, &tensor.desc, importance)?,
                 lattice: stored.lattice.then(Count::default),
-                // what is exact needs no rounding
+                // repacking is exact: the calibrated tensor is not used
                 rounded: rounded
                     .get(artifact)
                     .filter(|_| !stored.lattice)
@@ -158,7 +159,7 @@ impl<'a> Work<'a> {
         Ok(Work { wanted, by_file, lens: plan.inputs.iter().map(|input| input.bytes).collect() })
     }
 
-    /// Every byte of every file once, in order.
+    /// Blocks that cover every byte of every file once, in order.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = Block> {
         self.lens.iter().enumerate().flat_map(move |(file, &len)| {
             let mut at = 0;
@@ -206,7 +207,8 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// Where the scales of `rows` are, and the number of the first of them there. `None` if they are not coded.
+    /// The location of the scales of `rows`, and the index of the first scale there. `None` if the tensor has no
+    /// scales.
     pub(crate) fn scales_of(&self, rows: &TensorRows) -> Option<(StoredScale, u64)> {
         let row = self.row_bytes(rows.tensor);
         let mut first = 0;
@@ -222,17 +224,17 @@ impl<'a> Work<'a> {
 
     fn row_bytes(&self, tensor: usize) -> u64 {
         let Wanted { stored, cols, .. } = &self.wanted[tensor];
-        // plain types have blocks of one element; no wanted tensor is empty
+        // the types of checkpoints have blocks of one element, and no wanted tensor is empty
         *cols as u64 * stored.dtype.block_bytes() as u64
     }
 }
 
-/// A tensor of a source.
+/// The index of a tensor in a source.
 fn find<'a>(source: &'a dyn TensorSource, desc: &TensorDesc) -> Option<(&'a dyn TensorSource, usize)> {
     Some((source, source.tensors().iter().position(|found| found == desc)?))
 }
 
-/// The entry that steers the rounding of a tensor, if the plan says that there is one.
+/// The imatrix entry of a tensor, if the plan says that it uses one.
 fn importance_of<'a>(
     stored: &StoredTensor,
     desc: &TensorDesc,
@@ -241,20 +243,20 @@ fn importance_of<'a>(
     if !stored.uses_imatrix {
         return Ok(None);
     }
-    // the plan has checked the shape, of a file that may have changed since
+    // the plan checked the shape, but the file may have changed since
     let fits = |entry: &&Entry| entry.sums().len() as u64 == desc.cols() * desc.rows() / rows_of_matrix(desc);
     let entry = importance.and_then(|importance| importance.get(&desc.name)).filter(fits);
     entry
         .map(Some)
-        .ok_or_else(|| Error::malformed(format!("importance of {}", desc.name), "not what was planned with"))
+        .ok_or_else(|| Error::malformed(format!("importance of {}", desc.name), "not that of the plan"))
 }
 
-/// The rows of one matrix: of an expert, or of the tensor.
+/// The rows of one matrix: of an expert, or of the whole tensor.
 pub(crate) fn rows_of_matrix(desc: &TensorDesc) -> u64 {
     desc.shape.iter().rev().nth(1).copied().unwrap_or(1).max(1)
 }
 
-/// Where the scales of `weight` go, if it has some in `file`.
+/// The location of the scales of `weight`, if `file` has them.
 fn scale_to(file: &PlannedFile, weight: &TensorDesc) -> Option<ScaleTo> {
     let of_it = |t: &plan::OutputTensor| matches!(&t.from, Origin::Scales(of) if *of == weight.name);
     let number = file.tensors.iter().position(of_it)?;

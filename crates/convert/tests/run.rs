@@ -1,4 +1,5 @@
-//! Runs over a tiny checkpoint: the same bytes alone and together, whatever the number of threads; nothing after a failure.
+//! Runs over a tiny checkpoint: outputs are independent of thread count and of other artifacts; a failure leaves
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,7 @@ use tensor::Result;
 
 const TYPES: [&str; 5] = ["bf16", "q8_0", "q4_0", "q4_k_s", "iq4_xs"];
 
-/// A copy of a tiny checkpoint whose weights can be changed.
+/// A copy of a tiny checkpoint, whose weights a test can change.
 fn copy(to: &Path) -> PathBuf {
     let folder = to.join("checkpoint");
     fs::create_dir(&folder).unwrap();
@@ -24,7 +25,7 @@ fn copy(to: &Path) -> PathBuf {
     folder
 }
 
-/// Converts on so many threads. What is made, by name; nothing is left in the folder besides.
+/// Converts on `threads` threads. Returns the content of all files in the output folder, by name.
 fn made(from: &Path, out: &Path, types: &[&str], threads: usize) -> Result<BTreeMap<String, Vec<u8>>> {
     let checkpoint = Checkpoint::open(from)?;
     let model = ModelSpec::open(&checkpoint)?;
@@ -81,7 +82,7 @@ fn a_source_that_fails_leaves_no_output() {
     let from = copy(dir.path());
     let weights = from.join("model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
-    // the very last element of the text model is no number
+    // the very last element of the text model is not a number
     let (last, end) = last_tensor(&bytes);
     bytes[end - 2..end].copy_from_slice(&[0xc0, 0x7f]);
     fs::write(&weights, &bytes).unwrap();
@@ -93,7 +94,7 @@ fn a_source_that_fails_leaves_no_output() {
     }
 }
 
-/// The last tensor of the text model in the file, and the end of its bytes.
+/// The last tensor of the text model in the file, and the end offset of its bytes.
 fn last_tensor(file: &[u8]) -> (String, usize) {
     let (size, rest) = file.split_first_chunk::<8>().unwrap();
     let size = u64::from_le_bytes(*size) as usize;

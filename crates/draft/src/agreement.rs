@@ -1,4 +1,4 @@
-//! How much two models' predictions of a text have in common.
+//! Overlap of two models' predictions along a text.
 
 use eval::predictions;
 use ndarray::{Axis, s};
@@ -7,20 +7,20 @@ use runtime::{Drafter, KvCache, Matrix, Model, RowMajor, argmax};
 use tensor::Result;
 use text::Sequence;
 
-/// Rows of logits at a time: 64 MiB a model.
+/// Rows of logits computed together: 64 MiB per model.
 const ROWS: usize = 64;
 
-/// Two predictions of one token.
+/// Overlap of two predictions of a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Overlap {
-    /// Both think the same token likeliest.
+    /// Whether both have the same most probable token.
     pub same_top: bool,
-    /// `Σ min(p, q)`
+    /// `Σ min(p, q)`, between 0 and 1.
     pub shared: f64,
 }
 
 impl Overlap {
-    /// Of two rows of logits.
+    /// The overlap of two rows of logits.
     fn of(p: &[f32], q: &[f32]) -> Overlap {
         let tops = [p, q].map(argmax);
         let least = |row: &[f32], top: usize| {
@@ -34,7 +34,7 @@ impl Overlap {
     }
 }
 
-/// How target and draft predict the scored tokens of all sequences, each from the text before it.
+/// The overlaps of target and draft at the scored tokens of all sequences.
 ///
 /// # Errors
 /// `Io` for a source that cannot be read.
@@ -53,10 +53,10 @@ pub fn overlaps(
     };
     let mut all = Vec::new();
     for Sequence { tokens, scored } in sequences {
-        // one pass for all positions; then what each has behind it is taken back
+        // one pass for all positions; then the cache is rolled back, last position first
         let mut cache = KvCache::new(target.config()).with_rollback(tokens.len());
         let hidden = target.norm(&target.forward(tokens, &mut cache, |_, _| ())?)?;
-        // the first guess is made from the hidden state of the token before the last
+        // the first draft token uses the hidden state of the token before the last
         for &position in scored.iter().rev().filter(|&&position| position >= 2) {
             cache.truncate(target.config(), position - 1)?;
             let guess = drafter.guess(
@@ -103,7 +103,7 @@ mod tests {
         assert!(!overlap.same_top && (overlap.shared - 0.6).abs() < 1e-6, "{overlap:?}");
         let same = Overlap::of(&p, &p.map(|logit| logit + 50.0));
         assert!(same.same_top && (same.shared - 1.0).abs() < 1e-5, "{same:?}");
-        // what cannot be says nothing
+        // zero probabilities add nothing
         let never = Overlap::of(&[0.0, f32::NEG_INFINITY], &[f32::NEG_INFINITY, 0.0]);
         assert_eq!(never, Overlap { same_top: false, shared: 0.0 });
     }

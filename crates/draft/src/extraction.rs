@@ -1,23 +1,24 @@
-//! Some layers of a model as a model of its own: a draft that is cut out of its target.
+//! Extraction of a draft model: some layers of the target as a model of its own.
 //!
-//! The layers keep their order; embedding, head and norms are the target's. What has a part for each layer is cut to match:
-//! `layer_types` and `per_layer_config` in the config, the columns of the per-layer table and the rows of its projection in
-//! the weights. Layers that share keys and values still do; those tensors that no layer reads are left out.
+//! The layers keep their order; embedding, head and norms are the target's. Data with a part for each layer are reduced
+//! to the chosen layers: `layer_types` and `per_layer_config` in the config, the columns of the per-layer embedding
+//! table and the rows of its projection in the weights. KV-shared layers stay KV-shared; tensors that no layer reads
+//! are left out.
 //!
-//! What must be left over, is said by ggml-org/llama.cpp: its cache wants two layers with keys and values of their own, and
-//! full layers that have none read the last of these, sliding ones the one before (`src/llama-model.cpp`,
-//! `create_memory`). That a model ends in a full layer is a rule of the family.
+//! The required layers follow from ggml-org/llama.cpp: its cache needs two layers with keys and values of their own;
+//! KV-shared full-attention layers read the last of these, sliding ones the one before (`src/llama-model.cpp`,
+//! `create_memory`). All models of the family end with a full-attention layer.
 
 use gemma::{Attention, Config, Inventory, KV_OWNERS, both_dialects};
 use serde_json::Value;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-/// What a draft of these layers is made of.
+/// A draft model of some layers of a target: its config and tensors.
 #[derive(Clone, Debug)]
 pub struct Extraction {
     /// Its `config.json`.
     pub json: Value,
-    /// The same, read.
+    /// The parsed config.
     pub config: Config,
     layers: Vec<usize>,
     ple: u64,
@@ -25,10 +26,10 @@ pub struct Extraction {
     from: Vec<SourceTensor>,
 }
 
-/// Where a tensor of the draft comes from.
+/// The origin of a tensor of the draft.
 #[derive(Clone, Copy, Debug)]
 struct SourceTensor {
-    /// Its number in the target.
+    /// Index in the target.
     index: usize,
     slice: Slice,
 }
@@ -36,17 +37,17 @@ struct SourceTensor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slice {
     Whole,
-    /// Each row has a part a layer.
+    /// The columns of the chosen layers: each row has a part per layer.
     Columns,
-    /// There are some rows a layer.
+    /// The rows of the chosen layers: each layer has some rows.
     Rows,
 }
 
 impl Extraction {
-    /// The draft of `layers` of a model, in ascending order. `tensors` are those of the target, as `inventory` numbers them.
+    /// The draft of `layers` of a model, in ascending order. `tensors` are the target's, indexed as in `inventory`.
     ///
     /// # Errors
-    /// `Recipe` for layers that are no model together, see [`check_layers`].
+    /// `Recipe` for layers that do not make a model, see [`check_layers`].
     pub fn new(
         target: &Config,
         json: &Value,
@@ -89,18 +90,18 @@ impl Extraction {
         Ok(extraction)
     }
 
-    /// The layers of the target.
+    /// Indices of the layers in the target.
     pub fn layers(&self) -> &[usize] {
         &self.layers
     }
 
-    /// The draft's weights, read out of the target's.
+    /// The draft's weights, read from the target's.
     pub fn source<'a>(&'a self, target: &'a dyn TensorSource) -> ExtractedWeights<'a> {
         ExtractedWeights { extraction: self, target }
     }
 }
 
-/// The weights of an [`Extraction`]. They have the names that a checkpoint of it has.
+/// The weights of an [`Extraction`], with the tensor names of a checkpoint of the draft.
 pub struct ExtractedWeights<'a> {
     extraction: &'a Extraction,
     target: &'a dyn TensorSource,
@@ -145,11 +146,11 @@ impl TensorSource for ExtractedWeights<'_> {
     }
 }
 
-/// Whether these layers, in ascending order, are a model that llama.cpp takes.
+/// Checks that these layers, in ascending order, make a model that llama.cpp accepts.
 ///
 /// # Errors
-/// `Recipe`, saying what is missing: a layer of that number, a full-attention layer at the end, a layer whose keys and
-/// values another can read.
+/// `Recipe`: an index that is not a layer, no full-attention layer at the end, or no layer with the keys and values
+/// that a KV-shared layer reads.
 pub fn check_layers(target: &Config, layers: &[usize]) -> Result<()> {
     let list = || layers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     let refused = |problem: String, expected: String| {
@@ -158,7 +159,7 @@ pub fn check_layers(target: &Config, layers: &[usize]) -> Result<()> {
     if !layers.is_sorted_by(|a, b| a < b) || layers.last().is_some_and(|&last| last >= target.layers()) {
         return refused(
             "not layers of this model".to_owned(),
-            format!("numbers that ascend, below {}", target.layers()),
+            format!("ascending numbers below {}", target.layers()),
         );
     }
     let kind = |layer: &usize| target.attention[*layer];
@@ -203,10 +204,10 @@ fn full_layers(target: &Config) -> String {
     format!("one of {}", full.map(|layer| layer.to_string()).collect::<Vec<_>>().join(", "))
 }
 
-/// The config of a model of these layers.
+/// The config of the draft.
 fn cut_config(json: &Value, target: &Config, layers: &[usize]) -> Value {
     let mut json = json.clone();
-    // the weights are presented as what they stand for
+    // the weights are presented dequantized
     if let Some(fields) = json.as_object_mut() {
         fields.shift_remove("quantization_config");
     }
@@ -229,7 +230,7 @@ fn cut_config(json: &Value, target: &Config, layers: &[usize]) -> Value {
     json
 }
 
-/// That a model has layers to choose `count` from.
+/// Checks that `count` layers of a model can be selected: at least [`KV_OWNERS`], and not all.
 ///
 /// # Errors
 /// `Recipe`.
@@ -239,7 +240,7 @@ pub fn check_count(target: &Config, count: usize) -> Result<()> {
     }
     Err(Error::recipe(
         format!("‹layers› {count}"),
-        format!("no such draft of a model of {} layers", target.layers()),
+        format!("not a possible number of layers for a draft of a model with {} layers", target.layers()),
     )
     .expected(format!("{KV_OWNERS} to {}", target.layers() - 1), count))
 }

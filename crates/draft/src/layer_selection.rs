@@ -1,8 +1,8 @@
 //! Layer selection for an extracted draft model, by measurement.
 //!
-//! The selection starts with all layers. Each step removes the layer whose absence leaves the most tokens of a text with the
-//! same likeliest successor. A step measures only the [`TRIED`] layers with the highest cosine similarity between the hidden
-//! states before and after the layer (the block influence of ShortGPT, Men et al. 2024).
+//! The selection starts with all layers. Each step removes the layer whose absence leaves the most tokens of a text
+//! with the same most probable next token. A step measures only the [`TRIED`] layers with the highest cosine similarity
+//! between the hidden states before and after the layer (the block influence of ShortGPT, Men et al. 2024).
 
 use eval::predictions;
 use gemma::{Config, Inventory};
@@ -14,23 +14,23 @@ use text::Sequence;
 
 use crate::{Extraction, Overlap, check_count, check_layers, own_overlaps};
 
-/// Layers that are tried at each step.
+/// The most layers that are tried in each step.
 const TRIED: usize = 8;
 
-/// Layers that were chosen, and what the draft of them agrees in with the whole model.
+/// The selected layers, and the agreement of their draft model with the whole model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LayerSelection {
-    /// Their numbers in the model, ascending.
+    /// Indices of the layers in the model, ascending.
     pub layers: Vec<usize>,
-    /// Share of the tokens that have the same likeliest successor.
+    /// Share of tokens with the same most probable next token.
     pub top1: f64,
-    /// Mean of `Σ min(p, q)`.
+    /// Mean of `Σ min(p, q)`, the acceptance rate at temperature 1.
     pub acceptance: f64,
-    /// The layers that were left out, in this order.
+    /// The removed layers, in the order of removal.
     pub left_out: Vec<usize>,
 }
 
-/// A model to choose from.
+/// The model to select layers of, with its predictions.
 struct Whole<'a> {
     source: &'a dyn TensorSource,
     config: &'a Config,
@@ -38,14 +38,15 @@ struct Whole<'a> {
     inventory: &'a Inventory,
     model: Model<'a>,
     sequences: &'a [Sequence],
-    /// From which it predicts the scored tokens.
+    /// Final hidden states that predict the scored tokens.
     states: Matrix,
 }
 
-/// Chooses `count` layers of a model by a text. `progress` is told of each set of layers that has been tried; see [`LayerSelection::tries`].
+/// Selects `count` layers of a model on a text. `progress` gets 1 for each set of layers tried; see
+/// [`LayerSelection::tries`].
 ///
 /// # Errors
-/// `Recipe` for a number of layers that cannot be chosen; what the model says.
+/// `Recipe` for a number of layers that cannot be selected; the errors of the model.
 pub fn choose_layers(
     source: &dyn TensorSource,
     (config, json, inventory): (&Config, &Value, &Inventory),
@@ -92,12 +93,12 @@ pub fn choose_layers(
 }
 
 impl LayerSelection {
-    /// Whether a text selected the layers; else they were given.
+    /// Whether the layers were selected by measurement; otherwise they were given.
     pub fn is_measured(&self) -> bool {
         !self.left_out.is_empty()
     }
 
-    /// The most sets of layers that are tried for a draft of `count` layers of a model of `layers`.
+    /// The most sets of layers that are tried for a draft of `count` layers of a model with `layers` layers.
     pub fn tries(layers: usize, count: usize) -> u64 {
         (count + 1..=layers).map(|left| left.min(TRIED) as u64).sum()
     }
@@ -112,7 +113,7 @@ impl Whole<'_> {
         check_layers(self.config, &without(layers, layer)).is_ok()
     }
 
-    /// How much each layer turns the hidden states: 1 less the mean cosine between those before and after it.
+    /// Block influence of each layer: 1 − the mean cosine similarity of the hidden states before and after it.
     fn turns(&self) -> Result<Vec<f64>> {
         let mut cosines = vec![0.0; self.config.layers()];
         let mut rows = 0;
@@ -131,7 +132,7 @@ impl Whole<'_> {
         Ok(cosines.iter().map(|sum| 1.0 - sum / rows as f64).collect())
     }
 
-    /// How a draft of these layers agrees with the whole.
+    /// Measures the agreement of a draft of these layers with the whole model.
     fn measured(&self, layers: Vec<usize>) -> Result<LayerSelection> {
         let extraction =
             Extraction::new(self.config, self.json, self.inventory, self.source.tensors(), &layers)?;

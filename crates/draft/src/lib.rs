@@ -5,12 +5,12 @@
 //! | `extraction.rs` | some layers of a model as a model of its own |
 //! | `layer_selection.rs` | the layers whose draft agrees best with the target, by measurement |
 //! | `agreement.rs` | overlap of two models' predictions along a text |
-//! | `rollout.rs` | greedy text of the target, and the correct guesses of the draft model along it |
-//! | `measure.rs` | both of these and a timed run: the job of `draft measure` |
+//! | `rollout.rs` | greedy text of the target, and the number of correct draft tokens along it |
+//! | `measure.rs` | overlaps, rollouts and a timed run: the job of `draft measure` |
 //! | `report.rs` | acceptance rate and speed-up by burst size: the document of `draft measure --json` |
 //!
-//! The draft models of the runtime (assistants, and models with a KV cache of their own) are `runtime::Drafter`; the decode loop
-//! is in `generate`. Work runs on the caller's rayon pool.
+//! The draft models of the runtime (assistants, and models with a KV cache of their own) are `runtime::Drafter`; the
+//! decode loop is in `generate`. Work runs on the caller's rayon pool.
 
 mod agreement;
 mod extraction;

@@ -1,4 +1,5 @@
-//! A draft model measured against its target: agreement along a text, rollouts, and a timed run with the best burst size.
+//! A draft model measured against its target: agreement along a text, rollouts, and a timed run with the best burst
+//! size.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -17,18 +18,18 @@ const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_
 /// Tokens with a role in a rollout.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenRoles<'a> {
-    /// Tokens that end a text.
+    /// Tokens that end a rollout.
     pub end: &'a BTreeSet<u32>,
     /// Tokens that are never chosen.
     pub suppressed: &'a [u32],
 }
 
-/// Units of work that the progress of [`measure`] adds up to.
+/// Total of the progress of [`measure`].
 pub fn measure_work(corpus: &Corpus) -> u64 {
     3 * corpus.scored_tokens()
 }
 
-/// The report of a draft model over a corpus, without the names of the tool and of the two models.
+/// Measures a draft model on a corpus. The report lacks the names of the program and of the two models.
 ///
 /// # Errors
 /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
@@ -68,7 +69,7 @@ impl Prompt<'_> {
     }
 }
 
-/// The text of the rollouts again, by speculative decoding, with its time.
+/// Generates the text of the rollouts again, by speculative decoding, and measures the time.
 fn timed(
     model: &Model<'_>,
     draft: &Drafter<'_>,

@@ -1,14 +1,14 @@
-//! What a draft model is worth to its target: how often they agree, and how many guesses are taken at a time.
+//! The report of `draft measure`: acceptance rate, and speed-up by burst size.
 //!
-//! Two things are measured. Along a text that both read (`agreement.rs`): whether the likeliest token is the same,
-//! and the overlap `Σ min(p, q)` of the two predictions, which is the probability that a token drawn from the draft's `q` is
-//! taken by the target's `p` (Leviathan, Kalman and Matias, "Fast inference from transformers via speculative decoding",
-//! 2023). And along what the target itself goes on to say (`rollout.rs`): how many guesses are right from each
-//! point on. From that follows how every burst size would have fared on the same text, without another run.
+//! There are two measurements. Along a given text (`agreement.rs`): whether both models have the same most probable
+//! token, and the overlap `Σ min(p, q)` of their predictions, which is the probability that the target's `p` accepts a
+//! token drawn from the draft's `q` (Leviathan, Kalman and Matias, "Fast inference from transformers via speculative
+//! decoding", 2023). And along rollouts of the target (`rollout.rs`): the number of correct draft tokens from each
+//! position on. The acceptance of every burst size follows from that without another run.
 //!
-//! With `c` the time of a guess and `v` that of the target's pass over a burst, both in steps of the target, a burst of γ
-//! guesses of which `a` are taken says `a + 1` tokens in the time of `γ c + v`. Where memory and not arithmetic is what a
-//! step waits for, `v` is 1. If each guess were taken with the probability α, whatever came before it, a burst would say
+//! Let `c` be the time of a draft token and `v` that of the target's pass over a burst, both in steps of the target. A
+//! burst of γ draft tokens of which `a` are accepted yields `a + 1` tokens in the time `γ c + v`. If steps are bound by
+//! memory bandwidth, `v` is 1. If each draft token were accepted with an independent probability α, a burst would yield
 //! `(1 − α^(γ+1)) / (1 − α)` tokens.
 
 use eval::{EvaluatedText, ModelInfo};
@@ -16,93 +16,94 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Overlap, Rollout};
 
-/// The number of the schema of [`DraftReport`]. It grows when a key changes its meaning or goes; new keys leave it.
+/// The schema number of [`DraftReport`]. It changes when a key changes its meaning or is removed, not when keys are
+/// added.
 pub const DRAFT_SCHEMA: u32 = 1;
-/// The longest burst that is looked at.
+/// The longest burst in the report.
 pub const LONGEST: usize = 8;
 
-/// What a draft is worth, as `draft measure --json` prints it.
+/// The report of a draft model, printed by `draft measure --json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DraftReport {
-    /// [`DRAFT_SCHEMA`].
+    /// The schema number, [`DRAFT_SCHEMA`].
     pub schema: u32,
-    /// Name and version of the tool.
+    /// Name and version of this program.
     pub tool: String,
     /// The draft model.
     pub draft: ModelInfo,
-    /// The model that it drafts for.
+    /// The target model.
     pub target: ModelInfo,
-    /// What was read.
+    /// The evaluation text.
     pub text: EvaluatedText,
-    /// Tokens of the text at which the two were compared.
+    /// Number of tokens of the text at which the models were compared.
     pub tokens: u64,
-    /// Share of them at which both think the same token likeliest.
+    /// Share of tokens for which both models have the same most probable token.
     pub top1: f64,
-    /// Mean of `Σ min(p, q)`: the probability that a guess is taken at temperature 1.
+    /// Mean of `Σ min(p, q)`: the acceptance rate at temperature 1.
     pub acceptance: f64,
-    /// Tokens that the target went on to say, all prompts together.
+    /// Number of tokens in the rollouts of all prompts.
     pub said: u64,
-    /// Median time of a step of the target, and of a guess.
+    /// Median time of a step of the target in seconds.
     pub target_seconds: f64,
-    /// See `target_seconds`.
+    /// Median time of a draft token in seconds.
     pub draft_seconds: f64,
-    /// Time of a guess in steps of the target.
+    /// `draft_seconds / target_seconds`.
     pub cost: f64,
-    /// One entry a burst size, from 1 on.
+    /// One entry per burst size, from 1 on.
     pub bursts: Vec<Burst>,
-    /// The burst size with the largest implied speed-up.
+    /// The burst size with the largest `implied` speed-up.
     pub best: usize,
-    /// A run with that size.
+    /// A timed run with that burst size.
     pub measured: Measured,
 }
 
-/// Bursts of one size, where the likeliest token is taken.
+/// Figures of one burst size with greedy decoding.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Burst {
-    /// Guesses at a time.
+    /// Burst size: draft tokens per pass.
     pub guesses: usize,
-    /// Guesses made in all.
+    /// Number of draft tokens in all.
     pub drafted: u64,
-    /// Guesses that were right and taken.
+    /// Number of accepted draft tokens.
     pub taken: u64,
-    /// Passes of the target.
+    /// Number of passes of the target.
     pub passes: u64,
-    /// Mean number of guesses taken in a pass.
+    /// Mean number of accepted draft tokens per pass.
     pub accepted: f64,
     /// Time of a pass over a full burst, in steps of the target.
     pub pass_cost: f64,
-    /// How many times faster than the target alone, by the measured costs.
+    /// Speed-up over the target alone, from the measured costs.
     pub implied: f64,
-    /// The same if a pass took no longer than a step.
+    /// Speed-up if a pass took no longer than a step.
     pub ideal: f64,
-    /// The same, at temperature 1: `(1 − α^(γ+1)) / (1 − α) / (γ c + 1)`.
+    /// Ideal speed-up at temperature 1: `(1 − α^(γ+1)) / (1 − α) / (γ c + 1)`.
     pub ideal_sampled: f64,
 }
 
-/// Text that was said with the draft's help, against the same without.
+/// A timed run of speculative decoding, compared with the target alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Measured {
-    /// Guesses at a time.
+    /// Burst size: draft tokens per pass.
     pub guesses: usize,
-    /// Time that the target took alone.
+    /// Seconds of the target alone.
     pub alone_seconds: f64,
-    /// Time that the two took.
+    /// Seconds with the draft model.
     pub seconds: f64,
-    /// How many times faster.
+    /// `alone_seconds / seconds`.
     pub speedup: f64,
-    /// Guesses made.
+    /// Number of draft tokens in all.
     pub drafted: u64,
-    /// Guesses taken.
+    /// Number of accepted draft tokens.
     pub taken: u64,
-    /// It is the same text, token for token.
+    /// Whether both runs gave the same tokens.
     pub same_text: bool,
 }
 
 impl DraftReport {
-    /// Fills in what the predictions of a text say.
+    /// Sets the agreement along the text.
     pub fn add_overlaps(&mut self, overlaps: &[Overlap]) {
         let mean = |sum: f64| sum / overlaps.len().max(1) as f64;
         self.tokens = overlaps.len() as u64;
@@ -110,7 +111,7 @@ impl DraftReport {
         self.acceptance = mean(overlaps.iter().map(|overlap| overlap.shared).sum());
     }
 
-    /// Fills in what was said, after [`DraftReport::add_overlaps`].
+    /// Sets the figures of rollouts; call [`DraftReport::add_overlaps`] first.
     pub fn add_rollouts(&mut self, said: &[Rollout]) {
         self.said = said.iter().map(|said| said.tokens.len() as u64).sum();
         self.target_seconds = median(said.iter().flat_map(|said| said.step_seconds.iter().copied()));
@@ -132,7 +133,7 @@ impl DraftReport {
     }
 }
 
-/// How bursts of one size fare. `passes` are the costs of passes over 0, 1, 2, … tokens.
+/// Figures of one burst size. `passes` are the costs of passes over 0, 1, 2, … tokens.
 fn burst(said: &[Rollout], guesses: usize, cost: f64, acceptance: f64, passes: &[f64]) -> Burst {
     let mut burst = Burst { guesses, pass_cost: passes[guesses + 1], ..Burst::default() };
     let (mut all, mut time) = (0, 0.0);
@@ -164,8 +165,8 @@ struct Step {
     taken: usize,
 }
 
-/// The passes in which a text is said. `right` has, for each token of it, how many guesses after it are right; no more is
-/// guessed than the text has room for, and a pass says a token more than it takes.
+/// The passes that generate a text. `right` is the number of correct draft tokens after each token. Bursts do not
+/// exceed the end of the text, and a pass yields one token more than it accepts.
 fn walk(right: &[usize], most: usize) -> Vec<Step> {
     let (mut at, mut steps) = (0, Vec::new());
     while at + 1 < right.len() {
@@ -177,7 +178,7 @@ fn walk(right: &[usize], most: usize) -> Vec<Step> {
     steps
 }
 
-/// The middle of some values; 0 without any.
+/// The median (upper, for an even count); 0 if there are no values.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn bursts_follow_from_what_is_right_at_each_token() {
-        // ten tokens: after the first, three guesses are right; after the fifth, none; then two; then all
+        // ten tokens: three correct draft tokens after the first, none after the fifth, then two, then all
         let right = [3, 2, 1, 0, 0, 2, 1, 0, 1, 0];
         let mut report = DraftReport { acceptance: 0.5, ..DraftReport::default() };
         report.add_rollouts(&[said(&right)]);
@@ -210,9 +211,10 @@ mod tests {
             let burst = &report.bursts[n - 1];
             (burst.drafted, burst.taken, burst.passes)
         };
-        // one at a time: 0 takes 1, 2 takes 1, 4 takes none, 5 takes 1, 7 takes none, 8 has no room to guess
+        // bursts of 1: token 0 accepts 1, 2 accepts 1, 4 none, 5 accepts 1, 7 none; at 8 there is no room for a draft
+        // token
         assert_eq!(counts(1), (5, 3, 6));
-        // four at a time: 0 takes 3, 4 none, 5 takes 2 of 3, 8
+        // bursts of 4: token 0 accepts 3, 4 none, 5 accepts 2 of 3; then 8
         assert_eq!(counts(4), (4 + 4 + 3, 5, 4));
         let four = &report.bursts[3];
         assert_eq!((four.accepted, four.pass_cost), (1.25, 1.25));

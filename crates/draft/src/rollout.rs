@@ -1,7 +1,7 @@
 //! Rollouts: greedy text of a target model, and the number of correct draft tokens at each position of it.
 //!
-//! A draft token is accepted if it equals the target's token. One rollout of the target alone therefore tells how every burst
-//! size would have fared. The draft model guesses after each token as if its burst began there.
+//! A draft token is accepted if it equals the target's token. One rollout of the target alone therefore gives the
+//! acceptance of every burst size. The draft model proposes tokens after each token as if a burst began there.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -12,44 +12,44 @@ use tensor::Result;
 
 use crate::LONGEST;
 
-/// Passes of each size that are timed.
+/// Number of timed passes of each size.
 const TIMES: usize = 3;
 
 /// The greedy text after a prompt, with times.
 #[derive(Clone, Debug, Default)]
 pub struct Rollout {
-    /// The likeliest tokens, one after the other.
+    /// The generated tokens.
     pub tokens: Vec<u32>,
-    /// For each of them, how many of the guesses after it are right, up to the first that is not: at most [`LONGEST`], and
-    /// no more than follow.
+    /// For each token, the number of correct draft tokens after it up to the first wrong one: at most [`LONGEST`], and
+    /// no more than the tokens that follow.
     pub right: Vec<usize>,
-    /// Time of each step of the target.
+    /// Seconds of each step of the target.
     pub step_seconds: Vec<f64>,
-    /// Time of each guess.
+    /// Seconds of each draft token.
     pub guess_seconds: Vec<f64>,
-    /// Times of passes of the target over 2, 3, … `LONGEST + 1` tokens.
+    /// Seconds of passes of the target over 2, 3, … `LONGEST + 1` tokens.
     pub pass_seconds: Vec<Vec<f64>>,
 }
 
-/// The end of a rollout, and the tokens that it leaves out.
+/// Stop conditions and suppressed tokens of a rollout.
 #[derive(Clone, Copy, Debug)]
 pub struct RolloutOptions<'a> {
-    /// The most tokens to say.
+    /// The most tokens to generate.
     pub most: usize,
     /// Tokens that end a text.
     pub end: &'a BTreeSet<u32>,
-    /// Tokens that must not be said.
+    /// Tokens that are never generated.
     pub suppressed: &'a [u32],
 }
 
 impl RolloutOptions<'_> {
-    /// The likeliest token that may be said.
+    /// The most probable token that is not suppressed.
     fn choose(&self, logits: &[f32]) -> u32 {
         argmax(&mask_suppressed(self.suppressed, logits)) as u32
     }
 }
 
-/// The greedy text of the target after a prompt, and the tokens that the draft model guesses at each position.
+/// Generates the greedy text of the target after a prompt, and the draft tokens at each position.
 ///
 /// # Errors
 /// `Io` for a source that cannot be read.
@@ -81,7 +81,7 @@ pub fn rollout(
                 Some(&guess) => guesser.next(&at, guess)?,
             };
             burst.push(how.choose(&logits));
-            // the very first may have a prompt to read
+            // the first draft token may include the prefill of the prompt
             if !guesses.is_empty() {
                 said.guess_seconds.push(start.elapsed().as_secs_f64());
             }
@@ -104,7 +104,7 @@ pub fn rollout(
     Ok(said)
 }
 
-/// Times passes over the last tokens of the sequence, which are taken back.
+/// Times passes over the last tokens of the sequence, and rolls the cache back after each.
 fn time_passes(target: &Model<'_>, cache: &mut KvCache, sequence: &[u32], said: &mut Rollout) -> Result<()> {
     let (config, len) = (target.config(), cache.len());
     let room = (config.context as usize).saturating_sub(len).min(sequence.len());

@@ -1,8 +1,8 @@
-//! Two models over one text, together: each weight is read once, and no logits are ever stored.
+//! Evaluation of two models on one text. Each weight is read once, and logits are not stored.
 //!
-//! As many sequences as the memory holds go through layer i, batch by batch, before any goes through layer i + 1:
-//! between layers only their hidden states are kept. At the end both models' heads are multiplied a piece of the
-//! vocabulary at a time, and [`Row`] adds up what the pieces say.
+//! As many sequences as fit in memory pass layer i, batch by batch, before layer i + 1. Between layers only their
+//! hidden states are kept. Then the heads of both models are multiplied in slices of the vocabulary, and [`Row`]
+//! accumulates the results.
 
 use gemma::Config;
 use ndarray::{Axis, s};
@@ -14,40 +14,41 @@ use text::Sequence;
 use crate::token::Row;
 use crate::{LogitsFile, LogitsWriter, Token, stream};
 
-/// Scored positions whose logits are computed together, and the piece of the vocabulary: 64 MiB a model.
+/// Scored positions whose logits are computed together.
 const ROWS: usize = 2048;
+/// Tokens per slice of the vocabulary; with [`ROWS`], logits of 64 MiB per model.
 const PIECE: usize = 8192;
-/// Scored positions at a time when whole rows are needed, for a file.
+/// Scored positions computed together if whole rows are written to a file.
 const WHOLE_ROWS: usize = 64;
 
-/// What the artifact is held against.
+/// The base that the artifact is compared with.
 pub enum Base<'a> {
-    /// A model that reads the same text.
+    /// A model, which reads the same text.
     Model(&'a Model<'a>),
-    /// What a model said, in llama-perplexity's file.
+    /// The logits of a model, in llama-perplexity's format.
     Logits(&'a LogitsFile),
 }
 
-/// How to run.
+/// Options of [`evaluate`].
 pub struct EvalOptions<'a> {
-    /// Bytes for all hidden states between two layers.
+    /// The most bytes for all hidden states between two layers.
     pub memory: u64,
-    /// Where the logits of the base go (without one, those of the artifact), if they are wanted.
+    /// Writer for the logits of the base, or of the artifact if there is no base.
     pub logits: Option<&'a mut LogitsWriter>,
-    /// Told how many tokens have gone through how many layers; see [`work`].
+    /// Gets progress steps, whose sum is [`work`].
     pub progress: &'a (dyn Fn(u64) + Sync),
 }
 
-/// What `progress` adds up to: layers and heads by tokens.
+/// The number of progress steps: tokens times layers and heads.
 pub fn work(configs: &[&Config], sequences: &[Sequence]) -> u64 {
     let tokens: usize = sequences.iter().map(|s| s.tokens.len()).sum();
     configs.iter().map(|config| (config.layers() + 1) as u64 * tokens as u64).sum()
 }
 
-/// How the artifact, and the base if there is one, predict the scored tokens of each sequence, in their order.
+/// The predictions of the scored tokens of each sequence by the artifact, and by the base if there is one, in order.
 ///
 /// # Errors
-/// What the models and files say; `Malformed` for vocabularies of different sizes.
+/// The errors of the models and files; `Malformed` for vocabularies of different sizes.
 pub fn evaluate(
     artifact: &Model<'_>,
     base: Option<Base<'_>>,
@@ -80,19 +81,19 @@ pub fn evaluate(
     Ok(tokens)
 }
 
-/// Tokens whose hidden states, of whatever model needs most, fit.
+/// The number of tokens whose hidden states fit in memory, for the model that needs most.
 fn tokens_that_fit(models: &[&Model<'_>], memory: u64) -> usize {
     let most = models.iter().map(|model| activation_bytes_per_token(model.config())).max().unwrap_or(1);
-    // of each model, what is left for the head
+    // each model keeps the final hidden states for its head
     let heads: u64 = models.iter().map(|model| 4 * model.config().hidden).sum();
     (memory / (most + heads)).max(1) as usize
 }
 
-/// How far models are from a base in predicting what follows each token: mean KL divergences in nats, one a model. A model
-/// comes with its hidden states after the last layer, as many rows as the base's.
+/// Mean KL divergence of each model's predictions from the base's, in nats per token. Each model comes with its hidden
+/// states after the last layer, with as many rows as the base's.
 ///
 /// # Errors
-/// What the models say.
+/// The errors of the models.
 pub fn mean_divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matrix)]) -> Result<Vec<f64>> {
     let rows = base.1.nrows();
     let normed = |(model, hidden): &(&Model<'_>, Matrix)| model.norm(hidden);
@@ -114,7 +115,7 @@ pub fn mean_divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matr
     Ok(sums.iter().map(|sums| sums.iter().map(kld).sum::<f64>() / rows.max(1) as f64).collect())
 }
 
-/// The normalised hidden states from which a model predicts the scored tokens, one row a scored token, in their order.
+/// The normalised final hidden states that predict the scored tokens: one row per scored token, in order.
 ///
 /// # Errors
 /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
@@ -138,13 +139,14 @@ pub fn predictions(
     Ok(all)
 }
 
-/// The rows of a batch before scored tokens.
+/// The rows of a batch that predict the scored tokens, which are those before them.
 fn predictors(batch: &Batch, sequences: &[Sequence]) -> Vec<usize> {
     let members = batch.sequences().zip(sequences);
     members.flat_map(|(rows, s)| s.scored.iter().map(move |&position| rows.start + position - 1)).collect()
 }
 
-/// Multiplies the heads and adds the scored tokens of these sequences, the first of which has number `first`.
+/// Multiplies the heads and appends the scored tokens of these sequences to `tokens`. `first` is the index of the first
+/// sequence.
 fn score(
     models: &[&Model<'_>],
     states: &[Matrix],

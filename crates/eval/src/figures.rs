@@ -1,4 +1,4 @@
-//! Figures of an evaluation, as the reports print them.
+//! Figures of an evaluation, in the form of the reports.
 //!
 //! Shares and probabilities are between 0 and 1, divergences in nats, sizes in bytes.
 
@@ -11,65 +11,65 @@ use text::{Corpus, Protocol, Scored};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelInfo {
-    /// Path, as it was given.
+    /// Path as given by the user.
     pub path: String,
-    /// `E2B`, `31B` …, if it is one of the published sizes.
+    /// Variant, such as `E2B` or `31B`, if it is a published size.
     pub variant: Option<String>,
-    /// Bytes of all tensors of the text model.
+    /// Size of all tensors of the text model in bytes.
     pub bytes: u64,
-    /// Size of all files of weights, with headers, padding and towers.
+    /// Size of all weight files in bytes, with headers, padding and towers.
     #[serde(default)]
     pub file_bytes: u64,
     /// Number of weights of the text model.
     pub weights: u64,
-    /// Bytes by element type.
+    /// Size by element type in bytes.
     pub types: BTreeMap<String, u64>,
 }
 
 impl ModelInfo {
-    /// Bits a weight takes.
+    /// Bits per weight.
     pub fn bits_per_weight(&self) -> f64 {
         self.bytes as f64 * 8.0 / (self.weights.max(1) as f64)
     }
 }
 
-/// An evaluated text: how it was cut, and its figures by document.
+/// An evaluated text: its protocol, and figures by document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EvaluatedText {
-    /// How it was cut.
+    /// Division of the text into sequences.
     pub protocol: Protocol,
-    /// What of a conversation was scored.
+    /// The scored part of a conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scored: Option<Scored>,
-    /// Paths, as they were given.
+    /// Paths as given by the user.
     pub files: Vec<String>,
-    /// Tokens of a sequence, at most.
+    /// The most tokens of a sequence.
     pub context: usize,
-    /// Sequences: chunks of text, or conversations. The units of the bootstrap.
+    /// Sequences: chunks of text or conversations. The units of the bootstrap.
     pub documents: Vec<Document>,
-    /// Tokens that were scored.
+    /// Number of scored tokens.
     pub tokens: u64,
-    /// The means of short runs of scored tokens, in their order; a few hundred, for a plot.
+    /// Mean KL divergences of short runs of scored tokens, in order: a few hundred, for a plot.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub along: Vec<Along>,
 }
 
-/// A sequence and its means.
+/// Mean figures of a sequence.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Document {
-    /// Scored tokens.
+    /// Number of scored tokens.
     pub tokens: u64,
-    /// Perplexity by the base.
+    /// Perplexity of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<f64>,
-    /// Perplexity by the artifact.
+    /// Perplexity of the artifact.
     pub artifact: f64,
-    /// Mean KL divergence.
+    /// Mean KL divergence in nats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kld: Option<f64>,
-    /// Share of tokens at which both think the same token likeliest.
+    /// Share of tokens for which both models have the same most probable token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top1: Option<f64>,
 }
@@ -78,60 +78,60 @@ pub struct Document {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Along {
-    /// The document.
+    /// Index of the document.
     pub document: usize,
-    /// The first of them, counted over all documents.
+    /// Index of the first token among the scored tokens of all documents.
     pub token: u64,
-    /// Mean KL divergence.
+    /// Mean KL divergence in nats.
     pub kld: f64,
 }
 
-/// `exp` of the mean of `−ln p` of the tokens that follow.
+/// Perplexity: `exp` of the mean of `−ln p` of the next token in the text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Perplexity {
-    /// Of the base.
+    /// Perplexity of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<f64>,
-    /// Of the artifact.
+    /// Perplexity of the artifact.
     pub artifact: f64,
-    /// artifact / base.
+    /// `artifact / base`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
 }
 
-/// `Σ p_base ln(p_base / p_artifact)`, in nats.
+/// KL divergence `Σ p_base ln(p_base / p_artifact)` in nats per token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Kld {
-    /// Mean.
+    /// Mean over tokens.
     pub mean: f64,
-    /// Median.
+    /// Median over tokens.
     pub median: f64,
-    /// 99 % of tokens have less.
+    /// 99 % quantile.
     pub p99: f64,
-    /// 99.9 % of tokens have less.
+    /// 99.9 % quantile.
     pub p999: f64,
-    /// The largest.
+    /// Maximum.
     pub max: f64,
 }
 
-/// `p_artifact − p_base` of the token that follows.
+/// `p_artifact − p_base` of the next token in the text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeltaP {
-    /// Mean.
+    /// Mean over tokens.
     pub mean: f64,
-    /// Root of the mean square.
+    /// Root mean square.
     pub rms: f64,
-    /// Quantiles: `[share, value]`.
+    /// Quantiles as `[share, value]`.
     pub quantiles: Vec<[f64; 2]>,
-    /// Numbers of tokens in equal bins from −1 to 1.
+    /// Token counts in equal bins from −1 to 1.
     pub histogram: Vec<u64>,
 }
 
 impl EvaluatedText {
-    /// The description of a corpus, before a model has read it.
+    /// The description of a corpus, without figures.
     pub fn of(corpus: &Corpus) -> EvaluatedText {
         EvaluatedText {
             protocol: corpus.protocol,

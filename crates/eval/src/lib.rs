@@ -2,10 +2,10 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `stream.rs` | the one loop that takes a text through the layers of a model; calibration uses it too |
-//! | `evaluate.rs`, `token.rs` | two models over one text; negative log-likelihood and KL divergence of a token |
-//! | `log_sum_exp.rs` | sums of exponentials over pieces of a row of logits |
-//! | `statistics.rs`, `figures.rs` | perplexity, KL divergence, Δp and their intervals; the structures that hold them |
+//! | `stream.rs` | the loop that streams a text through the layers of a model, also for calibration |
+//! | `evaluate.rs`, `token.rs` | evaluation of two models on one text; log-likelihood and KL divergence by token |
+//! | `log_sum_exp.rs` | sums of exponentials over slices of a row of logits |
+//! | `statistics.rs`, `figures.rs` | perplexity, KL divergence, Δp and their intervals; the types of these figures |
 //! | `logits_file.rs` | llama-perplexity's file of base logits |
 //!
 //! Work runs on the caller's rayon pool.

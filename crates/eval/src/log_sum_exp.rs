@@ -1,9 +1,9 @@
-//! Sums of exponentials over pieces of a row of logits: what probabilities and divergences are made of.
+//! Sums of exponentials over slices of a row of logits, for probabilities and KL divergences.
 
 use quant::Simd;
 use runtime::{exp, vectorised};
 
-/// Sums over a piece of the vocabulary. `p` and `q` are the logits of two models.
+/// Sums over a slice of the vocabulary. `p` and `q` are the logits of two models.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ExpSums {
     /// `Σ exp(p − tops[0])`
@@ -14,12 +14,12 @@ pub struct ExpSums {
     pub cross: f64,
 }
 
-/// The sums for `q`, and where `p` is not empty, for both. `tops` are to be at least the largest of each.
+/// The sums for `q`, and for `p` unless it is empty. `tops` must be at least the largest logits of `p` and `q`.
 ///
 /// # Panics
-/// When `p` is neither empty nor as long as `q`.
+/// If `p` is neither empty nor as long as `q`.
 pub fn exp_sums(simd: Simd, p: &[f32], q: &[f32], tops: [f32; 2]) -> ExpSums {
-    /// Values that are summed in f32 before f64 goes on.
+    /// Number of values summed in f32; these sums are added in f64.
     const PIECE: usize = 1024;
     assert!(p.is_empty() || p.len() == q.len(), "logits of the same tokens");
     let mut all = ExpSums::default();

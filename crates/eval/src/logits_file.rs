@@ -1,9 +1,9 @@
-//! llama-perplexity's file of base logits (`--kl-divergence-base`), to write and to read.
+//! Reader and writer of llama-perplexity's file of base logits (`--kl-divergence-base`).
 //!
-//! Little endian: `_logits_`, then as i32 context, vocabulary and number of chunks, the tokens of the chunks, and for
-//! each scored position (`context / 2` up to the last but one) a row of u16: an f32 scale, the smallest log probability as an
-//! f32, and for each token of the vocabulary the steps of that scale above it; the number of u16 is even.
-//! 16 bits for 16 nats leave an error of some 1e-4 nat in each log probability.
+//! Little endian: `_logits_`; context, vocabulary and number of chunks as i32; the tokens of the chunks as i32; for
+//! each scored position (`context / 2` up to the last but one) a row of u16: a scale as f32, the lowest log probability
+//! as f32, and for each token of the vocabulary its distance from that in units of the scale. The number of u16 per row
+//! is even. 16 bits for 16 nats leave an error of about 1e-4 nat in each log probability.
 //!
 //! Source: `tools/perplexity/perplexity.cpp` of ggml-org/llama.cpp.
 
@@ -16,15 +16,15 @@ use base::OutputFile;
 use tensor::{Error, Result};
 use text::Sequence;
 
-/// How such a file begins.
+/// The first bytes of the file.
 const MAGIC: &[u8; 8] = b"_logits_";
-/// Logits this far below the largest stand for all that are smaller.
+/// Logits at this distance below the largest stand for all smaller ones.
 const DEPTH: f32 = 16.0;
 const HEADER: u64 = 20;
-/// The most tokens of a file that is read.
+/// The most tokens of a file that the reader accepts.
 const MAX_TOKENS: u64 = 32 << 20;
 
-/// A file that is read.
+/// A logits file open for reading.
 #[derive(Debug)]
 pub struct LogitsFile {
     path: PathBuf,
@@ -35,16 +35,17 @@ pub struct LogitsFile {
 }
 
 impl LogitsFile {
-    /// Whether a file begins like one. False for what cannot be read.
+    /// Whether a file begins with the magic bytes. False for an unreadable file.
     pub fn is_one(path: &Path) -> bool {
         let mut magic = [0; 8];
         base::open_regular(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok()) && magic == *MAGIC
     }
 
-    /// Opens a file and reads everything but its rows.
+    /// Opens a file and reads everything except the rows.
     ///
     /// # Errors
-    /// `Malformed` for another format, impossible sizes or a length that does not fit them; `Io`.
+    /// `Malformed` for another format, impossible sizes or a length that does not match them; `Limit` for too many
+    /// tokens; `Io`.
     pub fn open(path: &Path) -> Result<LogitsFile> {
         let malformed = |problem: &str| Error::malformed(path.display(), problem);
         let io = |e: std::io::Error| Error::io(path.display(), &e);
@@ -53,7 +54,7 @@ impl LogitsFile {
         let mut header = [0; HEADER as usize];
         file.read_exact(&mut header).map_err(|_| malformed("too short for a file of logits"))?;
         if header[..8] != *MAGIC {
-            return Err(malformed("no file of logits")
+            return Err(malformed("not a file of logits")
                 .help("llama-perplexity writes them with --kl-divergence-base."));
         }
         let ints = header[8..].as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b));
@@ -73,7 +74,7 @@ impl LogitsFile {
             );
         }
         if chunks * context > MAX_TOKENS {
-            return Err(Error::limit(path.display(), "more tokens than a text has reason for")
+            return Err(Error::limit(path.display(), "too many tokens")
                 .expected(format!("at most {MAX_TOKENS}"), chunks * context));
         }
         let mut bytes = vec![0; (chunks * context * 4) as usize];
@@ -93,17 +94,17 @@ impl LogitsFile {
         })
     }
 
-    /// Tokens of a chunk.
+    /// Number of tokens per chunk.
     pub fn context(&self) -> usize {
         self.context
     }
 
-    /// Tokens of the vocabulary.
+    /// Number of tokens of the vocabulary.
     pub fn vocab(&self) -> usize {
         self.vocab
     }
 
-    /// Its chunks as they were evaluated: each begins with `bos`.
+    /// The chunks as they were evaluated, each with `bos` as its first token.
     pub fn sequences(&self, bos: u32) -> Vec<Sequence> {
         let chunks = self.tokens.chunks_exact(self.context);
         let sequence = |chunk: &[u32]| Sequence {
@@ -113,10 +114,11 @@ impl LogitsFile {
         chunks.map(sequence).collect()
     }
 
-    /// The log probabilities of the tokens from `first` on at a scored position, counted over all chunks.
+    /// Reads the log probabilities of the tokens from `first` on. `row` is the scored position, counted over all
+    /// chunks.
     ///
     /// # Errors
-    /// `Io`; `Malformed` when the file has changed.
+    /// `Io`; `Malformed` for a scale that is not finite.
     pub(crate) fn read(&self, row: usize, first: usize, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         let io = |e: std::io::Error| Error::io(self.path.display(), &e);
         let start = HEADER + 4 * self.tokens.len() as u64 + row as u64 * 2 * row_len(self.vocab) as u64;
@@ -137,17 +139,17 @@ impl LogitsFile {
     }
 }
 
-/// Scored positions of a chunk.
+/// Number of scored positions per chunk.
 fn scored(context: u64) -> u64 {
     context - 1 - context / 2
 }
 
-/// u16 of a row.
+/// Number of u16 values per row.
 fn row_len(vocab: usize) -> usize {
     vocab.next_multiple_of(2) + 4
 }
 
-/// A file that is written.
+/// A logits file open for writing.
 #[derive(Debug)]
 pub struct LogitsWriter {
     file: BufWriter<OutputFile>,
@@ -155,11 +157,11 @@ pub struct LogitsWriter {
 }
 
 impl LogitsWriter {
-    /// Begins a file for these sequences. `output` is still empty.
+    /// Begins a file for these sequences. `output` must be empty.
     ///
     /// # Errors
-    /// `Recipe` unless all have one length and their second half is scored, which is all that the format can say;
-    /// `Target`.
+    /// `Recipe` unless all sequences have the same length and a scored second half, because the format has no other
+    /// form; `Target`.
     pub fn new(output: OutputFile, sequences: &[Sequence], vocab: u64) -> Result<LogitsWriter> {
         let path = output.path().to_owned();
         let context = sequences.first().map_or(0, |s| s.tokens.len());
@@ -184,7 +186,7 @@ impl LogitsWriter {
         Ok(LogitsWriter { file, row: Vec::new() })
     }
 
-    /// Adds the next scored position.
+    /// Writes the logits of the next scored position.
     ///
     /// # Errors
     /// `Target`.
@@ -196,19 +198,19 @@ impl LogitsWriter {
         self.file.write_all(&bytes).map_err(|e| self.file.get_ref().fail(&e))
     }
 
-    /// Ends the file, and gives it its name.
+    /// Completes the file and renames it to its final name.
     ///
     /// # Errors
     /// `Target`.
     pub fn finish(mut self) -> Result<()> {
         self.file.flush().map_err(|e| self.file.get_ref().fail(&e))?;
-        // nothing is left in the buffer
+        // the buffer is empty
         let (output, _) = self.file.into_parts();
         output.publish()
     }
 }
 
-/// One row, in the arithmetic of the source: f32, but for the sum of exponentials.
+/// Encodes a row with the arithmetic of the source: f32, except for the sum of exponentials.
 fn pack(logits: &[f32], row: &mut [u16]) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let min = logits.iter().copied().fold(f32::INFINITY, f32::min).max(max - DEPTH);
@@ -261,7 +263,7 @@ mod tests {
             for (read, logit) in read[..4].iter().zip(&row[2..]) {
                 assert!((read - (logit - z)).abs() < 2e-4, "{read} {}", logit - z);
             }
-            // 40 below the others: as far as the file goes
+            // 40 below the others: stored as the lowest value
             let max = row.iter().copied().fold(0.0, f32::max);
             assert!((read[4] - (max - 16.0 - z)).abs() < 2e-4, "{}", read[4]);
         }
@@ -281,7 +283,7 @@ mod tests {
         };
         refused(&good[..12], "too short");
         refused(&good[..good.len() - 1], "length");
-        refused(&[b"GGUF", &good[4..]].concat(), "no file of logits");
+        refused(&[b"GGUF", &good[4..]].concat(), "not a file of logits");
         let mut huge = good.clone();
         huge[16..20].copy_from_slice(&i32::MAX.to_le_bytes());
         refused(&huge, "length");

@@ -1,23 +1,24 @@
-//! From scored tokens to figures, with intervals.
+//! Figures of scored tokens, with confidence intervals.
 //!
-//! Intervals are percentiles of a bootstrap: documents are drawn with replacement, and both models get the same ones, so
-//! that what a text is worth for both cancels. Tokens of a document are not independent, which is why whole documents are
-//! drawn. The draws are the same in every run.
+//! Intervals are percentiles of a bootstrap. Documents are drawn with replacement, with the same sample for both
+//! models, so the difficulty of a text cancels. Whole documents are drawn, because tokens of a document are not
+//! independent. The draws are the same in every run.
 //!
-//! Percentiles of tokens are interpolated as llama-perplexity does: at `f · (n − 1)` of the sorted values.
+//! Percentiles over tokens are interpolated as by llama-perplexity, at `f · (n − 1)` of the sorted values.
 
 use std::collections::BTreeMap;
 
 use crate::{Along, DeltaP, Document, Kld, Perplexity, Token};
 
-/// Draws of the bootstrap, and how many of them an interval leaves out on each side.
+/// Draws of the bootstrap.
 const DRAWS: usize = 1000;
+/// Draws outside an interval on each side.
 const OUTSIDE: usize = 25;
 /// Bins of the histogram of Δp, from −1 to 1.
 const BINS: usize = 81;
-/// Runs of tokens, at most, for the plot along the text.
+/// The most runs of tokens for the plot along the text.
 const RUNS: usize = 400;
-/// Quantiles of Δp.
+/// Shares of the quantiles of Δp.
 const SHARES: [f64; 9] = [0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999];
 
 /// The figures of scored tokens.
@@ -25,21 +26,21 @@ const SHARES: [f64; 9] = [0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999]
 pub struct Figures {
     /// Perplexity of both models.
     pub perplexity: Perplexity,
-    /// KL divergence of the artifact's predictions from those of the base; `None` without a base, as all below.
+    /// KL divergence of the artifact's predictions from the base's; `None` without a base, like the next two.
     pub kld: Option<Kld>,
-    /// Share of tokens that both models think likeliest.
+    /// Share of tokens for which both models have the same most probable token.
     pub top1: Option<f64>,
-    /// Change of the probability of the token that follows.
+    /// Change of the probability of the scored token.
     pub delta_p: Option<DeltaP>,
-    /// 95 % confidence intervals by the name of the figure.
+    /// 95 % confidence intervals by figure.
     pub intervals: BTreeMap<String, [f64; 2]>,
-    /// Means of each document.
+    /// Mean figures of each document.
     pub documents: Vec<Document>,
-    /// Means of short runs of tokens, for a plot along the text.
+    /// Mean KL divergences of short runs of tokens, for a plot along the text.
     pub along: Vec<Along>,
 }
 
-/// Perplexity, KL divergence, agreement, intervals, and the means of each document; `None` without tokens.
+/// All figures of scored tokens; `None` if there are none.
 pub fn summarise(tokens: &[Token]) -> Option<Figures> {
     if tokens.is_empty() {
         return None;
@@ -81,7 +82,7 @@ fn split(tokens: &[Token]) -> Vec<&[Token]> {
     tokens.chunk_by(|a, b| a.document == b.document).collect()
 }
 
-/// Sums over tokens, from which means follow.
+/// Sums over tokens, for means.
 #[derive(Clone, Copy, Default)]
 struct Sums {
     tokens: f64,
@@ -121,7 +122,7 @@ impl Sums {
         }
     }
 
-    /// The figures that are means or functions of means.
+    /// The figures that are functions of means.
     fn figures(&self) -> Vec<(&'static str, f64)> {
         let mean = |sum: f64| sum / self.tokens;
         let mut figures = vec![(ARTIFACT, mean(self.nll).exp())];
@@ -138,7 +139,7 @@ impl Sums {
     }
 }
 
-/// All figures by their names in the report.
+/// All figures by their report keys.
 fn figures(tokens: &[Token]) -> BTreeMap<&'static str, f64> {
     let mut figures: BTreeMap<_, _> = Sums::of(tokens).figures().into_iter().collect();
     let mut klds: Vec<f64> = tokens.iter().filter_map(|t| Some(t.against?.kld)).collect();
@@ -149,7 +150,7 @@ fn figures(tokens: &[Token]) -> BTreeMap<&'static str, f64> {
     figures
 }
 
-/// The value at a share of sorted values, interpolated.
+/// The quantile of sorted values, interpolated.
 fn percentile(sorted: &[f64], share: f64) -> f64 {
     let at = share * (sorted.len() - 1) as f64;
     let (low, part) = (at.floor() as usize, at.fract());
@@ -157,13 +158,13 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
     sorted[low] + part * (sorted[high] - sorted[low])
 }
 
-/// 95 % intervals of all figures; none with a single document, which says nothing about others.
+/// 95 % confidence intervals of all figures; empty for a single document.
 fn intervals(documents: &[&[Token]], figures: &BTreeMap<&'static str, f64>) -> BTreeMap<String, [f64; 2]> {
     if documents.len() < 2 {
         return BTreeMap::new();
     }
     let sums: Vec<Sums> = documents.iter().map(|tokens| Sums::of(tokens)).collect();
-    // (value, document), sorted by value: a draw counts how often it has each document
+    // (value, document), sorted by value: a draw weights values by the count of their document
     let mut klds: Vec<(f64, usize)> = documents
         .iter()
         .enumerate()
@@ -202,7 +203,7 @@ fn intervals(documents: &[&[Token]], figures: &BTreeMap<&'static str, f64>) -> B
     drawn.into_iter().filter_map(interval).collect()
 }
 
-/// The value at a share of sorted values of which each counts as often as its document was drawn.
+/// The quantile of sorted values, each weighted by the draws of its document; not interpolated.
 fn weighted_percentile(sorted: &[(f64, usize)], times: &[usize], weight: usize, share: f64) -> f64 {
     let at = (share * (weight - 1) as f64).round() as usize;
     let mut seen = 0;
@@ -257,7 +258,7 @@ fn delta_p(tokens: &[Token], rms: Option<f64>) -> Option<DeltaP> {
     })
 }
 
-/// Means of runs of tokens that do not cross a document's end.
+/// Mean KL divergences of runs of tokens within a document.
 fn along(tokens: &[Token]) -> Vec<Along> {
     let run = tokens.len().div_ceil(RUNS).max(1);
     let mut runs = Vec::new();
@@ -327,7 +328,7 @@ mod tests {
         // a hundred times the documents, a tenth of the width
         let (wide, narrow) = (width(20), width(2000));
         assert!(narrow < wide / 7.0 && narrow > wide / 14.0, "{wide} {narrow}");
-        // uniform between 0 and 1: the standard error of the mean of 20 is 0.29 / √20
+        // the standard error of the mean of 20 values uniform between 0 and 1 is 0.29 / √20
         assert!((wide - 2.0 * 1.96 * 0.29 / 20f64.sqrt()).abs() < 0.06, "{wide}");
     }
 

@@ -1,7 +1,7 @@
-//! A text on its way through the layers of a model: as many sequences as the memory holds, layer by layer, so that each
-//! weight is read once for all of them.
+//! Streaming of a text through the layers of a model: as many sequences as fit in memory pass each layer before the
+//! next one, so each weight is read once for all of them.
 //!
-//! Evaluation and calibration use this one loop. Between two layers only the hidden states of the sequences are kept.
+//! Evaluation and calibration use this loop. Between two layers only the hidden states of the sequences are kept.
 
 use std::ops::Range;
 
@@ -9,17 +9,17 @@ use gemma::Config;
 use runtime::{BATCH_TOKENS, Batch, Model, activation_bytes_per_token, group_by_tokens};
 use tensor::Result;
 
-/// Runs of sequences of at most `tokens` tokens together, or of one sequence that is longer.
+/// Ranges of consecutive sequences with at most `tokens` tokens in total, or with one longer sequence.
 pub fn groups<S: AsRef<[u32]>>(sequences: &[S], tokens: usize) -> Vec<Range<usize>> {
     group_by_tokens(sequences.iter().map(|sequence| sequence.as_ref().len()), tokens)
 }
 
-/// Runs of sequences whose hidden states between two layers take at most `memory` bytes.
+/// Ranges of consecutive sequences whose hidden states between two layers take at most `memory` bytes.
 pub fn groups_in_memory<S: AsRef<[u32]>>(sequences: &[S], config: &Config, memory: u64) -> Vec<Range<usize>> {
     groups(sequences, (memory / activation_bytes_per_token(config)) as usize)
 }
 
-/// Sequences of token ids, BOS first, in batches of [`BATCH_TOKENS`], before the first layer.
+/// Embeds sequences of token ids, BOS first, in batches of [`BATCH_TOKENS`].
 ///
 /// # Errors
 /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
@@ -31,7 +31,7 @@ pub fn embed<S: AsRef<[u32]>>(model: &Model<'_>, sequences: &[S]) -> Result<Vec<
     groups(sequences, BATCH_TOKENS).into_iter().map(embed).collect()
 }
 
-/// Batches through one layer; `done` gets the number of tokens of each batch.
+/// Applies one layer to all batches. `done` gets the number of tokens of each batch.
 ///
 /// # Errors
 /// `Io` for a source that cannot be read.
@@ -43,7 +43,7 @@ pub fn layer(model: &Model<'_>, layer: usize, batches: &mut [Batch], done: &dyn 
     })
 }
 
-/// Batches through all layers; `done` gets the number of tokens of each batch, once a layer.
+/// Applies all layers to all batches. `done` gets the number of tokens of each batch once per layer.
 ///
 /// # Errors
 /// `Io` for a source that cannot be read.

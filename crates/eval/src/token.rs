@@ -1,48 +1,48 @@
-//! What two rows of logits say about the token that follows, read a piece of the vocabulary at a time.
+//! Negative log-likelihood and KL divergence of a token, from rows of logits read in slices of the vocabulary.
 //!
-//! `ln p = l − max − ln Σ exp(l − max)`, and with p of the base and q of the artifact
-//! `KL = Σ p (ln p − ln q) = Σ p (l_p − l_q) − ln Z_p + ln Z_q`. All sums grow with the vocabulary, so no row of logits
-//! is ever needed whole; when a larger maximum comes, what was summed is scaled down to it.
+//! `ln p = l − max − ln Σ exp(l − max)`, and with p of the base and q of the artifact `KL = Σ p (ln p − ln q) = Σ p
+//! (l_p − l_q) − ln Z_p + ln Z_q`. All sums are accumulated over slices, so no whole row of logits is needed. When a
+//! slice has a larger maximum, the sums so far are rescaled to it.
 
 use quant::Simd;
 
 use crate::exp_sums;
 
-/// A token that was to be predicted.
+/// The predictions of a scored token.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Token {
-    /// The sequence it is of.
+    /// Index of the sequence.
     pub document: usize,
-    /// `−ln q` of it, by the artifact.
+    /// `−ln q` of the token, by the artifact.
     pub nll: f64,
-    /// What the base says, and how far the artifact is from it.
+    /// The base's prediction and its comparison with the artifact's.
     pub against: Option<Against>,
 }
 
-/// A token as the base predicts it.
+/// The base's prediction of a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Against {
-    /// `−ln p` of it.
+    /// `−ln p` of the token.
     pub nll: f64,
     /// KL divergence of the artifact's prediction from the base's, in nats.
     pub kld: f64,
-    /// Both think the same token likeliest.
+    /// Whether both models have the same most probable token.
     pub same_top: bool,
 }
 
 impl Token {
-    /// `q − p` of the token that follows.
+    /// `q − p` of the token; `None` without a base.
     pub fn delta_p(&self) -> Option<f64> {
         Some((-self.nll).exp() - (-self.against?.nll).exp())
     }
 }
 
-/// Stored log probabilities up to here stand for all that are smaller.
+/// The lowest stored log probability, which stands for all smaller ones.
 const BOTTOM: f32 = -16.0;
-/// A logarithm whose exponential adds nothing.
+/// A log probability with a negligible exponential.
 const NOTHING: f32 = -87.0;
 
-/// The likeliest token so far.
+/// The most probable token so far.
 #[derive(Clone, Copy, Debug)]
 struct Top {
     logit: f32,
@@ -55,7 +55,7 @@ struct Side {
     top: Top,
     /// `Σ exp(l − top)`
     sum: f64,
-    /// The logit of the token that follows.
+    /// The logit of the scored token.
     target: f32,
 }
 
@@ -63,7 +63,7 @@ impl Side {
     const NEW: Side =
         Side { top: Top { logit: f32::NEG_INFINITY, token: 0 }, sum: 0.0, target: f32::NEG_INFINITY };
 
-    /// Takes note of the largest logit of a piece; returns the factor by which older sums shrink.
+    /// Updates the largest logit; returns the factor that rescales older sums to it.
     fn look(&mut self, logits: &[f32], first: usize, target: usize) -> f64 {
         if let Some(&logit) = target.checked_sub(first).and_then(|at| logits.get(at)) {
             self.target = logit;
@@ -88,7 +88,7 @@ impl Side {
     }
 }
 
-/// One row of logits of each model, as far as it has been seen.
+/// Accumulators for one row of logits of each model.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     target: usize,
@@ -99,12 +99,12 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Before anything is seen; `target` is the token that follows.
+    /// Empty accumulators; `target` is the scored token.
     pub(crate) fn new(target: u32) -> Row {
         Row { target: target as usize, artifact: Side::NEW, base: Side::NEW, cross: 0.0 }
     }
 
-    /// Takes the artifact's logits of the tokens from `first` on, and the base's of the same.
+    /// Adds the artifact's logits of the tokens from `first` on, and the base's logits of the same tokens.
     pub(crate) fn take(&mut self, simd: Simd, first: usize, artifact: &[f32], base: Option<&[f32]>) {
         self.artifact.sum *= self.artifact.look(artifact, first, self.target);
         if let Some(base) = base {
@@ -119,8 +119,8 @@ impl Row {
         self.cross += sums.cross;
     }
 
-    /// As [`Row::take`] with log probabilities from a file, where all below [`BOTTOM`] count as nothing, as stock
-    /// llama-perplexity has it.
+    /// [`Row::take`] with log probabilities from a file. Those at or below [`BOTTOM`] count as zero probability, as in
+    /// llama-perplexity.
     pub(crate) fn take_stored(&mut self, simd: Simd, first: usize, artifact: &[f32], base: &mut [f32]) {
         let target = self.target.checked_sub(first).and_then(|at| base.get(at)).copied();
         for value in base.iter_mut().filter(|value| **value <= BOTTOM) {
@@ -130,21 +130,21 @@ impl Row {
         self.base.target = target.unwrap_or(self.base.target);
     }
 
-    /// The token, after the whole vocabulary.
+    /// The result without a base, after the whole vocabulary.
     pub(crate) fn finish(&self, document: usize) -> Token {
         Token { document, nll: self.artifact.nll(), against: None }
     }
 
-    /// The token, after the whole vocabulary of both.
+    /// The result with a base, after the whole vocabulary.
     pub(crate) fn finish_against(&self, document: usize) -> Token {
         let kld = self.cross / self.base.sum - self.base.log_sum() + self.artifact.log_sum();
         Token { against: Some(self.against(kld)), ..self.finish(document) }
     }
 
-    /// The token, when the base is log probabilities out of a file, which do not quite add up to 1. As stock
-    /// llama-perplexity has it: `Σ p (ln p − ln q)`, not divided by `Σ p`.
+    /// The result with a base of log probabilities from a file, whose probabilities do not sum exactly to 1. As in
+    /// llama-perplexity, `Σ p (ln p − ln q)` is not divided by `Σ p`.
     pub(crate) fn finish_against_stored(&self, document: usize) -> Token {
-        // sums are relative to the largest, which is a logarithm of a probability
+        // sums are relative to the maximum, which is a log probability
         let scale = f64::from(self.base.top.logit).exp();
         let kld = scale * (self.cross + self.base.sum * self.artifact.log_sum());
         let nll = -f64::from(self.base.target);
@@ -164,7 +164,7 @@ mod tests {
         (0..len).map(|n| ((n * 7919 + seed * 104_729) % 1009) as f32 / 50.0 - 9.0).collect()
     }
 
-    /// The definitions, in f64.
+    /// Reference values by definition, in f64.
     fn defined(p: &[f32], q: &[f32], target: usize) -> (f64, f64, f64) {
         let log_softmax = |l: &[f32]| {
             let z = l.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();

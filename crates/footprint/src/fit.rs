@@ -1,4 +1,4 @@
-//! What fits into a memory: the artifact, the largest context, the recipes.
+//! Fit into a memory limit: of an artifact, the largest context, and the embedded recipes.
 
 use gemma::ModelSpec;
 use plan::{Artifact, GridPolicy, Recipe, Request, Shards, plan};
@@ -8,44 +8,44 @@ use tensor::Result;
 
 use super::{Conditions, Engine, MAX_CONTEXT, Memory, memory};
 
-/// Whether an artifact fits, and what would.
+/// Whether an artifact fits into a memory limit, and which alternatives do.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verdict {
-    /// The memory there is, in bytes.
+    /// The memory limit in bytes.
     pub limit: u64,
-    /// What the artifact needs with the engine that it is meant for.
+    /// Bytes that the artifact needs, with the engine that it is meant for.
     pub needed: u64,
-    /// Whether that is there.
+    /// Whether it fits.
     pub fits: bool,
-    /// The largest context with which the artifact fits.
+    /// The largest context in tokens with which the artifact fits, if any.
     pub largest_context: Option<u64>,
-    /// The embedded recipes under the same conditions, most bits a weight first.
+    /// The embedded recipes under the same conditions, by descending bits per weight.
     pub recipes: Vec<Candidate>,
-    /// Where no recipe fits with any context: the recipe that needs least, and its bytes with a context of one token.
+    /// If no recipe fits with any context: the smallest recipe, and its bytes with a context of one token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub least: Option<(String, u64)>,
 }
 
-/// A recipe that a user might take.
+/// A recipe as an alternative.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Candidate {
-    /// Its name.
+    /// The recipe's name.
     pub recipe: String,
     /// The engine that it is meant for.
     pub engine: Engine,
-    /// Of the weights that text needs.
+    /// Bits per weight, of the weights that text needs.
     pub bits_per_weight: f64,
-    /// What it needs.
+    /// Bytes that it needs.
     pub needed: u64,
-    /// Whether that is there.
+    /// Whether it fits.
     pub fits: bool,
-    /// The largest context with which it fits.
+    /// The largest context in tokens with which it fits, if any.
     pub largest_context: Option<u64>,
 }
 
-/// Holds an artifact and the embedded recipes against a memory of `limit` bytes.
+/// Compares the needs of an artifact and of the embedded recipes with a memory of `limit` bytes.
 ///
 /// # Errors
 /// Those of [`plan()`] for a recipe.
@@ -62,11 +62,11 @@ pub fn verdict(
     for (name, _) in Recipe::embedded() {
         let recipe = Recipe::from_toml(Recipe::embedded_text(&name).unwrap_or_default(), &name)?;
         if recipe.budget.is_some() {
-            continue; // it takes what it is given
+            continue; // its size is a setting
         }
         if recipe.types.lattice == GridPolicy::Require && !shards.surveys.values().any(GridSurvey::is_on_grid)
         {
-            continue; // it would refuse these weights
+            continue; // it refuses these weights
         }
         let request = Request::new(&name, recipe, "model");
         for artifact in plan(model, shards, &[request])?.artifacts {
@@ -85,7 +85,7 @@ pub fn verdict(
             });
         }
     }
-    // of equal quality, what holds more in memory first: it is faster
+    // at equal quality, the recipe with more in memory first: it is faster
     recipes.sort_by(|a, b| b.bits_per_weight.total_cmp(&a.bits_per_weight).then(b.needed.cmp(&a.needed)));
     let nothing_fits =
         largest_context.is_none() && recipes.iter().all(|candidate| candidate.largest_context.is_none());
@@ -93,7 +93,7 @@ pub fn verdict(
     Ok(Verdict { limit, needed, fits: needed <= limit, largest_context, recipes, least })
 }
 
-/// What an artifact takes, in all, and the largest context with which that is within `limit`.
+/// The needs of an artifact, its total, and the largest context with which the total is within `limit`.
 fn need(
     model: &ModelSpec,
     artifact: &Artifact,
@@ -107,12 +107,12 @@ fn need(
     (now, needed, largest)
 }
 
-/// What the engine needs that the artifact is meant for.
+/// The total for the engine that the artifact is meant for.
 fn total(memory: &Memory) -> u64 {
     memory.needs[0].total
 }
 
-/// The largest number from 1 to `most` that holds, where all below one that holds do.
+/// The largest number from 1 to `most` for which `holds`, which must be monotonic; found by bisection.
 fn largest(most: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
     if !holds(1) {
         return None;

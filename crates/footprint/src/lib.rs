@@ -1,10 +1,11 @@
-//! Memory estimates of a run: weights by placement, KV cache by kind of layer, working buffers; and what fits a limit.
+//! Memory estimates of a run: weights by placement, KV cache by kind of layer, working buffers; and the fit into a
+//! memory limit.
 //!
-//! The estimates are arithmetic over a plan and a config; nothing is measured here. Each engine has a file of its own:
-//! `llama_cpp.rs` follows llama.cpp's source, `runtime.rs` this project's `runtime`, whose constants it uses. docs/memory.md has
-//! the measured figures beside the estimates.
+//! The estimates are arithmetic over a plan and a config, without measurements. Each engine has its own file:
+//! `llama_cpp.rs` follows llama.cpp's source, `runtime.rs` this project's `runtime`, whose constants it uses.
+//! docs/memory.md has measurements beside the estimates.
 //!
-//! Left out: graphics cards, several sequences at a time, image and audio input (the weights of those are `idle`).
+//! Not covered: GPUs, several sequences at a time, image and audio input (the weights of those are `idle`).
 
 mod fit;
 mod llama_cpp;
@@ -17,24 +18,24 @@ use tensor::{DType, Error, Result};
 
 pub use fit::{Candidate, Verdict, verdict};
 
-/// What a run is asked to do.
+/// The settings of a run that determine its memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Conditions {
     /// Tokens of prompt and answer together.
     pub context: u64,
-    /// Tokens that go through the model together, at most: llama.cpp's `--ubatch-size`, or a piece of the prompt.
+    /// Maximum tokens per forward pass: llama.cpp's `--ubatch-size`, or a piece of the prompt.
     pub batch: u64,
     /// The type of keys and values in llama.cpp. The runtime keeps them in f32.
     pub kv_type: DType,
-    /// Threads of the runtime, each with buffers of its own.
+    /// Threads of the runtime, each with its own buffers.
     pub threads: u64,
 }
 
-/// What runs a model.
+/// The program that runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Engine {
-    /// llama.cpp on a processor, with one sequence and the defaults of its tools.
+    /// llama.cpp on a CPU, with one sequence and the defaults of its tools.
     #[serde(rename = "llama.cpp")]
     LlamaCpp,
     /// `gemma-convert generate`.
@@ -42,76 +43,76 @@ pub enum Engine {
     Runtime,
 }
 
-/// What an artifact takes under some conditions.
+/// The memory of an artifact under given conditions.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Memory {
     /// Tokens of prompt and answer together.
     pub context: u64,
-    /// Tokens that go through the model together, at most.
+    /// Maximum tokens per forward pass.
     pub batch: u64,
     /// Threads of the runtime.
     pub threads: u64,
     /// The weights.
     pub weights: WeightMemory,
-    /// What an engine needs besides. The first is the one that the artifact is meant for.
+    /// The needs of each engine. The first is the engine that the artifact is meant for.
     pub needs: Vec<EngineMemory>,
 }
 
-/// Bytes of weights by where they have to be.
+/// Bytes of weights by placement.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WeightMemory {
-    /// Read for every token.
+    /// Bytes that every token reads.
     pub resident: u64,
-    /// In files of their own, a little of them read for every token.
+    /// Sparsely accessed weights in separate files.
     pub offloaded: Vec<Offloaded>,
-    /// Never read for text: towers, K/V of layers that read another layer's.
+    /// Bytes that text never reads: towers, unused K/V of KV-shared layers.
     pub idle: u64,
-    /// Bits a weight, of those that text needs.
+    /// Bits per weight, of the weights that text needs.
     pub bits_per_weight: f64,
 }
 
-/// Bytes that an engine needs: in its process, and beside it.
+/// The memory of an engine: in its process, and in the page cache.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EngineMemory {
     /// The engine that these figures are for.
     pub engine: Engine,
-    /// Weights that are in the process: llama.cpp maps them. `gemma-convert` has none there but what it multiplies.
+    /// Weights in the process: llama.cpp maps them. `gemma-convert` keeps only those that it is multiplying.
     pub mapped: u64,
     /// The type of keys and values.
     pub kv_type: &'static str,
-    /// Keys and values, by kind of layer.
+    /// The KV cache, by kind of layer.
     pub kv: Vec<KvLayers>,
-    /// What lies between layers, while `batch` tokens go through.
+    /// Activation memory and buffers for `batch` tokens.
     pub working: u64,
-    /// The program and its tokenizer, once the model is open.
+    /// The program and its tokenizer, after the model is opened.
     pub process: u64,
-    /// The peak of the process's resident set, when the context is full: these together, or what opening takes, if that is
-    /// more.
+    /// The peak of the process's resident set with a full context: the sum of these, or the peak while opening, if
+    /// that is larger.
     pub peak_rss: u64,
-    /// Weights that are read from the file for every token: in the system's page cache, or a token waits for the disk.
+    /// Weights that every token reads from the file: they need the page cache, or each token waits for the disk.
     pub cached: u64,
-    /// The two together: what has to be there, so that a token waits for no disk.
+    /// The sum of the two: the memory with which no token waits for the disk.
     pub total: u64,
 }
 
-/// Layers that have the same of keys and values.
+/// The KV cache of layers of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KvLayers {
-    /// `sliding` or `full`; `shared` for layers that read those of another.
+    /// `sliding` or `full`; `shared` for layers that read the K/V of another.
     pub kind: &'static str,
-    /// How many layers.
+    /// Number of layers.
     pub layers: u64,
-    /// Positions that there is room for.
+    /// Positions per layer.
     pub cells: u64,
     /// Bytes of all these layers.
     pub bytes: u64,
 }
 
-/// The types of keys and values that llama.cpp takes (`kv_cache_types` of its common/arg.cpp).
+/// The types of keys and values that llama.cpp accepts (`kv_cache_types` of its common/arg.cpp).
 const KV_TYPES: [DType; 9] = [
     DType::F32,
     DType::F16,
@@ -124,18 +125,18 @@ const KV_TYPES: [DType; 9] = [
     DType::Q5_1,
 ];
 
-/// No engine counts further, whatever a config says.
+/// The limit of both engines, whatever the config says.
 const MAX_CONTEXT: u64 = u32::MAX as u64;
 
 impl Conditions {
-    /// What llama.cpp takes, unless it is told otherwise.
+    /// llama.cpp's default of `--ubatch-size`.
     pub const BATCH: u64 = 512;
-    /// If nobody says how many.
+    /// The default number of threads.
     const THREADS: u64 = 2;
 
     /// # Errors
-    /// `Recipe` for a context that the model has not, and for a type that llama.cpp does not keep K/V in or that heads of
-    /// this model are no whole number of blocks of.
+    /// `Recipe` for a context above the model's, and for a type that llama.cpp does not support for K/V or whose
+    /// blocks do not divide this model's head sizes.
     pub fn new(config: &Config, context: u64, kv_type: DType) -> Result<Conditions> {
         let most = config.context.clamp(1, MAX_CONTEXT);
         if context == 0 || context > most {
@@ -145,7 +146,7 @@ impl Conditions {
         let fits = |t: DType| (0..config.layers()).all(|n| t.row_bytes(config.head_dim_of(n)).is_some());
         if !KV_TYPES.contains(&kv_type) || !fits(kv_type) {
             let known: Vec<_> = KV_TYPES.iter().filter(|&&t| fits(t)).map(|t| t.name()).collect();
-            return Err(Error::recipe("‹kv_type›", "keys and values of this model cannot be kept so")
+            return Err(Error::recipe("‹kv_type›", "not a type for the keys and values of this model")
                 .expected(known.join(", "), kv_type));
         }
         Ok(Conditions { context, batch: Conditions::BATCH, kv_type, threads: Conditions::THREADS })
@@ -155,13 +156,13 @@ impl Conditions {
         Conditions { context, ..self }
     }
 
-    /// Tokens that can go through together.
+    /// Maximum number of tokens in one forward pass.
     fn together(self) -> u64 {
         self.batch.min(self.context)
     }
 }
 
-/// What `artifact`, planned for `model`, takes.
+/// The memory that `artifact`, planned for `model`, needs.
 pub fn memory(model: &ModelSpec, artifact: &Artifact, conditions: Conditions) -> Memory {
     let weights = weights(&model.config, artifact);
     let engines: &[Engine] =
@@ -202,7 +203,7 @@ impl Engine {
     }
 }
 
-/// Keys and values by kind of layer: `sliding`, `full`, `shared`, those that the model has.
+/// The KV cache by kind of layer: `sliding`, `full` and `shared`, as far as the model has them.
 pub fn kv_cache(config: &Config, engine: Engine, conditions: Conditions) -> Vec<KvLayers> {
     let dtype = engine.kv_type(conditions);
     let kinds = [
@@ -220,7 +221,7 @@ pub fn kv_cache(config: &Config, engine: Engine, conditions: Conditions) -> Vec<
             (false, Engine::LlamaCpp) => llama_cpp::cells(config, attention, conditions),
             (false, Engine::Runtime) => runtime::cells(config, attention, conditions),
         };
-        // keys and values; the type has been checked
+        // keys and values; the type was checked before
         let bytes = |n: &usize| {
             2 * cells * dtype.row_bytes(config.kv_heads_of(*n) * config.head_dim_of(*n)).unwrap_or(0)
         };
@@ -249,7 +250,7 @@ fn weights(config: &Config, artifact: &Artifact) -> WeightMemory {
     }
 }
 
-/// Whether no text ever needs it.
+/// Whether text never reads the tensor.
 fn is_idle(config: &Config, tensor: &OutputTensor) -> bool {
     let is_kv = ["attn_k", "attn_v", "attn_k_norm"].contains(&tensor.role);
     tensor.role == OTHER || is_kv && tensor.layer.is_some_and(|layer| config.shares_kv(layer))
@@ -259,7 +260,7 @@ fn is_gguf(artifact: &Artifact) -> bool {
     artifact.files.first().is_some_and(|file| file.name.ends_with(".gguf"))
 }
 
-/// Entries of the tokenizer: tokens and merges.
+/// Number of entries of the tokenizer: tokens and merges.
 fn entries(model: &ModelSpec) -> u64 {
     (model.vocabulary.tokens.len() + model.vocabulary.merges.len()) as u64
 }

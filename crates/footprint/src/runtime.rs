@@ -1,10 +1,11 @@
-//! What `gemma-convert generate` takes. Weights are read from the file where they are multiplied, so they are in the
-//! system's page cache and not in the process: the peak of its resident set is the program, the tokenizer, keys and
-//! values, and what the largest piece of the prompt needs between layers.
+//! Memory of `gemma-convert generate`. Weights are read from the file when they are multiplied, so they are in the
+//! system's page cache and not in the process. The peak of the resident set is the program, the tokenizer, the KV
+//! cache, and the activation memory of the largest piece of the prompt.
 //!
-//! The counts follow `crates/runtime`: a prompt goes through in pieces (`Model::forward_last`), keys and values are in
-//! `cache.rs`, matrices of a row a token in `attention.rs`, `ffn.rs` and `moe.rs`, rows of the per-layer table in
-//! `table.rs`. The allocator keeps what attention has freed while the feed-forward network runs, so the two are added.
+//! The counts follow `crates/runtime`: a prompt is processed in pieces (`Model::forward_last`), the KV cache is in
+//! `cache.rs`, matrices with a row per token are in `attention.rs`, `ffn.rs` and `moe.rs`, rows of the per-layer
+//! table in `ple_cache.rs`. The allocator keeps the memory that attention has freed while the feed-forward network
+//! runs, so the two are added.
 
 use gemma::{Attention, Config, ModelSpec};
 use plan::{Artifact, OutputTensor};
@@ -15,7 +16,8 @@ use super::{Conditions, entries};
 
 const F32: u64 = 4;
 
-/// Positions that a layer holds when it holds most: a window, before it lets go of what a piece has pushed out.
+/// Maximum positions in a layer's KV cache: for a sliding layer, before positions that a piece pushes out of the
+/// window are dropped.
 pub(super) fn cells(config: &Config, attention: Attention, conditions: Conditions) -> u64 {
     let window = config.window.saturating_sub(1).saturating_add(conditions.together());
     match attention {
@@ -24,14 +26,15 @@ pub(super) fn cells(config: &Config, attention: Attention, conditions: Condition
     }
 }
 
-/// Matrices between layers while a piece of the prompt goes through, and rows of the per-layer table.
+/// Bytes of activation memory for a piece of the prompt, of cached rows of the per-layer table, and of the threads'
+/// buffers.
 pub(super) fn working(config: &Config, artifact: &Artifact, conditions: Conditions) -> u64 {
     let tensors = |role: &'static str| artifact.tensors().filter(move |tensor| tensor.role == role);
     let row_bytes = |tensor: &OutputTensor| tensor.desc.row_bytes();
     let table: u64 = tensors("per_layer_token_embd").map(row_bytes).sum();
     let is_bf16 = tensors("ffn_down").any(|tensor| tensor.desc.dtype == DType::BF16);
     let scores = F32 * (QUERIES_AT_A_TIME as u64).min(conditions.together()) * conditions.context;
-    // those of the head, and a copy without what may not be said
+    // the logits of the head, and a copy without suppressed tokens
     let logits = 2 * F32 * config.vocab;
     conditions.together() * F32 * values(config, is_bf16)
         + (PLE_CACHE_BYTES as u64).min(table * conditions.context)
@@ -39,25 +42,25 @@ pub(super) fn working(config: &Config, artifact: &Artifact, conditions: Conditio
         + logits
 }
 
-/// Values a token. Only the last token goes through layers that share K/V.
+/// Values per token. Only the last token goes through KV-shared layers.
 fn values(config: &Config, is_bf16: bool) -> u64 {
     let owners = || (0..config.layers()).filter(|&layer| !config.shares_kv(layer));
     let queries = owners().map(|layer| config.heads * config.head_dim_of(layer)).max().unwrap_or(0);
     let ffn = owners().map(|layer| config.ffn_of(layer)).max().unwrap_or(0);
-    // the stream, and with per-layer embeddings what it was at first
+    // the residual stream, and with per-layer embeddings its initial state
     let stream = if config.ple > 0 { 2 } else { 1 } * config.hidden;
-    // what is multiplied with AMX tiles is copied: as three BF16 values for BF16 weights, as two for others
+    // inputs of AMX products are copied: as three BF16 values for BF16 weights, as two for others
     let halves = if is_bf16 { 3 } else { 2 };
-    // the norm of the input, the output, and between them two matrices and a copy
+    // the normalised input, the output, and between them two matrices and a copy
     let attention = 2 * config.hidden + 2 * queries + queries * halves / 2;
     let dense = 2 * config.hidden + 2 * ffn + ffn * halves / 2;
-    // the dense network's output, the input and the output of experts, and what some of them give
+    // the output of the dense network, the input and the output of the experts, and the outputs of some experts
     let experts = if config.experts.is_some() { 5 * config.hidden } else { 0 };
     stream + attention + dense + experts
 }
 
-/// The program and its tokenizer, when the model is open and at most while it is being opened, which takes tables that are
-/// let go of. Measured: 7.3 MB, and so many bytes a token or merge.
+/// Bytes of the program and its tokenizer: after the model is opened, and the peak while opening, which needs
+/// temporary tables. Measured: 7.3 MB, and a number of bytes per token or merge.
 pub(super) fn process(model: &ModelSpec, is_gguf: bool) -> (u64, u64) {
     let (open, opening) = if is_gguf { (148, 178) } else { (104, 104) };
     let process = |bytes| 7_300_000 + bytes * entries(model);

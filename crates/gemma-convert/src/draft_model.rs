@@ -13,7 +13,7 @@ use text::Tokenizer;
 use crate::jobs::model_info;
 use crate::model::{Model, ModelFile};
 
-/// A draft model that can be run.
+/// An open draft model.
 pub struct DraftModel {
     path: PathBuf,
     file: ModelFile,
@@ -22,10 +22,10 @@ pub struct DraftModel {
 }
 
 impl DraftModel {
-    /// Opens a checkpoint folder or a GGUF file (any part of a split) whose tokens are those of `target`.
+    /// Opens a checkpoint folder or a GGUF file (any part of a split) with the same tokens as `target`.
     ///
     /// # Errors
-    /// `Malformed` for a damaged file and for other tokens, `Unsupported` for another kind of model, `Io`.
+    /// `Malformed` for a damaged file or other tokens, `Unsupported` for another kind of model, `Io`.
     pub fn open(path: &Path, target: &Model) -> Result<DraftModel> {
         let (draft, tokenizer) =
             if path.is_dir() { DraftModel::checkpoint(path)? } else { DraftModel::gguf(path)? };
@@ -55,7 +55,7 @@ impl DraftModel {
         Ok((draft, tokenizer))
     }
 
-    /// The draft model over its weights, for a target of this config.
+    /// The draft model of the reference runtime, for a target with this config.
     ///
     /// # Errors
     /// `Malformed` for tensors of other shapes than the config's, or another vocabulary than the target's.
@@ -72,13 +72,13 @@ impl DraftModel {
         draft.map_err(|e| e.within(self.path.display()))
     }
 
-    /// The entry of a report.
+    /// The draft model's entry in a report.
     pub fn info(&self) -> ModelInfo {
         model_info(&self.path, Some(&self.config), self.file.artifact(), Some(&self.inventory))
     }
 }
 
-/// The text of every token of the vocabulary.
+/// The texts of all tokens of the vocabulary.
 fn tokens<'a>(tokenizer: &'a Tokenizer, config: &Config) -> Vec<&'a str> {
     (0..config.vocab as u32).map(|id| tokenizer.token(id).unwrap_or_default()).collect()
 }

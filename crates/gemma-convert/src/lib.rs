@@ -1,4 +1,5 @@
-//! Gemma 4 checkpoints to GGUF and safetensors, and the proof that the files are good: the library behind `gemma-convert`.
+//! Conversion of Gemma 4 checkpoints to GGUF and safetensors, and verification of the files: the library behind
+//! `gemma-convert`.
 //!
 //! Every job of the program is a struct with plain data in and plain data out:
 //!
@@ -23,7 +24,7 @@
 //! | job | in | out |
 //! |---|---|---|
 //! | [`Planning`] | checkpoint, recipes | [`Plan`]: every output tensor with its type, file and offset |
-//! | [`Convert`] | checkpoint, recipes, a text for calibrated rounding | files and [`Converted`] |
+//! | [`Convert`] | checkpoint, recipes, a text for error feedback (LDLQ) | files and [`Converted`] |
 //! | [`Calibrate`] | model, text | an [`Importance`] matrix file |
 //! | [`MeasureSensitivity`] | checkpoint, text | a file of [`Sensitivity`] |
 //! | [`Verify`] | artifact, checkpoint, text | [`Report`] |
@@ -31,13 +32,13 @@
 //! | [`DraftMeasure`] | draft model, target, text | [`DraftReport`] |
 //! | [`Generate`] | model, prompt | [`Generated`] text |
 //!
-//! [`Model`] opens a checkpoint folder or a GGUF for programs that need more than a job. Work runs on the rayon pool of the
-//! caller; [`Progress`] receives progress and notes. Nothing here prints.
+//! [`Model`] opens a checkpoint folder or a GGUF for programs that need more than a job. Work runs on the rayon pool of
+//! the caller; [`Progress`] receives progress and notes. Nothing here prints.
 //!
 //! # Errors
-//! Every [`Error`] has a [`Fault`], which says who has to act, a place, and often an expected and a found value and help. A
-//! setting of a job is written `‹name›` in an error, such as `‹force›`; [`rename_settings`] puts the names of a program's options
-//! there.
+//! Every [`Error`] has a [`Fault`], which names the party at fault, a place, and often an expected and a found value
+//! and help. Errors name a setting of a job as `‹name›`, such as `‹force›`; [`rename_settings`] replaces it by the name
+//! of a program's option.
 
 mod draft_model;
 mod jobs;
@@ -66,7 +67,7 @@ pub use tensor::{DType, Error, Fault, Result};
 pub use text::Scored;
 pub use verify::{Finding, Outcome, Report, Severity};
 
-/// Name and version of the tool, as manifests and reports have it.
+/// Name and version of this program in manifests and reports.
 pub const TOOL: &str = concat!("gemma-convert ", env!("CARGO_PKG_VERSION"));
 
 /// The snippets of README.md compile.

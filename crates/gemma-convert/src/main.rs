@@ -1,7 +1,7 @@
-//! `gemma-convert`: turns Gemma 4 checkpoints into GGUF files and safetensors, proves them, and runs them.
+//! `gemma-convert`: converts Gemma 4 checkpoints to GGUF and safetensors, verifies the files, and runs them.
 //!
-//! The jobs are in the library of this package. The command line in `cli/` has arguments, progress bars, tables and exit
-//! codes. Results go to stdout, everything else to stderr; with `--json` stdout is one document.
+//! The jobs are in the library of this package; `cli/` has arguments, progress bars, tables and exit codes. Results go
+//! to stdout, everything else to stderr. With `--json`, stdout is one document.
 
 mod cli;
 

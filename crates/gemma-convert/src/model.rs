@@ -33,7 +33,7 @@ pub enum Container {
     Gguf(Box<GgufSet>, Box<(Config, Inventory)>),
 }
 
-/// A model whose headers have been read, and nothing more: it may be broken.
+/// A model of which only the headers have been read; its content may be broken.
 pub enum ModelFile {
     /// A GGUF file or all parts of a split.
     Gguf(GgufSet),
@@ -69,7 +69,7 @@ impl ModelFile {
         }
     }
 
-    /// The file as `verify` takes it.
+    /// The file in the form for `verify`.
     pub fn artifact(&self) -> Artifact<'_> {
         match self {
             ModelFile::Gguf(set) => set.into(),
@@ -77,7 +77,7 @@ impl ModelFile {
         }
     }
 
-    /// The model, ready to run.
+    /// Opens the model for running.
     ///
     /// # Errors
     /// `Malformed` or `Unsupported` for a config, a tokenizer or tensors that are not Gemma 4's.
@@ -88,10 +88,10 @@ impl ModelFile {
         }
     }
 
-    /// As [`model`](Self::model), draft models too: these can be compared, but do not run by themselves.
+    /// [`model`](Self::model) for draft models too, which can be compared, but not run alone.
     ///
     /// # Errors
-    /// As [`model`](Self::model).
+    /// The errors of [`model`](Self::model).
     pub fn model_of_any_kind(self) -> Result<Model> {
         match self {
             ModelFile::Gguf(set) => Model::gguf_by(set, Config::any_from_metadata),
@@ -122,7 +122,7 @@ pub fn refuse_part_of_a_folder(path: &Path) -> Result<()> {
         .help(format!("Give the folder: {}", folder.display())))
 }
 
-/// The first GGUF in a folder that is no checkpoint.
+/// The first GGUF file in a folder that is not a checkpoint.
 fn gguf_in(folder: &Path) -> Option<String> {
     if folder.join("config.json").exists() {
         return None;
@@ -215,7 +215,7 @@ impl Model {
         self.artifact().source()
     }
 
-    /// The file or folder as `verify` takes it.
+    /// The file or folder in the form for `verify`.
     pub fn artifact(&self) -> Artifact<'_> {
         match &self.container {
             Container::Checkpoint(checkpoint, _) => Artifact::Folder(checkpoint),
@@ -223,7 +223,7 @@ impl Model {
         }
     }
 
-    /// Differences from a checkpoint as transformers saves it, in words.
+    /// Differences from a checkpoint saved by transformers, in words.
     pub fn notes(&self) -> &[String] {
         match &self.container {
             Container::Checkpoint(_, model) => &model.notes,
@@ -231,7 +231,7 @@ impl Model {
         }
     }
 
-    /// The entry of a report. `path` is the path as it was given.
+    /// The model's entry in a report. `path` is the path given by the user.
     pub(crate) fn info(&self, path: &Path) -> ModelInfo {
         model_info(path, Some(self.config()), self.artifact(), Some(self.inventory()))
     }
@@ -247,8 +247,8 @@ impl Model {
         &self.tokenizer
     }
 
-    /// The sampling values that the model's publisher recommends: of `generation_config.json`, or `general.sampling.*` of a GGUF.
-    /// `None`, if there is none of them.
+    /// The sampling settings that the model's publisher recommends, from `generation_config.json` or
+    /// `general.sampling.*` of a GGUF. `None` if there are none.
     pub fn recommended_sampling(&self) -> Option<Sampling> {
         let number = |name: [&str; 2]| match &self.container {
             Container::Checkpoint(_, model) => model.generation.as_ref()?.get(name[0])?.as_f64(),
@@ -271,12 +271,12 @@ impl Model {
         })
     }
 
-    /// The path of the folder or of the first part.
+    /// The path of the folder or of the first file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The forward pass over the weights.
+    /// The model of the reference runtime.
     ///
     /// # Errors
     /// `Malformed` for tensors of other shapes than the config's.

@@ -11,19 +11,19 @@ pub struct RecipeOptions {
     pub recipes: Vec<String>,
     /// Presets of llama-quantize: `q4_0`, `q4_k_m`, `bf16` …
     pub presets: Vec<String>,
-    /// Rules `REGEX=TYPE` for GGUF tensor names, before those of the recipe. The first rule that matches decides.
+    /// Rules `REGEX=TYPE` for GGUF tensor names; they precede those of the recipe. The first matching rule applies.
     pub tensor_types: Vec<String>,
     /// Type of the token embedding.
     pub token_embd_type: Option<String>,
     /// Type of the per-layer embedding (PLE) table of E2B and E4B.
     pub per_layer_token_embd_type: Option<String>,
-    /// Bytes of tensors in a part of a split GGUF at most: `2GB`.
+    /// The most bytes of tensors in a part of a split GGUF: `2GB`.
     pub split_max_size: Option<String>,
-    /// Bytes of tensors in a shard of safetensors at most: `5GB`.
+    /// The most bytes of tensors in a shard of safetensors: `5GB`.
     pub max_shard_size: Option<String>,
     /// Safetensors without image and audio towers.
     pub text_only: bool,
-    /// A file with an importance matrix, for rounding.
+    /// A file with an importance matrix (imatrix) for quantization.
     pub importance: Option<PathBuf>,
     /// Mixed-precision bit allocation under a limit.
     pub budget: BudgetOptions,
@@ -31,14 +31,14 @@ pub struct RecipeOptions {
     pub settings: Vec<String>,
 }
 
-/// The limit of a mixed-precision bit allocation: one of size, bits a weight and KL divergence.
+/// The limit of a mixed-precision bit allocation: size, bits per weight or KL divergence.
 #[derive(Clone, Debug, Default)]
 pub struct BudgetOptions {
-    /// Bytes of all files together: `3.2GB`.
+    /// Total size of all files: `3.2GB`.
     pub target_size: Option<String>,
-    /// Bits a weight, over all tensors.
+    /// Bits per weight over all tensors.
     pub target_bpw: Option<f64>,
-    /// Predicted KL divergence in nats a token.
+    /// Predicted KL divergence in nats per token.
     pub target_kld: Option<f64>,
     /// A file of [`Sensitivity`](crate::Sensitivity). Without one, a conversion measures it on its text.
     pub sensitivity: Option<PathBuf>,
@@ -58,9 +58,9 @@ impl BudgetOptions {
 pub struct TextOptions {
     /// Plain text, or conversations in `.jsonl` files.
     pub files: Vec<PathBuf>,
-    /// The chunks of the text to take; all without.
+    /// The chunks of the text to use; `None` for all.
     pub chunks: Option<Chunks>,
-    /// Bytes for the hidden states of the text between two layers.
+    /// The most bytes of activation memory: hidden states of the text between two layers.
     pub memory: u64,
 }
 
@@ -72,7 +72,7 @@ impl Default for TextOptions {
 }
 
 impl TextOptions {
-    /// The same memory without a text.
+    /// The same options without a text.
     pub(crate) fn without_files(&self) -> TextOptions {
         TextOptions { memory: self.memory, ..TextOptions::default() }
     }
@@ -92,16 +92,16 @@ impl FromStr for Chunks {
             Some((start, end)) => number(start)?..number(end)?,
             None => 0..number(text)?,
         };
-        if range.is_empty() { Err("there are none in it".to_owned()) } else { Ok(Chunks(range)) }
+        if range.is_empty() { Err("an empty range".to_owned()) } else { Ok(Chunks(range)) }
     }
 }
 
 /// Layers of a model. Parses from `8` (the best eight) and `0,3,7`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layers {
-    /// This many, selected by a text.
+    /// This many, selected by measurement on a text.
     Count(usize),
-    /// These, in ascending order.
+    /// Given layers, in ascending order.
     These(Vec<usize>),
 }
 

@@ -1,4 +1,4 @@
-//! From recipe options to the requests that a plan is made of.
+//! Requests for a plan, from recipe options.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use tensor::{Error, Fault, Result};
 
 use crate::options::RecipeOptions;
 
-/// The place of the outputs.
+/// The destination of the outputs.
 #[derive(Clone, Debug)]
 pub struct Destination {
     /// The folder.
     pub folder: PathBuf,
-    /// The name of the one GGUF file, if the path was one of a file.
+    /// The name of the GGUF file, if the path names a file.
     pub file_name: Option<String>,
 }
 
 impl Destination {
-    /// A path that ends in `.gguf` and is no folder names a file; any other path names a folder.
+    /// A path that ends in `.gguf` and is not a folder names a file; any other path names a folder.
     pub fn new(path: &Path) -> Destination {
         let is_file = path.extension().is_some_and(|e| e == "gguf") && !path.is_dir();
         match path.file_name().filter(|_| is_file) {
@@ -43,8 +43,8 @@ impl Destination {
 /// One request for each recipe and preset.
 ///
 /// # Errors
-/// `Recipe` for a name or a key that does not exist, and for outputs that do not fit the destination; `Malformed` for a broken
-/// importance matrix.
+/// `Recipe` for a name or a key that does not exist, and for outputs that do not fit the destination; `Malformed` for a
+/// broken importance matrix.
 pub(crate) fn requests(options: &RecipeOptions, destination: &Destination) -> Result<Vec<Request>> {
     let settings = settings(options)?;
     let mut requests = Vec::new();
@@ -82,10 +82,10 @@ fn importance(path: &Path) -> Result<GivenImportance> {
     Ok(GivenImportance { source, entries: Some(Arc::new(entries)) })
 }
 
-/// The settings, and the options that stand for keys of a recipe.
+/// The settings, with the options that are keys of a recipe.
 ///
 /// # Errors
-/// `Recipe` for a size that is none.
+/// `Recipe` for an invalid size.
 fn settings(options: &RecipeOptions) -> Result<Vec<String>> {
     for (option, size) in [
         ("‹target_size›", &options.budget.target_size),
@@ -109,10 +109,10 @@ fn settings(options: &RecipeOptions) -> Result<Vec<String>> {
     Ok(settings)
 }
 
-/// Bytes of a recipe at most.
+/// The largest size of a recipe file in bytes.
 const MAX_RECIPE: u64 = 1 << 20;
 
-/// Name and TOML text of the recipe of a preset; of an embedded recipe, where no preset has this name.
+/// Name and TOML text of the recipe of a preset; if no preset has this name, of an embedded recipe.
 fn preset_text(name: &str) -> Result<(String, String)> {
     match Preset::named(name) {
         Ok(preset) => Ok((preset.name.clone(), Recipe::text_of_preset(&preset.name))),
@@ -121,7 +121,7 @@ fn preset_text(name: &str) -> Result<(String, String)> {
     }
 }
 
-/// Name and TOML text of an embedded recipe or of a file; of a preset, where no recipe has this name.
+/// Name and TOML text of an embedded recipe or of a file; if no recipe has this name, of a preset.
 pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
     let path = Path::new(name);
     if path.extension().is_some_and(|e| e == "toml") || name.contains('/') {
@@ -146,7 +146,7 @@ pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
     }
 }
 
-/// A request. The rules of the options come before those of the recipe.
+/// A request. The rules of the options precede those of the recipe.
 fn request(name: String, mut recipe: Recipe, options: &RecipeOptions) -> Result<Request> {
     let rule = |tensors: String, dtype: &str| {
         Ok(TypeRule { tensors, dtype: dtype.parse()?, variants: Vec::new(), optional: false, why: None })
@@ -171,7 +171,7 @@ fn request(name: String, mut recipe: Recipe, options: &RecipeOptions) -> Result<
     Ok(Request::new(name, recipe, stem))
 }
 
-/// The tensors of a checkpoint by place, with the surveys of their values that the requests need.
+/// The shards of a checkpoint, with the grid surveys that the requests need.
 pub(crate) fn shards<'a>(
     simd: Simd,
     checkpoint: &'a Checkpoint,

@@ -1,6 +1,6 @@
 //! Names of settings in errors and notes.
 
-/// A text with each `‹name›` of a setting replaced by `option(name)`: the name that a program has for it.
+/// Replaces each `‹name›` of a setting in a text by `option(name)`, the program's name for it.
 ///
 /// ```
 /// let text = gemma_convert::rename_settings("Use ‹force› to replace it.", |name| format!("--{name}"));

@@ -1,7 +1,7 @@
-//! `general.*`: names, licence and origin, from the recipe or the model card.
+//! Metadata keys `general.*` (names, licence, origin), from the recipe or the model card.
 //!
-//! gguf-py also guesses them from the name of the folder; this does not. A model without a card has no name.
-//! Titles and hub addresses are made as `gguf-py/gguf/metadata.py` does.
+//! gguf-py also guesses them from the name of the folder; this module does not, so a model without a card has no
+//! name. Titles and hub URLs are made as in `gguf-py/gguf/metadata.py`.
 
 use checkpoint::ModelCard;
 use gguf::Metadata;
@@ -12,7 +12,7 @@ use crate::formats::KeyRow;
 use crate::hub_name;
 use crate::keys::Parameters;
 
-/// The fields of a card that stand for a key, first match wins.
+/// The fields of a card for each key; the first match wins.
 const ALIASES: &[(&str, &[&str])] = &[
     ("name", &["name", "model_name"]),
     ("author", &["author", "model_author", "model_creator"]),
@@ -28,7 +28,7 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("source_repo_url", &["repo_url", "model_repo_url"]),
 ];
 
-/// The fields that a recipe's `[metadata]` may have.
+/// The fields allowed in a recipe's `[metadata]`.
 pub const FIELDS: &[&str] = &[
     "name",
     "author",
@@ -51,7 +51,7 @@ pub const FIELDS: &[&str] = &[
     "languages",
 ];
 
-/// One `card.…` value of the key table.
+/// The value of a `card.…` row of the key table.
 pub(crate) fn field(from: &KeySources<'_>, field: &str) -> Option<Json> {
     if let Some(named) = from.names.get(field) {
         return Some(named.clone());
@@ -75,17 +75,17 @@ pub(crate) fn field(from: &KeySources<'_>, field: &str) -> Option<Json> {
     }
 }
 
-/// `general.base_model.*` and `general.dataset.*`: a count, then the fields of each entry.
+/// Inserts `general.base_model.*` or `general.dataset.*`: a count, then the fields of each entry.
 pub(crate) fn listed(from: &KeySources<'_>, row: &KeyRow, metadata: &mut Metadata) {
     let (keys, entries) = match row.value.as_str() {
         "card.base_models" => (["base_model", "base_models", "base_model_sources"], from.card.base_models()),
         _ => (["datasets", "dataset", "dataset_sources"], from.card.datasets()),
     };
-    // a card that names the key but no model has the count 0
+    // a card with the key but no model gets the count 0
     if keys.iter().all(|key| from.card.get(key).is_none()) {
         return;
     }
-    // gguf-py takes a text or a list; a number alone, say, is none
+    // gguf-py accepts a string or a list, and ignores other values such as a number
     let entries = if matches!(entries, [Json::String(_)])
         || keys.iter().find_map(|k| from.card.get(k)).is_some_and(Json::is_array)
     {
@@ -94,7 +94,7 @@ pub(crate) fn listed(from: &KeySources<'_>, row: &KeyRow, metadata: &mut Metadat
         &[]
     };
     let known: Vec<_> = entries.iter().filter(|entry| !is_local(entry)).collect();
-    // paths are left out, and a list of nothing else is none
+    // local paths are left out; a list of paths only counts as no list
     if known.is_empty() && !entries.is_empty() {
         return;
     }
@@ -107,8 +107,8 @@ pub(crate) fn listed(from: &KeySources<'_>, row: &KeyRow, metadata: &mut Metadat
     }
 }
 
-/// Whether an entry is a path on the machine of who made the model: absolute, relative by its first segment, of Windows, or
-/// of more segments than a hub id has.
+/// Whether an entry is a local path: absolute, starting with a relative segment, a Windows path, or with more
+/// segments than a hub id.
 fn is_local(entry: &Json) -> bool {
     let Some(id) = entry.as_str().map(str::trim) else { return false };
     if let Some(rest) = id.split_once("://") {
@@ -125,7 +125,7 @@ fn is_local(entry: &Json) -> bool {
         || id.rsplit('/').next().is_some_and(trained)
 }
 
-/// A note for paths that a card names where models and data sets of the hub belong.
+/// A note about local paths that a card names in place of models and data sets of the hub.
 pub(crate) fn left_out(card: &ModelCard) -> Option<String> {
     let named = card.base_models().iter().chain(card.datasets()).filter(|entry| is_local(entry));
     let paths: Vec<_> = named.filter_map(Json::as_str).collect();
@@ -137,7 +137,7 @@ pub(crate) fn left_out(card: &ModelCard) -> Option<String> {
     })
 }
 
-/// Name, organization and address of a model or data set given as a hub id, an address or a mapping.
+/// Name, organization and URL of a model or data set that is given as a hub id, a URL or a mapping.
 fn described(entry: &Json) -> Vec<(&'static str, String)> {
     const FIELDS: [&str; 9] =
         ["name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url"];
@@ -166,7 +166,8 @@ fn described(entry: &Json) -> Vec<(&'static str, String)> {
     }
 }
 
-/// `4.6B`, `128x2.6B`: parameters, with experts times the size of the model with one expert.
+/// The label of the number of parameters (`4.6B`, `128x2.6B`): for experts, their number times the size of the model
+/// with one expert.
 fn size_label(parameters: Parameters) -> String {
     let size = rounded(parameters.shared + parameters.one_expert);
     match parameters.experts {
@@ -175,7 +176,7 @@ fn size_label(parameters: Parameters) -> String {
     }
 }
 
-/// Two significant digits at least, with the letter of the thousands.
+/// The number with at least two significant digits and a letter for the power of 1000.
 fn rounded(count: u64) -> String {
     let count = count as f64;
     let (scale, letter) = match count {

@@ -1,18 +1,18 @@
-//! Whether a model is made for chats, and whether it has what a chat needs.
+//! Checks for chat models: the chat template and the tokens that conversations need.
 
 use checkpoint::ChatTemplates;
 use serde_json::Value;
 
 use crate::Vocabulary;
 
-/// What ends an answer of an instruction-tuned model, and of no other.
+/// The end-of-turn token of instruction-tuned models; other models do not end an answer with it.
 const TURN_END: &str = "<turn|>";
 
 /// Tokens of this family that llama.cpp makes control tokens by their text, whatever their type.
 /// Source: ggml-org/llama.cpp `src/llama-vocab.cpp`, "control-looking token".
 const CONTROL_BY_TEXT: [&str; 3] = [TURN_END, "<|tool_response>", "<end_of_turn>"];
 
-/// The ids at which a generation ends, as a config says.
+/// The `eos_token_id`s of a config.
 fn ends(config: &Value) -> Vec<u64> {
     match &config["eos_token_id"] {
         Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
@@ -20,8 +20,8 @@ fn ends(config: &Value) -> Vec<u64> {
     }
 }
 
-/// A note for a model whose configs end an answer with `<turn|>`, as those of instruction-tuned models do, but which has no
-/// chat template.
+/// A note for a model without a chat template whose configs end an answer with `<turn|>`, as instruction-tuned models
+/// do.
 pub(crate) fn without_template(
     templates: &ChatTemplates,
     config: &Value,
@@ -44,7 +44,7 @@ pub(crate) fn without_template(
     ))
 }
 
-/// A note for ids at which generation_config.json ends an answer, and which are no tokens.
+/// A note for `eos_token_id`s of generation_config.json that are not in the vocabulary.
 pub(crate) fn unknown_ends(generation: Option<&Value>, vocabulary: &Vocabulary) -> Option<String> {
     let count = vocabulary.tokens.len() as u64;
     let unknown: Vec<_> =
@@ -57,8 +57,8 @@ pub(crate) fn unknown_ends(generation: Option<&Value>, vocabulary: &Vocabulary) 
     })
 }
 
-/// A note for tokens of the chat template that transformers keeps whole and llama.cpp takes apart: tokenizer.json calls them
-/// special, and tokenizer_config.json, by which they are typed, does not.
+/// A note for tokens of the chat template that transformers keeps whole but llama.cpp splits: tokenizer.json marks
+/// them as special, but tokenizer_config.json, which decides their type, does not.
 pub(crate) fn taken_apart(templates: &ChatTemplates, vocabulary: &Vocabulary) -> Option<String> {
     let template = templates.default.as_ref()?;
     let lost = vocabulary.special_as_text.iter().map(String::as_str);

@@ -1,9 +1,9 @@
-//! `config.json` as facts about a text model.
+//! `config.json` of a text model.
 //!
-//! Two dialects say the same: the published files name the sizes of full-attention layers
-//! (`global_head_dim`, `num_global_key_value_heads`), transformers writes them back as `per_layer_config`.
-//! Text-only fine-tunes have the text fields at the top. An absent key has the default of the config class that
-//! `model_type` names. Vision and audio fields are not read here; those of draft models are in `draft.rs`.
+//! There are two dialects: the published files give the sizes of full-attention layers in `global_head_dim` and
+//! `num_global_key_value_heads`, transformers writes them as `per_layer_config`. Text-only fine-tunes have the text
+//! fields at the top level. An absent key has the default of the config class that `model_type` names. Vision and
+//! audio fields are not read here; those of draft models are in `draft.rs`.
 
 pub(crate) mod dialects;
 pub(crate) mod fields;
@@ -18,59 +18,59 @@ use crate::draft::{self, DraftConfig};
 use fields::{Fields, MOST};
 pub use rope::Rope;
 
-/// What kind of attention a layer has.
+/// The kind of attention of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attention {
-    /// Sees the last `sliding_window` positions.
+    /// Attention to the last `sliding_window` positions.
     Sliding,
-    /// Sees everything before it.
+    /// Attention to all previous positions.
     Full,
 }
 
-/// What a checkpoint folder holds.
+/// The kind of model in a checkpoint folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelKind {
     /// A text model with image (and audio) towers.
     Multimodal,
-    /// The 12B: image patches and audio samples go into the text model without a tower.
+    /// The 12B: image patches and audio samples go into the text model directly, without a tower.
     Unified,
-    /// A text model alone.
+    /// A text model only.
     Text,
-    /// A draft model: it guesses the next tokens of one of the others, whose keys and values it reads.
+    /// A draft model (assistant): it predicts the next tokens of a target, whose KV cache it reads.
     Draft,
 }
 
-/// The text model's configuration. Sizes count elements, layers are numbered from 0.
+/// The configuration of the text model. Sizes are in elements; layers are numbered from 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `architectures[0]`.
     pub architecture: String,
-    /// What the folder holds.
+    /// The kind of model in the folder.
     pub kind: ModelKind,
-    /// One entry a layer.
+    /// The kind of attention of each layer.
     pub attention: Vec<Attention>,
     /// `hidden_size`.
     pub hidden: u64,
-    /// `intermediate_size`, before any doubling.
+    /// `intermediate_size`, before doubling.
     pub ffn: u64,
-    /// `use_double_wide_mlp`: layers that share K/V have twice the `ffn`.
+    /// `use_double_wide_mlp`: KV-shared layers have twice the `ffn`.
     pub double_wide: bool,
     /// `num_attention_heads`.
     pub heads: u64,
     /// `num_key_value_heads` of sliding layers.
     pub kv_heads: u64,
-    /// K/V heads of full layers, where the config gives them a number of their own.
+    /// K/V heads of full layers, if the config gives them a different number.
     pub full_kv_heads: Option<u64>,
     /// `head_dim` of sliding layers.
     pub head_dim: u64,
     /// Head size of full layers.
     pub full_head_dim: u64,
-    /// `attention_k_eq_v`: full layers have no value projection, the key projection serves.
+    /// `attention_k_eq_v`: full layers have no value projection and use the key projection.
     pub k_eq_v: bool,
-    /// `num_kv_shared_layers`: the last so many layers read the K/V of an earlier one.
+    /// `num_kv_shared_layers`: the number of layers at the end that read the K/V of an earlier layer.
     pub shared_kv_layers: u64,
-    /// `hidden_size_per_layer_input`; 0 without per-layer embeddings.
+    /// `hidden_size_per_layer_input`; 0 without per-layer embeddings (PLE).
     pub ple: u64,
     /// `vocab_size`.
     pub vocab: u64,
@@ -86,21 +86,22 @@ pub struct Config {
     pub context: u64,
     /// `sliding_window`.
     pub window: u64,
-    /// False with `use_bidirectional_attention: "all"`: a token sees those after it too.
+    /// False with `use_bidirectional_attention: "all"`: attention covers later tokens too.
     pub causal: bool,
     /// `rms_norm_eps`.
     pub norm_eps: f32,
     /// `final_logit_softcapping`, if any.
     pub softcap: Option<f32>,
-    /// How full layers turn.
+    /// RoPE of full layers.
     pub rope: Rope,
-    /// How sliding layers turn.
+    /// RoPE of sliding layers.
     pub rope_swa: Rope,
-    /// The head is the embedding. Of a checkpoint, see [`ModelSpec`](crate::ModelSpec): a stored head of other bytes is none.
+    /// The head is the embedding. For a checkpoint see [`ModelSpec`](crate::ModelSpec): a stored head with other
+    /// bytes is not tied.
     pub tied: bool,
-    /// What a draft model has besides; `None` for all others.
+    /// The additional fields of a draft model; `None` for other models.
     pub draft: Option<DraftConfig>,
-    /// In what the file is read otherwise than it is written, for people.
+    /// Notes for the user about values that are read differently from the file.
     pub notes: Vec<String>,
 }
 
@@ -111,15 +112,16 @@ pub(crate) fn field(name: &str) -> String {
 }
 
 impl Config {
-    /// Reads the text model's configuration out of a whole `config.json`.
+    /// Reads the configuration of the text model from the content of `config.json`.
     ///
     /// # Errors
-    /// `Unsupported` for another architecture or a quantisation that is not read, `Malformed` for a missing, mistyped or contradictory field.
+    /// `Unsupported` for another architecture or an unsupported quantisation, `Malformed` for a missing, mistyped or
+    /// contradictory field.
     pub fn from_json(json: &Value) -> Result<Config> {
         Config::of_kind(json, |kind| kind != ModelKind::Draft)
     }
 
-    /// As [`Config::from_json`], for a draft model and nothing else.
+    /// Like [`Config::from_json`], for draft models only.
     ///
     /// # Errors
     /// Those of [`Config::from_json`].
@@ -127,7 +129,7 @@ impl Config {
         Config::of_kind(json, |kind| kind == ModelKind::Draft)
     }
 
-    /// As [`Config::from_json`] or, for a draft model, [`Config::draft_from_json`].
+    /// Like [`Config::from_json`] or, for a draft model, [`Config::draft_from_json`].
     ///
     /// # Errors
     /// Those of [`Config::from_json`].
@@ -137,9 +139,9 @@ impl Config {
 
     fn of_kind(json: &Value, wanted: impl Fn(ModelKind) -> bool) -> Result<Config> {
         let (architecture, kind) = architecture(json, wanted)?;
-        checkpoint::is_fp8(json)?; // other kinds are refused
+        checkpoint::is_fp8(json)?; // refuses other quantisations
         let (whole, text) = Fields::of(json, &architecture, kind)?;
-        // that of the whole file decides: the text model has no head
+        // the value at the top level decides: the text model itself has no head
         let tied = whole.flag("tie_word_embeddings")?;
         let draft = (kind == ModelKind::Draft).then(|| DraftConfig::from_fields(&whole)).transpose()?;
         Config::from_fields(&text, architecture, kind, tied, draft)
@@ -248,7 +250,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Query heads share key heads evenly, and each head turns in pairs.
+    /// Checks that the query heads divide evenly among the K/V heads, and that head sizes are even, as RoPE needs.
     fn check_heads(&self) -> Result<()> {
         let full =
             if self.full_kv_heads.is_some() { "num_global_key_value_heads" } else { "num_key_value_heads" };
@@ -262,29 +264,29 @@ impl Config {
             if !self.heads.is_multiple_of(kv_heads) {
                 return Err(Error::malformed(
                     field(heads_key),
-                    "query heads cannot share these key heads evenly",
+                    "the query heads do not divide evenly among the K/V heads",
                 )
                 .expected(format!("a divisor of num_attention_heads {}", self.heads), kv_heads));
             }
             if !head_dim.is_multiple_of(2) {
-                return Err(Error::malformed(field(dim_key), "a head cannot be turned in pairs")
+                return Err(Error::malformed(field(dim_key), "RoPE rotates pairs of dimensions")
                     .expected("an even size", head_dim));
             }
         }
         Ok(())
     }
 
-    /// Number of layers.
+    /// The number of layers.
     pub fn layers(&self) -> usize {
         self.attention.len()
     }
 
-    /// True for the layers at the end that read the K/V of an earlier layer.
+    /// Whether the layer is one of those at the end that read the K/V of an earlier layer.
     pub fn shares_kv(&self, layer: usize) -> bool {
         (layer as u64) + self.shared_kv_layers >= self.layers() as u64
     }
 
-    /// Head size of a layer.
+    /// The head size of a layer.
     pub fn head_dim_of(&self, layer: usize) -> u64 {
         match self.attention[layer] {
             Attention::Sliding => self.head_dim,
@@ -292,7 +294,7 @@ impl Config {
         }
     }
 
-    /// K/V heads of a layer.
+    /// The number of K/V heads of a layer.
     pub fn kv_heads_of(&self, layer: usize) -> u64 {
         match self.attention[layer] {
             Attention::Sliding => self.kv_heads,
@@ -300,19 +302,19 @@ impl Config {
         }
     }
 
-    /// Width of a layer's feed-forward network.
+    /// The width of a layer's feed-forward network.
     pub fn ffn_of(&self, layer: usize) -> u64 {
         if self.double_wide && self.shares_kv(layer) { 2 * self.ffn } else { self.ffn }
     }
 
-    /// `rope_freqs`: divisors of the rotation frequencies of full layers, one a pair of dimensions.
-    /// Pairs that do not turn get 1e30.
+    /// The tensor `rope_freqs`: divisors of the RoPE frequencies of full layers, one per pair of dimensions. Pairs
+    /// that are not rotated have 1e30.
     pub fn rope_freqs(&self) -> Vec<f32> {
         self.rope.divisors(self.full_head_dim)
     }
 }
 
-/// What a mixture of experts is made of.
+/// The sizes of a mixture of experts.
 struct Experts {
     count: u64,
     used: u64,
@@ -320,7 +322,7 @@ struct Experts {
 }
 
 impl Experts {
-    /// `None` in dense models, whatever their configs say of experts.
+    /// `None` for dense models, whatever the config says about experts.
     fn read(text: &Fields<'_>) -> Result<Option<Experts>> {
         if text.is_unknown("enable_moe_block") {
             if text.given("enable_moe_block").is_some_and(|value| value != &Value::Bool(false)) {
@@ -351,7 +353,7 @@ impl Experts {
     }
 }
 
-/// A size that some classes do not have; 0 there.
+/// A size that some config classes lack; 0 for those.
 fn inert(text: &Fields<'_>, key: &str) -> Result<u64> {
     let size = if text.given(key).is_none() && text.is_unknown(key) { 0 } else { text.count(key, 0..=MOST)? };
     if size != 0 && text.is_unknown(key) {
@@ -388,7 +390,7 @@ fn architecture(json: &Value, wanted: impl Fn(ModelKind) -> bool) -> Result<(Str
     }
 }
 
-/// Says which other model it is, where the name tells.
+/// Adds the model family as help, if the name of the architecture tells it.
 fn other_family(error: Error, architecture: &str) -> Error {
     const FAMILIES: [(&str, &str); 7] = [
         ("Gemma3n", "Gemma 3n"),
@@ -407,7 +409,7 @@ fn other_family(error: Error, architecture: &str) -> Error {
     }
 }
 
-/// Each layer that shares K/V needs an earlier layer of its kind that has them.
+/// Checks that each KV-shared layer has an earlier layer of its kind with K/V of its own.
 pub(crate) fn check_donors(attention: &[Attention], shared: u64) -> Result<()> {
     let place = || field("num_kv_shared_layers");
     let Some(owners) = (attention.len() as u64).checked_sub(shared) else {

@@ -1,8 +1,8 @@
-//! Draft models ("assistants"): what they have besides a text model's config, and which model they draft for.
+//! Draft models ("assistants"): their additional config, and the check against their target.
 //!
-//! A draft model has no keys and values of its own. Each of its layers reads those of the last layer of its kind that
-//! owns some in the *target*, the model it drafts for; it is fed the target's embeddings and hidden states. So the two
-//! must agree in a number of sizes. Source: huggingface/transformers models/gemma4_assistant.
+//! A draft model has no keys and values of its own. Each of its layers reads those of the *target*: of the last layer
+//! of the same kind that has its own. Its inputs are the target's embeddings and hidden states. So the two must agree
+//! in a number of sizes. Source: huggingface/transformers models/gemma4_assistant.
 
 use serde_json::Value;
 use tensor::{Error, Fault, Result};
@@ -11,29 +11,29 @@ use crate::Vocabulary;
 use crate::config::fields::{Fields, MOST};
 use crate::config::{Attention, Config, ModelKind, field};
 
-/// What a draft model has besides.
+/// The config of a draft model, in addition to the text model's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DraftConfig {
     /// `backbone_hidden_size`: the hidden size of the target.
     pub backbone: u64,
-    /// Its head looks at some groups of tokens only, if it has an ordered embedding (E2B, E4B).
+    /// The ordered embedding (E2B, E4B): the head evaluates only some groups of tokens.
     pub ordered: Option<Ordered>,
 }
 
 /// An ordered embedding: the vocabulary in groups of equal size, each with a centroid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ordered {
-    /// `num_centroids`: number of groups.
+    /// `num_centroids`: the number of groups.
     pub centroids: u64,
-    /// `centroid_intermediate_top_k`: how many of them the head looks at.
+    /// `centroid_intermediate_top_k`: the number of groups that the head evaluates.
     pub used: u64,
 }
 
-/// The default of transformers' `Gemma4AssistantConfig`, for GGUFs.
+/// The default of transformers' `Gemma4AssistantConfig`, for GGUFs without the key.
 pub(crate) const CENTROIDS_USED: u64 = 32;
 
 impl DraftConfig {
-    /// Reads the fields of a whole `config.json`.
+    /// Reads the fields at the top level of `config.json`.
     pub(crate) fn from_fields(whole: &Fields<'_>) -> Result<DraftConfig> {
         let count = |key| whole.count(key, 1..=MOST);
         let backbone = count("backbone_hidden_size")?;
@@ -53,14 +53,14 @@ impl DraftConfig {
         match self.ordered {
             Some(Ordered { centroids, used }) if used == 0 || used > centroids => Err(Error::malformed(
                 "draft",
-                format!("{used} of {centroids} groups of tokens: no such number"),
+                format!("{used} of {centroids} groups of tokens: not a valid number"),
             )),
             _ => Ok(()),
         }
     }
 }
 
-/// All layers of a draft model read keys and values of its target.
+/// Checks that all layers of a draft model read the K/V of the target.
 pub(crate) fn check_shared(attention: &[Attention], shared: u64) -> Result<()> {
     if shared == attention.len() as u64 {
         return Ok(());
@@ -79,20 +79,20 @@ pub fn is_assistant(json: &Value) -> bool {
 }
 
 impl Config {
-    /// The ordered embedding of a draft model that has one.
+    /// The ordered embedding, if this is a draft model that has one.
     pub fn ordered(&self) -> Option<Ordered> {
         self.draft.as_ref()?.ordered
     }
 
-    /// The layer whose keys and values a draft's layers of this kind read: the last that owns some.
+    /// The layer whose K/V a draft's layers of this kind read: the last with its own.
     pub fn last_owner(&self, kind: Attention) -> Option<usize> {
         (0..self.layers()).rev().find(|&n| !self.shares_kv(n) && self.attention[n] == kind)
     }
 
-    /// Whether this draft model fits `target`, a model that it could draft for.
+    /// Checks that this draft model fits `target`.
     ///
     /// # Errors
-    /// `Malformed`, naming the first size in which they do not agree.
+    /// `Malformed`, with the first size that differs.
     pub fn check_target(&self, target: &Config) -> Result<()> {
         let Some(draft) = &self.draft else {
             return Err(Error::unsupported("draft", "not a draft model"));
@@ -119,10 +119,10 @@ impl Config {
 }
 
 impl Vocabulary {
-    /// Whether a draft model with this tokenizer speaks of the same tokens as `target`.
+    /// Checks that a draft model with this tokenizer has the same tokens and merges as `target`.
     ///
     /// # Errors
-    /// `Malformed`, naming the first token that is another.
+    /// `Malformed`, with the first token that differs.
     pub fn check_target(&self, target: &Vocabulary) -> Result<()> {
         same_tokens(&self.tokens, &target.tokens)?;
         match self.merges == target.merges {
@@ -132,10 +132,10 @@ impl Vocabulary {
     }
 }
 
-/// Whether two vocabularies have the same tokens in the same order.
+/// Checks that two vocabularies have the same tokens in the same order.
 ///
 /// # Errors
-/// `Malformed`, naming the first that differs.
+/// `Malformed`, with the first token that differs.
 pub fn same_tokens<T: AsRef<str>>(draft: &[T], target: &[T]) -> Result<()> {
     same("tokens", target.len(), draft.len())?;
     let pairs = draft.iter().map(AsRef::as_ref).zip(target.iter().map(AsRef::as_ref));

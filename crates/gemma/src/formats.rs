@@ -1,4 +1,4 @@
-//! The tables of `formats/`, embedded and parsed once. Those of draft models build on those of text models.
+//! The tables of `formats/`, embedded and parsed once. Those of draft models extend those of text models.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::config::ModelKind;
 
-/// `formats/gemma4.variants.toml`.
+/// The table `formats/gemma4.variants.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Variants {
@@ -23,7 +23,7 @@ pub(crate) struct Named {
     pub(crate) hidden: u64,
 }
 
-/// `formats/gemma4.defaults.toml`.
+/// The table `formats/gemma4.defaults.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Defaults {
@@ -41,7 +41,7 @@ pub(crate) struct Class {
     pub(crate) default: BTreeMap<String, serde_json::Value>,
 }
 
-/// `formats/gemma4.tensors.toml`.
+/// The table `formats/gemma4.tensors.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tensors {
@@ -50,7 +50,7 @@ pub(crate) struct Tensors {
     pub(crate) dropped: Vec<DroppedRow>,
 }
 
-/// `formats/gemma4-assistant.tensors.toml`.
+/// The table `formats/gemma4-assistant.tensors.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DraftTensors {
@@ -75,18 +75,18 @@ pub(crate) struct TensorRow {
     pub(crate) unprefixed: bool,
 }
 
-/// Who decides the type of a tensor in a GGUF.
+/// The policy for the type of a tensor in a GGUF.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TypePolicy {
-    /// The recipe.
+    /// The recipe chooses the type.
     #[default]
     Recipe,
-    /// Always single precision.
+    /// Always F32.
     F32,
     /// Never quantised.
     Keep,
-    /// Nobody: integers, which are copied.
+    /// Integers, which are copied.
     Copy,
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct DroppedRow {
     pub(crate) reason: String,
 }
 
-/// `formats/gemma4.keys.toml`.
+/// The table `formats/gemma4.keys.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Keys {
@@ -108,7 +108,7 @@ pub(crate) struct Keys {
     pub(crate) key: Vec<KeyRow>,
 }
 
-/// `formats/gemma4-assistant.keys.toml`.
+/// The table `formats/gemma4-assistant.keys.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DraftKeys {
@@ -148,7 +148,7 @@ pub(crate) enum KeyType {
     Strs,
 }
 
-/// `formats/gemma4.vocabulary.toml`.
+/// The table `formats/gemma4.vocabulary.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Vocabulary {
@@ -191,7 +191,7 @@ table!(text_keys, Keys, "gemma4.keys.toml");
 table!(draft_keys, DraftKeys, "gemma4-assistant.keys.toml");
 table!(pub(crate) vocabulary, Vocabulary, "gemma4.vocabulary.toml");
 
-/// The tensors of models of this kind.
+/// The tensor table for models of this kind.
 pub(crate) fn tensors(kind: ModelKind) -> &'static Tensors {
     static OF_DRAFTS: LazyLock<Tensors> = LazyLock::new(|| {
         let (text, draft) = (text_tensors(), draft_tensors());
@@ -205,7 +205,7 @@ pub(crate) fn tensors(kind: ModelKind) -> &'static Tensors {
     if kind == ModelKind::Draft { &OF_DRAFTS } else { text_tensors() }
 }
 
-/// The keys of models of this kind.
+/// The key table for models of this kind.
 pub(crate) fn keys(kind: ModelKind) -> &'static Keys {
     static OF_DRAFTS: LazyLock<Keys> = LazyLock::new(|| {
         let (mut key, draft) = (text_keys().key.clone(), draft_keys());
@@ -220,7 +220,7 @@ pub(crate) fn keys(kind: ModelKind) -> &'static Keys {
 mod tests {
     use super::*;
 
-    /// The promise behind `expect` above.
+    /// Justifies the `expect` above.
     #[test]
     fn tables_parse() {
         assert!(!variants().variant.is_empty());
@@ -232,7 +232,7 @@ mod tests {
         assert!(!defaults().class.is_empty());
     }
 
-    /// What the tables of draft models take from those of text models is there.
+    /// The rows of text models that the tables of draft models refer to exist.
     #[test]
     fn tables_of_drafts_build_on_rows_that_exist() {
         let text = text_tensors();
@@ -242,7 +242,7 @@ mod tests {
         assert!(text_keys().key.iter().any(|row| row.key == draft_keys().after));
     }
 
-    /// What the classes of the real transformers say, key by key: see `fixtures/configs/as_transformers_reads.py`.
+    /// Compares the defaults with those of the real transformers, see `fixtures/configs/as_transformers_reads.py`.
     #[test]
     fn defaults_are_those_of_transformers() {
         let read = testkit::json("configs/as_transformers_reads.json");

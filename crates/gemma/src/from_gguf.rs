@@ -1,11 +1,11 @@
-//! A GGUF understood: the config back out of its keys, and its tensors by role.
+//! Reading a GGUF's description: the config from its keys, and its tensors by role.
 //!
-//! The inverse of `keys.rs` and of the names in `formats/gemma4.tensors.toml`, as llama.cpp reads a file: a key that it
-//! can do without has its default here too, and what it stops at or counts otherwise than we do is refused (sources:
-//! `src/llama-model.cpp` `load_hparams`, `src/llama-hparams.h`, `src/models/gemma4*.cpp`). Some facts have no key: the
-//! vocabulary is as large as the embedding, the head is tied unless it has a tensor, full layers without a value
-//! projection use their keys (all as llama.cpp's `src/models/gemma4.cpp` decides them), and what part of a head
-//! turns is in the tensor `rope_freqs`, which is therefore one of the model's weights here.
+//! The inverse of `keys.rs` and of the names in `formats/gemma4.tensors.toml`, with llama.cpp's semantics: a key that
+//! is optional there has the same default here, and values that it rejects or interprets differently are refused
+//! (sources: `src/llama-model.cpp` `load_hparams`, `src/llama-hparams.h`, `src/models/gemma4*.cpp`). Some facts have
+//! no key: the vocabulary has the size of the embedding, the head is tied unless it has a tensor, full layers without
+//! a value projection use their keys (all as in llama.cpp's `src/models/gemma4.cpp`), and the fraction of a head that
+//! is rotated is in the tensor `rope_freqs`, which is therefore one of the model's weights here.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,29 +17,30 @@ use crate::draft::{self, DraftConfig, Ordered};
 use crate::formats::{self, TypePolicy};
 use crate::inventory::{Found, Inventory, Slot, check_shape, complete, slots};
 
-/// What llama.cpp caps logits at where the key is absent.
+/// llama.cpp's cap of logits if the key is absent.
 const SOFTCAP: f32 = 30.0;
 
-/// The base of RoPE where the keys are absent.
+/// The RoPE base if the keys are absent.
 const BASE: f32 = 1e4;
 
-/// The role, and the name without `.weight`, of the divisors of the rotation frequencies of full layers.
+/// The role, and the name without `.weight`, of the divisors of the RoPE frequencies of full layers.
 pub const ROPE_FREQS: &str = "rope_freqs";
 
 impl Config {
-    /// The config of a GGUF, from its keys and from which tensors it has.
+    /// The config of a GGUF, from its keys and the names of its tensors.
     ///
-    /// `architecture` is the file's `general.architecture` and `kind` is [`ModelKind::Text`], whatever the checkpoint
-    /// was. `rope.fraction` is the family's; the file's own is in its tensor [`ROPE_FREQS`].
+    /// `architecture` is the file's `general.architecture` and `kind` is [`ModelKind::Text`], whatever the kind of
+    /// the checkpoint was. `rope.fraction` is the family's default; the file's own value is in its tensor
+    /// [`ROPE_FREQS`].
     ///
     /// # Errors
-    /// `Unsupported` for another architecture or for layers that differ in a way no config can say, `Malformed`
-    /// for a missing, mistyped or contradictory key.
+    /// `Unsupported` for another architecture or for layers that differ in a way that a config cannot express,
+    /// `Malformed` for a missing, mistyped or contradictory key.
     pub fn from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Config> {
         Config::from_keys(metadata, tensors, ModelKind::Text)
     }
 
-    /// As [`Config::from_metadata`], for a draft model and nothing else; `kind` is [`ModelKind::Draft`].
+    /// Like [`Config::from_metadata`], for draft models only; `kind` is [`ModelKind::Draft`].
     ///
     /// # Errors
     /// Those of [`Config::from_metadata`].
@@ -47,7 +48,7 @@ impl Config {
         Config::from_keys(metadata, tensors, ModelKind::Draft)
     }
 
-    /// As [`Config::from_metadata`] or, for the architecture of draft models, [`Config::draft_from_metadata`].
+    /// Like [`Config::from_metadata`] or, for the architecture of draft models, [`Config::draft_from_metadata`].
     ///
     /// # Errors
     /// Those of [`Config::from_metadata`].
@@ -82,7 +83,7 @@ impl Config {
             Ok(desc.rows())
         };
         let ple = match kind {
-            ModelKind::Draft => 0, // not read
+            ModelKind::Draft => 0, // llama.cpp does not read it
             _ => keys.required::<u32>("embedding_length_per_layer_input")?.into(),
         };
         let vocab = rows("token_embd.weight")?;
@@ -133,7 +134,7 @@ impl Config {
             causal: keys.typed("attention.causal")?.unwrap_or(true),
             norm_eps: keys.required("attention.layer_norm_rms_epsilon")?,
             softcap: match (kind, keys.typed("final_logit_softcapping")?) {
-                (ModelKind::Draft, _) => None, // not read
+                (ModelKind::Draft, _) => None, // llama.cpp does not read it
                 (_, cap) => Some(cap.unwrap_or(SOFTCAP)).filter(|&cap: &f32| cap != 0.0),
             },
             rope: Rope {
@@ -152,7 +153,7 @@ impl Config {
     }
 }
 
-/// The keys of the model, without their prefix.
+/// Access to the model's keys without the architecture prefix.
 struct Keys<'a> {
     metadata: &'a Metadata,
     architecture: &'a str,
@@ -175,12 +176,12 @@ impl<'a> Keys<'a> {
         self.metadata.get(&self.name(key)).is_some()
     }
 
-    /// Whether `rope.scaling.factor` counts.
+    /// Whether `rope.scaling.factor` has an effect.
     fn scales(&self) -> bool {
         !matches!(self.typed::<&str>("rope.scaling.type"), Ok(Some("none")))
     }
 
-    /// Scalings of RoPE and other keys that llama.cpp follows and this crate does not.
+    /// Refuses RoPE scalings and other keys that llama.cpp supports and this crate does not.
     fn check_scaling(&self, kind: ModelKind, layers: u64) -> Result<()> {
         let scaling: Option<&str> = self.typed("rope.scaling.type")?;
         if let Some(other) = scaling.filter(|name| !["none", "linear", "longrope"].contains(name)) {
@@ -204,7 +205,7 @@ impl<'a> Keys<'a> {
             let found = self.optional(key)?.unwrap_or(0);
             if found != expected {
                 return Err(
-                    Error::unsupported(self.place(key), "a model of another make").expected(expected, found)
+                    Error::unsupported(self.place(key), "not a Gemma 4 model").expected(expected, found)
                 );
             }
         }
@@ -219,7 +220,7 @@ impl<'a> Keys<'a> {
         Ok(self.typed::<u32>(key)?.map(u64::from))
     }
 
-    /// A size that no model is without.
+    /// A mandatory size of at least 1.
     fn size(&self, key: &str) -> Result<u64> {
         match self.required::<u32>(key)? {
             0 => Err(Error::malformed(self.place(key), "no such size").expected("at least 1", 0)),
@@ -227,7 +228,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A size a layer: one number for all of them, or an array.
+    /// A size for each layer, from a number for all layers or an array.
     fn per_layer(&self, key: &str, layers: usize) -> Result<Vec<u64>> {
         let sizes: Vec<u64> = match self.metadata.get(&self.name(key)) {
             Some(Value::Array(Array::I32(sizes))) => sizes.iter().map(|&n| n.max(0) as u64).collect(),
@@ -236,7 +237,7 @@ impl<'a> Keys<'a> {
         };
         if sizes.len() != layers {
             return Err(
-                Error::malformed(self.place(key), "not one entry a layer").expected(layers, sizes.len())
+                Error::malformed(self.place(key), "not one entry per layer").expected(layers, sizes.len())
             );
         }
         match sizes.iter().position(|&n| n == 0) {
@@ -251,13 +252,13 @@ impl<'a> Keys<'a> {
         let sliding: &[bool] = self.required(key)?;
         if sliding.len() != layers {
             return Err(
-                Error::malformed(self.place(key), "not one entry a layer").expected(layers, sliding.len())
+                Error::malformed(self.place(key), "not one entry per layer").expected(layers, sliding.len())
             );
         }
         Ok(sliding.iter().map(|&s| if s { Attention::Sliding } else { Attention::Full }).collect())
     }
 
-    /// What a draft model says besides. Its head is an ordered one if the tensors of one are there.
+    /// The additional config of a draft model. It has an ordered embedding if the tensors of one are present.
     fn draft(&self, named: &HashMap<&str, &TensorDesc>) -> Result<DraftConfig> {
         let used = self.optional("masked_embedding_top_k")?.unwrap_or(draft::CENTROIDS_USED);
         let centroids = named.get("masked_embd_centroids.weight").map(|desc| desc.rows());
@@ -269,7 +270,7 @@ impl<'a> Keys<'a> {
         Ok(draft)
     }
 
-    /// What the keys repeat, or could say and a config cannot.
+    /// Checks the keys that repeat another, and values that a config cannot express.
     fn check(&self, config: &Config, ffn: &[u64], kv_heads: &[u64]) -> Result<()> {
         for layer in 0..config.layers() {
             let sizes = [
@@ -283,7 +284,7 @@ impl<'a> Keys<'a> {
                 }
             }
         }
-        // llama.cpp's default of each, where there is one
+        // with llama.cpp's default for each, if there is one
         let turning = self.optional("rope.dimension_count")?.unwrap_or(config.full_head_dim);
         let repeated = [
             ("attention.value_length", Some(config.hidden / config.heads), config.full_head_dim),
@@ -297,15 +298,14 @@ impl<'a> Keys<'a> {
                 (found, default) => found.or(default).filter(|&found| found != expected),
             };
             if let Some(found) = found {
-                return Err(
-                    Error::unsupported(self.place(key), "not the length of a key").expected(expected, found)
-                );
+                return Err(Error::unsupported(self.place(key), "differs from the head size")
+                    .expected(expected, found));
             }
         }
         let used = config.experts_used.unwrap_or(0);
         let most = config.experts.unwrap_or(0);
         if used > most || (most > 0 && used == 0) {
-            return Err(Error::malformed(self.place("expert_used_count"), "llama.cpp stops at it")
+            return Err(Error::malformed(self.place("expert_used_count"), "llama.cpp rejects this number")
                 .expected(format!("1 to {most} with experts, none without"), used));
         }
         if let Some(tokens) = self.metadata.typed::<&[String]>("tokenizer.ggml.tokens")? {
@@ -313,7 +313,7 @@ impl<'a> Keys<'a> {
             let of = |name: &str| name == "token_embd" || config.ple > 0;
             for (name, rows) in tables.into_iter().filter(|(name, _)| of(name)) {
                 if rows != tokens.len() as u64 {
-                    return Err(Error::malformed(format!("tensor {name}.weight"), "not a row a token")
+                    return Err(Error::malformed(format!("tensor {name}.weight"), "not one row per token")
                         .expected(format!("{} rows", tokens.len()), rows));
                 }
             }
@@ -326,10 +326,10 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Finds every tensor of the model in a GGUF, [`ROPE_FREQS`] among them; nothing in it may be left over.
+/// Finds every tensor of the model in a GGUF, including [`ROPE_FREQS`]; a tensor without a use is an error.
 ///
 /// # Errors
-/// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor nobody uses.
+/// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor without a use.
 pub fn gguf_inventory(config: &Config, tensors: &[TensorDesc]) -> Result<Inventory> {
     let by_name: HashMap<&str, usize> =
         tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
@@ -360,7 +360,8 @@ pub fn gguf_inventory(config: &Config, tensors: &[TensorDesc]) -> Result<Invento
     }
 }
 
-/// Not in the table, because no checkpoint has it. A model without full layers may do without.
+/// The slot of `rope_freqs`. It is not in the table, because no checkpoint has it; it is optional without full
+/// layers.
 fn rope_freqs(config: &Config) -> Slot {
     Slot {
         role: ROPE_FREQS,

@@ -1,7 +1,7 @@
-//! Whether a model's head is its embedding.
+//! Tied heads: whether a model's head is its embedding.
 //!
-//! transformers ties the two where the config says so, but for a stored head that differs from the embedding: that one it
-//! keeps. So the bytes decide, and they are compared only where a head is stored.
+//! transformers ties the two if the config says so, except that it keeps a stored head that differs from the
+//! embedding. So the bytes decide, and they are compared only if a head is stored.
 //!
 //! Source: huggingface/transformers 5.23 `modeling_utils.py`, `tie_weights`.
 
@@ -12,20 +12,20 @@ use tensor::{Error, Result, TensorDesc, TensorSource};
 use crate::config::{Config, ModelKind, field};
 use crate::inventory;
 
-/// Bytes of either tensor that are compared at a time.
+/// Bytes per tensor that are compared at a time.
 const PIECE: u64 = 1 << 20;
 
 impl Config {
-    /// The config of a checkpoint of a text model, as its weights have it: [`Config::tied`] is false where a head of its
-    /// own is stored.
+    /// The config of a text model's checkpoint, corrected by its weights: [`Config::tied`] is false if a head is
+    /// stored that differs from the embedding.
     ///
     /// # Errors
-    /// Those of [`Config::from_json`], and what reading the weights says.
+    /// Those of [`Config::from_json`], and read errors of the weights.
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Config> {
         Config::with_weights(checkpoint, Config::from_json)
     }
 
-    /// As [`Config::of_checkpoint`], also for a draft model.
+    /// Like [`Config::of_checkpoint`], and also for a draft model.
     ///
     /// # Errors
     /// Those of [`Config::of_checkpoint`].
@@ -33,7 +33,7 @@ impl Config {
         Config::with_weights(checkpoint, Config::any_from_json)
     }
 
-    /// As [`Config::of_checkpoint`], for the config that `read` makes of the file.
+    /// Like [`Config::of_checkpoint`], with the reader `read` for the config file.
     pub(crate) fn with_weights(
         checkpoint: &Checkpoint,
         read: fn(&Value) -> Result<Config>,
@@ -59,18 +59,18 @@ impl Config {
         match head {
             Some(head) if config.kind == ModelKind::Draft => Err(Error::unsupported(
                 format!("tensor {}", tensors[head].name),
-                "a draft model with a head of its own: a GGUF and llama.cpp have its embedding for it",
+                "a draft model with a head of its own: in a GGUF and in llama.cpp its embedding is the head",
             )),
             None if !said => Err(Error::missing("tensor lm_head.weight").within(field("tie_word_embeddings")).expected(
                 "a head, where tie_word_embeddings is false",
                 "none",
-            ).help("If the embedding is the head, say tie_word_embeddings: true at the top of config.json; transformers would begin with a random head.")),
+            ).help("If the embedding is the head, say tie_word_embeddings: true at the top of config.json; transformers would initialise the head at random.")),
             _ => Ok(config),
         }
     }
 }
 
-/// Whether two tensors hold the same bytes, read side by side.
+/// Whether two tensors have the same type, shape and bytes. Reads both side by side, some rows at a time.
 fn same_bytes(source: &dyn TensorSource, a: usize, b: usize) -> Result<bool> {
     let [left, right]: [&TensorDesc; 2] = [&source.tensors()[a], &source.tensors()[b]];
     if (left.dtype, &left.shape) != (right.dtype, &right.shape) {

@@ -1,14 +1,14 @@
-//! What the name of a model on the hub says: its title, its owner, its version.
+//! Title, owner and version of a model from its name on the hub.
 //!
-//! Follows `id_to_title` and `get_model_id_components` of gguf-py/gguf/metadata.py. There a size that is far from the
-//! model's counts as part of a fine-tune's name; here every number of parameters is a size, which matters only for a
-//! name that also has a size in words.
+//! Follows `id_to_title` and `get_model_id_components` of gguf-py/gguf/metadata.py. gguf-py counts a size that is far
+//! from the model's as part of a fine-tune's name; here every number of parameters is a size, which matters only for
+//! a name that also has a size in words.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// The kinds of words in a name, by what they look like; the others are names.
+/// Patterns for the kinds of words in a name; other words belong to the name itself.
 struct Words {
     version: Regex,
     quantisation: Regex,
@@ -28,7 +28,7 @@ static WORDS: LazyLock<Words> = LazyLock::new(|| {
     }
 });
 
-/// `owner/model-name` as titles, and the version that the name ends with: fields of `general.base_model.N`.
+/// The fields of `general.base_model.N` for `owner/model-name`: titles, and the version at the end of the name.
 pub(crate) fn fields(id: &str) -> Vec<(&'static str, String)> {
     let split = id.split_once('/').filter(|_| !id.contains(' '));
     let (owner, model) = split.map_or((None, id), |(owner, model)| (Some(owner), model));
@@ -39,7 +39,7 @@ pub(crate) fn fields(id: &str) -> Vec<(&'static str, String)> {
     fields
 }
 
-/// `v2` in `model-7B-v2`, but not the `4` in `gemma-4-31B`, which belongs to the name.
+/// The version: `v2` in `model-7B-v2`, but not the `4` in `gemma-4-31B`, which belongs to the name.
 fn version(model: &str) -> Option<String> {
     if model.contains(' ') {
         return None;
@@ -57,7 +57,7 @@ fn version(model: &str) -> Option<String> {
         is_version(part) || !typed(*i, part) && part.starts_with(char::is_alphabetic)
     };
     let start = parts.iter().enumerate().take_while(of_name).count();
-    // a version that ends the name is one after all
+    // a version that ends the name is not part of it
     let trailing =
         if start < parts.len() { 0 } else { parts.iter().rev().take_while(|part| is_version(part)).count() };
     let versions: Vec<&str> =
@@ -65,7 +65,7 @@ fn version(model: &str) -> Option<String> {
     Some(versions.join("-")).filter(|v| !v.is_empty())
 }
 
-/// `gemma-4-E2B-it` → `Gemma 4 E2B It`: words in lower case get a capital, unless they are a version.
+/// The title (`gemma-4-E2B-it` → `Gemma 4 E2B It`): lower-case words are capitalised unless they are a version.
 fn title(id: &str) -> String {
     let version = |word: &str| {
         let digits = word.strip_prefix('v').unwrap_or(word);
@@ -74,7 +74,7 @@ fn title(id: &str) -> String {
     };
     let lower = |word: &str| word.chars().any(char::is_lowercase) && !word.chars().any(char::is_uppercase);
     let capital = |word: &str| {
-        // as Python's str.title: a letter after anything but a letter is upper case
+        // as Python's str.title: a letter is upper case unless it follows a letter
         let mut after_letter = false;
         let mut out = String::new();
         for c in word.chars() {
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(title("my-model-v1.5-31B"), "My Model v1.5 31B");
     }
 
-    /// As gguf-py's `get_model_id_components` says.
+    /// Expected values are those of gguf-py's `get_model_id_components`.
     #[test]
     fn versions() {
         for (name, expected) in [

@@ -1,7 +1,8 @@
-//! Which tensor of a checkpoint is which: roles, GGUF names, shapes, and what is left out.
+//! The tensors of a checkpoint: roles, GGUF names, shapes, and which are left out.
 //!
-//! The tables are `formats/gemma4.tensors.toml` and, for draft models, `gemma4-assistant.tensors.toml`; here they are unrolled over the layers of a config and held
-//! against what a checkpoint contains. Every tensor is used or dropped with a reason, or it is an error.
+//! The tables are `formats/gemma4.tensors.toml` and, for draft models, `gemma4-assistant.tensors.toml`. This module
+//! expands them over the layers of a config and compares them with a checkpoint. Every tensor is used or dropped with
+//! a reason; any other tensor is an error.
 
 use std::collections::HashMap;
 
@@ -10,12 +11,12 @@ use tensor::{DType, Error, Result, TensorDesc};
 use crate::config::{Attention, Config, ModelKind};
 use crate::formats::{self, TensorRow, TypePolicy};
 
-/// A tensor that a text model of a given config has.
+/// A tensor that a text model with a given config has.
 #[derive(Clone, Debug)]
 pub struct Slot {
-    /// llama.cpp's name for what it does: `attn_q`, `ffn_down`, …
+    /// The role by llama.cpp's name: `attn_q`, `ffn_down`, …
     pub role: &'static str,
-    /// Its layer, if it belongs to one.
+    /// The layer's index; `None` for a tensor outside the layers.
     pub layer: Option<usize>,
     /// Name in the checkpoint, without the prefix of the text model.
     pub hf: String,
@@ -23,15 +24,15 @@ pub struct Slot {
     pub gguf: String,
     /// Dimensions, slowest first.
     pub shape: Vec<u64>,
-    /// Who decides its type.
+    /// The policy for its type.
     pub type_policy: TypePolicy,
-    /// K/V of a layer that reads another layer's: may be there, is never read.
+    /// K/V of a KV-shared layer: it may be present, but no computation reads it.
     pub unused: bool,
     pub(crate) unprefixed: bool,
 }
 
 impl Slot {
-    /// Its name in a checkpoint has no prefix: it lies beside the text model, as the head does.
+    /// Whether its name in a checkpoint has no prefix, because it is outside the text model, like the head.
     pub fn unprefixed(&self) -> bool {
         self.unprefixed
     }
@@ -40,34 +41,34 @@ impl Slot {
 /// A tensor of the text model, found in the checkpoint.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// What it is.
+    /// The tensor's description.
     pub slot: Slot,
-    /// Its number among the tensors of the checkpoint.
+    /// The tensor's index in the checkpoint.
     pub index: usize,
 }
 
-/// A tensor that does not go into a text model.
+/// A tensor that is not part of the text model.
 #[derive(Clone, Debug)]
 pub struct Exclusion {
-    /// Its number among the tensors of the checkpoint.
+    /// The tensor's index in the checkpoint.
     pub index: usize,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
 }
 
-/// The checkpoint's tensors, all accounted for.
+/// All tensors of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Inventory {
-    /// The text model, in the order of the table, layer by layer.
+    /// The text model's tensors, in table order, layer by layer.
     pub text: Vec<Found>,
-    /// Everything else.
+    /// All other tensors.
     pub dropped: Vec<Exclusion>,
 }
 
-/// All tensors that a text model of this config has or may have.
+/// All tensors that a text model with this config has or may have.
 ///
 /// # Errors
-/// `Malformed` when a size overflows.
+/// `Malformed` if a size overflows.
 pub(crate) fn slots(config: &Config) -> Result<Vec<Slot>> {
     let mut slots = Vec::new();
     let (of_layer, of_model): (Vec<_>, Vec<_>) =
@@ -101,7 +102,7 @@ fn slot(config: &Config, row: &'static TensorRow, layer: Option<usize>) -> Resul
     }))
 }
 
-/// A condition of the table's `when` and `unused_when`.
+/// Evaluates a condition of the table's `when` or `unused_when`.
 fn holds(config: &Config, condition: &str, layer: Option<usize>) -> bool {
     match (condition, layer) {
         ("ple", _) => config.ple > 0,
@@ -114,7 +115,7 @@ fn holds(config: &Config, condition: &str, layer: Option<usize>) -> bool {
     }
 }
 
-/// A dimension of the table's `shape`: symbols and numbers, multiplied.
+/// Evaluates a dimension of the table's `shape`: a product of symbols and numbers.
 fn size(config: &Config, expression: &str, layer: Option<usize>) -> Result<u64> {
     let symbol = |name: &str| match (name, layer) {
         ("vocab", _) => config.vocab,
@@ -140,11 +141,12 @@ fn size(config: &Config, expression: &str, layer: Option<usize>) -> Result<u64> 
     })
 }
 
-/// Finds every tensor of the text model and accounts for the others.
+/// Finds every tensor of the text model and accounts for the others. `file_of` returns the file of a tensor, by
+/// index.
 ///
 /// # Errors
-/// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor nobody uses or whose
-/// elements are not F32, F16 or BF16. `file_of` names the file of a tensor, by its number.
+/// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor without a use or with elements other
+/// than F32, F16 or BF16.
 pub fn inventory(
     config: &Config,
     tensors: &[TensorDesc],
@@ -179,9 +181,11 @@ pub fn inventory(
         let all = tensors.iter().map(|tensor| tensor.name.as_str());
         let there = match missing.first() {
             Some(first) if unused.is_empty() => {
-                format!(" The closest names that are there: {}.", closest(first, all))
+                format!(" The closest names in the checkpoint: {}.", closest(first, all))
             }
-            Some(first) => format!(" There, and not known: {}.", closest(first, unused.into_iter())),
+            Some(first) => {
+                format!(" Unknown tensors in the checkpoint: {}.", closest(first, unused.into_iter()))
+            }
             None => String::new(),
         };
         e.help(format!("Is config.json the one of this checkpoint, and is every shard there?{there}"))
@@ -203,12 +207,12 @@ const HEADS: [&str; 4] = [
     "model.language_model.lm_head.weight",
 ];
 
-/// The stored heads of a checkpoint, by number, the usual name first.
+/// The indices of the stored heads, the usual name first.
 pub(crate) fn heads(tensors: &[TensorDesc]) -> impl Iterator<Item = usize> {
     HEADS.iter().filter_map(|name| tensors.iter().position(|tensor| tensor.name == *name))
 }
 
-/// The embedding of a checkpoint, by number.
+/// The index of the embedding.
 pub(crate) fn embedding(config: &Config, tensors: &[TensorDesc]) -> Option<usize> {
     let table = formats::tensors(config.kind);
     let slot = table.tensor.iter().find(|row| row.role == "token_embd")?;
@@ -216,21 +220,21 @@ pub(crate) fn embedding(config: &Config, tensors: &[TensorDesc]) -> Option<usize
     names.into_iter().find_map(|name| tensors.iter().position(|tensor| tensor.name == name))
 }
 
-/// The prefix under which the most tensors of the text model are found.
+/// The prefix with the most matches among the tensors of the text model.
 fn prefix(config: &Config, slots: &[Slot], by_name: &HashMap<&str, usize>) -> &'static str {
     let hits = |prefix: &&String| {
         slots.iter().filter(|slot| by_name.contains_key(format!("{prefix}{}", slot.hf).as_str())).count()
     };
     let prefixes = &formats::tensors(config.kind).prefixes;
-    // `rev`, because `max_by_key` takes the last of equals and the first is the usual one
+    // `rev`: `max_by_key` returns the last maximum, and the first prefix is the usual one
     prefixes.iter().rev().max_by_key(hits).map_or("", String::as_str)
 }
 
-/// The names that are most like one that is missing, as a list, and how many others there are.
+/// The names most similar to a missing one, as a list, with the number of the others.
 fn closest<'a>(missing: &str, there: impl Iterator<Item = &'a str>) -> String {
     const MOST: usize = 3;
     let wanted: Vec<_> = missing.split('.').collect();
-    // segments in common from both ends, then letters from the beginning
+    // common segments from both ends, then common leading letters
     let likeness = |name: &str| {
         let own: Vec<_> = name.split('.').collect();
         let ends = own.iter().rev().zip(wanted.iter().rev()).take_while(|(a, b)| a == b).count();
@@ -262,9 +266,9 @@ fn check(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
     Ok(())
 }
 
-/// Is the tensor of the size that the config gives it?
+/// Checks that the tensor has the shape that the config gives it.
 pub(crate) fn check_shape(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
-    // one value may be a vector of one or a scalar
+    // one value may be a vector of length 1 or a scalar
     if tensor.shape == slot.shape || slot.shape == [1] && tensor.shape.is_empty() {
         return Ok(());
     }
@@ -272,7 +276,7 @@ pub(crate) fn check_shape(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
         .expected(format!("{:?}", slot.shape), format!("{:?}", tensor.shape)))
 }
 
-/// An error if names of tensors are missing.
+/// Returns an error if `missing` has names.
 pub(crate) fn complete(config: &Config, missing: &[String]) -> Result<()> {
     let Some((first, more)) = missing.split_first() else { return Ok(()) };
     let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
@@ -305,7 +309,7 @@ fn reason(config: &Config, tensor: &TensorDesc) -> Result<&'static str> {
     })
 }
 
-/// Whether any model has tensors of this role, for rules that name roles.
+/// Whether a model kind has tensors of this role, for rules that name roles.
 pub fn is_role(name: &str) -> bool {
     [ModelKind::Text, ModelKind::Draft]
         .into_iter()

@@ -1,4 +1,5 @@
-//! The keys of a GGUF: the table `formats/gemma4.keys.toml` (of draft models `gemma4-assistant.keys.toml`) filled with the facts of a checkpoint.
+//! The metadata keys of a GGUF: the table `formats/gemma4.keys.toml` (for draft models `gemma4-assistant.keys.toml`),
+//! filled with the values of a checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -11,45 +12,45 @@ use crate::config::{Attention, Config, ModelKind};
 use crate::formats::{self, KeyRow, KeyType, Keys};
 use crate::{Vocabulary, card};
 
-/// Everything that ends up in the keys of a file.
+/// The sources of a file's metadata.
 #[derive(Clone, Copy, Debug)]
 pub struct KeySources<'a> {
-    /// The text model.
+    /// The text model's config.
     pub config: &'a Config,
-    /// Its tokenizer.
+    /// The tokenizer.
     pub vocabulary: &'a Vocabulary,
-    /// Its chat templates.
+    /// The chat templates.
     pub templates: &'a ChatTemplates,
-    /// `generation_config.json`.
+    /// The content of `generation_config.json`.
     pub generation: Option<&'a Json>,
     /// The front matter of the checkpoint's README.
     pub card: &'a ModelCard,
-    /// What the recipe says in `[metadata]`; goes before the card.
+    /// `[metadata]` of the recipe; takes precedence over the card.
     pub names: &'a BTreeMap<String, Json>,
-    /// What the recipe says in `[kv]`: key → value, in the type of the table.
+    /// `[kv]` of the recipe: key → value, of the type in the table.
     pub overrides: &'a BTreeMap<String, Json>,
-    /// Parameters of the text model: `(all, of one expert of each layer, number of experts)`.
+    /// The numbers of parameters, for the size label.
     pub parameters: Parameters,
 }
 
-/// Counts for the size label.
+/// Numbers of parameters, for the size label.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parameters {
-    /// All but those of experts.
+    /// Parameters outside the experts.
     pub shared: u64,
-    /// Of one expert in every layer.
+    /// Parameters of one expert, summed over the layers.
     pub one_expert: u64,
-    /// Experts a layer; 0 in a dense model.
+    /// Experts per layer; 0 in a dense model.
     pub experts: u64,
 }
 
-/// The version of ggml's quantised layouts that the types of this tool have.
+/// The version of ggml's quantised layouts that this crate's types have.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// The keys of a text model's GGUF, in the order of the file. `file_type` is llama.cpp's number of the preset.
+/// The metadata of a text model's GGUF, in file order. `file_type` is llama.cpp's number of the preset.
 ///
 /// # Errors
-/// `Malformed` when a value does not fit its type, `Recipe` for an override that does not fit or names no key.
+/// `Malformed` if a value does not fit its type, `Recipe` for an override that does not fit or has an unknown key.
 pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     let table = formats::keys(from.config.kind);
     let mut metadata = Metadata::new();
@@ -80,7 +81,7 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
                 e.expected_found().map_or("something else", |(_, found)| found),
             )
         })?;
-        // what is not written cannot take effect, and the model's own value would stay
+        // an unwritten value would have no effect, and the model's own value would stay
         let value = value.ok_or_else(|| {
             Error::recipe(&place, "empty values are not written").expected(type_name(row.kind), json)
         })?;
@@ -89,7 +90,7 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     Ok(metadata)
 }
 
-/// Whether this version knows what a key of a GGUF of this kind means: whether it is in the table of keys.
+/// Whether the table of keys for this kind of model lists the key.
 pub fn is_known_key(kind: ModelKind, key: &str) -> bool {
     let table = formats::keys(kind);
     let holds = |row: &KeyRow| {
@@ -105,7 +106,7 @@ pub fn is_known_key(kind: ModelKind, key: &str) -> bool {
 }
 
 impl KeySources<'_> {
-    /// A value that does not fit is the recipe's fault if it comes from there.
+    /// Attributes the error to the recipe if the value comes from it.
     fn blame(&self, row: &KeyRow, error: Error) -> Error {
         let Some(field) = row.value.strip_prefix("card.").filter(|field| self.names.contains_key(*field))
         else {
@@ -116,7 +117,7 @@ impl KeySources<'_> {
     }
 }
 
-/// The rows of the table; those of special tokens in the order in which the tokenizer names them.
+/// The rows of the table; those of special tokens in the tokenizer's order.
 fn rows(table: &'static Keys, vocabulary: &Vocabulary) -> Vec<&'static KeyRow> {
     let mut rows: Vec<_> = table.key.iter().collect();
     if let Some(first) = rows.iter().position(|row| vocabulary.place(&row.value).is_some()) {
@@ -132,10 +133,10 @@ fn row_of(table: &'static Keys, key: &str) -> Option<&'static KeyRow> {
     table.key.iter().find(|row| row.key.replace("{arch}", &table.architecture) == key)
 }
 
-/// A value before it has a type.
+/// A value before conversion to the key's type.
 enum Fact {
     Json(Json),
-    /// Large arrays, typed where they are made.
+    /// Large arrays, which are created with their type.
     Typed(Value),
 }
 
@@ -154,7 +155,7 @@ impl<T: Into<Json>> From<T> for Fact {
     }
 }
 
-/// The value that a row of the table names; `None` if this model has none.
+/// The value for a name in the table; `None` if this model has none.
 fn fact(from: &KeySources<'_>, name: &str, file_type: u32) -> Option<Fact> {
     if let Some((source, field)) = name.split_once('.') {
         return match (source, field) {
@@ -191,7 +192,7 @@ fn model_fact(config: &Config, name: &str) -> Option<Fact> {
         "norm_eps" => config.norm_eps.into(),
         "rope_base" => config.rope.base.into(),
         "rope_base_swa" => config.rope_swa.base.into(),
-        // llama.cpp caps at 30 where the key is absent, and not at all at 0; it does not cap draft models
+        // without the key llama.cpp caps at 30, with 0 not at all; it does not cap draft models
         "softcap" if config.kind == ModelKind::Draft => config.softcap?.into(),
         "softcap" => config.softcap.unwrap_or(0.0).into(),
         "backbone" => config.draft.as_ref()?.backbone.into(),
@@ -199,7 +200,7 @@ fn model_fact(config: &Config, name: &str) -> Option<Fact> {
         "experts" => config.experts?.into(),
         "experts_used" => config.experts_used?.into(),
         "expert_ffn" => config.expert_ffn?.into(),
-        // one number where all layers are alike by design, an array where the family says they are not
+        // a number if all layers are equal by design, an array if the family allows differences
         "ffn" if config.double_wide => layers.map(|n| config.ffn_of(n)).collect::<Vec<_>>().into(),
         "ffn" => config.ffn.into(),
         "kv_heads" if config.full_kv_heads.is_some() => {
@@ -215,7 +216,7 @@ fn tokenizer_fact(from: &KeySources<'_>, name: &str) -> Option<Fact> {
     let vocabulary = from.vocabulary;
     let table = formats::vocabulary();
     Some(match name {
-        // the 12B must not say its image and audio markers
+        // the 12B must not generate its image and audio markers
         "suppress_tokens" if from.config.kind == ModelKind::Unified => {
             Fact::Json(from.generation?.get(name)?.clone())
         }
@@ -228,7 +229,7 @@ fn tokenizer_fact(from: &KeySources<'_>, name: &str) -> Option<Fact> {
         "merges" => Fact::Typed(vocabulary.merges.clone().into()),
         "chat_template" => from.templates.default.clone()?.into(),
         "add_space_prefix" => false.into(),
-        // always true; the place of the key tells whether the tokenizer's files say so themselves
+        // always true; the position of the key shows whether the tokenizer's files state it
         "add_bos_early" => vocabulary.add.iter().find(|(kind, _)| *kind == "bos").map(|_| true)?.into(),
         "add_bos_late" => true.into(),
         "add_eos" | "add_sep" => vocabulary.add.iter().find(|(kind, _)| *kind == &name[4..])?.1.into(),
@@ -239,7 +240,7 @@ fn tokenizer_fact(from: &KeySources<'_>, name: &str) -> Option<Fact> {
     })
 }
 
-/// Templates other than the default one, each under a key of its own, and the list of their names.
+/// Inserts the templates other than the default, each under its own key, and the list of their names.
 fn named_templates(templates: &ChatTemplates, metadata: &mut Metadata) {
     let safe = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     let mut names = Vec::new();
@@ -258,16 +259,16 @@ fn type_name(kind: KeyType) -> &'static str {
         KeyType::I32 => "an integer from -2147483648 to 2147483647",
         KeyType::F32 => "a number",
         KeyType::Bool => "true or false",
-        KeyType::Str => "a text",
-        KeyType::U32OrI32s => "an integer, or one integer a layer",
+        KeyType::Str => "a string",
+        KeyType::U32OrI32s => "an integer, or one integer per layer",
         KeyType::I32s => "a list of integers",
         KeyType::F32s => "a list of numbers",
         KeyType::Bools => "a list of true and false",
-        KeyType::Strs => "a list of texts",
+        KeyType::Strs => "a list of strings",
     }
 }
 
-/// `json` as a GGUF value; `None` for null and for empty texts and lists, which are not written.
+/// Converts `json` to a GGUF value; `None` for null and for empty strings and lists, which are not written.
 fn convert(key: &str, kind: KeyType, json: &Json) -> Result<Option<Value>> {
     let misfit =
         || Error::malformed(format!("key {key}"), "the value does not fit").expected(type_name(kind), json);

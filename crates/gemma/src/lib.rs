@@ -1,8 +1,8 @@
-//! What Gemma 4 is: its variants, the role of each tensor, the names and keys of its GGUF files.
+//! Knowledge about Gemma 4: its variants, the role of each tensor, the names and keys of its GGUF files.
 //!
-//! Everything that can be a table is one, in `formats/`: names and shapes of tensors, keys in their order,
-//! token types, named sizes. The code here fills the tables with what `config.json` and the tokenizer say.
-//! Bytes of containers are the business of `gguf` and `checkpoint`, types of tensors that of `plan`.
+//! Everything that can be a table is one, in `formats/`: names and shapes of tensors, keys in their order, token
+//! types, named sizes. The code here fills the tables with the values of `config.json` and of the tokenizer.
+//! Container formats are in `gguf` and `checkpoint`, the choice of types in `plan`.
 
 mod card;
 mod chat;
@@ -32,7 +32,7 @@ pub use llama_cpp::KV_OWNERS;
 pub use model::ModelSpec;
 pub use vocabulary::Vocabulary;
 
-/// The names of the published sizes.
+/// The names of the published variants.
 pub fn variant_names() -> impl Iterator<Item = &'static str> {
     formats::variants().variant.iter().map(|variant| variant.name.as_str())
 }
@@ -43,7 +43,7 @@ pub fn model_type(architecture: &str) -> Option<&'static str> {
 }
 
 impl Config {
-    /// The name of this size, if it is one of the published ones: `E2B`, `E4B`, `12B`, `26B-A4B`, `31B`.
+    /// The variant, if the size is a published one: `E2B`, `E4B`, `12B`, `26B-A4B`, `31B`.
     pub fn variant(&self) -> Option<&'static str> {
         let named = formats::variants().variant.iter();
         let mut matching = named.filter(|v| v.layers == self.layers() && v.hidden == self.hidden);

@@ -1,4 +1,4 @@
-//! What llama.cpp's loader stops at: nothing that it cannot load is written as a GGUF without a word.
+//! Limits of llama.cpp's loader: a model that it cannot load is not written as a GGUF silently.
 //!
 //! Sources: ggml-org/llama.cpp `src/llama-hparams.h` (limits), `src/llama-model.cpp` (`load_hparams`, `create_memory`),
 //! `src/models/gemma4.cpp`, `src/models/gemma4-assistant.cpp`.
@@ -7,23 +7,24 @@ use tensor::{Error, Result};
 
 use crate::config::{Attention, Config, ModelKind, field};
 
-/// `LLAMA_MAX_LAYERS`.
+/// `LLAMA_MAX_LAYERS` of llama.cpp.
 const MOST_LAYERS: usize = 512;
 
-/// `LLAMA_MAX_EXPERTS`.
+/// `LLAMA_MAX_EXPERTS` of llama.cpp.
 const MOST_EXPERTS: u64 = 1024;
 
-/// Its window is compared as a signed number: a larger one masks what should be seen.
+/// llama.cpp compares the window as a signed number: a larger one would mask visible positions.
 const MOST_WINDOW: u64 = i32::MAX as u64;
 
-/// Layers with keys and values of their own that its cache wants.
+/// The number of layers with their own K/V that llama.cpp's cache needs.
 pub const KV_OWNERS: usize = 2;
 
 impl Config {
-    /// Whether a GGUF can say what this model is, and llama.cpp load it. Returns what a user of the file has to know.
+    /// Checks that a GGUF can represent this model and llama.cpp can load it. Returns notes for users of the file.
     ///
     /// # Errors
-    /// `Unsupported`, naming the key of config.json, for what no GGUF of this family can say or llama.cpp aborts on.
+    /// `Unsupported`, with the key of config.json, for a model that a GGUF cannot represent or that llama.cpp
+    /// rejects.
     pub fn check_gguf(&self) -> Result<Vec<String>> {
         let refused = |key: &str, problem: &str| Error::unsupported(field(key), problem);
         let safetensors = "Safetensors outputs keep the model as it is.";
@@ -45,7 +46,7 @@ impl Config {
         if self.attention.contains(&Attention::Sliding) && !self.rope_swa.is_plain() {
             return Err(refused(
                 "rope_parameters.sliding_attention",
-                "a GGUF cannot say it: rope_freqs and rope.scaling.* hold for full-attention layers alone",
+                "a GGUF cannot express it: rope_freqs and rope.scaling.* apply to full-attention layers only",
             )
             .expected("rope_type default, no factor", format!("{:?}", self.rope_swa))
             .help(safetensors));
@@ -55,7 +56,7 @@ impl Config {
                 false => Ok(Vec::new()),
                 true => Err(refused(
                     "backbone_hidden_size",
-                    "llama.cpp loads no draft model as wide as its target",
+                    "llama.cpp does not load a draft model with the hidden size of its target",
                 )
                 .expected(format!("another size than hidden_size {}", self.hidden), draft.backbone)),
             };
@@ -63,7 +64,7 @@ impl Config {
         if self.ple > 0 && self.vocab_ple != self.vocab {
             return Err(refused(
                 "vocab_size_per_layer_input",
-                "llama.cpp wants as many rows in the per-layer table as in the embedding",
+                "llama.cpp needs as many rows in the per-layer table as in the embedding",
             )
             .expected(format!("vocab_size {}", self.vocab), self.vocab_ple));
         }
@@ -79,8 +80,8 @@ impl Config {
         Ok(notes)
     }
 
-    /// Layers that share keys and values read, in llama.cpp, those of the last two layers that own some: a full layer the
-    /// last, a sliding one the one before.
+    /// KV-shared layers read, in llama.cpp, the K/V of the last two layers that have their own: a full layer those of
+    /// the last, a sliding layer those of the one before.
     fn cache_note(&self) -> Option<String> {
         debug_assert_ne!(self.kind, ModelKind::Draft);
         let owners = self.layers().saturating_sub(self.shared_kv_layers as usize);

@@ -1,4 +1,4 @@
-//! A checkpoint folder understood: its config, its tensors by role, its tokenizer and companions.
+//! The description of a checkpoint folder: config, tensors by role, tokenizer and companion files.
 
 use checkpoint::{ChatTemplates, Checkpoint, ModelCard};
 use serde_json::Value;
@@ -7,43 +7,43 @@ use tensor::{Result, TensorSource};
 use crate::config::ModelKind;
 use crate::{Config, Inventory, Vocabulary, card, chat, inventory, sampling};
 
-/// Everything about a checkpoint but its weights.
+/// All facts about a checkpoint except its weights.
 #[derive(Debug)]
 pub struct ModelSpec {
-    /// The text model.
+    /// The text model's config.
     pub config: Config,
-    /// Its tensors, and what the checkpoint holds besides.
+    /// The tensors of the text model, and the checkpoint's other tensors.
     pub inventory: Inventory,
-    /// Its tokenizer.
+    /// The tokenizer.
     pub vocabulary: Vocabulary,
-    /// Its chat templates.
+    /// The chat templates.
     pub templates: ChatTemplates,
-    /// `generation_config.json`.
+    /// The content of `generation_config.json`.
     pub generation: Option<Value>,
-    /// The front matter of its README.
+    /// The front matter of the README.
     pub card: ModelCard,
-    /// `config.json`, see [`Checkpoint::config`].
+    /// The content of `config.json`, see [`Checkpoint::config`].
     pub json: Value,
-    /// Whether that is what the file says.
+    /// Whether `json` equals the content of the file.
     pub json_is_as_stored: bool,
-    /// In what the folder is not as transformers would have saved it, and what was done about it: for people.
+    /// Notes for the user: differences of the folder from one that transformers saves, and how they were handled.
     pub notes: Vec<String>,
-    /// All files of the folder by name, with their sizes.
+    /// All files of the folder by name, with their sizes in bytes.
     pub files: Vec<(String, u64)>,
-    /// See [`Checkpoint::fingerprint`].
+    /// The fingerprint, see [`Checkpoint::fingerprint`].
     pub fingerprint: [u8; 32],
 }
 
 impl ModelSpec {
-    /// Reads config, tokenizer and companions, and accounts for every tensor.
+    /// Reads config, tokenizer and companion files, and accounts for every tensor.
     ///
     /// # Errors
-    /// What [`Config::from_json`], [`inventory::inventory`] and [`Vocabulary::new`] refuse, with the file it is in.
+    /// Errors of [`Config::from_json`], [`inventory::inventory`] and [`Vocabulary::new`], with the file.
     pub fn open(checkpoint: &Checkpoint) -> Result<ModelSpec> {
         ModelSpec::with(checkpoint, Config::from_json)
     }
 
-    /// As [`ModelSpec::open`], for a draft model and nothing else.
+    /// Like [`ModelSpec::open`], for draft models only.
     ///
     /// # Errors
     /// Those of [`ModelSpec::open`].
@@ -51,7 +51,7 @@ impl ModelSpec {
         ModelSpec::with(checkpoint, Config::draft_from_json)
     }
 
-    /// As [`ModelSpec::open`] or, for a draft model, [`ModelSpec::open_draft`].
+    /// Like [`ModelSpec::open`] or, for a draft model, [`ModelSpec::open_draft`].
     ///
     /// # Errors
     /// Those of [`ModelSpec::open`].
@@ -107,15 +107,15 @@ impl ModelSpec {
         })
     }
 
-    /// What a user of a GGUF has to know about its conversations.
+    /// A note about conversations for users of a GGUF.
     pub fn gguf_notes(&self) -> Option<String> {
         chat::taken_apart(&self.templates, &self.vocabulary)
     }
 
-    /// Whether everybody can sample with the values of `generation_config.json`, which go into outputs as they are.
+    /// Checks that the values of `generation_config.json`, which are copied into outputs, are valid for sampling.
     ///
     /// # Errors
-    /// `Malformed`, naming the first value that is out of range.
+    /// `Malformed`, with the first value that is out of range.
     pub fn check_sampling(&self) -> Result<()> {
         self.generation.as_ref().map_or(Ok(()), sampling::check)
     }

@@ -1,15 +1,15 @@
-//! `generation_config.json`: whether its sampling values are such that anybody can sample with them.
+//! Validation of the sampling values of `generation_config.json`.
 //!
-//! They go into a GGUF as defaults, and programs take them without a look. A value that is out of range is refused with its
+//! They go into a GGUF as defaults, which programs use without a check. A value out of range is refused with its
 //! name. Sources: huggingface/transformers `generation/configuration_utils.py`, llama.cpp `common/common.h`.
 
 use serde_json::Value;
 use tensor::{Error, Result};
 
-/// The file.
+/// The name of the file.
 const FILE: &str = "generation_config.json";
 
-/// A sampling value: what it may be, as least, most, and whether it is a whole number.
+/// The range of a sampling value: minimum, maximum, and whether it is a whole number.
 struct Bound {
     key: &'static str,
     least: f64,
@@ -25,7 +25,7 @@ const fn count(key: &'static str, least: f64) -> Bound {
     Bound { key, least, most: i32::MAX as f64, whole: true }
 }
 
-/// The largest number that a GGUF can hold.
+/// The largest number that a GGUF can store.
 const MOST: f64 = f32::MAX as f64;
 
 const BOUNDS: &[Bound] = &[
@@ -45,13 +45,13 @@ const BOUNDS: &[Bound] = &[
     number("mirostat_eta", 0.0, MOST),
 ];
 
-/// Ids of tokens, or lists of them.
+/// Keys of token ids, or lists of them.
 const IDS: [&str; 3] = ["eos_token_id", "bos_token_id", "pad_token_id"];
 
-/// Checks all sampling values that are given.
+/// Checks all sampling values that are present.
 ///
 /// # Errors
-/// `Malformed`, naming the first that is out of range.
+/// `Malformed`, with the first value that is out of range.
 pub(crate) fn check(generation: &Value) -> Result<()> {
     for bound in BOUNDS {
         let Some(value) = generation.get(bound.key).filter(|value| !value.is_null()) else { continue };
@@ -67,7 +67,7 @@ pub(crate) fn check(generation: &Value) -> Result<()> {
                 _ if bound.least > 0.0 => format!("{what} above 0"),
                 most => format!("{what} from {} to {most}", bound.least),
             };
-            return Err(Error::malformed(format!("{FILE}: {}", bound.key), "no such sampling value")
+            return Err(Error::malformed(format!("{FILE}: {}", bound.key), "not a valid sampling value")
                 .expected(range, value));
         }
     }

@@ -1,7 +1,7 @@
-//! Special tokens: which texts they are, which of them have a name, what a tokenizer puts around a text.
+//! Special tokens: their texts, their names, and the tokens that a tokenizer adds to a text.
 //!
-//! Follows `SpecialVocab` of gguf-py and the reading of tokenizer_config.json in transformers, as far as tokenizers go
-//! that end no text with a special token other than eos.
+//! Follows `SpecialVocab` of gguf-py and transformers' reading of tokenizer_config.json, except that a tokenizer that
+//! ends texts with a special token other than eos is refused.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,17 +11,17 @@ use tensor::{Error, Result};
 
 use crate::formats;
 
-/// The kinds of special token that have an id in a GGUF, in gguf-py's order.
+/// The kinds of special tokens that have an id in a GGUF, in gguf-py's order.
 const SPECIAL: [&str; 6] = ["bos", "eos", "unk", "sep", "pad", "mask"];
 
-/// The texts that transformers counts as special: every named `…_token`, and the extra ones.
+/// The texts that transformers treats as special: every named `…_token`, and the extra ones.
 pub(crate) fn texts(settings: &Value) -> HashSet<&str> {
     let defaults = formats::vocabulary().defaults.iter();
     let mut texts: HashSet<&str> =
         defaults.filter(|(key, _)| settings.get(key).is_none()).map(|(_, text)| text.as_str()).collect();
     let named = settings.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
     texts.extend(named.filter_map(|(_, value)| text_of(value)));
-    // as transformers, which takes the older of the first two names only without the newer
+    // as in transformers, which reads the older key (the second) only without the newer one
     let extra = ["extra_special_tokens", "additional_special_tokens"];
     let given = |key: &&str| match settings.get(key) {
         Some(Value::Array(list)) => !list.is_empty(),
@@ -39,20 +39,20 @@ pub(crate) fn texts(settings: &Value) -> HashSet<&str> {
     texts
 }
 
-/// A token in tokenizer_config.json: its text, or an `AddedToken` with a `content`.
+/// The text of a token in tokenizer_config.json: a string, or the `content` of an `AddedToken`.
 fn text_of(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// The names of special tokens and the flags about them, as `SpecialVocab` of gguf-py finds them.
+/// Names and flags of special tokens, as `SpecialVocab` of gguf-py finds them.
 pub(crate) struct Found<'a> {
-    /// `bos` → text: of `tokenizer_config.json`, or where that is silent of the post-processor.
+    /// Kind (`bos`) → text: from `tokenizer_config.json`, else from the post-processor.
     pub(crate) named: BTreeMap<&'static str, &'a str>,
-    /// What is put around a text, in the order of finding.
+    /// Whether a kind is added to a text, in the order of discovery.
     pub(crate) add: Vec<(&'static str, bool)>,
 }
 
-/// Reads tokenizer_config.json and the post-processor's `TemplateProcessing`, which goes before its flags.
+/// Reads tokenizer_config.json and the post-processor's `TemplateProcessing`, which takes precedence over the flags.
 pub(crate) fn find<'a>(tokenizer: &'a TokenizerFile, settings: &'a Value) -> Result<Found<'a>> {
     let mut named = BTreeMap::new();
     for kind in SPECIAL.into_iter().chain(["cls"]) {
@@ -131,8 +131,8 @@ fn set(list: &mut Vec<(&'static str, bool)>, kind: &'static str, flag: bool) {
 /// Kinds of special tokens with their ids.
 pub(crate) type Ids = Vec<(&'static str, u32)>;
 
-/// The ids of special tokens: those that have a name, then those that only config.json knows; and what is left out. An id
-/// that no token has is left out, as llama.cpp heeds none (`src/llama-vocab.cpp`, "bad special token").
+/// The ids of special tokens, first those with a name, then those only in config.json, and notes about omitted ones.
+/// An id outside the vocabulary is omitted, as llama.cpp ignores it (`src/llama-vocab.cpp`, "bad special token").
 pub(crate) fn ids(
     tokenizer: &TokenizerFile,
     named: &BTreeMap<&'static str, &str>,

@@ -1,7 +1,8 @@
-//! The tokenizer of a checkpoint as a GGUF stores it: tokens, types, merges, special ids.
+//! The tokenizer of a checkpoint in a GGUF's form: tokens, types, merges, special ids.
 //!
-//! Follows `LlamaHfVocab` of gguf-py for a byte-fallback BPE tokenizer; anything else is refused. Values only: names and
-//! order of the keys are in `formats/gemma4.keys.toml`, the tables in `formats/gemma4.vocabulary.toml`.
+//! Follows `LlamaHfVocab` of gguf-py for a byte-fallback BPE tokenizer; others are refused. This module has the
+//! values only: names and order of the keys are in `formats/gemma4.keys.toml`, the tables in
+//! `formats/gemma4.vocabulary.toml`.
 
 use std::collections::HashSet;
 
@@ -19,30 +20,30 @@ pub struct Vocabulary {
     pub tokens: Vec<String>,
     /// llama.cpp's token types by id.
     pub types: Vec<i32>,
-    /// `left right`, best first; a space inside a part is written as `Ġ`.
+    /// Merges as `left right`, best first; a space inside a part is written as `Ġ`.
     pub merges: Vec<String>,
-    /// `bos`, `eos`, … and their ids, in the order of the file.
+    /// Kinds (`bos`, `eos`, …) and their ids, in file order.
     pub special: Vec<(&'static str, u32)>,
-    /// `bos`, `sep`, `eos`: whether it is put around a text, where the tokenizer's own files say; in the order of the file.
+    /// Whether `bos`, `sep` and `eos` are added to a text, if the tokenizer's own files state it; in file order.
     pub add: Vec<(&'static str, bool)>,
-    /// Tokens that tokenizer.json calls special and that are typed as text.
+    /// Tokens that tokenizer.json marks as special but whose type is normal text.
     pub special_as_text: Vec<String>,
-    /// Special tokens that are named and are none, for people.
+    /// Notes for the user about special tokens that do not exist.
     pub notes: Vec<String>,
 }
 
 impl Vocabulary {
-    /// The place of a fact of the key table (`bos_id`, `add_eos`, …) among those whose order the tokenizer decides.
+    /// The position of a row of the key table (`bos_id`, `add_eos`, …) among the rows in the tokenizer's order.
     pub(crate) fn place(&self, fact: &str) -> Option<usize> {
         let id = fact.strip_suffix("_id").and_then(|kind| self.special.iter().position(|(k, _)| *k == kind));
         let flag = fact.strip_prefix("add_").map(|f| f.trim_end_matches("_early"));
         id.or_else(|| Some(self.special.len() + self.add.iter().position(|(k, _)| Some(*k) == flag)?))
     }
 
-    /// Types the tokens of `tokenizer` with the help of `tokenizer_config.json` and `config.json`.
+    /// Builds the vocabulary of `tokenizer`; `tokenizer_config.json` and `config.json` decide about special tokens.
     ///
     /// # Errors
-    /// `Malformed` when the number of tokens is not `vocab`, `Unsupported` for a tokenizer of another make.
+    /// `Malformed` if the number of tokens is not `vocab`, `Unsupported` for another kind of tokenizer.
     pub fn new(
         tokenizer: &TokenizerFile,
         tokenizer_config: Option<&Value>,
@@ -77,8 +78,11 @@ fn tokens(tokenizer: &TokenizerFile, vocab: u64) -> Result<Vec<String>> {
         match by_id.get_mut(id as usize) {
             Some(Some(other)) if *other == text => {}
             Some(Some(other)) => {
-                return Err(Error::malformed(format!("tokenizer.json: token id {id}"), "two tokens have it")
-                    .expected(format!("{other:?}"), format!("{text:?}")));
+                return Err(Error::malformed(
+                    format!("tokenizer.json: token id {id}"),
+                    "two tokens have this id",
+                )
+                .expected(format!("{other:?}"), format!("{text:?}")));
             }
             Some(slot) => {
                 *slot = Some(text);
@@ -93,7 +97,7 @@ fn tokens(tokenizer: &TokenizerFile, vocab: u64) -> Result<Vec<String>> {
     if let Some(hole) = by_id.iter().position(Option::is_none) {
         return Err(Error::malformed("tokenizer.json", "the tokenizer contradicts config.json")
             .expected(format!("vocab_size {vocab} tokens"), format!("{count}: none has the id {hole}"))
-            .help("Rows without a token can be left out at the end of the tables, not within them: give the tokenizer that the model was trained with."));
+            .help("Only rows at the end of the tables may lack a token: use the tokenizer that the model was trained with."));
     }
     Ok(by_id.into_iter().flatten().map(str::to_owned).collect())
 }
@@ -119,7 +123,7 @@ fn types(tokens: &[String], tokenizer: &TokenizerFile, settings: &Value) -> Vec<
     tokens.iter().enumerate().map(kind).collect()
 }
 
-/// `<0x00>` … `<0xFF>`.
+/// Whether the token is a byte: `<0x00>` … `<0xFF>`.
 fn is_byte(text: &str) -> bool {
     let digits = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
     digits.is_some_and(|d| d.len() == 2 && d.bytes().all(|b| b.is_ascii_hexdigit()))

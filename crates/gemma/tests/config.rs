@@ -1,4 +1,4 @@
-//! Configs of the published sizes as facts and inventories, and every kind of refusal by the field that it names.
+//! Configs and inventories of the published sizes, and the field that every kind of refusal names.
 
 use gemma::Config;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn tiny(name: &str) -> Value {
 fn variants_differ_where_they_should() {
     let config = |name| Config::from_json(&tiny(name)).unwrap();
     let [e2b, moe, dense] = ["e2b", "26b-a4b", "31b"].map(config);
-    // per-layer embeddings and shared K/V of the small ones, experts of the mixture
+    // per-layer embeddings and shared K/V of the small models, experts of the mixture
     assert!(e2b.ple > 0 && moe.ple == 0 && dense.ple == 0);
     assert!(e2b.shared_kv_layers > 0 && moe.shared_kv_layers == 0 && dense.shared_kv_layers == 0);
     assert!(moe.experts.is_some() && e2b.experts.is_none() && dense.experts.is_none());
@@ -23,7 +23,7 @@ fn variants_differ_where_they_should() {
     }
 }
 
-/// Every refusal says who is at fault and names the field.
+/// Every refusal has the right fault and names the field.
 #[test]
 fn refusals_name_their_field() {
     let text = |field: &'static str, value: Value| (format!("text_config.{field}"), value);
@@ -57,7 +57,7 @@ fn refusals_name_their_field() {
     }
 }
 
-/// What the config says must be there, and nothing else: a tensor more, one less, one of another shape or type.
+/// A tensor too many, one missing, and one with another shape than the config's are refused.
 #[test]
 fn the_inventory_is_that_of_the_config() {
     let checkpoint = checkpoint::Checkpoint::open(testkit::fixtures("checkpoints/31b")).unwrap();

@@ -1,10 +1,10 @@
-//! Frequencies of RoPE against those that the real transformers computes, for rope_parameters in many forms: equal, or refused.
-//! See `fixtures/configs/as_transformers_reads.py`.
+//! RoPE frequencies compared with those of the real transformers, for many forms of rope_parameters: equal, or
+//! refused. See `fixtures/configs/as_transformers_reads.py`.
 
 use gemma::Config;
 use serde_json::json;
 
-/// Forms that transformers reads and that are refused here: what they say would be lost without a word.
+/// Forms that transformers reads and this crate refuses, because their meaning would be lost silently.
 const REFUSED: [&str; 1] = ["full: no rope_type"];
 
 fn frequencies(base: f32, divisors: &[f32]) -> Vec<f64> {

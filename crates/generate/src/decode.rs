@@ -14,7 +14,7 @@ pub enum TokenStream<'a> {
     Drafted(Box<SpeculativeDecoder<'a>>),
 }
 
-/// A model without a draft model, on one sequence.
+/// The decode loop of a model without a draft model.
 pub struct AloneDecoder<'a> {
     model: &'a Model<'a>,
     suppressed: &'a [u32],
@@ -30,8 +30,8 @@ impl<'a> TokenStream<'a> {
         TokenStream::Alone(AloneDecoder { model, suppressed, unread: prompt.to_vec(), cache })
     }
 
-    /// The same tokens, or tokens of the same distribution, with at most `burst` draft tokens at a time. The prompt is read
-    /// at once.
+    /// The tokens after a prompt with speculative decoding, with the same distribution as [`TokenStream::alone`]. At
+    /// most `burst` draft tokens are verified at a time. The prompt is read immediately.
     ///
     /// # Errors
     /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
@@ -47,7 +47,7 @@ impl<'a> TokenStream<'a> {
         Ok(TokenStream::Drafted(Box::new(decoder)))
     }
 
-    /// The next token. The caller asks for at most `left` more tokens, this one included.
+    /// The next token. The caller will request at most `left` more tokens, including this one.
     ///
     /// # Errors
     /// `Io` for a source that cannot be read.
@@ -63,7 +63,7 @@ impl<'a> TokenStream<'a> {
         }
     }
 
-    /// Draft tokens so far; `None` without a draft model.
+    /// Counts of draft tokens so far; `None` without a draft model.
     pub fn counts(&self) -> Option<DraftCounts> {
         match self {
             TokenStream::Alone(_) => None,
@@ -72,7 +72,7 @@ impl<'a> TokenStream<'a> {
     }
 }
 
-/// A row of logits in which suppressed tokens have −∞.
+/// A copy of a row of logits in which suppressed tokens have −∞.
 pub fn mask_suppressed(suppressed: &[u32], logits: &[f32]) -> Vec<f32> {
     let mut row = logits.to_vec();
     for &id in suppressed {

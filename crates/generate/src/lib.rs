@@ -2,7 +2,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `sampling.rs` | greedy choice, top-k, top-p, min-p, temperature; the same tokens on every machine for a seed |
+//! | `sampling.rs` | greedy choice, top-k, top-p, min-p, temperature; tokens for a seed are the same on every machine |
 //! | `speculative.rs` | draft tokens, rejection sampling |
 //! | `decode.rs` | the next token, with or without a draft model |
 

@@ -1,11 +1,10 @@
 //! Sampling: the choice of the next token from logits, greedy or at random.
 //!
-//! What is drawn from is narrowed first, in the order of llama.cpp (`common/common.h`, `samplers`; those between are off
-//! there by default): top-k, top-p, min-p, and only then the temperature. So top-p and min-p look at the model's own
-//! probabilities, whatever the temperature.
+//! The candidates are filtered in the order of llama.cpp (`common/common.h`, `samplers`; the other samplers are off by
+//! default): top-k, top-p, min-p, then temperature. So top-p and min-p apply to the probabilities at temperature 1.
 //!
-//! Equal logits and an equal seed give equal tokens on every machine: sums run in order, in f64, and nothing is asked of
-//! the system, whose `exp` has last bits of its own.
+//! Equal logits and an equal seed give equal tokens on every machine: sums are computed in order, in f64, and `exp` is
+//! computed here, because the last bits of the system's `exp` vary.
 
 use base::SplitMix64;
 use runtime::argmax;
@@ -14,19 +13,19 @@ use serde::Serialize;
 /// The settings of a sampler.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Sampling {
-    /// What logits are divided by; 0 takes the likeliest token and leaves nothing to choose.
+    /// Divisor of the logits; 0 is greedy decoding.
     pub temperature: f64,
-    /// Keeps so many of the likeliest tokens; 0 keeps all.
+    /// Number of most probable tokens to keep; 0 keeps all.
     pub top_k: usize,
-    /// Keeps the fewest of the likeliest tokens that have this share of the probability; 1 keeps all.
+    /// Keeps the smallest set of most probable tokens whose probabilities sum to at least this; 1 keeps all.
     pub top_p: f64,
-    /// Keeps tokens at least so likely as this share of the likeliest; 0 keeps all.
+    /// Keeps tokens with at least this share of the highest probability; 0 keeps all.
     pub min_p: f64,
-    /// Where the random numbers begin.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
-/// Tokens that can be drawn, with weights: a token is as likely as its share of the total. There is at least one.
+/// Candidates with weights; the probability of a token is its weight / the total. There is at least one.
 #[derive(Clone, Debug)]
 pub(crate) struct Odds {
     pub(crate) tokens: Vec<(u32, f64)>,
@@ -46,7 +45,7 @@ impl Odds {
     }
 }
 
-/// Draws tokens.
+/// A sampler of tokens.
 #[derive(Debug)]
 pub struct Sampler {
     sampling: Sampling,
@@ -59,7 +58,7 @@ impl Sampler {
         Sampler { random: SplitMix64(sampling.seed), sampling }
     }
 
-    /// The index of the logit that is chosen. A logit of −∞ never is, unless there is no other.
+    /// Draws the index of a logit. A logit of −∞ is drawn only if there is no other.
     pub fn choose(&mut self, logits: &[f32]) -> u32 {
         if self.sampling.temperature == 0.0 {
             return argmax(logits) as u32;
@@ -68,7 +67,7 @@ impl Sampler {
         self.draw(&odds)
     }
 
-    /// What is drawn from.
+    /// The distribution to draw from.
     pub(crate) fn odds(&self, logits: &[f32]) -> Odds {
         if self.sampling.temperature == 0.0 {
             return Odds { tokens: vec![(argmax(logits) as u32, 1.0)], total: 1.0 };
@@ -79,7 +78,7 @@ impl Sampler {
         Odds::new(candidates.into_iter().map(|id| (id, weight(id))).collect())
     }
 
-    /// Draws a token.
+    /// Draws a token from a distribution.
     pub(crate) fn draw(&mut self, odds: &Odds) -> u32 {
         let share = self.share();
         let mut reached = 0.0;
@@ -90,12 +89,12 @@ impl Sampler {
         chosen.unwrap_or(&odds.tokens[0]).0
     }
 
-    /// A random number from 0 to just below 1.
+    /// A random number in [0, 1).
     pub(crate) fn share(&mut self) -> f64 {
         self.random.unit()
     }
 
-    /// The tokens to draw from, likeliest first, of equals the lower id.
+    /// The tokens that pass the filters, most probable first; of equal ones the lower id first.
     fn candidates(&self, logits: &[f32]) -> Vec<u32> {
         let Sampling { top_k, top_p, min_p, .. } = self.sampling;
         let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
@@ -126,7 +125,7 @@ impl Sampler {
     }
 }
 
-/// `e^x` for `x ≤ 0`, to 1e-12 of itself. With `x = k ln 2 + r` it is `2^k e^r`, and a short series gives `e^r`.
+/// `e^x` for `x ≤ 0`, with a relative error of 1e-12: with `x = k ln 2 + r` it is `2^k e^r`, and a series gives `e^r`.
 fn exp(x: f64) -> f64 {
     use std::f64::consts::LN_2;
     let k = (x / LN_2).round();
@@ -143,13 +142,13 @@ mod tests {
     use super::*;
 
     const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
-    /// Of 1/4, 1/2, 0, 1/16, 1/8 and 1/16.
+    /// The logits of the probabilities 1/4, 1/2, 0, 1/16, 1/8 and 1/16.
     const LOGITS: [f32; 6] = {
         let half = -std::f32::consts::LN_2;
         [half, 0.0, f32::NEG_INFINITY, 3.0 * half, 2.0 * half, 3.0 * half]
     };
 
-    /// How often each token comes in `n` draws.
+    /// Counts of the tokens in `n` draws.
     fn counts(sampling: Sampling, n: usize) -> [usize; 6] {
         let mut sampler = Sampler::new(sampling);
         let mut counts = [0; 6];
@@ -157,7 +156,7 @@ mod tests {
         counts
     }
 
-    /// The tokens that can come.
+    /// The tokens that can be drawn.
     fn kept(sampling: Sampling) -> Vec<u32> {
         Sampler::new(sampling).candidates(&LOGITS)
     }
@@ -172,7 +171,7 @@ mod tests {
         assert_eq!((exp(0.0), exp(f64::NEG_INFINITY)), (1.0, 0.0));
     }
 
-    /// Pearson's test. By chance alone chi-square with 4 degrees of freedom is above 23.5 once in 10,000 seeds.
+    /// Pearson's test. By chance, chi-square with 4 degrees of freedom exceeds 23.5 for one of 10,000 seeds.
     #[test]
     fn tokens_come_as_often_as_they_are_likely() {
         let n = 40_000;
@@ -214,9 +213,9 @@ mod tests {
         {
             assert_eq!(kept(Sampling { min_p, ..PLAIN }), expected, "min-p {min_p}");
         }
-        // top-p is a share of what top-k has left: 1/2 of 3/4
+        // top-p is a share of the sum after top-k: 1/2 of 3/4
         assert_eq!(kept(Sampling { top_k: 2, top_p: 0.6, ..PLAIN }), [1]);
-        // and the temperature comes last
+        // the temperature comes last
         assert_eq!(kept(Sampling { temperature: 100.0, top_p: 0.49, ..PLAIN }), [1]);
     }
 

@@ -1,13 +1,13 @@
-//! Speculative decoding: a draft model guesses several tokens, and the model looks at them all in one pass.
+//! Speculative decoding: a draft model proposes several tokens, and the target verifies them in one pass.
 //!
-//! What comes out is what the model alone would say. A token `d` that was drawn from the draft's odds `q` is taken with the
-//! probability `min(1, p(d) / q(d))`, where `p` are the model's odds; else one is drawn from what `q` has too little of,
-//! `max(0, p - q)`. Together that is drawing from `p` (Leviathan, Kalman and Matias, "Fast inference from transformers via
-//! speculative decoding", 2023). Where the likeliest token is taken, both odds are all on one token, and a guess is taken if
-//! it is the model's.
+//! The output has the distribution of the target alone. A token `d` drawn from the draft's distribution `q` is accepted
+//! with probability `min(1, p(d) / q(d))`, where `p` is the target's distribution; otherwise a token is drawn from the
+//! normalised `max(0, p - q)`. Together that is a draw from `p` (Leviathan, Kalman and Matias, "Fast inference from
+//! transformers via speculative decoding", 2023). With greedy decoding both distributions are on one token, and a draft
+//! token is accepted if it equals the target's.
 //!
-//! The model's passes are over as many tokens at a time as give each the same bits as alone, so that not even a rounding
-//! tells whether a token was guessed.
+//! The target's passes have at most as many tokens as each keep the bits that they would have alone, so the output does
+//! not depend on the acceptance of draft tokens.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -19,43 +19,44 @@ use tensor::Result;
 use crate::mask_suppressed;
 use crate::sampling::{Odds, Sampler};
 
-/// Tokens of a pass: each gets the bits that it would have alone (see `runtime`'s matmul and attention).
+/// The most tokens of a pass in which each token has the bits that it would have alone (see `runtime`'s matmul and
+/// attention).
 const PASS: usize = quant::DOT_VECTORS;
 
-/// Says a model's next tokens with the help of a draft model.
+/// A decoder of a target's next tokens with a draft model.
 #[derive(Clone)]
 pub struct SpeculativeDecoder<'a> {
     model: &'a Model<'a>,
     guesser: DraftSession<'a>,
-    /// The most tokens to guess at a time.
+    /// The most draft tokens of a burst.
     burst: usize,
-    /// The longest sequence that both can follow.
+    /// The longest sequence that both models support.
     context: u64,
-    /// Tokens that must not be said.
+    /// Tokens that are never generated.
     suppressed: &'a [u32],
     cache: KvCache,
     /// The normalised hidden state at the end of the cache.
     hidden: Matrix,
-    /// The prompt and all that has been said. The last token is not in the cache.
+    /// The prompt and the tokens returned so far. The last token is not in the cache.
     sequence: Vec<u32>,
-    /// To be said. The last of them is not in the cache.
+    /// Tokens to return next. The last of them is not in the cache.
     ready: VecDeque<u32>,
     counts: DraftCounts,
 }
 
-/// Draft tokens, and those of them that the model accepted.
+/// Counts of drafted and accepted tokens.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct DraftCounts {
-    /// Passes of the model over a burst of draft tokens.
+    /// Passes of the target over a burst of draft tokens.
     pub bursts: usize,
-    /// Draft tokens.
+    /// Number of draft tokens.
     pub drafted: usize,
-    /// Draft tokens that the model accepted.
+    /// Number of draft tokens that the target accepted.
     pub accepted: usize,
 }
 
 impl<'a> SpeculativeDecoder<'a> {
-    /// Reads the prompt, and has the first token ready.
+    /// Reads the prompt and draws the first token.
     ///
     /// # Errors
     /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
@@ -84,12 +85,12 @@ impl<'a> SpeculativeDecoder<'a> {
         })
     }
 
-    /// Draft tokens so far.
+    /// Counts of draft tokens so far.
     pub fn counts(&self) -> DraftCounts {
         self.counts
     }
 
-    /// The next token. No more than `left` will be asked for, this one included.
+    /// The next token. The caller will request at most `left` more tokens, including this one.
     ///
     /// # Errors
     /// `Io` for a source that cannot be read.
@@ -103,7 +104,7 @@ impl<'a> SpeculativeDecoder<'a> {
         }
     }
 
-    /// Guesses, and lets the model judge.
+    /// Drafts tokens and verifies them with the target.
     fn burst(&mut self, left: usize, sampler: &mut Sampler) -> Result<()> {
         let room = (self.context as usize).saturating_sub(self.sequence.len());
         let guesses = self.guess(self.burst.min(left.saturating_sub(1)).min(room), sampler)?;
@@ -139,7 +140,7 @@ impl<'a> SpeculativeDecoder<'a> {
         Ok(())
     }
 
-    /// Guesses so many tokens, each with the odds that it was drawn from.
+    /// Drafts `count` tokens, each with the distribution that it was drawn from.
     fn guess(&mut self, count: usize, sampler: &mut Sampler) -> Result<Vec<(u32, Odds)>> {
         let at = TargetState { target: self.model, cache: &self.cache, hidden: &self.hidden };
         let mut guesses: Vec<(u32, Odds)> = Vec::with_capacity(count);
@@ -155,14 +156,14 @@ impl<'a> SpeculativeDecoder<'a> {
     }
 }
 
-/// What becomes of a guess.
+/// Result of the verification of a draft token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Taken,
     Instead(u32),
 }
 
-/// Judges a token that was drawn from `draft`, so that what is said is drawn from `odds`.
+/// Verifies a token drawn from `draft`, such that the resulting token has the distribution `odds`.
 fn judge(guess: u32, draft: &Odds, odds: &Odds, sampler: &mut Sampler) -> Verdict {
     if sampler.share() * draft.of(guess) < odds.of(guess) {
         return Verdict::Taken;
@@ -173,7 +174,7 @@ fn judge(guess: u32, draft: &Odds, odds: &Odds, sampler: &mut Sampler) -> Verdic
         (id, (weight / odds.total - drafted).max(0.0))
     });
     let lacking = Odds::new(lacking.collect());
-    // equal odds are never refused, but for a rounding
+    // equal distributions are rejected only by rounding
     Verdict::Instead(sampler.draw(if lacking.total > 0.0 { &lacking } else { odds }))
 }
 
@@ -188,10 +189,10 @@ mod tests {
 
     const WARM: Sampling = Sampling { temperature: 1.2, top_k: 6, top_p: 1.0, min_p: 0.0, seed: 0 };
 
-    /// Pearson's statistic. By chance alone it is above 25.7 once in 10,000 times with 5 degrees of freedom.
+    /// Pearson's statistic. By chance, it exceeds 25.7 once in 10,000 times with 5 degrees of freedom.
     fn chi_square(said: &[u32], odds: &Odds) -> f64 {
         let expected = |id| said.len() as f64 * odds.of(id);
-        assert!(said.iter().all(|&id| odds.of(id) > 0.0), "only what may be said");
+        assert!(said.iter().all(|&id| odds.of(id) > 0.0), "only tokens that can be drawn");
         let count = |id| said.iter().filter(|&&said| said == id).count() as f64;
         odds.tokens.iter().map(|&(id, _)| (count(id) - expected(id)).powi(2) / expected(id)).sum()
     }
@@ -230,8 +231,8 @@ mod tests {
         }
     }
 
-    /// The first two tokens of many bursts, against the odds of the model alone. The draft is an assistant, then a model of
-    /// its own.
+    /// The first two tokens of many bursts have the distribution of the target alone. The draft is an assistant, then a
+    /// model with a KV cache of its own.
     #[test]
     fn bursts_have_the_odds_of_the_model() {
         let fixture = |name: &str| {
@@ -280,7 +281,7 @@ mod tests {
             counts.accepted += speculation.counts.accepted;
             counts.drafted += speculation.counts.drafted;
         }
-        // some guesses were taken and some were not, or nothing has been tested
+        // without both accepted and rejected draft tokens nothing is tested
         assert!(counts.accepted > 200 && counts.drafted - counts.accepted > 200, "{counts:?}");
         let all: Vec<u32> = said.iter().map(|&(first, _)| first).collect();
         let then: Vec<u32> = said.iter().filter(|said| said.0 == likeliest).map(|said| said.1).collect();

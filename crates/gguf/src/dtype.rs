@@ -1,9 +1,9 @@
-//! The numbers by which GGUF calls element types: `enum ggml_type` of ggml's `ggml.h`.
+//! Type numbers of GGUF: `enum ggml_type` of ggml's `ggml.h`.
 
 use gguf_rs_lib::format::GGUFTensorType as Ggml;
 use tensor::{DType, Error, Result};
 
-/// Our types that GGUF has too. ggml's other types are known by name only.
+/// Types that this program and GGUF share. Other types of ggml are known by name only.
 const TYPES: &[(DType, Ggml)] = &[
     (DType::F32, Ggml::F32),
     (DType::F16, Ggml::F16),
@@ -28,7 +28,7 @@ const TYPES: &[(DType, Ggml)] = &[
     (DType::I64, Ggml::I64),
 ];
 
-/// GGUF's number of a type.
+/// The number of a type in GGUF.
 ///
 /// # Errors
 /// `Unsupported` for types that GGUF cannot hold: unsigned integers, booleans, 8-bit floats.
@@ -39,11 +39,11 @@ pub fn type_id(dtype: DType) -> Result<u32> {
         .ok_or_else(|| Error::unsupported(format!("type {dtype}"), "GGUF has no such tensor type"))
 }
 
-/// The type that GGUF gives the number `id`.
+/// The type with the number `id` in GGUF.
 ///
 /// # Errors
-/// `Unsupported` for a type of ggml's that this tool does not handle, `Malformed` for a number that ggml never
-/// gave or has withdrawn.
+/// `Unsupported` for a ggml type that this crate does not handle, `Malformed` for a number that ggml has never assigned
+/// or has withdrawn.
 pub fn dtype_of(id: u32) -> Result<DType> {
     let ggml = Ggml::from_u32(id)
         .map_err(|_| Error::malformed(format!("type number {id}"), "no tensor type has this number"))?;
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_ggml_h() {
-        // Copied from ggml.h, so that a slip in the dependency shows.
+        // Copied from ggml.h, so that an error in the dependency is noticed.
         let ggml_h = [
             ("f32", 0),
             ("f16", 1),

@@ -12,7 +12,7 @@ use crate::header::Header;
 use crate::layout::alignment;
 use crate::metadata::Metadata;
 
-/// An open GGUF file. Its header is in memory, its tensors are read by position and so from any thread.
+/// An open GGUF file. The header is in memory; tensors are read by position, so any thread can read them.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
@@ -22,12 +22,12 @@ pub struct GgufFile {
     tensors: Vec<TensorDesc>,
     offsets: Vec<u64>,
     header_len: u64,
-    /// Between the last tensor record and the first tensor.
+    /// Byte range of the padding between the last tensor record and the first tensor.
     before: Range<u64>,
 }
 
 impl GgufFile {
-    /// Opens one file and reads its header. A part of a split is opened as what it is; see [`crate::GgufSet`].
+    /// Opens one file and reads its header. A part of a split is opened alone; see [`crate::GgufSet`].
     ///
     /// # Errors
     /// Those of [`Header::read`], naming the file.
@@ -43,17 +43,17 @@ impl GgufFile {
         Ok(GgufFile { path: path.into(), file, len, metadata, tensors, offsets, before, header_len })
     }
 
-    /// The path given.
+    /// The path with which the file was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes of the file when it was opened.
+    /// Size of the file in bytes when it was opened.
     pub fn file_len(&self) -> u64 {
         self.len
     }
 
-    /// Bytes before the first tensor.
+    /// Number of bytes before the first tensor, with padding.
     pub fn header_len(&self) -> u64 {
         self.header_len
     }
@@ -63,13 +63,13 @@ impl GgufFile {
         &self.metadata
     }
 
-    /// The first byte of each tensor, counted from the start of the file.
+    /// Byte offset in the file of each tensor.
     pub fn offsets(&self) -> &[u64] {
         &self.offsets
     }
 
-    /// The bytes that belong to nothing and should be zero, as ranges of the file: behind the header and behind each
-    /// tensor, up to the next multiple of the alignment.
+    /// Byte ranges of the padding, which should be zero: after the header and after each tensor, up to the next
+    /// multiple of the alignment.
     pub fn padding(&self) -> Vec<Range<u64>> {
         let align = alignment(&self.metadata).unwrap_or(1);
         let ends = self.offsets.iter().zip(&self.tensors).map(|(offset, desc)| offset + desc.byte_len());
@@ -78,7 +78,7 @@ impl GgufFile {
         [before].into_iter().chain(behind).filter(|range| !range.is_empty()).collect()
     }
 
-    /// The number of bytes behind the last tensor and its padding.
+    /// Number of bytes after the last tensor and its padding.
     pub fn trailing(&self) -> u64 {
         let align = alignment(&self.metadata).unwrap_or(1);
         let end =
@@ -87,10 +87,10 @@ impl GgufFile {
         self.len.saturating_sub(end)
     }
 
-    /// Reads bytes by their position in the file.
+    /// Fills `out` with the bytes from `offset` of the file on.
     ///
     /// # Errors
-    /// `Io`, also where the file ends before.
+    /// `Io`, also for a range beyond the end of the file.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(out, offset).map_err(|e| Error::io(self.path.display(), &e))
     }

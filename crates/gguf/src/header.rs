@@ -1,8 +1,8 @@
-//! What a file says before its first tensor byte, read with every length checked.
+//! Reads the part of a file before the first tensor byte, and checks every length.
 //!
-//! Accepts what `gguf_init_from_reader` of ggml's `gguf.cpp` accepts, and is stricter in five points: version 3
-//! only; text is UTF-8 and names hold no NUL; truth values are 0 or 1; tensors have dimensions; their bytes are all
-//! there. As in ggml, tensors must be packed in the order of their records, so no two can overlap.
+//! Accepts the files that `gguf_init_from_reader` of ggml's `gguf.cpp` accepts, and is stricter in five points: version
+//! 3 only; text is UTF-8 and names contain no NUL; booleans are 0 or 1; tensors have dimensions; the file contains all
+//! their bytes. As in ggml, tensors must be packed in the order of their records, so no two can overlap.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -17,34 +17,35 @@ use crate::layout::{MAX_DIMS, MAX_KEY, MAX_NAME, Placed, alignment, padded_end, 
 use crate::metadata::Metadata;
 use crate::value::Value;
 
-/// The fewest bytes of a pair: length and one byte of key, type, one byte of value.
+/// Minimum bytes of a key-value pair: length and one byte of key, type, one byte of value.
 const MIN_PAIR: u64 = 8 + 1 + 4 + 1;
-/// The fewest bytes of a tensor record: length and one byte of name, count and one dimension, type, offset.
+/// Minimum bytes of a tensor record: length and one byte of name, count and one dimension, type, offset.
 const MIN_RECORD: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// Pairs and tensors of a file: each takes more memory than bytes in the file. Gemma's largest have 100 and 1,200.
+/// Maximum number of pairs and of tensors: each takes more memory than bytes in the file. The largest Gemma files have
+/// 100 and 1,200.
 const MAX_PAIRS: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 18;
 
-/// A file's metadata and the places of its tensors.
+/// The metadata of a file and the positions of its tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
-    /// The key-value pairs, in the file's order.
+    /// The key-value pairs, in file order.
     pub metadata: Metadata,
-    /// The tensors, in the file's order. Each lies wholly in the file.
+    /// The tensors, in file order. Each lies entirely within the file.
     pub tensors: Vec<Placed>,
-    /// Where the tensor records end, counted from the start of the file. Up to `data_start` follows padding.
+    /// Byte offset in the file of the end of the tensor records. Padding follows, up to `data_start`.
     pub records_end: u64,
-    /// Where tensor bytes begin, counted from the start of the file.
+    /// Byte offset in the file of the first tensor byte.
     pub data_start: u64,
 }
 
 impl Header {
-    /// Reads the header of a file of `file_len` bytes; no more than the header is read.
+    /// Reads the header of a file of `file_len` bytes, and nothing beyond the header.
     ///
     /// # Errors
-    /// `Malformed`, `Unsupported` (big-endian, other versions, types that this tool lacks), `Limit` (metadata
-    /// beyond 256 MiB) or `Io`. The place is a key or a tensor; the caller knows the file.
+    /// `Malformed`, `Unsupported` (big-endian, other versions, types that this crate lacks), `Limit` (metadata beyond
+    /// 256 MiB) or `Io`. The place is a key or a tensor; the caller adds the file.
     pub fn read(from: &mut dyn Read, file_len: u64) -> Result<Header> {
         let mut input = Input::new(from, file_len);
         let counts = read_counts(&mut input)?;
@@ -60,7 +61,7 @@ impl Header {
             if end > file_len {
                 return Err(Error::malformed(
                     format!("tensor {}", tensor.desc.name),
-                    "the file ends before the tensor does; it is cut short or not fully downloaded",
+                    "the file ends before the tensor does: it is cut short or not fully downloaded",
                 )
                 .expected(format!("{end} bytes"), file_len));
             }
@@ -76,7 +77,7 @@ fn read_counts(input: &mut Input) -> Result<GGUFHeader> {
             input.malformed("not a GGUF file").expected("GGUF", bytes[..4].escape_ascii())
         }
         GGUFError::UnsupportedVersion(v) if (1..=3).contains(&v.swap_bytes()) => {
-            Error::unsupported(&input.place, "a big-endian GGUF file").help("Convert the model anew.")
+            Error::unsupported(&input.place, "a big-endian GGUF file").help("Convert the model again.")
         }
         GGUFError::UnsupportedVersion(v) => {
             Error::unsupported(&input.place, "a GGUF version that this tool does not read").expected(3, v)
@@ -87,8 +88,9 @@ fn read_counts(input: &mut Input) -> Result<GGUFHeader> {
 
 fn expect_few(input: &Input, count: u64, most: u64) -> Result<()> {
     if count > most {
-        return Err(Error::limit(&input.place, "more than any model has reason for")
-            .expected(format!("at most {most}"), count));
+        return Err(
+            Error::limit(&input.place, "implausibly many entries").expected(format!("at most {most}"), count)
+        );
     }
     Ok(())
 }
@@ -115,7 +117,7 @@ fn read_metadata(input: &mut Input, count: u64) -> Result<Metadata> {
     Ok(Metadata::from_unique(pairs))
 }
 
-/// The tensors, their offsets still relative to the first.
+/// The tensors, with offsets relative to the first tensor byte.
 fn read_tensors(input: &mut Input, count: u64, alignment: u64) -> Result<Vec<Placed>> {
     input.place = "tensor records".into();
     input.expect(count, MIN_RECORD)?;
@@ -131,7 +133,7 @@ fn read_tensors(input: &mut Input, count: u64, alignment: u64) -> Result<Vec<Pla
         }
         if tensor.offset != end {
             return Err(input
-                .malformed("it is not where its place in the list puts it")
+                .malformed("its offset does not follow from the tensors before it")
                 .expected(format!("offset {end}"), tensor.offset));
         }
         end = padded_end(&tensor.desc, end, alignment)?;

@@ -1,22 +1,22 @@
-//! Bytes with an end: no read is tried, and nothing allocated, for more than the file can still hold.
+//! A bounded reader: reads and allocates no more than the rest of the file.
 
 use std::io::{ErrorKind, Read};
 
 use tensor::{Error, Result};
 
-/// The most that a file may say before its first tensor byte. Gemma's vocabulary takes 16 MB.
+/// Maximum bytes before the first tensor byte. Gemma's vocabulary takes 16 MB.
 const MAX_HEADER: u64 = 256 << 20;
-/// The most texts in all its arrays: each takes more memory than bytes in the file. Gemma has 262,144 tokens and 514,906
-/// merges.
+/// Maximum number of strings in all arrays: each takes more memory than bytes in the file. Gemma has 262,144 tokens and
+/// 514,906 merges.
 const MAX_TEXTS: u64 = 4 << 20;
 
-/// A file read forward, within its length.
+/// Sequential reader of a file, which knows the file's length.
 pub(crate) struct Input<'a> {
     from: &'a mut dyn Read,
     at: u64,
     len: u64,
     texts: u64,
-    /// What is being read: the place of every error.
+    /// The item that is being read: the place of every error.
     pub(crate) place: String,
 }
 
@@ -25,17 +25,17 @@ impl<'a> Input<'a> {
         Input { from, at: 0, len, texts: 0, place: "header".into() }
     }
 
-    /// Bytes read so far.
+    /// Number of bytes read.
     pub(crate) fn position(&self) -> u64 {
         self.at
     }
 
-    /// An error at the current place.
+    /// A `Malformed` error at the current place.
     pub(crate) fn malformed(&self, problem: impl std::fmt::Display) -> Error {
         Error::malformed(&self.place, problem)
     }
 
-    /// Checks that `count` things of at least `size` bytes can still follow.
+    /// Checks that the rest of the file can hold `count` items of at least `size` bytes.
     pub(crate) fn expect(&self, count: u64, size: u64) -> Result<()> {
         let left = self.len - self.at;
         match count.checked_mul(size) {
@@ -50,17 +50,17 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Checks that a file may hold `count` texts more, or things of that kind.
+    /// Counts `count` more strings, or similar items, and checks the limit for the file.
     pub(crate) fn expect_texts(&mut self, count: u64) -> Result<()> {
         self.texts = self.texts.saturating_add(count);
         if self.texts > MAX_TEXTS {
-            return Err(Error::limit(&self.place, "more texts than any model has reason for")
+            return Err(Error::limit(&self.place, "implausibly many strings")
                 .expected(format!("at most {MAX_TEXTS} in the file"), self.texts));
         }
         Ok(())
     }
 
-    /// How many `T` to make room for when `count` are announced: no more memory than the file still has bytes.
+    /// Capacity to reserve for `count` items of `T`: no more memory than the file has bytes left.
     pub(crate) fn room<T>(&self, count: u64) -> usize {
         let left = (self.len - self.at).min(MAX_HEADER) / size_of::<T>().max(1) as u64;
         count.min(left) as usize

@@ -1,4 +1,4 @@
-//! Where every byte of a file goes, before any is written.
+//! Positions of all contents of a file, computed before anything is written.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -10,43 +10,43 @@ use crate::dtype::type_id;
 use crate::metadata::Metadata;
 use crate::value::{Item, Value, put_str};
 
-/// The most bytes of a tensor's name: ggml keeps 64, one of them a zero.
+/// Maximum bytes of a tensor name: ggml has 64, one of them for the terminating zero.
 pub(crate) const MAX_NAME: usize = 63;
-/// The most bytes of a key, by the format's description.
+/// Maximum bytes of a key, from the format's description.
 pub(crate) const MAX_KEY: usize = 65_535;
-/// The most dimensions of a tensor in ggml.
+/// Maximum number of dimensions of a tensor in ggml.
 pub(crate) const MAX_DIMS: usize = 4;
 
 const ALIGNMENT_KEY: &str = "general.alignment";
-/// What every tensor's offset is a multiple of, unless the key `general.alignment` says otherwise.
+/// Alignment of tensor offsets in bytes, unless the key `general.alignment` overrides it.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
 
-/// A tensor and its place.
+/// A tensor and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// The tensor.
+    /// Name, type and shape.
     pub desc: TensorDesc,
-    /// Its first byte, counted from the start of the file.
+    /// Byte offset in the file.
     pub offset: u64,
 }
 
-/// Where every byte of a file goes. What neither the header nor a tensor covers is zero.
+/// Positions of all contents of a file. Bytes outside of the header and the tensors are zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// All that precedes the first tensor byte, with its padding.
+    /// All bytes before the first tensor byte, with padding.
     pub header: Vec<u8>,
-    /// The tensors, in the order given.
+    /// The tensors, in the given order.
     pub tensors: Vec<Placed>,
-    /// Bytes of the whole file; the last tensor is padded as the others are.
+    /// Size of the file in bytes; the last tensor is padded like the others.
     pub len: u64,
 }
 
 impl Layout {
-    /// Lays out a file as gguf-py does: shapes as they are (see [`ggml_shape`]), a scalar as one element.
+    /// Lays out a file as gguf-py does: shapes unchanged (see [`ggml_shape`]), a scalar as one element.
     ///
     /// # Errors
-    /// `Unsupported` for a type that GGUF lacks; `Limit` for names, keys and shapes that ggml cannot hold;
-    /// `Malformed` for a name that is unusable or occurs twice, an impossible shape or a bad `general.alignment`.
+    /// `Unsupported` for a type that GGUF lacks; `Limit` for names, keys and shapes that ggml cannot hold; `Malformed`
+    /// for an empty or duplicate name or one with a NUL, an impossible shape or a bad `general.alignment`.
     pub fn new(metadata: &Metadata, tensors: Vec<TensorDesc>) -> Result<Layout> {
         let alignment = alignment(metadata)?;
         let mut header = Vec::new();
@@ -61,10 +61,13 @@ impl Layout {
         let mut placed = Vec::with_capacity(tensors.len());
         let mut end = 0;
         for desc in tensors {
-            // Made anew, because its fields are public and the sums below rely on its checks.
+            // Constructed again, because its fields are public and the sums below rely on its checks.
             let desc = TensorDesc::new(desc.name, desc.dtype, desc.shape)?;
             if !names.insert(desc.name.clone()) {
-                return Err(Error::malformed(format!("tensor {}", desc.name), "there are two of this name"));
+                return Err(Error::malformed(
+                    format!("tensor {}", desc.name),
+                    "there are two tensors of this name",
+                ));
             }
             write_record(&desc, end, &mut header)?;
             let offset = end;
@@ -80,10 +83,10 @@ impl Layout {
         Ok(Layout { header, tensors: placed, len: start + end })
     }
 
-    /// Writes a whole file: the header and the bytes of the tensors, in their order, padded.
+    /// Writes a whole file: the header and the bytes of the tensors, in their order, with padding.
     ///
     /// # Errors
-    /// What `out` says; `InvalidInput` for bytes that do not belong to the tensors.
+    /// Errors of `out`; `InvalidInput` for data whose size differs from the tensor's.
     pub fn write<T: AsRef<[u8]>>(
         &self,
         out: &mut impl Write,
@@ -106,7 +109,7 @@ impl Layout {
     }
 }
 
-/// The end of a tensor that begins at `offset`, padded. Stays below 2^63, so that a header can be added.
+/// The padded end of a tensor that begins at `offset`. Below 2^63, so that a header can be added.
 pub(crate) fn padded_end(desc: &TensorDesc, offset: u64, alignment: u64) -> Result<u64> {
     offset
         .checked_add(desc.byte_len())
@@ -115,7 +118,7 @@ pub(crate) fn padded_end(desc: &TensorDesc, offset: u64, alignment: u64) -> Resu
         .ok_or_else(|| Error::limit(format!("tensor {}", desc.name), "the file would be too large"))
 }
 
-/// The alignment that a file's own metadata asks for.
+/// The alignment in the metadata of a file, in bytes.
 pub(crate) fn alignment(metadata: &Metadata) -> Result<u64> {
     match metadata.typed::<u32>(ALIGNMENT_KEY)? {
         None => Ok(DEFAULT_ALIGNMENT),
@@ -125,14 +128,14 @@ pub(crate) fn alignment(metadata: &Metadata) -> Result<u64> {
     }
 }
 
-/// The shape as ggml's own writers (`llama-quantize`, `llama-gguf-split`) leave it: without leading dimensions of 1,
-/// where gguf-py writes all that the checkpoint has. `[1, 1, 5]` becomes `[5]`, `[1]` stays.
+/// The shape as ggml's own writers (`llama-quantize`, `llama-gguf-split`) store it: without leading dimensions of 1,
+/// where gguf-py keeps all dimensions of the checkpoint. `[1, 1, 5]` becomes `[5]`, `[1]` stays.
 pub fn ggml_shape(shape: &[u64]) -> &[u64] {
     let ones = shape.iter().take(shape.len().saturating_sub(1)).take_while(|&&d| d == 1).count();
     &shape[ones..]
 }
 
-/// Why a key or a tensor's name cannot be one, its length aside: ggml's tools end them at the first NUL.
+/// The reason why a key or a tensor name is invalid, apart from its length: ggml's tools end names at the first NUL.
 pub(crate) fn unusable(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("an empty name"),

@@ -1,10 +1,11 @@
-//! The GGUF container, version 3, little-endian: what a file says before its first tensor byte, and where those bytes lie.
+//! The GGUF container, version 3, little-endian: metadata, tensor records, and the positions of the tensor data.
 //!
-//! Reading is bounded: every length is held against the file's size before anything is allocated for it, and the
-//! files that ggml refuses are refused. Writing is a [`Layout`], computed before a byte is written, so that
-//! rows can go to their places in any order. [`split`] cuts a model into parts as `llama-gguf-split` does.
+//! Reading is bounded: every length is checked against the file size before anything is allocated for it, and files
+//! that ggml refuses are refused. Writing starts from a [`Layout`], computed before a byte is written, so that rows can
+//! be written in any order. [`split`] cuts a model into parts as `llama-gguf-split` does.
 //!
-//! Left out: what keys and tensors mean, writing of files, and the byte order and versions nobody writes any more.
+//! Not covered: the meaning of keys and tensors, writing of files, the byte order and versions that are no longer
+//! written.
 //!
 //! Sources: ggml's `docs/gguf.md`, `ggml/src/gguf.cpp`, `tools/gguf-split/gguf-split.cpp`, and the split checks of
 //! `src/llama-model-loader.cpp`; gguf-py's `gguf_writer.py`. The header's first 24 bytes and the numbers of value

@@ -1,4 +1,4 @@
-//! Keys and values in the order in which they are written.
+//! Keys and values, in file order.
 
 use tensor::{Error, Result};
 
@@ -6,17 +6,17 @@ use crate::value::{Array, Value};
 
 /// The key-value pairs of a file: keys are unique and keep their order.
 ///
-/// A list, not a map: files have some fifty keys, and their order is part of the bytes.
+/// A list instead of a map: files have about fifty keys, and their order is part of the bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata(Vec<(String, Value)>);
 
 impl Metadata {
-    /// No keys.
+    /// Metadata without keys.
     pub fn new() -> Self {
         Metadata::default()
     }
 
-    /// The caller has checked that keys are unique.
+    /// Metadata from pairs whose keys the caller has checked to be unique.
     pub(crate) fn from_unique(pairs: Vec<(String, Value)>) -> Self {
         Metadata(pairs)
     }
@@ -26,12 +26,12 @@ impl Metadata {
         self.0.len()
     }
 
-    /// True without keys.
+    /// True if there are no keys.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The pairs, in order.
+    /// The pairs, in file order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value))
     }
@@ -41,8 +41,8 @@ impl Metadata {
         self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value)
     }
 
-    /// Sets a key as gguf-py does: a key that is there keeps its place, a new one goes to the end.
-    /// Returns the old value.
+    /// Sets a key as gguf-py does: an existing key keeps its position, a new one goes to the end. Returns the old
+    /// value.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
         let (key, value) = (key.into(), value.into());
         match self.0.iter_mut().find(|(k, _)| *k == key) {
@@ -54,7 +54,7 @@ impl Metadata {
         }
     }
 
-    /// Sets a key as ggml does: it goes to the end, even if it was there. Returns the old value.
+    /// Sets a key as ggml does: it goes to the end, even if it existed before. Returns the old value.
     pub fn append(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
         let key = key.into();
         let old = self.remove(&key);
@@ -62,16 +62,16 @@ impl Metadata {
         old
     }
 
-    /// Takes a key out; the others keep their order.
+    /// Removes a key and returns its value; the others keep their order.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let at = self.0.iter().position(|(k, _)| k == key)?;
         Some(self.0.remove(at).1)
     }
 
-    /// The value of a key as `T` (a number, `bool`, `&str` or a slice), `None` without the key.
+    /// The value of a key as `T` (a number, `bool`, `&str` or a slice), `None` if the key is missing.
     ///
     /// # Errors
-    /// `Malformed` when the value has another type. Integers are not converted, as llama.cpp does not either.
+    /// `Malformed` if the value has another type. Integers are not converted, as in llama.cpp.
     pub fn typed<'a, T: FromValue<'a>>(&'a self, key: &str) -> Result<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match T::from_value(value) {
@@ -81,18 +81,18 @@ impl Metadata {
         }
     }
 
-    /// As [`Metadata::typed`], for a key that must be there.
+    /// As [`Metadata::typed`], for a mandatory key.
     ///
     /// # Errors
-    /// `Malformed` when the key is missing or its value has another type.
+    /// `Malformed` if the key is missing or its value has another type.
     pub fn required<'a, T: FromValue<'a>>(&'a self, key: &str) -> Result<T> {
         self.typed(key)?.ok_or_else(|| Error::missing(format!("key {key}")))
     }
 }
 
-/// What [`Metadata::typed`] can return.
+/// A type that [`Metadata::typed`] can return.
 pub trait FromValue<'a>: Sized {
-    /// The type's name in errors.
+    /// Name of the type in errors.
     const NAME: &'static str;
     /// The value, if it has this type.
     fn from_value(value: &'a Value) -> Option<Self>;

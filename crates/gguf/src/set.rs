@@ -1,4 +1,4 @@
-//! A model in one file or in the parts of a split, as one source of tensors.
+//! A model in one file or in the parts of a split, presented as one source of tensors.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,16 +15,16 @@ pub struct GgufSet {
     parts: Vec<GgufFile>,
     metadata: Metadata,
     tensors: Vec<TensorDesc>,
-    /// The number, in `tensors`, of each part's first.
+    /// Index in `tensors` of the first tensor of each part.
     starts: Vec<usize>,
 }
 
 impl GgufSet {
-    /// Opens a file; if it is any part of a split, opens the others beside it.
+    /// Opens a file; if it is a part of a split, opens all other parts in the same folder.
     ///
     /// # Errors
-    /// Those of [`GgufFile::open`], and `Malformed`, naming the part, when a part is missing, misnamed or of
-    /// another set, or when tensors are missing or occur twice.
+    /// Those of [`GgufFile::open`], and `Malformed`, naming the part, if a part is missing, misnamed or from another
+    /// set, or if tensors are missing or duplicated.
     pub fn open(path: impl AsRef<Path>) -> Result<GgufSet> {
         let given = GgufFile::open(path)?;
         let place = given.path().display().to_string();
@@ -53,17 +53,17 @@ impl GgufSet {
         let set = |part: &GgufFile| part.metadata().typed::<&str>(SET).map(|set| set.map(str::to_owned));
         let first = set(&parts[0])?;
         let sets: Vec<Option<String>> = parts.iter().map(set).collect::<Result<_>>()?;
-        // llama-gguf-split copies the keys of a model into the first part alone
+        // llama-gguf-split copies the keys of a model into the first part only
         let is_split_anew = sets[1..].iter().all(Option::is_none);
         for (part, found) in parts.iter().zip(sets) {
             if found != first && !is_split_anew {
                 let none = || "none".to_owned();
                 return Err(Error::malformed(
                     part.path().display(),
-                    "it is of another conversion than the first part",
+                    "it is part of another conversion than the first part",
                 )
                 .expected(format!("set {}", first.unwrap_or_else(none)), found.unwrap_or_else(none))
-                .help("Parts go together only if one run has made them: convert again."));
+                .help("All parts of a model must come from the same run: convert again."));
             }
             starts.push(tensors.len());
             for desc in part.tensors() {
@@ -77,12 +77,12 @@ impl GgufSet {
         Ok(GgufSet { parts, metadata, tensors, starts })
     }
 
-    /// The files, in order.
+    /// The files, in part order.
     pub fn parts(&self) -> &[GgufFile] {
         &self.parts
     }
 
-    /// The model's key-value pairs: those of the first part, without `split.*`.
+    /// The key-value pairs of the model: those of the first part, without `split.*`.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
@@ -94,13 +94,13 @@ impl TensorSource for GgufSet {
     }
 
     fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
-        // The last part that begins at or before the tensor; parts without tensors begin where the next does.
+        // The last part that begins at or before the tensor; parts without tensors begin where the next one does.
         let part = self.starts.partition_point(|&start| start <= index) - 1;
         self.parts[part].read_rows(index - self.starts[part], first, out)
     }
 }
 
-/// What a part says about itself and its set.
+/// Position of a part in its set, as its keys state it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PartId {
     number: u16,
@@ -137,7 +137,7 @@ impl PartId {
     }
 }
 
-/// The most bytes of the headers of a set: all of them stay in memory.
+/// Maximum bytes of all headers of a set: all of them stay in memory.
 const MAX_HEADERS: u64 = 300 << 20;
 
 fn open_parts(given: GgufFile, id: PartId) -> Result<Vec<GgufFile>> {
@@ -147,7 +147,7 @@ fn open_parts(given: GgufFile, id: PartId) -> Result<Vec<GgufFile>> {
     let Some(prefix) = name.and_then(|n| n.strip_suffix(&suffix)) else {
         return Err(Error::malformed(
             path.display(),
-            "it is part of a split, and its name is not that of its part",
+            "it is part of a split, but its name does not match its part number",
         )
         .expected(format!("a name that ends in {suffix}"), name.unwrap_or("another")));
     };

@@ -1,54 +1,54 @@
-//! Cutting a model into parts as `llama-gguf-split` does, and the names of the parts.
+//! Splits a model into parts as `llama-gguf-split` does, and names the parts.
 //!
-//! Left out: `--no-tensor-first-split` and merging.
+//! Not covered: `--no-tensor-first-split` and merging.
 
 use tensor::{Error, Result, TensorDesc};
 
 use crate::layout::{DEFAULT_ALIGNMENT, ggml_shape, padded_end};
 use crate::metadata::Metadata;
 
-/// The key of a part's number, u16, from 0.
+/// Key of the part number: u16, from 0.
 pub(crate) const NUMBER: &str = "split.no";
-/// The key of the number of parts, u16.
+/// Key of the number of parts: u16.
 pub(crate) const COUNT: &str = "split.count";
-/// The key of the number of tensors in all parts, i32.
+/// Key of the number of tensors in all parts: i32.
 pub(crate) const TENSORS: &str = "split.tensors.count";
 
-/// The key, ours, of what all parts of one set have in common and those of another have not: text.
+/// Key (ours) whose value is the same in all parts of one set and differs between sets: text.
 pub const SET: &str = "split.set";
 
-/// When a part is full.
+/// Size limit of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitBy {
-    /// `--split-max-size`: the bytes of its padded tensors would exceed this (`2M` is 2,000,000). Metadata does not
-    /// count, and a tensor that is larger alone gets a part of its own.
+    /// `--split-max-size`: the most bytes of the padded tensors of a part (`2M` is 2,000,000). Metadata does not count,
+    /// and a single tensor beyond the limit gets a part of its own.
     Bytes(u64),
-    /// `--split-max-tensors`: it has as many tensors.
+    /// `--split-max-tensors`: the most tensors of a part.
     Tensors(usize),
 }
 
-/// What goes into one file of a split. [`crate::Layout::new`] turns it into bytes.
+/// Contents of one file of a split. [`crate::Layout::new`] turns them into bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SplitPart {
-    /// The model's metadata in the first part, none in the others; then the three `split.*` keys.
+    /// In the first part the metadata of the model, in the others nothing; then the three `split.*` keys.
     pub metadata: Metadata,
-    /// Its tensors, with shapes as [`ggml_shape`] gives them.
+    /// The tensors, with shapes as [`ggml_shape`] gives them.
     pub tensors: Vec<TensorDesc>,
 }
 
-/// Cuts a model into parts. There is at least one, and a single part carries `split.*` keys too.
+/// Splits a model into parts. There is at least one part, and a single part has `split.*` keys too.
 ///
 /// # Errors
-/// `Recipe` when the limit is zero or less than the first tensor (`llama-gguf-split` refuses these too);
-/// `Limit` for more parts than 65,535.
+/// `Recipe` if the limit is zero or less than the first tensor (`llama-gguf-split` refuses these too); `Limit` for more
+/// than 65,535 parts.
 pub fn split(metadata: &Metadata, tensors: Vec<TensorDesc>, by: SplitBy) -> Result<Vec<SplitPart>> {
     parts(metadata, group(tensors, by)?)
 }
 
-/// As [`split`], into groups that are given: [`group`] makes such.
+/// As [`split`], for given groups of tensors: see [`group`].
 ///
 /// # Errors
-/// `Limit` for more parts than 65,535.
+/// `Limit` for more than 65,535 parts.
 pub fn parts(metadata: &Metadata, groups: Vec<Vec<TensorDesc>>) -> Result<Vec<SplitPart>> {
     let total = groups.iter().map(Vec::len).sum::<usize>();
     let total = i32::try_from(total).map_err(|_| Error::limit("split", "too many tensors"))?;
@@ -58,7 +58,7 @@ pub fn parts(metadata: &Metadata, groups: Vec<Vec<TensorDesc>>) -> Result<Vec<Sp
     let parts = (0..count).zip(groups).map(|(number, tensors)| {
         let mut metadata = if number == 0 { metadata.clone() } else { Metadata::new() };
         metadata.append(NUMBER, number);
-        // ggml appends what it sets again, and it sets the count last, when it is known.
+        // ggml appends a key that it sets again, and it sets the count last, when it is known.
         metadata.append(TENSORS, total);
         metadata.append(COUNT, count);
         SplitPart { metadata, tensors }
@@ -66,13 +66,13 @@ pub fn parts(metadata: &Metadata, groups: Vec<Vec<TensorDesc>>) -> Result<Vec<Sp
     Ok(parts.collect())
 }
 
-/// The tensors of each part, in their order.
+/// The tensors of each part, in model order.
 ///
 /// # Errors
 /// `Recipe` as [`split`].
 pub fn group(tensors: Vec<TensorDesc>, by: SplitBy) -> Result<Vec<Vec<TensorDesc>>> {
     if matches!(by, SplitBy::Bytes(0) | SplitBy::Tensors(0)) {
-        return Err(Error::recipe("split", "a part must be allowed more than nothing"));
+        return Err(Error::recipe("split", "the limit of a part must not be zero"));
     }
     let mut groups = vec![Vec::new()];
     let mut filled = 0;

@@ -1,17 +1,17 @@
 //! Metadata values: twelve scalar types and arrays of each, and their bytes.
 //!
-//! Left out: arrays of arrays. `docs/gguf.md` allows them, ggml refuses them, and no tool writes them.
+//! Arrays of arrays are not supported: `docs/gguf.md` allows them, ggml refuses them, and no tool writes them.
 
 use gguf_rs_lib::format::GGUFValueType as Kind;
 use tensor::{Error, Result};
 
 use crate::input::Input;
 
-/// A type that values and arrays are made of.
+/// A type of scalar values and of array items.
 pub(crate) trait Item: Sized {
-    /// The fewest bytes that one takes.
+    /// Minimum encoded size in bytes.
     const MIN_BYTES: u64;
-    /// Whether each takes memory of its own.
+    /// True if each item has an allocation of its own.
     const IS_TEXT: bool = false;
     fn put(&self, out: &mut Vec<u8>);
     fn take(input: &mut Input) -> Result<Self>;
@@ -42,7 +42,7 @@ impl Item for bool {
         match u8::take(input)? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(input.malformed("not a truth value").expected("0 or 1", other)),
+            other => Err(input.malformed("not a boolean").expected("0 or 1", other)),
         }
     }
 }
@@ -58,7 +58,7 @@ impl Item for String {
     }
 }
 
-/// A string as GGUF writes it: its length as u64, then its bytes.
+/// Appends a string in GGUF form: its length as u64, then its bytes.
 pub(crate) fn put_str(text: &str, out: &mut Vec<u8>) {
     (text.len() as u64).put(out);
     out.extend(text.as_bytes());
@@ -138,7 +138,7 @@ macro_rules! kinds {
                 match self { $(Value::$variant(_) => Kind::$kind,)* Value::Array(_) => Kind::Array }
             }
 
-            /// Appends the type and the value.
+            /// Appends the type number and the value.
             pub(crate) fn write(&self, out: &mut Vec<u8>) {
                 (self.kind() as u32).put(out);
                 match self {
@@ -151,7 +151,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// Reads the type and the value.
+            /// Reads the type number and the value.
             pub(crate) fn read(input: &mut Input) -> Result<Value> {
                 match take_kind(input)? {
                     $(Kind::$kind => <$type>::take(input).map(Value::$variant),)*
@@ -173,7 +173,7 @@ kinds! {
     I64 i64, I64 "Signed, 64 bits.";
     F32 f32, F32 "IEEE single precision.";
     F64 f64, F64 "IEEE double precision.";
-    Bool bool, Bool "A truth value.";
+    Bool bool, Bool "A boolean, one byte: 0 or 1.";
     Str String, String "UTF-8 text.";
 }
 
@@ -185,7 +185,7 @@ impl Array {
 }
 
 impl Value {
-    /// The type's name, such as `u32` or `array of string`.
+    /// Name of the type, such as `u32` or `array of string`.
     pub fn type_name(&self) -> String {
         match self {
             Value::Array(array) => format!("array of {}", array.kind().name()),

@@ -1,4 +1,4 @@
-//! Every malformation that must be refused, made by changing a good file, with the words that name it.
+//! Every malformation that must be refused, made by changing a good file, with the words of its error.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::data;
 use gguf::{Header, Layout, Metadata};
 use tensor::{DType, Error, Fault, TensorDesc};
 
-/// A good file, and where its parts lie.
+/// The bytes of a valid file.
 struct Good(Vec<u8>);
 
 impl Good {
@@ -25,7 +25,7 @@ impl Good {
         Good(bytes)
     }
 
-    /// Just behind the first occurrence of `text`.
+    /// Byte offset just after the first occurrence of `text`.
     fn after(&self, text: &str) -> usize {
         self.0.windows(text.len()).position(|w| w == text.as_bytes()).unwrap() + text.len()
     }
@@ -149,7 +149,7 @@ fn alignment() {
         "key general.alignment",
         "found f32",
     );
-    // A valid one that the offsets do not follow.
+    // A valid alignment, but the offsets do not match it.
     refused(
         Good::new().u32_after("general.alignment", 4, 1 << 10),
         Malformed,
@@ -214,7 +214,7 @@ fn shapes_and_types() {
 
 #[test]
 fn offsets() {
-    // Not aligned, inside the tensor before, a gap, past the end, past everything.
+    // Not aligned, inside the previous tensor, a gap, past the end, beyond any file.
     for offset in [257, 192, 0, 320, 1 << 40, u64::MAX] {
         let bad = Good::new().u64_after("weight.b", 24, offset);
         refused(bad, Malformed, "tensor weight.b", &format!("(expected offset 256, found {offset})"));
@@ -226,7 +226,7 @@ fn lost_bytes_and_lost_padding() {
     let mut cut = Good::new();
     cut.0.pop();
     refused(cut, Malformed, "tensor weight.b", "cut short");
-    // ggml reads files without padding after the last tensor, so they are good.
+    // ggml reads files without padding after the last tensor, so they are valid.
     let bytes = data("types.gguf");
     let header = Header::read(&mut bytes.as_slice(), bytes.len() as u64 - 28).unwrap();
     assert_eq!(header.tensors.last().unwrap().desc.byte_len(), 4);

@@ -1,4 +1,4 @@
-//! Damaged headers: no panic, no allocation larger than the file, and whatever is accepted means what it says.
+//! Damaged headers: no panic, no allocation larger than the file, and an accepted header lays out to the same bytes.
 
 mod common;
 
@@ -17,11 +17,11 @@ fn note(size: usize) {
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
 }
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, memory: Memory) -> *mut u8 {
         note(memory.size());
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's promises hold for the inner call.
         unsafe { System.alloc(memory) }
     }
 
@@ -40,7 +40,7 @@ unsafe impl GlobalAlloc for Watched {
 #[global_allocator]
 static WATCHED: Watched = Watched;
 
-/// Reads `bytes` as a file of `len` bytes. True when it was accepted; then its layout must be its own bytes.
+/// Reads `bytes` as a file of `len` bytes. True if it was accepted; then its layout must give the same bytes.
 fn read(bytes: &[u8], len: usize, what: &str) -> bool {
     LARGEST.set(0);
     let read = Header::read(&mut &bytes[..], len as u64);
@@ -50,7 +50,7 @@ fn read(bytes: &[u8], len: usize, what: &str) -> bool {
     let Ok(header) = read else { return false };
     let descs = header.tensors.iter().map(|t| t.desc.clone()).collect();
     let layout = Layout::new(&header.metadata, descs).unwrap();
-    // Padding may hold anything: ggml does not look at it.
+    // Padding may have any value: ggml does not check it.
     let end = layout.header.iter().rposition(|&b| b != 0).unwrap() + 1;
     assert!(layout.header[..end] == bytes[..end], "{what}: read as something else");
     assert_eq!(layout.header.len() as u64, header.data_start, "{what}");
@@ -72,7 +72,7 @@ fn cut_anywhere() {
         for len in 0..=data_start(&file) {
             let what = format!("{name} cut to {len}");
             assert!(!read(&file[..len], len, &what), "{what}: accepted");
-            // The size says one thing, the bytes another: the file shrank after it was opened.
+            // Fewer bytes than the size announces: the file shrank after it was opened.
             if len < data_start(&file) {
                 read_shrunk(&file[..len], file.len(), &what);
             }
@@ -84,7 +84,7 @@ fn read_shrunk(bytes: &[u8], len: usize, what: &str) {
     LARGEST.set(0);
     let read = Header::read(&mut &bytes[..], len as u64);
     assert!(LARGEST.get() <= len.max(8192), "{what}");
-    // All but padding is gone only when the last record is cut.
+    // A read succeeds only if the cut removed nothing but padding.
     if let Ok(header) = read {
         assert!(header.data_start as usize - bytes.len() < 32, "{what}: accepted");
     }
@@ -107,6 +107,6 @@ fn every_bit_flipped_and_every_byte_made_extreme() {
             file[at] = good;
         }
     }
-    // Both kinds occur, or the test shows nothing: numbers and letters may change, lengths and types may not.
+    // Both results must occur, or the test shows nothing: numbers and letters may change, lengths and types may not.
     assert!(accepted > 1000 && refused > 1000, "{accepted} accepted, {refused} refused");
 }

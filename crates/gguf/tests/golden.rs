@@ -1,4 +1,4 @@
-//! Byte identity with gguf-py and llama-gguf-split: what they wrote is read, laid out anew and compared whole.
+//! Byte identity with gguf-py and llama-gguf-split: their files are read, laid out again and compared whole.
 
 mod common;
 
@@ -10,7 +10,7 @@ fn descs(header: &Header) -> Vec<TensorDesc> {
     header.tensors.iter().map(|t| t.desc.clone()).collect()
 }
 
-/// The file that a layout describes, its tensors taken from `source` by name.
+/// The file that a layout describes, with tensors from `source` by name.
 fn assemble(layout: &Layout, source: &dyn TensorSource) -> Vec<u8> {
     let mut file = layout.header.clone();
     file.resize(layout.len as usize, 0);
@@ -91,7 +91,7 @@ fn values_are_what_python_wrote() {
         get("array.string"),
         Value::Array(Array::Str(vec!["größe 😀".into(), "".into(), "größe 😀".into()]))
     );
-    // Set to 0 before add_bos_token, then to 1: gguf-py keeps the first place.
+    // Set to 0 before add_bos_token, then to 1: gguf-py keeps the first position.
     let keys: Vec<_> = metadata.iter().map(|(key, _)| key).collect();
     assert_eq!(keys[keys.len() - 2..], ["general.file_type", "tokenizer.ggml.add_bos_token"]);
     assert_eq!(metadata.required::<u32>("general.file_type").unwrap(), 1);

@@ -1,4 +1,4 @@
-//! Splits that are not whole: each error names the part.
+//! Incomplete and inconsistent splits: each error names the part.
 
 mod common;
 
@@ -11,7 +11,7 @@ use tensor::{Error, Fault, TensorSource};
 
 const PARTS: [&str; 3] = ["part-00001-of-00003.gguf", "part-00002-of-00003.gguf", "part-00003-of-00003.gguf"];
 
-/// The good set in a folder of its own, changed, then opened by its first part.
+/// Copies the good set to a folder, changes it and opens its first part.
 fn opened(change: impl Fn(&Path)) -> Result<GgufSet, Error> {
     let folder = tempfile::tempdir().unwrap();
     for part in PARTS {
@@ -21,7 +21,7 @@ fn opened(change: impl Fn(&Path)) -> Result<GgufSet, Error> {
     GgufSet::open(folder.path().join(PARTS[0]))
 }
 
-/// Writes a part anew with other keys, or without its tensors.
+/// Rewrites a part with other keys, or without its tensors.
 fn rewrite(file: &Path, keep_tensors: bool, keys: impl Fn(&mut Metadata)) {
     let old = GgufFile::open(file).unwrap();
     let mut metadata = old.metadata().clone();

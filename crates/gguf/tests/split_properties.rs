@@ -1,5 +1,5 @@
-//! What holds for any model that is split: all tensors once and in order, each aligned and behind the one before, and a
-//! header that reads as it was written.
+//! Properties of any split: all tensors once and in order, each aligned and directly after the previous one, and a
+//! header that reads back as it was written.
 
 use gguf::{DEFAULT_ALIGNMENT, Header, Layout, Metadata, SplitBy, ggml_shape, split};
 use proptest::collection::vec;
@@ -35,7 +35,7 @@ proptest! {
         let mut metadata = Metadata::new();
         metadata.insert("general.architecture", "gemma4");
         let Ok(parts) = split(&metadata, tensors.clone(), by) else {
-            // The first tensor alone is too large, and nothing else is a reason.
+            // The only reason for refusal is a first tensor that is too large alone.
             prop_assert!(matches!(by, SplitBy::Bytes(limit) if tensors[0].byte_len().next_multiple_of(DEFAULT_ALIGNMENT) > limit));
             return Ok(());
         };

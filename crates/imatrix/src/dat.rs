@@ -1,8 +1,8 @@
-//! The older form, `.dat`, little-endian: the number of entries (i32); of each the length of its name, the name, the
-//! chunks (i32), the number of values (i32) and the values, each a mean times the chunks (f32). Newer ones end with the
-//! chunks of all (i32), and the length and the path of the text.
+//! The older format, `.dat`, little-endian: the number of entries (i32); for each entry the length of its name, the
+//! name, the number of chunks (i32), the number of values (i32) and the values, each a mean times the number of chunks
+//! (f32). Newer files end with the total number of chunks (i32), and the length and the path of the text.
 //!
-//! It knows neither matrices nor the size of a chunk: an entry has one count, that of its chunks.
+//! The format has neither matrices nor the size of a chunk: the count of an entry is its number of chunks.
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
@@ -12,14 +12,14 @@ use tensor::{Error, Result};
 
 use crate::{Entry, Importance};
 
-/// The fewest bytes of an entry: a name of one byte, one value.
+/// Minimum bytes of an entry: a name of one byte, one value.
 const MIN_ENTRY: u64 = 4 + 1 + 4 + 4 + 4;
-/// No name of a tensor is longer, by far.
+/// Maximum bytes of a name, far above those of real tensors.
 const MAX_NAME: i32 = 1024;
-/// No path is longer on Linux.
+/// Maximum bytes of a path on Linux.
 const MAX_PATH: i32 = 4096;
 
-/// Whether the file begins as a `.dat` does: a number of entries, and the name of a weight.
+/// True if the file begins like a `.dat`: a number of entries, and the name of a weight.
 pub(crate) fn is_one(path: &Path) -> bool {
     let name = || {
         let mut input = Input::open(path)?;
@@ -32,7 +32,7 @@ pub(crate) fn is_one(path: &Path) -> bool {
 pub(crate) fn read(path: &Path) -> Result<Importance> {
     let mut input = Input::open(path)?;
     let entries = input.entries().map_err(|e| {
-        e.help("A file of importance is a GGUF, or an older .dat that begins with the number of its entries.")
+        e.help("An imatrix file is a GGUF, or an older .dat that begins with the number of its entries.")
     })?;
     let mut importance = Importance { chunk_size: None, ..Importance::new(Vec::new(), 0, 0) };
     for number in 0..entries {
@@ -48,7 +48,7 @@ pub(crate) fn read(path: &Path) -> Result<Importance> {
         let values = input.count("values", i32::MAX)?;
         let bytes = input.bytes(values as u64 * 4)?;
         let values = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        // llama.cpp takes the values as they are when there are no chunks
+        // llama.cpp uses the values unchanged if there are no chunks
         let entry = Entry::new(values, vec![chunks.max(1) as u64]).map_err(|e| e.within(&input.place))?;
         if importance.insert(&name, entry).is_some() {
             return Err(Error::malformed(&input.place, "there are two entries of this name"));
@@ -64,12 +64,12 @@ pub(crate) fn read(path: &Path) -> Result<Importance> {
     }
     match input.left {
         0 => Ok(importance),
-        left => Err(Error::malformed(input.place, "more follows")
+        left => Err(Error::malformed(input.place, "trailing bytes")
             .expected("the end of the file", format!("{left} bytes"))),
     }
 }
 
-/// A file read forward, within its length.
+/// A sequential reader of a file, which knows the number of bytes left.
 struct Input {
     from: BufReader<File>,
     left: u64,
@@ -85,7 +85,7 @@ impl Input {
         Ok(Input { from: BufReader::new(file), left, place: "header".into() })
     }
 
-    /// Nothing is allocated for more than the file still holds.
+    /// Reads `count` bytes; allocates no more than the file has left.
     fn bytes(&mut self, count: u64) -> Result<Vec<u8>> {
         if count > self.left {
             return Err(Error::malformed(&self.place, "the file is too short")
@@ -112,7 +112,7 @@ impl Input {
         self.count("entries", most.max(1))
     }
 
-    /// A number of things that there must be.
+    /// Reads a number of items, from 1 to `most`.
     fn count(&mut self, what: &str, most: i32) -> Result<i32> {
         match self.i32()? {
             count if (1..=most).contains(&count) => Ok(count),

@@ -1,10 +1,10 @@
-//! What is known of one tensor: the sums of each of its matrices, and how many tokens they are of.
+//! The entry of a tensor: sums and token counts of each of its matrices.
 
 use std::collections::BTreeSet;
 
 use tensor::{Error, Result};
 
-/// The sums of a tensor: one matrix, or the experts' after each other.
+/// The sums of a tensor: of one matrix, or of the matrices of all experts, concatenated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     sums: Vec<f32>,
@@ -13,10 +13,11 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// `sums` holds Σx² of every column, matrix after matrix; `counts` the tokens of each matrix.
+    /// `sums` has Σx² of every column, matrix after matrix; `counts` has the number of tokens of each matrix.
     ///
     /// # Errors
-    /// `Malformed`, when there is nothing, the sums are not the same number a matrix, or one is negative or not finite.
+    /// `Malformed` if there are no numbers, if the matrices have different numbers of sums, or if one is negative or
+    /// not finite.
     pub fn new(sums: Vec<f32>, counts: Vec<u64>) -> Result<Entry> {
         if counts.is_empty() || sums.is_empty() || !sums.len().is_multiple_of(counts.len()) {
             return Err(Error::malformed("sums and counts", "they do not fit together")
@@ -33,32 +34,33 @@ impl Entry {
         Ok(Entry { sums, counts, filled: BTreeSet::new() })
     }
 
-    /// Sums of a matrix. Of a `.dat` file all matrices together: it knows one count a tensor.
+    /// Number of sums of a matrix. For a `.dat` file those of all matrices together: it has one count for each tensor.
     pub fn cols(&self) -> usize {
         self.sums.len() / self.counts.len()
     }
 
-    /// The sums, matrix after matrix.
+    /// The sums Σx², matrix after matrix.
     pub fn sums(&self) -> &[f32] {
         &self.sums
     }
 
-    /// The tokens of each matrix (of a `.dat` file: chunks). An expert that is [filled](Entry::filled) has 1.
+    /// Number of tokens of each matrix (for a `.dat` file: chunks). A [filled](Entry::filled) expert has 1.
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
 
-    /// The matrices that have the mean of the others, because no token went through them.
+    /// Indices of the matrices that got the mean of the others, because no token went through them.
     pub fn filled(&self) -> impl Iterator<Item = usize> {
         self.filled.iter().copied()
     }
 
-    /// The matrices that no token went through.
+    /// Indices of the matrices that no token went through.
     pub fn unseen(&self) -> impl Iterator<Item = usize> {
         (0..self.counts.len()).filter(|matrix| self.counts[*matrix] == 0 || self.filled.contains(matrix))
     }
 
-    /// A matrix whose sums say nothing: all are 0 though tokens went through it, or no token went through any.
+    /// Index of a matrix without information: its sums are all 0 although tokens went through it, or no matrix has
+    /// tokens.
     pub fn blank(&self) -> Option<usize> {
         if self.counts.iter().all(|count| *count == 0) {
             return Some(0);
@@ -68,22 +70,22 @@ impl Entry {
         (0..self.counts.len()).find(zeros)
     }
 
-    /// The weights that llama-quantize makes of the sums: the mean of each column, matrix after matrix; 1 for all columns
-    /// of a matrix without tokens.
+    /// The weights that llama-quantize computes from the sums: the mean of each column, matrix after matrix; 1 for all
+    /// columns of a matrix without tokens.
     pub fn weights(&self) -> Vec<f32> {
         let mut weights = vec![0.0; self.sums.len()];
         self.weights_from(0, &mut weights);
         weights
     }
 
-    /// As [`Entry::weights`], only those from number `first` on that `out` has room for.
+    /// As [`Entry::weights`], but fills `out` with the weights from index `first` on.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// If there are fewer weights than `out` has room for.
     pub fn weights_from(&self, first: usize, out: &mut [f32]) {
         let cols = self.cols();
         for (at, weight) in out.iter_mut().enumerate().map(|(at, weight)| (first + at, weight)) {
-            // as llama-quantize divides: in f32
+            // in f32, as llama-quantize divides
             let count = self.counts[at / cols] as f32;
             *weight = if count > 0.0 { self.sums[at] / count } else { 1.0 };
         }
@@ -100,7 +102,7 @@ impl Entry {
         if seen.is_empty() || unseen.is_empty() {
             return Vec::new();
         }
-        // a filled one is no observation
+        // filled matrices are not observations
         let observed = || seen.iter().filter(|n| !self.filled.contains(n));
         let tokens: u64 = observed().map(|&n| self.counts[n]).sum();
         let mean = |col: usize| {
@@ -116,7 +118,7 @@ impl Entry {
         unseen
     }
 
-    /// Takes back what [`Entry::fill_unseen`] did. Returns whether there was something.
+    /// Reverts [`Entry::fill_unseen`]. Returns true if there were filled matrices.
     pub(crate) fn empty_filled(&mut self) -> bool {
         let cols = self.cols();
         let filled = std::mem::take(&mut self.filled);
@@ -131,7 +133,7 @@ impl Entry {
     pub(crate) fn add(&mut self, other: &Entry) -> Result<()> {
         let shape = |entry: &Entry| format!("{} × {} columns", entry.counts.len(), entry.cols());
         if self.counts.len() != other.counts.len() || self.cols() != other.cols() {
-            return Err(Error::malformed("sums", "of another shape in the other file")
+            return Err(Error::malformed("sums", "the shape differs from the other file")
                 .expected(shape(self), shape(other))
                 .help("Only files of the same model can be merged."));
         }

@@ -1,8 +1,8 @@
-//! The GGUF form: three keys, and for each tensor `NAME.in_sum2` (F32, a row a matrix) and `NAME.counts` (F32, one
-//! number a matrix), sorted by name.
+//! The GGUF format: three keys, and for each tensor `NAME.in_sum2` (F32, a row for each matrix) and `NAME.counts` (F32,
+//! one number for each matrix), sorted by name.
 //!
-//! A key of our own, [`FILLED`], lists experts whose sums are the mean of the others; llama.cpp does not look at it.
-//! Tensors with other endings are passed over, as llama.cpp does.
+//! A key of our own, [`FILLED`], lists experts whose sums are the mean of the others; llama.cpp ignores it. Tensors
+//! with other suffixes are skipped, as in llama.cpp.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,13 +17,13 @@ const TYPE: &str = "general.type";
 const DATASETS: &str = "imatrix.datasets";
 const CHUNKS: &str = "imatrix.chunk_count";
 const CHUNK_SIZE: &str = "imatrix.chunk_size";
-/// `blk.3.ffn_down_exps.weight#17` for each filled expert.
+/// The key with `blk.3.ffn_down_exps.weight#17` for each filled expert.
 const FILLED: &str = "gemma-convert.imatrix.filled";
 
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 
-/// More tokens than an f32 that is a count can be of and still mean something.
+/// Maximum token count, above which f32 counts are meaningless.
 const MOST_TOKENS: f32 = (1u64 << 53) as f32;
 
 pub(crate) fn is_one(path: &Path) -> bool {
@@ -42,7 +42,7 @@ fn parse(file: &GgufFile) -> Result<Importance> {
     crate::expect_size(file.file_len())?;
     let metadata = file.metadata();
     let required = |e: Error| match e.kind() {
-        ErrorKind::Missing => e.help("A file of llama-imatrix has it, and llama-quantize wants it."),
+        ErrorKind::Missing => e.help("llama-imatrix writes this key, and llama-quantize requires it."),
         _ => e,
     };
     let datasets: &[String] = metadata.required(DATASETS).map_err(required)?;
@@ -60,7 +60,7 @@ fn parse(file: &GgufFile) -> Result<Importance> {
         }
     }
     if pairs.is_empty() {
-        return Err(Error::malformed("tensors", "there is no importance in it")
+        return Err(Error::malformed("tensors", "there are no sums of an imatrix")
             .expected(format!("tensors that end in {SUMS} and {COUNTS}"), "none"));
     }
     let mut importance = Importance::new(datasets.to_vec(), chunks, chunk_size);
@@ -71,7 +71,7 @@ fn parse(file: &GgufFile) -> Result<Importance> {
     let filled: Option<&[String]> = metadata.typed(FILLED)?;
     for text in filled.unwrap_or_default() {
         fill(&mut importance, text).ok_or_else(|| {
-            Error::malformed(format!("key {FILLED}"), "names an expert that is not there")
+            Error::malformed(format!("key {FILLED}"), "names an expert that does not exist")
                 .expected("the name of an entry, # and a number", text)
         })?;
     }
@@ -92,11 +92,11 @@ fn entry(file: &GgufFile, name: &str, pair: [Option<usize>; 2]) -> Result<Entry>
         return Err(Error::malformed(format!("tensor {name}{ending}"), "missing"));
     };
     let [of_sums, of_counts] = [sums, counts].map(|index| &file.tensors()[index]);
-    // dense tensors of three dimensions had one count for all in older files
+    // older files have one count for dense tensors of three dimensions
     if of_counts.elements() != 1 && of_counts.elements() != of_sums.rows() {
         return Err(Error::malformed(
             format!("tensor {}", of_counts.name),
-            "another number of matrices than sums",
+            "the number of matrices differs from that of the sums",
         )
         .expected(of_sums.rows(), of_counts.elements()));
     }
@@ -105,15 +105,15 @@ fn entry(file: &GgufFile, name: &str, pair: [Option<usize>; 2]) -> Result<Entry>
         return Err(Error::malformed(format!("tensor {}", of_counts.name), "not a number of tokens")
             .expected("0 or more", bad));
     }
-    // rounded as llama.cpp does, half away from zero
+    // rounded half away from zero, as in llama.cpp
     Entry::new(self::numbers(file, sums)?, numbers.iter().map(|count| count.round() as u64).collect())
 }
 
-/// All of a tensor. It lies wholly in the file, so that memory is no more than the file's size.
+/// All values of a tensor. The tensor lies within the file, so memory is at most the size of the file.
 fn numbers(file: &GgufFile, index: usize) -> Result<Vec<f32>> {
     let desc = &file.tensors()[index];
     if desc.dtype != DType::F32 {
-        return Err(Error::malformed(format!("tensor {}", desc.name), "not of the type of importance")
+        return Err(Error::malformed(format!("tensor {}", desc.name), "not the type of imatrix data")
             .expected(DType::F32, desc.dtype));
     }
     let mut bytes = vec![0; desc.byte_len() as usize];
@@ -125,7 +125,7 @@ fn numbers(file: &GgufFile, index: usize) -> Result<Vec<f32>> {
 
 pub(crate) fn bytes(importance: &Importance) -> Result<Vec<u8>> {
     let Some(chunk_size) = importance.chunk_size else {
-        return Err(Error::unsupported("chunks", "a .dat file does not say how many tokens it is of"));
+        return Err(Error::unsupported("chunks", "a .dat file does not contain the number of tokens"));
     };
     if importance.is_empty() {
         return Err(Error::malformed("importance", "there is none to write"));

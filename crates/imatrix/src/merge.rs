@@ -1,4 +1,4 @@
-//! Files of parts of a text become one, as with `llama-imatrix --in-file`.
+//! Merges the files of parts of a text, as `llama-imatrix --in-file` does.
 
 use std::collections::btree_map::Entry as Slot;
 
@@ -7,26 +7,26 @@ use tensor::{Error, Result};
 use crate::Importance;
 
 impl Importance {
-    /// Adds the importance that another part of the text gave the same model: sums, counts and chunks are added, texts
-    /// listed once. Experts that were filled in one part take what the other saw; those that neither saw are
+    /// Adds the importance of another part of the text for the same model: sums, counts and chunks are added, texts are
+    /// listed once. Experts that were filled in one part get the sums of the other; experts without tokens in both are
     /// [filled](Importance::fill_unseen) again.
     ///
     /// # Errors
-    /// `Malformed` when the chunks have different sizes or the tensors different shapes, `Unsupported` for what was read
-    /// from a `.dat` file. The place is an entry; the caller knows the file.
+    /// `Malformed` if the chunks have different sizes or the tensors different shapes, `Unsupported` for data from a
+    /// `.dat` file. The place is an entry; the caller adds the file.
     pub fn merge(&mut self, other: Importance) -> Result<()> {
         match (self.chunk_size, other.chunk_size) {
             (Some(ours), Some(theirs)) if ours == theirs => {}
             (Some(ours), Some(theirs)) => {
-                return Err(Error::malformed("chunks", "of another size than in the other file")
+                return Err(Error::malformed("chunks", "the size differs from the other file")
                     .expected(format!("{ours} tokens"), theirs));
             }
             _ => {
                 return Err(Error::unsupported(
                     "chunks",
-                    "a .dat file does not say how many tokens it is of",
+                    "a .dat file does not contain the number of tokens",
                 )
-                .help("Merge files in GGUF form; `llama-imatrix --in-file` turns one into the other."));
+                .help("Merge files in GGUF form; `llama-imatrix --in-file` converts between the forms."));
             }
         }
         let mut refill = false;

@@ -1,28 +1,28 @@
-//! What can be seen in an entry: how much text it is of, and how unevenly its columns matter.
+//! Statistics of an entry: the amount of text, and the distribution of importance over columns.
 
 use crate::Entry;
 
-/// Figures of one entry. Experts that no text went through are counted, and otherwise left out.
+/// Statistics of an entry. Experts without tokens are counted, and otherwise excluded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
-    /// The fewest and the most tokens of its matrices (of a `.dat` file: chunks).
+    /// The smallest and the largest number of tokens of a matrix (for a `.dat` file: chunks).
     pub tokens: (u64, u64),
-    /// Matrices that no token went through.
+    /// Indices of the matrices that no token went through.
     pub unseen: Vec<usize>,
-    /// The mean over columns of the mean square.
+    /// Mean over the columns of the mean square.
     pub mean: f64,
-    /// The largest mean square of a column, as a multiple of the mean.
+    /// Largest mean square of a column, divided by the mean.
     pub peak: f64,
-    /// The share that the largest hundredth of the columns, but at least one, has of the sum of mean squares.
+    /// Share of the largest hundredth of the columns (at least one) in the sum of mean squares.
     pub top_share: f64,
-    /// Columns that were 0 for every token.
+    /// Number of columns that were 0 for every token.
     pub zeros: usize,
-    /// It says nothing, see [`Entry::blank`].
+    /// True if the entry has no information, see [`Entry::blank`].
     pub blank: bool,
 }
 
 impl Entry {
-    /// Its figures.
+    /// Statistics of the entry.
     pub fn statistics(&self) -> Statistics {
         let unseen: Vec<usize> = self.unseen().collect();
         let seen = |matrix: &usize| !unseen.contains(matrix);
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn outliers_and_unseen_experts_show() {
-        // two experts of 100 columns, one of them unseen; a column of the other has half of everything
+        // two experts of 100 columns, one of them without tokens; one column of the other has half of the sum
         let mut sums = vec![0.0; 200];
         sums[..100].fill(2.0);
         sums[7] = 198.0;

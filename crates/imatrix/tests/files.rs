@@ -1,5 +1,5 @@
-//! Files of importance that are damaged or lie, in both forms: refused with their place; and the bytes of a good one.
-//! That they are llama.cpp's is for `tests/importance.rs` at the root, where it is at hand.
+//! Damaged and contradictory imatrix files in both formats: each is refused with its place; and the bytes of a valid
+//! file. The comparison with llama.cpp's bytes is in `tests/importance.rs` at the root, which has access to llama.cpp.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use imatrix::{Entry, Importance};
 use tempfile::TempDir;
 use tensor::{DType, Error, Fault, TensorDesc};
 
-/// A file of a test's own.
+/// A temporary file with the given bytes.
 fn file(bytes: &[u8]) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("importance");
@@ -32,7 +32,7 @@ fn sample() -> Importance {
     importance
 }
 
-/// A GGUF with these keys and tensors; every number is `value`.
+/// A GGUF with the usual keys and tensors, changed by `change`; every number is `value`.
 fn gguf(change: impl FnOnce(&mut Metadata, &mut Vec<TensorDesc>), value: f32) -> Vec<u8> {
     let mut metadata = Metadata::new();
     metadata.insert("imatrix.datasets", vec!["a.txt".to_owned()]);
@@ -112,7 +112,7 @@ fn numbers_must_be_sums_of_squares_and_counts() {
     for bad in [f32::NAN, f32::INFINITY, -1.0] {
         assert_eq!(refused(&gguf(|_, _| (), bad)).problem(), "not a number of tokens");
     }
-    // good counts, a bad sum
+    // valid counts, an invalid sum
     let mut bytes = gguf(|_, _| (), 1.0);
     let at = bytes.len() - 2 * 32;
     bytes[at + 4..at + 8].copy_from_slice(&f32::NAN.to_le_bytes());
@@ -130,7 +130,7 @@ fn every_cut_of_a_file_is_refused() {
     }
 }
 
-/// A `.dat` of one entry.
+/// The bytes of a `.dat` with one entry.
 fn dat(name: &[u8], chunks: i32, values: &[f32], end: &[u8]) -> Vec<u8> {
     let mut bytes = [1i32, name.len() as i32].map(i32::to_le_bytes).concat();
     bytes.extend(name);
@@ -150,7 +150,7 @@ fn the_older_form() {
         (&["a.txt".to_owned()][..], 7, None)
     );
     assert_eq!(read.get("x.weight").unwrap().weights(), [2.0, 3.0]);
-    // the oldest end with the last entry; without chunks the values are means
+    // the oldest files end after the last entry; without chunks the values are means
     let (_dir, path) = file(&dat(b"x.weight", 0, &[4.0, 6.0], &[]));
     assert_eq!(Importance::read(&path).unwrap().get("x.weight").unwrap().weights(), [4.0, 6.0]);
 }
@@ -169,7 +169,7 @@ fn a_damaged_older_file() {
             .place()
             .ends_with("x.weight: matrix 0, column 1")
     );
-    // lengths that no file has; nothing is allocated for them
+    // impossible lengths; nothing is allocated for them
     for (at, value) in [(0, i32::MAX), (0, -1), (0, 0), (4, i32::MAX), (4, -1), (20, i32::MAX), (20, -1)] {
         let mut bytes = good.clone();
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());

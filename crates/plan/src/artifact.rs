@@ -1,4 +1,4 @@
-//! The plan itself: plain data, serialisable.
+//! The plan and its parts: plain, serialisable data.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,38 +11,38 @@ use crate::budget::Allocation;
 use crate::imatrix::ImportanceSource;
 use crate::offload::Offloaded;
 
-/// What a run reads and writes.
+/// The inputs and outputs of a run.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Plan {
-    /// `E2B`, …; `None` for a size without a name.
+    /// The variant (`E2B`, …); `None` for a size without a name.
     pub variant: Option<&'static str>,
     /// The architecture that config.json names.
     pub architecture: String,
-    /// The checkpoint's files, in the order in which they are read.
+    /// The checkpoint's files, in reading order.
     pub inputs: Vec<InputFile>,
-    /// In what the checkpoint is not as transformers would have saved it, and what is done about it.
+    /// Differences of the checkpoint from one that transformers saves, and how they are handled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// What is made of them, one entry a recipe.
+    /// The outputs, one entry per recipe.
     pub artifacts: Vec<Artifact>,
-    /// Tensors of the checkpoint that none of the artifacts holds, and why.
+    /// Tensors of the checkpoint that no artifact contains, with reasons.
     pub dropped: Vec<Dropped>,
-    /// Of a draft model, the model that it drafts for.
+    /// The target model, if the input is a draft model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<DraftTarget>,
 }
 
-/// The model that a draft model is for.
+/// The target of a draft model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DraftTarget {
-    /// `E2B`, …; absent for a size without a name.
+    /// The variant (`E2B`, …); absent for a size without a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// What its checkpoint is known by, in hexadecimal: a digest of config, headers and a sample of the weights.
+    /// The checkpoint's fingerprint in hexadecimal: a digest of config, headers and a sample of the weights.
     pub fingerprint: String,
-    /// Of a draft model that is cut out of it: which layers of it, ascending. The inputs are then those of the cut.
+    /// The target's layers in an extracted draft model, ascending. The inputs are then those of the extract.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<Vec<usize>>,
 }
@@ -51,53 +51,53 @@ pub struct DraftTarget {
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InputFile {
-    /// Its name in the folder.
+    /// The file's name in the folder.
     pub name: String,
     /// Its size in bytes.
     pub bytes: u64,
 }
 
-/// The files that one recipe makes.
+/// The files that one recipe produces.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Artifact {
     /// The recipe's name.
     pub recipe: String,
-    /// Its preset, or the scheme of its safetensors.
+    /// The preset, or the scheme of a safetensors output.
     pub preset: &'static str,
-    /// One file or the parts of a split; of safetensors also what belongs to a model besides its weights.
+    /// One file, or the parts of a split; for safetensors also the companion files (config, tokenizer, card).
     pub files: Vec<PlannedFile>,
-    /// What lies in files of its own, to be read when it is needed.
+    /// Sparsely accessed weights that are in separate files, to be loaded on demand.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub offloaded: Vec<Offloaded>,
-    /// The importance that steers its rounding.
+    /// The importance matrix used for quantization.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub importance: Option<ImportanceSource>,
-    /// What its types were chosen by, if they were chosen by a budget. They are all in the recipe; so it is not in the
-    /// digest.
+    /// The bit allocation, if a budget chose the types. Its types are all rules of the recipe, so the digest leaves
+    /// it out.
     #[serde(skip)]
     pub allocation: Option<Allocation>,
-    /// What it leaves out, and why.
+    /// Tensors that the artifact leaves out, with reasons.
     pub dropped: Vec<Dropped>,
-    /// What a reader should know: fall-backs, tensors that are kept though never read.
+    /// Notes for the user: type fall-backs, unused tensors that are kept.
     pub notes: Vec<String>,
 }
 
-/// A file to write. Bytes that neither the header nor a tensor covers are zero.
+/// A file to write. Bytes outside the header and the tensors are zero.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlannedFile {
-    /// Its name in the target folder.
+    /// The file's name in the target folder.
     pub name: String,
-    /// Its size.
+    /// The file's size in bytes.
     pub bytes: u64,
-    /// Everything before the first tensor.
+    /// All bytes before the first tensor. JSON holds their number and their SHA-256.
     #[serde(serialize_with = "digest_of")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Header"))]
     pub header: Vec<u8>,
-    /// The tensors, in the order of the file.
+    /// The tensors, in file order.
     pub tensors: Vec<OutputTensor>,
-    /// The file of the checkpoint's folder that it is a copy of.
+    /// The source file in the checkpoint's folder, if this file is a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy: Option<String>,
 }
@@ -110,84 +110,84 @@ pub struct OutputTensor {
     #[serde(flatten, serialize_with = "described")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Described"))]
     pub desc: TensorDesc,
-    /// llama.cpp's name for what it does.
+    /// The tensor's role by llama.cpp's name (`attn_q`, `ffn_down`, …).
     pub role: &'static str,
-    /// Its layer.
+    /// The layer's index.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer: Option<usize>,
-    /// Its first byte in the file.
+    /// Offset of the first byte in the file.
     pub offset: u64,
-    /// Its bytes without padding.
+    /// Length in bytes, without padding.
     pub bytes: u64,
-    /// Why it has this type.
+    /// The reason for the type.
     pub why: String,
-    /// Nobody has named its type: it is the preset's.
+    /// The type is the preset's: neither a rule nor another setting names it.
     #[serde(skip)]
     pub free: bool,
-    /// Where its values come from.
+    /// The source of the values.
     pub from: Origin,
 }
 
-/// Where a tensor's values come from.
+/// The source of a tensor's values.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// The checkpoint.
+    /// A tensor of the checkpoint.
     Checkpoint(StoredTensor),
-    /// They are computed from the config.
+    /// Values computed from the config.
     Generated(Vec<f32>),
-    /// They are the scales that the tensor of this name, in the same file, gets when it is encoded: one a row, or if
-    /// this tensor is a scalar, one.
+    /// The scales that encoding the named tensor of the same file yields: one per row, or a single one if this tensor
+    /// is a scalar.
     Scales(String),
 }
 
-/// A tensor in the checkpoint.
+/// A tensor of the checkpoint as a source.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StoredTensor {
-    /// Its name there.
+    /// The tensor's name in the checkpoint.
     pub tensor: String,
-    /// Its type there.
+    /// The tensor's type in the checkpoint.
     #[serde(serialize_with = "type_name")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub dtype: DType,
-    /// Where its rows are, in their order: one stretch of one file, or many of a tensor that is stored apart.
+    /// The location of the rows, in order: one range of a file, or several if the tensor is stored in pieces.
     #[serde(flatten)]
     pub pieces: Pieces,
     /// The type to round to before encoding, if any.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_type_name")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub via: Option<DType>,
-    /// It is rounded by its importance.
+    /// The quantization uses the importance matrix.
     #[serde(rename = "steered", skip_serializing_if = "std::ops::Not::not")]
     pub uses_imatrix: bool,
-    /// It lies on a 4-bit lattice, and is repacked as Q4_0.
+    /// The values are on a 4-bit quantization grid and are repacked as Q4_0.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lattice: bool,
 }
 
-/// Stretches of files that hold the rows of a tensor. There is at least one.
+/// File ranges that hold the rows of a tensor, at least one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pieces(Vec<StoredPiece>);
 
-/// Some rows of a tensor that lie together.
+/// A contiguous range of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StoredPiece {
-    /// Number of their file in [`Plan::inputs`].
+    /// Index of the file in [`Plan::inputs`].
     pub file: usize,
-    /// The first byte in that file.
+    /// Offset of the first byte in that file.
     pub offset: u64,
-    /// Their bytes there.
+    /// Length in bytes.
     pub bytes: u64,
-    /// What their values are multiplied with, if they are coded.
+    /// The scales of encoded values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<StoredScale>,
 }
 
 impl Pieces {
-    /// Pieces in the order of the rows; an empty one for none.
+    /// Pieces in row order; an empty list becomes one empty piece.
     pub fn new(mut pieces: Vec<StoredPiece>) -> Pieces {
         if pieces.is_empty() {
             pieces.push(StoredPiece { file: 0, offset: 0, bytes: 0, scale: None });
@@ -195,28 +195,28 @@ impl Pieces {
         Pieces(pieces)
     }
 
-    /// All of them.
+    /// All pieces, in row order.
     pub fn all(&self) -> &[StoredPiece] {
         &self.0
     }
 
-    /// The one that the tensor begins with.
+    /// The piece that contains the first row.
     pub fn first(&self) -> StoredPiece {
         self.0[0]
     }
 
-    /// Bytes of the tensor in the checkpoint.
+    /// Length of the tensor in the checkpoint, in bytes.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|piece| piece.bytes).sum()
     }
 
-    /// The tensor is coded: its values are multiplied with scales.
+    /// Whether the values are encoded with scales.
     pub fn are_scaled(&self) -> bool {
         self.0.iter().any(|piece| piece.scale.is_some())
     }
 }
 
-/// One piece is a few fields of its tensor, many are a list.
+/// A single piece serialises as fields of its tensor, several as a list.
 impl Serialize for Pieces {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeMap;
@@ -230,44 +230,44 @@ impl Serialize for Pieces {
     }
 }
 
-/// Where the scales of a coded tensor are in the checkpoint.
+/// The location of an encoded tensor's scales in the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StoredScale {
-    /// Their type.
+    /// The scales' type.
     #[serde(serialize_with = "type_name")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub dtype: DType,
-    /// Number of their file in [`Plan::inputs`].
+    /// Index of the file in [`Plan::inputs`].
     pub file: usize,
-    /// Their first byte in that file.
+    /// Offset of the first byte in that file.
     pub offset: u64,
-    /// There is one a row, else one for the tensor.
+    /// One scale per row; otherwise one for the tensor.
     pub per_row: bool,
 }
 
-/// A tensor that is left out.
+/// A tensor that an output leaves out.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Dropped {
-    /// Its name in the checkpoint.
+    /// The tensor's name in the checkpoint.
     pub tensor: String,
-    /// Its bytes there.
+    /// The tensor's length there, in bytes.
     pub bytes: u64,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
 }
 
 impl Plan {
-    /// SHA-256 of the plan's JSON, in hexadecimal: equal plans write equal bytes.
+    /// SHA-256 of the plan's JSON, in hexadecimal: equal plans write equal bytes from equal inputs.
     ///
-    /// The digest does not cover the weights, only where they are.
+    /// The digest covers the location of the weights, not the weights.
     pub fn digest(&self) -> String {
-        // a plan is maps, lists, numbers and texts, which serialise without fail
+        // a plan has maps, lists, numbers and strings only, so serialisation cannot fail
         hex(&Sha256::digest(serde_json::to_vec(self).unwrap_or_default()))
     }
 
-    /// The same plan with one artifact only, for a digest that does not depend on the others.
+    /// The plan with this artifact only, for a digest that is independent of the others.
     pub fn only(&self, artifact: usize) -> Plan {
         let mut plan = self.clone();
         plan.artifacts = plan.artifacts.into_iter().skip(artifact).take(1).collect();
@@ -276,24 +276,24 @@ impl Plan {
 }
 
 impl PlannedFile {
-    /// Where the padding after a tensor ends, by the tensor's number.
+    /// The end of the padding after a tensor, given by its index.
     pub fn padded_end(&self, tensor: usize) -> u64 {
         self.tensors.get(tensor + 1).map_or(self.bytes, |next| next.offset)
     }
 }
 
 impl Artifact {
-    /// Bytes of all its files.
+    /// Total size of the files, in bytes.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// All its tensors, in the order of the files.
+    /// All tensors, in file order.
     pub fn tensors(&self) -> impl Iterator<Item = &OutputTensor> {
         self.files.iter().flat_map(|file| &file.tensors)
     }
 
-    /// Bits a weight, over all tensors.
+    /// Mean bits per weight, over all tensors.
     pub fn bits_per_weight(&self) -> f64 {
         let (stored, weights) = self.tensors().fold((0, 0), |(stored, weights), tensor| {
             (stored + tensor.bytes, weights + tensor.desc.elements())
@@ -301,7 +301,7 @@ impl Artifact {
         8.0 * stored as f64 / weights.max(1) as f64
     }
 
-    /// Number of tensors and bytes by type.
+    /// Number of tensors and bytes, by type.
     pub fn by_type(&self) -> BTreeMap<DType, (usize, u64)> {
         let mut types = BTreeMap::new();
         for tensor in self.tensors() {
@@ -312,7 +312,7 @@ impl Artifact {
     }
 }
 
-/// A digest as text.
+/// Bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {

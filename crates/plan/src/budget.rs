@@ -1,9 +1,11 @@
-//! Types by budget: of all tensors whose type nobody has named, which type each gets so that predictions suffer least.
+//! Mixed-precision bit allocation: types for all tensors without a named type, under a limit of size, bits per weight
+//! or KL divergence.
 //!
-//! Each tensor has a few types to choose from, with bytes and a cost ([`Sensitivity`]); a larger type buys a smaller cost.
-//! The best buy first, until the budget is spent: that is the best there is for every size that it passes, which is the
-//! [curve](Allocation::curve). Only tensors of the size of a table of embeddings are oversized that this may get wrong; all
-//! their choices are tried. The result is a recipe with a rule for each tensor, like one that a person could have written.
+//! Each tensor has a few candidate types, with bytes and a cost ([`Sensitivity`]); a larger type has a smaller cost.
+//! This is a multiple-choice knapsack, solved greedily by gain per byte: optimal at each size that the greedy order
+//! reaches, which is the [curve](Allocation::curve). Only an oversized tensor, such as an embedding table, could make
+//! it wrong; all types of those are tried. The result is a recipe with one rule per tensor, as a person could have
+//! written it.
 
 mod knapsack;
 
@@ -22,48 +24,49 @@ use crate::request::{Request, Shards};
 use crate::sensitivity::{MEASURED_TYPES, Sensitivity};
 use crate::serde_dtype;
 
-/// What error feedback leaves of the KL divergence of plain rounding in layers, about (docs/BENCHMARKS.md). It counts when
-/// they are weighed against the embeddings. These count whole: the per-layer table is rounded plainly, and of the head, where
-/// feedback leaves more, a smaller share chose types that were measured to be worse.
+/// The share of the round-to-nearest KL divergence that error feedback leaves in layers, approximately
+/// (docs/BENCHMARKS.md). It weighs layers against the embeddings, which count in full: the per-layer table is
+/// quantized round-to-nearest, and for the head, where feedback leaves more, a share below 1 chose types that
+/// measured worse.
 const FEEDBACK: f64 = 0.5;
 
-/// `[budget]`: what types are chosen from, and how much they may take. One of the three limits.
+/// `[budget]`: the candidate types and one of three limits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
-    /// The types to choose from. Those whose blocks a tensor's rows do not fill are not for it.
+    /// Candidate types. A type whose blocks do not divide a tensor's rows is no candidate for it.
     #[serde(default = "types", with = "serde_dtype::several")]
     pub types: Vec<DType>,
-    /// The most bytes of all files: `3.2GB`.
+    /// Maximum size of all files, such as `3.2GB`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
-    /// The most bits a weight, over all tensors.
+    /// Maximum bits per weight, over all tensors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bpw: Option<f64>,
-    /// The most KL divergence in nats a token, as predicted from the sensitivities.
+    /// Maximum KL divergence in nats per token, as predicted from the sensitivities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kld: Option<f64>,
 }
 
-/// Those of four bits and more that error feedback rounds, and that llama.cpp runs everywhere.
+/// The types of four bits and more that support error feedback and run on every backend of llama.cpp.
 fn types() -> Vec<DType> {
     use DType::{IQ4_NL, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
     vec![Q4_0, IQ4_NL, Q4_K, Q4_1, Q5_0, Q5_K, Q5_1, Q6_K, Q8_0]
 }
 
-/// What a budget has bought.
+/// The result of bit allocation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Allocation {
-    /// Bytes of all files.
+    /// Size of all files, in bytes.
     pub bytes: u64,
-    /// The KL divergence in nats a token that the sensitivities predict.
+    /// The KL divergence that the sensitivities predict, in nats per token.
     pub predicted_kld: f64,
-    /// Tokens that the sensitivities were measured on.
+    /// Number of tokens that the sensitivities were measured on.
     pub tokens: u64,
-    /// Which sensitivities: see [`Sensitivity::id`].
+    /// The id of the sensitivities, see [`Sensitivity::id`].
     pub sensitivity: String,
-    /// The best that there is: bytes of all files, and the KL divergence that is predicted.
+    /// The optimal trade-off: pairs of size of all files in bytes and predicted KL divergence in nats per token.
     pub curve: Vec<(u64, f64)>,
 }
 
@@ -74,7 +77,7 @@ impl fmt::Display for Allocation {
     }
 }
 
-/// The most points of a curve that are kept.
+/// Maximum number of points of a stored curve.
 const POINTS: usize = 200;
 
 impl Budget {
@@ -105,20 +108,21 @@ impl Budget {
     }
 }
 
-/// Whether a request's budget, if it has one, can be met by some types, as far as that is known without what rounding costs.
+/// Checks that a request's budget, if any, can be met, as far as that is known without sensitivities.
 ///
 /// # Errors
-/// `Recipe` for a budget without a limit or a size that nothing meets; what planning says.
+/// `Recipe` for a budget without a limit or a size below the smallest possible one; errors of planning.
 pub fn check_budget(model: &gemma::ModelSpec, shards: &Shards<'_>, request: &Request) -> Result<()> {
     let mut plain = request.clone();
     let Some(budget) = plain.recipe.budget.take() else { return Ok(()) };
     terms(model, shards, &plain, &budget).map(drop)
 }
 
-/// Chooses the types of a request with a budget: the request as it is then, with a rule for each tensor.
+/// Chooses the types of a request with a budget. Returns the request with a rule for each tensor in place of the
+/// budget.
 ///
 /// # Errors
-/// `Recipe` for a budget without a limit or one that nothing meets; what planning and the sensitivities say.
+/// `Recipe` for a budget without a limit or one that no choice meets; errors of planning and of the sensitivities.
 pub fn allocate(
     model: &gemma::ModelSpec,
     shards: &Shards<'_>,
@@ -146,7 +150,7 @@ pub fn allocate(
             resolved.recipe.verify.max_kld.get_or_insert(kld);
         }
         let bytes = artifact(model, shards, &resolved)?.bytes();
-        // other types may make other parts of a split, with headers of their own
+        // other types may lead to other parts of a split, with headers of other lengths
         if let (Limit::Bytes(most), Some(size)) = (limit, &budget.size) {
             let excess = bytes.saturating_sub(byte_size("budget.size", size)?);
             if excess > 0 {
@@ -166,7 +170,7 @@ pub fn allocate(
     }
 }
 
-/// The rule that gives a tensor what was chosen for it.
+/// The type rule for an item's chosen type.
 fn rule(item: &Item<'_>, at: usize) -> TypeRule {
     TypeRule {
         tensors: format!("^{}$", regex::escape(item.name)),
@@ -177,7 +181,7 @@ fn rule(item: &Item<'_>, at: usize) -> TypeRule {
     }
 }
 
-/// What there is to choose for, and the limit for it, which some types keep if it is one of bytes.
+/// The tensors to choose types for, and their limit. A limit in bytes is checked to be reachable.
 fn terms(
     model: &gemma::ModelSpec,
     shards: &Shards<'_>,
@@ -187,9 +191,9 @@ fn terms(
     let free = Free::of(model, &artifact(model, shards, plain)?, budget);
     let least: u64 = free.tensors.iter().map(|tensor| tensor.least(budget)).sum();
     let unmet = |expected: String, found: &dyn fmt::Display| {
-        Error::recipe("budget", "nothing meets it")
+        Error::recipe("budget", "no choice of types meets it")
             .expected(expected, found)
-            .help("Give more, or smaller types in budget.types.")
+            .help("Raise the limit, or allow smaller types in budget.types.")
     };
     match (&budget.size, budget.bpw, budget.kld) {
         (Some(text), _, _) => {
@@ -208,7 +212,7 @@ fn terms(
             let limit = bytes.checked_sub(free.other_tensors).filter(|limit| *limit >= least);
             let limit = limit.ok_or_else(|| {
                 let bits = 8.0 * (free.other_tensors + least) as f64 / free.weights.max(1) as f64;
-                // rounded up, so that it can be given
+                // rounded up, so that the user can pass it
                 let bits = (bits * 1000.0).ceil() / 1000.0;
                 unmet(format!("at least {bits} bits a weight for this model and these types"), &bpw)
             })?;
@@ -222,9 +226,9 @@ fn terms(
 }
 
 fn unmet(knapsack: &Knapsack<'_>, limit: Limit) -> Error {
-    let error = Error::recipe("budget", "nothing meets it");
+    let error = Error::recipe("budget", "no choice of types meets it");
     match limit {
-        Limit::Bytes(_) => error.help("Give more: with so many parts in a split, their headers do not fit."),
+        Limit::Bytes(_) => error.help("Raise the limit: the headers of so many parts do not fit."),
         Limit::Kld(kld) => {
             let best = knapsack.curve().last().copied().unwrap_or_default();
             error
@@ -232,12 +236,12 @@ fn unmet(knapsack: &Knapsack<'_>, limit: Limit) -> Error {
                     format!("a KL divergence of at least {:.2e} with these types", best.kld),
                     format!("{kld:.2e}"),
                 )
-                .help("Allow more, or larger types in budget.types.")
+                .help("Raise the limit, or allow larger types in budget.types.")
         }
     }
 }
 
-/// Every so many points of a curve, and both ends.
+/// Every n-th point of a curve, for at most about [`POINTS`], and both ends.
 fn thinned(points: Vec<(u64, f64)>) -> Vec<(u64, f64)> {
     let (step, last) = (points.len().div_ceil(POINTS).max(1), points.len().saturating_sub(1));
     points
@@ -248,34 +252,34 @@ fn thinned(points: Vec<(u64, f64)>) -> Vec<(u64, f64)> {
         .collect()
 }
 
-/// The tensors of an artifact whose type nobody has named.
+/// The tensors of an artifact whose type neither a rule nor another setting names.
 struct Free {
     tensors: Vec<FreeTensor>,
-    /// Bytes of all else that is in the files, and of the other tensors among it.
+    /// Bytes of everything else in the files, and of the other tensors among it.
     other_bytes: u64,
     other_tensors: u64,
-    /// Weights of all tensors.
+    /// Number of weights of all tensors.
     weights: u64,
 }
 
-/// One of them.
+/// A tensor without a named type.
 struct FreeTensor {
     name: String,
     layer: Option<usize>,
     elements: u64,
     cols: u64,
-    /// No layer reads it.
+    /// No layer reads it (unused K/V).
     unused: bool,
 }
 
 impl Free {
-    /// Tensors that no type of the budget fits keep the preset's.
+    /// Collects the tensors. Those that no candidate type fits keep the preset's type.
     fn of(model: &gemma::ModelSpec, artifact: &Artifact, budget: &Budget) -> Free {
         let unused = model.inventory.text.iter().filter(|found| found.slot.unused);
         let unused: HashSet<&str> = unused.map(|found| found.slot.gguf.as_str()).collect();
         let fits = |tensor: &OutputTensor| {
             let fits = |dtype: &DType| dtype.row_bytes(tensor.desc.cols()).is_some();
-            // as what is measured
+            // sensitivities are measured with Q4_0
             fits(&DType::Q4_0) && budget.types.iter().any(fits)
         };
         let (free, other): (Vec<&OutputTensor>, Vec<_>) =
@@ -298,19 +302,20 @@ impl Free {
 }
 
 impl FreeTensor {
-    /// The types that fit, and what it takes in each.
+    /// The candidate types that fit, with the tensor's size in bytes, padding included.
     fn sizes(&self, budget: &Budget) -> impl Iterator<Item = (DType, u64)> {
         let size =
             |dtype: &DType| Some((*dtype, padded(dtype.row_bytes(self.cols)? * (self.elements / self.cols))));
         budget.types.iter().filter_map(size)
     }
 
-    /// The least that it takes.
+    /// The smallest size, in bytes.
     fn least(&self, budget: &Budget) -> u64 {
         self.sizes(budget).map(|(_, bytes)| bytes).min().unwrap_or(0)
     }
 
-    /// It, with what it takes and costs in each type; `fed` says that layers are rounded with error feedback.
+    /// The knapsack item with the size and cost of each type; `fed` says that layers are quantized with error
+    /// feedback.
     fn item(&self, budget: &Budget, costs: &Sensitivity, fed: bool) -> Result<Item<'_>> {
         let choice = |(dtype, bytes): (DType, u64)| {
             let share = if fed && self.layer.is_some() && quant::feeds_back(dtype) { FEEDBACK } else { 1.0 };
@@ -322,7 +327,7 @@ impl FreeTensor {
     }
 }
 
-/// Bytes with the padding behind them.
+/// Bytes including the padding after them.
 fn padded(bytes: u64) -> u64 {
     bytes.next_multiple_of(gguf::DEFAULT_ALIGNMENT)
 }

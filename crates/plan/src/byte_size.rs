@@ -1,4 +1,4 @@
-//! Sizes as people write them.
+//! Parsing of sizes in bytes with units.
 
 use tensor::{Error, Result};
 
@@ -14,10 +14,11 @@ const UNITS: [(&str, u64); 9] = [
     ("K", 1000),
 ];
 
-/// `2GB` → 2,000,000,000. `G`, `GB`, `M` and `MB` are powers of ten, `GiB` and `MiB` of two. `place` is for the error.
+/// Parses a size: `2GB` → 2,000,000,000. `K`, `KB`, `M`, `MB`, `G` and `GB` are powers of ten, `KiB`, `MiB` and `GiB`
+/// of two. `place` is for the error.
 ///
 /// # Errors
-/// `Recipe` when it is no number of bytes above 0.
+/// `Recipe` if the text is not a number of bytes above 0.
 pub fn byte_size(place: &str, text: &str) -> Result<u64> {
     let (number, unit) = UNITS
         .iter()
@@ -25,13 +26,13 @@ pub fn byte_size(place: &str, text: &str) -> Result<u64> {
         .unwrap_or((text, 1));
     let number = number.trim();
     let whole = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
-    // 3.2GB; a fraction of a byte is none
+    // 3.2GB is allowed, a fraction of a byte is not
     let size = whole.or_else(|| {
         let decimal = number.bytes().all(|b| b.is_ascii_digit() || b == b'.') && unit > 1;
         number.parse::<f64>().ok().filter(|_| decimal).map(|n| (n * unit as f64) as u64)
     });
     let size = size.filter(|&n| n > 0 && n < u64::MAX);
-    size.ok_or_else(|| Error::recipe(place, "no size in bytes").expected("such as 2GB or 500MiB", text))
+    size.ok_or_else(|| Error::recipe(place, "not a size in bytes").expected("such as 2GB or 500MiB", text))
 }
 
 #[cfg(test)]

@@ -2,41 +2,42 @@
 
 use serde::{Deserialize, Serialize};
 
-/// `[calibration]`: how weights are rounded for a text.
+/// `[calibration]`: calibrated quantization.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// How.
+    /// The algorithm.
     pub method: CalibrationMethod,
-    /// Tokens of a piece of plain text, and the most of a conversation.
+    /// Length of a chunk of plain text in tokens, and the maximum of a conversation.
     #[serde(default = "context")]
     pub context: usize,
 }
 
-/// A way to round for a text.
+/// A method of calibrated quantization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CalibrationMethod {
-    /// Error feedback (LDLQ, as GPTQ), layer after layer, each for what the rounded ones before it give.
+    /// Error feedback (LDLQ, the method of GPTQ), layer by layer, each on the activations of the quantized layers
+    /// before it.
     Ldlq,
 }
 
 impl CalibrationMethod {
-    /// As a recipe says it.
+    /// The method's name in a recipe.
     pub fn name(self) -> &'static str {
         match self {
             CalibrationMethod::Ldlq => "ldlq",
         }
     }
 
-    /// The method of a name.
+    /// The method with this name.
     pub fn named(name: &str) -> Option<CalibrationMethod> {
         [CalibrationMethod::Ldlq].into_iter().find(|method| method.name() == name)
     }
 }
 
 impl Calibration {
-    /// A method, with everything else as it usually is.
+    /// A calibration with this method and the default context.
     pub fn by(method: CalibrationMethod) -> Calibration {
         Calibration { method, context: context() }
     }

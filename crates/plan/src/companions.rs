@@ -1,5 +1,5 @@
-//! The files that go with safetensors: config, tokenizer, templates, card, licence. They are copied as they are, but
-//! for `config.json` where it has to say something else about the weights, or lacks the dialect that some programs read.
+//! Companion files of safetensors: config, tokenizer, templates, card, licence. They are copied unchanged, except
+//! `config.json` if the description of the weights changes or it lacks the dialect that some programs read.
 
 use gemma::ModelSpec;
 use serde_json::{Map, Value as Json};
@@ -10,17 +10,17 @@ use crate::schemes::table;
 
 const CONFIG: &str = "config.json";
 
-/// What is different about the weights.
+/// Changes of the weights that the config has to state.
 pub(crate) struct Change<'a> {
-    /// Only the text model of a larger one is there.
+    /// Only the text model of a multimodal checkpoint is written.
     pub(crate) text_only: bool,
-    /// They are quantised, and this says how.
+    /// The `quantization_config` of quantised weights.
     pub(crate) quantization: Option<&'a Json>,
-    /// Floats of another type have become BF16.
+    /// Floats of another type were converted to BF16.
     pub(crate) rounded: bool,
 }
 
-/// The files, by name.
+/// The companion files, ordered by name.
 ///
 /// # Errors
 /// `Unsupported` when transformers has no text model for this architecture.
@@ -40,7 +40,7 @@ pub(crate) fn files(model: &ModelSpec, change: &Change<'_>) -> Result<Vec<Planne
     Ok(files.collect())
 }
 
-/// Whether a file of this name is one of those that go with a model.
+/// Whether the name is that of a companion file of a model.
 pub fn is_companion(name: &str) -> bool {
     table().companions.hold(name, false)
 }
@@ -51,7 +51,7 @@ pub(crate) fn json(name: &str, value: &Json) -> PlannedFile {
     PlannedFile { name: name.to_owned(), bytes: header.len() as u64, header, tensors: Vec::new(), copy: None }
 }
 
-/// The config, if it is not that of the checkpoint.
+/// The new config, or `None` to copy that of the checkpoint.
 fn config(model: &ModelSpec, change: &Change<'_>) -> Result<Option<Json>> {
     let mut config = model.json.clone();
     if change.text_only {
@@ -67,7 +67,7 @@ fn config(model: &ModelSpec, change: &Change<'_>) -> Result<Option<Json>> {
             name_bf16(fields);
         }
     }
-    // a copy says what the file says
+    // `None` only if a byte copy says the same
     Ok((config != model.json || !model.json_is_as_stored).then_some(config))
 }
 
@@ -95,7 +95,7 @@ fn text_config(model: &ModelSpec) -> Result<Map<String, Json>> {
     Ok(config)
 }
 
-/// Names the type of the weights where it is named, in the config and in those inside it.
+/// Sets `dtype` (`torch_dtype`) to BF16 where it is present, in the config and its nested configs.
 fn name_bf16(fields: &mut Map<String, Json>) {
     for (key, value) in fields {
         match value {

@@ -1,25 +1,25 @@
-//! `device_map.json`: where accelerate is to put which module of a model whose weights lie in two sets of files.
+//! `device_map.json`: the device of each module for accelerate, for a model with offloaded weights.
 //!
-//! Source: transformers 5.23 `from_pretrained(device_map=…)`, accelerate 1.15 `check_device_map`, `dispatch_model`. Every
-//! parameter must have exactly one key above it. Of two keys of which one is an ancestor of the other, the offloaded
-//! module is taken for one that is loaded, and stays without weights («on the meta device»). So the map lists siblings:
-//! a module whose tensors are in one place, or its children.
+//! Source: transformers 5.23 `from_pretrained(device_map=…)`, accelerate 1.15 `check_device_map`, `dispatch_model`.
+//! Every parameter must have exactly one key that is its ancestor. If one key is an ancestor of another, accelerate
+//! takes the offloaded module for a loaded one, and it stays without weights («on the meta device»). So the map lists
+//! siblings: a module whose tensors are all in one place, or its children.
 
 use serde_json::{Map, Value as Json};
 
-/// Modules of transformers' Gemma 4 that no tensor of a file names. The head of a tied embedding is a parameter of the
-/// model; the rotary embedding has buffers that are computed, and belong where the layers run.
+/// Modules of transformers' Gemma 4 without a tensor in the files. The head of a tied embedding is a parameter of the
+/// model; the rotary embedding has computed buffers, which belong on the device of the layers.
 const HEAD: &str = "lm_head";
 const ROTARY: &str = "rotary_emb";
 
-/// The tensor beside which the text model has its rotary embedding.
+/// The tensor that is a sibling of the text model's rotary embedding.
 const EMBEDDING: &str = "embed_tokens.weight";
 
-/// The map for these tensors: their names, in the order of the checkpoint, and whether they are offloaded.
+/// The map for tensors in checkpoint order, each with its name and whether it is offloaded.
 pub fn device_map(tensors: &[(&str, bool)]) -> Json {
     let mut map = Map::new();
     children("", tensors, &mut map);
-    // neither is there in a map of whole models, whose one key covers them
+    // a map of a whole model has neither: its one key covers them
     let text_model = tensors.iter().find_map(|(name, _)| name.strip_suffix(EMBEDDING));
     let unnamed = text_model.map(|prefix| format!("{prefix}{ROTARY}")).into_iter().chain([HEAD.to_owned()]);
     for module in unnamed {
@@ -30,13 +30,13 @@ pub fn device_map(tensors: &[(&str, bool)]) -> Json {
     Json::Object(map)
 }
 
-/// Whether a key of the map decides for a module.
+/// Whether a key of the map applies to a module.
 fn covers(key: &str, module: &str) -> bool {
     module.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Adds the keys for the tensors below `prefix`, which ends in a dot or is empty. A tensor is a leaf, so this ends; it goes
-/// deeper only where both places occur.
+/// Adds the keys for the tensors below `prefix`, which ends in a dot or is empty. It recurses only where both places
+/// occur; a tensor is a leaf, so it ends.
 fn children(prefix: &str, tensors: &[(&str, bool)], map: &mut Map<String, Json>) {
     let mut groups: Vec<(&str, Vec<(&str, bool)>)> = Vec::new();
     for &(name, offloaded) in tensors {

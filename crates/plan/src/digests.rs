@@ -1,5 +1,5 @@
-//! Digests of tensors in a GGUF's own keys: for files that cannot be made again from the checkpoint alone, because error
-//! feedback rounded them for a text.
+//! SHA-256 of tensors in a GGUF's own keys, for files that calibrated quantization wrote: these cannot be reproduced
+//! from the checkpoint alone.
 
 use std::collections::HashMap;
 
@@ -8,26 +8,27 @@ use tensor::{Result, TensorDesc};
 
 use crate::artifact::PlannedFile;
 
-/// The key: an array of texts, for each tensor of the whole set its name, a space, and the SHA-256 of its bytes in hex.
+/// The key. Its value is an array of strings, one per tensor of the whole set: name, space, SHA-256 of the tensor's
+/// bytes in hex.
 pub const TENSOR_DIGESTS: &str = "gemma-convert.tensors.sha256";
 
-/// A SHA-256 in hex before it is known.
+/// Placeholder for a SHA-256 in hex, before it is known.
 const UNKNOWN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The value of the key before the tensors are written: texts of the length that they will have.
+/// The key's value before the tensors are written: strings of the final length.
 pub(crate) fn unknown<'a>(tensors: impl Iterator<Item = &'a TensorDesc>) -> Vec<String> {
     tensors.map(|desc| format!("{} {UNKNOWN}", desc.name)).collect()
 }
 
-/// The name and the SHA-256 of an entry.
+/// Splits an entry into name and SHA-256.
 pub fn digest_of_entry(entry: &str) -> Option<(&str, &str)> {
     entry.split_once(' ').filter(|(_, sha256)| sha256.len() == UNKNOWN.len())
 }
 
-/// The header of a planned file with the digests of these tensors in it, as long as before. `None` if it asks for none.
+/// The header of a planned file with the digests filled in, at unchanged length. `None` if it has no such key.
 ///
 /// # Errors
-/// What reading and laying out a header refuse.
+/// Errors of reading and laying out a header.
 pub fn with_digests(file: &PlannedFile, digests: &HashMap<&str, String>) -> Result<Option<Vec<u8>>> {
     let mut header = Header::read(&mut file.header.as_slice(), file.bytes)?;
     let Some(entries) = header.metadata.typed::<&[String]>(TENSOR_DIGESTS)? else { return Ok(None) };

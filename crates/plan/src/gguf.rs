@@ -1,4 +1,4 @@
-//! Making a plan: which tensors go into each artifact, in which type and where.
+//! Planning a GGUF: the tensors of an artifact, their types and offsets.
 
 use std::collections::HashMap;
 
@@ -17,10 +17,10 @@ use crate::recipe::{Recipe, Via};
 use crate::request::{Request, Shards, offloaded, stored, unused_kv};
 use crate::rules::{Decision, Rules};
 
-/// The key of a GGUF that says how it was rounded for a text.
+/// The GGUF key that names the method of calibrated quantization.
 pub const CALIBRATION: &str = "gemma-convert.calibration.method";
 
-/// A tensor of an artifact, without its place.
+/// A tensor of an artifact before it has a file and an offset.
 struct Chosen {
     desc: TensorDesc,
     role: &'static str,
@@ -35,10 +35,10 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
     if recipe.budget.is_some() {
         return Err(Error::recipe(
             "budget",
-            "types are chosen by what rounding costs, which is not known here",
+            "the choice of types needs sensitivities, and none are given",
         )
         .help(
-            "Give ‹sensitivity›, or a ‹text› to measure it on. Of an artifact, its manifest has the types.",
+            "Give ‹sensitivity›, or a ‹text› to measure it on. The types of an existing artifact are in its manifest.",
         ));
     }
     let preset = Preset::named(&recipe.types.preset)?;
@@ -53,7 +53,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
     if model.config.attention.contains(&Attention::Full) {
         chosen.push(rope_freqs(model)?);
     }
-    // llama-quantize's order: the model's own first, then block by block, bytewise by name
+    // llama-quantize's order: the model's own tensors first, then block by block, bytewise by name
     chosen.sort_by(|a, b| (a.layer, &a.desc.name).cmp(&(b.layer, &b.desc.name)));
 
     let mut metadata = gemma::metadata(
@@ -102,12 +102,12 @@ fn choose(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Chosen>> {
     let (config, recipe) = (&model.config, &request.recipe);
-    // a calibration knows at least as much as importance does, and gets the same types
+    // calibration data imply an imatrix, so the preset chooses the same types as with one
     let importance = request.importance.is_some() || recipe.calibration.is_some();
     let mut matcher = ImatrixMatcher::new(request.importance.as_ref());
     let mut rules = Rules::new(recipe, preset, config)?;
     let mut lattice = OnLattice::new(recipe, preset, &shards.surveys);
-    // the n-th value projection is counted in the order of the file
+    // presets count value projections in file order
     found.sort_by(|a, b| (a.slot.layer, &a.slot.gguf).cmp(&(b.slot.layer, &b.slot.gguf)));
     let values = found.iter().filter(|f| f.slot.role == "attn_v").count();
     let mut value = 0;
@@ -124,7 +124,7 @@ fn choose(
         let desc = TensorDesc::new(&slot.gguf, dtype, gguf::ggml_shape(&slot.shape))?;
         let mut stored = stored(shards, *index, via(shards, *index, dtype, recipe));
         if let Some(kept) = lattice.sees(*index, slot.role, dtype) {
-            // what is compared is BF16
+            // the grid is compared with BF16 values
             (stored.lattice, stored.via) = (true, (source != DType::BF16).then_some(DType::BF16));
             why = kept;
         }
@@ -146,14 +146,14 @@ fn choose(
     Ok(chosen)
 }
 
-/// Weights that are not BF16 are rounded to it before they are quantised, unless the recipe does without.
+/// Weights that are not BF16 are rounded to it before quantization, unless the recipe sets `via = "none"`.
 fn via(shards: &Shards<'_>, index: usize, target: DType, recipe: &Recipe) -> Option<DType> {
     let rounds =
         recipe.types.via == Via::Bf16 && target.is_quantized() && shards.tensors[index].dtype != DType::BF16;
     rounds.then_some(DType::BF16)
 }
 
-/// The one tensor that is not in the checkpoint: how full-attention layers rotate.
+/// The only tensor that is not in the checkpoint: the frequency factors of RoPE in full-attention layers.
 fn rope_freqs(model: &ModelSpec) -> Result<Chosen> {
     let values = model.config.rope_freqs();
     Ok(Chosen {
@@ -177,7 +177,7 @@ fn parameters(model: &ModelSpec, found: &[&Found]) -> Parameters {
     }
 }
 
-/// Gives every tensor its file and offset.
+/// Assigns a file and an offset to every tensor.
 fn lay_out(
     model: &ModelSpec,
     metadata: &Metadata,
@@ -193,7 +193,7 @@ fn lay_out(
     let parts = if max.is_none() && last.is_empty() {
         vec![(format!("{stem}.gguf"), Layout::new(metadata, descs(first))?)]
     } else {
-        // what is offloaded is in parts of its own, at the end
+        // offloaded tensors have parts of their own, at the end
         let mut groups = Vec::new();
         for tensors in [first, last].into_iter().filter(|tensors| !tensors.is_empty()) {
             match max {
@@ -203,7 +203,7 @@ fn lay_out(
         }
         let parts = gguf::parts(metadata, groups)?;
         let count = parts.len();
-        // parts of two conversions may have the same names and tensors
+        // parts of two conversions may have the same names and tensors: the id tells them apart
         let set = (count > 1).then(|| set_id(model, request));
         let layouts = parts.into_iter().enumerate().map(|(i, mut part)| {
             if let Some(set) = &set {

@@ -1,7 +1,8 @@
-//! Weights that lie on a 4-bit lattice, as those of quantisation-aware training (QAT) do: which tensors are asked about, which
-//! keep their lattice, and what is said of it. The sample that decides is read elsewhere.
+//! Weights on a 4-bit quantization grid, as quantisation-aware training (QAT) leaves them: the choice of tensors to
+//! survey and to repack, and the notes about them. The survey itself, a sample of blocks, is read by the caller.
 //!
-//! Q4_0 holds such a tensor exactly, if it is repacked; the ordinary encoder of Q4_0 loses most of what the training gained.
+//! Repacking as Q4_0 is lossless for such a tensor; the ordinary encoder of Q4_0 loses most of the gain of the
+//! training.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,21 +16,21 @@ use crate::presets::Preset;
 use crate::recipe::Recipe;
 use crate::request::{Request, Shards};
 
-/// What happens to weights that lie on a 4-bit lattice.
+/// Treatment of weights that are on a 4-bit quantization grid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GridPolicy {
-    /// They are quantised as all others, as llama-quantize does.
+    /// They are quantised like all others, as in llama-quantize.
     #[default]
     Off,
     /// They are repacked as Q4_0.
     Auto,
-    /// So they are, and a checkpoint without such weights is refused.
+    /// They are repacked as Q4_0, and a checkpoint without such weights is refused.
     Require,
 }
 
-/// The numbers of the tensors whose [`GridSurvey`] the plan for `requests` asks for: those whose type is a recipe's to
-/// choose. None where nothing is quantised.
+/// The indices of the tensors that need a [`GridSurvey`] to plan `requests`: those whose type a recipe chooses, in
+/// reading order. Empty if no recipe needs one.
 pub fn to_survey(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Vec<usize> {
     let asks = |request: &Request| asks(&request.recipe, Preset::named(&request.recipe.types.preset).ok());
     if !requests.iter().any(asks) {
@@ -39,7 +40,7 @@ pub fn to_survey(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -
         found.slot.type_policy == TypePolicy::Recipe && gguf::ggml_shape(&found.slot.shape).len() > 1
     });
     let mut numbers: Vec<_> = matrices.map(|found| found.index).collect();
-    // in the order in which they are read
+    // in reading order
     numbers.sort_by_key(|index| {
         shards.pieces[*index].first().map(|piece| (piece.location.shard, piece.location.offset))
     });
@@ -51,18 +52,18 @@ fn asks(recipe: &Recipe, preset: Option<&Preset>) -> bool {
     recipe.output.format == Format::Gguf && (recipe.types.lattice != GridPolicy::Off || quantises)
 }
 
-/// Tells which tensors keep their lattice, and counts.
+/// Decides which tensors are repacked from their grid, and counts them.
 pub(crate) struct OnLattice<'a> {
     mode: GridPolicy,
-    /// Empty where the recipe does not ask.
+    /// Empty if the recipe needs no survey.
     surveys: &'a HashMap<usize, GridSurvey>,
     asks: bool,
-    /// Tensors that lie on a lattice, and those of them that keep it.
+    /// Number of tensors on a grid, and of those that are repacked.
     lie: usize,
     kept: usize,
-    /// Those that do not lie on one, by role.
+    /// Number of tensors off the grid, by role.
     others: BTreeMap<&'static str, usize>,
-    /// Of all tensors.
+    /// Sums over all surveyed tensors.
     blocks: GridSurvey,
 }
 
@@ -73,12 +74,12 @@ impl<'a> OnLattice<'a> {
         OnLattice { mode: recipe.types.lattice, surveys, asks, lie: 0, kept: 0, others, blocks }
     }
 
-    /// Whether the tensor should keep its lattice.
+    /// Whether the tensor should stay on its grid.
     pub(crate) fn keeps(&self, index: usize) -> bool {
         self.mode != GridPolicy::Off && self.surveys.get(&index).is_some_and(GridSurvey::is_on_grid)
     }
 
-    /// Takes note of a tensor and its type. Why it has that type, if it is repacked.
+    /// Counts a tensor of the chosen type. Returns the reason for the type if the tensor is repacked.
     pub(crate) fn sees(&mut self, index: usize, role: &'static str, dtype: DType) -> Option<String> {
         let survey = self.surveys.get(&index).filter(|_| self.asks)?;
         self.blocks.telling += survey.telling;
@@ -98,10 +99,10 @@ impl<'a> OnLattice<'a> {
         ))
     }
 
-    /// Notes what a reader should know.
+    /// Adds the notes about the grid.
     ///
     /// # Errors
-    /// `Recipe` when there must be a lattice, and is none.
+    /// `Recipe` if the recipe requires weights on a grid and the checkpoint has none.
     pub(crate) fn finish(self, importance: bool, notes: &mut Vec<String>) -> Result<()> {
         let all = self.lie + self.others.values().sum::<usize>();
         let GridSurvey { telling, on } = self.blocks;
@@ -114,7 +115,7 @@ impl<'a> OnLattice<'a> {
                         "a QAT checkpoint, with tensors of which 99 % of the blocks do",
                         format!("{share:.1} % of {telling} sampled blocks, in {all} tensors"),
                     )
-                    .help("Take a recipe that rounds, such as the one of the same preset."));
+                    .help("Use a recipe without types.lattice, such as the one of the same preset."));
             }
             GridPolicy::Off if self.lie > 0 => {
                 let keeper = keeper().map(|name| format!(", or ‹recipe› {name},")).unwrap_or_default();
@@ -138,14 +139,14 @@ impl<'a> OnLattice<'a> {
         Ok(())
     }
 
-    /// What is not repacked, by role.
+    /// The tensors that are not repacked, counted by role.
     fn besides(&self) -> String {
         let roles: Vec<_> = self.others.iter().map(|(role, count)| format!("{count} {role}")).collect();
         if roles.is_empty() { String::new() } else { format!("; off it: {}", roles.join(", ")) }
     }
 }
 
-/// The embedded recipe that is for such weights.
+/// The embedded recipe that requires weights on a grid.
 fn keeper() -> Option<String> {
     let requires = |name: &String| {
         let recipe = Recipe::from_toml(Recipe::embedded_text(name)?, name).ok()?;

@@ -1,8 +1,9 @@
-//! Importance in a plan: what it says in the file's keys, which tensors it steers, and whether it is this model's.
+//! The importance matrix (imatrix) in a plan: its keys in the file, the tensors that it applies to, and a check that
+//! it belongs to the model.
 //!
-//! As in llama-quantize: that there is importance at all decides about types (`formats/gguf-presets.toml`), an entry of
-//! the tensor's own about its rounding; a tensor without one is rounded without. Stricter than llama-quantize: an entry
-//! of another shape is refused for the embeddings too, and so is one that is all zeros.
+//! As in llama-quantize: the presence of an imatrix affects the choice of types (`formats/gguf-presets.toml`), a
+//! tensor's own entry its quantization; a tensor without an entry is quantized without weights. Stricter than
+//! llama-quantize: an entry of another shape is refused for the embeddings too, and so is one that is all zeros.
 //!
 //! Sources: llama.cpp's `tools/quantize/quantize.cpp` (keys), `src/llama-quant.cpp` (shapes).
 
@@ -21,30 +22,30 @@ const DATASET: &str = "quantize.imatrix.dataset";
 const ENTRIES: &str = "quantize.imatrix.entries_count";
 const CHUNKS: &str = "quantize.imatrix.chunks_count";
 
-/// The most bytes of a text that llama-quantize can put into a key.
+/// Maximum bytes of a string that llama-quantize can put into a key.
 const MOST_TEXT: usize = 127;
 
-/// Types whose rounding importance does not steer, in ggml as here.
+/// Types whose quantization ignores the imatrix, in ggml as here.
 const IGNORES_IMATRIX: [DType; 2] = [DType::Q8_0, DType::MXFP4];
 
-/// What a GGUF says about the importance it was made with: `quantize.imatrix.*`.
+/// The keys `quantize.imatrix.*` of a GGUF that was made with an imatrix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImportanceKeys {
-    /// The path of the file, as it was given.
+    /// The path of the imatrix file, as the user gave it.
     pub file: String,
-    /// The first text that the importance was made of.
+    /// The first calibration text of the imatrix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<String>,
-    /// Its entries.
+    /// Number of entries.
     pub entries: u32,
-    /// Its chunks of text, if it knows.
+    /// Number of chunks of text, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunks: Option<u32>,
 }
 
 impl ImportanceKeys {
-    /// Those of a file that was given as `path`.
+    /// The keys for an imatrix that was given as `path`.
     pub fn new(path: &str, importance: &Importance) -> ImportanceKeys {
         ImportanceKeys {
             file: short(path),
@@ -54,10 +55,10 @@ impl ImportanceKeys {
         }
     }
 
-    /// Those of a GGUF; `None` if it was made without importance.
+    /// Reads the keys of a GGUF; `None` if it was made without an imatrix.
     ///
     /// # Errors
-    /// `Malformed` when a value has another type than llama-quantize gives it.
+    /// `Malformed` if a value's type differs from llama-quantize's.
     pub fn of(metadata: &Metadata) -> Result<Option<ImportanceKeys>> {
         let Some(entries) = metadata.typed(ENTRIES)? else { return Ok(None) };
         let text = |key| metadata.typed::<&str>(key).map(|text| text.map(str::to_owned));
@@ -65,7 +66,7 @@ impl ImportanceKeys {
         Ok(Some(ImportanceKeys { file, dataset: text(DATASET)?, entries, chunks: metadata.typed(CHUNKS)? }))
     }
 
-    /// Puts them at the end, as llama-quantize does.
+    /// Appends the keys at the end, as llama-quantize does.
     pub(crate) fn append(&self, metadata: &mut Metadata) {
         metadata.append(FILE, self.file.as_str());
         if let Some(dataset) = &self.dataset {
@@ -86,39 +87,39 @@ fn short(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// What importance something was made with.
+/// The imatrix that an artifact is made with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImportanceSource {
-    /// As the keys name it.
+    /// The description that the keys contain.
     pub keys: ImportanceKeys,
-    /// Its file, if it is at hand: one of the inputs, by the path that was given.
+    /// The file, if it is available: one of the inputs, by the path that the user gave.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileEntry>,
 }
 
-/// Importance that is asked for.
+/// The imatrix of a request.
 #[derive(Clone, Debug)]
 pub struct GivenImportance {
-    /// Where it is from.
+    /// The origin.
     pub source: ImportanceSource,
-    /// Its entries. Without them nothing is held against the model: of an artifact that exists already they are not known.
+    /// The entries. `None`, as for an existing artifact, skips the check against the model.
     pub entries: Option<Arc<Importance>>,
 }
 
-/// Holds importance against the tensors of a model, and tells which of them it steers.
+/// Checks an imatrix against the tensors of a model, and decides which tensors use it.
 pub(crate) struct ImatrixMatcher<'a> {
     given: &'a GivenImportance,
     entries: &'a Importance,
     used: BTreeSet<String>,
-    /// Tensors that are quantised without, by role.
+    /// Number of tensors quantised without an entry, by role.
     without: BTreeMap<&'static str, usize>,
     weighted: usize,
     unseen: Vec<String>,
 }
 
 impl<'a> ImatrixMatcher<'a> {
-    /// `None` when there are no entries to hold against anything.
+    /// `None` if there are no entries to check.
     pub(crate) fn new(given: Option<&'a GivenImportance>) -> Option<ImatrixMatcher<'a>> {
         let given = given?;
         let entries = given.entries.as_deref()?;
@@ -126,10 +127,10 @@ impl<'a> ImatrixMatcher<'a> {
         Some(ImatrixMatcher { given, entries, used, without, weighted: 0, unseen: Vec::new() })
     }
 
-    /// Whether a tensor will be rounded by its importance. One that is repacked is not rounded.
+    /// Whether a tensor's quantization uses the imatrix. Repacking does not.
     ///
     /// # Errors
-    /// `Malformed` when its entry is of another shape or says nothing.
+    /// `Malformed` if its entry has another shape or is all zeros.
     pub(crate) fn applies_to(
         &mut self,
         desc: &TensorDesc,
@@ -163,21 +164,21 @@ impl<'a> ImatrixMatcher<'a> {
         Ok(true)
     }
 
-    /// Notes what a reader should know.
+    /// Adds the notes about the imatrix.
     ///
     /// # Errors
-    /// `Malformed` when no tensor has an entry.
+    /// `Malformed` if no tensor has an entry.
     pub(crate) fn finish(self, notes: &mut Vec<String>) -> Result<()> {
         let file = &self.given.source.keys.file;
         let strange: Vec<_> =
             self.entries.iter().map(|(name, _)| name).filter(|name| !self.used.contains(*name)).collect();
         if self.used.is_empty() {
-            return Err(Error::malformed(file, "no tensor of this model has importance in it")
+            return Err(Error::malformed(file, "no entry names a tensor of this model")
                 .expected(
                     "names as in a GGUF of Gemma 4, such as blk.0.attn_q.weight",
                     strange.first().unwrap_or(&"none"),
                 )
-                .help("It is of another model, or not of one that llama.cpp runs."));
+                .help("The imatrix is of another model, or its names are not llama.cpp's."));
         }
         if let Some(first) = strange.first() {
             notes.push(format!(
@@ -199,7 +200,7 @@ impl<'a> ImatrixMatcher<'a> {
     }
 }
 
-/// Whether an entry is of this tensor.
+/// Checks that an entry has the shape of the tensor, and that no matrix is all zeros.
 fn check(entry: &Entry, desc: &TensorDesc) -> Result<()> {
     let (cols, matrices) = (desc.cols(), matrices(desc));
     let found = (entry.cols() as u64, entry.counts().len() as u64);
@@ -213,11 +214,11 @@ fn check(entry: &Entry, desc: &TensorDesc) -> Result<()> {
     match entry.blank() {
         None => Ok(()),
         Some(matrix) => Err(Error::malformed(format!("matrix {matrix}"), "all its sums are 0")
-            .help("Nothing can be weighed by them: make the importance anew, of more text.")),
+            .help("Such weights are useless: collect the imatrix again, from more text.")),
     }
 }
 
-/// The matrices of a tensor, each of which has importance of its own: its experts, or one.
+/// The number of matrices of a tensor with their own sums: its experts, or one.
 fn matrices(desc: &TensorDesc) -> u64 {
     desc.shape.iter().rev().skip(2).product()
 }

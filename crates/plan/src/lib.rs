@@ -1,8 +1,9 @@
-//! From a recipe and a model to a plan: every output tensor, its input, type, file and offset.
+//! Planning: a recipe and a model become a [`Plan`] that lists every output tensor with its input, type, file and
+//! offset.
 //!
-//! Planning reads nothing and writes nothing; a plan can be printed, compared and digested. `convert`
-//! executes it. Where a type comes from is data: `formats/gguf-presets.toml`, `formats/safetensors-schemes.toml`,
-//! `formats/offload.toml` and the recipes.
+//! Planning does no I/O; a plan can be printed, compared and digested, and the crate `convert` executes it. The rules
+//! for types are data: `formats/gguf-presets.toml`, `formats/safetensors-schemes.toml`, `formats/offload.toml` and
+//! the recipes.
 
 mod artifact;
 mod budget;

@@ -1,8 +1,7 @@
-//! `manifest.json`: what was made of what, with SHA-256 of every file on both sides.
+//! `manifest.json`: the record of inputs, recipes and outputs, with SHA-256 of every file.
 //!
-//! A folder has one manifest for everything in it; a run replaces the entries of the files it writes and keeps the
-//! others. A file that was asked for by name has its manifest beside it, under the same name with a suffix.
-//! Files are read and written elsewhere.
+//! A folder has one manifest; a run replaces the entries of the files it writes and keeps the others. An output file
+//! that the user named has its own manifest beside it: its name with a suffix. This module does no I/O.
 
 use std::path::{Path, PathBuf};
 
@@ -14,21 +13,21 @@ use crate::budget::Allocation;
 
 use crate::imatrix::ImportanceKeys;
 
-/// The most bytes of a manifest. One that lists how each tensor was rounded has 1 MB.
+/// Maximum size of a manifest in bytes. One that lists the quantization of each tensor has about 1 MB.
 pub const MAX_MANIFEST: u64 = 8 << 20;
 
-/// What follows the name of a single output file in the name of its manifest.
+/// The suffix that turns the name of a single output file into that of its manifest.
 pub const MANIFEST_SUFFIX: &str = ".manifest.json";
 
 /// The manifest of a folder or a file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Manifest {
-    /// One entry a recipe.
+    /// One entry per recipe.
     pub artifacts: Vec<ArtifactEntry>,
 }
 
-/// What one recipe made.
+/// The record of one recipe's output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ArtifactEntry {
@@ -40,73 +39,74 @@ pub struct ArtifactEntry {
     pub tool: String,
     /// SHA-256 of the plan: equal plans over equal inputs give equal outputs.
     pub plan_sha256: String,
-    /// Of a draft model, the model that it drafts for.
+    /// The target model, if the output is a draft model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<DraftTarget>,
-    /// The importance that steered the rounding, as the keys of the outputs name it.
+    /// The importance matrix used for quantization, as the outputs' keys describe it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importance: Option<ImportanceKeys>,
-    /// What its types were chosen by, if they were chosen by a budget.
+    /// The bit allocation, if a budget chose the types.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation: Option<Allocation>,
-    /// The text that it was rounded for, and how that went.
+    /// The calibration text and the results of calibrated quantization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationEntry>,
-    /// What has become of the tensors that lie on a 4-bit lattice.
+    /// Results of repacking tensors that are on a 4-bit quantization grid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repacked: Vec<RepackedTensor>,
-    /// The checkpoint's files by their names in its folder: weights, then config, tokenizer, templates, card. After them, by the
-    /// paths that were given, texts, sensitivities and importance.
+    /// The checkpoint's files by their names in its folder: weights, then config, tokenizer, templates, card. After
+    /// them, by the paths that the user gave, texts, sensitivities and imatrix files.
     pub inputs: Vec<FileEntry>,
     /// The files of the artifact.
     pub outputs: Vec<FileEntry>,
 }
 
-/// A text that weights were rounded for.
+/// A calibration text and its use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CalibrationEntry {
-    /// The files, by the paths that were given.
+    /// The text files, by the paths that the user gave.
     pub texts: Vec<FileEntry>,
-    /// Tokens that were read.
+    /// Number of tokens read.
     pub tokens: u64,
-    /// Pieces of text.
+    /// Number of sequences.
     pub sequences: u64,
-    /// Vector instructions and kernel of the arithmetic: another kernel rounds a few weights to another neighbour.
+    /// Vector instructions and kernel of the arithmetic: another kernel quantizes a few weights to a neighbouring
+    /// value.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub compute: String,
-    /// How each tensor was rounded.
+    /// Results by tensor.
     pub tensors: serde_json::Value,
 }
 
-/// A tensor that was repacked from its lattice.
+/// A tensor that was repacked from its quantization grid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RepackedTensor {
-    /// Its name in the GGUF.
+    /// The tensor's name in the GGUF.
     pub tensor: String,
-    /// Its blocks.
+    /// Number of blocks.
     pub blocks: u64,
-    /// Those that decode, in BF16, to the very weights of the checkpoint.
+    /// Blocks that decode, in BF16, to exactly the weights of the checkpoint.
     pub exact: u64,
-    /// Those with the right codes whose scale is no f16.
+    /// Blocks with the right codes, whose scale is not representable in f16.
     pub near: u64,
 }
 
-/// A file, its size and hash.
+/// A file with its size and hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FileEntry {
     /// Name within its folder.
     pub name: String,
-    /// Size.
+    /// Size in bytes.
     pub bytes: u64,
     /// SHA-256 in hexadecimal.
     pub sha256: String,
 }
 
 impl Manifest {
-    /// Where the manifest of `outputs` in `folder` is: `named` is the file that was asked for by name, if any.
+    /// The path of the manifest of outputs in `folder`; `named` is the output file that the user named, if any.
     pub fn path(folder: &Path, named: Option<&str>) -> PathBuf {
         match named {
             Some(name) => folder.join(format!("{name}{MANIFEST_SUFFIX}")),
@@ -114,10 +114,10 @@ impl Manifest {
         }
     }
 
-    /// Reads the text of a manifest.
+    /// Parses a manifest.
     ///
     /// # Errors
-    /// `Malformed` for anything else.
+    /// `Malformed` for other content, and for names of outputs that leave the folder.
     pub fn parse(bytes: &[u8]) -> Result<Manifest> {
         let manifest: Manifest = serde_json::from_slice(bytes)
             .map_err(|e| Error::malformed("manifest", format!("not a manifest of gemma-convert: {e}")))?;
@@ -129,12 +129,12 @@ impl Manifest {
         }
     }
 
-    /// The entry that holds an output of this name.
+    /// The entry that lists an output of this name.
     pub fn entry_of(&self, name: &str) -> Option<&ArtifactEntry> {
         self.artifacts.iter().find(|entry| entry.outputs.iter().any(|file| file.name == name))
     }
 
-    /// Takes out every entry that holds one of these outputs. Returns whether there was one.
+    /// Removes every entry that lists one of these outputs. Returns whether there was one.
     pub fn forget<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> bool {
         let before = self.artifacts.len();
         for name in names {

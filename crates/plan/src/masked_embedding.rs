@@ -1,4 +1,4 @@
-//! What is special about the GGUF of a draft model: its ordered embedding is left out, unless it is asked for.
+//! The ordered embedding of a draft model: left out of a GGUF unless the recipe keeps it.
 
 use std::borrow::Cow;
 
@@ -8,22 +8,22 @@ use crate::artifact::Dropped;
 use crate::recipe::{MaskedEmbedding, Recipe};
 use crate::request::{Shards, dropped};
 
-/// How the roles of the tensors of an ordered embedding begin.
+/// The prefix of the roles of an ordered embedding's tensors.
 const ROLE: &str = "masked_embd";
 
 const LEFT_OUT: &str = "ordered embedding: llama.cpp uses the dense head (masked_embedding = \"drop\")";
 
-/// A model as far as its file has it.
+/// The parts of a model that its GGUF contains.
 pub(crate) struct Head<'m> {
-    /// The config of what is written.
+    /// The config of the written model.
     pub(crate) config: Cow<'m, Config>,
-    /// All tensors but those of the ordered embedding.
+    /// All tensors except those of the ordered embedding.
     pub(crate) found: Vec<&'m Found>,
-    /// Those, if they are written. They do not count for the size of the model.
+    /// The tensors of the ordered embedding, if they are written. They do not count towards the size of the model.
     pub(crate) kept: Vec<&'m Found>,
 }
 
-/// Sorts out the ordered embedding.
+/// Separates the ordered embedding from the other tensors, and notes its treatment.
 pub(crate) fn head<'m>(
     model: &'m ModelSpec,
     shards: &Shards<'_>,

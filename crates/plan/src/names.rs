@@ -1,12 +1,12 @@
 //! Names of files.
 //!
-//! The Hugging Face hub labels a GGUF by its name, and llama.cpp's and Ollama's `repo:Q4_0` choose by it: what counts is the
-//! last word of the name that is a quantization (`parseGGUFQuantLabel` of `@huggingface/gguf`, whatever the case). So the
-//! preset, which `general.file_type` names too, comes last.
+//! The Hugging Face hub derives the label of a GGUF from its name, and llama.cpp's and Ollama's `repo:Q4_0` select by
+//! it: the last word of the name that is a quantization counts (`parseGGUFQuantLabel` of `@huggingface/gguf`,
+//! case-insensitive). So the preset, which `general.file_type` names too, comes last.
 
 use crate::recipe::Recipe;
 
-/// The name of a GGUF without `.gguf`: what it is (`model`, `draft`), the recipe, and its preset at the end.
+/// The name of a GGUF without `.gguf`: the kind (`model`, `draft`), the recipe, and its preset at the end.
 ///
 /// ```
 /// # let recipe = plan::Recipe::from_toml("types.preset = 'q4_0'", "test").unwrap();
@@ -17,7 +17,7 @@ use crate::recipe::Recipe;
 #[must_use]
 pub fn stem(kind: &str, name: &str, recipe: &Recipe) -> String {
     let preset = recipe.types.preset.to_lowercase();
-    // of a folder of safetensors, which has no such name
+    // a folder of safetensors has no preset
     if preset.is_empty() {
         return format!("{kind}-{name}");
     }

@@ -1,4 +1,4 @@
-//! The classes of `formats/offload.toml`: weights that need not be in fast memory.
+//! The classes of `formats/offload.toml`: sparsely accessed weights, which need not be in fast memory.
 
 use std::sync::LazyLock;
 
@@ -16,7 +16,7 @@ struct Table {
     class: Vec<Class>,
 }
 
-/// A class of weights of which a token touches little.
+/// A class of sparsely accessed weights.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Class {
@@ -32,15 +32,15 @@ enum Touched {
     Experts,
 }
 
-/// What of an artifact is in files of its own, to be read when it is needed.
+/// The part of an artifact that is in separate files, to be loaded on demand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Offloaded {
-    /// The class: see `formats/offload.toml`.
+    /// The class, see `formats/offload.toml`.
     pub class: &'static str,
-    /// Bytes of its tensors.
+    /// Total size of its tensors, in bytes.
     pub bytes: u64,
-    /// Bytes of them that a token touches.
+    /// Bytes that one token reads.
     pub bytes_per_token: u64,
 }
 
@@ -51,11 +51,11 @@ fn table() -> &'static Table {
     &TABLE
 }
 
-/// What files have in common that go together, and others have not: of the checkpoint, the recipe and the importance.
+/// An id that the files of one conversion share: a digest of the checkpoint, the recipe and the imatrix.
 pub(crate) fn set_id(model: &ModelSpec, request: &Request) -> String {
     let mut hash = Sha256::new();
     hash.update(model.fingerprint);
-    // a recipe is maps, lists, numbers and texts, which serialise without fail
+    // a recipe has maps, lists, numbers and strings only, so serialisation cannot fail
     hash.update(serde_json::to_vec(&request.recipe).unwrap_or_default());
     if let Some(file) = request.importance.as_ref().and_then(|given| given.source.file.as_ref()) {
         hash.update(&file.sha256);
@@ -65,7 +65,7 @@ pub(crate) fn set_id(model: &ModelSpec, request: &Request) -> String {
 
 impl Class {
     /// # Errors
-    /// `Recipe`, listing the classes there are.
+    /// `Recipe` for an unknown name, with a list of the classes.
     pub(crate) fn named(name: &str) -> Result<&'static Class> {
         table().class.iter().find(|class| class.name == name).ok_or_else(|| {
             let known: Vec<_> = table().class.iter().map(|class| class.name.as_str()).collect();
@@ -77,7 +77,7 @@ impl Class {
         self.roles.iter().any(|r| r == role)
     }
 
-    /// What it has of these tensors; nothing, if it has none.
+    /// The class's share of these tensors; `None` if it has none of them.
     pub(crate) fn of<'t>(
         &'static self,
         config: &Config,

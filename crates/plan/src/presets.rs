@@ -1,4 +1,4 @@
-//! The presets of `formats/gguf-presets.toml`: which type llama-quantize gives a tensor.
+//! The presets of `formats/gguf-presets.toml`: the type that llama-quantize gives each tensor.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -30,12 +30,12 @@ struct Embedding {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preset {
-    /// `q4_k_m`.
+    /// The name, such as `q4_k_m`.
     pub name: String,
-    /// Other names that llama-quantize takes for it.
+    /// Other names that llama-quantize accepts.
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// llama.cpp's number for it: `general.file_type`.
+    /// llama.cpp's number for the preset, the value of `general.file_type`.
     pub file_type: u32,
     #[serde(rename = "type", deserialize_with = "dtype")]
     default: DType,
@@ -114,22 +114,22 @@ pub fn preset_names() -> impl Iterator<Item = &'static str> {
     table().preset.iter().map(|p| p.name.as_str())
 }
 
-/// What the choice of a type depends on besides the tensor itself.
+/// The context of a choice of type, besides the tensor itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    /// The tensor is the `index`-th of `count` for rules that speak of layers.
+    /// The position of the tensor among `count` tensors, for rules about layers.
     pub index: usize,
-    /// See `index`.
+    /// The number of tensors that `index` counts.
     pub count: usize,
-    /// Importance is given, of whatever tensors.
+    /// The request has an imatrix, whichever tensors it covers.
     pub importance: bool,
 }
 
 impl Preset {
-    /// The preset called `name`, in any case.
+    /// The preset called `name`, case-insensitive.
     ///
     /// # Errors
-    /// `Recipe`, listing the presets there are.
+    /// `Recipe` for an unknown name, with a list of the presets.
     pub fn named(name: &str) -> Result<&'static Preset> {
         let is = |known: &str| known.eq_ignore_ascii_case(name);
         let found = table().preset.iter().find(|p| is(&p.name) || p.aliases.iter().any(|alias| is(alias)));
@@ -144,12 +144,12 @@ impl Preset {
         })
     }
 
-    /// The type that the preset gives most tensors.
+    /// The preset's type for most tensors.
     pub fn default_type(&self) -> DType {
         self.default
     }
 
-    /// The type of a tensor whose type is the recipe's to choose, before any fall-back, and why.
+    /// The type of a tensor whose type the recipe chooses, before any fall-back, and the reason.
     pub fn choose(&self, config: &Config, slot: &Slot, place: Place) -> (DType, &'static str) {
         if !self.default.is_quantized() {
             return (self.default, "preset");
@@ -200,7 +200,7 @@ impl Layers {
     }
 }
 
-/// The type for rows of `cols` elements when `wanted` may not divide them: one fall-back, then f16.
+/// The type for rows of `cols` elements: `wanted` if its blocks divide them, else its fall-back, else f16.
 pub(crate) fn fall_back(wanted: DType, cols: u64) -> DType {
     let fits = |t: &DType| t.row_bytes(cols).is_some();
     if fits(&wanted) {

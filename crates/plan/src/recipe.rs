@@ -1,6 +1,6 @@
-//! Recipes: what a user asks for, as TOML. The keys are documented in `recipes/README.md`.
+//! Recipes: TOML descriptions of an output. The keys are documented in `recipes/README.md`.
 //!
-//! Recipes of the `recipes/` folder are embedded; no code knows one by name.
+//! The recipes of the folder `recipes/` are embedded; no code knows one by name.
 
 mod draft;
 
@@ -25,48 +25,48 @@ pub use draft::DraftRecipe;
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../recipes");
 
-/// A recipe, checked as far as it can be without a model.
+/// A recipe. All checks that need no model are done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// For people.
+    /// A description for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub purpose: String,
-    /// What happens to K/V that no layer reads.
+    /// Treatment of K/V tensors that no layer reads.
     #[serde(default)]
     pub unused_kv: UnusedKv,
-    /// What happens to the ordered embedding of a draft model in a GGUF.
+    /// Treatment of a draft model's ordered embedding in a GGUF.
     #[serde(default, skip_serializing_if = "is_default")]
     pub masked_embedding: MaskedEmbedding,
-    /// Only the text model is written, as a model of its own. (A GGUF holds nothing else.)
+    /// Write only the text model, as a model of its own. (A GGUF contains nothing else.)
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub text_only: bool,
-    /// Types of tensors.
+    /// The types of the tensors.
     pub types: Types,
-    /// Files.
+    /// The container and the files.
     #[serde(default)]
     pub output: Output,
-    /// A limit by which types are chosen.
+    /// Bit allocation: a limit under which types are chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
-    /// Rounding for a text.
+    /// Calibrated quantization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
-    /// The draft model that is made with it.
+    /// The draft model to make in the same run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draft: Option<DraftRecipe>,
-    /// `general.*` keys by their short names: see [`gemma::METADATA_FIELDS`].
+    /// `general.*` keys by their short names, see [`gemma::METADATA_FIELDS`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Json>,
-    /// What `verify` asks.
+    /// Thresholds of `verify`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub verify: Thresholds,
-    /// Any key of a file.
+    /// Any metadata keys of the GGUF.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub kv: BTreeMap<String, Json>,
 }
 
-/// What happens to K/V that no layer reads.
+/// Treatment of K/V tensors that no layer reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnusedKv {
@@ -77,7 +77,7 @@ pub enum UnusedKv {
     Drop,
 }
 
-/// What happens to the ordered embedding of a draft model, which llama.cpp knows and does not use.
+/// Treatment of a draft model's ordered embedding, which llama.cpp knows but does not use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MaskedEmbedding {
@@ -88,84 +88,84 @@ pub enum MaskedEmbedding {
     Keep,
 }
 
-/// `[types]`.
+/// The section `[types]` of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Types {
-    /// A preset of `formats/gguf-presets.toml`; of a GGUF.
+    /// A preset of `formats/gguf-presets.toml` (GGUF only).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub preset: String,
-    /// A scheme of `formats/safetensors-schemes.toml`; of safetensors.
+    /// A scheme of `formats/safetensors-schemes.toml` (safetensors only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<String>,
-    /// Type of `token_embd`, which is also the head of a tied model.
+    /// Type of `token_embd`, which is also the head of a model with tied embeddings.
     #[serde(default, with = "serde_dtype::optional", skip_serializing_if = "Option::is_none")]
     pub token_embd: Option<DType>,
-    /// Type of the per-layer table.
+    /// Type of the per-layer embedding table.
     #[serde(default, with = "serde_dtype::optional", skip_serializing_if = "Option::is_none")]
     pub per_layer_token_embd: Option<DType>,
-    /// What weights are rounded to before they are quantised.
+    /// The type that weights are rounded to before quantization.
     #[serde(default)]
     pub via: Via,
-    /// What happens to weights that lie on a 4-bit lattice.
+    /// Treatment of weights that are on a 4-bit quantization grid.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lattice: GridPolicy,
-    /// The first rule that matches a tensor decides its type.
+    /// Type rules. The first that matches a tensor decides its type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<TypeRule>,
 }
 
-/// What weights that are not BF16 are rounded to before they are quantised.
+/// The type that weights other than BF16 are rounded to before quantization.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
-    /// BF16, like the file between llama.cpp's two steps.
+    /// BF16, like the intermediate file between llama.cpp's two steps.
     #[default]
     Bf16,
-    /// Nothing.
+    /// No rounding.
     None,
 }
 
-/// A type for the tensors whose GGUF name a regular expression finds.
+/// A type for the tensors whose GGUF name matches a regular expression.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TypeRule {
-    /// Searched in the name, as llama-quantize's `--tensor-type` does.
+    /// The expression. It may match any part of the name, as in llama-quantize's `--tensor-type`.
     pub tensors: String,
-    /// The type.
+    /// The type of the matching tensors.
     #[serde(rename = "type", with = "serde_dtype::one")]
     pub dtype: DType,
-    /// The variants it is meant for; all when empty.
+    /// The variants that the rule applies to; empty for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<String>,
-    /// A model may have no such tensor.
+    /// The rule may match no tensor.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
-    /// Why, for who looks at the plan.
+    /// The reason, shown in the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
-/// The least that `verify` asks of what a recipe makes. Missing limits are not asked.
+/// Thresholds of `verify` for the outputs of a recipe. An absent threshold is not checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Thresholds {
-    /// The largest mean KL divergence from the checkpoint, in nats a token.
+    /// Maximum mean KL divergence from the checkpoint, in nats per token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_kld: Option<f64>,
-    /// The largest perplexity, as a multiple of the checkpoint's.
+    /// Maximum perplexity, as a multiple of the checkpoint's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ppl_ratio: Option<f64>,
-    /// The smallest share of tokens at which both think the same one likeliest.
+    /// Minimum share of tokens at which both models agree on the likeliest token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_top1: Option<f64>,
 }
 
 impl Thresholds {
-    /// Checks that something could meet each limit, and something could not.
+    /// Checks that each threshold is in the range of its figure.
     ///
     /// # Errors
-    /// `Recipe` for a limit that nothing, or everything, meets.
+    /// `Recipe` for a threshold that no output, or every output, meets.
     pub fn check(&self) -> Result<()> {
         let check = |name: &str, limit: Option<f64>, good: std::ops::RangeInclusive<f64>| match limit {
             Some(limit) if !good.contains(&limit) => Err(Error::recipe(name, "no such limit")
@@ -179,12 +179,12 @@ impl Thresholds {
 }
 
 impl Recipe {
-    /// The text of a recipe that holds nothing but a preset.
+    /// The TOML text of a recipe that has nothing but a preset.
     pub fn text_of_preset(name: &str) -> String {
         format!("types.preset = {name:?}\n")
     }
 
-    /// The names of the embedded recipes with their purpose.
+    /// The names of the embedded recipes with their purposes, sorted.
     pub fn embedded() -> Vec<(String, String)> {
         let files = EMBEDDED.files().filter_map(|file| Some((stem(file.path())?, file.contents_utf8()?)));
         let mut all: Vec<_> = files
@@ -194,30 +194,30 @@ impl Recipe {
         all
     }
 
-    /// The text of an embedded recipe.
+    /// The TOML text of an embedded recipe.
     pub fn embedded_text(name: &str) -> Option<&'static str> {
         EMBEDDED.get_file(format!("{}.toml", name.to_ascii_lowercase()))?.contents_utf8()
     }
 
-    /// The embedded recipe or the preset whose name is most like this one, if any is.
+    /// The embedded recipe or preset with the most similar name, if any is similar enough.
     pub fn similar_name(name: &str) -> Option<String> {
         let mut known: Vec<String> = Recipe::embedded().into_iter().map(|(name, _)| name).collect();
         known.extend(preset_names().map(str::to_owned));
         similar(name, known.iter().map(String::as_str)).map(str::to_owned)
     }
 
-    /// Parses a recipe; `name` is for errors.
+    /// Parses and checks a recipe; `name` is for errors.
     ///
     /// # Errors
-    /// `Recipe`, with the line of the text.
+    /// `Recipe`, with the line in the text.
     pub fn from_toml(text: &str, name: &str) -> Result<Recipe> {
         Recipe::from_toml_with(text, name, &[])
     }
 
-    /// As [`Recipe::from_toml`], with `KEY=VALUE` settings on top; KEY is dotted (`output.split_max_size`).
+    /// Like [`Recipe::from_toml`], with `KEY=VALUE` settings on top; KEY is dotted (`output.split_max_size`).
     ///
     /// # Errors
-    /// `Recipe` for a text or a setting that does not parse or names no key.
+    /// `Recipe` for a text or a setting that does not parse or has an unknown key.
     pub fn from_toml_with(text: &str, name: &str, settings: &[String]) -> Result<Recipe> {
         let place = || format!("recipe {name}");
         let mut table: toml::Table = text.parse().map_err(|e| Error::recipe(place(), e))?;
@@ -225,7 +225,7 @@ impl Recipe {
             set(&mut table, setting)?;
         }
         let recipe: Recipe = table.try_into().map_err(|e: toml::de::Error| {
-            // the second line names the key
+            // the second line of the message names the key
             let problem = e.to_string().trim_end().replace('\n', " ");
             Error::recipe(place(), problem).help("The keys of a recipe are in recipes/README.md.")
         })?;
@@ -233,7 +233,7 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Whether what it makes has the towers of a checkpoint.
+    /// Whether the output contains the towers of the checkpoint.
     pub(crate) fn holds_towers(&self) -> bool {
         self.output.format == Format::Safetensors && !self.text_only
     }
@@ -260,7 +260,7 @@ impl Recipe {
         self.check_names()
     }
 
-    /// Refuses keys that mean nothing to the container.
+    /// Refuses keys that have no effect on the container.
     fn check_effect(&self) -> Result<()> {
         let Types { preset, scheme, token_embd, per_layer_token_embd, via, lattice, rules } = &self.types;
         let (container, others) = match self.output.format {
@@ -297,7 +297,7 @@ impl Recipe {
         }
     }
 
-    /// Refuses names of variants and fields that there are not.
+    /// Refuses unknown names of variants and metadata fields.
     fn check_names(&self) -> Result<()> {
         let known: Vec<_> = gemma::variant_names().collect();
         for rule in &self.types.rules {
@@ -324,7 +324,7 @@ fn stem(path: &std::path::Path) -> Option<String> {
     path.file_stem().filter(|_| is_recipe).map(|s| s.to_string_lossy().into_owned())
 }
 
-/// Applies one `KEY=VALUE`. The value is TOML where it parses as such, else a string: `unused_kv=drop` works.
+/// Applies one `KEY=VALUE`. The value is TOML if it parses as such, else a string: `unused_kv=drop` works.
 fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
     let place = || format!("‹set› {setting}");
     let Some((key, value)) = setting.split_once('=') else {
@@ -332,7 +332,7 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
     };
     let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("value"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
-    // keys of a file contain dots themselves
+    // GGUF keys contain dots themselves
     let path: Vec<&str> = match key.strip_prefix("kv.") {
         Some(rest) => vec!["kv", rest],
         None => key.split('.').collect(),

@@ -1,4 +1,4 @@
-//! Requests and their plan; what the planners of both containers share.
+//! Requests and their plan, with the helpers that the planners of both containers share.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,45 +19,45 @@ use crate::{gguf, safetensors};
 
 const UNUSED_KV: &str = "K/V of a layer that reads another layer's: never used (unused_kv = \"drop\")";
 
-/// One thing to make.
+/// One artifact to make.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The recipe's name.
     pub name: String,
     /// The recipe.
     pub recipe: Recipe,
-    /// The name of a GGUF without `.gguf`: see [`stem`](crate::stem).
+    /// The name of a GGUF without `.gguf`, see [`stem`](crate::stem).
     pub stem: String,
-    /// What the rounding is to be steered by.
+    /// The importance matrix.
     pub importance: Option<GivenImportance>,
-    /// What its types were chosen by, see [`allocate`](crate::allocate).
+    /// The bit allocation that chose its types, see [`allocate`](crate::allocate).
     pub allocation: Option<Allocation>,
 }
 
 impl Request {
-    /// A recipe, with nothing known besides.
+    /// A request without an imatrix or a bit allocation.
     pub fn new(name: impl Into<String>, recipe: Recipe, stem: impl Into<String>) -> Request {
         Request { name: name.into(), recipe, stem: stem.into(), importance: None, allocation: None }
     }
 }
 
-/// Where the checkpoint's tensors are.
+/// The locations of the checkpoint's tensors.
 #[derive(Clone, Debug)]
 pub struct Shards<'a> {
-    /// The files, in the order in which they are to be read.
+    /// The files, in reading order.
     pub files: Vec<InputFile>,
-    /// All tensors.
+    /// All tensors, by index.
     pub tensors: &'a [TensorDesc],
-    /// Where the rows of each tensor are.
+    /// The locations of each tensor's rows, by tensor index.
     pub pieces: Vec<Vec<Piece>>,
-    /// By number, the tensors that are not stored as they are presented.
+    /// The encodings of tensors that are stored in another form than `tensors` shows, by tensor index.
     pub encodings: HashMap<usize, StoredEncoding>,
-    /// By number, what a sample says of the tensors that [`to_survey`](crate::to_survey) asks about.
+    /// Grid surveys of the tensors that [`to_survey`](crate::to_survey) lists, by tensor index.
     pub surveys: HashMap<usize, GridSurvey>,
 }
 
 impl<'a> Shards<'a> {
-    /// Where the tensors of an open checkpoint are. Reads nothing.
+    /// The locations in an open checkpoint. Does no I/O.
     pub fn of(checkpoint: &'a Checkpoint) -> Shards<'a> {
         let tensors = checkpoint.tensors();
         let files = checkpoint.shards().iter().map(|s| InputFile { name: s.name.clone(), bytes: s.len });
@@ -71,10 +71,10 @@ impl<'a> Shards<'a> {
     }
 }
 
-/// Plans all `requests` over one reading of the checkpoint.
+/// Plans all `requests` for one pass over the checkpoint.
 ///
 /// # Errors
-/// `Recipe` for a rule or a value that cannot take effect or two outputs of one name, and what the containers refuse.
+/// `Recipe` for a rule or a value without effect or two outputs with the same name, and errors of the containers.
 pub fn plan(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Result<Plan> {
     model.check_sampling()?;
     let mut artifacts: Vec<_> = requests
@@ -95,14 +95,14 @@ pub fn plan(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Res
     }
     let mut dropped: Vec<_> =
         model.inventory.dropped.iter().map(|d| dropped(shards, d.index, d.reason)).collect();
-    // what one artifact holds is only left out of the others
+    // a tensor that one artifact contains is dropped by the other artifacts only
     if requests.iter().any(|request| request.recipe.holds_towers()) {
         let others =
             artifacts.iter_mut().zip(requests).filter(|(_, r)| r.recipe.output.format == Format::Gguf);
         others.for_each(|(artifact, _)| artifact.dropped.extend_from_slice(&dropped));
         dropped.clear();
     } else if requests.iter().all(|request| request.recipe.text_only) {
-        dropped.clear(); // each artifact says why
+        dropped.clear(); // each artifact gives the reasons itself
     }
     Ok(Plan {
         variant: model.config.variant(),
@@ -143,7 +143,7 @@ pub(crate) fn unused_kv<'m>(
     (text.iter().collect(), Vec::new())
 }
 
-/// Where a tensor of the checkpoint is.
+/// The location of a checkpoint tensor, rounded to `via` before encoding.
 pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> StoredTensor {
     let tensor = &shards.tensors[index];
     let dtype = shards.encodings.get(&index).map_or(tensor.dtype, |encoding| encoding.dtype);
@@ -169,7 +169,7 @@ pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> S
     }
 }
 
-/// What of the files a token touches little of. A class that this model does not have is noted.
+/// The sparsely accessed weights in the files. A class that this model does not have is noted.
 pub(crate) fn offloaded(
     model: &ModelSpec,
     recipe: &Recipe,

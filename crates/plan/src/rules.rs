@@ -1,7 +1,8 @@
-//! The type of one tensor: what always holds, then the recipe's rules, its embedding types, its lattice, its preset.
+//! The type of one tensor. In this order: fixed types, the recipe's rules, its embedding types, its quantization
+//! grid, its preset.
 //!
-//! A rule changes only what it names: llama-quantize, where an overridden tensor drops out of the count of
-//! layers, also moves the preset's extra bits to other layers. And a rule without effect is an error.
+//! A rule changes only the tensors that it matches. In llama-quantize an overridden tensor also drops out of the
+//! count of layers, which moves the preset's extra bits to other layers. A rule without effect is an error.
 
 use gemma::{Config, Slot, TypePolicy};
 use regex::Regex;
@@ -23,19 +24,19 @@ struct Rule<'a> {
     effect: Effect,
 }
 
-/// The type of a tensor.
+/// The type of a tensor, and the reason.
 pub(crate) struct Decision {
     pub(crate) dtype: DType,
     pub(crate) why: String,
-    /// Nobody has named it: it is the preset's.
+    /// The type is the preset's: neither a rule nor another setting names it.
     pub(crate) free: bool,
 }
 
-/// What has become of a rule so far.
+/// The effect of a rule so far.
 #[derive(Default)]
 struct Effect {
     applied: bool,
-    /// A tensor that it matches, and why its type is not the rule's to choose.
+    /// A tensor that the rule matches but cannot change, and the reason.
     blocked: Option<(String, &'static str)>,
 }
 
@@ -43,7 +44,7 @@ const PROTECTED: &str = "is never quantised: llama.cpp and its runtimes expect i
 const EARLIER: &str = "is decided by an earlier rule";
 
 impl<'a> Rules<'a> {
-    /// Compiles the rules that are meant for this model.
+    /// Compiles the rules that apply to this variant.
     pub(crate) fn new(recipe: &'a Recipe, preset: &'static Preset, config: &'a Config) -> Result<Self> {
         let variant = config.variant();
         let meant = |rule: &&TypeRule| {
@@ -53,7 +54,7 @@ impl<'a> Rules<'a> {
             let place = place(rule);
             of_weights(&place, rule.dtype)?;
             let pattern = Regex::new(&rule.tensors).map_err(|e| {
-                // the last line says what is wrong, those before it draw where
+                // the last line names the error, the lines before it draw its position
                 let text = e.to_string();
                 let what = text.lines().last().unwrap_or_default();
                 Error::recipe(place, "not a regular expression")
@@ -65,8 +66,8 @@ impl<'a> Rules<'a> {
         Ok(Rules { recipe, preset, config, rules })
     }
 
-    /// The type of a tensor that is stored as `source`, and why; that of one whose lattice is to be kept is Q4_0, if no
-    /// rule says otherwise. Fall-backs are noted.
+    /// The type of a tensor that is stored as `source`, and the reason. A tensor `on_lattice` (on a quantization grid
+    /// that the recipe keeps) becomes Q4_0 unless a rule says otherwise. Fall-backs are noted.
     pub(crate) fn choose(
         &mut self,
         slot: &Slot,
@@ -117,14 +118,14 @@ impl<'a> Rules<'a> {
         Ok(Decision { dtype, why, free })
     }
 
-    /// What the converter writes for tensors that are not quantised: BF16, but nothing less than the checkpoint has
-    /// in a file that is not quantised at all.
+    /// The type of tensors that are never quantised: BF16 if the preset quantises or the checkpoint has BF16, else the
+    /// preset's type.
     fn sixteen_bits(&self, source: DType) -> DType {
         let preset = self.preset.default_type();
         if preset.is_quantized() || source == DType::BF16 { DType::BF16 } else { preset }
     }
 
-    /// The first rule that matches `name`. All that match are marked as effective or not.
+    /// The first rule that matches `name`. Marks all matching rules as applied or blocked.
     fn matching(&mut self, name: &str, mut blocked: Option<&'static str>) -> Option<&'a TypeRule> {
         let mut first = None;
         for rule in self.rules.iter_mut().filter(|rule| rule.pattern.is_match(name)) {
@@ -142,7 +143,7 @@ impl<'a> Rules<'a> {
         first
     }
 
-    /// Refuses rules that have changed nothing.
+    /// Refuses rules that changed nothing.
     pub(crate) fn finish(self) -> Result<()> {
         let Some(rule) = self.rules.iter().find(|rule| !rule.effect.applied && !rule.rule.optional) else {
             return Ok(());
@@ -160,7 +161,7 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// Refuses the types that no tensor of a model is quantised to.
+/// Refuses types that weights cannot have.
 pub(crate) fn of_weights(place: &str, dtype: DType) -> Result<()> {
     if dtype.is_quantized() || matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
         return Ok(());

@@ -1,7 +1,7 @@
 //! Planning a folder of safetensors: the checkpoint's tensors under their own names, some of them encoded.
 //!
-//! Shards are filled in the order of the checkpoint, as transformers fills them, a weight and its scale together; in a
-//! shard wide types come first, as the reference implementation of the format has it, so that every tensor is aligned.
+//! Shards are filled in checkpoint order, as in transformers, a weight and its scale together. Within a shard wide
+//! types come first, as in the reference implementation of the format, so that every tensor is aligned.
 
 use std::collections::BTreeMap;
 
@@ -17,27 +17,27 @@ use crate::offload::set_id;
 use crate::request::{Request, Shards, dropped, offloaded, stored, unused_kv};
 use crate::schemes::{Per, Rest, Scheme};
 
-/// The role of tensors that are not of the text model. Their values are not looked at.
+/// The role of tensors outside the text model. Their values are not examined.
 pub const OTHER: &str = "other";
 
-/// How the names of shards begin whose tensors stay on the disk, before a dash.
+/// The prefix of the names of offloaded shards, before a dash.
 pub const OFFLOAD: &str = "offload";
 
-/// The name of weights in one file.
+/// The file name of weights in a single file.
 const SINGLE: &str = "model.safetensors";
 
 const TEXT_ONLY: &str = "not of the text model (text_only)";
 
-/// A tensor and its scale, without their places.
+/// A tensor and its scale, before they have offsets.
 struct Unit {
     tensor: OutputTensor,
     scale: Option<OutputTensor>,
 }
 
-/// The files of one recipe.
+/// Plans the files of one recipe.
 ///
 /// # Errors
-/// `Recipe` for a value that cannot take effect, and what the container refuses.
+/// `Recipe` for a value without effect, and errors of the container.
 pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
     let recipe = &request.recipe;
     if let Some(given) = &request.importance {
@@ -47,7 +47,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         )
         .expected("a GGUF output", "safetensors")
         .help(
-            "Importance steers the rounding to the block types of GGUF. Make the two in runs of their own.",
+            "An imatrix weights the quantization to GGUF's block types only. Make the two outputs in separate runs.",
         ));
     }
     let scheme = Scheme::named(recipe.types.scheme.as_deref().unwrap_or_default())?;
@@ -113,7 +113,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
     })
 }
 
-/// A tensor of the checkpoint as it will be. `slot` says what it is in the text model, if it is of it.
+/// The planned output of a checkpoint tensor. `slot` describes it if it belongs to the text model.
 fn unit(
     shards: &Shards<'_>,
     scheme: &Scheme,
@@ -123,7 +123,7 @@ fn unit(
 ) -> Result<Unit> {
     let source = &shards.tensors[index];
     let float = matches!(source.dtype, DType::F32 | DType::F16 | DType::BF16);
-    // to keep what is coded is to keep what it stands for, and that was BF16
+    // to keep an encoded tensor is to keep its values, and those were BF16
     let rounds = float && (scheme.rest == Rest::Bf16 || shards.encodings.contains_key(&index));
     let encoded = slot
         .and_then(|slot| scheme.encodes(slot))
@@ -161,14 +161,14 @@ fn unit(
         }
         _ => None,
     };
-    // scales a row are those of BF16 weights: see crates/convert/src/fp8_scales.rs
+    // scales per row are computed from BF16 weights: see crates/convert/src/fp8_scales.rs
     let rounded_first = scale.as_ref().is_some_and(|scale| scale.desc.dtype == DType::BF16);
     let via = (rounded_first && source.dtype != DType::BF16).then_some(DType::BF16);
     let from = Origin::Checkpoint(stored(shards, index, via));
     Ok(Unit { tensor: output(name, dtype, &source.shape, why, from)?, scale })
 }
 
-/// Experts that stay as they are are most of a model.
+/// Notes that experts stay unquantized: they are most of a model.
 fn note_experts(scheme: &Scheme, units: &[(usize, Unit)], notes: &mut Vec<String>) {
     let experts = units.iter().map(|(_, unit)| &unit.tensor);
     let experts = experts.filter(|t| t.role.ends_with("_exps") && t.why != "scheme");
@@ -181,7 +181,8 @@ fn note_experts(scheme: &Scheme, units: &[(usize, Unit)], notes: &mut Vec<String
     }
 }
 
-/// Deals tensors to shards, in their order: a shard is full when the next one would make it larger than `max`.
+/// Distributes tensors to shards, in order: a new shard begins where the next tensor would make the current one
+/// larger than `max`.
 fn fill(units: Vec<Unit>, max: u64) -> Vec<Vec<OutputTensor>> {
     let mut shards = vec![Vec::new()];
     let mut bytes = 0u64;
@@ -198,7 +199,7 @@ fn fill(units: Vec<Unit>, max: u64) -> Vec<Vec<OutputTensor>> {
     shards
 }
 
-/// Lays out sets of shards, with an index unless all is in one file of the name that readers look for.
+/// Lays out sets of shards. An index is added unless all tensors are in one file with the name that readers look for.
 fn weights(metadata: &[(&str, &str)], sets: Vec<(&str, Vec<Vec<OutputTensor>>)>) -> Result<Vec<PlannedFile>> {
     let mut files = Vec::new();
     let mut map = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! For JSON schemas: what the plan writes in another form than its types have.
+//! Types for JSON schemas only: the serialised form of values that the plan writes in another form than its types
+//! have.
 
 use std::borrow::Cow;
 
@@ -6,11 +7,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::artifact::{Pieces, StoredPiece};
 
-/// A file's header, by its length and digest.
+/// A file's header, given by its length and digest.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "the schema is what it is for")]
 pub(crate) struct Header {
-    /// Length.
+    /// Length in bytes.
     bytes: u64,
     /// SHA-256 in hexadecimal.
     sha256: String,
@@ -20,25 +21,25 @@ pub(crate) struct Header {
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "the schema is what it is for")]
 pub(crate) struct Described {
-    /// Its name in the file.
+    /// The tensor's name in the file.
     tensor: String,
-    /// Its element type.
+    /// The element type.
     #[schemars(rename = "type")]
     dtype: String,
-    /// Its dimensions, the outermost first.
+    /// The dimensions, outermost first.
     shape: Vec<u64>,
 }
 
-/// One stretch of a file, or several.
+/// One range of a file, or several.
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 #[expect(dead_code, reason = "the schema is what it is for")]
 enum OneOrMany {
     One(StoredPiece),
     Many {
-        /// Bytes of all of them.
+        /// Total length in bytes.
         bytes: u64,
-        /// In the order of the rows.
+        /// The ranges, in row order.
         pieces: Vec<StoredPiece>,
     },
 }

@@ -1,4 +1,4 @@
-//! The schemes of `formats/safetensors-schemes.toml`: what of a checkpoint is encoded, and how.
+//! The schemes of `formats/safetensors-schemes.toml`: types and scales of a safetensors output.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -13,25 +13,25 @@ use tensor::{DType, Error, Result};
 pub(crate) struct Table {
     scheme: Vec<Scheme>,
     pub(crate) companions: Companions,
-    /// Architecture of a checkpoint → of its text model alone.
+    /// Architecture of a checkpoint → architecture of its text model alone.
     pub(crate) text_only: BTreeMap<String, String>,
 }
 
-/// Files that belong to a model besides its weights.
+/// Names of the companion files of a model's weights.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Companions {
     files: Vec<String>,
-    /// Beginning and end of names.
+    /// Prefix and suffix of names.
     like: Vec<(String, String)>,
     not_text: Vec<String>,
 }
 
-/// How weights are written as safetensors.
+/// A scheme: how weights are written as safetensors.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scheme {
-    /// `fp8`.
+    /// The name, such as `fp8`.
     pub name: String,
     pub(crate) rest: Rest,
     #[serde(default, rename = "type", deserialize_with = "optional_dtype")]
@@ -43,7 +43,7 @@ pub struct Scheme {
     pub(crate) quantization_config: Option<Json>,
 }
 
-/// What becomes of tensors that are not encoded.
+/// Treatment of tensors that are not encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Rest {
@@ -90,10 +90,10 @@ pub fn scheme_names() -> impl Iterator<Item = &'static str> {
 }
 
 impl Scheme {
-    /// The scheme called `name`, in any case.
+    /// The scheme called `name`, case-insensitive.
     ///
     /// # Errors
-    /// `Recipe`, listing the schemes there are.
+    /// `Recipe` for an unknown name, with a list of the schemes.
     pub fn named(name: &str) -> Result<&'static Scheme> {
         let found = table().scheme.iter().find(|s| s.name.eq_ignore_ascii_case(name));
         found.ok_or_else(|| {
@@ -103,7 +103,7 @@ impl Scheme {
         })
     }
 
-    /// The type that a tensor of the text model is encoded in, if it is.
+    /// The encoded type of a tensor of the text model; `None` if it is not encoded.
     pub(crate) fn encodes(&self, slot: &Slot) -> Option<DType> {
         self.dtype.filter(|_| self.roles.iter().any(|role| role == slot.role))
     }

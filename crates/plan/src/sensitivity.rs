@@ -1,8 +1,9 @@
-//! What rounding each tensor costs, as `calibrate` measures it: the predictions that move when one tensor alone is
-//! rounded, and how much more or less another type would be off.
+//! Sensitivities: the cost of quantizing each tensor, as the crate `calibrate` measures it. For each tensor: the KL
+//! divergence that quantizing it alone causes, and the quantization error of each type.
 //!
-//! For small errors these costs add up, and grow as the squared error does (linearity, HIGGS, arXiv:2411.17525): with the KL
-//! divergence at one type and the errors at all, that at each type is known.
+//! For small errors the costs are additive and proportional to the squared error (linearity theorem of HIGGS,
+//! arXiv:2411.17525). So the KL divergence at one type and the errors of all types give the KL divergence at each
+//! type.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use tensor::{DType, Error, Result};
 
 use crate::serde_dtype;
 
-/// The types whose errors are known.
+/// The types whose errors are measured.
 pub const MEASURED_TYPES: &[DType] = &[
     DType::Q2_K,
     DType::Q3_K,
@@ -29,69 +30,70 @@ pub const MEASURED_TYPES: &[DType] = &[
     DType::BF16,
 ];
 
-/// Costs of rounding, by tensor.
+/// Quantization costs by tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sensitivity {
-    /// What the model is known by, in hexadecimal; see [`crate::DraftTarget::fingerprint`].
+    /// The model's fingerprint in hexadecimal, see [`crate::DraftTarget::fingerprint`].
     pub model: String,
-    /// Digest of the model, the tokens and the version of this program: of equal ones, equal costs.
+    /// Digest of the model, the tokens and the version of this program: equal ids mean equal costs.
     pub id: String,
-    /// What was read: the files, by the paths that were given.
+    /// The text files, by the paths that the user gave.
     pub texts: Vec<String>,
-    /// Tokens of it that the models read.
+    /// Number of tokens that the models read.
     pub tokens: u64,
-    /// The type that one tensor at a time was rounded to.
+    /// The type that one tensor at a time was quantized to.
     #[serde(with = "serde_dtype::one")]
     pub reference: DType,
-    /// By name in a GGUF.
+    /// Costs by GGUF name.
     pub tensors: BTreeMap<String, TensorCost>,
 }
 
-/// What rounding one tensor costs.
+/// The cost of quantizing one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorCost {
-    /// What it does.
+    /// The role by llama.cpp's name.
     pub role: String,
-    /// Its layer.
+    /// The layer's index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<usize>,
-    /// Mean KL divergence of the model's predictions, in nats a token, when it alone has the reference type. Not every
-    /// layer is measured; those between are taken to be between.
+    /// Mean KL divergence of the model's predictions, in nats per token, when only this tensor has the reference
+    /// type. Not every layer is measured; the others are interpolated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kld: Option<f64>,
-    /// Squared error over squared weights, each column by its importance, by type.
+    /// Relative squared error by type: squared error over squared weights, columns weighted by importance.
     pub errors: BTreeMap<String, f64>,
 }
 
 impl TensorCost {
-    /// The error of a type, if it is known.
+    /// The error of a type, if it was measured.
     pub fn error(&self, dtype: DType) -> Option<f64> {
         self.errors.get(dtype.name()).copied()
     }
 }
 
 impl Sensitivity {
-    /// Reads one that was kept as JSON.
+    /// Parses sensitivities from JSON.
     ///
     /// # Errors
-    /// `Malformed` for anything else.
+    /// `Malformed` for other content.
     pub fn parse(json: &[u8]) -> Result<Sensitivity> {
         serde_json::from_slice(json).map_err(|e| {
             Error::malformed("sensitivities", e)
-                .help("A file of them is what `gemma-convert sensitivity` writes.")
+                .help("Expected is a file that `gemma-convert sensitivity` wrote.")
         })
     }
 
-    /// The KL divergence when this tensor alone has this type: as measured, or as the layers on both sides of it suggest.
+    /// The predicted KL divergence when only this tensor has this type, in nats per token: measured, or interpolated
+    /// between layers.
     ///
     /// # Errors
-    /// `Malformed` for a tensor or a type of which nothing is known.
+    /// `Malformed` for a tensor or a type without measurements.
     pub fn kld(&self, name: &str, dtype: DType) -> Result<f64> {
         let unknown = |what: String| {
-            Error::malformed(format!("tensor {name}"), format!("the sensitivities know nothing of {what}"))
-                .help("Measure them anew for this checkpoint, with `gemma-convert sensitivity`.")
+            Error::malformed(format!("tensor {name}"), format!("the sensitivities do not contain {what}"))
+                .help("Measure them again for this checkpoint, with `gemma-convert sensitivity`.")
         };
         let cost = self.tensors.get(name).ok_or_else(|| unknown("it".to_owned()))?;
         let error = cost.error(dtype).ok_or_else(|| unknown(format!("its error as {dtype}")))?;
@@ -99,8 +101,8 @@ impl Sensitivity {
         Ok(slope * error)
     }
 
-    /// KL divergence a relative squared error: as measured, or as the layers on both sides suggest where it was not, or where
-    /// the reference type changes nothing.
+    /// KL divergence per relative squared error: measured, or interpolated between layers if the tensor was not
+    /// measured or the reference type does not change it.
     fn slope(&self, of: &TensorCost) -> Option<f64> {
         let slope = |cost: &TensorCost| {
             let error = cost.error(self.reference).filter(|error| *error > 0.0)?;
@@ -119,7 +121,7 @@ impl Sensitivity {
         match (before, after) {
             (Some((low, a)), Some((high, b))) => Some(a + (b - a) * (at - low) as f64 / (high - low) as f64),
             (Some((_, only)), None) | (None, Some((_, only))) => Some(only),
-            // nothing tells what it would cost: in no layer does the reference type change anything
+            // nothing to interpolate from: the reference type changes no layer of this role
             (None, None) => of.kld,
         }
     }

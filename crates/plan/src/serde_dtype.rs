@@ -1,6 +1,6 @@
-//! Types in serde, by their names: for `#[serde(with)]`.
+//! Serde by name for element types, for `#[serde(with)]`.
 
-/// One type.
+/// A single type.
 pub(crate) mod one {
     use serde::{Deserialize, Deserializer, Serializer};
     use tensor::DType;
@@ -14,7 +14,7 @@ pub(crate) mod one {
     }
 }
 
-/// Some types.
+/// A list of types.
 pub(crate) mod several {
     use serde::{Deserialize, Deserializer, Serializer};
     use tensor::DType;
@@ -29,7 +29,7 @@ pub(crate) mod several {
     }
 }
 
-/// One type or none.
+/// An optional type.
 pub(crate) mod optional {
     use serde::{Deserializer, Serializer};
     use tensor::DType;

@@ -1,9 +1,9 @@
-//! «Did you mean»: the name that a mistyped one is likely to stand for.
+//! «Did you mean»: the known name that is most similar to a mistyped one.
 
-/// How alike two names have to be: clap's own threshold for its options.
+/// Minimum Jaro similarity: clap's own threshold for its options.
 const ALIKE: f64 = 0.7;
 
-/// The most similar of `known`, if any is similar enough, whatever the case.
+/// The most similar of `known` above the threshold, case-insensitive for `name`.
 pub(crate) fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let alike = known.into_iter().map(|known| (strsim::jaro(&name, known), known));

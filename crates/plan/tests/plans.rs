@@ -1,4 +1,4 @@
-//! Plans of the tiny checkpoints: types by rule, preset and fallback, where every byte lies, split points, names, budgets.
+//! Plans of the tiny checkpoints: types by rule, preset and fall-back, file layout, split points, names, budgets.
 //! Only headers are read.
 
 use std::collections::BTreeMap;
@@ -31,13 +31,14 @@ fn planned(name: &str, toml: &str) -> Result<Plan> {
     with_model(name, |model, shards| plan(model, shards, &[request(toml)]))
 }
 
-/// Types by tensor, over all files.
+/// Types by tensor name, over all files.
 fn types(plan: &Plan) -> BTreeMap<&str, DType> {
     let tensors = plan.artifacts[0].files.iter().flat_map(|file| &file.tensors);
     tensors.map(|tensor| (tensor.desc.name.as_str(), tensor.desc.dtype)).collect()
 }
 
-/// Tensors begin after the header, at aligned places, without gaps but for padding, and the file ends behind the last.
+/// Checks that tensors follow the header at aligned offsets, without gaps except padding, and that the file ends
+/// after the last.
 fn check_layout(file: &PlannedFile) {
     let data = (file.header.len() as u64).next_multiple_of(ALIGNMENT);
     let end = file.tensors.iter().fold(data, |end, tensor| {
@@ -60,7 +61,7 @@ fn every_byte_of_a_gguf_has_its_place() {
     }
 }
 
-/// Every tensor of the checkpoint is used by an output or left out with a reason, and none is both.
+/// Every tensor of the checkpoint is either used by an output or dropped with a reason.
 #[test]
 fn every_tensor_is_used_or_dropped() {
     for name in MODELS {
@@ -91,15 +92,15 @@ fn types_come_from_rules_before_presets_and_fall_back_where_rows_do_not_divide()
         // the preset
         ("e2b", "types.preset = 'q8_0'", "blk.0.attn_q.weight", DType::Q8_0),
         ("e2b", "types.preset = 'bf16'", "blk.0.attn_q.weight", DType::BF16),
-        // vectors stay in f32 whatever is asked
+        // vectors stay f32 whatever the preset
         ("e2b", "types.preset = 'q4_0'", "blk.0.attn_norm.weight", DType::F32),
         // named embeddings
         ("e2b", "types = { preset = 'q8_0', token_embd = 'q4_0' }", "token_embd.weight", DType::Q4_0),
         ("e2b", "types = { preset = 'q8_0', per_layer_token_embd = 'q4_0' }", "per_layer_token_embd.weight", DType::Q4_0),
-        // a rule, which the preset gives way to, for one layer alone
+        // a rule overrides the preset, for one layer only
         ("e2b", "types = { preset = 'q8_0', rules = [{ tensors = 'blk\\.1\\.attn_q', type = 'q4_0' }] }", "blk.1.attn_q.weight", DType::Q4_0),
         ("e2b", "types = { preset = 'q8_0', rules = [{ tensors = 'blk\\.1\\.attn_q', type = 'q4_0' }] }", "blk.0.attn_q.weight", DType::Q8_0),
-        // rows of 32 values are no super-block
+        // rows of 32 values do not fill a super-block
         ("e2b", "types.preset = 'q4_k_m'", "blk.0.proj.weight", DType::Q5_0),
     ];
     for (model, toml, tensor, expected) in cases {
@@ -150,7 +151,7 @@ fn rules_that_cannot_take_effect_are_refused() {
     assert!(error.to_string().contains("no_such_tensor"), "{error}");
 }
 
-/// Costs that fall with the bytes of a type, larger for earlier layers.
+/// Synthetic sensitivities: costs fall with the bytes of a type and are larger for earlier layers.
 fn sensitivity(model: &ModelSpec, plan: &Plan) -> Sensitivity {
     let error = |dtype: DType| (-8.0 * dtype.block_bytes() as f64 / dtype.block_len() as f64).exp2();
     let cost = |tensor: &plan::OutputTensor| TensorCost {

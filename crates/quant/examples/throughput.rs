@@ -1,5 +1,5 @@
-//! Prints millions of weights a second, on one core, for every type and level: encoded, encoded with importance,
-//! decoded, checked for invalid blocks. `cargo run --release -p quant --example throughput [TYPE…]`
+//! Prints throughput in millions of weights a second, on one core, for every type and level: encoding, encoding with
+//! importance, decoding, the check for invalid blocks. `cargo run --release -p quant --example throughput [TYPE…]`
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
@@ -10,7 +10,7 @@ use tensor::DType;
 const COLS: usize = 1536;
 const ROWS: usize = 256;
 
-/// The best of several runs, for a tenth of a second.
+/// The best of several runs within a tenth of a second, in millions of weights a second.
 fn rate(mut work: impl FnMut()) -> f64 {
     let (begin, mut best) = (Instant::now(), f64::INFINITY);
     while begin.elapsed().as_secs_f64() < 0.1 {
@@ -23,7 +23,7 @@ fn rate(mut work: impl FnMut()) -> f64 {
 
 fn main() {
     let wanted: Vec<DType> = std::env::args().skip(1).filter_map(|name| name.parse().ok()).collect();
-    // Roughly normal, as weights are: the sum of four uniforms.
+    // Roughly normal, like weights: the sum of four uniforms.
     let mut state = 1u64;
     let mut uniform = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -1,15 +1,15 @@
-//! Dot products of rows as they are stored: what a token asks of every weight.
+//! Dot products of f32 vectors with stored (quantized) rows, as needed to multiply one token with the weights.
 //!
-//! The definition: [`decode`](crate::decode) the row, and add `x[i] · w[i]` to lane `i mod 32` of sums that begin at 0,
-//! `i` ascending; then fold the lanes in halves (16 onto 16, 8 onto 8, …). No operation is fused with another. So every
-//! level gives the same bits, and who shares rows among threads changes nothing.
+//! Definition: [`decode`](crate::decode) the row, and add `x[i] · w[i]` to lane `i mod 32` of sums that begin at 0,
+//! with ascending `i`; then fold the lanes in halves (16 onto 16, 8 onto 8, …). There is no fused multiply-add. So
+//! every level gives the same bits, for any distribution of rows among threads.
 //!
-//! [`Simd::Scalar`] and the baseline do just that, a few blocks at a time. For the types below there is more on x86:
-//! a weight goes from its code to its product without leaving the registers, which makes it 4 to 9 times as fast, and
-//! for up to four vectors at once it is unpacked once. LLVM did not find this from plain loops: it widens codes through
-//! the stack, a few at a time. (No closures in these files' loops: they do not inherit the CPU features around them.)
+//! [`Simd::Scalar`] and the baseline implement the definition, a few blocks at a time. On x86 the types below have a
+//! faster path: a weight goes from its code to its product in registers, which is 4 to 9 times as fast, and for up to
+//! four vectors at once it is unpacked once. LLVM does not find this for plain loops: it widens codes through the
+//! stack, a few at a time. (No closures in the loops of these files: they do not inherit the enclosing CPU features.)
 //!
-//! Left out: the types that no recipe of ours uses for large matrices. They take the way of the definition.
+//! Types that no recipe uses for large matrices have no fast path and follow the definition.
 
 use tensor::DType;
 
@@ -23,17 +23,18 @@ mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-/// The most vectors that [`dot`] takes.
+/// Maximum number of vectors of [`dot`].
 pub const DOT_VECTORS: usize = 4;
 
-/// Values that are decoded at a time, where they are not unpacked in registers: a block of any type, or several.
+/// Number of values that are decoded at a time, on the path without unpacking in registers: a block of any type, or
+/// several.
 const DECODED: usize = 256;
 
-/// `y[r, v] = Σ x[v] · row[r]`: some vectors of `cols` values, some stored rows of as many.
+/// `y[r, v] = Σ x[v] · row[r]`: `x` has vectors of `cols` values, `rows` has stored rows of `cols` values.
 ///
 /// # Panics
-/// When the sizes do not fit together, there are more than [`DOT_VECTORS`] vectors or none, the type cannot be decoded
-/// or the CPU lacks `simd`: mistakes of the caller, not of its input.
+/// If the sizes do not match, the number of vectors is 0 or more than [`DOT_VECTORS`], the type cannot be decoded or
+/// the CPU lacks `simd`: errors of the caller, not of its input.
 pub fn dot(simd: Simd, dtype: DType, cols: usize, rows: &[u8], x: &[f32], y: &mut [f32]) {
     let codec = codec(dtype).unwrap_or_else(|| panic!("{dtype} has no decoder"));
     assert!(simd.is_available(), "this CPU lacks {simd:?}");
@@ -51,7 +52,7 @@ pub fn dot(simd: Simd, dtype: DType, cols: usize, rows: &[u8], x: &[f32], y: &mu
     }
 }
 
-/// What [`dot`] was asked for.
+/// The arguments of [`dot`].
 #[derive(Clone, Copy)]
 struct Job<'a> {
     codec: &'static dyn AnyCodec,
@@ -69,13 +70,13 @@ impl Job<'_> {
             // SAFETY: the CPU has the level, see `dot`
             Simd::Avx512 => unsafe { x86::avx512::<V>(self, y) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above, and F16C has been asked for
+            // SAFETY: as above, and F16C has been checked
             Simd::Avx2 if is_x86_feature_detected!("f16c") => unsafe { x86::avx2::<V>(self, y) },
             _ => self.decoded::<Plain, V>(y),
         }
     }
 
-    /// By the definition.
+    /// Computes by the definition.
     #[inline(always)]
     fn decoded<L: Lanes16, const V: usize>(&self, y: &mut [f32]) {
         let dtype = self.codec.dtype();
@@ -119,7 +120,7 @@ impl<L: Lanes16, const V: usize> Sums<L, V> {
         }
     }
 
-    /// As [`Sums::add`] for the last weights of a row, which are less than 32: zeros add nothing to a lane.
+    /// As [`Sums::add`] for the last weights of a row, fewer than 32: the padding zeros add nothing to a lane.
     #[inline(always)]
     fn add_rest(&mut self, w: [L; 2], x: &[f32], cols: usize, first: usize) {
         for (v, sums) in self.0.iter_mut().enumerate() {
@@ -144,7 +145,7 @@ fn load<L: Lanes16>(values: &[f32; 32]) -> [L; 2] {
     [L::load(&halves[0]), L::load(&halves[1])]
 }
 
-/// Less than 32 items, and zeros.
+/// Fewer than 32 items, padded with zeros.
 #[inline(always)]
 fn padded(items: &[f32]) -> [f32; 32] {
     let mut all = [0.0; 32];

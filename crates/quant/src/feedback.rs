@@ -1,16 +1,17 @@
-//! Rounding with error feedback: what the first values of a row lose, those after them make up for.
+//! Quantization with error feedback (LDLQ): later values of a row compensate the quantization errors of earlier ones.
 //!
-//! Rows w become ŵ so that (ŵ − w)·H·(ŵ − w)ᵀ is small, where H says which errors of a row's values add up. With
-//! H = M·D·Mᵀ, M unit upper triangular and D diagonal, that is Σ Dᵢ·(ŵᵢ − tᵢ)² with tᵢ = wᵢ − Σ_{j<i} (ŵⱼ − wⱼ)·Mⱼᵢ:
-//! so each value is rounded to what is nearest to its *target* tᵢ, and its error, weighing Dᵢ, moves the targets after it.
-//! This is LDLQ (Chee et al., arXiv:2307.13304), which gives the codes of GPTQ (arXiv:2210.17323).
+//! Rows w become ŵ so that (ŵ − w)·H·(ŵ − w)ᵀ is small, where H, the Gram matrix of the inputs, says how errors
+//! combine. With H = M·D·Mᵀ, M unit upper triangular and D diagonal, that is Σ Dᵢ·(ŵᵢ − tᵢ)² with
+//! tᵢ = wᵢ − Σ_{j<i} (ŵⱼ − wⱼ)·Mⱼᵢ: each value is rounded to the level nearest to its *target* tᵢ, and its error,
+//! weighted with Dᵢ, moves the targets after it. This is LDLQ (Chee et al., arXiv:2307.13304), which gives the codes of
+//! GPTQ (arXiv:2210.17323).
 //!
-//! What a block's scale should be depends on the codes that it leads to, of which each moves the targets of the next. So
-//! a scale is chosen by trying: a [lane](crate::lanes) a candidate, whole groups are rounded, and the least Σ Dᵢ·(ŵᵢ − tᵢ)²
-//! wins (`group.rs`). The types are two kinds: blocks of 32 (`plain.rs`) and super-blocks (`nested.rs`), whose 16 or 8 groups
-//! share 16-bit scales that are those of the ordinary search on the targets.
+//! The best block scale depends on the codes, each of which moves the targets of the next ones. So scales are chosen by
+//! trial: each [lane](crate::lanes) tries a candidate on a whole group, and the least Σ Dᵢ·(ŵᵢ − tᵢ)² wins
+//! (`group.rs`). There are two kinds of types: blocks of 32 (`plain.rs`) and super-blocks (`nested.rs`), whose 16 or 8
+//! groups share 16-bit scales that the ordinary search finds on the targets.
 //!
-//! The results are those of any vector level, because lanes are candidates and never mix.
+//! All SIMD levels give the same results, because lanes are candidates and never mix.
 
 mod group;
 mod nested;
@@ -23,32 +24,32 @@ use crate::lanes::Lanes;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{X8, X16};
 
-/// Values of a panel at most: one super-block.
+/// Maximum number of values in a panel: one super-block.
 pub const PANEL: usize = 256;
 
-/// A stretch of a row: whole blocks, at most [`PANEL`] values.
+/// A segment of a row: whole blocks, at most [`PANEL`] values.
 #[derive(Clone, Copy, Debug)]
 pub struct Panel<'a> {
-    /// The weights.
+    /// The weights w.
     pub weights: &'a [f32],
-    /// What they should become, given the errors of all values before the panel.
+    /// The targets t, given the errors of all values before the panel.
     pub targets: &'a [f32],
-    /// M of the panel, row by row, [`PANEL`] apart: how the error of value `i` moves the target of `j > i` is at
-    /// `PANEL·i + j`. What is not above the diagonal is not read.
+    /// M of the panel, row by row with stride [`PANEL`]: the factor from the error of value `i` to the target of value
+    /// `j > i` is at `PANEL·i + j`. Only entries above the diagonal are read.
     pub feedback: &'a [f32],
-    /// What the square of each value's distance from its target weighs: D.
+    /// D: the weight of the squared distance of each value from its target.
     pub importance: &'a [f32],
 }
 
-/// Whether [`round_panel`] knows this type.
+/// True if [`round_panel`] supports this type.
 pub fn feeds_back(dtype: DType) -> bool {
     plain::Plain::of(dtype).is_some() || nested::Nested::of(dtype).is_some()
 }
 
-/// Rounds a panel of a row: gives its bytes, and its values as they are read again.
+/// Quantizes a panel of a row: writes its bytes to `out`, and the decoded values to `values`.
 ///
 /// # Panics
-/// When the sizes do not fit together, the type is not one that [`feeds_back`] or the CPU lacks `simd`.
+/// If the sizes do not match, the type is not one that [`feeds_back`] or the CPU lacks `simd`.
 pub fn round_panel(simd: Simd, dtype: DType, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
     let len = panel.weights.len();
     assert!(len <= PANEL && len.is_multiple_of(dtype.block_len()), "a panel of {len} values of {dtype}");

@@ -1,71 +1,73 @@
-//! Blocks that lie on a 4-bit lattice: recognised, and packed as Q4_0 so that nothing is lost.
+//! Detects blocks that are on a 4-bit quantization grid, and packs them as Q4_0 without loss.
 //!
-//! Weights of quantisation-aware training are published as BF16 of d·q, with q from −8 to 7 and a scale for 32 values.
-//! ggml's Q4_0 takes the extremum for −8; where it is not, all codes come out wrong. Here the codes and an f16 scale are
-//! found whose products, rounded to BF16, are the values again. (A zero of either sign is a zero.)
+//! Weights of quantisation-aware training (QAT) are published as BF16 of d·q, with q from −8 to 7 and a scale for 32
+//! values. ggml's Q4_0 encoder assumes that the extremum is −8; where it is not, all codes are wrong. This module finds
+//! codes and an f16 scale whose products, rounded to BF16, are the original values. (Zeros of both signs are equal.)
 //!
-//! The extremum has a code of magnitude 8, 7, … 1; each says which codes the other values would have. A value and its code
-//! leave an interval of scales that round to it. An f16 within all of them is exact: whichever it is, the same BF16
-//! comes out. A scale that was an f32 leaves an interval too, but often no f16 in it: such a block is *near*, its codes
-//! are right and its scale is off by at most 2⁻¹². Other layouts (a minimum, more bits, other groups) are not looked for.
+//! The code of the extremum has a magnitude of 8, 7, … 1; each determines the codes of the other values. A value and
+//! its code define an interval of scales that round to the value. An f16 within all intervals is exact: every such f16
+//! gives the same BF16 values. A scale that was an f32 also has an interval, but often without an f16: such a block is
+//! *near*, its codes are right and its scale is off by at most 2⁻¹². Other grids (with a minimum, more bits, other
+//! groups) are not detected.
 
 use crate::Simd;
 use crate::float::{f16_to_f32, f32_to_bf16, f32_to_f16, low_byte};
 use crate::types::q4_0::pack;
 use tensor::DType;
 
-/// Values of a block.
+/// Number of values in a block.
 const QK: usize = 32;
 const BYTES: usize = DType::Q4_0.block_bytes();
 
-/// Value and extremum are each off by half a unit of BF16 at most, 2⁻⁸ of it: together by this share of the code.
+/// Value and extremum are each off by at most half a unit of BF16, 2⁻⁸ of their magnitude: together by this share of
+/// the code.
 const SLACK: f32 = 1.01 / 128.0;
-/// Magnitudes of an extremum that no f16 scale reaches, with some room.
+/// Magnitudes of an extremum that are out of reach of f16 scales, with a margin.
 const TOO_SMALL: f32 = 1.0 / (1 << 25) as f32;
 const TOO_LARGE: f32 = 65504.0 * 9.0;
-/// The smallest f16 that has all its bits, and infinity.
+/// Bits of the smallest normal f16, and of infinity.
 const NORMAL: u16 = 0x0400;
 const INFINITE: u16 = 0x7c00;
-/// Added and subtracted, leaves the nearest integer.
+/// Adding and subtracting this number rounds to the nearest integer.
 const TO_INTEGER: f32 = 12_582_912.0;
 /// Half a unit of BF16, in bits of an f32.
 const HALF: i32 = 0x8000;
 
-/// Fewer different magnitudes in a block (0 apart) lie on many lattices, and say nothing.
+/// Blocks with fewer distinct magnitudes (without 0) fit many grids, and are not evidence.
 const TELLING: u32 = 3;
 
-/// What has become of the blocks of [`repack_q4_0`].
+/// Counts of the results of [`repack_q4_0`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RepackCounts {
-    /// All blocks.
+    /// Number of blocks.
     pub blocks: u64,
-    /// Those that decode, in BF16, to the very values.
+    /// Blocks that decode, in BF16, to the original values.
     pub exact: u64,
-    /// Those on a lattice whose scale is no f16: codes right, scale nearly.
+    /// Blocks on a grid whose scale is not an f16: exact codes, scale off by at most 2⁻¹².
     pub near: u64,
 }
 
-/// What [`survey`] has seen of a tensor.
+/// Counts of [`survey`] for a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GridSurvey {
-    /// Blocks that tell whether they lie on a lattice: not zero, not of one or two magnitudes.
+    /// Blocks that are evidence for or against a grid: not zero, not of one or two magnitudes.
     pub telling: u64,
-    /// Those of them that do.
+    /// Those of them that are on a grid.
     pub on: u64,
 }
 
 impl GridSurvey {
-    /// Whether the tensor lies on a lattice: 99 of 100 blocks do.
+    /// True if the tensor is on a grid: at least 99 of 100 blocks are.
     pub fn is_on_grid(&self) -> bool {
         self.telling > 0 && self.on * 100 >= self.telling * 99
     }
 }
 
-/// Packs blocks of 32 BF16 values as Q4_0, exactly where they lie on a lattice, else as [`encode`](crate::encode) does.
-/// `out` receives exactly the encoded bytes.
+/// Packs blocks of 32 BF16 values as Q4_0, exactly if they are on a grid, else as [`encode`](crate::encode) does. `out`
+/// has exactly the size of the encoded bytes.
 ///
 /// # Panics
-/// When the sizes do not fit together or the CPU lacks `simd`.
+/// If the sizes do not match or the CPU lacks `simd`.
 pub fn repack_q4_0(simd: Simd, x: &[f32], out: &mut [u8]) -> RepackCounts {
     assert!(x.len().is_multiple_of(QK), "{} values are not whole blocks", x.len());
     assert_eq!(out.len(), x.len() / QK * BYTES, "bytes of the output");
@@ -83,7 +85,7 @@ pub fn repack_q4_0(simd: Simd, x: &[f32], out: &mut [u8]) -> RepackCounts {
     count
 }
 
-/// Counts the blocks of 32 BF16 values that lie on a lattice, exactly or nearly.
+/// Counts the blocks of 32 BF16 values that are on a grid, exactly or nearly.
 ///
 /// # Panics
 /// As [`repack_q4_0`].
@@ -101,21 +103,21 @@ pub fn survey(simd: Simd, x: &[f32]) -> GridSurvey {
     seen
 }
 
-/// What a block is.
+/// Result of the fit of a block.
 enum Fit {
     Exact(Block),
     Near(Block),
     Off,
 }
 
-/// Codes from −8 to 8 and a scale above 0. Of 8 and −8 there is one at most.
+/// Codes from −8 to 8 and a scale above 0. A block does not contain both 8 and −8.
 struct Block {
     scale: u16,
     codes: [f32; QK],
 }
 
 impl Block {
-    /// As Q4_0: where there is a code 8, all signs change places.
+    /// Packs as Q4_0: if there is a code 8, all signs are flipped.
     #[inline(always)]
     fn pack(&self) -> [u8; BYTES] {
         let flip = any(&self.codes, 8.0);
@@ -127,19 +129,19 @@ impl Block {
         pack(self.scale | u16::from(flip) << 15, &codes)
     }
 
-    /// The number of different magnitudes, without 0.
+    /// The number of distinct magnitudes, without 0.
     fn magnitudes(&self) -> u32 {
         let seen = self.codes.iter().fold(0u32, |seen, code| seen | 1 << code.abs() as u32);
         (seen >> 1).count_ones()
     }
 }
 
-/// Fits every block, with the level's instructions.
+/// Fits every block, with the instructions of the level.
 fn each(simd: Simd, x: &[f32], take: &mut impl FnMut(&[f32; QK], Fit)) {
     assert!(simd.is_available(), "this CPU lacks {simd:?}");
     match simd {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the CPU has AVX2, see the assertion; one with AVX-512 has it too, and is no faster with that.
+        // SAFETY: the CPU has AVX2, see the assertion; CPUs with AVX-512 have it too, and are no faster with AVX-512.
         Simd::Avx2 | Simd::Avx512 => unsafe { each_avx2(x, take) },
         _ => each_inline(x, take),
     }
@@ -158,7 +160,7 @@ fn each_inline(x: &[f32], take: &mut impl FnMut(&[f32; QK], Fit)) {
     }
 }
 
-/// The first fit, from the largest code of the extremum down; an exact one before one that is near.
+/// The first fit, from the largest code of the extremum down; exact fits take precedence over near ones.
 #[inline(always)]
 fn fit(x: &[f32; QK]) -> Fit {
     let largest = crate::max_abs(x);
@@ -190,7 +192,7 @@ fn fit(x: &[f32; QK]) -> Fit {
     near.map_or(Fit::Off, Fit::Near)
 }
 
-/// The codes of all values; `None` as soon as one is between two codes.
+/// The codes of all values; `None` as soon as a value is between two codes.
 #[inline(always)]
 fn codes(x: &[f32; QK], to_code: f32) -> Option<[f32; QK]> {
     let mut codes = [0.0; QK];
@@ -213,26 +215,26 @@ fn any(codes: &[f32; QK], wanted: f32) -> bool {
     codes.iter().fold(false, |any, code| any | (*code == wanted))
 }
 
-/// The interval of scales that take every code to its value, both ends included; empty if the first is larger.
+/// The interval of scales that map every code to its value, both ends included; empty if the first is larger.
 #[inline(always)]
 fn scales(x: &[f32; QK], codes: &[f32; QK]) -> (f32, f32) {
-    // positive floats are ordered as their bits
+    // positive floats have the order of their bits
     let (mut low, mut high) = (0, f32::MAX.to_bits() as i32);
     for (x, code) in x.iter().zip(codes) {
         let (bits, code) = (x.abs().to_bits() as i32, code.abs());
         let from = f32::from_bits((bits - HALF) as u32) / code;
         let to = f32::from_bits((bits + HALF) as u32) / code;
-        // any scale takes code 0 to its value, which is 0
+        // any scale maps code 0 to its value, which is 0
         low = low.max(if code == 0.0 { low } else { from.to_bits() as i32 });
         high = high.min(if code == 0.0 { high } else { to.to_bits() as i32 });
     }
     (f32::from_bits(low as u32), f32::from_bits(high as u32))
 }
 
-/// An f16 that takes all codes to their values: one that is a BF16 too, else the one closest to the middle.
+/// An f16 that maps all codes to their values: one that is a BF16 too, else the one closest to the middle.
 #[inline(always)]
 fn f16_within(x: &[f32; QK], codes: &[f32; QK], low: f32, high: f32) -> Option<u16> {
-    // one more on either side: what the ends round to is for the products to say
+    // one more f16 on either side: `exact` decides about the rounded ends of the interval
     let first = f32_to_f16(low).saturating_sub(1).max(1);
     let last = (f32_to_f16(high) + 1).min(INFINITE - 1);
     let is_bf16 = |scale: &u16| f16_to_f32(*scale).to_bits() & 0xffff == 0;
@@ -244,7 +246,7 @@ fn f16_within(x: &[f32; QK], codes: &[f32; QK], low: f32, high: f32) -> Option<u
     around.filter(|scale| (first..=last).contains(scale)).find(|scale| exact(x, codes, *scale))
 }
 
-/// Whether the products are the values, in BF16.
+/// True if the products, rounded to BF16, equal the values.
 #[inline(always)]
 fn exact(x: &[f32; QK], codes: &[f32; QK], scale: u16) -> bool {
     let scale = f16_to_f32(scale);

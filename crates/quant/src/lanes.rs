@@ -1,10 +1,11 @@
-//! One f32 of each of several blocks: the vectors the searches compute with.
+//! Vectors of f32 with one lane for each of several blocks, used by the scale searches.
 //!
-//! A search is written once, over [`Lanes`]; with `f32` itself as the vector it is the plain scalar algorithm.
-//! No operation mixes lanes, none is fused with another, so that each lane makes the very roundings ggml makes.
+//! A search is written once, over [`Lanes`]; with `f32` itself as the vector it is the plain scalar algorithm. No
+//! operation mixes lanes or is fused with another, so each lane rounds exactly as ggml does.
 //!
-//! The two x86 levels are written with intrinsics because LLVM did not find them: its code for the Q6_K search over `[f32; 16]`
-//! and `[f32; 8]` was three and two times slower. For `[f32; 4]` it does well, so that level is plain Rust.
+//! The two x86 levels are written with intrinsics because LLVM does not generate that code: its code for the Q6_K
+//! search over `[f32; 16]` and `[f32; 8]` was three and two times slower. For `[f32; 4]` LLVM does well, so that level
+//! is plain Rust.
 
 use std::ops::{Add, BitAnd, Div, Mul, Sub};
 
@@ -13,22 +14,22 @@ mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{X8, X16};
 
-/// The most lanes any level has.
+/// Number of lanes of the widest level.
 pub(crate) const MAX_LANES: usize = 16;
 
 /// A vector of `N` lanes.
 pub(crate) trait Lanes:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
 {
-    /// A truth value a lane.
+    /// A boolean for each lane.
     type Mask: Copy + BitAnd<Output = Self::Mask>;
     /// Number of lanes, a divisor of [`MAX_LANES`].
     const N: usize;
 
     fn splat(value: f32) -> Self;
-    /// From the first `N` values.
+    /// Loads the first `N` values.
     fn load(values: &[f32]) -> Self;
-    /// Into the first `N` values.
+    /// Stores to the first `N` values.
     fn store(self, values: &mut [f32]);
     fn abs(self) -> Self;
     fn sqrt(self) -> Self;
@@ -42,10 +43,10 @@ pub(crate) trait Lanes:
     fn eq(self, other: Self) -> Self::Mask;
     /// `yes` where the mask is set, else `no`.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
-    /// Whether any lane is set.
+    /// True if any lane is set.
     fn any(mask: Self::Mask) -> bool;
 
-    /// Value `i` of up to `N` groups goes into the lanes of vector `i`; lanes without a group are zero.
+    /// Puts value `i` of up to `N` groups into the lanes of vector `i`; lanes without a group are zero.
     #[inline(always)]
     fn transpose<const K: usize>(groups: &[[f32; K]]) -> [Self; K] {
         let mut columns = [[0.0; MAX_LANES]; K];
@@ -120,7 +121,7 @@ impl Lanes for f32 {
 #[derive(Clone, Copy)]
 pub(crate) struct X4([f32; 4]);
 
-/// Truth values of [`X4`].
+/// Booleans of the lanes of [`X4`].
 #[derive(Clone, Copy)]
 pub(crate) struct Mask4([bool; 4]);
 

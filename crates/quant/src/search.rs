@@ -1,7 +1,7 @@
-//! The searches for good scales that the types share, and the importance weights they minimise with.
+//! The scale searches that types share, and the importance weights of their error.
 //!
-//! Each search takes groups of `K` values, one group a lane, and returns scales; codes are made from those afterwards,
-//! in memory order. Source: the `make_*_quants` functions of ggml's `ggml-quants.c`.
+//! Each search takes groups of `K` values, one group in each lane, and returns scales; the codes are computed from the
+//! scales afterwards, in memory order. Source: the `make_*_quants` functions of ggml's `ggml-quants.c`.
 
 mod affine;
 mod positive;
@@ -13,13 +13,13 @@ pub(crate) use symmetric::{Symmetric, descend, symmetric};
 
 use crate::lanes::Lanes;
 
-/// Σ x², in order.
+/// Σ x², in index order.
 #[inline(always)]
 pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |sum, v| sum + v * v)
 }
 
-/// Σ of the vectors, in order.
+/// Σ of the vectors, in index order.
 #[inline(always)]
 pub(crate) fn sum<V: Lanes, const K: usize>(x: &[V; K]) -> V {
     let mut sum = V::splat(0.0);
@@ -29,7 +29,7 @@ pub(crate) fn sum<V: Lanes, const K: usize>(x: &[V; K]) -> V {
     sum
 }
 
-/// x².
+/// The square of each value.
 #[inline(always)]
 pub(crate) fn squares<V: Lanes, const K: usize>(x: &[V; K]) -> [V; K] {
     let mut w = *x;
@@ -39,7 +39,7 @@ pub(crate) fn squares<V: Lanes, const K: usize>(x: &[V; K]) -> [V; K] {
     w
 }
 
-/// Importance times √(σ² + x²): what ggml weighs most types with.
+/// Importance times √(σ² + x²): the weights of most types in ggml.
 #[inline(always)]
 pub(crate) fn weigh<V: Lanes, const K: usize>(importance: &[V; K], sigma2: V, x: &[V; K]) -> [V; K] {
     let mut w = *importance;
@@ -49,7 +49,7 @@ pub(crate) fn weigh<V: Lanes, const K: usize>(importance: &[V; K], sigma2: V, x:
     w
 }
 
-/// The first value of largest magnitude in each lane, with its sign, and that magnitude.
+/// The first value with the largest magnitude in each lane, with its sign, and that magnitude.
 #[inline(always)]
 pub(crate) fn extrema<V: Lanes, const K: usize>(x: &[V; K]) -> (V, V) {
     let zero = V::splat(0.0);

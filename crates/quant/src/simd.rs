@@ -1,23 +1,23 @@
-//! The vector levels a codec is compiled for, and the choice among them.
+//! The SIMD levels for which codecs are compiled, and the choice among them.
 
-/// A vector level. All levels give the same bytes; they differ in speed.
+/// A SIMD level. All levels give the same bytes at different speeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Simd {
     /// One block at a time: the specification.
     Scalar,
-    /// Four lanes of plain Rust, for whatever the target always has (SSE2, NEON).
+    /// Four lanes of plain Rust, for the instructions that every CPU of the target has (SSE2, NEON).
     Baseline,
-    /// Eight lanes.
+    /// Eight lanes; needs AVX2.
     Avx2,
     /// Sixteen lanes; needs AVX-512 F, BW, DQ and VL.
     Avx512,
 }
 
 impl Simd {
-    /// Every level, slowest first.
+    /// All levels, slowest first.
     pub const ALL: [Simd; 4] = [Simd::Scalar, Simd::Baseline, Simd::Avx2, Simd::Avx512];
 
-    /// The name of the level.
+    /// Name of the level, as shown in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Simd::Scalar => "scalar",
@@ -38,12 +38,12 @@ impl Simd {
         }
     }
 
-    /// The levels this CPU has, slowest first.
+    /// The levels that this CPU supports, slowest first.
     pub fn available() -> Vec<Simd> {
         Simd::ALL.into_iter().filter(|level| level.is_available()).collect()
     }
 
-    /// Whether this CPU has the level. Cheap: the standard library caches what the CPU says.
+    /// True if this CPU supports the level. Cheap: the standard library caches the CPU's features.
     pub fn is_available(self) -> bool {
         match self {
             Simd::Scalar | Simd::Baseline => true,

@@ -1,8 +1,8 @@
-//! The types, one file each, and the table that lists them.
+//! The codecs, one file each, and the table that lists them.
 //!
-//! To add one: write its file with a unit struct that implements [`Codec`], and name it in [`CODECS`]
-//! (and in `tensor::DType`, where its block is described). Layouts of ggml's types: its `ggml-common.h`;
-//! algorithms: `quantize_row_*` and `dequantize_row_*` in `ggml-quants.c`. The others name their source.
+//! To add a type: write its file with a unit struct that implements [`Codec`], and add it to [`CODECS`] (and to
+//! `tensor::DType`, which describes its block). Layouts of ggml's types: its `ggml-common.h`; algorithms:
+//! `quantize_row_*` and `dequantize_row_*` in `ggml-quants.c`. The other types name their source.
 
 use tensor::DType;
 
@@ -56,7 +56,7 @@ static CODECS: [&dyn AnyCodec; 18] = [
     &sfp8::Sfp8,
 ];
 
-/// The codec of a type, if it has one.
+/// The codec of a type, if there is one.
 pub(crate) fn codec(dtype: DType) -> Option<&'static dyn AnyCodec> {
     CODECS.into_iter().find(|codec| codec.dtype() == dtype)
 }
@@ -64,15 +64,15 @@ pub(crate) fn codec(dtype: DType) -> Option<&'static dyn AnyCodec> {
 /// Rows to encode.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
-    /// Whole rows, of whole blocks.
+    /// Whole rows that consist of whole blocks.
     pub(crate) x: &'a [f32],
-    /// Values of a row.
+    /// Number of values in a row.
     pub(crate) cols: usize,
-    /// A weight a column.
+    /// One weight for each column.
     pub(crate) importance: Option<&'a [f32]>,
 }
 
-/// A run of blocks that may be encoded together, and the weights of its values.
+/// Consecutive blocks that may be encoded together, and the weights of their values.
 #[derive(Clone, Copy)]
 pub(crate) struct Run<'a> {
     pub(crate) x: &'a [f32],
@@ -80,7 +80,8 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Without importance blocks are independent: one run of everything. With it, each row begins with the first weight.
+    /// Without importance blocks are independent: one run has all values. With importance each row is a run, because
+    /// its weights begin anew.
     #[inline(always)]
     pub(crate) fn runs(&self) -> impl Iterator<Item = Run<'a>> {
         let run = if self.importance.is_some() { self.cols } else { self.x.len() };
@@ -89,10 +90,10 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// How a type encodes and decodes.
+/// Encoder and decoder of a type.
 ///
-/// `encode` and `decode` must be `#[inline(always)]`, as must be what they call in their loops:
-/// they are compiled once for each [`Simd`] level, inside a function that enables it.
+/// `encode` and `decode` must be `#[inline(always)]`, as must be the functions that they call in loops: they are
+/// compiled once for each [`Simd`] level, inside a function that enables it.
 pub(crate) trait Codec: Sync {
     const DTYPE: DType;
 
@@ -104,19 +105,19 @@ pub(crate) trait Codec: Sync {
     fn invalid_block(bytes: &[u8]) -> Option<usize>;
 }
 
-/// The first block with a value that is not finite among the f16 at the byte offsets `at`.
+/// The first block with a non-finite value among the f16 at the byte offsets `at`.
 pub(crate) fn invalid_f16<const BYTES: usize>(bytes: &[u8], at: &[usize]) -> Option<usize> {
     first_bad(bytes.as_chunks::<BYTES>().0, |block: [u8; BYTES]| {
         at.iter().any(|&at| block[at + 1] & 0x7c == 0x7c)
     })
 }
 
-/// A [`Codec`] whose level is chosen at run time.
+/// A [`Codec`] with the SIMD level as an argument.
 pub(crate) trait AnyCodec: Sync {
     fn dtype(&self) -> DType;
-    /// Panics when the CPU lacks the level.
+    /// Panics if the CPU lacks the level.
     fn encode(&self, simd: Simd, rows: &Rows<'_>, out: &mut [u8]);
-    /// Panics when the CPU lacks the level.
+    /// Panics if the CPU lacks the level.
     fn decode(&self, simd: Simd, bytes: &[u8], out: &mut [f32]);
     fn invalid_block(&self, bytes: &[u8]) -> Option<usize>;
 }

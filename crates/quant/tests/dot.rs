@@ -1,15 +1,15 @@
-//! Dot products of stored rows: the same bits at every level, and what decoding says they are.
+//! Dot products with stored rows: the same bits at every level, and equal to those of decoded rows.
 
 use quant::{DOT_VECTORS, Simd};
 use tensor::DType;
 use testkit::SplitMix64;
 
-/// Numbers around 0 that repeat after a long time.
+/// Numbers around 0 with a long period.
 fn fill(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|n| ((n * 7919 + seed) % 1009) as f32 / 504.0 - 1.0 + (n % 13) as f32 * 1e-4).collect()
 }
 
-/// The definition, once more: 32 lanes, folded in halves.
+/// A second implementation of the definition: 32 lanes, folded in halves.
 fn defined(w: &[f32], x: &[f32]) -> f32 {
     let mut lanes = [0.0; 32];
     for (i, (w, x)) in w.iter().zip(x).enumerate() {
@@ -27,7 +27,8 @@ fn defined(w: &[f32], x: &[f32]) -> f32 {
 fn every_level_gives_the_bits_of_the_definition() {
     for &dtype in DType::ALL.iter().filter(|&&dtype| quant::can_encode(dtype)) {
         let block = dtype.block_len();
-        // one block, an odd number of them, a row of E2B; of the plain types also what is no multiple of anything
+        // one block, an odd number of blocks, a row of E2B; for the plain types also lengths that are not multiples of
+        // 32
         let odd = if block == 1 { vec![1, 31, 33, 77, 300] } else { vec![] };
         for cols in [block, 5 * block, 1536].into_iter().chain(odd).filter(|cols| cols % block == 0) {
             let rows = 3;
@@ -52,7 +53,7 @@ fn every_level_gives_the_bits_of_the_definition() {
     }
 }
 
-/// Blocks of any bytes: all codes, all scales, those of which the encoders make no use included.
+/// Blocks of random bytes: all codes and all scales, including those that the encoders never write.
 #[test]
 fn any_bytes_give_the_bits_of_the_definition_where_they_are_numbers() {
     let mut random = SplitMix64(1);
@@ -77,7 +78,7 @@ fn any_bytes_give_the_bits_of_the_definition_where_they_are_numbers() {
                 }
             }
         }
-        // of the plain types nearly every row has a value that is no number, or too large
+        // in the plain types nearly every row has a value that is NaN, infinite or too large
         assert!(numbers > 0 || !dtype.is_quantized(), "{dtype}");
     }
 }

@@ -1,4 +1,4 @@
-//! F8_E4M3 equal to torch's, at every level. The vectors and how they were made: `fixtures/golden/f8_e4m3/README.md`.
+//! F8_E4M3 equals torch's, at every level. Vectors and provenance: `fixtures/golden/f8_e4m3/README.md`.
 
 use quant::{Simd, first_beyond, invalid_block, largest};
 use tensor::DType;

@@ -1,4 +1,4 @@
-//! Rounding with error feedback: blocks are what they are said to be, on every vector level, and better than without.
+//! Quantization with error feedback: valid blocks at every SIMD level, with a smaller error than without feedback.
 
 use quant::{PANEL, Panel, Simd};
 use tensor::DType;
@@ -16,13 +16,13 @@ const TYPES: [DType; 9] = [
     DType::Q6_K,
 ];
 
-/// Numbers like weights: about normal, some of them large.
+/// Numbers like weights: roughly normal, with some outliers.
 fn weights(seed: u64) -> Vec<f32> {
     let mut random = SplitMix64(seed);
     (0..PANEL).map(|_| (0..6).map(|_| random.uniform() / 2.0).sum::<f32>() * 0.03).collect()
 }
 
-/// M where each value goes together with those after it, the less the farther they are.
+/// M with feedback to all later values, decreasing with distance.
 fn feedback(strength: f32) -> Vec<f32> {
     let mut m = vec![0.0; PANEL * PANEL];
     for i in 0..PANEL {
@@ -47,7 +47,7 @@ fn round(
     (bytes, values)
 }
 
-/// Σ Dᵢ·(Σ_{j≤i} (ŵⱼ − wⱼ)·Mⱼᵢ)²: the error that feedback is to make small.
+/// Σ Dᵢ·(Σ_{j≤i} (ŵⱼ − wⱼ)·Mⱼᵢ)²: the error that feedback minimises.
 fn loss(weights: &[f32], values: &[f32], feedback: &[f32], importance: &[f32]) -> f64 {
     let errors: Vec<f64> = values.iter().zip(weights).map(|(v, w)| f64::from(v - w)).collect();
     let sum = |i: usize| {
@@ -79,7 +79,7 @@ fn the_values_are_those_of_the_bytes_on_every_level() {
     }
 }
 
-/// Without feedback it is a search for scales, at least as good as ggml's; with it, it must be much better than that.
+/// Without feedback it is a scale search, at least as good as ggml's; with feedback it must be much better.
 #[test]
 fn errors_are_smaller_than_those_of_the_plain_search() {
     let importance = vec![1.0; PANEL];

@@ -1,11 +1,11 @@
 //! Bytes and values equal to those of stock ggml, for every type, with and without importance, at every level.
 //!
-//! The vectors, what they contain and how they were made: `fixtures/ggml-quants/README.md`.
+//! Contents and provenance of the vectors: `fixtures/ggml-quants/README.md`.
 
 use quant::Simd;
 use tensor::DType;
 
-/// Rows of a golden folder come in ten groups; a group shares its importance.
+/// The rows of a golden folder are in ten groups; a group shares its importance.
 const GROUPS: usize = 10;
 
 const BLOCKS_OF_32: [DType; 7] =
@@ -25,7 +25,7 @@ fn read_u16(name: &str) -> Vec<u16> {
     read(name).as_chunks().0.iter().map(|b| u16::from_le_bytes(*b)).collect()
 }
 
-/// What `encode` makes of a golden input, group by group.
+/// Encodes a golden input, group by group.
 fn encode(simd: Simd, dtype: DType, cols: usize, x: &[f32], weights: Option<&[f32]>) -> Vec<u8> {
     let mut out = vec![0; x.len() / dtype.block_len() * dtype.block_bytes()];
     let (group, bytes) = (x.len() / GROUPS, out.len() / GROUPS);
@@ -80,7 +80,7 @@ fn encodes_rows_of_704_as_ggml() {
     check_folder("n704", 704, &BLOCKS_OF_32);
 }
 
-/// Subnormal, huge, tied and flat values: where casts, overflows and NaN decide.
+/// Subnormal, huge, tied and flat values, which depend on casts, overflows and NaN.
 #[test]
 fn encodes_extremes_as_ggml() {
     check_folder("extremes", 1536, &[&BLOCKS_OF_32[..], &BLOCKS_OF_256[..]].concat());

@@ -1,11 +1,11 @@
-//! Every level gives the bytes of the scalar one, on rows the goldens do not have: odd numbers of blocks and
-//! super-blocks, values at both ends of the range of floats, and scales beyond f16.
+//! Every level gives the bytes of the scalar level, on rows that the golden files lack: odd numbers of blocks and
+//! super-blocks, values at both ends of the float range, and scales beyond f16.
 
 use quant::Simd;
 use tensor::DType;
 use testkit::SplitMix64;
 
-/// Rows of different kinds; the kind changes every 256 values, and within it some blocks of 32 are zero.
+/// Rows of different kinds; the kind changes every 256 values, and some blocks of 32 are zero.
 fn values(random: &mut SplitMix64, n: usize) -> Vec<f32> {
     let mut kind = 0;
     let mut zero = false;
@@ -41,7 +41,7 @@ fn values(random: &mut SplitMix64, n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// As importance comes: of all sizes, never negative, and some columns never seen.
+/// Importance of all magnitudes, never negative, and zero for some columns.
 fn importance(random: &mut SplitMix64, cols: usize) -> Vec<f32> {
     (0..cols)
         .map(|_| {

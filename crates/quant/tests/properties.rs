@@ -1,13 +1,13 @@
-//! What holds for any row: no panic whatever is finite, errors within what the type promises, and a row that was stored
-//! and read is stored as the same bytes again.
+//! Properties of any row: no panic for finite values, errors within the bounds of the type, and a decoded row encodes
+//! to the same bytes again.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use quant::{Simd, can_encode, decode, encode};
 use tensor::DType;
 
-/// The largest error of each type, as a part of the largest magnitude of its block, when no importance steers the
-/// search. Half a step where all steps are alike; of the K types, what the rounding of group scales and minima adds.
+/// The largest error of each type relative to the largest magnitude of its block, without importance. Half a step where
+/// all steps are equal; for the K types plus the quantization error of group scales and minima.
 const BOUNDS: [(DType, f32); 12] = [
     (DType::Q4_0, 0.126),
     (DType::Q4_1, 0.069),
@@ -23,7 +23,7 @@ const BOUNDS: [(DType, f32); 12] = [
     (DType::IQ4_XS, 0.22),
 ];
 
-/// The relative error of floats: half a step of the mantissa. Below the smallest normal, half a step of that.
+/// The relative error of floats: half a step of the mantissa. Below the smallest normal, half a step of the subnormals.
 const FLOATS: [(DType, f32, f32, f32); 4] = [
     (DType::F32, 0.0, 0.0, f32::MAX),
     (DType::F16, 1.0 / 2048.0, 3.0e-8, 65504.0),
@@ -31,7 +31,7 @@ const FLOATS: [(DType, f32, f32, f32); 4] = [
     (DType::F8_E4M3, 1.0 / 16.0, 1.0 / 1024.0, 448.0),
 ];
 
-/// Two blocks of 256, the largest of any type.
+/// Two blocks of 256, the largest block of any type.
 const COLS: usize = 512;
 
 fn finite() -> impl Strategy<Value = f32> {
@@ -47,7 +47,7 @@ fn finite() -> impl Strategy<Value = f32> {
     ]
 }
 
-/// Weights as models have them, of any common size, some of them zero or far out.
+/// Weights as in models, of any common magnitude, some of them zero or outliers.
 fn weights() -> impl Strategy<Value = Vec<f32>> {
     let value = prop_oneof![12 => -1.0f32..1.0, 2 => Just(0.0), 1 => -8.0f32..8.0];
     (vec(value, COLS), -3i32..4)
@@ -111,7 +111,7 @@ proptest! {
 
     #[test]
     fn what_was_read_is_stored_as_the_same_bytes(row in weights()) {
-        // Types with searches may find another scale for what they made themselves.
+        // Types with scale searches may find another scale for their own output.
         for dtype in [DType::F32, DType::F16, DType::BF16, DType::F8_E4M3, DType::SFP8, DType::Q4_0, DType::Q5_0, DType::Q8_0] {
             let once = read(dtype, &stored(dtype, &row, None));
             let twice = read(dtype, &stored(dtype, &once, None));

@@ -1,4 +1,4 @@
-//! SFP8 equal to gemma.cpp's, at every level. The vectors and how they were made: `fixtures/golden/sfp8/README.md`.
+//! SFP8 equals gemma.cpp's, at every level. Vectors and provenance: `fixtures/golden/sfp8/README.md`.
 
 use quant::{Simd, first_beyond, invalid_block, largest, max_abs, sfp8_divide, sfp8_scale};
 use tensor::DType;
@@ -43,7 +43,7 @@ fn decodes_as_gemma_cpp() {
     }
 }
 
-/// Every BF16, with different ends that make an f32 of it: they are cut off.
+/// Every BF16, with different low bits that make it an f32: they are truncated.
 #[test]
 fn encodes_every_bf16_as_gemma_cpp() {
     let expected = read("encode_bf16.u8");
@@ -104,7 +104,7 @@ fn every_value_has_one_code_and_the_reserved_one_is_invalid() {
     assert_eq!(invalid_block(DType::SFP8, &[0, 0x7f, RESERVED, 0xff, RESERVED]), Some(2));
 }
 
-/// All of them, not only those of which gemma.cpp makes sense: BF16 patterns, their neighbours, random bits.
+/// All values, not only those that gemma.cpp supports: BF16 patterns, their neighbours, random bits.
 #[test]
 fn levels_agree() {
     let mut random = SplitMix64(1);

@@ -19,7 +19,7 @@ fn finds_the_first_value_that_is_not_finite() {
 
 #[test]
 fn finds_the_first_block_with_a_scale_that_is_not_finite() {
-    // Scales of these are beyond f16 (MXFP4's exponents are not).
+    // The scales of these are beyond f16 (MXFP4's exponents are not).
     let blocks = 300;
     for &dtype in DType::ALL.iter().filter(|t| t.is_quantized() && **t != DType::MXFP4) {
         let mut x: Vec<f32> = (0..blocks * dtype.block_len()).map(|i| (i % 7) as f32 - 3.0).collect();
@@ -36,7 +36,7 @@ fn finds_the_first_block_with_a_scale_that_is_not_finite() {
 
 #[test]
 fn knows_the_bad_patterns_of_each_type() {
-    // Type, bytes of one block before the pattern, pattern, bad or not.
+    // Type, bytes of one block before the pattern, pattern, true if invalid.
     let cases: &[(DType, usize, &[u8], bool)] = &[
         (DType::F32, 0, &[0, 0, 0x80, 0x7f], true),
         (DType::F32, 0, &[1, 0, 0x80, 0xff], true),

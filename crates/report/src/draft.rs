@@ -1,4 +1,4 @@
-//! What a draft model is worth, in all forms: sentences, a table of burst sizes, a plot.
+//! The report of a draft model in all forms: sentences, a table of burst sizes, a plot.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use super::tables::{Align, Cell, Grid, cell, exact, models_of};
 use super::{html, markdown, number, plots, text};
 use crate::table::grouped;
 
-/// For a terminal: the verdict last, where it is seen.
+/// The report for a terminal. The verdict comes last, where it stays visible.
 pub fn draft_text(report: &DraftReport) -> String {
     let mut out = text::render(&models(report));
     let _ = write!(
@@ -22,7 +22,7 @@ pub fn draft_text(report: &DraftReport) -> String {
     out
 }
 
-/// For the summary of a CI run.
+/// The report as Markdown, for the summary of a CI run.
 pub fn draft_markdown(report: &DraftReport) -> String {
     let mut out =
         format!("### {}\n\n{}\n", markdown::escape(&verdict(report)), markdown::render(&models(report)));
@@ -33,9 +33,9 @@ pub fn draft_markdown(report: &DraftReport) -> String {
     out
 }
 
-/// A page that needs nothing else.
+/// The report as a self-contained HTML page.
 pub fn draft_html(report: &DraftReport) -> String {
-    let mut page = html::open(&format!("Worth of {}", report.draft.path));
+    let mut page = html::open(&format!("Draft model {}", report.draft.path));
     html::verdict(&mut page, report.measured.same_text, &verdict(report));
     html::list(&mut page, &sentences(report));
     html::section(&mut page, "Models", &models(report));
@@ -48,10 +48,10 @@ pub fn draft_html(report: &DraftReport) -> String {
 fn verdict(report: &DraftReport) -> String {
     let best = report.bursts.get(report.best.wrapping_sub(1));
     let implied = best.map_or(0.0, |best| best.implied);
-    let same = if report.measured.same_text { "the same text" } else { "ANOTHER TEXT" };
+    let same = if report.measured.same_text { "the same text" } else { "DIFFERENT TEXT" };
     format!(
-        "{} at a time: {same}, {} times as fast as the target alone ({} by what was measured of its parts)",
-        number::count(report.best, "guess", "guesses"),
+        "{} per burst: {same}, {} times as fast as the target alone ({} predicted from the measured costs)",
+        number::count(report.best, "draft token", "draft tokens"),
         number::significant(report.measured.speedup),
         number::significant(implied),
     )
@@ -61,22 +61,22 @@ fn sentences(report: &DraftReport) -> Vec<String> {
     let measured = &report.measured;
     vec![
         format!(
-            "the likeliest token is the target's at {} of {} tokens of text",
+            "the most probable token is the target's at {} of {} tokens of text",
             number::share(report.top1),
             grouped(report.tokens)
         ),
         format!(
-            "a guess drawn at temperature 1 is taken with a probability of {}",
+            "a draft token sampled at temperature 1 is accepted with a probability of {}",
             number::share(report.acceptance)
         ),
         format!(
-            "a guess takes {}, a step of the target {}: {} of it",
+            "a draft token takes {}, a step of the target {}: a cost of {}",
             time(report.draft_seconds),
             time(report.target_seconds),
             number::percent(report.cost)
         ),
         format!(
-            "{} tokens were said in {}, alone in {}; {} of {} guesses were taken",
+            "{} tokens were generated in {}, by the target alone in {}; {} of {} draft tokens were accepted",
             grouped(report.said),
             number::duration(measured.seconds),
             number::duration(measured.alone_seconds),
@@ -94,15 +94,15 @@ fn models(report: &DraftReport) -> Grid {
     models_of([("draft", &report.draft), ("target", &report.target)])
 }
 
-/// A row a burst size; the best stands out.
+/// One row per burst size; the best is highlighted.
 fn bursts(report: &DraftReport) -> Grid {
     let names = [
-        "guesses at a time",
-        "taken of them",
-        "tokens a pass",
+        "burst size",
+        "accepted",
+        "tokens per pass",
         "cost of a pass",
         "speed-up",
-        "if a pass cost 1",
+        "speed-up if a pass cost 1",
     ];
     let head =
         names.into_iter().chain(["the same at temperature 1"]).map(|name| (name, Align::Right)).collect();

@@ -1,5 +1,5 @@
-//! The report as one page that needs nothing else: no script, no font, no image, no request. Its content security
-//! policy has the browser see to that, whatever a file's names hold.
+//! The report as a self-contained HTML page: no script, no font, no image, no request. Its content security policy
+//! makes the browser enforce that, whatever the names in a file contain.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ const STYLE: &str = include_str!("page.css");
 /// The most findings that are shown.
 const FINDINGS: usize = 100;
 
-/// Verdict, findings, figures, plots, tables.
+/// The HTML page of a verification: verdict, findings, figures, plots, tables.
 pub fn html(report: &Report) -> String {
     let title = format!("Verification of {}", report.artifact.path);
     let mut page = open(&title);
@@ -27,7 +27,7 @@ pub fn html(report: &Report) -> String {
         let _ = writeln!(page, "<p>{}</p>", escape(&rest));
     }
     section(&mut page, "Figures", &tables::figures(report));
-    section(&mut page, "What was verified", &tables::models(report));
+    section(&mut page, "Models", &tables::models(report));
     list(&mut page, &tables::steps(report));
     plots_and_tables(&mut page, report);
     let times = match tables::times(report) {
@@ -38,7 +38,7 @@ pub fn html(report: &Report) -> String {
     page
 }
 
-/// The beginning of a page, to its heading.
+/// The beginning of a page, up to its heading.
 pub(super) fn open(title: &str) -> String {
     let title = escape(title);
     format!(
@@ -50,13 +50,13 @@ pub(super) fn open(title: &str) -> String {
     )
 }
 
-/// A sentence that says how it went.
+/// The sentence with the verdict.
 pub(super) fn verdict(page: &mut String, good: bool, text: &str) {
     let class = if good { "pass" } else { "fail" };
     let _ = writeln!(page, "<p class=\"verdict {class}\">{}</p>", escape(text));
 }
 
-/// A sentence each; nothing if there are none.
+/// A list of sentences; nothing if there are none.
 pub(super) fn list(page: &mut String, lines: &[String]) {
     if lines.is_empty() {
         return;
@@ -109,12 +109,12 @@ pub(super) fn figure(page: &mut String, plot: Option<Plot>) {
     };
 }
 
-/// What is wider than the screen moves on its own, by keyboard too.
+/// A section that scrolls horizontally, also by keyboard, if its content is wider than the screen.
 fn scroll(label: &str) -> String {
     format!("<section class=\"scroll\" tabindex=\"0\" aria-label=\"{}\">\n", escape(label))
 }
 
-/// A heading and a table; nothing if that is empty.
+/// A heading and a table; nothing if the table is empty.
 pub(super) fn section(page: &mut String, title: &str, grid: &Grid) {
     if grid.rows.is_empty() {
         return;
@@ -132,7 +132,7 @@ pub(super) fn section(page: &mut String, title: &str, grid: &Grid) {
         page.push_str("<tr>");
         for (index, (shown, (_, align))) in row.iter().zip(&grid.head).enumerate() {
             let (open, close) = if index == 0 { ("th scope=\"row\"", "th") } else { ("td", "td") };
-            // Prose gets room before the table starts to scroll.
+            // Long text gets a minimum width before the table starts to scroll.
             let prose = *align == Align::Left && shown.text.chars().count() > 24;
             let class = if prose { " class=\"w\"" } else { right(*align) };
             let _ = write!(page, "<{open}{class}{}</{close}>", cell(shown));
@@ -142,7 +142,7 @@ pub(super) fn section(page: &mut String, title: &str, grid: &Grid) {
     page.push_str("</tbody>\n</table>\n</section>\n");
 }
 
-/// The rest of a cell's tag and its content.
+/// The rest of a cell's opening tag, and its content.
 fn cell(cell: &Cell) -> String {
     let title = cell.title.as_ref().map(|title| format!(" title=\"{}\"", escape(title))).unwrap_or_default();
     let text = escape(&cell.text);

@@ -1,14 +1,15 @@
-//! Reports for people, of a verification and of a draft model: on a terminal, as Markdown, as one HTML page.
+//! Presentation of verification reports and draft model reports: on a terminal, as Markdown, as an HTML page.
 //!
 //! | file | idea |
 //! |---|---|
-//! | `number.rs` | how numbers are written, and which characters of a stranger's name are not |
-//! | `tables.rs` | what is said: the verdict and the tables, the same in each form |
-//! | `text.rs`, `markdown.rs`, `html.rs` | the three forms |
-//! | `scale.rs`, `svg.rs`, `plots/` | the plots of the page, one file a plot |
+//! | `number.rs` | formatting of numbers; removal of control characters from names |
+//! | `tables.rs` | the verdict and the tables, common to all forms |
+//! | `text.rs`, `markdown.rs`, `html.rs` | the three forms: terminal, Markdown, HTML |
+//! | `scale.rs`, `svg.rs`, `plots/` | the plots of the HTML page, one file per plot |
 //! | `draft.rs` | the report of a draft model in all forms |
 //!
-//! [`Report`](::verify::Report) is the only input of the first, [`DraftReport`](::draft::DraftReport) of the other. The JSON of `--json` is that structure itself: `docs/report.md`.
+//! The only inputs are [`Report`](::verify::Report) and [`DraftReport`](::draft::DraftReport). The JSON of `--json` is
+//! these structures themselves: `docs/report.md`.
 
 mod draft;
 mod html;

@@ -1,4 +1,4 @@
-//! The report as GitHub's Markdown, short: for the summary of a CI run.
+//! The report as short GitHub Markdown, for the summary of a CI run.
 
 use std::fmt::Write;
 
@@ -10,14 +10,14 @@ use super::tables::{self, Align, Cell, Grid};
 /// The most findings that are shown; a summary may have 1 MiB.
 const FINDINGS: usize = 20;
 
-/// A verdict line, findings, figures; models, roles and times in a fold.
+/// The Markdown of a verification: headline, verdict, models, figures, findings; steps, roles and times are folded.
 pub fn markdown(report: &Report) -> String {
     let mark = match report.outcome {
         Outcome::Passed => "✅",
         Outcome::CheckedAlone => "☑️",
         Outcome::Failed => "❌",
     };
-    // a summary may hold text before and after: a heading needs empty lines around it
+    // a summary may have text before and after: a heading needs empty lines around it
     let mut text = format!(
         "\n### {mark} {}\n\n{}\n\n{}",
         escape(&tables::headline(report)),
@@ -33,7 +33,7 @@ pub fn markdown(report: &Report) -> String {
     if let Some(rest) = rest {
         let _ = writeln!(text, "\n{}", escape(&rest));
     }
-    text.push_str("\n<details><summary>What was compared</summary>\n\n");
+    text.push_str("\n<details><summary>Steps and roles</summary>\n\n");
     for line in tables::steps(report) {
         let _ = writeln!(text, "- {}", escape(&line));
     }
@@ -69,7 +69,7 @@ fn cell(cell: &Cell) -> String {
     }
 }
 
-/// A name in a table: in backticks, more of them than it has in a row itself.
+/// A name as code in a table, in more backticks than the longest run of them in the name.
 fn code(text: &str) -> String {
     if text.is_empty() {
         return String::new();
@@ -81,7 +81,7 @@ fn code(text: &str) -> String {
     format!("{fence}{gap}{text}{gap}{fence}")
 }
 
-/// Words that stand for nothing but themselves.
+/// Text with escaped Markdown characters.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for c in base::visible(text).chars() {

@@ -1,4 +1,4 @@
-//! How numbers are written, and which characters of a name are shown.
+//! Formatting of numbers, and removal of control characters from names.
 
 use crate::table::grouped;
 
@@ -7,7 +7,7 @@ pub(super) fn significant(value: f64) -> String {
     digits(value, 3)
 }
 
-/// Five significant digits: `19.812`; two perplexities differ little.
+/// Five significant digits, because two perplexities differ little: `19.812`.
 pub(super) fn perplexity(value: f64) -> String {
     digits(value, 5)
 }
@@ -27,13 +27,13 @@ fn digits(value: f64, digits: usize) -> String {
     }
 }
 
-/// A share with two decimals; one that is not whole is never written as such.
+/// A share as a percentage with two decimals; only exactly 1 gives `100.00 %`.
 pub(super) fn share(value: f64) -> String {
     let percent = format!("{:.2} %", value * 100.0);
     if value < 1.0 && percent == "100.00 %" { "> 99.99 %".to_owned() } else { minus(percent) }
 }
 
-/// A relative error or a change of a probability: three significant digits of a percentage.
+/// A relative error or a change of a probability: a percentage with three significant digits.
 pub(super) fn percent(value: f64) -> String {
     format!("{} %", significant(value * 100.0))
 }
@@ -43,21 +43,21 @@ pub(super) fn ratio(value: f64) -> String {
     if (0.1..10.0).contains(&value) { format!("{value:.4}") } else { significant(value) }
 }
 
-/// A cosine; one that is not 1 is never written as such.
+/// A cosine with six decimals; only exactly 1 gives `1.000000`.
 pub(super) fn cosine(value: f64) -> String {
     let text = format!("{value:.6}");
     if value < 1.0 && text == "1.000000" { "> 0.999999".to_owned() } else { minus(text) }
 }
 
-/// Binary units: `402 MiB`.
+/// A size in binary units: `402 MiB`.
 pub(super) fn bytes(count: u64) -> String {
     let (unit, name) = byte_unit(count as f64);
     if unit == 1.0 { format!("{count} B") } else { format!("{} {name}", significant(count as f64 / unit)) }
 }
 
-/// The largest binary unit that a number of bytes fills, and its name.
+/// The binary unit for a number of bytes, in bytes, and its name.
 pub(super) fn byte_unit(count: f64) -> (f64, &'static str) {
-    // A number that rounds to 1024 of a unit is one of the next.
+    // A number that rounds to 1024 of a unit takes the next unit.
     [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")]
         .into_iter()
         .map(|(power, name)| (f64::from(power).exp2(), name))
@@ -65,12 +65,12 @@ pub(super) fn byte_unit(count: f64) -> (f64, &'static str) {
         .unwrap_or((1.0, "B"))
 }
 
-/// Exact, for a title: `1,234,567 bytes`.
+/// The exact size, for a tooltip: `1,234,567 bytes`.
 pub(super) fn exact_bytes(count: u64) -> String {
     format!("{} bytes", grouped(count))
 }
 
-/// `80 ms`, `3.4 s`, `2 min 5 s`, `1 h 2 min`.
+/// A duration: `80 ms`, `3.4 s`, `2 min 5 s`, `1 h 2 min`.
 pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match seconds {
@@ -81,7 +81,7 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
-/// As short as it can be, for round numbers on an axis: `0.05`, `1e-6`, `2,000`.
+/// The shortest form of a round number on an axis: `0.05`, `1e-6`, `2,000`.
 pub(super) fn tick(value: f64) -> String {
     let scientific = format!("{value:e}");
     match scientific.rsplit_once('e').and_then(|(_, digits)| digits.parse::<i32>().ok()) {
@@ -92,7 +92,7 @@ pub(super) fn tick(value: f64) -> String {
     }
 }
 
-/// `1 token`, `2 tokens`.
+/// A number with its noun: `1 token`, `2 tokens`.
 pub(super) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{} {}", grouped(number as u64), if number == 1 { one } else { many })
 }
@@ -101,8 +101,8 @@ fn minus(text: String) -> String {
     text.replace('-', "−").replace("e−", "e-")
 }
 
-/// A name or path from a stranger's file, without what a terminal or a browser would act on: control characters and
-/// those that change the direction of writing.
+/// A name or path from an untrusted file, without characters that act on a terminal or a browser: control characters
+/// and those that change the direction of writing.
 pub(super) fn plain(text: &str) -> String {
     let acts = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if acts(c) { '\u{fffd}' } else { c }).collect()

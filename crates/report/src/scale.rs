@@ -1,6 +1,6 @@
-//! Axes: from a value to a place, and the round numbers on the way.
+//! Axes: positions of values, and round numbers for ticks.
 
-/// An axis from `low` to `high`, drawn from `from` to `to`.
+/// An axis with values from `low` to `high` at coordinates from `from` to `to`.
 pub(super) struct Scale {
     log: bool,
     low: f64,
@@ -14,17 +14,17 @@ impl Scale {
         Scale { log: false, low, high, from, to }
     }
 
-    /// `0 < low < high`.
+    /// A logarithmic axis; `0 < low < high`.
     pub(super) fn log(low: f64, high: f64, from: f64, to: f64) -> Scale {
         Scale { log: true, low, high, from, to }
     }
 
-    /// Where a value is; beyond the ends it is at the end.
+    /// The coordinate of a value, clamped to the ends.
     pub(super) fn at(&self, value: f64) -> f64 {
         self.from + (self.to - self.from) * self.part(value)
     }
 
-    /// How far along a value is, from 0 to 1.
+    /// The position of a value between the ends, from 0 to 1.
     pub(super) fn part(&self, value: f64) -> f64 {
         let part = if self.log {
             (value.log10() - self.low.log10()) / (self.high.log10() - self.low.log10())
@@ -34,7 +34,7 @@ impl Scale {
         part.clamp(0.0, 1.0)
     }
 
-    /// Round numbers between the ends, about as many as asked for, at least two if the ends are round or far apart.
+    /// Round numbers between the ends: about `most`, and at least two if the ends are round or far apart.
     pub(super) fn ticks(&self, most: usize) -> Vec<f64> {
         if !self.log {
             return linear_ticks(self.low, self.high, most);
@@ -60,12 +60,12 @@ impl Scale {
     }
 }
 
-/// `mantissa × 10^power`, rounded once, so that `2e-5` is written as that.
+/// `mantissa × 10^power`, rounded once, so that it prints as `2e-5`.
 fn shifted(mantissa: f64, power: i32) -> f64 {
     format!("{mantissa}e{power}").parse().unwrap_or(f64::MAX)
 }
 
-/// Multiples of 1, 2 or 5 times a power of ten.
+/// Ticks at multiples of 1, 2 or 5 times a power of ten.
 fn linear_ticks(low: f64, high: f64, most: usize) -> Vec<f64> {
     let rough = (high - low) / most.max(1) as f64;
     let power = rough.log10().floor() as i32;
@@ -77,7 +77,7 @@ fn linear_ticks(low: f64, high: f64, most: usize) -> Vec<f64> {
     (first..=last).take(2 * most + 2).map(|index| shifted(index as f64 * mantissa, power)).collect()
 }
 
-/// The next number not above `value` that is 1, 2 or 5 times a power of ten; `value` is positive.
+/// The largest number of at most `value` that is 1, 2 or 5 times a power of ten; `value` is positive.
 pub(super) fn round_below(value: f64) -> f64 {
     let power = value.log10().floor() as i32;
     let candidates = [(5.0, power), (2.0, power), (1.0, power), (5.0, power - 1)];
@@ -85,7 +85,7 @@ pub(super) fn round_below(value: f64) -> f64 {
     round.unwrap_or(value).max(f64::MIN_POSITIVE)
 }
 
-/// The next number not below `value` that is 1, 2 or 5 times a power of ten; `value` is positive.
+/// The smallest number of at least `value` that is 1, 2 or 5 times a power of ten; `value` is positive.
 pub(super) fn round_above(value: f64) -> f64 {
     let power = value.log10().floor() as i32;
     let candidates = [(1.0, power), (2.0, power), (5.0, power), (1.0, power + 1), (2.0, power + 1)];

@@ -1,14 +1,14 @@
-//! Writing SVG: the elements that the plots are made of. Colours are classes of the page's style sheet, so that one
-//! drawing serves light and dark.
+//! An SVG writer with the elements of the plots. Colours are classes of the page's style sheet, so one drawing works in
+//! light and dark mode.
 
 use std::fmt::{self, Write};
 
-/// A drawing inside a page.
+/// An SVG drawing embedded in a page.
 pub(super) struct Svg {
     out: String,
 }
 
-/// Where a text is anchored.
+/// The anchor of a text.
 #[derive(Clone, Copy)]
 pub(super) enum Anchor {
     Start,
@@ -16,7 +16,7 @@ pub(super) enum Anchor {
     End,
 }
 
-/// A coordinate with one decimal, without a needless zero.
+/// A coordinate with one decimal, without a trailing zero.
 struct At(f64);
 
 impl fmt::Display for At {
@@ -27,7 +27,7 @@ impl fmt::Display for At {
 }
 
 impl Svg {
-    /// `label` says what the drawing shows to who cannot see it.
+    /// An empty drawing. `label` describes it for screen readers.
     pub(super) fn new(width: f64, height: f64, label: &str) -> Svg {
         let label = escape(label);
         let out = format!(
@@ -43,7 +43,7 @@ impl Svg {
             writeln!(self.out, "<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>");
     }
 
-    /// A rectangle, with a title that appears when it is pointed at unless that is empty.
+    /// A rectangle with a tooltip, unless `title` is empty.
     pub(super) fn rect(&mut self, class: &str, [x, y]: [f64; 2], [width, height]: [f64; 2], title: &str) {
         let (x, y, width, height) = (At(x), At(y), At(width), At(height));
         let _ = write!(
@@ -66,7 +66,7 @@ impl Svg {
         };
     }
 
-    /// Straight lines from point to point.
+    /// A polyline through the points.
     pub(super) fn path(&mut self, class: &str, points: &[[f64; 2]]) {
         let _ = write!(self.out, "<path class=\"{class}\" d=\"");
         for (index, [x, y]) in points.iter().enumerate() {
@@ -91,7 +91,7 @@ impl Svg {
     }
 }
 
-/// Text as it may stand in an element or in a quoted attribute.
+/// Text escaped for an element or a quoted attribute.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in super::number::plain(text).chars() {

@@ -14,7 +14,7 @@ impl Table {
         Table { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
     }
 
-    /// What cells hold may come from a file: a cell is one line, and nothing in it acts on a terminal.
+    /// Adds a row. Cells may come from an untrusted file: each becomes one line without control characters.
     pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells.iter().map(|cell| base::visible_line(cell).into_owned()).collect());
     }
@@ -48,7 +48,7 @@ fn is_number(cell: &str) -> bool {
     cell.chars().all(|c| c.is_ascii_digit() || c == ',')
 }
 
-/// `1234567` → `1,234,567`.
+/// A number with thousands separators: `1234567` → `1,234,567`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

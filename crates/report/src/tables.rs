@@ -1,4 +1,4 @@
-//! What is said of a report: its verdict and its tables, before any form is given to them.
+//! The contents of a report, independent of the form: verdict and tables.
 
 use eval::{EvaluatedText, ModelInfo};
 use text::{Protocol, Scored};
@@ -7,12 +7,12 @@ use verify::{Compared, Finding, Outcome, Report, RoleError, Severity, Step, Tens
 use super::number;
 use crate::table::grouped;
 
-/// The most tensors that are listed as the worst.
+/// The most tensors in the list of the largest errors.
 const WORST: usize = 20;
-/// The most documents.
+/// The most documents in the list of the largest divergences.
 const DOCUMENTS: usize = 10;
 
-/// A table that each form draws in its way.
+/// A table, which each form renders.
 pub(super) struct Grid {
     pub(super) head: Vec<(&'static str, Align)>,
     pub(super) rows: Vec<Vec<Cell>>,
@@ -28,11 +28,11 @@ use Align::{Left, Right};
 #[derive(Default)]
 pub(super) struct Cell {
     pub(super) text: String,
-    /// The exact number.
+    /// Tooltip with the exact number.
     pub(super) title: Option<String>,
-    /// A name, not a word or a number.
+    /// Whether the text is a name.
     pub(super) code: bool,
-    /// What it says of the artifact: good or bad.
+    /// Whether the value is good or bad for the artifact.
     pub(super) good: Option<bool>,
 }
 
@@ -52,7 +52,8 @@ pub(super) fn exact(text: String, value: f64) -> Cell {
     Cell { title: Some(value.to_string()), ..cell(text) }
 }
 
-/// The artifact and its first figures: `model-q4_0.gguf: KL divergence 0.0044, 95.05 % same token, 4.93 bits a weight`.
+/// The artifact and its main figures:
+/// `model-q4_0.gguf: KL divergence 0.0044, 95.05 % same token, 4.93 bits per weight`.
 pub(super) fn headline(report: &Report) -> String {
     let path = std::path::Path::new(&report.artifact.path);
     let name =
@@ -65,7 +66,7 @@ pub(super) fn headline(report: &Report) -> String {
         figures.push(format!("{} same token", number::share(top1)));
     }
     if report.artifact.weights > 0 {
-        figures.push(format!("{:.2} bits a weight", report.artifact.bits_per_weight()));
+        figures.push(format!("{:.2} bits per weight", report.artifact.bits_per_weight()));
     }
     format!("{}: {}", number::plain(name), figures.join(", "))
 }
@@ -130,14 +131,14 @@ pub(super) fn severity(severity: Severity) -> &'static str {
     }
 }
 
-/// The gravest first, otherwise in the order in which they were found.
+/// Findings by severity, most severe first; otherwise in their order.
 pub(super) fn sorted(findings: &[Finding]) -> Vec<&Finding> {
     let mut sorted: Vec<_> = findings.iter().collect();
     sorted.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     sorted
 }
 
-/// The first findings, and what to say of the others.
+/// The first findings, and a sentence about the others.
 pub(super) fn findings(report: &Report, most: usize) -> (Grid, Option<String>) {
     let sorted = sorted(&report.findings);
     let mut head = vec![("severity", Left), ("step", Left), ("place", Left), ("problem", Left)];
@@ -169,16 +170,16 @@ pub(super) fn findings(report: &Report, most: usize) -> (Grid, Option<String>) {
     (Grid { head, rows: sorted.iter().take(most).map(row).collect() }, rest)
 }
 
-/// The artifact and its base.
+/// The models of a verification: artifact and base.
 pub(super) fn models(report: &Report) -> Grid {
     let base = report.base.as_ref().map(|base| ("base", base));
     models_of(std::iter::once(("artifact", &report.artifact)).chain(base))
 }
 
-/// Models, each with what it is here.
+/// A table of models, each with its role in the report.
 pub(super) fn models_of<'a>(models: impl IntoIterator<Item = (&'static str, &'a ModelInfo)>) -> Grid {
     let head =
-        vec![("", Left), ("model", Left), ("variant", Left), ("size", Right), ("bits a weight", Right)];
+        vec![("", Left), ("model", Left), ("variant", Left), ("size", Right), ("bits per weight", Right)];
     let head = head.into_iter().chain([("types", Left)]).collect();
     let row = |(what, model): (&'static str, &ModelInfo)| {
         let mut types: Vec<_> = model.types.iter().collect();
@@ -199,7 +200,7 @@ pub(super) fn models_of<'a>(models: impl IntoIterator<Item = (&'static str, &'a 
     Grid { head, rows: models.into_iter().map(row).collect() }
 }
 
-/// What was compared, a line a step.
+/// The comparisons, one line per step.
 pub(super) fn steps(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(structure) = &report.structure {
@@ -216,9 +217,9 @@ pub(super) fn steps(report: &Report) -> Vec<String> {
         ));
     }
     if let Some(tensors) = &report.tensors {
-        lines.push(format!("tensors: {} against the base", grouped(tensors.tensors.len() as u64)));
+        lines.push(format!("tensors: {} compared with the base", grouped(tensors.tensors.len() as u64)));
     } else if !report.compared && report.seconds.contains_key("tensors") {
-        lines.push("tensors: read for values that are not finite and for dead blocks".to_owned());
+        lines.push("tensors: checked for values that are not finite and for blocks of zeros".to_owned());
     }
     lines.extend(report.text.as_ref().map(text));
     for skipped in &report.skipped {
@@ -244,7 +245,7 @@ fn text(text: &EvaluatedText) -> String {
     )
 }
 
-/// How a figure is written.
+/// The format of a figure.
 #[derive(Clone, Copy)]
 enum Unit {
     /// A divergence.
@@ -270,7 +271,7 @@ impl Unit {
 
 type Get = fn(&Report) -> Option<f64>;
 
-/// Key in the JSON, what it is called, unit, where it stands.
+/// Key in the JSON, name, unit, accessor.
 const FIGURES: &[(&str, &str, Unit, Get)] = &[
     ("perplexity.base", "perplexity of the base", Unit::Perplexity, |r| r.perplexity.as_ref()?.base),
     ("perplexity.artifact", "perplexity of the artifact", Unit::Perplexity, |r| {
@@ -282,12 +283,12 @@ const FIGURES: &[(&str, &str, Unit, Get)] = &[
     ("kld.p99", "KL divergence, 99 % (nats)", Unit::Plain, |r| Some(r.kld.as_ref()?.p99)),
     ("kld.p999", "KL divergence, 99.9 % (nats)", Unit::Plain, |r| Some(r.kld.as_ref()?.p999)),
     ("kld.max", "KL divergence, largest (nats)", Unit::Plain, |r| Some(r.kld.as_ref()?.max)),
-    ("top1", "same likeliest token", Unit::Share, |r| r.top1),
+    ("top1", "same most probable token", Unit::Share, |r| r.top1),
     ("delta_p.mean", "Δp, mean", Unit::Change, |r| Some(r.delta_p.as_ref()?.mean)),
     ("delta_p.rms", "Δp, RMS", Unit::Change, |r| Some(r.delta_p.as_ref()?.rms)),
 ];
 
-/// The figures with their intervals and limits.
+/// Figures with intervals and limits.
 pub(super) fn figures(report: &Report) -> Grid {
     let mut head = vec![("figure", Left), ("value", Right), ("95 % interval", Right)];
     if !report.thresholds.is_empty() {
@@ -329,14 +330,14 @@ fn limit(report: &Report, key: &str, unit: Unit) -> Cell {
     }
 }
 
-/// `Q4_0`, or with several `Q4_0, F32`, the largest first.
+/// Types of a role, the largest first: `Q4_0, F32`.
 pub(super) fn types(role: &RoleError) -> String {
     let mut types: Vec<_> = role.types.iter().collect();
     types.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
     types.iter().map(|(dtype, _)| number::plain(dtype)).collect::<Vec<_>>().join(", ")
 }
 
-/// Sizes and errors by role.
+/// Table of sizes and errors by role.
 pub(super) fn roles(roles: &[RoleError]) -> Grid {
     let head = [("role", Left), ("tensors", Right), ("type", Left), ("base", Right), ("artifact", Right)];
     let errors = [("relative error", Right), ("RMSE", Right), ("cosine", Right)];
@@ -355,7 +356,7 @@ pub(super) fn roles(roles: &[RoleError]) -> Grid {
     Grid { head: head.into_iter().chain(errors).collect(), rows: roles.iter().map(row).collect() }
 }
 
-/// The tensors with the largest relative error; none that is exact.
+/// Table of the tensors with the largest relative errors; exact tensors are left out.
 pub(super) fn worst(tensors: &[TensorError]) -> Grid {
     let head =
         [("tensor", Left), ("type", Left), ("size", Right), ("relative error", Right), ("RMSE", Right)];
@@ -382,10 +383,11 @@ pub(super) fn worst(tensors: &[TensorError]) -> Grid {
     Grid { head: head.into_iter().chain(more).collect(), rows: worst.iter().take(WORST).map(row).collect() }
 }
 
-/// The documents with the largest divergence.
+/// Table of the documents with the largest KL divergence.
 pub(super) fn documents(text: &EvaluatedText) -> Grid {
     let head = [("document", Right), ("tokens", Right), ("perplexity of the base", Right)];
-    let more = [("of the artifact", Right), ("KL divergence (nats)", Right), ("same likeliest token", Right)];
+    let more =
+        [("of the artifact", Right), ("KL divergence (nats)", Right), ("same most probable token", Right)];
     let mut worst: Vec<_> =
         text.documents.iter().enumerate().filter(|(_, document)| document.kld > Some(0.0)).collect();
     worst.sort_by(|(_, a), (_, b)| b.kld.unwrap_or(0.0).total_cmp(&a.kld.unwrap_or(0.0)));
@@ -404,7 +406,7 @@ pub(super) fn documents(text: &EvaluatedText) -> Grid {
     Grid { head: head.into_iter().chain(more).collect(), rows: rows.collect() }
 }
 
-/// Quantiles of Δp.
+/// Table of the quantiles of Δp.
 pub(super) fn quantiles(quantiles: &[[f64; 2]]) -> Grid {
     let row = |[share, value]: &[f64; 2]| {
         vec![cell(format!("{} %", number::tick(share * 100.0))), exact(number::percent(*value), *value)]
@@ -415,7 +417,7 @@ pub(super) fn quantiles(quantiles: &[[f64; 2]]) -> Grid {
     }
 }
 
-/// `structure 80 ms, tensors 3.4 s`.
+/// Times of the steps: `structure 80 ms, tensors 3.4 s`.
 pub(super) fn times(report: &Report) -> String {
     let mut steps: Vec<_> = report.seconds.iter().collect();
     let order = ["structure", "tensors", "text"];

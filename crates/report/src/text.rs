@@ -1,4 +1,4 @@
-//! The report on a terminal: compact, the verdict last, where it is seen.
+//! The report for a terminal: compact, with the verdict last, where it stays visible.
 
 use std::fmt::Write;
 
@@ -8,20 +8,21 @@ use super::number;
 use super::tables::{self, Align, Grid};
 use crate::table::Table;
 
-/// The length of a report as text.
+/// The amount of detail of a text report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detail {
     /// Models, figures, findings, verdict.
     #[default]
     Short,
-    /// The steps and the errors by role besides.
+    /// The same, with the steps and the errors by role.
     Full,
 }
 
 /// The most findings that are shown.
 const FINDINGS: usize = 30;
 
-/// The models, figures with intervals and limits, findings, verdict; in full also the steps and the errors by role.
+/// The text of a verification: models, figures with intervals and limits, findings, verdict. [`Detail::Full`] adds
+/// steps, errors by role and times.
 pub fn text(report: &Report, detail: Detail) -> String {
     let mut text = render(&tables::models(report));
     if detail == Detail::Full {
@@ -46,7 +47,7 @@ pub fn text(report: &Report, detail: Detail) -> String {
     text
 }
 
-/// A paragraph each: a problem is a sentence, too long for a table.
+/// Findings as paragraphs, because a problem is too long for a table.
 fn findings(report: &Report, text: &mut String) {
     for finding in tables::sorted(&report.findings).into_iter().take(FINDINGS) {
         let [place, problem] = [&finding.place, &finding.problem].map(|text| number::plain(text));
@@ -64,7 +65,7 @@ fn findings(report: &Report, text: &mut String) {
 }
 
 pub(super) fn render(grid: &Grid) -> String {
-    // The table aligns whole numbers by itself; the others come as wide as their column.
+    // The table right-aligns whole numbers only; other numbers are padded here.
     let cells = |column: usize| grid.rows.iter().filter_map(move |row| row.get(column));
     let width = |column: usize| {
         let head = grid.head[column].0.chars().count();

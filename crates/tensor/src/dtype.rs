@@ -1,7 +1,7 @@
-//! The element types of checkpoints and GGUF files, as one table.
+//! The table of element types of checkpoints and GGUF files.
 //!
-//! Layouts of the block types: ggml's `ggml-common.h`. How values are encoded is the business of `quant`;
-//! the numbers by which containers call the types are the business of `gguf` and `checkpoint`.
+//! Layouts of the block types: ggml's `ggml-common.h`. The encoding of values is in `quant`; the type numbers of the
+//! containers are in `gguf` and `checkpoint`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,7 +16,7 @@ macro_rules! dtypes {
         pub enum DType { $(#[doc = $doc] $variant,)* }
 
         impl DType {
-            /// Every type, in the order of the table.
+            /// All types, in the order of the table.
             pub const ALL: &[DType] = &[$(DType::$variant),*];
 
             /// The lower-case name used in recipes, on the command line and in reports.
@@ -53,7 +53,7 @@ dtypes! {
     Q5_K   "q5_k"   256 176 "5-bit codes, 6-bit scales and minima per 32.";
     Q6_K   "q6_k"   256 210 "6-bit codes, 8-bit scales per 16.";
     IQ4_NL "iq4_nl" 32  18  "4-bit codes into a fixed non-linear table, one f16 scale.";
-    IQ4_XS "iq4_xs" 256 136 "as iq4_nl, 6-bit scales per 32.";
+    IQ4_XS "iq4_xs" 256 136 "4-bit codes as in iq4_nl, 6-bit scales per 32.";
     MXFP4  "mxfp4"  32  17  "FP4 (E2M1) codes, one E8M0 scale.";
     F64    "f64"    1   8   "IEEE double precision.";
     I8     "i8"     1   1   "Signed integer.";
@@ -64,14 +64,14 @@ dtypes! {
     U16    "u16"    1   2   "Unsigned integer.";
     U32    "u32"    1   4   "Unsigned integer.";
     U64    "u64"    1   8   "Unsigned integer.";
-    BOOL   "bool"   1   1   "One byte a truth value.";
+    BOOL   "bool"   1   1   "Boolean, one byte.";
     F8_E4M3 "f8_e4m3" 1 1   "8-bit float, 4 exponent bits, no infinities.";
     F8_E5M2 "f8_e5m2" 1 1   "8-bit float, 5 exponent bits.";
-    SFP8   "sfp8"   1   1   "gemma.cpp's 8-bit float: 3 or 2 mantissa bits, by its magnitude.";
+    SFP8   "sfp8"   1   1   "gemma.cpp's 8-bit float: 3 or 2 mantissa bits, depending on the magnitude.";
 }
 
 impl DType {
-    /// Bytes that `cols` elements take. `None` when `cols` is not a whole number of blocks.
+    /// Bytes of a row of `cols` elements. `None` if `cols` is not a whole number of blocks.
     pub const fn row_bytes(self, cols: u64) -> Option<u64> {
         let block = self.block_len() as u64;
         if !cols.is_multiple_of(block) {
@@ -80,7 +80,7 @@ impl DType {
         (cols / block).checked_mul(self.block_bytes() as u64)
     }
 
-    /// True for the types that pack several elements into a block.
+    /// True for types that pack several elements into a block.
     pub const fn is_quantized(self) -> bool {
         self.block_len() > 1
     }
@@ -95,7 +95,7 @@ impl fmt::Display for DType {
 impl FromStr for DType {
     type Err = Error;
 
-    /// Case-insensitive, as users write both `Q4_0` and `q4_0`.
+    /// Parses a name in upper or lower case, because users write both `Q4_0` and `q4_0`.
     fn from_str(text: &str) -> Result<DType> {
         let lower = text.to_ascii_lowercase();
         DType::ALL.iter().copied().find(|t| t.name() == lower).ok_or_else(|| {

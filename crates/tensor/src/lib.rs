@@ -1,7 +1,7 @@
-//! What every crate above speaks: element types, shapes, tensors as rows. The error type of `base` goes by these names too.
+//! Common vocabulary of the crates above: element types, shapes, tensors as rows. Re-exports the error type of `base`.
 //!
-//! Nothing here knows a file format or a model. A tensor is never whole in memory: sources and sinks
-//! move whole rows (the last dimension), because every quantised type blocks along a row.
+//! This crate knows no file format and no model. A tensor is never whole in memory: sources and sinks move whole rows
+//! (the last dimension), because the blocks of every quantised type run along a row.
 
 mod dtype;
 mod rows;

@@ -1,22 +1,21 @@
-//! A tensor as rows, and the two traits that move them.
+//! Tensor descriptions, and the two traits that read and write rows.
 
 use crate::{DType, Error, Result};
 
-/// Name, type and shape of a tensor; no data.
+/// Name, type and shape of a tensor, without data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorDesc {
-    /// The name in its container.
+    /// Name in the container.
     pub name: String,
     /// Element type.
     pub dtype: DType,
-    /// Dimensions, slowest first (row-major, as in a checkpoint; GGUF writes them reversed).
-    /// A scalar has none.
+    /// Dimensions, slowest first (row-major, as in a checkpoint; GGUF stores them reversed). Empty for a scalar.
     pub shape: Vec<u64>,
 }
 
 impl TensorDesc {
-    /// Checks that the size of the tensor fits into 63 bits and its rows are whole blocks,
-    /// so that the other methods cannot overflow.
+    /// Checks that the size of the tensor fits into 63 bits and that rows are whole blocks, so that the other methods
+    /// cannot overflow.
     ///
     /// # Errors
     /// `Malformed`, naming the tensor.
@@ -39,12 +38,12 @@ impl TensorDesc {
         }
     }
 
-    /// Elements of a row: the last dimension, 1 for a scalar.
+    /// Number of elements in a row: the last dimension, 1 for a scalar.
     pub fn cols(&self) -> u64 {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Number of rows: the product of all dimensions but the last.
+    /// Number of rows: the product of all dimensions except the last.
     pub fn rows(&self) -> u64 {
         self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
@@ -54,12 +53,12 @@ impl TensorDesc {
         self.shape.iter().product()
     }
 
-    /// Bytes of one row.
+    /// Size of a row in bytes.
     pub fn row_bytes(&self) -> u64 {
         self.cols() / self.dtype.block_len() as u64 * self.dtype.block_bytes() as u64
     }
 
-    /// Bytes of the whole tensor.
+    /// Size of the tensor in bytes.
     pub fn byte_len(&self) -> u64 {
         self.row_bytes() * self.rows()
     }
@@ -67,22 +66,23 @@ impl TensorDesc {
 
 /// Tensors that can be read row by row, from any thread.
 pub trait TensorSource: Send + Sync {
-    /// What there is, in the order of the container.
+    /// The tensors, in the order of the container.
     fn tensors(&self) -> &[TensorDesc];
 
-    /// Fills `out` (a whole number of rows) with the rows of tensor `index` from row `first` on, as stored.
+    /// Fills `out` (a whole number of rows) with the rows of tensor `index` from row `first` on, in the type of its
+    /// description.
     ///
     /// # Errors
-    /// `Io`, or `Malformed` when the rows are not there.
+    /// `Io`, or `Malformed` if the rows do not exist.
     fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()>;
 }
 
 /// Tensors that can be written row by row, in any order, from any thread.
 pub trait TensorSink: Send + Sync {
-    /// Writes the rows of tensor `index` from row `first` on.
+    /// Writes whole rows of tensor `index` from row `first` on.
     ///
     /// # Errors
-    /// `Target`.
+    /// `Target` if the rows cannot be written.
     fn write_rows(&self, index: usize, first: u64, rows: &[u8]) -> Result<()>;
 }
 

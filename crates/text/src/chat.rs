@@ -1,13 +1,13 @@
-//! Chat templates: a conversation as the text that the model was trained to continue.
+//! Chat templates: rendering of a conversation to the text that the model was trained to continue.
 //!
-//! Templates are Jinja as transformers renders it, so that is what is reproduced here: its environment (block
+//! Templates are Jinja as transformers renders it, so this module reproduces transformers' environment (block
 //! trimming, loop controls, `raise_exception`, `strftime_now`, Python's methods and number formats, `tojson` as
-//! `json.dumps`) and what it does to messages before. Left out: `{% generation %}`, which marks text to train on, and
-//! the rest of Python's object model.
+//! `json.dumps`) and its preparation of messages. Not supported: `{% generation %}`, which marks text to train on,
+//! and the rest of Python's object model.
 //!
-//! A template comes with a model, from anybody. It may be as long, as deep and as busy as templates have reason to be:
-//! its source, the length of its expressions, its steps, all text and values that it makes and their depth are
-//! limited ([`meter`]). The limits grow with the conversation and do not depend on the clock.
+//! A template comes with a model and is untrusted. The module limits its source, the length of its expressions, its
+//! steps, and the size and depth of all text and values that it creates ([`meter`]), generously for real templates.
+//! The limits grow with the conversation and do not depend on the clock.
 //!
 //! Source: huggingface/transformers `utils/chat_template_utils.py`.
 
@@ -27,64 +27,64 @@ use minijinja::{AutoEscape, Environment, ErrorKind};
 use serde_json::{Map, Value, json};
 use tensor::{Error, Result};
 
-/// The only template of an environment.
+/// The name of the only template of an environment.
 const NAME: &str = "chat template";
 
-/// Bytes of a template. Gemma 4's have 19,000.
+/// Maximum length of a template in bytes. Gemma 4's templates have 19,000.
 const MAX_SOURCE: usize = 1 << 20;
-/// Words and signs between `{{` and `}}`, or `{%` and `%}`. The parser calls itself for some of them.
+/// Maximum tokens between `{{` and `}}`, or `{%` and `%}`: the parser recurses for some of them.
 const MAX_TOKENS: usize = 2_000;
-/// `elif` in one template, for the same reason.
+/// Maximum number of `elif` in a template, for the same reason.
 const MAX_ELIF: usize = 2_000;
-/// Bytes of stack for the parser and the engine, which hold their depth to numbers and not to bytes. Only what is
-/// used becomes memory.
+/// Stack for the parser and the engine, in bytes: they limit their recursion by depth, not by bytes. Only the used
+/// part becomes memory.
 const STACK: usize = 256 << 20;
-/// Letters of a message that a template raises.
+/// Maximum length of a raised message, in characters.
 const MAX_MESSAGE: usize = 2_000;
 
-/// A chat template without mistakes of syntax.
+/// A chat template whose syntax is valid.
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
 }
 
-/// What a template sees. With [`Default`], an empty conversation.
+/// The variables of a template. The [`Default`] is an empty conversation.
 #[derive(Clone, Debug, Default)]
 pub struct Chat<'a> {
-    /// Messages in OpenAI's form: objects with `role`, `content` (a string or a list of parts), `tool_calls`
-    /// (with `arguments` as an object), `tool_call_id`, `reasoning` …
+    /// Messages in OpenAI's format: objects with `role`, `content` (a string or a list of parts), `tool_calls` (with
+    /// `arguments` as an object), `tool_call_id`, `reasoning` …
     pub messages: &'a [Value],
-    /// Tools as JSON schemas, `{"type": "function", "function": {…}}`; none when empty.
+    /// Tools as JSON schemas, `{"type": "function", "function": {…}}`; empty for none.
     pub tools: &'a [Value],
-    /// Ends the text where the model's answer begins.
+    /// End the text with the header of the model's answer.
     pub add_generation_prompt: bool,
-    /// Whether the model should think first; `None` leaves it to the template.
+    /// Whether the model should think first; `None` leaves the choice to the template.
     pub enable_thinking: Option<bool>,
-    /// The text of the token that begins a text. A rendered prompt holds it, so it is tokenized without another.
+    /// The text of the BOS token. A rendered prompt contains it, so tokenization must not add another.
     pub bos_token: &'a str,
-    /// More variables: `eos_token`, `preserve_thinking` … They win over the ones above.
+    /// Additional variables, such as `eos_token` or `preserve_thinking`. They override the fields above.
     pub variables: Map<String, Value>,
 }
 
 impl ChatTemplate {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// `Malformed`, naming the line; also for one that is longer or deeper than any template has reason to be.
+    /// `Malformed`, with the line; also for a template above the limits of length and depth.
     pub fn new(source: &str) -> Result<ChatTemplate> {
         if source.len() > MAX_SOURCE {
-            return Err(Error::malformed(NAME, "too long to be one")
+            return Err(Error::malformed(NAME, "too long for a chat template")
                 .expected(format!("at most {MAX_SOURCE} bytes"), source.len()));
         }
         on_big_stack(|| parse(source).map(drop))?;
         Ok(ChatTemplate { source: source.to_owned() })
     }
 
-    /// The text of a conversation.
+    /// Renders a conversation.
     ///
     /// # Errors
-    /// `Malformed`: what the template itself refuses (in its words), or what it cannot do with this conversation;
-    /// names the line.
+    /// `Malformed`, with the line: an error that the template raises (in its words), or an operation that fails on
+    /// this conversation.
     pub fn render(&self, chat: &Chat) -> Result<String> {
         for (number, message) in chat.messages.iter().enumerate() {
             if !message.is_object() {
@@ -123,7 +123,7 @@ impl ChatTemplate {
     }
 }
 
-/// Runs `work` in a thread with a stack that fits the deepest template.
+/// Runs `work` in a thread with a stack that suffices for the deepest template.
 fn on_big_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let thread =
@@ -133,11 +133,11 @@ fn on_big_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     })
 }
 
-/// The syntax tree of a template.
+/// Parses a template to its syntax tree.
 fn parse(source: &str) -> Result<ast::Stmt<'_>> {
     let (mut tokens, mut elifs) = (0, 0);
     for token in machinery::tokenize(source, false, python::syntax()) {
-        // The parser meets the same error and says where it is.
+        // The parser stops at the same error and reports its position.
         let Ok((token, span)) = token else { break };
         match token {
             Token::TemplateData(_) | Token::VariableStart | Token::BlockStart => tokens = 0,
@@ -153,14 +153,14 @@ fn parse(source: &str) -> Result<ast::Stmt<'_>> {
             continue;
         };
         let place = format!("{NAME}: line {}", span.start_line);
-        return Err(Error::malformed(place, format!("{what} without an end"))
-            .expected(format!("at most {most} words and signs"), "more"));
+        return Err(Error::malformed(place, format!("{what} is too long"))
+            .expected(format!("at most {most} tokens"), "more"));
     }
     machinery::parse(source, NAME, python::syntax()).map_err(|e| error(&e))
 }
 
-/// Thoughts go by three names, and templates know one or another: transformers fills in `reasoning_content`, and
-/// `thinking` unless it is there.
+/// Adds the other names of a message's thoughts: transformers sets `reasoning_content`, and `thinking` unless it is
+/// present, and templates read one of the two.
 fn reasoning(message: &Value) -> Value {
     let known = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|key| message.get(key));
     let (Some(thoughts), Value::Object(fields)) = (known.filter(|t| !t.is_null()), message) else {
@@ -182,11 +182,9 @@ fn error(error: &minijinja::Error) -> Error {
         None => detail.to_owned(),
     });
     match (error.kind(), detail) {
-        // What a template raises is a whole sentence.
+        // A raised message is a whole sentence.
         (ErrorKind::InvalidOperation, Some(detail)) => Error::malformed(place, detail),
-        (ErrorKind::OutOfFuel, _) => {
-            Error::malformed(place, "it takes more steps than any template has reason to")
-        }
+        (ErrorKind::OutOfFuel, _) => Error::malformed(place, "it takes more steps than the limit allows"),
         (kind, Some(detail)) => Error::malformed(place, format!("{kind}: {detail}")),
         (kind, None) => Error::malformed(place, kind),
     }
@@ -248,7 +246,7 @@ mod tests {
             repeated("{% if 1 %}", 50_000),
             repeated("{% for i in x %}", 50_000),
             repeated("a", MAX_SOURCE + 1),
-            // Texts and lists that are repeated.
+            // Repeated strings and lists.
             "{{ 'a' * 10 ** 9 }}".into(),
             "{{ 10 ** 9 * 'a' }}".into(),
             "{{ ('a' * 99999999) | length }}".into(),
@@ -292,7 +290,7 @@ mod tests {
             "{% macro f(x) %}{{ x }}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f('a') }}".into(),
             "{% macro f() %}{{ caller() }}{% endmacro %}{% macro g() %}{% call f() %}{{ g() }}{% endcall %}{% endmacro %}{{ g() }}".into(),
             "{% for i in [[]] recursive %}{{ loop([[]]) }}{% endfor %}".into(),
-            // Values that grow, nest or hold themselves.
+            // Values that grow, nest or contain themselves.
             twice("'a'", "{% set ns.x = ns.x ~ ns.x %}"),
             twice("'a'", "{% set ns.x = ns.x + ns.x %}"),
             twice("'a'", "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}"),
@@ -361,7 +359,7 @@ mod tests {
         }
     }
 
-    /// What a template may make grows with the conversation.
+    /// The limit on created text grows with the conversation.
     #[test]
     fn long_conversations_are_rendered() {
         let message = json!({"role": "user", "content": "word ".repeat(2_000)});

@@ -1,13 +1,13 @@
-//! From text files to what the models read: the two protocols, and which of them fits a model.
+//! Text corpora: text files as token sequences, in two protocols, and the check that a protocol fits a model.
 //!
-//! Plain text is cut as llama-perplexity cuts it (`protocol/raw.rs`), so that its figures and ours are of the same
-//! predictions. Conversations, one a line of a `.jsonl` file, go through the model's chat template
-//! (`protocol/chat.rs`), and either all of each is scored or only what the model says in it (`protocol/answers.rs`).
+//! Plain text is cut as llama-perplexity cuts it (`corpus/raw.rs`), so that both score the same predictions.
+//! Conversations, one per line of a `.jsonl` file, go through the model's chat template (`corpus/chat.rs`); either
+//! all tokens are scored or only those that the model says (`corpus/answers.rs`).
 //!
-//! A model with a chat template is instruction-tuned. This is how the published ones are told apart: the script that
-//! made them includes the template for instruction-tuned models and for no others, together with `<turn|>` among the
-//! tokens that end a text (huggingface/transformers `models/gemma4/convert_gemma4_weights.py`). A GGUF keeps the
-//! template and not that list.
+//! A model with a chat template is instruction-tuned. The published models are told apart in this way: their
+//! conversion script includes the template for instruction-tuned models only, and adds `<turn|>` to the
+//! end-of-generation tokens (huggingface/transformers `models/gemma4/convert_gemma4_weights.py`). A GGUF keeps the
+//! template but not that list.
 
 mod answers;
 mod chat;
@@ -23,69 +23,70 @@ use tensor::{Error, Result};
 pub use self::sequence::Sequence;
 use crate::{ChatTemplate, Tokenizer};
 
-/// Fewer tokens than this give a model nothing to predict from.
+/// Minimum length of a context in tokens: fewer give a model nothing to predict from.
 const SHORTEST: usize = 8;
 
-/// What a model brings along for reading text.
+/// The parts of a model that reading text needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
-    /// Its tokenizer.
+    /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Its chat template.
+    /// The chat template.
     pub template: Option<&'a str>,
-    /// The tokens that it was trained to see at once.
+    /// Maximum context of the model, in tokens.
     pub context: u64,
 }
 
-/// How a text is to be cut.
+/// Options for cutting a text.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
-    /// Tokens of a sequence: of each chunk of plain text, of a conversation at most.
+    /// Tokens per sequence: the length of a chunk of plain text, the maximum of a conversation.
     pub context: usize,
-    /// The most sequences to take of each file, from its beginning.
+    /// Maximum number of sequences per file, from its beginning.
     pub most: Option<usize>,
-    /// What of a conversation is scored. Of plain text it is the second half of each chunk.
+    /// The scored part of a conversation. For plain text it is the second half of each chunk.
     pub scored: Scored,
 }
 
-/// How a text is cut and what of it is scored.
+/// The rule for cutting a text and for the scored positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// Plain text in chunks of the context, the second half of each scored, as llama-perplexity does. For base models.
+    /// Plain text in chunks of `context` tokens, with the second half of each scored, as in llama-perplexity. For
+    /// base models.
     #[default]
     Raw,
     /// Conversations through the chat template. For instruction-tuned models.
     Chat,
 }
 
-/// What of a conversation is scored.
+/// The scored part of a conversation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Scored {
-    /// All tokens that have one before them.
+    /// All tokens but the first.
     #[default]
     All,
-    /// What the model is to say.
+    /// The tokens that the model says.
     Answers,
 }
 
 /// Text files as token sequences.
 #[derive(Clone, Debug, Default)]
 pub struct Corpus {
-    /// Chunks or conversations, file after file.
+    /// Chunks or conversations, file by file.
     pub sequences: Vec<Sequence>,
-    /// How the files were cut.
+    /// The protocol of the files.
     pub protocol: Protocol,
     /// The scored part of conversations; `None` for plain text.
     pub scored: Option<Scored>,
-    /// Paths, as they were given.
+    /// The paths, as the user gave them.
     pub files: Vec<String>,
-    /// Tokens of a sequence, at most.
+    /// Maximum tokens per sequence.
     pub context: usize,
-    /// Conversations that were cut, a protocol that does not fit the model.
+    /// Remarks: shortened conversations, a protocol that does not fit the model.
     pub remarks: Vec<Remark>,
 }
 
@@ -103,12 +104,12 @@ pub struct Remark {
 }
 
 impl Protocol {
-    /// The one for a model with this chat template, or with none.
+    /// The protocol for a model with this chat template, or without one.
     pub fn of_model(template: Option<&str>) -> Protocol {
         if template.is_some() { Protocol::Chat } else { Protocol::Raw }
     }
 
-    /// The one of a file: conversations end in `.jsonl`, anything else is plain text.
+    /// The protocol of a file: conversations for `.jsonl`, else plain text.
     pub fn of_file(path: &Path) -> Protocol {
         let is_lines = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
         if is_lines { Protocol::Chat } else { Protocol::Raw }
@@ -116,15 +117,15 @@ impl Protocol {
 }
 
 impl Corpus {
-    /// Reads files, all of one protocol.
+    /// Reads files that all have the same protocol.
     ///
     /// # Errors
     /// - `Recipe` for no files, files of both protocols, conversations for a model without a chat template, and a
     ///   context that is too short or longer than the model's.
-    /// - `Malformed`, naming the file and the line, for a file that is empty, not UTF-8 or too short for the context,
-    ///   and for a line that is no conversation, that the template refuses, or that has no answer where answers are
-    ///   scored.
-    /// - `Io` for what cannot be read.
+    /// - `Malformed`, with the file and the line, for a file that is empty, not UTF-8 or too short for the context,
+    ///   and for a line that is not a conversation, that the template refuses, or that has no answer where answers
+    ///   are scored.
+    /// - `Io` for a file that cannot be read.
     pub fn read(files: &[PathBuf], reader: &Reader, cut: &Cut) -> Result<Corpus> {
         check_context(reader, cut)?;
         let mut corpus = Corpus {
@@ -232,12 +233,12 @@ fn protocol_of(files: &[PathBuf]) -> Result<Protocol> {
     let protocol = Protocol::of_file(first);
     match files.iter().find(|path| Protocol::of_file(path) != protocol) {
         Some(other) => Err(Error::recipe(other.display(), "conversations and plain text do not add up")
-            .help(format!("{} is read the other way; verify them one by one.", first.display()))),
+            .help(format!("{} has the other protocol; verify them one by one.", first.display()))),
         None => Ok(protocol),
     }
 }
 
-/// The most bytes of a text: a hundred times those that such figures are made of.
+/// Maximum size of a text in bytes, about a hundred times that of a usual evaluation text.
 const MAX_TEXT: u64 = 128 << 20;
 
 fn read_text(path: &Path) -> Result<String> {
@@ -245,10 +246,10 @@ fn read_text(path: &Path) -> Result<String> {
     utf8(path.display(), bytes)
 }
 
-/// Bytes as text.
+/// Decodes UTF-8.
 ///
 /// # Errors
-/// `Malformed`, saying where the first byte is that belongs to no character.
+/// `Malformed`, with the position of the first invalid byte.
 pub fn utf8(place: impl Display, bytes: Vec<u8>) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();

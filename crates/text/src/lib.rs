@@ -1,10 +1,10 @@
-//! Text on its way into a model and out of it: token ids, and conversations as the model was trained to read them.
+//! Conversion between text and model input: token ids, and conversations in the form that the model was trained on.
 //!
-//! [`Tokenizer`] is Gemma's byte-fallback BPE, from a checkpoint's `tokenizer.json` or from nothing but the keys of
-//! a GGUF, with equal ids. [`ChatTemplate`] renders a model's Jinja template as transformers does.
-//! [`Corpus`] reads text files and conversations as token sequences with scored positions.
+//! [`Tokenizer`] is Gemma's byte-fallback BPE, built from a checkpoint's `tokenizer.json` or from the keys of a GGUF
+//! alone, with equal ids. [`ChatTemplate`] renders a model's Jinja template as transformers does. [`Corpus`] reads
+//! text files and conversations as token sequences with scored positions.
 //!
-//! Left out: tokenizers of any other make (they are refused, not approximated), and images and sound.
+//! Not in this crate: other kinds of tokenizers (they are refused, not approximated), images and audio.
 
 mod chat;
 mod corpus;

@@ -1,11 +1,11 @@
-//! The tokenizer of Gemma 4: byte-fallback BPE over whole texts, without words.
+//! The tokenizer of Gemma 4: byte-fallback BPE over whole texts, without a split into words.
 //!
-//! A text is cut at the tokens that are written out in it (`<|turn>` …), each gap has its spaces replaced by `▁` and
-//! is merged as one piece; a character that is no token becomes its bytes, `<0x00>` to `<0xFF>`.
+//! A text is split at added tokens that it contains literally (`<|turn>` …); in the gaps, spaces become `▁` and each
+//! gap is merged as one piece. A character without a token becomes its bytes, `<0x00>` to `<0xFF>`.
 //!
-//! Where transformers and llama.cpp part, [`Tokenizer::encode`] says which one is followed. One difference shows with
-//! no Gemma: if a vocabulary had tokens that mix newlines with other characters, transformers would merge across
-//! newlines and llama.cpp would not. There each source is read as its own program reads it.
+//! Where transformers and llama.cpp differ, [`Tokenizer::encode`] documents the choice. One difference affects no
+//! Gemma model: if a vocabulary had tokens that mix newlines with other characters, transformers would merge across
+//! newlines and llama.cpp would not. For these, a checkpoint is read like transformers and a GGUF like llama.cpp.
 //!
 //! Sources: huggingface/tokenizers 0.23 `added_vocabulary.rs` and `models/bpe`; llama.cpp `src/llama-vocab.cpp`
 //! (`tokenizer_st_partition`, `llm_tokenizer_bpe_session`, the list of end-of-generation texts).
@@ -26,13 +26,13 @@ use bpe::Bpe;
 pub use decoder::Decoder;
 use finder::Finder;
 
-/// Turns text into token ids and back. Ids are the rows of the embedding table.
+/// Converts text to token ids and back. Ids are the rows of the embedding table.
 #[derive(Debug)]
 pub struct Tokenizer {
-    /// By id; empty where an id is unused.
+    /// Token texts by id; empty for an unused id.
     tokens: Vec<Box<str>>,
     bpe: Bpe,
-    /// Without and with `parse_special`.
+    /// Finders of added tokens, without and with `parse_special`.
     finders: [Finder; 2],
     newlines: Newlines,
     bos: u32,
@@ -42,20 +42,20 @@ pub struct Tokenizer {
     end_of_generation: BTreeSet<u32>,
 }
 
-/// What happens to newlines between written-out tokens.
+/// Treatment of newlines between added tokens.
 #[derive(Debug)]
 enum Newlines {
-    /// Merged like any character, as transformers does.
+    /// Merged like any character, as in transformers.
     Merged,
-    /// Runs are merged on their own, and a run that is a token is taken whole, as llama.cpp does.
-    /// Holds that token by the length of the run.
+    /// Runs of newlines are merged separately, and a run that is a token becomes that token, as in llama.cpp. Maps
+    /// the length of a run to its token.
     Apart(HashMap<usize, u32>),
 }
 
-/// What both sources say, before it is checked.
+/// The parts of a tokenizer from either source, not yet checked.
 struct Parts<M> {
     tokens: Vec<Box<str>>,
-    /// Left and right part, best first.
+    /// Left and right parts, best merge first.
     merges: M,
     added: Vec<Added>,
     newlines_apart: bool,
@@ -63,17 +63,17 @@ struct Parts<M> {
     eos: Option<u32>,
     pad: Option<u32>,
     add_eos: bool,
-    /// The texts that end a generation.
+    /// The texts of end-of-generation tokens.
     ends: &'static [&'static str],
 }
 
-/// A token that can be written out in a text.
+/// An added token: it is recognised where a text contains it literally.
 struct Added {
     id: u32,
     text: Box<str>,
-    /// Looked for after spaces have become `▁`, and with its own spaces replaced.
+    /// Matched after spaces have become `▁`, with its own spaces replaced too.
     normalized: bool,
-    /// Found in plain text too, not only with `parse_special`.
+    /// Matched in plain text too, not only with `parse_special`.
     plain: bool,
 }
 
@@ -114,14 +114,15 @@ impl Tokenizer {
         Ok(Tokenizer { bpe, finders, newlines, bos, eos, pad, add_eos, end_of_generation, tokens })
     }
 
-    /// The ids of `text`. `add_special` puts BOS before it (even before a BOS that is written out), and EOS after it
-    /// where the model wants that. `parse_special` is for prompts that a chat template made, not for what users and
-    /// corpora write; it decides which tokens are found where their text is written out:
-    /// - true, as transformers does: all added tokens of `tokenizer.json`. Of a GGUF, as llama.cpp does: the tokens that
-    ///   the file types as control, user-defined or unknown, and those that end a generation. What it types `NORMAL` (as
-    ///   llama.cpp's converter does when `tokenizer_config.json` does not name a token) is spelled out.
-    /// - false, as llama.cpp does: only tokens that a chat parser must see, such as `<|channel>`, and none that end a
-    ///   generation. transformers' nearest mode, `split_special_tokens`, spells those out too.
+    /// The ids of `text`. `add_special` adds BOS (even before a literal BOS), and EOS if the model wants one.
+    /// `parse_special` is meant for prompts from a chat template, not for text from users and corpora; it selects the
+    /// tokens that are recognised where the text contains them literally:
+    /// - true, as in transformers: all added tokens of `tokenizer.json`. For a GGUF, as in llama.cpp: tokens of the
+    ///   types control, user-defined and unknown, and end-of-generation tokens. A token of type `NORMAL` (llama.cpp's
+    ///   converter assigns it if `tokenizer_config.json` does not name the token) is treated as plain text.
+    /// - false, as in llama.cpp: only tokens that a chat parser must see, such as `<|channel>`, and no
+    ///   end-of-generation tokens. transformers' nearest mode, `split_special_tokens`, treats those as plain text
+    ///   too.
     ///
     /// # Errors
     /// `Limit` for a text of 4 GiB or more.
@@ -137,7 +138,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Merges a piece of normalized text without written-out tokens.
+    /// Merges a piece of normalized text without added tokens.
     fn merge(&self, text: &str, ids: &mut Vec<u32>) {
         let Newlines::Apart(runs) = &self.newlines else { return self.bpe.encode(text, ids) };
         let mut rest = text;
@@ -152,8 +153,8 @@ impl Tokenizer {
         }
     }
 
-    /// The text of ids: `▁` is a space, bytes are joined to characters and become `U+FFFD` where they make none,
-    /// control tokens are spelled out. Ids that the vocabulary lacks are skipped.
+    /// The text of ids: `▁` becomes a space, byte tokens are joined to characters or `U+FFFD` if invalid, control
+    /// tokens are written literally. Ids outside the vocabulary are skipped.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut decoder = self.decoder();
         let mut text: String = ids.iter().map(|&id| decoder.push(id)).collect();
@@ -161,7 +162,7 @@ impl Tokenizer {
         text
     }
 
-    /// As [`decode`](Self::decode), id by id.
+    /// Incremental [`decode`](Self::decode), id by id.
     pub fn decoder(&self) -> Decoder<'_> {
         Decoder::new(self)
     }
@@ -176,28 +177,28 @@ impl Tokenizer {
         self.eos
     }
 
-    /// The token that fills up batches.
+    /// The token that pads batches.
     pub fn pad(&self) -> Option<u32> {
         self.pad
     }
 
-    /// The tokens after which a generation is over: EOS, and by their text `<eos>`, `<turn|>` and `<|tool_response>`; of a
-    /// GGUF all texts that llama.cpp takes for an end.
+    /// The end-of-generation tokens: EOS, and by their text `<eos>`, `<turn|>` and `<|tool_response>`; for a GGUF,
+    /// all texts that end a generation in llama.cpp.
     pub fn end_of_generation(&self) -> &BTreeSet<u32> {
         &self.end_of_generation
     }
 
-    /// A token as the vocabulary writes it (`▁the`, `<0x0A>`).
+    /// A token as it is written in the vocabulary (`▁the`, `<0x0A>`).
     pub fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get(id as usize).map(|token| &**token).filter(|token| !token.is_empty())
     }
 
-    /// The number of ids, used or not.
+    /// The number of ids, including unused ones.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Never: a tokenizer has at least its byte tokens.
+    /// Always false: a tokenizer has at least its byte tokens.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Conversations rendered by the real templates, against what transformers makes of them.
+//! Conversations rendered with the real templates, compared with transformers.
 
 use std::fs;
 use std::path::{Path, PathBuf};

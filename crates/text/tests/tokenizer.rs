@@ -1,4 +1,4 @@
-//! Token ids against those of transformers and llama.cpp (`fixtures/text/ids.json`), from both sources.
+//! Token ids from both sources, compared with those of transformers and llama.cpp (`fixtures/text/ids.json`).
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ fn text(name: &str) -> String {
     fs::read_to_string(fixtures().join("text").join(name)).unwrap()
 }
 
-/// The keys that a GGUF of the checkpoint has; the tests of the command line read them from a real one.
+/// The keys of a GGUF made from the checkpoint; the tests of the command line read them from a real file.
 fn metadata() -> Metadata {
     let file = open().tokenizer().unwrap();
     let visible =
@@ -57,7 +57,7 @@ fn both() -> [(&'static str, Tokenizer); 2] {
     ]
 }
 
-/// Equal ids, or the text around the first difference.
+/// Asserts equal ids; the message shows the tokens around the first difference.
 fn assert_ids(tokenizer: &Tokenizer, found: &[u32], expected: &Value, what: &str) {
     let expected: Vec<u32> = serde_json::from_value(expected.clone()).unwrap();
     let same = found.iter().zip(&expected).take_while(|(a, b)| a == b).count();
@@ -76,7 +76,7 @@ fn ids_are_those_of_transformers_and_llama_cpp() {
     for name in ["multilingual", "markers"] {
         let text = text(&format!("{name}.txt"));
         for (source, tokenizer) in both() {
-            // a checkpoint is read as transformers reads it, a GGUF as llama.cpp does
+            // the reference for a checkpoint is transformers, for a GGUF llama.cpp
             let parses = if source == "metadata" { "llama" } else { "transformers" };
             for (program, mode, parse) in [(parses, "parsed", true), ("llama", "plain", false)] {
                 let ids = tokenizer.encode(&text, true, parse).unwrap();
@@ -90,8 +90,8 @@ fn ids_are_those_of_transformers_and_llama_cpp() {
         }
     }
     assert_eq!(golden["multilingual"]["llama"]["parsed"], golden["multilingual"]["transformers"]["parsed"]);
-    // Known: this checkpoint's tokenizer_config.json does not name all of its markers, so llama.cpp's file types
-    // them as words. And transformers has no mode in which plain text keeps the visible ones.
+    // Known differences: this checkpoint's tokenizer_config.json does not name all of its markers, so llama.cpp's
+    // file types them as words. And transformers has no mode in which plain text keeps the visible markers.
     assert_ne!(golden["markers"]["llama"]["parsed"], golden["markers"]["transformers"]["parsed"]);
     assert_ne!(golden["markers"]["llama"]["plain"], golden["markers"]["transformers"]["plain"]);
 }
@@ -102,13 +102,14 @@ fn text_comes_back() {
     for (source, tokenizer) in both() {
         for parse in [false, true] {
             let ids = tokenizer.encode(&text, false, parse).unwrap();
-            // what the normalizer cannot tell from a space
+            // the normalizer does not distinguish `▁` from a space
             assert_eq!(tokenizer.decode(&ids), text.replace('▁', " "), "{source} {parse}");
         }
     }
 }
 
-/// Long texts are cut into pieces; where, must not show. A newline merges with nothing here, so it only moves the cuts.
+/// The cuts of long texts into pieces must not change the ids. A newline merges with nothing here, so it only moves
+/// the cuts.
 #[test]
 fn cuts_do_not_show() {
     let text = text("eval.txt");
@@ -160,7 +161,7 @@ fn special_tokens() {
     assert_eq!(Tokenizer::from_metadata(&keys).unwrap().encode("", true, true).unwrap(), [2, 1]);
 }
 
-/// What llama.cpp does with a vocabulary that is not Gemma's own.
+/// A vocabulary unlike Gemma's is handled as in llama.cpp.
 #[test]
 fn newlines_of_a_gguf_stand_apart() {
     let mut keys = metadata();
@@ -180,7 +181,7 @@ fn newlines_of_a_gguf_stand_apart() {
         let ids = tokenizer.encode(text, false, false).unwrap();
         ids.into_iter().map(|id| tokenizer.token(id).unwrap()).collect::<Vec<_>>()
     };
-    // a run that is a token is taken whole although no merge makes it, and nothing merges with a newline
+    // a run that is a token becomes that token although no merge yields it, and newlines merge with nothing else
     assert_eq!(tokens("a\n\n\na\n\na"), ["a", "\n\n\n", "a", "\n", "\n", "a"]);
     assert_eq!(tokens("ĠĠ"), ["ĠĠ"]);
 }
@@ -201,7 +202,7 @@ fn keys_that_make_no_tokenizer() {
         refused("tokenizer.ggml.merges", vec!["q zzz".to_owned()]).to_string().contains(r#"token "zzz""#)
     );
     let twice = vec!["t h".to_owned(), "i n".to_owned(), "t h".to_owned()];
-    assert!(refused("tokenizer.ggml.merges", twice).to_string().contains("merge 2: is there twice"));
+    assert!(refused("tokenizer.ggml.merges", twice).to_string().contains("merge 2: is listed twice"));
     assert!(refused("tokenizer.ggml.tokens", vec!["a".to_owned(); 2048]).to_string().contains("has two ids"));
     let poor = (0..2048).map(|id| format!("w{id}")).collect::<Vec<_>>();
     assert!(refused("tokenizer.ggml.tokens", poor).to_string().contains("<0x00>"));
@@ -211,14 +212,14 @@ fn keys_that_make_no_tokenizer() {
     assert!(Tokenizer::from_metadata(&keys).unwrap_err().to_string().contains("bos token"));
 }
 
-/// The tiny checkpoint with another tokenizer.json.
+/// The tiny checkpoint with a modified tokenizer.json.
 fn changed(change: impl FnOnce(&mut Value)) -> tensor::Result<Tokenizer> {
     let original = fixtures().join("checkpoints/e2b");
     let dir = tempfile::tempdir().unwrap();
     for name in ["config.json", "tokenizer_config.json"] {
         fs::copy(original.join(name), dir.path().join(name)).unwrap();
     }
-    // no weights, which would have to have a row for each token
+    // no weights, because they would need a row for each token
     fs::write(dir.path().join("model.safetensors"), b"\x02\0\0\0\0\0\0\0{}").unwrap();
     let text = fs::read_to_string(original.join("tokenizer.json")).unwrap();
     let mut json: Value = serde_json::from_str(&text).unwrap();

@@ -1,5 +1,5 @@
-//! Token ids against those of the `tokenizers` crate, which transformers uses: of any text, with the tokenizers of the
-//! tiny checkpoints.
+//! Token ids compared with those of the `tokenizers` crate, which transformers uses: random texts, with the
+//! tokenizers of the tiny checkpoints.
 
 use std::sync::LazyLock;
 
@@ -22,7 +22,7 @@ static ALL: LazyLock<Vec<Both>> = LazyLock::new(|| {
     ["e2b", "26b-a4b", "31b"].map(open).into()
 });
 
-/// Words, white space, markers and letters of all planes.
+/// Words, white space, markers and characters of all Unicode planes.
 fn texts() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => "[a-zA-Z ,.'\n-]{0,12}",

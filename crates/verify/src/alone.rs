@@ -1,8 +1,8 @@
-//! What can be said of an artifact without its checkpoint: whether it agrees with itself.
+//! Checks of an artifact without its checkpoint: whether it is consistent.
 //!
-//! Its tensors are those that its own config asks for, its keys do not contradict each other, the tokenizer gives a text
-//! back, the chat template renders. Whether the weights are the right ones nobody can tell; whether they are weights at all
-//! is in `alone_weights.rs`.
+//! Its tensors are those of its own config, its keys do not contradict each other, the tokenizer round-trips texts, and
+//! the chat template renders. The values of the weights cannot be checked without a base; `alone_weights.rs` finds
+//! weights that are damaged on their own.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +21,8 @@ use crate::{Finding, Severity, Step, Structure, folder};
 
 use Severity::{Failure, Warning};
 
-/// What a tokenizer must give back as it was: scripts, runs of spaces and of line ends, signs of several code points, bytes
-/// that no token spells, what looks like a token.
+/// Texts that a tokenizer must round-trip: scripts, runs of spaces and of line ends, characters of several code points,
+/// bytes that no token covers, text that looks like a token.
 const SAMPLES: &[&str] = &[
     "The quick brown fox jumps over the lazy dog.",
     "  two spaces,\ttab\n\nand lines\r\n",
@@ -30,9 +30,9 @@ const SAMPLES: &[&str] = &[
     "👩‍👩‍👧‍👦 🇪🇺 e\u{301} \u{10ffff} \u{1}",
     "fn main() { println!(\"{}\", 1 << 3); } // <b>&amp;</b> 0x1F_600",
 ];
-/// llama.cpp's types of tokens, from the first to the last.
+/// llama.cpp's token types.
 const TYPES: std::ops::RangeInclusive<i32> = 1..=6;
-/// How keys begin that a reader of the model may obey.
+/// Prefixes of keys that a reader of the model may obey.
 const OBEYED: [&str; 4] = ["gemma4", "tokenizer.", "adapter.", "clip."];
 
 /// Checks structure, keys and tokenizer of an artifact against each other.
@@ -73,7 +73,7 @@ fn finding(severity: Severity, place: impl ToString, problem: impl ToString) -> 
     Finding::new(severity, Step::Structure, place, problem)
 }
 
-/// Numbers of keys and of tensors that were understood.
+/// The numbers of recognised keys and tensors.
 fn of_gguf(set: &GgufSet, findings: &mut Vec<Finding>) -> Result<(u64, u64)> {
     let metadata = set.metadata();
     let config = Config::any_from_metadata(metadata, set.tensors())?;
@@ -122,7 +122,7 @@ fn of_folder(checkpoint: &Checkpoint, findings: &mut Vec<Finding>) -> Result<(u6
     Ok((keys.len() as u64, model.inventory.text.len() as u64))
 }
 
-/// Arrays and ids of the tokenizer against the number of tokens, and that against the embedding.
+/// Checks the arrays and ids of the tokenizer against the number of tokens, and that number against the embedding.
 fn vocabulary(metadata: &Metadata, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut failure = |key: &str, problem: &str, expected: String, found: String| {
@@ -136,24 +136,19 @@ fn vocabulary(metadata: &Metadata, config: &Config) -> Vec<Finding> {
     };
     let count = tokens.len();
     if count as u64 != config.vocab {
-        let problem = "not one token a row of the embedding";
+        let problem = "the number of tokens is not that of the rows of the embedding";
         failure("tokens", problem, format!("{} tokens", config.vocab), count.to_string());
     }
     let types = metadata.typed::<&[i32]>(&typed("token_type")).ok().flatten();
     if let Some((id, kind)) = (0..).zip(types.unwrap_or_default()).find(|(_, kind)| !TYPES.contains(kind)) {
-        failure(
-            "token_type",
-            &format!("token {id} has no type that there is"),
-            "1 to 6".into(),
-            kind.to_string(),
-        );
+        failure("token_type", &format!("token {id} has an unknown type"), "1 to 6".into(), kind.to_string());
     }
     for (key, len) in [
         ("scores", metadata.typed::<&[f32]>(&typed("scores")).ok().flatten().map(<[f32]>::len)),
         ("token_type", types.map(<[i32]>::len)),
     ] {
         if let Some(len) = len.filter(|&len| len != count) {
-            failure(key, "not one entry a token", format!("{count} entries"), len.to_string());
+            failure(key, "not one entry per token", format!("{count} entries"), len.to_string());
         }
     }
     let ids =
@@ -176,7 +171,7 @@ fn vocabulary(metadata: &Metadata, config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// The texts that a tokenizer does not give back.
+/// The first text that the tokenizer does not round-trip.
 fn round_trip(tokenizer: &Tokenizer) -> Option<Finding> {
     for sample in SAMPLES {
         let place = "tokenizer";
@@ -185,7 +180,7 @@ fn round_trip(tokenizer: &Tokenizer) -> Option<Finding> {
             Err(error) => return Some(of_error(&error)),
         };
         if back != *sample {
-            let problem = "a text is another one after it was tokenized";
+            let problem = "a text changes when it is tokenized and decoded";
             return Some(
                 finding(Failure, place, problem).expected(format!("{sample:?}"), format!("{back:?}")),
             );
@@ -194,7 +189,7 @@ fn round_trip(tokenizer: &Tokenizer) -> Option<Finding> {
     None
 }
 
-/// Whether a template renders a conversation.
+/// Checks that a template renders a conversation with all of the user's messages.
 fn renders(place: &str, template: &str) -> Option<Finding> {
     let messages = [
         json!({ "role": "user", "content": "Hello." }),
@@ -210,11 +205,11 @@ fn renders(place: &str, template: &str) -> Option<Finding> {
         }
     };
     let lost = ["Hello.", "Who are you?"].iter().find(|part| !said.contains(**part))?;
-    let problem = format!("a conversation loses what was said: {lost:?}");
+    let problem = format!("the rendered conversation lacks a message of the user: {lost:?}");
     Some(finding(Warning, place, problem))
 }
 
-/// Whether a tensor of integers has each number below its length once, as the order of an embedding has.
+/// Checks that an integer tensor is a permutation of `0..len`, as the token order of an ordered embedding is.
 fn permutation(set: &GgufSet, index: usize, desc: &TensorDesc) -> Result<Option<Finding>> {
     let mut bytes = vec![0; desc.byte_len() as usize];
     set.read_rows(index, 0, &mut bytes)?;
@@ -224,8 +219,10 @@ fn permutation(set: &GgufSet, index: usize, desc: &TensorDesc) -> Result<Option<
         match usize::try_from(number).ok().and_then(|at| seen.get_mut(at)) {
             Some(seen) if !*seen => *seen = true,
             _ => {
-                let problem =
-                    format!("not an order: {number} is there twice, or beyond its {} items", seen.len());
+                let problem = format!(
+                    "not a permutation: {number} occurs twice, or is not an index of its {} items",
+                    seen.len()
+                );
                 return Ok(Some(finding(Failure, format!("tensor {}", desc.name), problem)));
             }
         }
@@ -233,9 +230,9 @@ fn permutation(set: &GgufSet, index: usize, desc: &TensorDesc) -> Result<Option<
     Ok(None)
 }
 
-/// Whether most weights have the type that most weights of the preset have which the file names.
+/// Compares the type of most weights with that of the preset in `general.file_type`.
 ///
-/// Nothing is said of files that this tool calibrated: their recipes choose types of their own.
+/// Calibrated files are skipped: their recipes choose types of their own.
 pub(crate) fn file_type(metadata: &Metadata, tensors: &[TensorDesc]) -> Option<Finding> {
     if metadata.get(plan::CALIBRATION).is_some() {
         return None;
@@ -255,14 +252,14 @@ pub(crate) fn file_type(metadata: &Metadata, tensors: &[TensorDesc]) -> Option<F
     let fits = says.starts_with(&most.to_uppercase())
         || (says.starts_with("IQ") && family(&says) == family(&most))
         || says.starts_with("MXFP4");
-    let problem = "it names a preset that the types are not of";
+    let problem = "it names a preset with other types than the tensors have";
     (!fits).then(|| {
         finding(Warning, "key general.file_type", problem)
             .expected(format!("a preset of {most}"), format!("{number} ({})", preset.name))
     })
 }
 
-/// Whether the config is that of a draft model, which says nothing without its target.
+/// Whether the config is that of a draft model, which makes no predictions without its target.
 pub fn is_draft<'a>(artifact: impl Into<Artifact<'a>>) -> bool {
     match artifact.into() {
         Artifact::Gguf(set) => Config::any_from_metadata(set.metadata(), set.tensors())

@@ -1,4 +1,4 @@
-//! Weights without a base to compare them with: whether they are finite, and whether something of them is dead.
+//! Checks of weights without a base: values that are not finite, rows and groups of zeros, constant tensors.
 
 use quant::Simd;
 use rayon::prelude::*;
@@ -8,23 +8,23 @@ use crate::artifact::{Artifact, is_readable};
 use crate::errors::{GROUP, read};
 use crate::{Finding, Severity, Step};
 
-/// Bytes of decoded weights that a worker holds (or a row, if that is more).
+/// Bytes of decoded weights per worker (at least a row).
 const BLOCK: u64 = 1 << 20;
-/// Tensors with rows that may be zero: tokens that nothing was trained for.
+/// Tensors whose rows may be zero: embeddings of untrained tokens.
 const MAY_BE_ZERO: [&str; 3] = ["token_embd", "embed_tokens", "masked_embd"];
 
-/// Whether a tensor of a folder is not one of the text model.
+/// Whether a tensor of a folder belongs to an image or audio tower.
 fn is_of_tower(name: &str) -> bool {
     name.contains("tower.") || name.contains("embed_vision") || name.contains("embed_audio")
 }
 
-/// How many weights [`weights_alone`] will read.
+/// The number of weights that [`weights_alone`] reads.
 pub fn weights_of<'a>(artifact: impl Into<Artifact<'a>>) -> u64 {
     let tensors = artifact.into().source().tensors();
     tensors.iter().filter(|desc| is_readable(desc.dtype)).map(TensorDesc::elements).sum()
 }
 
-/// Reads all weights. `progress` is told their numbers.
+/// Reads all weights. `progress` gets the number of weights of each block.
 ///
 /// # Errors
 /// `Io`.
@@ -66,19 +66,19 @@ pub fn weights_alone<'a>(
     Ok(tensors.flat_map(|(desc, seen)| seen.map(|seen| seen.findings(desc)).unwrap_or_default()).collect())
 }
 
-/// What some rows of a tensor hold.
+/// Statistics of some rows of a tensor.
 #[derive(Clone, Debug)]
 struct Seen {
     not_numbers: u64,
     infinite: u64,
     /// Row and column of the first value that is not finite.
     first_not_finite: Option<(u64, usize)>,
-    /// Groups of zeros in rows that are not zero, and rows of zeros.
+    /// Groups of zeros in other rows than rows of zeros, and rows of zeros.
     dead_groups: u64,
     first_dead: Option<(u64, usize)>,
     dead_rows: u64,
     first_dead_row: Option<u64>,
-    /// The one value of all, if there is only one.
+    /// The value of all weights, if they are all the same.
     only: Option<f32>,
 }
 
@@ -134,7 +134,7 @@ impl Seen {
         let place = format!("tensor {}", desc.name);
         let finding = |severity, problem: String| Finding::new(severity, Step::Tensors, &place, problem);
         let matrix = desc.rows() > 1 && desc.cols() >= GROUP as u64;
-        // the towers of a whole checkpoint have clamps at infinity
+        // towers have scalar clamps at infinity
         let clamp = desc.elements() == 1 && self.not_numbers == 0;
         let mut findings = Vec::new();
         if let Some((row, column)) = self.first_not_finite.filter(|_| !clamp) {
@@ -148,7 +148,7 @@ impl Seen {
         }
         match self.only {
             Some(one) if matrix => {
-                // tables of towers are filled with one number in checkpoints that are good
+                // some tables of towers are constant in good checkpoints
                 let severity = if is_of_tower(&desc.name) { Severity::Note } else { Severity::Failure };
                 findings.push(finding(severity, format!("all values are {one}")));
                 return findings;
@@ -157,7 +157,7 @@ impl Seen {
         }
         if let Some((row, column)) = self.first_dead.filter(|_| matrix) {
             let problem = format!(
-                "{} of its groups of {GROUP} weights are zero in rows that are not, the first in row {row}, column \
+                "{} groups of {GROUP} weights are zero in rows with other values, the first in row {row}, column \
                  {column}",
                 self.dead_groups
             );
@@ -201,7 +201,7 @@ mod tests {
         assert!(with(3..5, f32::INFINITY).contains("2 infinite, the first in row 0, column 3"));
         assert!(
             with(96..128, 0.0)
-                .contains("1 of its groups of 32 weights are zero in rows that are not, the first in row 1")
+                .contains("1 groups of 32 weights are zero in rows with other values, the first in row 1")
         );
         assert!(with(128..192, 0.0).contains("1 rows are zero, the first is row 2"));
         assert_eq!(with(0..256, 0.5), "all values are 0.5");

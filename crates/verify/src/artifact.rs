@@ -1,7 +1,7 @@
-//! What is verified: a GGUF or a folder of safetensors, and how each of its tensors is stored.
+//! The artifact: a GGUF or a folder of safetensors, and the storage of each of its tensors.
 //!
-//! Both present their weights as numbers. In a folder these can be kept in another type with a scale apart
-//! (SFP8, FP8), which is what a plan speaks of and what limits depend on.
+//! Both present their weights as numbers. A folder can store them in another type with separate scales (SFP8, FP8).
+//! Plans and limits refer to the stored type.
 
 use std::path::{Path, PathBuf};
 
@@ -12,30 +12,30 @@ use tensor::{DType, TensorDesc, TensorSource};
 /// An open artifact.
 #[derive(Clone, Copy, Debug)]
 pub enum Artifact<'a> {
-    /// One file or the parts of a split.
+    /// A single file or all parts of a split.
     Gguf(&'a GgufSet),
-    /// A folder as transformers writes it.
+    /// A folder in the layout of transformers.
     Folder(&'a Checkpoint),
 }
 
-/// A tensor as its file has it.
+/// A tensor as stored in its file.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// Name, type and shape in the file.
     pub desc: TensorDesc,
-    /// Its bytes and those of its scales.
+    /// Size with scales.
     pub bytes: u64,
-    /// What all its values are multiplied with; 1 where there is no such scale, or one a row.
+    /// Factor of all values; 1 if there is none, or one per row.
     pub scale: f32,
 }
 
 /// A file that holds tensors.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
-    /// Its name in its folder.
+    /// File name.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
-    /// Its size in bytes.
+    /// File size in bytes.
     pub(crate) len: u64,
 }
 
@@ -52,7 +52,7 @@ impl<'a> From<&'a Checkpoint> for Artifact<'a> {
 }
 
 impl<'a> Artifact<'a> {
-    /// Its weights as numbers.
+    /// The weights as numbers.
     pub fn source(self) -> &'a dyn TensorSource {
         match self {
             Artifact::Gguf(set) => set,
@@ -60,7 +60,7 @@ impl<'a> Artifact<'a> {
         }
     }
 
-    /// Its tensors as they are stored, in the order of the [source](Artifact::source).
+    /// The stored form of all tensors, in the order of the [source](Artifact::source).
     pub fn stored(self) -> Vec<Stored> {
         let tensors = self.source().tensors().iter().enumerate();
         tensors.map(|(index, desc)| self.one(index, desc)).collect()
@@ -77,12 +77,12 @@ impl<'a> Artifact<'a> {
         let bytes = desc.byte_len() + scales * code.scale.dtype.block_bytes() as u64;
         let mut scale = [1.0];
         if !code.scale.per_row && folder.read_scales(&code.scale, 0, &mut scale).is_err() {
-            scale = [1.0]; // whoever reads the weights is told
+            scale = [1.0]; // reading the weights reports the error
         }
         Stored { desc, bytes, scale: scale[0] }
     }
 
-    /// The files that hold its tensors.
+    /// The files with its tensors.
     pub(crate) fn parts(self) -> Vec<Part> {
         match self {
             Artifact::Gguf(set) => {
@@ -107,18 +107,18 @@ impl<'a> Artifact<'a> {
 }
 
 impl Stored {
-    /// A tensor that is stored as it is presented.
+    /// A tensor whose stored type is the presented one.
     pub(crate) fn plain(desc: &TensorDesc) -> Stored {
         Stored { desc: desc.clone(), bytes: desc.byte_len(), scale: 1.0 }
     }
 }
 
-/// Whether what is presented in this type can be read as weights.
+/// Whether tensors presented in this type can be read as weights.
 pub(crate) fn is_readable(dtype: DType) -> bool {
     quant::can_encode(dtype) && !quant::scale_is_apart(dtype)
 }
 
-/// The name of a file in messages.
+/// The file name for messages.
 pub(crate) fn name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

@@ -1,6 +1,7 @@
-//! Why a tensor is wrong: hypotheses, tried in order on a sample of its wrong rows, until one explains them all.
+//! Diagnosis of wrong tensors: hypotheses are tried in order on a sample of the wrong rows, until one explains them
+//! all.
 //!
-//! `diagnose/values.rs` has those about values, `diagnose/places.rs` those about where values went. None holds a tensor in
+//! `diagnose/values.rs` has hypotheses about values, `diagnose/places.rs` about positions. None holds a whole tensor in
 //! memory.
 
 mod places;
@@ -16,15 +17,15 @@ use crate::expected::Expected;
 use crate::limits::Judge;
 use crate::{Finding, Severity, Step};
 
-/// Rows that a hypothesis must explain.
+/// Approximate number of sampled rows, which a hypothesis must explain.
 const SAMPLE: usize = 16;
-/// Tensors that are looked into; more are only counted.
+/// The most tensors that are diagnosed; the others are only counted.
 const DIAGNOSED: usize = 24;
 
-/// A hypothesis: the cause in a sentence, if it explains the sample.
+/// Returns the cause in a sentence, if the hypothesis explains the sample.
 type Hypothesis = fn(&Case<'_>) -> Result<Option<String>>;
 
-/// The first that holds is told, so what is special goes before what is general.
+/// The first one that holds is reported, so special causes precede general ones.
 const HYPOTHESES: &[Hypothesis] = &[
     values::constant,
     values::offset_by_one,
@@ -40,20 +41,20 @@ const HYPOTHESES: &[Hypothesis] = &[
     places::rows_permuted,
 ];
 
-/// A tensor that is wrong.
+/// A wrong tensor.
 pub(crate) struct Case<'a> {
     pair: &'a Pair<'a>,
     /// All tensors.
     pairs: &'a [Pair<'a>],
     expected: &'a Expected,
     part: &'a Part,
-    /// The sampled rows: their numbers, what they should be, what they are.
+    /// The sampled rows: their numbers, values of the base, values of the artifact.
     rows: Vec<u64>,
     x: Vec<Vec<f32>>,
     y: Vec<Vec<f32>>,
 }
 
-/// What is wrong with each tensor, in the order of the file.
+/// Findings about wrong and unusually coarse tensors, in the order of the file.
 pub(crate) fn findings(pairs: &[Pair<'_>], errors: &[Part], expected: &Expected) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut wrong = 0;
@@ -80,7 +81,7 @@ pub(crate) fn findings(pairs: &[Pair<'_>], errors: &[Part], expected: &Expected)
     Ok(findings)
 }
 
-/// Whether a tensor is beyond a limit.
+/// Whether a tensor exceeds a limit.
 pub(crate) fn is_wrong(pair: &Pair<'_>, part: &Part) -> bool {
     part.bad_rows > 0
         || matches!(pair.judge(), Judge::Blocks(limits) if (part.scale() - 1.0).abs() > limits.scale)
@@ -99,14 +100,14 @@ fn not_finite(pair: &Pair<'_>, part: &Part) -> Option<Finding> {
     Some(Finding::new(Severity::Failure, Step::Tensors, place(pair), problem))
 }
 
-/// How much coarser a tensor may be by error feedback.
+/// The factor by which error feedback may increase the error of a tensor.
 const FED: f64 = 2.0;
 
-/// A tensor that is right, but remarkably coarse.
+/// A warning about a tensor that is correct, but unusually coarse.
 fn remarkable(pair: &Pair<'_>, part: &Part) -> Option<Finding> {
     let Judge::Blocks(limits) = pair.judge() else { return None };
     let relative = part.sums.relative();
-    // error feedback trades the error of weights for that of what they compute
+    // error feedback increases the error of weights to reduce the error of outputs
     let most = if pair.tensor.rounding.feedback { FED * limits.tensor } else { limits.tensor };
     (relative > most).then(|| {
         let problem = "its relative error is large for its type";
@@ -122,7 +123,7 @@ impl<'a> Case<'a> {
         expected: &'a Expected,
         part: &'a Part,
     ) -> Result<Case<'a>> {
-        // without a bad row the whole is wrong: any row will do
+        // without a bad row, the scale of the whole tensor is wrong: any rows will do
         let rows: Vec<u64> = if part.some_bad.is_empty() {
             let step = (pair.rows() / SAMPLE as u64).max(1);
             (0..pair.rows()).step_by(step as usize).take(SAMPLE).collect()
@@ -156,7 +157,7 @@ impl<'a> Case<'a> {
             }
         }
         let problem = problem.unwrap_or_else(|| self.unexplained());
-        // K/V that no layer reads do no harm
+        // K/V that no layer reads are harmless
         let severity = if self.pair.tensor.unused { Severity::Warning } else { Severity::Failure };
         let finding = Finding::new(severity, Step::Tensors, place(self.pair), problem);
         Ok(match self.part.first_bad {
@@ -182,10 +183,11 @@ impl<'a> Case<'a> {
         if rows == 1 {
             return "it holds other values than the base".to_owned();
         }
-        format!("{bad} of {rows} rows hold other values than the base, in no order that this tool knows")
+        format!("{bad} of {rows} rows hold other values than the base, without a known pattern")
     }
 
-    /// Whether `y` is what the artifact's type makes of `x`, and no other row that happens to look alike.
+    /// Whether `y` can be `x` in the artifact's type; stricter than the limits, so that similar rows do not match by
+    /// chance.
     fn same(&self, x: &[f32], y: &[f32]) -> bool {
         let sums = Sums::of(x, y);
         match self.pair.judge() {
@@ -194,7 +196,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether the sampled rows are what `of` makes of the rows of the base.
+    /// Whether the sampled rows are the rows of the base after the transformation `of`.
     fn explained(&self, of: impl Fn(&[f32], &mut Vec<f32>)) -> bool {
         let mut changed = Vec::new();
         self.x.iter().zip(&self.y).all(|(x, y)| {
@@ -204,7 +206,7 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// Whether so many rows are wrong; a few may look right by chance.
+    /// Whether about `rows` rows are wrong; a few may match by chance.
     fn about(&self, rows: u64) -> bool {
         let bad = self.part.bad_rows;
         bad <= rows && 10 * bad >= 9 * rows

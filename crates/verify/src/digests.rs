@@ -1,5 +1,5 @@
-//! The digests of tensors that a GGUF has among its keys, where error feedback rounded it: its bytes cannot be made again from
-//! the checkpoint, and are still known.
+//! Tensor digests among the keys of a calibrated GGUF. Error feedback depends on the calibration text, so the bytes
+//! cannot be reproduced from the checkpoint alone; the digests detect changes.
 
 use gguf::GgufSet;
 use plan::{TENSOR_DIGESTS, digest_of_entry, hex};
@@ -9,10 +9,10 @@ use tensor::{Result, TensorDesc, TensorSource};
 
 use crate::{Finding, Severity, Step};
 
-/// Bytes that are hashed at a time (or a row, if that is more).
+/// Bytes hashed per read (at least a row).
 const PIECE: u64 = 1 << 20;
 
-/// Holds the tensors of a GGUF against the digests that it has of them; nothing where it has none.
+/// Compares the tensors of a GGUF with the digests in its keys. No findings if it has none.
 ///
 /// # Errors
 /// `Io`.

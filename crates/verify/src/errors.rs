@@ -1,7 +1,7 @@
-//! The second step: how far each weight is from that of the base. Both sides stream by in blocks of rows, in parallel;
-//! sums are of f64 and added in the order of the rows, so that they are the same from any number of threads.
+//! Step 2, weights: the error of each weight. Both sides are streamed in blocks of rows, in parallel. Sums are f64 and
+//! added in row order, so they do not depend on the number of threads.
 //!
-//! What is far enough to be wrong is in `limits.rs`; why it is wrong, `diagnose.rs` finds out.
+//! `limits.rs` decides which errors are wrong values, `diagnose.rs` finds the cause.
 
 use checkpoint::{Checkpoint, StoredEncoding};
 use quant::Simd;
@@ -17,19 +17,19 @@ use crate::reencode::{self, Bytes, Kept, Reencode, Verdict};
 use crate::structure::comparable;
 use crate::{Finding, Tensors, WorstBlock, diagnose, summary};
 
-/// Bytes of decoded weights that a worker holds of each side (or a row, if that is more).
+/// Bytes of decoded weights per worker and side (at least a row).
 const BLOCK: u64 = 1 << 20;
-/// Weights of a block in reports.
+/// Weights per block in reports.
 pub(crate) const GROUP: usize = 32;
-/// Weights of the tensors that are compared before the next ones: what is known of each of their rows is kept so long.
+/// The most weights of the tensors compared in one batch. Figures of each row are kept for the duration of a batch.
 const BATCH: u64 = 1 << 27;
-/// Bad rows that are remembered of a block of rows.
+/// The most bad rows recorded per block of rows.
 const REMEMBERED: usize = 4;
 
-/// Compares all tensors that both have. `progress` is told numbers of weights; see [`weights`].
+/// Compares all tensors that both have. `progress` gets numbers of weights; see [`weights`].
 ///
 /// # Errors
-/// `Io`, or `Malformed` when the base itself holds values that are not finite.
+/// `Io`; `Malformed` if the base has values that are not finite.
 pub fn tensor_errors<'a>(
     artifact: impl Into<Artifact<'a>>,
     base: &dyn TensorSource,
@@ -45,7 +45,8 @@ pub fn tensor_errors<'a>(
     compare((artifact.source(), folder), &artifact.stored(), base, expected, simd, progress)
 }
 
-/// As [`tensor_errors`], of any source; with the folder that it is, if it is one. `stored` is as long as its tensors.
+/// [`tensor_errors`] of any source; `folder` is the source's folder, if it is one. `stored` has an item for each
+/// tensor.
 pub(crate) fn compare(
     (artifact, folder): (&dyn TensorSource, Option<&Checkpoint>),
     stored: &[Stored],
@@ -102,7 +103,7 @@ pub(crate) fn compare(
     Ok((summary::tensors(&pairs, &errors, &bytes, &verdicts), findings))
 }
 
-/// How many weights [`tensor_errors`] will compare.
+/// The number of weights that [`tensor_errors`] compares.
 pub fn weights<'a>(artifact: impl Into<Artifact<'a>>, expected: &Expected) -> u64 {
     comparable(artifact.into().source().tensors(), expected)
         .iter()
@@ -110,20 +111,20 @@ pub fn weights<'a>(artifact: impl Into<Artifact<'a>>, expected: &Expected) -> u6
         .sum()
 }
 
-/// A tensor of the artifact and what it should be.
+/// A tensor of the artifact with the expected one.
 #[derive(Clone, Copy)]
 pub(crate) struct Pair<'a> {
     pub(crate) artifact: &'a dyn TensorSource,
     pub(crate) base: &'a dyn TensorSource,
-    /// In the artifact.
+    /// Index in the artifact.
     pub(crate) index: usize,
     pub(crate) stored: &'a Stored,
-    /// Where it is kept in another type with a scale apart, in a folder.
+    /// The folder and encoding of a tensor with separate scales.
     pub(crate) code: Option<(&'a Checkpoint, StoredEncoding)>,
     pub(crate) tensor: &'a ExpectedTensor,
-    /// The artifact is of a quantised type, and may have been made from a BF16 file.
+    /// The artifact has a quantized type, and may have been made from a BF16 file.
     pub(crate) quantised: bool,
-    /// The base may be a rounding of what the artifact is of.
+    /// The base may itself be rounded from the artifact's original.
     pub(crate) rounded: bool,
     /// Vector instructions of codecs.
     pub(crate) simd: Simd,
@@ -176,7 +177,7 @@ impl Pair<'_> {
         }
     }
 
-    /// Rows of a slice along the first of three dimensions (an expert); else all.
+    /// Rows per slice along the first of three dimensions (an expert); otherwise all rows.
     pub(crate) fn slice_rows(&self) -> u64 {
         match self.tensor.desc.shape.as_slice() {
             [_, rows, _] => *rows,
@@ -184,7 +185,7 @@ impl Pair<'_> {
         }
     }
 
-    /// First rows and numbers of rows. No part spans two slices.
+    /// First rows and row counts. No part spans two slices.
     fn parts(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
         let slice = self.slice_rows().max(1);
         let step = (BLOCK / (4 * self.cols().max(1)) as u64).clamp(1, slice);
@@ -195,17 +196,18 @@ impl Pair<'_> {
         })
     }
 
-    /// Whether values of the base can be encoded: what is not finite is told elsewhere, and a tower's limits are copied.
+    /// Whether values of the base can be encoded. Values that are not finite are reported elsewhere; a tower's limits
+    /// are copied.
     fn is_encodable(&self, x: &[f32]) -> bool {
         !self.dtype().is_quantized() || quant::first_beyond(x, f32::MAX).is_none()
     }
 
-    /// Rows of the artifact from `first` on, as many as fill `out`.
+    /// Reads rows of the artifact from `first` on into `out`.
     pub(crate) fn read(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         read(self.simd, self.artifact, self.index, first, bytes, out)
     }
 
-    /// What they should be.
+    /// Reads the expected values of rows from `first` on into `out`.
     pub(crate) fn read_base(&self, first: u64, bytes: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         match &self.tensor.from {
             Values::Base(index) => read(self.simd, self.base, *index, first, bytes, out),
@@ -254,7 +256,7 @@ impl Pair<'_> {
             blocks.clear();
             blocks.extend(x.chunks(GROUP).zip(y.chunks(GROUP)).map(|(x, y)| Sums::of(x, y)));
             let total = part.add_row(row, blocks);
-            // parts whose bytes are right need no look at their rows; what was fitted is free to differ
+            // only rows whose bytes are not known to be right; adjusted weights may differ
             if let Judge::Blocks(limits) = &judge
                 && (part.bytes.differing > 0 || reencode.is_none())
                 && !self.tensor.fitted
@@ -286,14 +288,14 @@ impl Pair<'_> {
     }
 }
 
-/// The first column of the first block that is wrong, or of a row that is.
+/// The first column of the first wrong block; 0 for a wrong row.
 fn bad_block(limits: &Limits, blocks: &[Sums], cols: usize, row: Sums) -> Option<usize> {
     let len = limits.block_len();
     let block = limits.errors(blocks, cols, row).position(|error| error > limits.block);
     block.map(|block| block * len).or_else(|| limits.is_another(blocks, cols, row).then_some(0))
 }
 
-/// Towers may have clamps at infinity: what is not finite and the same on both sides is right.
+/// Zeroes values that are not finite and equal on both sides: towers may have clamps at infinity.
 fn drop_equal(x: &mut [f32], y: &mut [f32]) {
     let same = |(x, y): &(&mut f32, &mut f32)| !x.is_finite() && x.to_bits() == y.to_bits();
     x.iter_mut().zip(y).filter(same).for_each(|(x, y)| (*x, *y) = (0.0, 0.0));
@@ -326,7 +328,7 @@ pub(crate) struct Sums {
 
 impl Sums {
     pub(crate) fn of(x: &[f32], y: &[f32]) -> Sums {
-        // eight sums side by side, added up at the end: the same order on every machine
+        // eight parallel sums, added at the end: the same order on every machine
         const LANES: usize = 8;
         let mut lanes = [[0f64; LANES]; 4];
         let mut add = |lane: usize, x: f32, y: f32| {
@@ -358,7 +360,7 @@ impl Sums {
         }
     }
 
-    /// `√(Σ(y − x)² / Σx²)`; 1 where all x are zero and not all y.
+    /// `√(Σ(y − x)² / Σx²)`; 1 if all x are zero and some y are not.
     pub(crate) fn relative(&self) -> f64 {
         match (self.ee > 0.0, self.xx > 0.0) {
             (false, _) => 0.0,
@@ -367,7 +369,7 @@ impl Sums {
         }
     }
 
-    /// `Σxy / √(Σx² Σy²)`; 0 where one side alone is zero.
+    /// `Σxy / √(Σx² Σy²)`; 0 if only one side is zero.
     pub(crate) fn cosine(&self) -> f64 {
         if self.ee == 0.0 {
             return 1.0;
@@ -377,39 +379,39 @@ impl Sums {
     }
 }
 
-/// What was found in some rows of a tensor.
+/// Result for some rows of a tensor.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Part {
     pub(crate) sums: Sums,
     pub(crate) worst: WorstBlock,
-    /// Σxy and Σx² of the groups that are not all zeros in the artifact: importance of zero makes such.
+    /// Σxy and Σx² of the groups that are not all zeros in the artifact, as an importance of zero makes them.
     pub(crate) shown: (f64, f64),
-    /// Values of the artifact that are not finite, and the first. They are left out of the sums.
+    /// Number of values of the artifact that are not finite, and the first (row, column). The sums exclude them.
     pub(crate) not_finite: u64,
     pub(crate) first_not_finite: Option<(u64, usize)>,
-    /// Rows that are wrong somewhere, and the first place.
+    /// Number of rows with wrong values, and the first wrong place (row, column).
     pub(crate) bad_rows: u64,
     pub(crate) first_bad: Option<(u64, usize)>,
     /// Some of the bad rows, in order.
     pub(crate) some_bad: Vec<u64>,
     pub(crate) last_bad: u64,
-    /// Its bytes against those that the checkpoint gives.
+    /// Comparison of the bytes with those that the checkpoint gives.
     pub(crate) bytes: Bytes,
-    /// Rows as far as they are not known to be right by their bytes.
+    /// Scales of rows whose bytes are not known to be right.
     pub(crate) rows: Vec<Row>,
-    /// Rows that stand out among the others.
+    /// Numbers of the outlier rows.
     outliers: Vec<u64>,
-    /// Groups of weights that stand out among those that were read with them.
+    /// Outlier groups among those of one block of rows.
     groups: Vec<Group>,
 }
 
 impl Part {
-    /// All rows are in: what they say about each other.
+    /// Finds the outlier rows, once all rows are added.
     fn settle(&mut self) {
         self.outliers = outliers::outliers(&std::mem::take(&mut self.rows));
     }
 
-    /// Rows that stand out are wrong.
+    /// Counts outlier rows and groups as wrong rows.
     fn count_outliers(&mut self) {
         let rows = std::mem::take(&mut self.outliers).into_iter().map(|row| (row, 0));
         let groups = std::mem::take(&mut self.groups).into_iter().map(|group| (group.row, group.column));
@@ -444,7 +446,7 @@ impl Part {
         self.groups.extend(other.groups);
     }
 
-    /// Counts values that are not finite and makes them equal on both sides.
+    /// Counts values that are not finite and zeroes them on both sides.
     fn drop_not_finite(&mut self, first: u64, cols: usize, x: &mut [f32], y: &mut [f32]) {
         if quant::first_beyond(y, f32::MAX).is_none() {
             return;
@@ -456,7 +458,7 @@ impl Part {
         }
     }
 
-    /// The factor that brings the base nearest to the artifact; 0 for an artifact of zeros.
+    /// The least-squares factor from the base to the artifact; 0 for an artifact of zeros.
     pub(crate) fn scale(&self) -> f64 {
         match self.shown {
             (xy, xx) if xx > 0.0 => xy / xx,

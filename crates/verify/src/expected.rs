@@ -1,8 +1,8 @@
-//! What an artifact should be: the keys and tensors that a plan gives it, and where their values come from.
+//! The expected artifact: the keys and tensors of a plan, and the origin of their values.
 //!
-//! Held against a checkpoint, that is the plan of [`plan::plan`] for it, in one file; held against another GGUF, that
-//! file itself, in whatever types. Of a folder of safetensors the keys are those that its GGUF would have, and there is
-//! more to it: see `folder.rs`. Which recipe the plan is of is for [`crate::Provenance`] to find out.
+//! If the base is a checkpoint, this is [`plan::plan`] for it, in one file. If the base is another GGUF, it is that
+//! file, with any types. The keys of a folder of safetensors are those that its GGUF would have; for its other contents
+//! see `folder.rs`. [`crate::Provenance`] finds the recipe.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,46 +22,46 @@ use crate::Provenance;
 use crate::artifact::name;
 use crate::folder::{self, Folder};
 
-/// The router of a mixture of experts, which a calibration fits.
+/// The router of a mixture of experts, which calibration adjusts.
 const ROUTER: &str = "ffn_gate_inp";
 
-/// What an artifact should be.
+/// The expected artifact.
 #[derive(Clone, Debug)]
 pub struct Expected {
-    /// What this was made from: `manifest`, `recipe q4_0`, `general.file_type 2 (q4_0)`, `file model.gguf`.
+    /// The source of the plan: `manifest`, `recipe q4_0`, `general.file_type 2 (q4_0)`, `file model.gguf`.
     pub plan: String,
-    /// The text model.
+    /// Config of the text model.
     pub config: Config,
     /// The keys, without `split.*`.
     pub metadata: Metadata,
     /// The tensors.
     pub tensors: Vec<ExpectedTensor>,
-    /// Of a folder, what else is in it. `None` for a GGUF.
+    /// The other contents of a folder. `None` for a GGUF.
     pub folder: Option<Folder>,
-    /// All keys, types and unused K/V are those that were asked for; else names, types and unused K/V are free.
+    /// Whether all keys, types and unused K/V must be as planned; otherwise names, types and unused K/V are free.
     pub binding: bool,
-    /// The manifest says how it was made, and this tool made it.
+    /// Whether this tool made the artifact, and the manifest says how.
     pub known: bool,
-    /// The importance that it was rounded by, where that is at hand.
+    /// The imatrix that it was quantized with, if it was found.
     pub importance: Option<Arc<Importance>>,
-    /// Its preset is one of quantised types.
+    /// Whether its preset has quantized types.
     pub quantised: bool,
-    /// The base has been rounded itself: a block that is as near to it as the right one is right.
+    /// Whether the base may be quantized itself: a block with as small an error as the expected one is accepted.
     pub lenient: bool,
 }
 
-/// How the values of a tensor become bytes.
+/// The quantization of a tensor.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rounding {
-    /// The type that they are rounded to first.
+    /// The type that values are rounded to first.
     pub via: Option<DType>,
-    /// They lie on a 4-bit lattice, and are repacked.
+    /// The values lie on a 4-bit quantization grid (QAT), and are repacked.
     pub lattice: bool,
-    /// By importance, of which there is an entry.
+    /// With importance: the imatrix has an entry.
     pub steered: bool,
-    /// By importance that is not at hand.
+    /// With an imatrix that was not found.
     pub unknown_importance: bool,
-    /// Perhaps with error feedback.
+    /// Possibly with error feedback.
     pub feedback: bool,
 }
 
@@ -70,31 +70,31 @@ pub struct Rounding {
 pub struct ExpectedTensor {
     /// Name, type and shape.
     pub desc: TensorDesc,
-    /// llama.cpp's name for what it does.
+    /// llama.cpp's name of the role.
     pub role: &'static str,
-    /// Its layer.
+    /// The layer; `None` outside of layers.
     pub layer: Option<usize>,
-    /// K/V of a layer that reads another layer's: may be there, is never read.
+    /// K/V of a layer that reads another layer's: optional, never read.
     pub unused: bool,
-    /// It was fitted to what is rounded around it, and is only near its original.
+    /// Adjusted to neighbouring quantization error, so only close to its original.
     pub fitted: bool,
-    /// How they become bytes.
+    /// The quantization of its values.
     pub rounding: Rounding,
-    /// Its values.
+    /// The origin of its values.
     pub from: Values,
 }
 
-/// Where the values of a tensor come from.
+/// The origin of the values of a tensor.
 #[derive(Clone, Debug)]
 pub enum Values {
-    /// The tensor of this number in the base.
+    /// The tensor with this index in the base.
     Base(usize),
-    /// They are computed from the config.
+    /// Values computed from the config.
     Generated(Vec<f32>),
 }
 
 impl Expected {
-    /// What the recipe that an artifact is of makes of a checkpoint, with importance if it was made with some.
+    /// The plan for a checkpoint with the recipe of an artifact, and with the imatrix if it was made with one.
     ///
     /// # Errors
     /// Those of [`plan::plan`]: the recipe does not fit the checkpoint.
@@ -111,7 +111,7 @@ impl Expected {
         recipe.output.split_max_size = None;
         recipe.output.offload.clear();
         if recipe.types.lattice == GridPolicy::Require {
-            recipe.types.lattice = GridPolicy::Auto; // where there is no lattice, the types will tell
+            recipe.types.lattice = GridPolicy::Auto; // weights off the grid show in the types
         }
         let entries = from.entries.clone();
         let given = |keys| GivenImportance {
@@ -132,7 +132,7 @@ impl Expected {
         let mut header =
             Header::read(&mut file.header.as_slice(), file.bytes).map_err(|e| e.within(&plan))?;
 
-        // of tensors that are not made yet
+        // these digests depend on the tensors, which do not exist yet
         header.metadata.remove(TENSOR_DIGESTS);
 
         let found: HashMap<&str, _> =
@@ -224,10 +224,10 @@ impl Expected {
         })
     }
 
-    /// What another file of the same model should be: the keys and tensors of `base`, types free.
+    /// The expected artifact for another file of the same model: the keys and tensors of `base`, with any types.
     ///
     /// # Errors
-    /// `Malformed` or `Unsupported`, when `base` itself is no whole Gemma 4 text model.
+    /// `Malformed` or `Unsupported` if `base` is not a whole Gemma 4 text model.
     pub fn of_gguf(base: &GgufSet) -> Result<Expected> {
         let path = base.parts()[0].path();
         let config = Config::any_from_metadata(base.metadata(), base.tensors());
@@ -262,7 +262,7 @@ impl Expected {
         folder.config().unwrap_or_else(|| self.config.clone())
     }
 
-    /// Whether `name` is that of K/V that a model of this config may have and never reads.
+    /// Whether `name` is a K/V tensor that a model of this config may have and never reads.
     pub(crate) fn is_unused_kv(&self, name: &str) -> bool {
         const OF_GGUF: [&str; 3] = ["attn_k.weight", "attn_v.weight", "attn_k_norm.weight"];
         const OF_FOLDER: [&str; 3] =

@@ -1,11 +1,11 @@
-//! What a folder of safetensors should hold besides its tensors, and whether it does: scales, the shards' `__metadata__`,
-//! the index, and the files that belong to a model.
+//! Contents of a folder of safetensors other than tensors: scales, `__metadata__` of the shards, the index, and the
+//! other files of a model.
 //!
-//! Configs and tokenizers are compared twice. As keys, those that a GGUF of the folder would have: these tell the cause,
-//! whatever dialect wrote the config, and are compared like any GGUF's (`keys.rs`). And as files, against those of the
-//! plan: with a binding plan every difference matters, else those that transformers and vLLM obey (`obeyed.rs`). JSON is
-//! compared by what it says.
-//! The index against the shards is for [`Checkpoint::open`], which refuses a folder whose parts contradict each other.
+//! Configs and tokenizers are compared twice. First as the keys that a GGUF of the folder would have: this names the
+//! cause, in whichever dialect the config is written (`keys.rs`). Then as files, with those of the plan: with a binding
+//! plan every difference matters, otherwise those that transformers and vLLM obey (`obeyed.rs`). JSON is compared by
+//! content. The index is compared with the shards in [`Checkpoint::open`], which refuses a folder whose parts
+//! contradict each other.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,24 +21,24 @@ use crate::expected::Expected;
 use crate::obeyed::{file_rule, is_dialect, place};
 use crate::{Finding, Severity, Step, values};
 
-/// The most bytes of a file beside the weights: the tokenizer's is the largest.
+/// The largest size of a file other than weights, in bytes; the largest is the tokenizer.
 const MAX_COMPANION: u64 = 80 << 20;
 const INDEX: &str = "model.safetensors.index.json";
-/// What of a config says how weights are stored: no key of a GGUF tells.
+/// The part of a config about the storage of weights, which no GGUF key corresponds to.
 const QUANTIZATION: &str = "quantization_config";
-/// The key of `__metadata__` by which readers choose a framework, and tell SFP8.
+/// The key of `__metadata__` by which readers choose a framework and recognise SFP8.
 const FORMAT: &str = "format";
-/// Where accelerate puts which module, of an offload set.
+/// The device map of an offload set: the device of each module, for accelerate.
 const DEVICE_MAP: &str = "device_map.json";
-/// What is shown of a value that is not there.
+/// The text for a missing value.
 const NONE: &str = "none";
-/// Differences of a file that are told.
+/// The most differences that are reported of a file.
 const TOLD: usize = 4;
 
-/// What a folder should hold besides its tensors.
+/// The expected contents of a folder, other than tensors.
 #[derive(Clone, Debug, Default)]
 pub struct Folder {
-    /// By the name of a weight, its scale as it should be stored.
+    /// The expected scales by the name of the weight.
     pub(crate) scales: HashMap<String, TensorDesc>,
     /// `__metadata__` of each shard.
     pub(crate) metadata: Vec<(String, String)>,
@@ -46,7 +46,7 @@ pub struct Folder {
     pub(crate) companions: Vec<Companion>,
 }
 
-/// A file that belongs to a model besides its weights.
+/// A file of a model that has no weights.
 #[derive(Clone, Debug)]
 pub(crate) struct Companion {
     name: String,
@@ -55,14 +55,14 @@ pub(crate) struct Companion {
 
 #[derive(Clone, Debug)]
 enum Content {
-    /// That of the file at this path.
+    /// The content of the file at this path.
     Of(PathBuf),
     /// These bytes.
     Bytes(Vec<u8>),
 }
 
 impl Folder {
-    /// Takes in a file of a plan for the checkpoint in `base`.
+    /// Adds a file of a plan for the checkpoint in `base`.
     pub(crate) fn add(&mut self, file: &PlannedFile, base: &Path) {
         if !file.tensors.is_empty() {
             if self.metadata.is_empty() {
@@ -79,7 +79,7 @@ impl Folder {
 }
 
 impl Folder {
-    /// The config that the plan writes.
+    /// The config in the plan.
     pub(crate) fn config(&self) -> Option<Config> {
         let config = self.companions.iter().find(|companion| companion.name == "config.json")?;
         let bytes = match &config.content {
@@ -90,7 +90,7 @@ impl Folder {
     }
 }
 
-/// `__metadata__` of a header, without what tells one conversion from another.
+/// `__metadata__` of a header, without the number of the conversion.
 fn metadata_of(header: &[u8]) -> Vec<(String, String)> {
     let json = header.get(8..).and_then(|json| serde_json::from_slice::<Map<String, Json>>(json).ok());
     let pairs = json.and_then(|mut json| serde_json::from_value(json.remove("__metadata__")?).ok());
@@ -99,10 +99,10 @@ fn metadata_of(header: &[u8]) -> Vec<(String, String)> {
     pairs.filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect()
 }
 
-/// The keys that a GGUF of the folder would have, but for those of the file.
+/// The keys that a GGUF of the folder would have, except those of the GGUF file itself.
 ///
 /// # Errors
-/// What the config and the tokenizer are refused for, with the file it is in.
+/// The errors of the config and the tokenizer, with the file name.
 pub(crate) fn keys(folder: &Checkpoint, config: &Config) -> Result<Metadata> {
     let within = |e: Error| e.within(folder.dir().display());
     let (tokenizer_config, generation) = (folder.tokenizer_config()?, folder.generation_config()?);
@@ -122,7 +122,7 @@ pub(crate) fn keys(folder: &Checkpoint, config: &Config) -> Result<Metadata> {
     gemma::metadata(&sources, 0).map_err(within)
 }
 
-/// Scales, `__metadata__`, index and companions of `found` against what is expected.
+/// Compares the scales, `__metadata__`, index and other files of `found` with the expected ones.
 pub(crate) fn compare(found: &Checkpoint, folder: &Folder, expected: &Expected) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (index, desc) in found.tensors().iter().enumerate() {
@@ -158,7 +158,7 @@ pub(crate) fn compare(found: &Checkpoint, folder: &Folder, expected: &Expected) 
     findings
 }
 
-/// The map of an offload set against its shards. A module that stays may be put on any device.
+/// Compares the device map of an offload set with its shards. A module that is not offloaded may be on any device.
 pub(crate) fn device_map(found: &Checkpoint) -> Option<Finding> {
     let failure = |problem: String| Some(finding(Severity::Failure, DEVICE_MAP, problem));
     let is_offloaded =
@@ -204,11 +204,13 @@ pub(crate) fn device_map(found: &Checkpoint) -> Option<Finding> {
         }
     }
     let extra = map.keys().find(|module| !should.contains_key(*module))?;
-    failure(format!("{extra:?} is no module of it, or has others of the map above or below it"))
+    failure(format!(
+        "{extra:?} is not a module of the model, or contains or is part of another module of the map"
+    ))
 }
 
-/// Files that are not of the model: those that a reader may obey, and one note for the others. What a conversion writes
-/// besides is known, and so are files of `known`.
+/// Unexpected files: a finding for each that a reader may obey, and one note for the others. Files that a conversion
+/// writes are known, and so are those for which `known` is true.
 pub(crate) fn strays(found: &Checkpoint, known: &dyn Fn(&str) -> bool) -> Vec<Finding> {
     let own = |name: &str| {
         name == INDEX
@@ -246,7 +248,7 @@ fn finding(severity: Severity, place: impl ToString, problem: impl ToString) -> 
     Finding::new(severity, Step::Structure, place, problem)
 }
 
-/// Scales of another type, or another number of them.
+/// A finding about scales of another type or number.
 fn other_scales(
     desc: &TensorDesc,
     code: StoredEncoding,
@@ -266,7 +268,7 @@ fn other_scales(
     )
 }
 
-/// Whether there is an index, and what it says about the size of all tensors.
+/// Checks that an index exists where it is needed, and its total size.
 pub(crate) fn index(found: &Checkpoint) -> Option<Finding> {
     let Some(bytes) = read(&found.dir().join(INDEX)) else {
         let problem = "missing: without it transformers does not find the shards";
@@ -283,7 +285,7 @@ pub(crate) fn index(found: &Checkpoint) -> Option<Finding> {
     })
 }
 
-/// The bytes of a regular file of a sane size.
+/// Reads a regular file of at most [`MAX_COMPANION`] bytes.
 fn read(path: &Path) -> Option<Vec<u8>> {
     base::read_regular(path, MAX_COMPANION).ok()
 }
@@ -316,13 +318,13 @@ impl Companion {
         differs.map(told).into_iter().collect()
     }
 
-    /// The places in which two JSON files differ, the gravest first.
+    /// The paths at which two JSON files differ, most severe first.
     fn json(&self, mut should: Json, mut found: Json, binding: bool, same_config: bool) -> Vec<Finding> {
         let mut places = Vec::new();
         normalise(&mut should);
         normalise(&mut found);
         differences(&should, &found, String::new(), &mut places);
-        // a plan says what is in the file, but not in which dialect others write it
+        // a plan fixes the content of the file, but not the dialect in which others write it
         let severity = |at: &Place| {
             let free = !binding || is_dialect(&self.name, &at.path);
             if !free || at.path.starts_with(QUANTIZATION) {
@@ -348,7 +350,7 @@ impl Companion {
     }
 }
 
-/// Brings what says the same into one form: `torch_dtype` and `dtype`, merges as texts and as pairs.
+/// Unifies equivalent forms: `torch_dtype` and `dtype`, merges as texts and as pairs.
 fn normalise(json: &mut Json) {
     match json {
         Json::Object(fields) => {
@@ -365,7 +367,7 @@ fn normalise(json: &mut Json) {
     }
 }
 
-/// A merge of two texts without a space as one text.
+/// Turns a merge given as a pair of texts without spaces into one text.
 fn joined(merge: &mut Json) {
     let pair = merge.as_array().filter(|pair| pair.len() == 2);
     let texts = pair.and_then(|pair| Some((pair[0].as_str()?, pair[1].as_str()?)));
@@ -384,7 +386,7 @@ struct Place {
     found: String,
 }
 
-/// The innermost places in which `a` and `b` differ, as `text_config.rope_parameters`.
+/// Collects the innermost paths at which `a` and `b` differ, such as `text_config.rope_parameters`.
 fn differences(a: &Json, b: &Json, path: String, places: &mut Vec<Place>) {
     let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match (a, b) {
@@ -406,7 +408,7 @@ fn differences(a: &Json, b: &Json, path: String, places: &mut Vec<Place>) {
     }
 }
 
-/// A value in a few words.
+/// A short text of a value.
 fn shown(value: &Json) -> String {
     match value {
         Json::Null => NONE.to_owned(),

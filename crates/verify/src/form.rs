@@ -1,11 +1,11 @@
-//! In what a folder is not as transformers saves one: what is read nevertheless, and files that nobody reads.
+//! Findings about the form of a folder: deviations from transformers' layout that are still read, and unused files.
 
 use checkpoint::{Checkpoint, Topic};
 
 use crate::{Finding, Severity, Step};
 
-/// What there is to say about the form of an artifact's folder. Names that transformers does not know are a failure: it would
-/// make up those weights.
+/// Findings about the form of an artifact's folder. Tensor names that transformers does not know are a failure, because
+/// it would initialise those weights randomly.
 pub fn form(folder: &Checkpoint) -> Vec<Finding> {
     let place = folder.dir().display().to_string();
     let finding = |severity, text: &str| Finding::new(severity, Step::Structure, &place, text);

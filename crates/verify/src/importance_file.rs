@@ -1,4 +1,4 @@
-//! The file of importance that steered the rounding of an artifact: with it, every block can be rounded again.
+//! The imatrix that an artifact was quantized with. With it, every block can be quantized again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use crate::Provenance;
 use crate::artifact::Artifact;
 
 impl Provenance {
-    /// Looks for the importance that the artifact was made with: in the file `given`, else where the manifest or the keys
-    /// say that it was, else beside the artifact. A file that was only found counts when it is the one that is meant.
+    /// Looks for the imatrix that the artifact was made with: the file `given`, else the path in the manifest or the
+    /// keys, else the same file name beside the artifact. A file that was not given must match the manifest and the
+    /// keys.
     ///
     /// # Errors
-    /// What is wrong with the file `given`.
+    /// The errors of reading `given`.
     pub fn find_importance<'a>(
         &mut self,
         artifact: impl Into<Artifact<'a>>,
@@ -44,7 +45,7 @@ impl Provenance {
     }
 }
 
-/// The importance in a file, if it is the one that `keys` and the manifest mean.
+/// The imatrix in a file, if it matches `keys` and the manifest's entry.
 fn read(path: &Path, keys: &ImportanceKeys, recorded: Option<&FileEntry>) -> Option<Importance> {
     let found = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
     if recorded.is_some_and(|file| file.bytes != found.len()) || !Importance::is_one(path) {

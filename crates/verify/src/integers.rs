@@ -1,11 +1,11 @@
-//! Tensors of integers, which are copied: the order of a draft model's ordered embedding.
+//! Integer tensors, which are copied unchanged: the token order of a draft model's ordered embedding.
 
 use tensor::{Result, TensorDesc, TensorSource};
 
 use crate::expected::{Expected, Values};
 use crate::{Finding, Severity, Step};
 
-/// Holds tensors of integers against those of the base.
+/// Compares integer tensors with those of the base.
 pub(crate) fn integers(
     artifact: &dyn TensorSource,
     base: &dyn TensorSource,
@@ -16,7 +16,7 @@ pub(crate) fn integers(
         let same = |desc: &TensorDesc| desc.name == tensor.desc.name && desc.dtype == tensor.desc.dtype;
         let (Some(index), Values::Base(origin)) = (artifact.tensors().iter().position(same), &tensor.from)
         else {
-            continue; // the structure tells
+            continue; // reported by `structure.rs`
         };
         let len = artifact.tensors()[index].byte_len();
         if base.tensors()[*origin].byte_len() != len {

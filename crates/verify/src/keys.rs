@@ -1,13 +1,13 @@
-//! Every key of an artifact against what is expected. Which differences matter is a table.
+//! Comparison of the keys of an artifact with the expected ones. A table gives the severity of each difference.
 
 use gguf::{Array, Metadata, Value};
 
 use crate::values::{Difference, difference, show};
 use crate::{Finding, Severity, Step};
 
-/// What a key that differs, is missing or should not be there means.
+/// Severities of a key that differs, is missing or is unexpected.
 struct Rule {
-    /// A key, or with a `*` at the end the beginning of one.
+    /// A key, or the prefix of one if it ends with `*`.
     key: &'static str,
     differs: Severity,
     missing: Severity,
@@ -16,9 +16,9 @@ struct Rule {
 
 use Severity::{Failure, Note, Warning};
 
-/// The first row that matches a key speaks for it. What the model computes and what it reads must be as expected; names
-/// and licences are anyone's to choose. A key of the model or the tokenizer that this version does not know may change
-/// either. `general.type` and `adapter.*` decide what llama.cpp and Ollama take the file for.
+/// The first matching row applies. Keys that the model and its tokenizer depend on must be as expected; names and
+/// licences are free. An unknown key of the model or the tokenizer may change either. `general.type` and `adapter.*`
+/// decide how llama.cpp and Ollama use the file.
 #[rustfmt::skip]
 const RULES: &[Rule] = &[
     rule("general.architecture",         Failure, Failure, Failure),
@@ -32,11 +32,11 @@ const RULES: &[Rule] = &[
     rule("tokenizer.*",                  Failure, Failure, Failure),
     rule("adapter.*",                    Failure, Failure, Failure),
     rule("clip.*",                       Failure, Failure, Failure),
-    // `quantize.imatrix.*` of llama-quantize, and whatever else a tool says about its own doing
+    // `quantize.imatrix.*` of llama-quantize, and other records of tools
     rule("*",                            Note,    Note,    Note),
 ];
 
-/// What a reader takes a missing key for.
+/// Defaults that readers use for missing keys.
 #[rustfmt::skip]
 const DEFAULTS: &[(&str, Value)] = &[
     ("gemma4.attention.causal",                 Value::Bool(true)),
@@ -52,8 +52,7 @@ const fn rule(key: &'static str, differs: Severity, missing: Severity, extra: Se
     Rule { key, differs, missing, extra }
 }
 
-/// What it means that a key of a later part of a split says something else than the first part, which is the one that
-/// llama.cpp reads.
+/// Severity of a key in a later part of a split that contradicts the first part, which is the one that llama.cpp reads.
 pub(crate) fn contradicted(key: &str) -> Severity {
     match Rule::of(key).differs {
         Failure => Failure,
@@ -67,13 +66,13 @@ impl Rule {
             Some(start) => key.starts_with(start),
             None => key == rule.key,
         };
-        // the last row holds for all
+        // the last row matches every key
         RULES.iter().find(holds).unwrap_or(&RULES[RULES.len() - 1])
     }
 }
 
-/// Holds the keys of an artifact against the expected ones. Returns how many are as expected, and the others.
-/// With `binding` every difference is a failure; else those that are only worth knowing become one finding.
+/// Compares the keys of an artifact with the expected ones. Returns the number of equal keys, and findings about the
+/// others. With `binding` every difference is a failure; otherwise all notes become one finding.
 pub(crate) fn compare(expected: &Metadata, found: &Metadata, binding: bool) -> (u64, Vec<Finding>) {
     let mut equal = 0;
     let mut differing: Vec<(&str, Difference)> = Vec::new();
@@ -87,11 +86,12 @@ pub(crate) fn compare(expected: &Metadata, found: &Metadata, binding: bool) -> (
             None => rest.push((Rule::of(key).missing, key, format!("missing: it should be {}", show(value)))),
         }
     }
-    // held against the tensors: see `digests.rs`
+    // compared with the tensors in `digests.rs`
     let extra = |key: &str| expected.get(key).is_none() && key != plan::TENSOR_DIGESTS;
     for (key, value) in found.iter().filter(|(key, _)| extra(key)) {
         if default(key) != Some(value) {
-            let problem = format!("nothing of the base gives it this key, which says {}", show(value));
+            let problem =
+                format!("unexpected key: nothing in the base gives it; its value is {}", show(value));
             rest.push((Rule::of(key).extra, key, problem));
         }
     }
@@ -123,7 +123,7 @@ fn default(key: &str) -> Option<&'static Value> {
     DEFAULTS.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
 }
 
-/// Findings of the keys that differ; of two that hold each other's values, one for both.
+/// Findings about the keys that differ. Two keys with exchanged values give one finding.
 fn exchanged(
     differing: Vec<(&str, Difference)>,
     expected: &Metadata,
@@ -154,7 +154,7 @@ fn exchanged(
     findings
 }
 
-/// What token an id is.
+/// The token of an id, in parentheses; empty for other keys.
 fn token(key: &str, id: &str, metadata: &Metadata) -> String {
     let tokens = match metadata.get("tokenizer.ggml.tokens") {
         Some(Value::Array(Array::Str(tokens))) if key.ends_with("_token_id") => tokens,
@@ -163,7 +163,7 @@ fn token(key: &str, id: &str, metadata: &Metadata) -> String {
     id.parse::<usize>().ok().and_then(|id| tokens.get(id)).map_or(String::new(), |text| format!(" ({text})"))
 }
 
-/// One finding for all keys that are only worth knowing.
+/// One finding for all notes.
 fn summary(notes: &[String]) -> Option<Finding> {
     let (first, more) = notes.split_first()?;
     let problem = match more.len() {

@@ -1,23 +1,23 @@
-//! Whether an artifact is what its checkpoint says, and how well.
+//! Verification of an artifact: its structure and weights against its checkpoint, and the report.
 //!
 //! | file | idea |
 //! |---|---|
-//! | `artifact.rs` | a GGUF or a folder of safetensors, and how each of its tensors is stored |
-//! | `manifest.rs` | which entry of which manifest it is of |
-//! | `provenance.rs`, `expected.rs` | which recipe the artifact is of; what it should be therefore |
-//! | `importance_file.rs` | the importance that steered the rounding, where it is at hand |
+//! | `artifact.rs` | a GGUF or a folder of safetensors, and the storage of each tensor |
+//! | `manifest.rs` | lookup of the artifact's entry in a manifest |
+//! | `provenance.rs`, `expected.rs` | the recipe of the artifact; the keys and tensors that follow from it |
+//! | `importance_file.rs` | search for the imatrix of the artifact |
 //! | `digests.rs` | digests of tensors in the keys of a GGUF |
-//! | `structure.rs`, `keys.rs`, `values.rs` | keys and tensors against that; which differences matter; what they are |
-//! | `unread.rs` | padding, trailing bytes, keys of later parts |
-//! | `folder.rs`, `obeyed.rs` | what a folder of safetensors holds besides; what of it readers obey |
-//! | `alone.rs`, `alone_weights.rs` | an artifact without its checkpoint |
-//! | `errors.rs`, `limits.rs`, `summary.rs` | weights against those of the base; what is too far; the figures by role |
-//! | `reencode.rs`, `reencode/`, `outliers.rs` | bytes against those that the checkpoint gives; rows against the rest of their tensor |
+//! | `structure.rs`, `keys.rs`, `values.rs` | comparison of keys and tensors; severities; differences in words |
+//! | `unread.rs` | parts that llama.cpp does not read: padding, trailing bytes, keys of later parts |
+//! | `folder.rs`, `obeyed.rs` | other contents of a folder of safetensors; the files that readers obey |
+//! | `alone.rs`, `alone_weights.rs` | checks without a checkpoint |
+//! | `errors.rs`, `limits.rs`, `summary.rs` | error of each weight; limits by type; figures by role |
+//! | `reencode.rs`, `reencode/`, `outliers.rs` | comparison of bytes with a second quantization; outlier rows |
 //! | `integers.rs` | tensors of integers |
-//! | `diagnose.rs`, `diagnose/` | why a tensor is wrong |
-//! | `report.rs` | what is found: the document that everything ends in |
+//! | `diagnose.rs`, `diagnose/` | causes of wrong tensors |
+//! | `report.rs` | the report document |
 //!
-//! Nothing here knows how a report is shown. Work runs on the caller's rayon pool.
+//! Presentation of reports is left to the crate `report`. Work runs on the caller's rayon pool.
 
 mod alone;
 mod alone_weights;

@@ -1,26 +1,27 @@
-//! How far a weight may be from its original: what separates a coarse type from wrong values.
+//! Limits of the difference between a weight and its original, which separate quantization error from wrong values.
 //!
-//! **Plain types** round each value on its own, so a value is wrong when it is beyond one step of the coarsest type
-//! between the two (and of BF16 where the plan, or llama.cpp's two tools, go by way of it).
+//! **Plain types** round each value on its own. A value is wrong if it differs by more than one step of the coarsest
+//! type between the two (and of BF16 where the plan, or llama.cpp's two tools, have a BF16 file in between).
 //!
-//! **Quantised types** are judged by the units that an honest quantiser gets right whatever its method: by rounding, with
-//! importance weights (zeros among them) or with error feedback.
-//! - A *block*, the 32 or 256 weights under one f16 scale, may be `block` times its own size away. Zeros are 1 away, and
-//!   honest quantisers come to 1.16. A tiny group inside a block of 256 may well be lost; the block is not, as its largest
-//!   group carries the sum. A block that is quieter than its row counts as if it had a quarter of the row's mean power,
-//!   because error feedback puts the errors of loud columns into quiet ones.
-//! - A *row* may be `row` times its own size away, not counting groups of zeros, which importance of zero makes. And it
-//!   must point where the original does, at a cosine of at least 0.25, or it has too many zeros: honest rows have 0.99, and
-//!   0.32 at the very least, with most of the row in blocks of no importance.
-//! - The *tensor's* best scale, `Σxy / Σx²`, may be `scale` away from 1.
-//! - What is smaller than `reach` steps of an f16 scale near zero (2⁻²⁴) is beneath the type and not judged.
+//! **Quantised types** are judged by units that every correct quantizer preserves, whatever its method:
+//! round-to-nearest, importance weights (zeros among them) or error feedback.
+//! - A *block*, the 32 or 256 weights under one f16 scale, may have a relative error of `block`. A block of zeros has
+//!   1, and correct quantizers reach 1.16. A tiny group inside a block of 256 may be lost, but not the block, because
+//!   its largest group dominates the sum. A block with less power than a quarter of the row's mean is compared with
+//!   that quarter, because error feedback moves the errors of large columns into small ones.
+//! - A *row* may have a relative error of `row`, without groups of zeros, which an importance of zero makes. Its cosine
+//!   with the original must be at least 0.25, or it has too many zeros: correct rows have 0.99, and 0.32 at the very
+//!   least, with most of the row in blocks without importance.
+//! - The *tensor's* least-squares scale, `Σxy / Σx²`, may differ from 1 by `scale`.
+//! - Weights smaller than `reach` steps of an f16 scale near zero (2⁻²⁴) cannot be represented, and are not judged.
 //!
-//! **8-bit floats** round each value on its own too, by a ninth of it at most (SFP8) or a seventeenth (FP8), so that no scale
-//! is farther off; but another program may put errors of one column into others, and so they are judged like quantised
-//! types, in blocks of 32. `reach` of SFP8 is in steps of 2⁻²⁴ of the tensor's scale.
+//! **8-bit floats** round each value on its own too, by at most a ninth of it (SFP8) or a seventeenth (FP8), so that no
+//! scale can be further off. But another program may move errors of one column into others, so they are judged like
+//! quantised types, in blocks of 32. `reach` of SFP8 is in steps of 2⁻²⁴ of the tensor's scale.
 //!
-//! A wrong row, an exchanged expert, a shifted table is a random vector to the original: √2 times its size away, at a
-//! cosine of 0 ± 0.1; rows of an embedding may be nearer to each other, therefore the tighter limit of rows. `limits/honest.rs` holds the table against files of all types over weights that are hard for them.
+//! A wrong row, an exchanged expert or a shifted table is a random vector with respect to the original: a relative
+//! error of √2, a cosine of 0 ± 0.1. Rows of an embedding may be closer to each other, therefore the tighter limit of
+//! rows. `limits/honest.rs` compares the table with files of all types over weights that are hard for them.
 
 use tensor::DType;
 
@@ -28,27 +29,27 @@ use crate::errors::{GROUP, Sums};
 
 /// The least cosine of a row with its original.
 const ROW_COSINE: f64 = 0.25;
-/// The share of its row's mean power that a block is held against when it has less itself.
+/// The least power that a block is compared with, as a share of its row's mean power.
 const QUIET: f64 = 0.25;
 
-/// What is allowed of a quantised type.
+/// Limits of a quantised type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) dtype: DType,
-    /// The largest multiple of its f16 scale that a weight can be.
+    /// The largest weight as a multiple of its f16 scale.
     reach: f64,
     /// The largest relative error of a block.
     pub(crate) block: f64,
-    /// The largest relative error of a row, groups of zeros left out.
+    /// The largest relative error of a row, without groups of zeros.
     row: f64,
-    /// The largest distance of the tensor's best scale from 1.
+    /// The largest difference of the tensor's least-squares scale from 1.
     pub(crate) scale: f64,
-    /// The relative error of a tensor that is remarkable.
+    /// The relative error of a tensor above which there is a warning.
     pub(crate) tensor: f64,
 }
 
-/// The largest figures of honest files: of a block, a row and the scale by importance and outliers at their worst, of a
-/// tensor by rounding normally distributed weights. Q8_0 and MXFP4 know no importance.
+/// The comments are the largest figures of correct files: of a block, a row and the scale with the worst importance and
+/// outliers, of a tensor with normally distributed weights. Q8_0 and MXFP4 ignore importance.
 #[rustfmt::skip]
 const LIMITS: &[Limits] = &[
     //     type            reach   block row   scale tensor   honest: block, row, scale, tensor
@@ -73,22 +74,22 @@ const fn limits(dtype: DType, reach: f64, block: f64, row: f64, scale: f64, tens
     Limits { dtype, reach, block, row, scale, tensor }
 }
 
-/// How weights of a type are judged.
+/// The criterion for weights of a type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Judge {
-    /// Each value: at most `relative · |x| + absolute` away.
+    /// By value: the error is at most `relative · |x| + absolute`.
     Values { relative: f64, absolute: f64 },
-    /// Each block and row.
+    /// By block and row.
     Blocks(Limits),
 }
 
 impl Judge {
-    /// For weights that were fitted to what is rounded around them: a little of each is another.
+    /// For weights adjusted to neighbouring quantization error: most values differ slightly.
     pub(crate) const FITTED: Judge = Judge::Blocks(limits(DType::F32, 0.0, 1.35, 0.60, 0.20, 0.25));
 
-    /// For weights of type `base` that are stored as `artifact`, all with `scale` (1 for types that bring their own).
-    /// `via` when they may have been rounded to BF16 on the way.
-    /// `rounded` when the base itself may be a rounding of what both are of.
+    /// The criterion for weights of type `base` stored as `artifact`. `scale` is the factor of the whole tensor (1 for
+    /// types with scales of their own), `via` allows for an intermediate BF16 file, `rounded` for a base that was
+    /// itself rounded from the common original.
     pub(crate) fn of(base: DType, artifact: DType, scale: f32, via: bool, rounded: bool) -> Judge {
         if let Some(limits) = LIMITS.iter().find(|limits| limits.dtype == artifact) {
             return Judge::Blocks(limits.scaled(scale));
@@ -109,17 +110,18 @@ impl Judge {
 }
 
 impl Limits {
-    /// For a tensor whose values are all multiplied with `scale`.
+    /// The limits for a tensor whose values are all multiplied by `scale`.
     fn scaled(&self, scale: f32) -> Limits {
         Limits { reach: self.reach * f64::from(scale), ..*self }
     }
 
-    /// Weights that are judged together: a block, or a group of those that round on their own.
+    /// Weights judged together: a block, or a group of 32 for types without blocks.
     pub(crate) fn block_len(&self) -> usize {
         self.dtype.block_len().max(GROUP)
     }
 
-    /// The relative error of each of the type's blocks of a row, whose sums are given by groups of 32 columns.
+    /// The relative error of each block of a row. `groups` are the sums of its groups of 32 columns, `row` is their
+    /// total.
     pub(crate) fn errors(&self, groups: &[Sums], cols: usize, row: Sums) -> impl Iterator<Item = f64> {
         let len = self.block_len();
         let quiet = QUIET * row.xx * len as f64 / cols as f64;
@@ -130,7 +132,8 @@ impl Limits {
         })
     }
 
-    /// Whether a row is not its original, unless that is too small to tell. `groups` as for [`Limits::errors`].
+    /// Whether a row has other values than its original. Rows too small to tell pass. `groups` as for
+    /// [`Limits::errors`].
     pub(crate) fn is_another(&self, groups: &[Sums], cols: usize, row: Sums) -> bool {
         if row.xx <= self.beneath(cols) {
             return false;
@@ -140,7 +143,7 @@ impl Limits {
         row.cosine() < ROW_COSINE || shown.xx > self.beneath(cols) && shown.relative() > self.row
     }
 
-    /// The power of `count` weights that the type cannot tell from zeros.
+    /// The largest power (Σx²) of `count` weights that the type cannot distinguish from zero.
     pub(crate) fn beneath(&self, count: usize) -> f64 {
         let step = self.reach * 2f64.powi(-24);
         count as f64 * step * step

@@ -1,8 +1,8 @@
-//! Which entry of which manifest an artifact is of.
+//! Lookup of the artifact's entry in the manifests of its folder.
 //!
-//! A manifest is looked up by the file's name, then by its content: a file that was renamed for the hub is still the one
-//! that the manifest describes. Manifests come with downloads, from anybody: they are read up to a size, and the names in
-//! them lead to regular files of the same folder or to nothing.
+//! A manifest is looked up by the file's name, then by content, because files are renamed for the hub. Manifests come
+//! with downloads and are untrusted: their size is limited, and names in them must lead to regular files in the same
+//! folder.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -15,26 +15,26 @@ use tensor::{Error, Result};
 use crate::artifact::Part;
 use crate::{Finding, Severity, Step};
 
-/// The most manifests of other files that are looked through for one that was renamed.
+/// The most manifests of other files that are searched for a renamed file.
 const MAX_OTHERS: usize = 64;
-/// Bytes that are hashed at a time.
+/// Bytes hashed per read.
 const PIECE: usize = 1 << 20;
 
-/// An entry that describes an artifact.
+/// The entry of an artifact.
 #[derive(Clone, Debug)]
 pub(crate) struct Described {
-    /// The manifest.
+    /// Path of the manifest.
     pub(crate) path: PathBuf,
     pub(crate) entry: ArtifactEntry,
-    /// By the name of a file that was renamed, the name that the manifest has for it.
+    /// The names in the manifest by the names of renamed files.
     pub(crate) renamed: HashMap<String, String>,
 }
 
-/// Looks for the entry of a file with these parts. What is strange about the manifests goes to `findings`, hashes to
+/// Looks for the entry of a file with these parts. Adds problems of the manifests to `findings`, and computed hashes to
 /// `hashes`.
 ///
 /// # Errors
-/// `Io` when a part cannot be read.
+/// `Io` if a part cannot be read.
 pub(crate) fn describing(
     parts: &[Part],
     hashes: &mut HashMap<PathBuf, String>,
@@ -72,16 +72,16 @@ pub(crate) fn describing(
     Ok(None)
 }
 
-/// The manifests that a file of this name may be in.
+/// Paths of the manifests that may have an entry for a file of this name.
 fn of_this(folder: &Path, name: &str) -> Vec<PathBuf> {
-    // a split that was asked for by name has the manifest of that name
+    // a split has the manifest of its name without the part number
     let whole = name.rsplit_once("-of-").and_then(|(stem, _)| stem.rsplit_once('-'));
     let whole = whole.map(|(stem, _)| format!("{stem}.gguf"));
     let names = [Some(name), whole.as_deref()].into_iter().flatten().map(Some).chain([None]);
     names.map(|name| Manifest::path(folder, name)).collect()
 }
 
-/// Manifests of single files in the folder.
+/// Manifests of other single files in the folder.
 fn others(folder: &Path, known: &[PathBuf]) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
@@ -92,8 +92,8 @@ fn others(folder: &Path, known: &[PathBuf]) -> Vec<PathBuf> {
     paths
 }
 
-/// The entry that has the content of the first part under another name; else one that has its size, and whose own file is
-/// not there: then the file was renamed and changed.
+/// The entry with the content of the first part under another name. Otherwise the entry of a missing file with the same
+/// size: the file was renamed and changed.
 fn by_content(
     manifests: &[(PathBuf, Manifest)],
     folder: &Path,
@@ -127,7 +127,7 @@ fn by_content(
 }
 
 impl Described {
-    /// Finds out what the entry calls a part.
+    /// Finds the name of a part in the entry.
     fn rename(&mut self, part: &Part, folder: &Path, hashes: &mut HashMap<PathBuf, String>) -> Result<()> {
         if self.entry.outputs.iter().any(|file| file.name == part.name) {
             return Ok(());
@@ -143,7 +143,7 @@ impl Described {
     }
 }
 
-/// Reads a manifest; `None` if there is none.
+/// Reads a manifest; `None` if it does not exist.
 fn open(path: &Path) -> std::result::Result<Option<Manifest>, String> {
     if !path.exists() {
         return Ok(None);
@@ -152,10 +152,10 @@ fn open(path: &Path) -> std::result::Result<Option<Manifest>, String> {
     read.map(Some).map_err(|error| format!("not used: {}", error.problem()))
 }
 
-/// The regular file of a name in a folder; `None` if there is none.
+/// The path of a regular file in a folder; `None` if it does not exist.
 ///
 /// # Errors
-/// Why such a name is not followed.
+/// The reason why the name is not followed.
 pub(crate) fn inside(folder: &Path, name: &str) -> std::result::Result<Option<PathBuf>, &'static str> {
     let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     if name.is_empty() || name.contains('\0') || !plain {
@@ -180,7 +180,7 @@ fn warning(place: impl ToString, problem: impl ToString) -> Finding {
     Finding::new(Severity::Warning, Step::Structure, place, problem)
 }
 
-/// SHA-256 of a file, once.
+/// SHA-256 of a file; each file is hashed once.
 fn hashed(path: &Path, hashes: &mut HashMap<PathBuf, String>) -> Result<String> {
     if let Some(hash) = hashes.get(path) {
         return Ok(hash.clone());
@@ -190,7 +190,7 @@ fn hashed(path: &Path, hashes: &mut HashMap<PathBuf, String>) -> Result<String> 
     Ok(hash)
 }
 
-/// SHA-256 of a file in hexadecimal. `progress` is told the bytes.
+/// SHA-256 of a file in hexadecimal. `progress` gets byte counts.
 ///
 /// # Errors
 /// `Io`.

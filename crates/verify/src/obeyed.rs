@@ -1,6 +1,6 @@
-//! Which files of a model folder transformers and vLLM obey, and which places of those files.
+//! The files of a model folder that transformers and vLLM obey, and the JSON paths in them that matter.
 //!
-//! This is for folders without a binding plan: with one, every difference counts. Sources: transformers 5.23
+//! Used for folders without a binding plan: with one, every difference counts. Sources: transformers 5.23
 //! (`configuration_utils.py`, `tokenization_utils_base.py`, `processing_utils.py`, `modeling_utils.py`), vLLM 0.32
 //! (`transformers_utils/config.py`, `model_loader/default_loader.py`).
 
@@ -8,14 +8,14 @@ use Severity::{Failure, Note, Warning};
 
 use crate::Severity;
 
-/// What a file that differs, is missing or should not be there means.
+/// Severities of a file that differs, is missing or is unexpected.
 pub(crate) struct FileRule {
     /// A name, with at most one `*`.
     name: &'static str,
     pub(crate) differs: Severity,
     pub(crate) missing: Severity,
     pub(crate) extra: Severity,
-    /// What an extra file of this name does.
+    /// The effect of an unexpected file of this name.
     pub(crate) does: &'static str,
 }
 
@@ -23,7 +23,7 @@ const fn file(name: &'static str, [differs, missing, extra]: [Severity; 3], does
     FileRule { name, differs, missing, extra, does }
 }
 
-/// The first row that matches a name speaks for it. Chat templates are compared as keys, whichever file they are in.
+/// The first matching row applies. Chat templates are compared as keys, whichever file they are in.
 #[rustfmt::skip]
 const FILES: &[FileRule] = &[
     file("config.json",                  [Failure, Failure, Failure], "every reader obeys it"),
@@ -52,7 +52,7 @@ const FILES: &[FileRule] = &[
     file("*",                            [Note,    Note,    Note],    "no reader of the model looks at it"),
 ];
 
-/// What a place of a JSON file means that differs: the file (`*` for any), the last name of the path, the meaning.
+/// Severity of a difference in a JSON file: the file (`*` for any), the last name of the path, the severity.
 #[rustfmt::skip]
 const PLACES: &[(&str, &str, Severity)] = &[
     ("*",                      "transformers_version", Note),
@@ -64,8 +64,8 @@ const PLACES: &[(&str, &str, Severity)] = &[
     ("tokenizer.json",         "version",              Note),
 ];
 
-/// Names of config.json that one dialect has and another has not, or that may be left out where they are the class's
-/// defaults. Where one side lacks them, what the configs say as a whole decides.
+/// Names in config.json that only one dialect has, or that may be omitted if they have the default of the config class.
+/// If one side lacks them, the comparison of the parsed configs decides.
 const DIALECTS: &[&str] = &[
     "attention_k_eq_v",
     "enable_moe_block",
@@ -98,12 +98,12 @@ pub(crate) fn file_rule(name: &str) -> &'static FileRule {
         }
         None => rule.name == name,
     };
-    // the last row holds for all
+    // the last row matches every name
     FILES.iter().find(holds).unwrap_or(&FILES[FILES.len() - 1])
 }
 
-/// What it means that `path` of a JSON file differs. `lacking`: one side has nothing there; `same_config`: both configs
-/// say the same as a whole.
+/// Severity of a difference at `path` of a JSON file. `lacking`: one side has no value there; `same_config`: both
+/// configs are equal when parsed.
 pub(crate) fn place(file: &str, path: &str, lacking: bool, same_config: bool) -> Severity {
     let last = path.rsplit('.').next().unwrap_or(path);
     let row = PLACES.iter().find(|(name, key, _)| (*name == "*" || *name == file) && *key == last);
@@ -113,7 +113,7 @@ pub(crate) fn place(file: &str, path: &str, lacking: bool, same_config: bool) ->
     if lacking && same_config && is_dialect(file, path) { Note } else { file_rule(file).differs }
 }
 
-/// Whether one dialect of config.json has this place and another has not.
+/// Whether only one dialect of config.json has this path.
 pub(crate) fn is_dialect(file: &str, path: &str) -> bool {
     file == "config.json" && path.split('.').any(|name| DIALECTS.contains(&name))
 }

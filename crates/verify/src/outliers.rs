@@ -1,48 +1,48 @@
-//! Rows that differ from their originals in another way than the rest of their tensor does. Where bytes cannot be
-//! compared, the limits of a type have to allow what the worst honest file does; a tensor's own rows show what its rounding
-//! did, and a row that was scaled or exchanged stands out among them.
+//! Outlier rows: rows that differ from their originals in another way than the rest of their tensor. Where bytes cannot
+//! be compared, the limits of a type must allow for the worst correct file; the rows of the same tensor give a tighter
+//! measure, by which a scaled or exchanged row stands out.
 
 use crate::errors::{GROUP, Sums};
 
-/// Rows without which nothing is known of the others.
+/// The fewest rows for a statistic.
 const ENOUGH: usize = 16;
-/// The least distance of a row's scale from the others' that is remarkable.
+/// The least distance of an outlier row's scale from the median.
 const LEAST: f64 = 0.025;
-/// The distance in robust standard deviations.
+/// The least distance of an outlier row in robust standard deviations.
 const FAR: f64 = 12.0;
-/// Multiples of the power that a type cannot tell from zeros, above which a scale is a clear one.
+/// The least power for a reliable scale, in multiples of the power that the type cannot distinguish from zero.
 const LOUD: f64 = 256.0;
-/// Groups that are not zero, without which a row of many groups says nothing.
+/// The fewest non-zero groups for the scale of a row.
 const SHOWN: usize = 4;
-/// A larger share of the rows is no exception among them.
+/// The largest share of rows that can be outliers.
 const MOST: f64 = 0.25;
-/// Groups without which nothing is known of the others.
+/// The fewest groups for a statistic.
 const ENOUGH_GROUPS: usize = 64;
-/// How many times the usual error is remarkable of a group.
+/// The least ratio of an outlier group's error to the median error.
 const FAR_GROUP: f64 = 4.0;
-/// The distance of a group in robust standard deviations of the logarithm.
+/// The least distance of an outlier group in robust standard deviations of the logarithm.
 const FAR_IN_GROUPS: f64 = 8.0;
-/// A larger share of the groups is no exception among them.
+/// The largest share of groups that can be outliers.
 const MOST_GROUPS: f64 = 0.05;
-/// The error of groups that are exact.
+/// Lower bound of errors, so that exact groups have a logarithm.
 const TINY: f64 = 1e-6;
-/// The normal distribution's standard deviation in median absolute deviations.
+/// Standard deviation of the normal distribution in median absolute deviations.
 const SIGMA: f64 = 1.4826;
 
-/// How a row is related to its original: two factors that bring the original near, NaN where it is too small to tell. A
-/// row that was scaled shows in both; a loud weight only in the first, many quiet ones only in the second.
+/// Two estimates of the factor between a row and its original, NaN for a row too small to tell. A scaled row shows in
+/// both; one large weight shows only in the first, many small ones only in the second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     pub(crate) number: u64,
-    /// The factor that brings the whole row nearest.
+    /// Least-squares factor of the whole row.
     scale: f32,
-    /// The median of those of its groups.
+    /// Median of the least-squares factors of its groups.
     median: f32,
 }
 
 impl Row {
-    /// Of a row whose sums are given by groups. Groups of zeros, which importance of zero makes, do not count, and a row
-    /// of few others, or of little more power than `beneath`, says nothing.
+    /// From the sums of the row's groups. Groups of zeros, which an importance of zero makes, are ignored. A row with
+    /// few other groups, or with little more power than `beneath`, has no estimate.
     pub(crate) fn of(number: u64, groups: &[Sums], beneath: f64) -> Row {
         let shown = || groups.iter().filter(|group| group.yy > 0.0 && group.xx > 0.0);
         let sums = shown().fold(Sums::default(), |sum, group| sum.plus(*group));
@@ -54,7 +54,7 @@ impl Row {
     }
 }
 
-/// The numbers of the rows that stand out.
+/// The numbers of the outlier rows.
 pub(crate) fn outliers(rows: &[Row]) -> Vec<u64> {
     let far = [far_from_others(rows, |row| row.scale), far_from_others(rows, |row| row.median)];
     let found: Vec<u64> =
@@ -63,18 +63,19 @@ pub(crate) fn outliers(rows: &[Row]) -> Vec<u64> {
     if found.len() as f64 > MOST * known as f64 { Vec::new() } else { found }
 }
 
-/// The error of a group of weights, as a part of the largest one of its block: as its step is.
+/// The error of a group of weights, relative to the largest weight of its block, which determines the quantization
+/// step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Group {
     pub(crate) row: u64,
     pub(crate) column: usize,
-    /// Root of the mean squared error, divided by the largest magnitude of the original.
+    /// RMSE divided by the largest magnitude of the original block.
     error: f32,
 }
 
 impl Group {
-    /// Of the group that begins at `column` of a block whose largest magnitude is `largest`; `None` where the original has little more power than `beneath`, or the artifact
-    /// has zeros, as importance of zero makes.
+    /// The group that begins at `column`, in a block whose largest magnitude is `largest`. `None` if the original has
+    /// little more power than `beneath`, or the artifact has only zeros, as an importance of zero makes.
     pub(crate) fn of(row: u64, column: usize, largest: f32, sums: &Sums, beneath: f64) -> Option<Group> {
         let largest = f64::from(largest);
         let error = (sums.ee / GROUP as f64).sqrt() / largest;
@@ -86,8 +87,8 @@ impl Group {
     }
 }
 
-/// Groups whose error is far larger than those of the others, as when a weight moved by many steps or a block is another:
-/// their steps differ, but as parts of the largest weight their errors are much alike.
+/// Groups with a far larger error than the others: a weight moved by many steps, or a wrong block. Quantization steps
+/// differ between blocks, but errors relative to the largest weight are similar.
 pub(crate) fn groups_far_off(groups: &[Group]) -> Vec<Group> {
     let errors: Vec<f64> = groups.iter().map(|group| f64::from(group.error).max(TINY)).collect();
     if errors.len() < ENOUGH_GROUPS {
@@ -102,7 +103,7 @@ pub(crate) fn groups_far_off(groups: &[Group]) -> Vec<Group> {
     if found.len() as f64 > MOST_GROUPS * groups.len() as f64 { Vec::new() } else { found }
 }
 
-/// Whether the figure of a row is far from those of the others; none is where there are too few.
+/// Whether a row's figure is an outlier; never, if there are too few rows.
 fn far_from_others(rows: &[Row], figure: fn(&Row) -> f32) -> impl Fn(&Row) -> bool {
     let figures: Vec<f64> = rows.iter().map(|row| f64::from(figure(row))).filter(|f| f.is_finite()).collect();
     let enough = figures.len() >= ENOUGH;

@@ -1,7 +1,7 @@
-//! Which recipe an artifact is of: the manifest beside it says so, or at least its `general.file_type` names a preset, or
-//! how its safetensors are stored a scheme.
+//! The recipe of an artifact: from the manifest beside it, or else the preset that `general.file_type` names, or the
+//! scheme by which its safetensors are stored.
 //!
-//! A manifest also knows size and SHA-256 of the files as they were written, so that later damage shows.
+//! A manifest also has the size and SHA-256 of the files as written, which detects later damage.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,37 +23,37 @@ use crate::digests::tensor_digests;
 use crate::manifest::{describing, inside, sha256};
 use crate::{Finding, Severity, Step};
 
-/// How the tensors of a draft model's ordered embedding begin.
+/// Prefix of the tensors of a draft model's ordered embedding.
 pub(crate) const ORDERED: &str = "masked_embd";
 
-/// Where an artifact comes from.
+/// The origin of an artifact.
 #[derive(Clone, Debug)]
 pub struct Provenance {
-    /// What it was or must have been made with.
+    /// The recipe, recorded or inferred.
     pub recipe: Recipe,
-    /// The importance that it was made with.
+    /// The imatrix that it was made with, by its keys.
     pub importance: Option<ImportanceKeys>,
-    /// That importance itself, when it [was found](Provenance::find_importance).
+    /// The entries of that imatrix, if it [was found](Provenance::find_importance).
     pub entries: Option<Arc<Importance>>,
-    /// How that is known: `manifest`, `general.file_type 2 (q4_0)`.
+    /// The source of the recipe: `manifest`, `general.file_type 2 (q4_0)`.
     pub plan: String,
-    /// The recipe is the one that was used, not only one of its preset: see [`crate::Expected::binding`].
+    /// Whether this is the recipe that was used, and not only one of the same preset: see [`crate::Expected::binding`].
     pub binding: bool,
     /// The artifact's entry in the manifest.
     pub entry: Option<ArtifactEntry>,
-    /// What is worth knowing about that.
+    /// Findings about the manifest.
     pub findings: Vec<Finding>,
-    /// By the name of a file that was renamed, the name that the manifest has for it.
+    /// The names in the manifest by the names of renamed files.
     renamed: HashMap<String, String>,
-    /// SHA-256 of files that were hashed to find the entry.
+    /// SHA-256 of the files that were hashed to find the entry.
     hashes: HashMap<PathBuf, String>,
 }
 
 impl Provenance {
-    /// Looks for a manifest beside the artifact, then at its keys.
+    /// Looks for a manifest beside the artifact, then at the artifact's keys.
     ///
     /// # Errors
-    /// `Io` for an artifact that cannot be read, `Malformed` for a `general.file_type` that is no number.
+    /// `Io` for an artifact that cannot be read, `Malformed` for a `general.file_type` that is not a number.
     pub fn of<'a>(artifact: impl Into<Artifact<'a>>) -> Result<Provenance> {
         let artifact = artifact.into();
         let (mut findings, mut hashes) = (Vec::new(), HashMap::new());
@@ -83,7 +83,7 @@ impl Provenance {
                     };
                     return Ok(found);
                 }
-                // its hashes are as good as ever
+                // its hashes are still valid
                 Err(error) => findings.push(Finding::new(
                     Severity::Warning,
                     Step::Structure,
@@ -112,14 +112,14 @@ impl Provenance {
         })
     }
 
-    /// How many bytes [`Provenance::check_files`] will hash.
+    /// The number of bytes that [`Provenance::check_files`] hashes.
     pub fn bytes(&self) -> u64 {
         let files = self.entry.iter().flat_map(|entry| &entry.outputs);
         files.fold(0, |sum, file| sum.saturating_add(file.bytes))
     }
 
-    /// Holds the artifact's files against the manifest: names, sizes, SHA-256; without one, the tensors of a GGUF against the
-    /// digests that it has of them. Returns how many files were hashed. `progress` is told the bytes.
+    /// Compares names, sizes and SHA-256 of the artifact's files with the manifest; without one, compares the tensors
+    /// of a GGUF with the digests in its keys. Returns the number of hashed files. `progress` gets byte counts.
     ///
     /// # Errors
     /// `Io`.
@@ -168,12 +168,12 @@ impl Provenance {
         Ok((count, findings))
     }
 
-    /// What the manifest calls a part.
+    /// The name of a part in the manifest.
     fn named<'p>(&'p self, part: &'p Part) -> &'p str {
         self.renamed.get(&part.name).unwrap_or(&part.name)
     }
 
-    /// How a file differs from what the manifest says of it.
+    /// The finding about a file that differs from its entry in the manifest.
     fn changed(
         &self,
         file: &FileEntry,
@@ -199,7 +199,7 @@ impl Provenance {
     }
 }
 
-/// The recipe of the preset that a GGUF names, and the importance.
+/// The recipe of the preset that a GGUF names, its description, and the imatrix.
 fn by_keys(artifact: &GgufSet) -> Result<(Recipe, String, Option<ImportanceKeys>)> {
     let path = artifact.parts()[0].path();
     let number: Option<u32> =
@@ -222,7 +222,7 @@ fn by_keys(artifact: &GgufSet) -> Result<(Recipe, String, Option<ImportanceKeys>
     Ok((recipe, plan, importance))
 }
 
-/// The recipe of the scheme by which a folder's weights are stored.
+/// The recipe of the scheme by which a folder's weights are stored, and its description.
 fn by_storage(artifact: &Checkpoint) -> Result<(Recipe, String)> {
     let within = |e: Error| e.within(artifact.dir().display());
     let says = |shard: &Shard| shard.metadata.get("format").is_some_and(|format| format == "sfp8");

@@ -1,9 +1,10 @@
-//! Rounds the weights of the checkpoint again and compares bytes: where it is known how an artifact was made, each of its
-//! blocks is the block that the checkpoint gives. What the differences of a whole file mean is in `reencode/verdict.rs`.
+//! Second quantization of the checkpoint, compared with the artifact byte by byte. If it is known how an artifact was
+//! made, each of its blocks must be the block that the checkpoint gives. `reencode/verdict.rs` interprets the
+//! differences of a whole file.
 //!
-//! There may be several ways that a file could have been made in good faith: a BF16 or an F16 file as the step between
-//! the checkpoint and the quantiser, a lattice that was rounded instead of repacked, an importance matrix without an
-//! entry of a tensor. Of a file that this tool wrote the manifest names the one.
+//! There may be several legitimate ways to make a file: a BF16 or an F16 file between the checkpoint and the quantizer,
+//! QAT weights that were quantized instead of repacked, an imatrix without an entry for a tensor. The manifest of a
+//! file that this tool wrote names the one way.
 
 mod verdict;
 
@@ -16,44 +17,44 @@ use crate::expected::Expected;
 
 pub(crate) use verdict::{Verdict, findings, verdicts};
 
-/// A block that is as near to the checkpoint as the one that should be there, within this much of its squared error, can
-/// come of another order of additions in the search for a scale.
+/// A block whose squared error is at most this factor of the expected block's may differ only by the order of additions
+/// in the search for a scale.
 const AS_NEAR: f64 = 1.02;
 
-/// How sure it is that an artifact was made in one of the ways that are tried.
+/// How reliably the ways of making an artifact are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
-    /// This tool wrote the file: its manifest says how.
+    /// This tool wrote the file, and its manifest records the way.
     Known,
-    /// The file says how it was made, or the user does.
+    /// The file or the user says how it was made.
     Said,
-    /// It was rounded by an importance matrix that is not at hand.
+    /// It was quantized with an imatrix that was not found.
     Importance,
-    /// It was rounded with error feedback, for a text.
+    /// It was quantized with error feedback, on a calibration text.
     Feedback,
 }
 
-/// How to make the bytes of a tensor again.
+/// The ways to quantize a tensor again.
 pub(crate) struct Reencode<'a> {
     ways: Vec<Encoding<'a>>,
     pub(crate) trust: Trust,
     dtype: DType,
     cols: usize,
-    /// Of a folder, where the codes are, with the tensor's number there.
+    /// For tensors of a folder that have separate scales: the folder, the tensor's index, and the encoding.
     coded: Option<(&'a Checkpoint, usize, StoredEncoding)>,
-    /// The scale of the tensor.
+    /// The factor of the whole tensor.
     scale: f32,
 }
 
-/// What the comparison of some blocks showed.
+/// Result of the comparison of some blocks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bytes {
     pub(crate) blocks: u64,
-    /// Blocks that are none of those that the checkpoint gives.
+    /// Blocks that differ from the checkpoint's in every way.
     pub(crate) differing: u64,
-    /// Those of them that are farther from the checkpoint than rounding in another order explains.
+    /// Those of them with a larger error than the order of additions explains.
     pub(crate) farther: u64,
-    /// Rows that hold such blocks.
+    /// Rows with such blocks.
     pub(crate) rows: u64,
     pub(crate) first: Option<Mismatch>,
     /// Over the differing blocks: Σ expected · found, Σ expected².
@@ -66,16 +67,16 @@ pub(crate) struct Bytes {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mismatch {
     pub(crate) row: u64,
-    /// Number of the block in its row.
+    /// Index of the block in its row.
     pub(crate) block: usize,
     pub(crate) column: usize,
     pub(crate) expected: f32,
     pub(crate) found: f32,
-    /// The row's scale differs, not only its codes.
+    /// Whether the row's scale differs, and not only its codes.
     pub(crate) scale: bool,
 }
 
-/// What a worker keeps.
+/// Buffers of a worker.
 #[derive(Default)]
 pub(crate) struct Kept {
     buffers: Buffers,
@@ -87,11 +88,10 @@ pub(crate) struct Kept {
 }
 
 impl<'a> Reencode<'a> {
-    /// `None` where nothing says how the bytes came about: weights that a calibration fitted, or a base whose own weights
-    /// are rounded.
+    /// `None` if the bytes cannot be reproduced: weights adjusted by a calibration, or a base that is itself quantized.
     pub(crate) fn of(pair: &Pair<'a>, expected: &'a Expected) -> Option<Reencode<'a>> {
         let (tensor, dtype, base) = (pair.tensor, pair.dtype(), pair.base_dtype());
-        // F16 has lost small weights, which the artifact may have from elsewhere
+        // F16 has lost small weights, which the artifact may have from another source
         let lossy = base.is_quantized() || expected.lenient && base == DType::F16;
         if tensor.fitted || lossy {
             return None;
@@ -146,7 +146,7 @@ impl<'a> Reencode<'a> {
             let weighted = Steps { lattice: false, importance: entry, ..first };
             more(&mut steps, weighted);
             more(&mut steps, plain);
-            // quantisers read a BF16 or an F16 file, not the checkpoint
+            // llama.cpp's quantizer reads a BF16 or an F16 file, not the checkpoint
             let by_a_file = dtype.is_quantized() || expected.quantised && tensor.desc.shape.len() > 1;
             if wide && by_a_file {
                 for via in [None, Some(DType::BF16), Some(DType::F16)] {
@@ -161,18 +161,18 @@ impl<'a> Reencode<'a> {
         (!ways.is_empty()).then_some(Reencode { ways, trust, dtype, cols: pair.cols(), coded, scale })
     }
 
-    /// Weights of a block: those under one scale, or a group of those that round on their own.
+    /// Weights per compared block: a block of the type, or 32 for types without blocks.
     fn unit(&self) -> usize {
         if self.dtype.is_quantized() && self.coded.is_none() { self.dtype.block_len() } else { GROUP }
     }
 
-    /// Whether the weights have one scale, and it is not that of the largest magnitude.
+    /// The expected and the actual scale of an SFP8 tensor, if its scale is not that of the largest magnitude.
     pub(crate) fn other_scale(&self, largest: f32) -> Option<(f32, f32)> {
         let should = quant::sfp8_scale(largest);
         (self.dtype == DType::SFP8 && should != self.scale).then_some((should, self.scale))
     }
 
-    /// Compares rows from `first` on: `x` are the values of the base, `y` those of the artifact.
+    /// Compares rows from `first` on; `x` are the values of the base, `y` those of the artifact.
     pub(crate) fn compare(
         &self,
         pair: &Pair<'_>,
@@ -246,7 +246,7 @@ impl<'a> Reencode<'a> {
             };
             result.differing += 1;
             let as_near = away(y) <= AS_NEAR * away(should);
-            // NaN is farther
+            // NaN counts as a larger error
             if !as_near {
                 result.farther += 1;
             }
@@ -274,7 +274,7 @@ impl<'a> Reencode<'a> {
         Ok(result)
     }
 
-    /// The stored bytes of rows, and those of their scales if each has one.
+    /// Reads the stored bytes of rows, and of their scales if there is one per row.
     fn read(
         &self,
         pair: &Pair<'_>,
@@ -310,7 +310,7 @@ impl Bytes {
         self.largest = self.largest.max(other.largest);
     }
 
-    /// What the differing blocks are multiplied with, where that is clear.
+    /// The factor between the differing blocks and the expected ones, if it clearly differs from 1.
     pub(crate) fn factor(&self) -> Option<f64> {
         let (xy, xx) = self.factor;
         let factor = xy / xx;

@@ -1,8 +1,8 @@
-//! What a verification found. As JSON it is the document of `verify --json`, described in `docs/report.md`;
-//! nothing else is needed to show it.
+//! The verification report. Its JSON is the document of `verify --json`, described in `docs/report.md`. A program that
+//! shows it needs nothing else.
 //!
-//! Shares and probabilities are between 0 and 1, divergences in nats, sizes in bytes. A part that did not run is left
-//! out; `skipped` says why.
+//! Shares and probabilities are between 0 and 1, divergences in nats, sizes in bytes. Parts that did not run are
+//! absent; `skipped` gives the reason.
 
 use std::collections::BTreeMap;
 
@@ -11,75 +11,75 @@ use plan::Allocation;
 use serde::{Deserialize, Serialize};
 use text::Remark;
 
-/// The number of the schema. It grows when a key changes its meaning or goes; new keys leave it.
+/// The schema number. It changes when a key changes its meaning or is removed, not when keys are added.
 pub const SCHEMA: u32 = 1;
 
-/// The whole result.
+/// The report of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// The schema number, [`SCHEMA`].
     pub schema: u32,
-    /// Name and version of the tool.
+    /// Name and version of this program.
     pub tool: String,
-    /// Vector instructions and kernel that the figures were computed with: `avx512, amx`.
+    /// Vector instructions and kernel of the arithmetic: `avx512, amx`.
     #[serde(default)]
     pub compute: String,
-    /// No finding is a failure.
+    /// Whether no finding is a failure.
     pub passed: bool,
-    /// How it ended.
+    /// The outcome.
     #[serde(default)]
     pub outcome: Outcome,
-    /// There was a checkpoint, a model or a file of its logits to compare it with.
+    /// Whether the artifact was compared with a checkpoint, a model or a file of its logits.
     #[serde(default)]
     pub compared: bool,
-    /// What was verified.
+    /// The verified artifact.
     pub artifact: ModelInfo,
-    /// What it was held against.
+    /// The model that it was compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<ModelInfo>,
-    /// What is wrong or worth knowing, in the order in which it was found.
+    /// Findings, in the order of discovery.
     pub findings: Vec<Finding>,
-    /// Steps that were not run, with the reason.
+    /// Steps that were not run, with reasons.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub skipped: Vec<Skipped>,
-    /// What the artifact's types were chosen by, if they were chosen by a budget.
+    /// The bit allocation, if a budget chose the artifact's types.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub allocation: Option<Allocation>,
-    /// Keys and tensors against the plan.
+    /// Comparison of keys and tensors with the plan.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub structure: Option<Structure>,
-    /// Weights against those of the base.
+    /// Comparison of weights with those of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tensors: Option<Tensors>,
-    /// The text that both models read.
+    /// The evaluation text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<EvaluatedText>,
-    /// How well the text is predicted.
+    /// Perplexity of the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<Perplexity>,
-    /// KL divergence of the artifact's predictions from the base's, a token.
+    /// KL divergence of the artifact's predictions from the base's, per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kld: Option<Kld>,
-    /// Share of tokens at which both models think the same token likeliest.
+    /// Share of tokens for which both models have the same most probable token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top1: Option<f64>,
-    /// The change of the probability of the token that follows.
+    /// Change of the probability of the next token in the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delta_p: Option<DeltaP>,
-    /// 95 % confidence intervals `[low, high]` by the name of the figure: `kld.mean`, `perplexity.base` …
-    /// By bootstrap over documents, both models with the same ones.
+    /// 95 % confidence intervals `[low, high]` by figure: `kld.mean`, `perplexity.base` …
+    /// Bootstrap over documents, with the same sample for both models.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub intervals: BTreeMap<String, [f64; 2]>,
-    /// Thresholds and whether they hold.
+    /// The thresholds with their results.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub thresholds: Vec<Threshold>,
-    /// Wall time of each step.
+    /// Wall time of each step in seconds.
     pub seconds: BTreeMap<String, f64>,
 }
 
 impl Report {
-    /// Adds the figures of the text. The documents and the run of figures along the text go to [`Report::text`].
+    /// Adds the figures of the text. Those by document and by position go to [`Report::text`].
     pub fn add(&mut self, figures: Figures, tokens: u64) {
         self.intervals = figures.intervals;
         self.perplexity = Some(figures.perplexity);
@@ -94,61 +94,61 @@ impl Report {
     }
 }
 
-/// How a verification ended.
+/// The outcome of a verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// A finding is a failure.
+    /// At least one finding is a failure.
     #[default]
     Failed,
-    /// No finding is a failure, and the artifact agrees with itself; there was nothing to compare it with.
+    /// No finding is a failure, and the artifact is consistent; there was nothing to compare it with.
     CheckedAlone,
     /// No finding is a failure, and the artifact was compared with a checkpoint, a model or its logits.
     Passed,
 }
 
-/// How grave a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Worth knowing.
+    /// Information.
     Note,
-    /// Perhaps not what was wanted.
+    /// Possibly not intended.
     Warning,
-    /// The artifact is not what it should be.
+    /// The artifact is not as expected.
     Failure,
 }
 
-/// Something that was found.
+/// A finding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
-    /// How grave it is.
+    /// Severity of the finding.
     pub severity: Severity,
     /// The step that found it.
     pub step: Step,
     /// The key, tensor or threshold.
     pub place: String,
-    /// What is wrong there, with the cause where it is known.
+    /// The problem, with the cause where it is known.
     pub problem: String,
-    /// What should be there.
+    /// The expected value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
-    /// What is there.
+    /// The value found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found: Option<String>,
 }
 
 impl Finding {
-    /// A finding without details.
+    /// A finding without expected and found values.
     pub fn new(severity: Severity, step: Step, place: impl ToString, problem: impl ToString) -> Finding {
         let (place, problem) = (place.to_string(), problem.to_string());
         Finding { severity, step, place, problem, expected: None, found: None }
     }
 
-    /// Adds what should be there and what is.
+    /// Adds the expected and the found value.
     #[must_use]
     pub fn expected(self, expected: impl ToString, found: impl ToString) -> Finding {
         Finding { expected: Some(expected.to_string()), found: Some(found.to_string()), ..self }
@@ -166,18 +166,18 @@ impl From<Remark> for Finding {
     }
 }
 
-/// The steps, in their order.
+/// The steps in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// Keys and tensors against the plan.
+    /// Comparison of keys and tensors with the plan.
     Structure,
-    /// Weights against those of the base.
+    /// Comparison of weights with those of the base.
     Tensors,
-    /// Predictions against those of the base.
+    /// Comparison of predictions with those of the base.
     Text,
-    /// Figures against the limits that were set.
+    /// Comparison of figures with thresholds.
     Thresholds,
 }
 
@@ -185,49 +185,49 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Skipped {
-    /// Which.
+    /// The skipped step.
     pub step: Step,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
-/// What was compared with the plan.
+/// Result of the comparison with the plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Structure {
-    /// What the plan was made from: `manifest`, `recipe q4_0`, `general.file_type` …
+    /// The source of the plan: `manifest`, `recipe q4_0`, `general.file_type` …
     pub plan: String,
-    /// Keys that are as planned.
+    /// Number of keys that are as planned.
     pub keys: u64,
-    /// Tensors that are as planned.
+    /// Number of tensors that are as planned.
     pub tensors: u64,
-    /// Files whose SHA-256 is that of the manifest.
+    /// Number of files whose SHA-256 was compared with the manifest.
     pub hashed: u64,
 }
 
-/// Errors of all tensors.
+/// Errors of the weights of all tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tensors {
-    /// By role, in the order of the file.
+    /// Figures by role, in the order of the file.
     pub roles: Vec<RoleError>,
-    /// Each tensor, in the order of the file.
+    /// Figures by tensor, in the order of the file.
     pub tensors: Vec<TensorError>,
 }
 
-/// How far the decoded weights `y` of a tensor are from those of the base `x`.
+/// Differences between the decoded weights `y` of a tensor and those of the base, `x`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TensorError {
-    /// The name in the artifact.
+    /// The tensor's name in the artifact.
     pub name: String,
-    /// llama.cpp's name of what it does: `attn_q`, `ffn_down` …
+    /// llama.cpp's name of the role: `attn_q`, `ffn_down` …
     pub role: String,
-    /// Its layer.
+    /// The layer; absent outside of layers.
     pub layer: Option<usize>,
-    /// The type in the artifact.
+    /// The tensor's type in the artifact.
     pub dtype: String,
-    /// Bytes in the artifact.
+    /// Size in the artifact in bytes.
     pub bytes: u64,
     /// Number of weights.
     pub weights: u64,
@@ -239,25 +239,25 @@ pub struct TensorError {
     pub cosine: f64,
     /// The block of 32 weights with the largest relative error.
     pub worst_block: WorstBlock,
-    /// What it was held against.
+    /// The reference that the weights were compared with.
     #[serde(default)]
     pub compared: Compared,
-    /// Blocks whose bytes were compared; 0 where none could be.
+    /// Number of blocks whose bytes were compared; 0 if none could be.
     #[serde(default)]
     pub blocks: u64,
-    /// Those of them that are not what the checkpoint gives.
+    /// Number of those blocks that differ from the checkpoint's.
     #[serde(default)]
     pub differing: u64,
 }
 
-/// What the weights of a tensor were held against.
+/// The reference that the weights of a tensor were compared with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Compared {
-    /// The bytes that the checkpoint gives.
+    /// The bytes that quantizing the checkpoint gives.
     Bytes,
-    /// What a type may be away from the checkpoint, and what the rest of the tensor is.
+    /// Limits of the type's error, and the other rows of the tensor.
     #[default]
     Limits,
 }
@@ -266,46 +266,46 @@ pub enum Compared {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorstBlock {
-    /// Row, all dimensions but the last taken as one.
+    /// Row; all dimensions but the last are flattened.
     pub row: u64,
     /// First column.
     pub column: u64,
-    /// Its relative error.
+    /// Relative error of the block.
     pub relative: f64,
 }
 
-/// Errors of the tensors of a role.
+/// Errors of all tensors of a role.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RoleError {
-    /// As in [`TensorError::role`].
+    /// The role, as in [`TensorError::role`].
     pub role: String,
     /// Number of tensors.
     pub tensors: u64,
-    /// Bytes in the artifact by type.
+    /// Sizes in the artifact by type, in bytes.
     pub types: BTreeMap<String, u64>,
-    /// Bytes in the artifact.
+    /// Size in the artifact in bytes.
     pub bytes: u64,
-    /// Bytes in the base.
+    /// Size in the base in bytes.
     pub base_bytes: u64,
-    /// Over all their weights.
+    /// RMSE over all weights.
     pub rmse: f64,
-    /// Over all their weights.
+    /// Relative error over all weights.
     pub relative: f64,
-    /// Over all their weights.
+    /// Cosine over all weights.
     pub cosine: f64,
 }
 
-/// A limit that was set.
+/// A threshold and its result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Threshold {
     /// The figure: `kld.mean`, `perplexity.ratio`, `top1`.
     pub figure: String,
-    /// The most that it may be, or for `top1` the least.
+    /// The largest allowed value; for `top1` the smallest.
     pub limit: f64,
-    /// What it is.
+    /// The measured value.
     pub found: f64,
-    /// Whether it holds.
+    /// Whether the measured value is within the limit.
     pub holds: bool,
 }

@@ -1,4 +1,4 @@
-//! The first step: every key and every tensor of an artifact against the plan. No weight is read.
+//! Step 1, structure: comparison of all keys and tensors of an artifact with the plan. No weights are read.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +13,7 @@ use crate::expected::{Expected, ExpectedTensor};
 use crate::unread::unread;
 use crate::{Finding, Severity, Step, Structure, folder, keys};
 
-/// Keys that give tensors their shapes: another variant has others.
+/// Keys that determine the shapes of tensors, and differ between variants.
 const SIZES: &[&str] = &[
     "block_count",
     "embedding_length",
@@ -23,12 +23,12 @@ const SIZES: &[&str] = &[
     "expert_count",
 ];
 
-/// Holds keys and tensors of `artifact` against what is expected. [`Structure::hashed`] is left to
+/// Compares the keys and tensors of `artifact` with the expected ones. [`Structure::hashed`] comes from
 /// [`crate::Provenance::check_files`].
 ///
 /// # Errors
-/// `Unsupported` for another architecture or a tensor whose type cannot be read as weights, `Malformed` for an artifact
-/// of another variant than the base: nothing of it could be compared.
+/// `Unsupported` for another architecture or a tensor whose type cannot be read as weights; `Malformed` for an artifact
+/// of another variant than the base, which cannot be compared at all.
 pub fn structure<'a>(
     artifact: impl Into<Artifact<'a>>,
     expected: &Expected,
@@ -42,7 +42,7 @@ pub fn structure<'a>(
 fn of_gguf(artifact: &GgufSet, expected: &Expected) -> Result<(Structure, Vec<Finding>)> {
     let path = artifact.parts()[0].path().display();
     same_variant(artifact.metadata(), artifact.tensors(), expected).map_err(|e| e.within(&path))?;
-    // integers are copied, where the plan has some
+    // integer tensors are copied, if the plan has some
     let copied = |desc: &TensorDesc| {
         let is = |tensor: &ExpectedTensor| tensor.desc.name == desc.name && tensor.desc.dtype == desc.dtype;
         expected.tensors.iter().any(is)
@@ -75,7 +75,7 @@ fn of_folder(artifact: &Checkpoint, expected: &Expected) -> Result<(Structure, V
     match folder::keys(artifact, &config) {
         Ok(metadata) => {
             same_variant(&metadata, artifact.tensors(), expected).map_err(|e| e.within(&path))?;
-            // the files themselves are held against a binding plan
+            // with a binding plan, the files themselves are compared
             (keys, findings) = keys::compare(&expected.metadata, &metadata, false);
         }
         Err(error) => {
@@ -94,8 +94,8 @@ fn of_folder(artifact: &Checkpoint, expected: &Expected) -> Result<(Structure, V
     Ok((Structure { plan: expected.plan.clone(), keys, tensors, hashed: 0 }, findings))
 }
 
-/// The tensors of the artifact that are there, can be read and have the right shape, by their number, each with what is
-/// expected.
+/// The tensors of the artifact that can be compared, by index, each with the expected one: present, readable, with the
+/// right shape.
 pub(crate) fn comparable<'a>(
     tensors: &[TensorDesc],
     expected: &'a Expected,
@@ -115,8 +115,8 @@ fn same_shape(a: &TensorDesc, b: &TensorDesc) -> bool {
     ggml_shape(&a.shape) == ggml_shape(&b.shape)
 }
 
-/// An artifact of other sizes, with tensors to match, is of another variant. If the tensors are those of the base, a
-/// key is wrong, and that is a finding.
+/// Refuses an artifact of another variant: one with other sizes and tensors to match. If the tensors are those of the
+/// base, only a key is wrong, and that is a finding.
 fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) -> Result<()> {
     let ours = &expected.metadata;
     let architecture: &str = ours.required("general.architecture")?;
@@ -133,7 +133,7 @@ fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) 
     let Some(size) = SIZES.iter().find(differs) else { return Ok(()) };
     let needed = expected.tensors.iter().filter(|tensor| !tensor.unused).count();
     let there = comparable(tensors, expected).iter().filter(|(_, tensor)| !tensor.unused).count();
-    // a missing tensor or two are a finding too
+    // one or two missing tensors are a finding too
     if there + 2 >= needed {
         return Ok(());
     }
@@ -150,14 +150,14 @@ fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) 
         gemma::Config::any_from_metadata(theirs, tensors).ok().and_then(|config| config.variant());
     Err(Error::malformed(
         format!("key {architecture}.{size}"),
-        "an artifact of another variant than the checkpoint that it is held against",
+        "an artifact of another variant than the checkpoint that it is compared with",
     )
     .expected(named(expected.config.variant(), describe(ours)), named(theirs_named, describe(theirs)))
     .help("Give the checkpoint that the artifact was made from with ‹against›."))
 }
 
-/// Whether all tensors have the types that the preset of the artifact gives them: rows that are too narrow for its type have
-/// another.
+/// Whether all tensors have the types that the preset of the artifact gives them, with fall-back types for rows that
+/// are not whole blocks.
 fn has_planned_types(tensors: &[TensorDesc], expected: &Expected) -> bool {
     let types: HashMap<&str, DType> =
         expected.tensors.iter().map(|tensor| (tensor.desc.name.as_str(), tensor.desc.dtype)).collect();
@@ -220,9 +220,9 @@ fn compare_tensors(tensors: &[TensorDesc], expected: &Expected) -> (u64, Vec<Fin
     (good, findings)
 }
 
-/// Tensors of another type than planned: a finding each, or one for many that have one cause.
+/// Findings about tensors of another type than planned: one for each, or one for many with a common cause.
 fn wrong_types((planned, found): &(String, String), names: &[&str], plan: &str) -> Vec<Finding> {
-    /// Tensors of one finding at least, and the names that it lists.
+    /// The fewest tensors of a common finding, and the number of names that it lists.
     const MANY: usize = 4;
     if names.len() < MANY {
         let problem = "another type than the recipe gives it";
@@ -237,7 +237,7 @@ fn wrong_types((planned, found): &(String, String), names: &[&str], plan: &str) 
     vec![Finding::new(Severity::Failure, Step::Structure, "types", problem).expected(planned, found)]
 }
 
-/// Whether weights of this type have their scale apart.
+/// Whether weights of this type have separate scales.
 fn is_coded(dtype: DType) -> bool {
     quant::scale_is_apart(dtype)
 }
@@ -245,7 +245,7 @@ fn is_coded(dtype: DType) -> bool {
 fn missing(tensor: &ExpectedTensor) -> &'static str {
     match tensor.role {
         gemma::ROPE_FREQS => {
-            "missing: without it full-attention layers turn every dimension, not only the first quarter"
+            "missing: without it full-attention layers rotate every dimension, not only the first quarter"
         }
         "layer_output_scale" => "missing: without it the layer's output is not scaled",
         _ => "missing",
@@ -256,7 +256,7 @@ fn shape(desc: &TensorDesc) -> String {
     format!("{:?} {}", desc.shape, desc.dtype)
 }
 
-/// One finding for all tensors that have other types than the preset gives them.
+/// One finding for all tensors with other types than the preset gives them.
 fn other_types(types: &BTreeMap<String, Vec<&str>>, plan: &str) -> Option<Finding> {
     if types.is_empty() || plan.starts_with("file ") {
         return None;

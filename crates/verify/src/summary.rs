@@ -1,10 +1,10 @@
-//! The errors of all tensors as the report has them: each tensor, and each role.
+//! Error figures of the report: by tensor and by role.
 
 use crate::errors::{Pair, Part, Sums};
 use crate::reencode::{Bytes, Verdict};
 use crate::{RoleError, TensorError, Tensors};
 
-/// Figures of the tensors, in the order of the file.
+/// Figures of all tensors, in the order of the file.
 pub(crate) fn tensors(pairs: &[Pair<'_>], errors: &[Part], bytes: &[Bytes], verdicts: &[Verdict]) -> Tensors {
     let mut roles: Vec<(RoleError, Sums, u64)> = Vec::new();
     let mut tensors = Vec::with_capacity(pairs.len());

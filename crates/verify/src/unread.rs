@@ -1,8 +1,8 @@
-//! Parts of a GGUF that no reader needs and that a writer can get wrong: padding, bytes behind the last tensor, and keys in
-//! the later parts of a split.
+//! Parts of a GGUF that llama.cpp does not read and that a writer can get wrong: padding, bytes behind the last tensor,
+//! and keys in the later parts of a split.
 //!
-//! llama.cpp reads none of them, so the model is what it should be; but they say that the file was edited or joined, and a
-//! tool that reads each part by itself (the hub's parser, gguf-py) takes the keys for true.
+//! They do not change the model, but show that the file was edited or joined. Tools that read each part alone (the
+//! hub's parser, gguf-py) do use the keys of later parts.
 
 use gguf::{GgufFile, GgufSet};
 use tensor::Result;
@@ -10,7 +10,7 @@ use tensor::Result;
 use crate::values::{difference, show};
 use crate::{Finding, Severity, Step, keys};
 
-/// Bytes that are read at a time.
+/// Bytes per read.
 const PIECE: usize = 1 << 16;
 
 /// Findings about all files of `set`.
@@ -37,7 +37,7 @@ fn name(part: &GgufFile) -> String {
     crate::artifact::name(part.path())
 }
 
-/// One finding for all padding that is not zero.
+/// One finding for all non-zero bytes of padding.
 fn padding(part: &GgufFile) -> Result<Option<Finding>> {
     let (mut count, mut first) = (0, None);
     let mut piece = vec![0; PIECE];
@@ -69,7 +69,7 @@ fn trailing(part: &GgufFile) -> Option<Finding> {
     (count > 0).then(|| expected(finding(Severity::Warning, name(part), problem)))
 }
 
-/// Keys of a later part, which should have none but its place in the split.
+/// Keys of a later part, which should have only `split.*`.
 fn of_later_part(part: &GgufFile, set: &GgufSet) -> Vec<Finding> {
     let own = part.metadata().iter().filter(|(key, _)| !key.starts_with("split."));
     let told = own.filter_map(|(key, value)| {
@@ -82,8 +82,10 @@ fn of_later_part(part: &GgufFile, set: &GgufSet) -> Vec<Finding> {
                 Some(found.expected(difference.expected, difference.found))
             }
             None => {
-                let problem =
-                    format!("a later part has this key and the first has not; it says {}", show(value));
+                let problem = format!(
+                    "a later part has this key and the first part does not; its value is {}",
+                    show(value)
+                );
                 Some(finding(keys::contradicted(key), place, problem))
             }
         }

@@ -1,20 +1,20 @@
-//! In what two metadata values differ, in words: the first entry that does, and how it may have come about.
+//! Differences of two metadata values in words: the first entry that differs, and the cause where it can be recognised.
 
 use gguf::{Array, Value};
 
-/// How a value differs from the one that is expected.
+/// The difference of a value from the expected one.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Difference {
     /// One sentence.
     pub(crate) problem: String,
-    /// What should be there: the value, or the first entry or line that differs.
+    /// The expected value, or the expected form of the first entry or line that differs.
     pub(crate) expected: String,
-    /// What is there.
+    /// The value, entry or line that was found.
     pub(crate) found: String,
 }
 
-/// The difference of two values; `None` when they say the same. One number and an array of that number are the same
-/// where a key may be either.
+/// The difference of two values; `None` if they are equivalent. A number and an array of that number are equivalent,
+/// because some keys may be either.
 pub(crate) fn difference(expected: &Value, found: &Value) -> Option<Difference> {
     match (expected, found) {
         (Value::Array(a), Value::Array(b)) if expected.type_name() == found.type_name() => arrays(a, b),
@@ -36,7 +36,7 @@ impl Difference {
     }
 }
 
-/// Whether `array` holds nothing but `one`, an integer.
+/// Whether all items of `array` are the integer `one`.
 fn repeats(one: &Value, array: &Value) -> bool {
     let Value::U32(one) = one else { return false };
     match array {
@@ -65,12 +65,12 @@ fn arrays(expected: &Array, found: &Array) -> Option<Difference> {
     let mut problem = if let Some(by) = shift(expected, found, first) {
         match by {
             1.. => format!("entries are missing: from entry {first} on it is shifted by {by}"),
-            _ => format!("entries were put in: from entry {first} on it is shifted by {}", -by),
+            _ => format!("entries were inserted: from entry {first} on it is shifted by {}", -by),
         }
     } else {
         let others: Vec<usize> = (first..shared).filter(differs).take(3).collect();
         match others.as_slice() {
-            [_] => format!("entry {first} is another"),
+            [_] => format!("entry {first} differs"),
             [a, b] if item(expected, *a) == item(found, *b) && item(expected, *b) == item(found, *a) => {
                 format!("entries {a} and {b} are exchanged")
             }
@@ -86,7 +86,7 @@ fn arrays(expected: &Array, found: &Array) -> Option<Difference> {
     Some(Difference::new(problem, show(&item(expected, first)), show(&item(found, first))))
 }
 
-/// `n` when what follows `first` in `found` is what follows `first + n` in `expected` (negative: the other way round).
+/// The `n` for which `found[first..]` equals `expected[first + n..]`; negative if entries were inserted.
 fn shift(expected: &Array, found: &Array, first: usize) -> Option<i64> {
     const FAR: usize = 8;
     // a run of equal entries is no evidence
@@ -101,7 +101,7 @@ fn shift(expected: &Array, found: &Array, first: usize) -> Option<i64> {
     missing.map(|by| by as i64).or_else(|| added().map(|by| -(by as i64)))
 }
 
-/// The first line in which two texts differ, and whether they have most in common.
+/// The first line that differs in two texts, and whether they have most lines in common.
 fn texts(expected: &str, found: &str) -> Option<Difference> {
     if expected == found {
         return None;
@@ -138,7 +138,7 @@ pub(crate) fn item(array: &Array, at: usize) -> Value {
     of! { U8 I8 U16 I16 U32 I32 U64 I64 F32 F64 Bool Str }
 }
 
-/// A value in a few words.
+/// A short text of a value.
 pub(crate) fn show(value: &Value) -> String {
     macro_rules! plain {
         ($($variant:ident)*) => {
@@ -160,7 +160,7 @@ fn entries(count: usize) -> String {
     if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
 }
 
-/// A text in quotes, cut when it is long.
+/// A text in quotes, truncated if it is long.
 fn quote(text: &str) -> String {
     const LONG: usize = 80;
     match text.char_indices().nth(LONG) {
@@ -198,10 +198,10 @@ mod tests {
         assert_eq!(says("a b c d", "a c b d"), "entries 1 and 2 are exchanged");
         assert_eq!(says("a b c d", "a b"), "truncated: 2 entries missing at the end");
         assert_eq!(says("a b", "a b c"), "1 entry too many at the end");
-        assert_eq!(says("a b c d", "a x c d"), "entry 1 is another");
+        assert_eq!(says("a b c d", "a x c d"), "entry 1 differs");
         assert_eq!(says("a b c d e", "x y z d e"), "3 entries differ, the first is entry 0");
         assert!(says("a b c d e", "a c d e").contains("from entry 1 on it is shifted by 1"));
-        assert!(says("a b c d e", "a x b c d").contains("entries were put in: from entry 1"));
+        assert!(says("a b c d e", "a x b c d").contains("entries were inserted: from entry 1"));
         let first = of(words("a b c"), words("a x c")).unwrap();
         assert_eq!((first.1, first.2), ("\"b\"".into(), "\"x\"".into()));
     }

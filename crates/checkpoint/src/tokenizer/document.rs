@@ -1,4 +1,4 @@
-//! `tokenizer.json` as serde reads it: the vocabulary and the merges straight into [`Strings`].
+//! `tokenizer.json` for serde: vocabulary and merges are read directly into [`Strings`].
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::AddedToken;
 
-/// Only the type of the model, for a file that is not a [`Document`].
+/// Only the model type, for a file that is not a valid [`Document`].
 #[derive(Deserialize)]
 pub(super) struct Probe {
     pub(super) model: ProbeModel,
@@ -56,7 +56,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Settings of BPE that Gemma's tokenizers do not have, and which give other ids: their names and values.
+    /// Names and values of BPE settings that Gemma's tokenizers do not have and that change the ids.
     pub(super) fn foreign(&self) -> Vec<(&'static str, String)> {
         let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let settings = [
@@ -69,10 +69,10 @@ impl Model {
     }
 }
 
-/// The most bytes of one of the parts that are kept as they are. They have a few hundred.
+/// Maximum size in bytes of a part that is kept as JSON. Real ones have a few hundred.
 const MAX_PART: usize = 1 << 20;
 
-/// A part that is kept as it is: any JSON takes many times its size in memory.
+/// Reads a part that is kept as JSON, with a size limit: parsed JSON takes many times its size in memory.
 fn small<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
     let text = <&RawValue>::deserialize(deserializer)?.get();
     if text.len() > MAX_PART {
@@ -81,7 +81,7 @@ fn small<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> 
     serde_json::from_str(text).map_err(D::Error::custom)
 }
 
-/// Many strings in one.
+/// Many strings in one allocation.
 #[derive(Debug, Default)]
 pub(super) struct Strings {
     text: String,
@@ -89,7 +89,7 @@ pub(super) struct Strings {
 }
 
 impl Strings {
-    /// Ends are 32 bits wide, so 4 GiB of text are the limit; `files` has refused such a file already.
+    /// End offsets are 32 bits wide, so the limit is 4 GiB of text; `files` has already refused larger files.
     fn push(&mut self, string: &str) {
         self.text.push_str(string);
         self.ends.push(self.text.len() as u32);
@@ -105,7 +105,7 @@ impl Strings {
     }
 }
 
-/// Reads a string to the end of a [`Strings`].
+/// Appends a string to a [`Strings`].
 impl<'de> DeserializeSeed<'de> for &mut Strings {
     type Value = ();
 
@@ -127,7 +127,7 @@ impl Visitor<'_> for &mut Strings {
     }
 }
 
-/// `{"token": id, …}`.
+/// The vocabulary: `{"token": id, …}`.
 #[derive(Default)]
 pub(super) struct Vocab {
     pub(super) tokens: Strings,

@@ -1,7 +1,7 @@
-//! Whether a tokenizer is of Gemma's make, and can spell every text.
+//! Checks that a tokenizer has the structure of Gemma's, and can encode every text.
 //!
-//! The one check for who tokenizes with it and for who writes it into another file: llama.cpp has this make built in and
-//! looks at nothing that says otherwise.
+//! The same check serves tokenization and conversion: llama.cpp hard-codes this structure and ignores settings that
+//! contradict it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,17 +11,19 @@ use tensor::{Error, Result};
 use super::TokenizerFile;
 
 impl TokenizerFile {
-    /// That what the file asks for is what programs do with a Gemma 4 tokenizer, and that its merges hold together.
+    /// Checks that the settings of the file are the behaviour of programs with a Gemma 4 tokenizer, and that its merges
+    /// are consistent.
     ///
     /// # Errors
-    /// `Unsupported` for a normalizer, a pre-tokenizer, an unknown-token rule or conditions on tokens other than Gemma's;
-    /// `Malformed` for a vocabulary that lacks a byte, and for a merge of or into a token that there is not or that is
-    /// there twice. The place has no file.
+    /// `Unsupported` for a normalizer, a pre-tokenizer, an unknown-token rule or match conditions of tokens other than
+    /// Gemma's; `Malformed` for a vocabulary without a token for each byte, and for a merge that is duplicated or whose
+    /// parts or result are not tokens. The place does not name the file.
     pub fn check_make(&self) -> Result<()> {
         let space = json!({"String": " "});
         let normalizer = json!({"type": "Replace", "pattern": space, "content": "▁"});
         let refuse = |key: &str, expected: &str, found: &Value| {
-            Err(Error::unsupported(key, "a tokenizer of another make than Gemma's").expected(expected, found))
+            Err(Error::unsupported(key, "a setting that differs from Gemma's tokenizer")
+                .expected(expected, found))
         };
         if !self.byte_fallback {
             return refuse("model.byte_fallback", "true", &false.into());
@@ -32,7 +34,7 @@ impl TokenizerFile {
         if self.normalizer != normalizer {
             return refuse("normalizer", &normalizer.to_string(), &self.normalizer);
         }
-        // after the normalizer there is no space left to split at, so this one does nothing
+        // after the normalizer no space is left to split at, so this pre-tokenizer has no effect
         let split = &self.pre_tokenizer;
         let at_spaces = split["type"] == "Split" && split["pattern"] == space;
         if !(split.is_null() || at_spaces && split["invert"] != true) {
@@ -43,7 +45,7 @@ impl TokenizerFile {
         {
             return Err(Error::unsupported(
                 format!("added_tokens: token {:?}", token.content),
-                "a token with conditions on what is around it",
+                "a token that matches only in some contexts",
             )
             .expected("single_word, lstrip and rstrip false", "one that is true"));
         }
@@ -51,7 +53,7 @@ impl TokenizerFile {
         self.check_merges()
     }
 
-    /// That what is put around a text is called by its own id.
+    /// Checks that the post-processor's special tokens have the ids of these tokens.
     fn check_post_processor(&self) -> Result<()> {
         let Some(tokens) = self.post_processor["special_tokens"].as_object() else { return Ok(()) };
         for (text, entry) in tokens {
@@ -74,7 +76,7 @@ impl TokenizerFile {
         if let Some(byte) =
             (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).find(|text| !tokens.contains(&**text))
         {
-            return Err(Error::malformed("vocabulary", "cannot spell every text")
+            return Err(Error::malformed("vocabulary", "lacks a byte token")
                 .expected(format!("a token {byte}"), "none"));
         }
         if self.merges().len() == 0 {
@@ -90,12 +92,12 @@ impl TokenizerFile {
             if let Some(lacking) = [left, right, &product].into_iter().find(|text| !tokens.contains(text)) {
                 return Err(Error::malformed(
                     format!("merge {rank}: {left:?} with {right:?}"),
-                    "needs a token that there is not",
+                    "needs a token that the vocabulary lacks",
                 )
                 .expected(format!("token {lacking:?}"), "none"));
             }
             if let Some(first) = ranks.insert((left, right), rank) {
-                return Err(Error::malformed(format!("merge {rank}"), "is there twice")
+                return Err(Error::malformed(format!("merge {rank}"), "is listed twice")
                     .expected("each merge once", format!("the same as merge {first}")));
             }
         }

@@ -97,7 +97,7 @@ fn a_missing_tokenizer_says_so() {
 #[test]
 fn numbers_of_a_config_are_read_exactly() {
     let dir = folder(&[("model.safetensors", &shard(&["a"]))]);
-    // Without correct rounding this one comes out one unit in the last place off.
+    // Without correct rounding this number is off by one unit in the last place.
     fs::write(dir.path().join("config.json"), r#"{"x": 122.416294033786585}"#).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(checkpoint.config()["x"].as_f64(), Some("122.416294033786585".parse().unwrap()));

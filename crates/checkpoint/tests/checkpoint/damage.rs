@@ -1,4 +1,4 @@
-//! Folders that contradict themselves: each is refused with the file, what is wrong and what to do.
+//! Contradictory folders: each is refused with an error that names the file, the problem and the remedy.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! Damaged safetensors files: named faults, and a sweep that must never panic nor accept what the
-//! reference implementation refuses.
+//! Damaged safetensors files: named faults, and a sweep that must never panic nor accept a file that the reference
+//! implementation refuses.
 
 use std::fs;
 
@@ -50,7 +50,7 @@ fn lengths() {
     more.push(0);
     assert_eq!(open(&more).problem(), "bytes after the last tensor");
 
-    // Sparse: a header of more than 100 MB that the file is long enough for.
+    // Sparse: a header of more than 100 MB, within the length of the file.
     let dir = folder(&[]);
     let path = dir.path().join("model.safetensors");
     fs::write(&path, 100_000_008u64.to_le_bytes()).unwrap();
@@ -62,7 +62,7 @@ fn lengths() {
 fn contradictions_in_the_header() {
     let a = r#""a":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}"#;
     let cases = [
-        // (entries, bytes of data, where, what)
+        // (entries, bytes of data, place, problem)
         (
             r#""b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}"#,
             4,
@@ -146,7 +146,7 @@ fn a_header_that_is_not_what_it_should_be() {
     assert!(open(&raw(&format!("{{\"a\":{}", "[".repeat(9999)), 0)).problem().contains("a: "));
 }
 
-/// What `Checkpoint::open` makes of `bytes`, held against the reference implementation.
+/// The result of `Checkpoint::open` for `bytes`, compared with the reference implementation.
 fn judge(dir: &tempfile::TempDir, bytes: &[u8]) {
     fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
     let Ok(ours) = Checkpoint::open(dir.path()) else { return };

@@ -1,4 +1,4 @@
-//! Folders in, rows out: whole checkpoints, companions, every kind of damage, and the writer.
+//! Checkpoint folders: whole checkpoints, companion files, every kind of damage, and the writer.
 
 mod companions;
 mod damage;
@@ -25,7 +25,7 @@ pub(crate) fn folder(files: &[(&str, &[u8])]) -> TempDir {
     dir
 }
 
-/// A good shard whose tensors are u8 rows of two, filled with the number of the tensor.
+/// A valid shard whose tensors are u8 of shape [3, 2], filled with the index of the tensor.
 pub(crate) fn shard(names: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("shard");

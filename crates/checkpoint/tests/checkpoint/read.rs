@@ -1,4 +1,4 @@
-//! Good folders: the tiny Gemma checkpoints, shards with an index, the hub's cache of links.
+//! Valid folders: the tiny Gemma checkpoints, shards with an index, the linked files of the hub's cache.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,4 @@
-//! The writer: the reference implementation's bytes, ordinary files, nothing half-written.
+//! The writer: the same bytes as the reference implementation, ordinary file permissions, no partial files.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,7 +17,7 @@ fn desc(name: &str, dtype: DType, shape: &[u64]) -> TensorDesc {
 #[test]
 fn the_bytes_are_those_of_the_reference() {
     let data: Vec<u8> = (0..48).collect();
-    // The order the reference sorts into: wide types first, then by name.
+    // The order of the reference implementation: wide types first, then by name.
     let tensors = [
         ("é\"\\\n", DType::F32, Dtype::F32, vec![2u64, 3]),
         ("b", DType::BF16, Dtype::BF16, vec![]),

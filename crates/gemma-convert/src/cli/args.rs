@@ -1,4 +1,4 @@
-//! The arguments, as they are typed. `args/jobs.rs` turns them into jobs of the library.
+//! The arguments as typed. `args/jobs.rs` turns them into jobs of the library.
 
 mod budget;
 mod calibrate;
@@ -19,7 +19,7 @@ pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
 pub(crate) use spelling::normalised;
 
-/// Turns Gemma 4 checkpoints into GGUF files for llama.cpp and Ollama, byte for byte as llama.cpp's own tools, and into
+/// Converts Gemma 4 checkpoints to GGUF files for llama.cpp and Ollama, with the bytes of llama.cpp's own tools, and to
 /// smaller safetensors.
 #[derive(Debug, Parser)]
 #[command(version, long_version = version(), max_term_width = 100, after_help = examples::ALL)]
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// The version, the commit that it was built from and what it computes with here.
+/// The version, the commit of the sources, the vector instructions and the kernel.
 fn version() -> &'static str {
     static VERSION: OnceLock<String> = OnceLock::new();
     VERSION.get_or_init(describe_version)
@@ -48,25 +48,25 @@ fn describe_version() -> String {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what a checkpoint folder, a GGUF file, a file of importance or an .sbs file of gemma.cpp holds
+    /// Show the content of a checkpoint folder, a GGUF file, an importance matrix or an .sbs file of gemma.cpp
     #[command(after_help = examples::INSPECT)]
     Inspect(Inspect),
-    /// Show what would be written: every tensor, its type, file, offset and size; writes nothing
+    /// Show the outputs of a conversion, with sizes and a memory estimate; writes nothing
     #[command(after_help = examples::PLAN)]
     Plan(Plan),
     /// Convert a checkpoint folder to GGUF, or to safetensors in other types or shards
     #[command(after_help = examples::CONVERT)]
     Convert(Convert),
-    /// Learn from a text which columns of the weights matter: a file of importance
+    /// Collect an importance matrix (imatrix) on a text
     #[command(after_help = examples::CALIBRATE)]
     Calibrate(Calibrate),
-    /// Measure what rounding each tensor costs: what types are chosen by for a size
+    /// Measure the KL divergence caused by quantizing each tensor, for bit allocation
     #[command(after_help = examples::SENSITIVITY)]
     Sensitivity(Sensitivity),
-    /// Check an artifact against its checkpoint: structure, weights, perplexity, KL divergence
+    /// Compare an artifact with its checkpoint: structure, weights, perplexity, KL divergence
     #[command(after_help = examples::VERIFY)]
     Verify(Verify),
-    /// Continue a prompt with the reference runtime
+    /// Generate text with the reference runtime
     #[command(after_help = examples::GENERATE)]
     Generate(Generate),
     /// Draft models for speculative decoding
@@ -88,7 +88,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Checkpoint folder, to predict sizes for
+    /// Checkpoint folder, for sizes
     pub(crate) model: Option<PathBuf>,
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
-    /// Checkpoint folder, GGUF file (any part of a split), file of importance (GGUF or .dat) or .sbs file
+    /// Checkpoint folder, GGUF file (any part of a split), importance matrix (GGUF or .dat) or .sbs file
     pub(crate) model: PathBuf,
     /// List every tensor
     #[arg(long)]
@@ -116,16 +116,18 @@ pub(crate) struct Plan {
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, alias = "outfile", value_name = "OUT", default_value = ".")]
     pub(crate) out: PathBuf,
-    /// The memory there is, such as 2GiB: whether the output fits, with which context, and which recipes do
+    /// Memory limit, such as 2GiB: show whether the output fits, the largest context, and the recipes that fit
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
-    /// Tokens of prompt and answer together, for the memory plan; 8192, if the model has so many
+    /// Tokens of prompt and answer together, for the memory estimate; by default 8192, or the model's context if
+    /// shorter
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N")]
     pub(crate) context: Option<u64>,
-    /// List every tensor: type, shape, file, offset, bytes and the reason of the type
+    /// List every tensor: type, shape, file, offset, bytes and the reason for the type
     #[arg(long)]
     pub(crate) tensors: bool,
-    /// Type of keys and values in llama.cpp, for the memory plan: f32, f16, bf16, q8_0, q5_1, q5_0, iq4_nl, q4_1 or q4_0
+    /// Type of the KV cache in llama.cpp, for the memory estimate: f32, f16, bf16, q8_0, q5_1, q5_0, iq4_nl, q4_1 or
+    /// q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub(crate) kv_type: String,
 }
@@ -141,13 +143,13 @@ pub(crate) struct Convert {
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
-    /// Replace outputs that are there
+    /// Replace existing outputs
     #[arg(long)]
     pub(crate) force: bool,
-    /// Leave artifacts alone that are there already, complete and of this very plan: for CI caches
+    /// Skip artifacts that exist already, complete and made by the same plan: for CI caches
     #[arg(long, conflicts_with = "force")]
     pub(crate) skip_existing: bool,
-    /// Do not wait for the disk: a power cut may lose the output, a killed run still leaves no half file
+    /// Do not flush outputs to disk: a power cut may lose them; a killed run still leaves no incomplete file
     #[arg(long)]
     pub(crate) no_sync: bool,
     #[command(flatten)]
@@ -162,30 +164,30 @@ pub(crate) struct Arithmetic {
     simd: Option<String>,
 }
 
-/// Files that a report is written to besides.
+/// Files for the report.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReportFiles {
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report_json: Option<PathBuf>,
-    /// Write the report as a page with plots
+    /// Write the report as an HTML page with plots
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Append the report as Markdown, as for a CI summary
+    /// Append the report as Markdown, such as to a CI summary
     #[arg(long, value_name = "FILE")]
     pub(crate) markdown: Option<PathBuf>,
-    /// Replace files that are there and are no reports of this tool
+    /// Replace existing files that are not reports of this program
     #[arg(long)]
     pub(crate) force: bool,
 }
 
-/// What every command takes.
+/// Options of all commands.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
     /// Print one JSON document on stdout
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Number of threads; 0 for one a processor
+    /// Number of threads; 0 for one per processor
     #[arg(short, long, global = true, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
     /// No progress bar, no notes, no figures on stderr
@@ -196,7 +198,7 @@ pub(crate) struct Common {
     pub(crate) verbose: bool,
 }
 
-/// What to make. Several recipes or types are made in one pass over the checkpoint.
+/// The artifacts to make. Several recipes or types are made in one pass over the checkpoint.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct What {
     /// A recipe: one of `recipes/` by name, or a file
@@ -205,7 +207,7 @@ pub(crate) struct What {
     /// A preset of llama-quantize: q4_0, q8_0, q4_k_m, bf16, …
     #[arg(long = "type", visible_alias = "outtype", value_name = "PRESET")]
     pub(crate) types: Vec<String>,
-    /// A type for the tensors whose GGUF name a regular expression finds; the first that matches decides
+    /// Type of the tensors whose GGUF name matches a regular expression; the first matching rule applies
     #[arg(long = "tensor-type", value_name = "REGEX=TYPE")]
     pub(crate) tensor_types: Vec<String>,
     /// Type of the token embedding, which is also the head
@@ -214,16 +216,17 @@ pub(crate) struct What {
     /// Type of the per-layer embedding table of E2B and E4B
     #[arg(long, value_name = "TYPE")]
     pub(crate) per_layer_token_embd_type: Option<String>,
-    /// Split the output into parts of at most so many bytes of tensors: 2GB, 500MB
+    /// Split the output into parts with at most this many bytes of tensors: 2GB, 500MB
     #[arg(long, value_name = "SIZE")]
     pub(crate) split_max_size: Option<String>,
-    /// Shards of safetensors of at most so many bytes of tensors: 5GB, 512MB; 50GB, as transformers does, if left out
+    /// Split safetensors into shards with at most this many bytes of tensors: 5GB, 512MB; by default 50GB, like
+    /// transformers
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_shard_size: Option<String>,
-    /// Write only the text model to safetensors, as a model of its own; a GGUF never holds more
+    /// Write only the text model to safetensors, as a model of its own; a GGUF always has only the text model
     #[arg(long)]
     pub(crate) text_only: bool,
-    /// Round by importance: a file of `calibrate` or llama-imatrix, in GGUF form or an older .dat
+    /// Importance matrix (imatrix) for quantization: a file of `calibrate` or llama-imatrix, GGUF or .dat
     #[arg(long, visible_alias = "imatrix", value_name = "FILE")]
     pub(crate) importance: Option<PathBuf>,
     #[command(flatten)]
@@ -240,50 +243,50 @@ pub(crate) struct Generate {
     /// The text to continue, or with --chat the message of the user; - for stdin
     #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "chat", "messages"])]
     pub(crate) prompt: Option<String>,
-    /// The same, from a file; one newline at its end is not read
+    /// The same from a file; one newline at its end is ignored
     #[arg(short = 'f', long, alias = "file", value_name = "FILE", conflicts_with = "prompt")]
     pub(crate) prompt_file: Option<PathBuf>,
-    /// Put the prompt through the model's chat template; without a prompt, a conversation on the terminal
+    /// Apply the model's chat template to the prompt; without a prompt, a conversation on the terminal
     #[arg(long)]
     pub(crate) chat: bool,
-    /// A conversation to answer: a JSON list of messages, as OpenAI's API takes them
+    /// A conversation to answer: a JSON list of messages in the form of OpenAI's API
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_file", "system"])]
     pub(crate) messages: Option<PathBuf>,
     /// The system message of the conversation
     #[arg(long, alias = "system-prompt", value_name = "TEXT", requires = "chat")]
     pub(crate) system: Option<String>,
-    /// Whether the model thinks first; without it the template decides
+    /// Whether the model thinks first; by default the template decides
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     #[arg(value_parser = BoolishValueParser::new())]
     pub(crate) thinking: Option<bool>,
     /// Tools that the model may call: a JSON list, for the chat template
     #[arg(long, value_name = "FILE")]
     pub(crate) tools: Option<PathBuf>,
-    /// The most tokens to generate; 128, if the context has room
+    /// The most tokens to generate; by default 128, or fewer if the context is full
     #[arg(short = 'n', long, aliases = ["n-predict", "predict"], value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
-    /// The most tokens of prompt and answer together; the model's context, if left out
+    /// The most tokens of prompt and answer together; by default the model's context
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N")]
     pub(crate) context: Option<usize>,
-    /// End at this text, which is not shown; may be given several times
+    /// Stop text: ends the generation and is not shown; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) stop: Vec<String>,
-    /// Sample with the values that the model recommends, as llama.cpp does; greedy decoding without
+    /// Sample with the settings that the model recommends, like llama.cpp; the default is greedy decoding
     #[arg(long)]
     pub(crate) sample: bool,
-    /// Temperature of sampling; 0 for greedy decoding. 1, if another sampling option is given
+    /// Temperature of sampling; 0 for greedy decoding; by default 1, if another sampling option is given
     #[arg(long, visible_alias = "temp", value_name = "F", value_parser = temperature)]
     pub(crate) temperature: Option<f64>,
-    /// Sample from so many of the likeliest tokens; 0 for all
+    /// Sample from this many most probable tokens; 0 for all
     #[arg(long, value_name = "N")]
     pub(crate) top_k: Option<usize>,
-    /// Sample from the fewest of the likeliest tokens that have this share of the probability
+    /// Sample from the smallest set of most probable tokens whose probabilities sum to at least this
     #[arg(long, value_name = "F", value_parser = share)]
     pub(crate) top_p: Option<f64>,
-    /// Sample from tokens at least so likely as this share of the likeliest
+    /// Sample from tokens with at least this share of the highest probability
     #[arg(long, value_name = "F", value_parser = share)]
     pub(crate) min_p: Option<f64>,
-    /// Seed of the random numbers: the same seed gives the same text; without, a new one each time
+    /// Seed of the random numbers: the same seed gives the same text; by default a new one each time
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
@@ -294,54 +297,54 @@ pub(crate) struct Generate {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Verify {
-    /// GGUF file (any part of a split) or folder of safetensors; a draft model too
+    /// GGUF file (any part of a split) or folder of safetensors, also of a draft model
     pub(crate) artifact: PathBuf,
-    /// What to hold it against: the checkpoint folder it is of, a GGUF of the same model, or llama-perplexity's file of
-    /// base logits. Without it the artifact is only checked by itself
+    /// Base of the comparison: the checkpoint folder, a GGUF of the same model, or llama-perplexity's file of base
+    /// logits. Without it the artifact is checked alone
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<PathBuf>,
-    /// Text to predict; a .jsonl file has conversations, a list of messages each line
+    /// Text to predict: plain text, or a .jsonl file with a conversation (list of messages) in each line
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Vec<PathBuf>,
-    /// Tokens of a chunk of text, or of a conversation at most
+    /// Tokens per chunk of plain text; the most tokens of a conversation
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,
-    /// The chunks or conversations of the text: 16 for the first sixteen, 16..32 for those after them
+    /// Chunks or conversations of the text to use: 16 for the first sixteen, 16..32 for the next sixteen
     #[arg(long, value_name = "N|A..B")]
     pub(crate) chunks: Option<Chunks>,
-    /// What of a conversation is predicted
+    /// Scored part of a conversation
     #[arg(long, value_name = "WHAT", default_value = "all")]
     pub(crate) score: Score,
-    /// The recipe that the artifact should be of, by name or as a file; else its manifest says, or its file type
+    /// Recipe of the artifact, a name or a file; by default that of its manifest, or else of its file type
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) recipe: Option<String>,
-    /// The file of importance that it was rounded by, to compare every block byte for byte; else looked for where the
-    /// manifest or its keys say that it was, and beside the artifact
+    /// Importance matrix that the artifact was quantized with, to compare every block byte for byte; by default it is
+    /// searched for at the path in the manifest or the keys, and beside the artifact
     #[arg(long, visible_alias = "imatrix", value_name = "FILE")]
     pub(crate) importance: Option<PathBuf>,
-    /// Fail when the mean KL divergence is larger, in nats a token
+    /// Fail if the mean KL divergence is larger, in nats per token
     #[arg(long, value_name = "X")]
     pub(crate) max_kld: Option<f64>,
-    /// Fail when the perplexity is more than so many times the checkpoint's
+    /// Fail if the perplexity divided by the checkpoint's is larger
     #[arg(long, value_name = "X")]
     pub(crate) max_ppl_ratio: Option<f64>,
-    /// Fail when a smaller share of tokens has the same likeliest one in both
+    /// Fail if the share of tokens with the same most probable token in both models is smaller
     #[arg(long, value_name = "X")]
     pub(crate) min_top1: Option<f64>,
-    /// Go on with later steps when an earlier one has failed
+    /// Run later steps even if an earlier one has failed
     #[arg(long)]
     pub(crate) keep_going: bool,
     /// Fail without a manifest that describes the artifact
     #[arg(long)]
     pub(crate) require_manifest: bool,
-    /// Do not look at weights
+    /// Do not read weights
     #[arg(long)]
     pub(crate) no_tensors: bool,
-    /// Memory for what lies between two layers; what a layer needs besides is some 500 MiB
+    /// Activation memory: hidden states of the text between two layers; the layer itself needs about 500 MiB more
     #[arg(long, alias = "memory", value_name = "SIZE", default_value = "1GiB")]
     pub(crate) text_memory: String,
-    /// Write the logits of the base (of the artifact, if there is none) as llama-perplexity's --kl-divergence-base does:
-    /// 134 MB a chunk of 512 tokens
+    /// Write the logits of the base, or of the artifact without a base, in the format of llama-perplexity's
+    /// --kl-divergence-base: 134 MB per chunk of 512 tokens
     #[arg(long, value_name = "FILE")]
     pub(crate) save_logits: Option<PathBuf>,
     #[command(flatten)]
@@ -350,12 +353,12 @@ pub(crate) struct Verify {
     pub(crate) arithmetic: Arithmetic,
 }
 
-/// What of a conversation is predicted.
+/// The scored part of a conversation.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum Score {
-    /// Every token but the first
+    /// Every token except the first
     All,
-    /// What the model says
+    /// The answers of the model
     Answers,
 }
 

@@ -1,4 +1,4 @@
-//! The memory plan of what would be written: a table for people, fields for machines.
+//! The memory estimate of planned outputs: a table for people, fields for machines.
 
 use std::fmt::Write;
 
@@ -6,18 +6,18 @@ use gemma_convert::{Engine, Memory, PlanOutcome, Verdict};
 use report::{Table, grouped};
 use serde::Serialize;
 
-/// What one recipe's output takes, and whether it fits.
+/// The memory estimate of an artifact, and whether it fits.
 #[derive(Serialize)]
 pub(crate) struct MemoryPlan {
     recipe: String,
     #[serde(flatten)]
     memory: Memory,
-    /// With `--memory` only.
+    /// Only with `--memory`.
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
 }
 
-/// The memory plan of each artifact.
+/// The memory estimates of all artifacts.
 pub(crate) fn of(outcome: &PlanOutcome) -> Vec<MemoryPlan> {
     let artifacts = outcome.plan.artifacts.iter().zip(&outcome.memory);
     let of_one = |(artifact, (memory, verdict)): (&gemma_convert::Artifact, &(Memory, Option<Verdict>))| {
@@ -27,23 +27,23 @@ pub(crate) fn of(outcome: &PlanOutcome) -> Vec<MemoryPlan> {
 }
 
 impl MemoryPlan {
-    /// False if there is a memory that it does not fit.
+    /// False if a memory limit was given and exceeded.
     pub(crate) fn fits(&self) -> bool {
         self.verdict.as_ref().is_none_or(|verdict| verdict.fits)
     }
 
-    /// For people.
+    /// The estimate as text.
     pub(crate) fn describe(&self) -> String {
         let Memory { context, batch, threads, .. } = self.memory;
         let context = grouped(context);
         let mut text = format!(
-            "\nmemory with {context} tokens of context, {batch} of a prompt at a time, {threads} threads; in bytes\n\n"
+            "\nmemory with {context} tokens of context, batches of {batch} tokens, {threads} threads; in bytes\n\n"
         );
         text.push_str(&needs(&self.memory).render());
         for class in &self.memory.weights.offloaded {
             let _ = writeln!(
                 text,
-                "on disk, {}: {} bytes, {} of them for a token",
+                "on disk, {}: {} bytes, {} of them read per token",
                 class.class,
                 grouped(class.bytes),
                 grouped(class.bytes_per_token)
@@ -59,7 +59,7 @@ impl MemoryPlan {
     }
 }
 
-/// A column an engine.
+/// A table with one column per engine.
 fn needs(memory: &Memory) -> Table {
     let heads = memory.needs.iter().map(|need| format!("{}, K/V in {}", name(need.engine), need.kv_type));
     let heads: Vec<_> = heads.collect();
@@ -93,12 +93,12 @@ fn said(verdict: &Verdict) -> String {
         let bytes = grouped(*bytes);
         let _ = writeln!(
             text,
-            "; nothing fits, whatever the context. The recipe that needs least is {recipe}: {bytes} bytes\n"
+            "; nothing fits with any context. The smallest recipe is {recipe}: {bytes} bytes\n"
         );
     } else {
-        let _ = writeln!(text, "; the largest context that does: {}\n", largest(verdict.largest_context));
+        let _ = writeln!(text, "; the largest context that fits: {}\n", largest(verdict.largest_context));
     }
-    let mut table = Table::new(&["recipe", "for", "bits a weight", "needs", "fits", "largest context"]);
+    let mut table = Table::new(&["recipe", "for", "bits per weight", "needs", "fits", "largest context"]);
     for candidate in &verdict.recipes {
         table.row(vec![
             candidate.recipe.clone(),

@@ -2,8 +2,8 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `args.rs`, `args/` | arguments as they are typed, and the jobs that they describe |
-//! | `commands/` | one file a command: run the job, show the result |
+//! | `args.rs`, `args/` | arguments as typed, and the jobs that they describe |
+//! | `commands/` | one file per command: run the job, show the result |
 //! | `outcome.rs` | results and errors on stdout and stderr, exit codes |
 //! | `options.rs` | names of options in errors and notes of the library |
 //! | `progress.rs`, `reports.rs`, `signals.rs` | progress bars; report files; Ctrl-C |

@@ -2,7 +2,7 @@
 
 use gemma_convert::{Report, rename_settings};
 
-/// A text of the library with the names of options.
+/// Replaces the names of settings in a text of the library by options.
 pub(crate) fn with_options(text: &str) -> String {
     rename_settings(text, |name| match name {
         "out" => "-o".to_owned(),
@@ -10,7 +10,7 @@ pub(crate) fn with_options(text: &str) -> String {
     })
 }
 
-/// The same for the texts of a report.
+/// Replaces the names of settings in the texts of a report by options.
 pub(crate) fn in_report(report: &mut Report) {
     for finding in &mut report.findings {
         finding.problem = with_options(&finding.problem);

@@ -1,4 +1,4 @@
-//! How a command ends: its result on stdout, its error on stderr, its exit code.
+//! The end of a command: result on stdout, error on stderr, exit code.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
@@ -8,15 +8,15 @@ use serde_json::json;
 
 use super::options::with_options;
 
-/// What a command has to say.
+/// The output of a command.
 pub(crate) struct Output {
-    /// For people.
+    /// The text for people.
     pub(crate) text: String,
-    /// For machines.
+    /// The document of `--json`.
     pub(crate) json: serde_json::Value,
-    /// False when what was verified is not good: exit code 1.
+    /// False if a check failed: exit code 1.
     pub(crate) passed: bool,
-    /// Reports that could not be written. The result is shown nevertheless.
+    /// Errors of reports that could not be written. The result is shown nevertheless.
     pub(crate) unwritten: Vec<Error>,
 }
 
@@ -26,8 +26,8 @@ impl Output {
     }
 }
 
-/// 1 is for what was verified and is not good. 2 for usage and recipes, 3 for what was given to the run: the checkpoint, or a target that cannot take the output;
-/// 4 for the operating system.
+/// The exit code of a fault: 2 for usage and recipes; 3 for input that is not usable, and for a destination that cannot
+/// take the output; 4 for the operating system. Failed checks have 1.
 fn exit_code(fault: Fault) -> u8 {
     match fault {
         Fault::Recipe => 2,
@@ -36,7 +36,7 @@ fn exit_code(fault: Fault) -> u8 {
     }
 }
 
-/// Prints the outcome and says how to exit.
+/// Prints the outcome and returns the exit code.
 pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
     match result {
         Ok(output) => {
@@ -48,7 +48,7 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
                 tell(&format!("{} {}\n", error_word(), shown(&error)));
                 exit_code(error.fault())
             });
-            // the verdict comes first, if it is bad
+            // a failed check takes precedence
             let code = code.fold(0, |first, next| if first == 0 { next } else { first });
             ExitCode::from(if output.passed { code } else { 1 })
         }
@@ -65,7 +65,7 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
                     "help": error.help_text().map(with_options),
                     "exit_code": exit_code(error.fault()),
                 });
-                // it has been told; there is nothing to add where stdout cannot take it
+                // the error is already on stderr, so a failure of stdout is ignored
                 let _ = print(&json_text(json!({ "error": error })));
             }
             ExitCode::from(exit_code(error.fault()))
@@ -73,7 +73,7 @@ pub(crate) fn report(result: Result<Output, Error>, as_json: bool) -> ExitCode {
     }
 }
 
-/// The version of the documents that commands print; those of `verify` and `draft measure` have one of their own.
+/// The schema number of JSON documents; those of `verify` and `draft measure` have their own.
 const SCHEMA: u32 = 1;
 
 fn json_text(mut json: serde_json::Value) -> String {
@@ -83,16 +83,16 @@ fn json_text(mut json: serde_json::Value) -> String {
     format!("{}\n", base::visible_json(&format!("{json:#}")))
 }
 
-/// `error:` in clap's style, on a terminal that takes colours.
+/// `error:` in clap's style, coloured on a terminal.
 fn error_word() -> &'static str {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     if !plain && io::stderr().is_terminal() { "\x1b[1m\x1b[31merror:\x1b[0m" } else { "error:" }
 }
 
-/// The most letters of each part of an error: it may quote a line of a file that has no other.
+/// The most characters shown of each part of an error, which may quote a file without line ends.
 const MOST: usize = 4_000;
 
-/// The error for people. Names and what was found are one line each, so that none of them can look like another error.
+/// The error as text. Place, expected and found are one line each, so that none of them can look like another error.
 fn shown(error: &Error) -> String {
     let clip = |text: &str| match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{} …", &text[..end]),
@@ -111,12 +111,12 @@ fn shown(error: &Error) -> String {
     text
 }
 
-/// Says something on stderr. Nothing depends on it: where stderr cannot take it, nobody is told.
+/// Writes to stderr, and ignores failures.
 pub(crate) fn tell(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Writes to stdout. A reader that has had enough (`| head`) is no error.
+/// Writes to stdout. A closed pipe (`| head`) is not an error.
 fn print(text: &str) -> io::Result<()> {
     match stream(text) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -124,20 +124,20 @@ fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes to stdout at once, and says too when its reader has gone.
+/// Writes to stdout and flushes. A closed pipe is an error.
 pub(crate) fn stream(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// Shows what clap has to say instead of running a command: help, version, or what is wrong with the arguments.
+/// Shows clap's output instead of running a command: help, version, or an error of the arguments.
 pub(crate) fn usage(said: &clap::Error, as_json: bool) -> ExitCode {
     if as_json && said.use_stderr() {
         let text = said.to_string();
         let problem = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
         let error = json!({ "fault": "usage", "place": "arguments", "problem": problem, "exit_code": 2 });
-        // it is told on stderr too
+        // the error is on stderr too
         let _ = print(&json_text(json!({ "error": error })));
     }
     let shown = said.print().and_then(|()| io::stdout().flush());

@@ -1,4 +1,4 @@
-//! Progress bars and notes on stderr; bars on a terminal only.
+//! Progress bars and notes on stderr; bars only on a terminal.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::options::with_options;
 use super::outcome::tell;
 
-/// `--quiet`: of the whole process, as its stderr is.
+/// `--quiet`, for the whole process, like its stderr.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// No progress bar and no notes from now on.
+/// Switches progress bars and notes off.
 pub(crate) fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
@@ -22,23 +22,23 @@ pub(crate) fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// `--verbose`.
+/// `--verbose`, for the whole process.
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 
-/// Details from now on.
+/// Switches details on.
 pub(crate) fn set_verbose(verbose: bool) {
     VERBOSE.store(verbose, Ordering::Relaxed);
 }
 
-/// Whether details are asked for.
+/// Whether details are shown.
 pub(crate) fn is_verbose() -> bool {
     VERBOSE.load(Ordering::Relaxed)
 }
 
-/// The progress of the process.
+/// Progress on the terminal.
 #[derive(Default)]
 pub(crate) struct Console {
-    /// The bar that is drawn, which a note must not tear.
+    /// The visible bar, which is suspended while a note is printed.
     current: Mutex<Option<ProgressBar>>,
 }
 
@@ -48,7 +48,7 @@ impl Progress for Console {
             Unit::Bytes => "{msg} [{bar:32}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
             Unit::Steps => "{msg} [{bar:32}] {percent} %, {eta} left",
         };
-        // hidden by indicatif itself when stderr is no terminal
+        // indicatif hides the bar if stderr is not a terminal
         let target = if is_quiet() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target)
             .with_message(base::visible_line(name).into_owned());

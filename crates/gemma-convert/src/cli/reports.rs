@@ -1,4 +1,4 @@
-//! The files that reports go to: opened before the work, so that no hour of it is lost to a name that cannot be written.
+//! Report files. They are opened before the work, so that no result is lost to a file that cannot be written.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use gemma_convert::{Error, Result};
 
 use crate::cli::args;
 
-/// The files that were asked for.
+/// The requested report files.
 pub(crate) struct Reports {
     json: Option<OutputFile>,
     html: Option<OutputFile>,
@@ -16,10 +16,10 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Opens them. `others` are files that the same run writes.
+    /// Opens the files. `others` are other files that the same run writes.
     ///
     /// # Errors
-    /// `Recipe` for two files of one name; `Target` for what cannot be written or would replace a file of another kind.
+    /// `Recipe` for two files of one name; `Target` for a file that cannot be written or is of another kind.
     pub(crate) fn open(args: &args::ReportFiles, others: &[Option<&PathBuf>]) -> Result<Reports> {
         let json = args.report_json.as_ref();
         let mut names: Vec<&Path> = Vec::new();
@@ -27,7 +27,7 @@ impl Reports {
             [json, args.html.as_ref(), args.markdown.as_ref()].into_iter().chain(others.iter().copied())
         {
             let Some(path) = path else { continue };
-            // a device takes any number of them
+            // a device can take several reports
             if names.contains(&path.as_path()) && (path.is_file() || !path.exists()) {
                 return Err(Error::recipe(path.display(), "two outputs have this name")
                     .help("Give each report a file of its own."));
@@ -44,7 +44,7 @@ impl Reports {
         })
     }
 
-    /// Writes all that can be written, and returns what is wrong with the others.
+    /// Writes all reports, and returns the errors of those that could not be written.
     pub(crate) fn write(
         self,
         json: &serde_json::Value,

@@ -1,4 +1,5 @@
-//! What Ctrl-C, TERM and a closed terminal do: temporary files go, and what stays for a resume is said.
+//! Handling of Ctrl-C, TERM and a closed terminal: temporary files are removed, and files kept for a resume are
+//! reported.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,15 +11,15 @@ use signal_hook::low_level::emulate_default_handler;
 
 use crate::cli::outcome::tell;
 
-/// Watches for signals from now on, in a thread of its own. The process ends by the signal, as its parent expects; a second one
-/// ends it at once. Signals that the parent has had ignored, as `nohup` and shells do, stay ignored.
+/// Starts a thread that watches for signals. The process ends by the signal, as its parent expects; a second signal
+/// ends it immediately. Signals that the parent process ignores, as with `nohup`, stay ignored.
 pub(crate) fn watch() {
     let ignored = ignored();
     let wanted: Vec<i32> =
         [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0).collect();
     let seen = Arc::new(AtomicBool::new(false));
     for signal in &wanted {
-        // in this order: the first signal sets the flag, the second finds it set
+        // the order matters: the first signal sets the flag, and the second finds it set
         let second = flag::register_conditional_default(*signal, seen.clone());
         if second.and_then(|_| flag::register(*signal, seen.clone())).is_err() {
             return; // without a handler the process just ends
@@ -35,14 +36,14 @@ pub(crate) fn watch() {
             std::process::exit(128 + signal);
         }
     };
-    // where no thread can be made, signals do what they do without a handler: the flag alone would swallow the first
+    // without the thread, the flag would swallow the first signal
     if std::thread::Builder::new().name("signals".into()).spawn(watch).is_err() {
         std::process::exit(4);
     }
 }
 
-/// The signals that the process ignores from its start, a bit each. Where the system does not say, none but HUP, which
-/// `nohup` has ignored.
+/// The signals that the process ignores from its start, one bit each. If the system does not tell, only HUP, which
+/// `nohup` ignores.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

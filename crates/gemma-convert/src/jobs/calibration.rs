@@ -1,4 +1,4 @@
-//! Collection of an importance matrix, and the sum of several.
+//! Collection of an importance matrix, and merging of several.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -13,20 +13,20 @@ use super::rounding::{names, sequences};
 use crate::model::Model;
 use crate::options::TextOptions;
 
-/// Collects an importance matrix on a text, as llama-imatrix does, or adds up several files of other chunks.
+/// Collects an importance matrix on a text like llama-imatrix, or merges files of other chunks.
 #[derive(Clone, Debug)]
 pub struct Calibrate {
-    /// The model that reads the text: a checkpoint folder or a GGUF file. None, if files are only added up.
+    /// The model: a checkpoint folder or a GGUF file. `None` to merge files only.
     pub model: Option<PathBuf>,
     /// The text.
     pub text: TextOptions,
-    /// Tokens of a chunk of plain text, and of a conversation at most.
+    /// Tokens per chunk of plain text; the most tokens of a conversation.
     pub context: usize,
-    /// Files to add.
+    /// Importance matrix files to merge.
     pub merge: Vec<PathBuf>,
-    /// The file to write, in GGUF form.
+    /// The GGUF file to write.
     pub out: PathBuf,
-    /// Replaces a file that is there.
+    /// Replaces an existing file.
     pub force: bool,
     /// Arithmetic: vector instructions and the kernel of matrix products.
     pub compute: Compute,
@@ -35,9 +35,9 @@ pub struct Calibrate {
 /// The result of [`Calibrate`].
 #[derive(Clone, Debug)]
 pub struct Calibrated {
-    /// The importance matrix, as it was written.
+    /// The importance matrix as written.
     pub importance: Importance,
-    /// Matrices of experts that no token reached; they have the mean of the others.
+    /// Number of expert matrices without tokens; they have the mean of the others.
     pub unseen_matrices: usize,
 }
 
@@ -62,17 +62,17 @@ impl Calibrate {
         self
     }
 
-    /// Collects, adds and writes.
+    /// Collects, merges and writes.
     ///
     /// # Errors
-    /// `Target` for a file that is there; `Recipe` for a model without a text, or a text without a model; `Malformed` or
+    /// `Target` for an existing file; `Recipe` for a model without a text, or a text without a model; `Malformed` or
     /// `Unsupported` for model and text; `Io`.
     pub fn run(&self, progress: &dyn Progress) -> Result<Calibrated> {
         if self.out.exists() && !self.force {
             return Err(Error::exists(self.out.display(), "the output exists already")
                 .help("Use ‹force› to replace it."));
         }
-        // before hours of work, and not only after them
+        // open before hours of work, and not only after them
         let mut output = OutputFile::sequential(&self.out)?;
         let mut found = match (&self.model, self.text.files.is_empty()) {
             (Some(model), false) => {
@@ -84,9 +84,8 @@ impl Calibrate {
                 );
             }
             (None, false) => {
-                return Err(
-                    Error::recipe("calibrate", "no model that reads the text").help("Give a checkpoint.")
-                );
+                return Err(Error::recipe("calibrate", "a text, but no model to calibrate")
+                    .help("Give a checkpoint."));
             }
             (None, true) => None,
         };

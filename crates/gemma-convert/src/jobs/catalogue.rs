@@ -1,4 +1,4 @@
-//! The recipes and presets to choose from, and the size of each for a model.
+//! The available recipes and presets, and the size of each for a model.
 
 use std::path::Path;
 
@@ -12,11 +12,12 @@ use crate::requests::shards;
 /// A recipe or a preset.
 #[derive(Clone, Debug)]
 pub struct CatalogueEntry {
-    /// Its name.
+    /// Name of the recipe or preset.
     pub name: String,
-    /// Its purpose in a line.
+    /// Purpose in one line.
     pub about: String,
-    /// For a model: bytes of all files, and bits a weight. None for an entry that needs more than the checkpoint, such as a limit.
+    /// Size of all files in bytes, and bits per weight, for a model. `None` without a model, and for an entry that
+    /// needs more than the checkpoint, such as a limit.
     pub size: Option<(u64, f64)>,
 }
 
@@ -43,7 +44,7 @@ pub fn presets(model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
             |preset| {
                 let dtype = preset.default_type();
                 let bits = 8.0 * dtype.block_bytes() as f64 / dtype.block_len() as f64;
-                format!("most tensors in {dtype}, {bits} bits a weight")
+                format!("most tensors in {dtype}, {bits} bits per weight")
             },
         );
         (CatalogueEntry { name: name.to_owned(), about, size: None }, Recipe::text_of_preset(name))
@@ -62,7 +63,7 @@ fn with_sizes(mut all: Vec<(CatalogueEntry, String)>, model: Option<&Path>) -> R
     Ok(all.into_iter().map(|(entry, _)| entry).collect())
 }
 
-/// Bytes and bits a weight of the plan of a recipe.
+/// Size in bytes and bits per weight of a recipe's plan.
 fn size(name: &str, text: &str, checkpoint: &Checkpoint, model: &gemma::ModelSpec) -> Result<(u64, f64)> {
     let requests = [Request::new(name, Recipe::from_toml(text, name)?, "model")];
     let plan = plan::plan(model, &shards(Simd::detect(), checkpoint, model, &requests)?, &requests)?;

@@ -37,14 +37,14 @@ pub struct Convert {
     pub out: PathBuf,
     /// The artifacts to make.
     pub recipes: RecipeOptions,
-    /// The text for calibrated rounding and for sensitivities.
+    /// The calibration text, for error feedback and sensitivities.
     pub text: TextOptions,
-    /// Replaces outputs that are there.
+    /// Replaces existing outputs.
     pub force: bool,
-    /// Leaves an artifact alone that is there already, complete and made by this very plan, of the same texts.
+    /// Skips an artifact that exists already, complete and made by the same plan with the same texts.
     pub skip_existing: bool,
-    /// Waits for the disk before the outputs get their names. Without it a power cut may lose the outputs; a killed run still
-    /// leaves no incomplete file.
+    /// Flushes outputs to disk before they get their final names. Without this, a power cut may lose outputs; a killed
+    /// run still leaves no incomplete file.
     pub sync: bool,
     /// Arithmetic. The bytes depend on the kernel of matrix products where text is read (calibrated rounding, sensitivities), and
     /// never on the vector instructions.
@@ -56,17 +56,17 @@ pub struct Convert {
 pub struct Converted {
     /// The folder of the outputs.
     pub folder: PathBuf,
-    /// Inputs and outputs of each artifact, with sizes and SHA-256, as the manifest has them.
+    /// The manifest's entry of each artifact: inputs and outputs with sizes and SHA-256.
     pub artifacts: Vec<ArtifactEntry>,
     /// The path of the manifest.
     pub manifest: PathBuf,
     /// The bit allocation of the artifacts that have one.
     pub allocations: Vec<Allocation>,
-    /// Bytes of the checkpoint.
+    /// Size of the checkpoint in bytes.
     pub input_bytes: u64,
     /// Wall time of the pass over the checkpoint.
     pub seconds: f64,
-    /// Wall time of the whole job, with sensitivities, calibrated rounding and draft models.
+    /// Wall time of the whole job, with sensitivities, calibration and draft models.
     pub total_seconds: f64,
     /// The draft models of recipes with `[draft]`.
     pub drafts: Vec<Converted>,
@@ -75,7 +75,7 @@ pub struct Converted {
 }
 
 impl Convert {
-    /// A conversion of no artifact yet: outputs are not replaced, and are on the disk at the end.
+    /// A conversion without an artifact yet. Existing outputs are not replaced, and outputs are flushed to disk.
     pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Convert {
         Convert {
             model: model.into(),
@@ -96,14 +96,14 @@ impl Convert {
         self
     }
 
-    /// Rounds by an importance matrix, as `llama-quantize --imatrix`.
+    /// Quantizes with an importance matrix, like `llama-quantize --imatrix`.
     #[must_use]
     pub fn importance(mut self, file: impl Into<PathBuf>) -> Convert {
         self.recipes.importance = Some(file.into());
         self
     }
 
-    /// Adds a text for calibrated rounding or sensitivities.
+    /// Adds a calibration text, for error feedback or sensitivities.
     #[must_use]
     pub fn text(mut self, file: impl Into<PathBuf>) -> Convert {
         self.text.files.push(file.into());
@@ -117,33 +117,33 @@ impl Convert {
         self
     }
 
-    /// Leaves artifacts alone that are there already.
+    /// Skips artifacts that exist already.
     #[must_use]
     pub fn skip_existing(mut self) -> Convert {
         self.skip_existing = true;
         self
     }
 
-    /// Replaces outputs that are there.
+    /// Replaces existing outputs.
     #[must_use]
     pub fn force(mut self) -> Convert {
         self.force = true;
         self
     }
 
-    /// Converts.
+    /// Converts the checkpoint.
     ///
     /// # Errors
-    /// `Recipe` for options that do not fit the model or each other; `Malformed` or `Unsupported` for the checkpoint; `Target`
-    /// for outputs that are there or a place without room; `Io`. No output has appeared then.
+    /// `Recipe` for options that do not fit the model or each other; `Malformed` or `Unsupported` for the checkpoint;
+    /// `Target` for existing outputs or too little free space; `Io`. After an error, no output has appeared.
     pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
-        // draft models come first: they are small, and options that do not fit are found early
+        // draft models come first: they are small, and reveal unsuitable options early
         let start = Instant::now();
         let made = drafts::of_recipes(self, progress)?;
         let text = if made.text_is_used { self.text.without_files() } else { self.text.clone() };
         let of_model = Convert { text, ..self.clone() };
         let mut converted = of_model.run_planned(progress, |requests, options| {
-            // a draft model does not use up the text of the sensitivities
+            // sensitivities use the text even if a draft model does too
             let costs =
                 Costs::of(&self.recipes.budget, &self.text, &options.folder, self.force, self.compute);
             Planned::new(&self.model, requests, &costs, options, progress)
@@ -153,7 +153,7 @@ impl Convert {
         Ok(converted)
     }
 
-    /// As [`run`](Self::run), of the plan that `plan_for` makes; without draft models.
+    /// [`run`](Self::run) with the plan that `plan_for` makes, and without draft models.
     pub(crate) fn run_planned(
         &self,
         progress: &dyn Progress,
@@ -217,7 +217,8 @@ impl Convert {
         })
     }
 
-    /// Takes the artifacts out of plan and requests that the folder holds already, and returns their entries in the manifest.
+    /// Removes the artifacts that the folder already has from plan and requests, and returns their entries in the
+    /// manifest.
     fn skip(
         &self,
         plan: &mut Plan,
@@ -245,13 +246,13 @@ impl Convert {
         let mut is_missing = missing.iter();
         plan.artifacts.retain(|_| is_missing.next() == Some(&true));
         for entry in &skipped {
-            progress.note(&format!("{} is there already, complete and of this very plan", entry.recipe));
+            progress.note(&format!("{} exists already, complete and made by the same plan", entry.recipe));
         }
         Ok(skipped)
     }
 
-    /// Of each request, the files by which its types or layers were chosen, for the manifest. The text of calibrated rounding has
-    /// an entry of its own there.
+    /// The files that determined types or layers, by request, for the manifest. The calibration text has an entry of
+    /// its own there.
     fn given(&self, requests: &[Request], of_plan: &[FileEntry]) -> Result<Vec<Vec<FileEntry>>> {
         let files = |request: &Request| {
             let by_budget = request.allocation.is_some();

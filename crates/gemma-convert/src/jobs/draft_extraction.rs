@@ -1,7 +1,7 @@
 //! Extraction of a draft model from its target.
 //!
-//! The layers are selected by a text, or given. They are written as a checkpoint into a temporary folder beside the outputs,
-//! which is converted like any other checkpoint and removed at the end.
+//! The layers are selected by measurement on a text, or given. They are written as a checkpoint into a temporary folder
+//! beside the outputs, which is converted like any other checkpoint and removed at the end.
 
 use std::fs;
 use std::path::Path;
@@ -19,13 +19,13 @@ use crate::model::reader;
 use crate::options::Layers;
 use crate::requests::{Destination, requests, shards};
 
-/// Tokens of a chunk of the text that selects layers, if a job names no number.
+/// Default tokens per chunk of the text that selects layers.
 pub(super) const CONTEXT: usize = 512;
-/// Chunks of that text, if a job names none.
+/// Default number of chunks of that text.
 const CHUNKS: usize = 8;
-/// Bytes that are copied at a time.
+/// Bytes copied at a time (at least a row).
 const PIECE: u64 = 1 << 20;
-/// Files of a model besides weights and config, as far as a draft model needs them.
+/// Files of a model other than weights and config that a draft model needs.
 const COMPANIONS: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "README.md"];
 
@@ -34,15 +34,15 @@ const COMPANIONS: [&str; 5] =
 pub struct DraftExtract {
     /// The layers, or their number.
     pub layers: Layers,
-    /// Tokens of a chunk of the text that selects layers.
+    /// Tokens per chunk of the text that selects layers.
     pub context: usize,
-    /// The conversion of the extracted checkpoint; its model is the target, its text selects the layers. Without a recipe it
-    /// makes `bf16`.
+    /// The conversion of the extracted checkpoint: its model is the target, and its text selects the layers. The
+    /// default recipe is `bf16`.
     pub convert: Convert,
 }
 
 impl DraftExtract {
-    /// Whether the text selects the layers.
+    /// Whether the layers are selected on the text.
     pub fn is_by_text(&self) -> bool {
         matches!(self.layers, Layers::Count(_))
     }
@@ -50,21 +50,21 @@ impl DraftExtract {
     /// Selects the layers, extracts and converts them. Outputs in a folder are named `draft-…`.
     ///
     /// # Errors
-    /// Those of [`Convert::run`]; `Recipe` for layers that are no model together.
+    /// The errors of [`Convert::run`]; `Recipe` for layers that do not make a model.
     pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
         let mut convert = self.convert.clone();
         if convert.recipes.recipes.is_empty() && convert.recipes.presets.is_empty() {
             convert.recipes.presets.push("bf16".to_owned());
         }
         let destination = Destination::new(&convert.out);
-        // the text selects the layers; a recipe may use it for calibrated rounding besides
+        // the text selects the layers; a recipe may also use it for calibration
         if self.is_by_text()
             && requests(&convert.recipes, &destination)?.iter().all(|r| r.recipe.calibration.is_none())
         {
             convert.text.files.clear();
         }
         let mut selection = LayerSelection::default();
-        // lives until the conversion has ended
+        // exists until the conversion has ended
         let mut folder = None;
         let mut converted = convert.run_planned(progress, |requests, _| {
             no_budget(&self.convert.recipes, requests)?;
@@ -133,7 +133,7 @@ impl DraftExtract {
         draft::check_count(&model.config, count)?;
         let text = &self.convert.text;
         if text.files.is_empty() {
-            return Err(Error::recipe(format!("‹layers› {count}"), "no text to choose the layers by")
+            return Err(Error::recipe(format!("‹layers› {count}"), "no text to select the layers on")
                 .help("Give one with ‹text›, or the numbers of the layers: ‹layers› 0,3,7."));
         }
         let tokenizer = Tokenizer::from_checkpoint(whole)?;
@@ -142,7 +142,7 @@ impl DraftExtract {
         let mut corpus = Corpus::read(&text.files, &reader(&tokenizer, model), &cut)?;
         corpus.skip(chunks.start)?;
         let tries = LayerSelection::tries(model.config.layers(), count);
-        let task = progress.begin("choosing layers", tries, Unit::Steps);
+        let task = progress.begin("selecting layers", tries, Unit::Steps);
         let parts = (&model.config, &model.json, &model.inventory);
         draft::choose_layers(whole, parts, &corpus.sequences, count, self.convert.compute, &|done| {
             task.advance(done);
@@ -161,7 +161,7 @@ fn write(whole: &Checkpoint, extraction: &Extraction, folder: &Path, progress: &
 
     let source = extraction.source(whole);
     let tensors = source.tensors().to_vec();
-    let task = progress.begin("cutting", tensors.iter().map(TensorDesc::byte_len).sum(), Unit::Bytes);
+    let task = progress.begin("extracting", tensors.iter().map(TensorDesc::byte_len).sum(), Unit::Bytes);
     let writer = SafetensorsWriter::create(folder.join("model.safetensors"), tensors, &[("format", "pt")])?;
     let mut bytes = Vec::new();
     for (index, desc) in source.tensors().iter().enumerate() {

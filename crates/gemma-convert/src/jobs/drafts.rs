@@ -1,4 +1,4 @@
-//! Draft models: the conversion of an assistant, and the draft models that recipes ask for.
+//! Draft models: conversion of an assistant, and the draft models of recipes with `[draft]`.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::{Convert, Converted, Planned};
 use crate::options::{Layers, RecipeOptions};
 use crate::requests::{Destination, requests, shards};
 
-/// Converts an assistant: a draft model that reads keys and values of its target.
+/// Converts an assistant: a draft model that reads the KV cache of its target.
 #[derive(Clone, Debug)]
 pub struct DraftConvert {
     /// The conversion of the assistant's checkpoint.
@@ -23,10 +23,10 @@ pub struct DraftConvert {
 }
 
 impl DraftConvert {
-    /// Checks that draft model and target fit together, and converts. Outputs in a folder are named `draft-…`.
+    /// Checks that draft model and target match, and converts. Outputs in a folder are named `draft-…`.
     ///
     /// # Errors
-    /// Those of [`Convert::run`]; `Malformed` for an assistant of another target.
+    /// The errors of [`Convert::run`]; `Malformed` for an assistant of another target.
     pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
         let Convert { model, out, recipes, .. } = &self.convert;
         self.convert.run_planned(progress, |requests, options| {
@@ -39,19 +39,19 @@ impl DraftConvert {
     }
 }
 
-/// Names a draft model, which lies beside its target.
+/// Sets the file name of a draft model, whose outputs are beside the target's.
 pub(super) fn draft_name(request: &mut Request) {
     request.stem = plan::stem("draft", &request.name, &request.recipe);
 }
 
-/// The draft models that recipes made with the model.
+/// The draft models of recipes with `[draft]`.
 pub(super) struct RecipeDrafts {
     pub(super) drafts: Vec<Converted>,
-    /// The text served to select layers, and the recipes of the model itself need none.
+    /// Whether the text selected layers, and the recipes of the target itself need no text.
     pub(super) text_is_used: bool,
 }
 
-/// Makes the draft models that `[draft]` of the recipes asks for, each of them once.
+/// Makes the draft models of recipes with `[draft]`, each of them once.
 pub(super) fn of_recipes(job: &Convert, progress: &dyn Progress) -> Result<RecipeDrafts> {
     let destination = Destination::new(&job.out);
     let requests = requests(&job.recipes, &destination)?;
@@ -93,22 +93,22 @@ pub(super) fn of_recipes(job: &Convert, progress: &dyn Progress) -> Result<Recip
     Ok(RecipeDrafts { drafts, text_is_used: by_text && !reads_too })
 }
 
-/// Refuses a bit allocation: a draft model is small, and sensitivities are measured of models that run by themselves.
+/// Refuses a bit allocation: a draft model is small, and sensitivities need a model that runs alone.
 pub(super) fn no_budget(options: &RecipeOptions, requests: &[Request]) -> Result<()> {
     if options.budget.sensitivity.is_none() && requests.iter().all(|r| r.recipe.budget.is_none()) {
         return Ok(());
     }
-    Err(Error::recipe("budget", "types of a draft model are not chosen by a budget")
+    Err(Error::recipe("budget", "bit allocation does not support draft models")
         .help("Name a preset with ‹type›."))
 }
 
-/// The files of a target besides its weights, which the fingerprint identifies.
+/// The files of a target other than its weights, which the fingerprint identifies.
 pub(super) fn companions(target: &Checkpoint) -> Result<Vec<FileEntry>> {
     let files = target.companions().iter();
     files.map(|file| convert::file_entry(&target.dir().join(&file.name))).collect()
 }
 
-/// Opens both, checks that they belong together, and plans the draft model.
+/// Opens both models, checks that they belong together, and plans the draft model.
 fn planned(simd: Simd, draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned> {
     let checkpoint = Checkpoint::open(draft)?.with_simd(simd);
     let model = gemma::ModelSpec::open_draft(&checkpoint)?;

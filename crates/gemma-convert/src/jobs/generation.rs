@@ -1,4 +1,4 @@
-//! Generation of text with the reference runtime.
+//! Text generation with the reference runtime.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,27 +13,27 @@ use text::{Chat, ChatTemplate};
 use crate::draft_model::DraftModel;
 use crate::model::Model;
 
-/// Tokens to generate, if a job names no number.
+/// Default number of tokens to generate.
 const TOKENS: usize = 128;
 
-/// Generates text: a model, alone or with a draft model, continues a prompt.
+/// Continues a prompt with a model, alone or with a draft model.
 #[derive(Clone, Debug)]
 pub struct Generate {
     /// A checkpoint folder or a GGUF file.
     pub model: PathBuf,
     /// The prompt.
     pub prompt: Prompt,
-    /// Tokens to generate at most; 128, or fewer where the context has no room.
+    /// The most tokens to generate; default 128, or fewer if the context is shorter.
     pub max_tokens: Option<usize>,
-    /// Tokens of prompt and answer at most; the model's context without.
+    /// The most tokens of prompt and answer together; by default the model's context.
     pub context: Option<usize>,
-    /// The choice of tokens.
+    /// Settings of the sampler.
     pub sampling: Sampling,
-    /// Texts that end the generation; they are left out of the result.
+    /// Stop texts, which end the generation and are not part of the result.
     pub stop: Vec<String>,
     /// A draft model, for speculative decoding.
     pub draft: Option<PathBuf>,
-    /// Draft tokens at a time.
+    /// Burst size: draft tokens per pass.
     pub draft_tokens: usize,
     /// Arithmetic: vector instructions and the kernel of matrix products.
     pub compute: Compute,
@@ -46,11 +46,11 @@ pub enum Prompt {
     Text(String),
     /// A conversation, through the chat template of the model.
     Chat {
-        /// The messages so far, as OpenAI's API takes them; the model answers the last.
+        /// The messages so far, in the form of OpenAI's API; the model answers the last one.
         messages: Vec<Value>,
-        /// Whether the model thinks first; the template decides without.
+        /// Whether the model thinks first; by default the template decides.
         thinking: Option<bool>,
-        /// Tools, as OpenAI's API takes them.
+        /// Tools, in the form of OpenAI's API.
         tools: Vec<Value>,
     },
 }
@@ -64,28 +64,28 @@ pub struct Generated {
     pub tokens: Vec<u32>,
     /// The text.
     pub text: String,
-    /// The reason of the end: `stop`, `length`, `context`, or `closed` by the receiver of the text.
+    /// The reason of the end: `stop`, `length`, `context`, or `closed` by the receiver.
     pub finish: &'static str,
-    /// Seconds until the first token was chosen.
+    /// Seconds until the first token.
     pub prompt_seconds: f64,
     /// Seconds in all.
     pub seconds: f64,
-    /// Draft tokens, with a draft model.
+    /// Counts of draft tokens; `None` without a draft model.
     pub draft: Option<DraftCounts>,
-    /// Rows of the per-layer embedding (PLE) table that were read, for E2B and E4B.
+    /// Reads of the per-layer embedding (PLE) table, for E2B and E4B.
     pub ple: Option<PleReads>,
 }
 
 /// Reads of the per-layer embedding table.
 #[derive(Clone, Copy, Debug)]
 pub struct PleReads {
-    /// Rows.
+    /// Number of rows read.
     pub rows: u64,
-    /// Bytes.
+    /// Bytes read.
     pub bytes: u64,
-    /// Rows that were in the cache.
+    /// Rows found in the cache.
     pub hits: u64,
-    /// Bytes for each token that went through the model.
+    /// Bytes read per token of the forward pass.
     pub bytes_per_token: f64,
 }
 
@@ -112,11 +112,11 @@ impl Generate {
         self
     }
 
-    /// Generates. `show` receives each piece of text when it is there, and returns false to end the generation.
+    /// Generates text. `show` receives each piece of text as it is generated, and returns false to end the generation.
     ///
     /// # Errors
-    /// `Recipe` for a prompt that leaves no room, or a chat without a template; `Malformed` or `Unsupported` for the models;
-    /// `Io`; what `show` returns.
+    /// `Recipe` for a prompt that leaves no room, or a chat without a template; `Malformed` or `Unsupported` for the
+    /// models; `Io`; the errors of `show`.
     pub fn run(
         &self,
         progress: &dyn Progress,
@@ -127,10 +127,10 @@ impl Generate {
         self.run_on(&model, progress, show)
     }
 
-    /// As [`run`](Self::run), of a model that is open already.
+    /// [`run`](Self::run) with a model that is already open.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// The errors of [`run`](Self::run).
     pub fn run_on(
         &self,
         model: &Model,
@@ -184,7 +184,7 @@ impl Generate {
             show(text.finish())?;
         }
         let ple = runtime.ple_reads().map(|reads| {
-            // the last token that was chosen did not go through the model
+            // the last token did not go through the model
             let through = prompt.len() + tokens.len().saturating_sub(usize::from(finish != "stop"));
             PleReads {
                 rows: reads.rows,
@@ -207,7 +207,7 @@ impl Generate {
 }
 
 impl Prompt {
-    /// The token ids, through the chat template for a conversation.
+    /// The token ids of the prompt; conversations go through the chat template.
     fn tokens(&self, model: &Model, progress: &dyn Progress) -> Result<Vec<u32>> {
         let (messages, thinking, tools) = match self {
             Prompt::Text(text) => return model.tokenizer.encode(text, true, false),
@@ -237,11 +237,11 @@ impl Prompt {
     }
 }
 
-/// Generated text up to the first stop text. A part that may become a stop text is held back until it cannot.
+/// Generated text up to the first stop text. A suffix that may be the beginning of a stop text is held back.
 struct StoppedText<'a> {
     stop: &'a [String],
     text: String,
-    /// Bytes of the text that have been given out.
+    /// Bytes of the text that were returned.
     shown: usize,
     is_stopped: bool,
 }
@@ -251,7 +251,7 @@ impl<'a> StoppedText<'a> {
         StoppedText { stop, text: String::new(), shown: 0, is_stopped: false }
     }
 
-    /// Adds a piece, and gives out what is certain to stay.
+    /// Adds a piece, and returns the new text that cannot belong to a stop text.
     fn push(&mut self, piece: &str) -> &str {
         self.text.push_str(piece);
         let from = self.shown;
@@ -268,13 +268,13 @@ impl<'a> StoppedText<'a> {
         &self.text[from..self.shown]
     }
 
-    /// The rest, when no more text comes.
+    /// The held-back rest, at the end of the generation.
     fn finish(&mut self) -> &str {
         let from = std::mem::replace(&mut self.shown, self.text.len());
         &self.text[from..]
     }
 
-    /// Bytes at the end that begin a stop text.
+    /// Bytes at the end of the text that may begin a stop text.
     fn held_back(&self) -> usize {
         let begins = |stop: &String| {
             let most = stop.len().saturating_sub(1).min(self.text.len() - self.shown);
@@ -286,11 +286,11 @@ impl<'a> StoppedText<'a> {
     }
 }
 
-/// The end of a generation, whatever the model chooses.
+/// The limit of a generation.
 struct Limit {
-    /// Tokens, at least one.
+    /// The most tokens, at least one.
     tokens: usize,
-    /// The reason: `length`, as asked for, or `context`, for want of room.
+    /// The reason at the limit: `length` if requested, `context` if the context is full.
     reason: &'static str,
 }
 

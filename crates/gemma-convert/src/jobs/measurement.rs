@@ -22,9 +22,9 @@ pub struct DraftMeasure {
     pub target: PathBuf,
     /// Plain text, or conversations in `.jsonl` files.
     pub text: Vec<PathBuf>,
-    /// Tokens of a chunk of plain text, and of a conversation at most.
+    /// Tokens per chunk of plain text; the most tokens of a conversation.
     pub context: usize,
-    /// The chunks or conversations of the text to take.
+    /// The chunks or conversations of the text to use.
     pub chunks: Chunks,
     /// Arithmetic: vector instructions and the kernel of matrix products.
     pub compute: Compute,
@@ -50,7 +50,7 @@ impl DraftMeasure {
         self
     }
 
-    /// Measures.
+    /// Measures the draft model.
     ///
     /// # Errors
     /// `Recipe` without a text; `Malformed` or `Unsupported` for the models and the text; `Io`.

@@ -1,4 +1,4 @@
-//! The jobs of the library, one file a job.
+//! The jobs of the library, one file per job.
 
 mod calibration;
 mod catalogue;

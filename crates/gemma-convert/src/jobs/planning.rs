@@ -1,4 +1,4 @@
-//! Planning: the outputs of a checkpoint, without a byte of them written.
+//! Planning: the outputs of a checkpoint, without writing them.
 
 use std::path::{Path, PathBuf};
 
@@ -24,11 +24,12 @@ pub struct Planning {
     pub recipes: RecipeOptions,
     /// The folder of the outputs, or the name of one `.gguf` file.
     pub out: PathBuf,
-    /// Tokens of prompt and answer together, for the memory estimate; 8192, or the model's context if that is less.
+    /// Tokens of prompt and answer together, for the memory estimate; default: the smaller of 8192 and the model's
+    /// context.
     pub context: Option<u64>,
-    /// Type of keys and values in llama.cpp, for the memory estimate.
+    /// Type of the KV cache in llama.cpp, for the memory estimate.
     pub kv_type: DType,
-    /// Bytes of memory to compare the estimate with.
+    /// Memory limit in bytes that the estimate is compared with.
     pub memory: Option<u64>,
 }
 
@@ -37,15 +38,15 @@ pub struct Planning {
 pub struct PlanOutcome {
     /// The plan.
     pub plan: Plan,
-    /// The memory estimate of each artifact, and the comparison with the memory of the job.
+    /// The memory estimate of each artifact, and the verdict if the job has a memory limit.
     pub memory: Vec<(Memory, Option<Verdict>)>,
 }
 
-/// Tokens of context for a memory estimate, if the job names no number.
+/// Default tokens of context for a memory estimate.
 const CONTEXT: u64 = 8192;
 
 impl Planning {
-    /// A planning of no artifact yet.
+    /// A planning job without an artifact yet.
     pub fn new(model: impl Into<PathBuf>) -> Planning {
         Planning {
             model: model.into(),
@@ -64,10 +65,11 @@ impl Planning {
         self
     }
 
-    /// Plans.
+    /// Plans the outputs.
     ///
     /// # Errors
-    /// `Recipe` for options that do not fit the model or each other, `Malformed` or `Unsupported` for the checkpoint, `Io`.
+    /// `Recipe` for options that do not fit the model or each other, `Malformed` or `Unsupported` for the checkpoint,
+    /// `Io`.
     pub fn run(&self) -> Result<PlanOutcome> {
         let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
         let checkpoint = Checkpoint::open(&self.model)?;
@@ -95,13 +97,13 @@ pub(crate) struct Planned {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) model: gemma::ModelSpec,
     pub(crate) plan: Plan,
-    /// Input files besides those of the checkpoint, for the manifest.
+    /// Input files in addition to those of the checkpoint, for the manifest.
     pub(crate) given: Vec<FileEntry>,
 }
 
 impl Planned {
-    /// Opens a checkpoint and plans the requests, with allocated types for those that have a budget. Before long work, `target`
-    /// is checked for room and for files of the same name.
+    /// Opens a checkpoint and plans the requests, with bit allocation for those that have a budget. Before long work,
+    /// `target` is checked for free space and existing files.
     pub(crate) fn new(
         path: &Path,
         requests: &mut [Request],

@@ -1,4 +1,4 @@
-//! Calibrated rounding (LDLQ) before a conversion, and the text that it uses.
+//! Quantization with error feedback (LDLQ) before a conversion, and its calibration text.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(crate) struct Calibrated {
 }
 
 impl Calibrated {
-    /// Removes the rounded layers, when they are in the artifact.
+    /// Removes the stored layers, once they are in the artifact.
     pub(crate) fn remove(&self) {
         self.store.remove(self.kept.clone());
     }
@@ -44,17 +44,17 @@ pub(crate) fn sequences(options: &TextOptions, context: usize, reader: &Reader<'
     Ok(corpus.sequences.into_iter().map(|sequence| sequence.tokens).collect())
 }
 
-/// The names of the texts, as they were given.
+/// The paths of the texts as given.
 pub(crate) fn names(texts: &[PathBuf]) -> Vec<String> {
     texts.iter().map(|path| path.display().to_string()).collect()
 }
 
-/// Calibrated rounding for the recipes that ask for it; one entry a request. `measured` says that the text has already served to
-/// allocate types.
+/// Quantizes with error feedback for the recipes that have `[calibration]`; one item per request. `measured` says that
+/// the text was already used for sensitivities.
 ///
 /// # Errors
-/// `Recipe` for a recipe that needs a text where there is none, and for a text that no recipe needs; `Target` for a place that
-/// cannot be written; `Malformed` for a text that is too short.
+/// `Recipe` for a recipe that needs a text if there is none, and for a text that no recipe needs; `Target` for a
+/// destination that cannot be written; `Malformed` for a text that is too short.
 pub(crate) fn round(
     (text, compute): (&TextOptions, Compute),
     measured: bool,
@@ -69,16 +69,16 @@ pub(crate) fn round(
         (Some(request), true) => {
             return Err(Error::recipe(
                 format!("recipe {}", request.name),
-                "it rounds for a text, and there is none",
+                "it needs a calibration text, and there is none",
             )
-            .help("Give one with ‹text›: 16,000 tokens or more of what the model is for."));
+            .help("Give one with ‹text›: 16,000 tokens or more of the kind of text that the model is for."));
         }
         (None, false) if !measured => {
-            return Err(Error::recipe("‹text›", "has no effect: no recipe rounds for a text")
+            return Err(Error::recipe("‹text›", "has no effect: no recipe needs a calibration text")
                 .help("q4_0-calibrated does, and every recipe with ‹set› calibration.method=ldlq."));
         }
         (None, _) => return Ok(requests.iter().map(|_| None).collect()),
-        // before hours of work, and not only after them
+        // check before hours of work, and not only after them
         (Some(_), false) => convert::check(checkpoint, plan, options)?,
     }
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
@@ -106,7 +106,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// What the result depends on.
+    /// The store id, a digest of everything that the result depends on.
     fn id(&self, plan: &str) -> String {
         let kernel = self.compute.kernel.name();
         calibrate::store_id(&[&self.model.fingerprint, plan.as_bytes(), kernel.as_bytes()], &self.sequences)
@@ -119,7 +119,7 @@ impl Run<'_> {
         let embedding = tensors.clone().find(|tensor| tensor.role == "token_embd");
         let embedding = embedding.map_or(DType::F32, |tensor| tensor.desc.dtype);
         let target = |tensor: &plan::OutputTensor| {
-            // what lies on a lattice is repacked without loss
+            // weights on a quantization grid are repacked without loss
             let repacked = matches!(&tensor.from, Origin::Checkpoint(stored) if stored.lattice);
             let rounds = !repacked && calibrate::supports_ldlq(config, tensor.role, tensor.desc.dtype);
             let layer = tensor.layer.unwrap_or(layers);
@@ -140,7 +140,7 @@ impl Run<'_> {
         let store = CalibrationStore::new(folder, id)?;
         let (source, inventory) = (self.checkpoint, &self.model.inventory);
         let reports = calibrate::ldlq(config, source, inventory, &targets, embedding, &text, &store)?;
-        // the head, where it is rounded, is kept as one more
+        // a quantized head is stored as one more layer
         let kept = 0..layers + usize::from(targets.iter().any(|target| target.layer == layers));
         let tensors: RoundedTensors = store.open(kept.clone())?;
         let entry = CalibrationEntry {

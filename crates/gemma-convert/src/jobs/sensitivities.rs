@@ -1,5 +1,5 @@
-//! Mixed-precision bit allocation: the sensitivity of each tensor to rounding, from a file or measured on a text, and the
-//! requests with the allocated types.
+//! Mixed-precision bit allocation: the sensitivity of each tensor, from a file or measured on a text, and the requests
+//! with the allocated types.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,11 +18,11 @@ use crate::options::{BudgetOptions, TextOptions};
 
 /// The source of sensitivities, for requests with a budget.
 pub(crate) enum Costs<'a> {
-    /// Nowhere.
+    /// No source.
     Unknown,
     /// A file.
     File(&'a Path),
-    /// They are measured on a text, and kept in a folder.
+    /// Measurement on a text; the result is stored in a folder.
     Text { text: &'a TextOptions, folder: &'a Path, force: bool, compute: Compute },
 }
 
@@ -42,11 +42,10 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// Chooses the types of the requests that have a budget. `check` is asked, before long work, about a plan with the same
-    /// files.
+    /// Allocates the types of the requests with a budget. Before long work, `check` gets a plan with the same files.
     ///
     /// # Errors
-    /// `Recipe` for costs that no request needs; what `check`, measuring and choosing say.
+    /// `Recipe` for sensitivities that no request needs; the errors of `check`, measurement and allocation.
     pub(crate) fn choose(
         &self,
         requests: &mut [Request],
@@ -66,7 +65,7 @@ impl<'a> Costs<'a> {
             check_budget(model, shards, request).map_err(|e| within(request, e))?;
         }
         let costs = match self {
-            Costs::Unknown => return Ok(()), // planning says what is missing
+            Costs::Unknown => return Ok(()), // planning reports the missing sensitivities
             Costs::File(path) => read(path)?,
             &Costs::Text { text, folder, force, compute } => {
                 let mut plain = requests.to_vec();
@@ -84,25 +83,25 @@ impl<'a> Costs<'a> {
     }
 }
 
-/// Tokens of a chunk of text, where no recipe names a number.
+/// Default tokens per chunk of text.
 const CONTEXT: usize = 512;
 
-/// The most bytes of a file of sensitivities: a line for each tensor and type.
+/// The largest size of a sensitivity file in bytes; it has a line for each tensor and type.
 const MAX_SENSITIVITIES: u64 = 16 << 20;
 
-/// Reads a file of sensitivities.
+/// Reads a sensitivity file.
 pub(crate) fn read(path: &Path) -> Result<Sensitivity> {
     let json = base::read_bounded(path, MAX_SENSITIVITIES)?;
     Sensitivity::parse(&json).map_err(|e| e.within(path.display()))
 }
 
-/// The subject of a measurement, and the file that keeps it.
+/// A measurement job with its output file.
 pub(crate) struct Measure<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) model: &'a gemma::ModelSpec,
     pub(crate) text: &'a TextOptions,
     pub(crate) context: usize,
-    /// The file: it is written again after each tensor.
+    /// The output file, which is rewritten after each pass.
     pub(crate) path: PathBuf,
     /// Replaces a file of another model or text.
     pub(crate) force: bool,
@@ -127,11 +126,11 @@ pub(crate) fn measure(what: &Measure<'_>, progress: &dyn Progress) -> Result<Sen
         )
         .help("Use ‹force› to replace it."));
     }
-    // before the work, and not only after it
+    // check before the work, and not only after it
     drop(OutputFile::sequential(path)?);
     let (config, inventory) = (&model.config, &model.inventory);
     let work = sensitivity_work(config, inventory, checkpoint.tensors(), tokens);
-    let task = progress.begin("measuring what rounding costs", work, Unit::Steps);
+    let task = progress.begin("measuring sensitivities", work, Unit::Steps);
     let text = CalibrationTokens {
         sequences: &sequences,
         names: names(&text.files),
@@ -145,7 +144,7 @@ pub(crate) fn measure(what: &Measure<'_>, progress: &dyn Progress) -> Result<Sen
         keep(path, known)?;
         kept.get_or_insert_with(|| {
             base::keeps(format!(
-                "what is measured so far is in {}: the same command goes on from there",
+                "the sensitivities measured so far are in {}: the same command resumes from there",
                 path.display()
             ))
         });
@@ -154,22 +153,22 @@ pub(crate) fn measure(what: &Measure<'_>, progress: &dyn Progress) -> Result<Sen
     sensitivity(&base_model, (*checkpoint, inventory), &text, &model.fingerprint, known, &mut keep)
 }
 
-/// Writes a file of sensitivities, whole or not at all.
+/// Writes a sensitivity file atomically.
 fn keep(path: &Path, sensitivity: &Sensitivity) -> Result<()> {
     let json = serde_json::to_vec_pretty(sensitivity).map_err(|e| Error::write(path.display(), &e.into()))?;
     write_whole(path, |file| file.write_all(&json))
 }
 
-/// Measures the sensitivity of each tensor of a checkpoint: the KL divergence that rounding it alone costs.
+/// Measures the sensitivity of each tensor of a checkpoint: the KL divergence caused by quantizing it alone.
 #[derive(Clone, Debug)]
 pub struct MeasureSensitivity {
     /// The checkpoint folder.
     pub model: PathBuf,
     /// The text to measure on.
     pub text: TextOptions,
-    /// Tokens of a chunk of plain text, and of a conversation at most.
+    /// Tokens per chunk of plain text; the most tokens of a conversation.
     pub context: usize,
-    /// The file to write. Tensors that it has already, of the same model and text, are not measured again.
+    /// The file to write. Tensors that it already has, for the same model and text, are not measured again.
     pub out: PathBuf,
     /// Replaces a file of another model or text.
     pub force: bool,
@@ -192,11 +191,11 @@ impl MeasureSensitivity {
         self
     }
 
-    /// Measures, and writes the file after each tensor.
+    /// Measures, and writes the file after each pass.
     ///
     /// # Errors
-    /// `Recipe` without a text; `Malformed` or `Unsupported` for the checkpoint, `Malformed` for a text that is too short; `Target`
-    /// for a file of another model or text; `Io`.
+    /// `Recipe` without a text; `Malformed` or `Unsupported` for the checkpoint, `Malformed` for a text that is too
+    /// short; `Target` for a file of another model or text; `Io`.
     pub fn run(&self, progress: &dyn Progress) -> Result<Sensitivity> {
         if self.text.files.is_empty() {
             return Err(Error::recipe("sensitivity", "no text to measure on").help("Give one with ‹text›."));

@@ -1,4 +1,4 @@
-//! Verification of an artifact: structure, weights, predictions, limits, step by step.
+//! Verification of an artifact in steps: structure, weights, predictions, limits.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,28 +21,28 @@ use crate::model::{Container, Model, ModelFile};
 use crate::options::Chunks;
 use crate::requests::recipe_text;
 
-/// Verifies an artifact: a GGUF or a folder of safetensors, against the checkpoint that it was made from, or by itself.
+/// Verifies an artifact: compares a GGUF or a folder of safetensors with its checkpoint, or checks it alone.
 #[derive(Clone, Debug)]
 pub struct Verify {
-    /// A GGUF file (any part of a split) or a folder of safetensors; a draft model too.
+    /// A GGUF file (any part of a split) or a folder of safetensors, also of a draft model.
     pub artifact: PathBuf,
-    /// The base of the comparison: the checkpoint folder, a GGUF of the same model, or llama-perplexity's file of base logits.
-    /// Without it the artifact is only checked by itself.
+    /// The base of the comparison: the checkpoint folder, a GGUF of the same model, or llama-perplexity's file of base
+    /// logits. Without a base the artifact is checked alone.
     pub base: Option<PathBuf>,
     /// Texts to predict: plain text, or conversations in `.jsonl` files.
     pub texts: Vec<PathBuf>,
-    /// Tokens of a chunk of plain text, and of a conversation at most.
+    /// Tokens per chunk of plain text; the most tokens of a conversation.
     pub context: usize,
-    /// The chunks or conversations of the text to take; all without.
+    /// The chunks or conversations of the text to use; `None` for all.
     pub chunks: Option<Chunks>,
     /// The scored part of a conversation.
     pub scored: Scored,
-    /// The recipe of the artifact, by name or as a file; else its manifest names it, or its file type.
+    /// The recipe of the artifact, a name or a file; the default is that of its manifest, or else of its file type.
     pub recipe: Option<String>,
-    /// The importance matrix of the artifact; else it is looked for where the manifest or the keys of the artifact name it, and
-    /// beside the artifact.
+    /// The importance matrix of the artifact; by default it is searched for at the path in the manifest or the keys of
+    /// the artifact, and beside the artifact.
     pub importance: Option<PathBuf>,
-    /// Limits. Those of the recipe hold where these are absent.
+    /// Limits; the defaults are those of the recipe.
     pub thresholds: Thresholds,
     /// Runs later steps when an earlier one has failed.
     pub keep_going: bool,
@@ -50,18 +50,18 @@ pub struct Verify {
     pub require_manifest: bool,
     /// Compares the weights.
     pub weights: bool,
-    /// Bytes for the hidden states of the text between two layers.
+    /// The most bytes of activation memory: hidden states of the text between two layers.
     pub text_memory: u64,
-    /// A file for the logits of the base (of the artifact, without a base), in llama-perplexity's format.
+    /// A file for the logits of the base, or of the artifact without a base, in llama-perplexity's format.
     pub save_logits: Option<PathBuf>,
-    /// Replaces a file of logits that is of another kind.
+    /// Replaces an existing file at `save_logits` that is not a file of logits.
     pub force: bool,
     /// Arithmetic: vector instructions and the kernel of matrix products.
     pub compute: Compute,
 }
 
 impl Verify {
-    /// A verification of the artifact by itself.
+    /// A verification without a base.
     pub fn new(artifact: impl Into<PathBuf>) -> Verify {
         Verify {
             artifact: artifact.into(),
@@ -97,14 +97,14 @@ impl Verify {
         self
     }
 
-    /// Fails when the mean KL divergence is larger, in nats a token.
+    /// Sets the largest accepted mean KL divergence, in nats per token.
     #[must_use]
     pub fn max_kld(mut self, limit: f64) -> Verify {
         self.thresholds.max_kld = Some(limit);
         self
     }
 
-    /// Verifies. A fault of the artifact is a finding in the report and no error.
+    /// Verifies the artifact. Its faults are findings in the report, not errors.
     ///
     /// # Errors
     /// `Recipe` for options that do not fit; `Malformed` or `Unsupported` for files that cannot be read at all; `Io`.
@@ -156,7 +156,11 @@ impl Verify {
         } else if failed(&report) && !self.keep_going {
             skip(&mut report, Step::Text, AFTER_FAILURE);
         } else if verify::is_draft(artifact.artifact()) {
-            skip(&mut report, Step::Text, "a draft model says nothing without its target (draft measure)");
+            skip(
+                &mut report,
+                Step::Text,
+                "a draft model makes no predictions without its target (draft measure)",
+            );
         } else {
             let artifact = artifact.model()?.with_compute(self.compute);
             timed(&mut report, "text", |report| {
@@ -186,7 +190,7 @@ impl Verify {
         let recipe = &from.recipe;
         let base = match against {
             Some(Against::Model(base)) => base,
-            // of the base there are logits at most
+            // the base has at most logits
             Some(Against::Logits(_)) | None => {
                 self.alone(artifact, report, progress)?;
                 return Ok(recipe.verify);
@@ -213,8 +217,8 @@ impl Verify {
         Ok(recipe.verify)
     }
 
-    /// What the artifact should be: the recipe that was asked for, or what a manifest or the file itself says. The files
-    /// are held against the manifest.
+    /// The provenance of the artifact: the given recipe, or that of the manifest or the file itself. The files are
+    /// compared with the manifest.
     fn provenance(
         &self,
         artifact: Artifact<'_>,
@@ -248,14 +252,14 @@ impl Verify {
             };
             if provenance.recipe.output.format != is {
                 let word = |format| if format == Format::Gguf { "a GGUF" } else { "safetensors" };
-                return Err(Error::recipe("‹recipe›", "the artifact cannot be of this recipe")
+                return Err(Error::recipe("‹recipe›", "the artifact cannot have this recipe")
                     .expected(format!("a recipe for {}", word(is)), word(provenance.recipe.output.format)));
             }
         }
         Ok(provenance)
     }
 
-    /// Both models over the text.
+    /// Evaluates both models on the text.
     fn text_step(
         &self,
         artifact: &Model,
@@ -264,7 +268,7 @@ impl Verify {
         report: &mut Report,
         progress: &dyn Progress,
     ) -> Result<()> {
-        // where the tokenizers differ, structure has said so; the base's is right
+        // the base's tokenizer is right; the structure step reports differences
         let reader = match against {
             Some(Against::Model(base)) => base,
             _ => artifact,
@@ -290,7 +294,7 @@ impl Verify {
         {
             return Err(Error::malformed(
                 "‹against›",
-                "these logits are of another text, or of another cut of it",
+                "these logits are of another text, or of other chunks of it",
             )
             .expected("the same chunks of tokens", "others")
             .help("Leave ‹text› out: the file has the tokens."));
@@ -322,7 +326,7 @@ impl Verify {
         writer.map_or(Ok(()), LogitsWriter::finish)
     }
 
-    /// Whether the artifact is consistent, and whether its weights are finite and not all zero.
+    /// Checks that the artifact is consistent, and that its weights are finite and not all zero.
     fn alone(&self, artifact: Artifact<'_>, report: &mut Report, progress: &dyn Progress) -> Result<()> {
         structure_step(report, || verify::structure_alone(artifact))?;
         self.weights_step(report, verify::weights_of(artifact), progress, |_, done| {
@@ -330,7 +334,7 @@ impl Verify {
         })
     }
 
-    /// The step of the weights, unless it is switched off or an earlier step has failed.
+    /// Runs the step of the weights, unless it is switched off or an earlier step has failed.
     fn weights_step(
         &self,
         report: &mut Report,
@@ -369,10 +373,10 @@ impl Against {
     }
 }
 
-const GGUF_BASE: &str = "a folder is held against the checkpoint that it is of, not a GGUF";
+const GGUF_BASE: &str = "a folder is compared with its checkpoint, not with a GGUF";
 const AFTER_FAILURE: &str = "an earlier step has failed; ‹keep_going› runs it nevertheless";
 
-/// The text that is in a file of logits.
+/// The text in a file of logits.
 fn of_logits(file: &LogitsFile, path: &Option<PathBuf>, reader: &Model) -> Corpus {
     Corpus {
         sequences: file.sequences(reader.tokenizer.bos()),
@@ -382,7 +386,7 @@ fn of_logits(file: &LogitsFile, path: &Option<PathBuf>, reader: &Model) -> Corpu
     }
 }
 
-/// Compares the figures with the limits. Those of the recipe are for runs that measure them.
+/// Compares the figures with the limits. Unmeasured figures fail only the limits that were given.
 fn check(asked: Thresholds, of_recipe: Thresholds, report: &mut Report) {
     let unmeasured_is_failure = !failed(report);
     let kld = report.kld.as_ref().map(|kld| kld.mean);
@@ -416,7 +420,7 @@ fn check(asked: Thresholds, of_recipe: Thresholds, report: &mut Report) {
     }
 }
 
-/// The step of keys and tensors. The count of hashed files, which is there already, stays.
+/// Runs the step of keys and tensors. Keeps the count of hashed files.
 fn structure_step(
     report: &mut Report,
     run: impl FnOnce() -> Result<(Structure, Vec<Finding>)>,
@@ -438,7 +442,7 @@ fn skip(report: &mut Report, step: Step, why: &str) {
     report.skipped.push(Skipped { step, why: why.to_owned() });
 }
 
-/// Runs a step and takes its time.
+/// Runs a step and records its wall time.
 fn timed(report: &mut Report, step: &str, run: impl FnOnce(&mut Report) -> Result<()>) -> Result<()> {
     let start = Instant::now();
     run(report)?;
@@ -448,7 +452,7 @@ fn timed(report: &mut Report, step: &str, run: impl FnOnce(&mut Report) -> Resul
 
 fn artifact_info(path: &Path, artifact: Artifact<'_>) -> ModelInfo {
     let tensors = artifact.source().tensors();
-    // what is wrong with it, structure will say
+    // the structure step reports errors of the config
     match artifact {
         Artifact::Gguf(set) => {
             model_info(path, Config::any_from_metadata(set.metadata(), tensors).ok().as_ref(), artifact, None)
@@ -463,7 +467,7 @@ fn artifact_info(path: &Path, artifact: Artifact<'_>) -> ModelInfo {
     }
 }
 
-/// The entry of a model in a report: the tensors of the text model, or all where these are not known.
+/// The entry of a model in a report: over the tensors of the text model, or all tensors if these are not known.
 pub(crate) fn model_info(
     path: &Path,
     config: Option<&Config>,

@@ -1,7 +1,7 @@
-//! The layers of a model: their kinds, and the sizes in which full layers differ from sliding ones.
+//! The kinds of a model's layers, and the sizes in which full layers differ from sliding ones.
 //!
-//! Two dialects say these sizes: the published files name those of full layers (`global_head_dim`,
-//! `num_global_key_value_heads`), transformers writes them back as `per_layer_config`. A file may have both, if they agree.
+//! There are two dialects: the published files give the sizes of full layers in `global_head_dim` and
+//! `num_global_key_value_heads`, transformers writes them as `per_layer_config`. A file may have both if they agree.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use tensor::{Error, Result};
 use super::fields::{Fields, MOST, as_count};
 use super::{Attention, field};
 
-/// Layers of a config. No model of the family has a quarter of these.
+/// Maximum number of layers: over four times that of any model of the family.
 const MOST_LAYERS: u64 = 1000;
 
-/// The kinds of all layers, and whether the last one had to be corrected.
+/// The kinds of all layers, and whether the last one was corrected.
 pub(super) fn attention(fields: &Fields<'_>) -> Result<(Vec<Attention>, bool)> {
     let layers = fields.count("num_hidden_layers", 0..=MOST)?;
     if layers == 0 || layers > MOST_LAYERS {
@@ -24,7 +24,7 @@ pub(super) fn attention(fields: &Fields<'_>) -> Result<(Vec<Attention>, bool)> {
     let layers = layers as usize;
     let mut kinds = match fields.given("layer_types") {
         None => {
-            // transformers: five sliding layers to a full one
+            // transformers: five sliding layers, then a full one
             let full = |i: usize| (i + 1).is_multiple_of(6) || i + 1 == layers;
             (0..layers).map(|i| if full(i) { Attention::Full } else { Attention::Sliding }).collect()
         }
@@ -32,13 +32,12 @@ pub(super) fn attention(fields: &Fields<'_>) -> Result<(Vec<Attention>, bool)> {
             names.iter().enumerate().map(kind).collect::<Result<Vec<_>>>()?
         }
         Some(Value::Array(names)) => {
-            return Err(
-                Error::malformed(field("layer_types"), "not one entry a layer").expected(layers, names.len())
-            );
+            return Err(Error::malformed(field("layer_types"), "not one entry per layer")
+                .expected(layers, names.len()));
         }
         Some(other) => {
             return Err(
-                Error::malformed(field("layer_types"), "not a list").expected("a list of texts", other)
+                Error::malformed(field("layer_types"), "not a list").expected("a list of strings", other)
             );
         }
     };
@@ -61,15 +60,15 @@ fn kind((layer, name): (usize, &Value)) -> Result<Attention> {
     }
 }
 
-/// The sizes of a kind of layer.
+/// The sizes of a layer of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sizes {
     pub(super) head_dim: u64,
     pub(super) kv_heads: u64,
 }
 
-/// The sizes of sliding layers and of full ones. The second number of heads is `None` unless the config gives full layers
-/// a number of their own.
+/// The sizes of sliding layers, the head size of full layers, and the number of K/V heads of full layers if the
+/// config gives them a different number.
 pub(super) fn sizes(
     fields: &Fields<'_>,
     attention: &[Attention],
@@ -83,7 +82,7 @@ pub(super) fn sizes(
         Some(value) => Some(as_count("global_head_dim", value, 1..=MOST)?),
         None => None,
     };
-    // transformers ignores the number where keys and values have weights of their own
+    // transformers ignores the number unless attention_k_eq_v is set
     let own_heads = match fields.given("num_global_key_value_heads") {
         Some(value) => Some(as_count("num_global_key_value_heads", value, 1..=MOST)?).filter(|_| k_eq_v),
         None => None,
@@ -141,7 +140,7 @@ pub(super) fn sizes(
     }
 }
 
-/// What `per_layer_config` says of a layer.
+/// The values that `per_layer_config` gives for a layer.
 struct Override {
     head_dim: Option<u64>,
     kv_heads: Option<u64>,
@@ -169,7 +168,7 @@ fn overrides(
                 _ => {
                     return Err(Error::unsupported(
                         field(&place(name)),
-                        "layers of this family do not differ in it",
+                        "not a size that may differ between layers of this family",
                     )
                     .expected("head_dim and num_key_value_heads", value));
                 }
@@ -178,7 +177,7 @@ fn overrides(
         if found.insert(number, own).is_some() {
             return Err(Error::malformed(
                 field(&format!("per_layer_config.{key}")),
-                "the layer is there twice",
+                "the layer is listed twice",
             ));
         }
     }

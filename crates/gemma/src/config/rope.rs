@@ -1,10 +1,10 @@
-//! How the heads of a layer turn: `rope_parameters`, as transformers reads them.
+//! Rotary position embedding (RoPE) of a layer: `rope_parameters`, as transformers reads them.
 //!
-//! Of the kinds of RoPE that transformers knows, three are plain scalings of the frequencies of a whole head: `default`,
-//! `linear` (all divided by `factor`) and `proportional` (a fraction of the pairs turns, divided by `factor`). The
-//! others change with the length of the text or rescale attention; no GGUF of this family can say them, and they are
-//! refused. So is every key that transformers does not look at where it is, if it says something else: a scaling that
-//! somebody wrote down must not be lost without a word.
+//! Of the kinds of RoPE in transformers, three are plain scalings of the frequencies of a whole head: `default`,
+//! `linear` (all divided by `factor`) and `proportional` (a fraction of the pairs is rotated, divided by `factor`).
+//! The others depend on the length of the text or rescale attention; a GGUF of this family cannot express them, and
+//! they are refused. So is every key that transformers ignores in its place, if its value differs: a configured
+//! scaling must not be lost silently.
 //!
 //! Source: huggingface/transformers 5.23 `modeling_rope_utils.py`, `Gemma4TextRotaryEmbedding`.
 
@@ -14,21 +14,21 @@ use tensor::{Error, Result};
 use super::fields::{Fields, as_number};
 use super::{Attention, field};
 
-/// How the heads of the layers of a kind turn with the position.
+/// RoPE parameters of the layers of one kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
     /// `rope_theta`: the base of the frequencies.
     pub base: f32,
-    /// `partial_rotary_factor` of proportional RoPE: the fraction of the pairs that turn, from the first on.
+    /// `partial_rotary_factor` of proportional RoPE: the fraction of the pairs that are rotated, from the first on.
     pub fraction: f64,
-    /// `factor`: what all frequencies are divided by.
+    /// `factor`: the divisor of all frequencies.
     pub factor: f32,
 }
 
-/// Stops a pair from turning.
+/// A divisor that stops the rotation of a pair.
 const STILL: f32 = 1e30;
 
-/// The neutral values of keys that say how much is scaled.
+/// Keys of scalings, whose neutral value is 1.
 const SCALES: [&str; 9] = [
     "factor",
     "attention_factor",
@@ -42,7 +42,7 @@ const SCALES: [&str; 9] = [
 ];
 
 impl Rope {
-    /// What transformers gives layers of this kind in a config without `rope_parameters`.
+    /// transformers' default for layers of this kind in a config without `rope_parameters`.
     pub fn default_of(kind: Attention) -> Rope {
         match kind {
             Attention::Sliding => Rope { base: 1e4, fraction: 1.0, factor: 1.0 },
@@ -50,21 +50,21 @@ impl Rope {
         }
     }
 
-    /// What divides the frequency of each pair of a head of this size; 1e30 for pairs that stand still.
+    /// The divisor of the frequency of each pair in a head of this size; 1e30 for pairs that are not rotated.
     pub fn divisors(&self, head_dim: u64) -> Vec<f32> {
         let pairs = head_dim / 2;
         let turning = (head_dim as f64 * self.fraction / 2.0) as u64;
         (0..pairs).map(|pair| if pair < turning { self.factor } else { STILL }).collect()
     }
 
-    /// Whether heads turn by their base alone.
+    /// Whether only the base matters: all pairs are rotated, with a factor of 1.
     pub fn is_plain(&self) -> bool {
         self.fraction == 1.0 && self.factor == 1.0
     }
 
-    /// The RoPE of the sliding and of the full layers. `attention` says which of them there are.
+    /// The RoPE of sliding layers and of full layers. `attention` lists the kinds that the model has.
     pub(super) fn read(fields: &Fields<'_>, attention: &[Attention]) -> Result<(Rope, Rope)> {
-        // transformers assigns an old `rope_scaling` over whatever `rope_parameters` says
+        // transformers lets an old `rope_scaling` override `rope_parameters`
         let old = fields.given("rope_scaling");
         let (key, table) = match old {
             Some(table) => ("rope_scaling", Some(table)),
@@ -80,7 +80,7 @@ impl Rope {
             Some(_) => Ok(Rope::default_of(kind)),
         };
         let ropes = (of(Attention::Sliding, "sliding_attention")?, of(Attention::Full, "full_attention")?);
-        // places of older configs, which transformers does not look at in this family
+        // keys of older configs, which transformers ignores in this family
         let bases = [("rope_theta", ropes.1.base), ("rope_local_base_freq", ropes.0.base)];
         for (key, base) in bases {
             if let Some(value) = fields.given(key)
@@ -97,7 +97,7 @@ impl Rope {
         Ok(ropes)
     }
 
-    /// An entry of `rope_parameters`.
+    /// One entry of `rope_parameters`.
     fn entry(key: &str, table: &Value, layers: &str, flat_fraction: Option<f64>) -> Result<Rope> {
         let whole = table.as_object().filter(|table| table.get(layers).is_some_and(Value::is_object));
         let Some(Value::Object(entry)) = whole.and_then(|table| table.get(layers)) else {
@@ -110,7 +110,7 @@ impl Rope {
             None => "default",
             Some(Value::String(kind)) => kind.as_str(),
             Some(other) => {
-                return Err(Error::malformed(field(&place("rope_type")), "not a text")
+                return Err(Error::malformed(field(&place("rope_type")), "not a string")
                     .expected("a kind of RoPE", other));
             }
         };
@@ -121,7 +121,7 @@ impl Rope {
             _ => {
                 return Err(Error::unsupported(
                     field(&place("rope_type")),
-                    "a kind of RoPE that no GGUF of this family can say",
+                    "a kind of RoPE that a GGUF of this family cannot express",
                 )
                 .expected("default, linear or proportional", kind));
             }
@@ -140,12 +140,12 @@ impl Rope {
             Some(value) => Some(fraction(&place("partial_rotary_factor"), value)?),
             None => None,
         };
-        // `default` turns the whole head, whatever the fraction
+        // `default` rotates the whole head, whatever the fraction
         let part = if parts { own.or(flat_fraction).unwrap_or(1.0) } else { 1.0 };
         if kind == "linear" && part != 1.0 {
             return Err(Error::unsupported(
                 field(&place("partial_rotary_factor")),
-                "transformers cannot turn a part of a head in linear RoPE",
+                "transformers cannot rotate a part of a head in linear RoPE",
             )
             .expected(1.0, part));
         }
@@ -156,14 +156,14 @@ impl Rope {
     }
 }
 
-/// Scales that this kind of RoPE does not look at.
+/// Refuses scalings that this kind of RoPE ignores.
 fn refuse_scaling(entry: &Map<String, Value>, place: &dyn Fn(&str) -> String, scales: bool) -> Result<()> {
     let unread = SCALES.iter().filter(|&&name| !(scales && name == "factor"));
     for &name in unread {
         if let Some(value) = entry.get(name).filter(|value| !value.is_null() && value.as_f64() != Some(1.0)) {
             return Err(Error::unsupported(
                 field(&place(name)),
-                "a scaling that transformers does not look at with this rope_type",
+                "a scaling that transformers ignores with this rope_type",
             )
             .expected("no such key", value));
         }
@@ -174,12 +174,15 @@ fn refuse_scaling(entry: &Map<String, Value>, place: &dyn Fn(&str) -> String, sc
 fn fraction(key: &str, value: &Value) -> Result<f64> {
     as_number(key, value, 0.0)?;
     value.as_f64().filter(|part| (0.0..=1.0).contains(part)).ok_or_else(|| {
-        Error::malformed(field(key), "not a part of a head").expected("a number from 0 to 1", value)
+        Error::malformed(field(key), "not a fraction of a head").expected("a number from 0 to 1", value)
     })
 }
 
 fn ignored(key: &str, effective: impl std::fmt::Display, value: &Value) -> Error {
-    Error::unsupported(field(key), "transformers does not look at it here, and it says something else")
-        .expected(effective, value)
-        .help("Which of the two holds? Leave the key out, or move the value to rope_parameters.")
+    Error::unsupported(
+        field(key),
+        "transformers ignores this key here, and its value differs from the effective one",
+    )
+    .expected(effective, value)
+    .help("Remove the key, or move the value to rope_parameters.")
 }

@@ -1,4 +1,4 @@
-//! The files of `tests/data`.
+//! Access to the files in `tests/data`.
 
 use std::path::PathBuf;
 

@@ -1,17 +1,17 @@
-//! What to buy with a number of bytes: of many items with a few choices each, which choice of each.
+//! Multiple-choice knapsack: one choice per item under a limit, greedy on the convex hull.
 
 use tensor::DType;
 
-/// What there is to reach.
+/// The constraint.
 #[derive(Clone, Copy)]
 pub(super) enum Limit {
-    /// No more bytes for the free tensors.
+    /// Maximum bytes of the free tensors.
     Bytes(u64),
-    /// No more KL divergence.
+    /// Maximum KL divergence, in nats per token.
     Kld(f64),
 }
 
-/// A type for a tensor.
+/// A candidate type with its size and cost.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice {
     pub(super) dtype: DType,
@@ -19,7 +19,7 @@ pub(super) struct Choice {
     pub(super) kld: f64,
 }
 
-/// A tensor and what it may be, each larger and better than the one before, with ever less gain a byte.
+/// A tensor and its candidate types on the convex hull: ascending size, descending cost, diminishing gain per byte.
 pub(super) struct Item<'a> {
     pub(super) name: &'a str,
     oversized: bool,
@@ -27,12 +27,12 @@ pub(super) struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// `oversized` says that it is large beside all others.
+    /// `oversized` marks an item that is large compared to all others.
     pub(super) fn new(name: &'a str, oversized: bool, choices: Vec<Choice>) -> Item<'a> {
         Item { name, oversized, choices: hull(choices) }
     }
 
-    /// Why it has a type.
+    /// The reason for the choice, as the plan prints it.
     pub(super) fn why(&self, at: usize) -> String {
         let Choice { kld, bytes, .. } = self.choices[at];
         let mut why = format!("budget: {kld:.1e} nats");
@@ -44,7 +44,7 @@ impl<'a> Item<'a> {
     }
 }
 
-/// The lower convex hull: what some mixture of two others beats is left out.
+/// The lower convex hull of size and cost: candidates above the line between two others are dropped.
 fn hull(mut all: Vec<Choice>) -> Vec<Choice> {
     all.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.kld.total_cmp(&b.kld)));
     let gain = |from: &Choice, to: &Choice| (from.kld - to.kld) / (to.bytes - from.bytes) as f64;
@@ -64,14 +64,14 @@ fn hull(mut all: Vec<Choice>) -> Vec<Choice> {
     hull
 }
 
-/// What some choices take and cost together.
+/// Total size and cost of a selection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Total {
     pub(super) bytes: u64,
     pub(super) kld: f64,
 }
 
-/// From a choice of an item to its next.
+/// An upgrade of an item from one choice to the next.
 struct Step {
     item: usize,
     from: usize,
@@ -79,7 +79,7 @@ struct Step {
     gain: f64,
 }
 
-/// All items, and all steps, the best buy first.
+/// All items and all upgrades, by descending gain per byte.
 pub(super) struct Knapsack<'a> {
     items: &'a [Item<'a>],
     steps: Vec<Step>,
@@ -97,7 +97,7 @@ impl<'a> Knapsack<'a> {
         };
         let mut steps: Vec<Step> = items.iter().enumerate().flat_map(of).collect();
         let rate = |step: &Step| step.gain / step.bytes as f64;
-        // stable: of an item, its steps stay in order
+        // a stable sort keeps the steps of an item in order
         steps.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
         Knapsack { items, steps }
     }
@@ -107,7 +107,7 @@ impl<'a> Knapsack<'a> {
         choices.fold(Total::default(), |sum, c| Total { bytes: sum.bytes + c.bytes, kld: sum.kld + c.kld })
     }
 
-    /// From the smallest file to the best, one buy after the other.
+    /// The totals from the smallest selection to the largest, one upgrade at a time.
     pub(super) fn curve(&self) -> Vec<Total> {
         let smallest = self.total(&vec![0; self.items.len()]);
         let bought = self.steps.iter().scan(smallest, |total, step| {
@@ -117,7 +117,7 @@ impl<'a> Knapsack<'a> {
         std::iter::once(smallest).chain(bought).collect()
     }
 
-    /// The best choices that reach the limit, if any do.
+    /// The best selection that meets the limit, if any. All combinations of the oversized items' choices are tried.
     pub(super) fn solve(&self, limit: Limit) -> Option<Vec<usize>> {
         let oversized: Vec<usize> = (0..self.items.len()).filter(|&n| self.items[n].oversized).collect();
         let mut best: Option<(Total, Vec<usize>)> = None;
@@ -132,7 +132,7 @@ impl<'a> Knapsack<'a> {
                     best = Some((total, chosen));
                 }
             }
-            // the next combination of types of the oversized items
+            // the next combination of the oversized items' choices
             let Some(&next) = oversized.iter().find(|&&item| at[item] + 1 < self.items[item].choices.len())
             else {
                 return best.map(|(_, chosen)| chosen);
@@ -142,7 +142,7 @@ impl<'a> Knapsack<'a> {
         }
     }
 
-    /// Buys for all but the oversized.
+    /// Upgrades all items but the oversized ones, greedily.
     fn upgrade(&self, mut at: Vec<usize>, limit: Limit) -> Option<(Total, Vec<usize>)> {
         let mut total = self.total(&at);
         let reached = |total: &Total| match limit {
@@ -155,7 +155,7 @@ impl<'a> Knapsack<'a> {
                 Limit::Bytes(_) => reached(&after),
                 Limit::Kld(_) => !reached(&total),
             };
-            // a step behind one that did not fit is out of reach
+            // a step is out of reach if an earlier step of its item did not fit
             if wanted && at[step.item] == step.from {
                 (at[step.item], total) = (step.from + 1, after);
             }
@@ -168,7 +168,7 @@ impl<'a> Knapsack<'a> {
 mod tests {
     use super::*;
 
-    /// Items with some choices each; sizes and costs repeat after a long time.
+    /// Items with random choices; sizes and costs seldom repeat.
     fn items(names: &[String], seed: u64) -> Vec<Item<'_>> {
         let mut random = testkit::SplitMix64(seed);
         let mut next = |most: u64| 1 + random.below(most);
@@ -181,7 +181,7 @@ mod tests {
         (0..names.len()).map(&mut item).collect()
     }
 
-    /// All combinations.
+    /// All selections.
     fn combinations(items: &[Item<'_>]) -> Vec<Vec<usize>> {
         items.iter().fold(vec![vec![]], |all, item| {
             let longer = |chosen: Vec<usize>| {

@@ -1,6 +1,6 @@
-//! Sixteen lanes of f32, as one value.
+//! Sixteen lanes of f32 as one value.
 
-/// Sixteen lanes.
+/// A vector of sixteen f32.
 pub(super) trait Lanes16: Copy {
     fn splat(value: f32) -> Self;
     fn load(values: &[f32; 16]) -> Self;
@@ -10,19 +10,19 @@ pub(super) trait Lanes16: Copy {
     fn fold(self) -> f32;
 }
 
-/// How stored codes become lanes.
+/// Conversion of stored codes to lanes.
 #[cfg(target_arch = "x86_64")]
 pub(super) trait Widen: Lanes16 {
     fn store(self) -> [f32; 16];
-    /// All lanes from the bits of one f16.
+    /// All lanes with the value of one f16, given its bits.
     fn half(bits: [u8; 2]) -> Self;
-    /// Signed bytes.
+    /// Lanes from signed bytes.
     fn signed(codes: &[u8; 16]) -> Self;
-    /// What four bits stand for.
+    /// Parameters for the values of 4-bit codes.
     type Nibble: Copy;
-    /// `scale · code − min`.
+    /// Values `scale · code − min`.
     fn line(scale: Self, min: Self) -> Self::Nibble;
-    /// `(code − 8) · d`, of a `d` with so few bits that nothing is rounded.
+    /// Values `(code − 8) · d`, for a `d` with so few bits that nothing is rounded.
     fn centred(d: Self) -> Self::Nibble;
     fn low_nibbles(codes: &[u8; 16], values: Self::Nibble) -> Self;
     fn high_nibbles(codes: &[u8; 16], values: Self::Nibble) -> Self;
@@ -30,7 +30,7 @@ pub(super) trait Widen: Lanes16 {
     fn bf16(values: &[u8; 32]) -> Self;
 }
 
-/// Plain Rust: the definition.
+/// The definition in plain Rust.
 #[derive(Clone, Copy)]
 pub(super) struct Plain([f32; 16]);
 

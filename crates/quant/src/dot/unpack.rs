@@ -1,4 +1,4 @@
-//! From stored blocks to lanes, type by type. The values are those of each type's `decode`.
+//! Unpacks stored blocks to lanes, type by type. The values equal those of the type's `decode`.
 
 use tensor::DType;
 
@@ -6,14 +6,14 @@ use super::lanes::Widen;
 use crate::types::q6_k;
 use crate::types::superblocks::unpack_scales;
 
-/// A stored type whose blocks become lanes.
+/// A stored type whose blocks are unpacked to lanes.
 pub(super) trait Unpack {
-    /// Bytes and values of a block; of the plain types, of 32 values.
+    /// Bytes and values of a block; for the plain types, of 32 values.
     const BYTES: usize;
     const LEN: usize;
-    /// What all values of a block need.
+    /// Data that all values of a block share.
     type Block<'a, W>;
-    /// Whether it is a plain type, so that the last block of a row may be cut off.
+    /// True for a plain type, whose last block in a row may be incomplete.
     const PLAIN: bool = false;
 
     fn open<W: Widen>(bytes: &[u8]) -> Self::Block<'_, W>;
@@ -71,7 +71,7 @@ impl Unpack for Q8_0 {
 impl Unpack for Q4K {
     const BYTES: usize = DType::Q4_K.block_bytes();
     const LEN: usize = DType::Q4_K.block_len();
-    /// Scales, minima, and the bytes.
+    /// Scales, minima, and the bytes of the block.
     type Block<'a, W> = ([f32; 16], [f32; 16], &'a [u8]);
 
     #[inline(always)]

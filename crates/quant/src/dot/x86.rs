@@ -1,9 +1,9 @@
-//! [`Lanes16`] over one AVX-512 register or two of AVX2, and the rows of a [`Job`] with them.
+//! [`Lanes16`] with one AVX-512 register or two AVX2 registers, and the rows of a [`Job`] with them.
 //!
 //! # Safety
-//! The intrinsics here need their CPU feature. A value of [`One`] or [`Two`] is only ever made below the entry points
-//! [`avx512`] and [`avx2`] that enable it, which are entered only on a CPU that has it. Every method is
-//! `#[inline(always)]`, so that it is compiled as part of them, with the feature.
+//! The intrinsics need their CPU feature. Values of [`One`] and [`Two`] are only created below the entry points
+//! [`avx512`] and [`avx2`], which enable the feature and are called only on a CPU that has it. Every method is
+//! `#[inline(always)]`, so it is compiled as part of them, with the feature.
 #![allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all of them, above")]
 
 use std::arch::x86_64::*;
@@ -53,7 +53,7 @@ fn rows<W: Widen, U: Unpack, const V: usize>(job: &Job<'_>, y: &mut [f32]) {
                 sums.add(U::lanes::<W>(&block, n), job.x, job.cols, first + 32 * n);
             }
         }
-        // values of two bytes
+        // the plain types have values of two bytes
         if U::PLAIN && !rest.is_empty() {
             let mut bytes = [0; 64];
             bytes[..rest.len()].copy_from_slice(rest);
@@ -64,7 +64,7 @@ fn rows<W: Widen, U: Unpack, const V: usize>(job: &Job<'_>, y: &mut [f32]) {
     }
 }
 
-/// One register.
+/// One AVX-512 register.
 #[derive(Clone, Copy)]
 struct One(__m512);
 
@@ -94,7 +94,7 @@ impl Lanes16 for One {
 }
 
 impl Widen for One {
-    /// A table: a permutation takes the lowest four bits of a lane, and nothing else, for an index.
+    /// A table of values: a permutation uses only the lowest four bits of a lane as index.
     type Nibble = __m512;
 
     #[inline(always)]
@@ -150,7 +150,7 @@ unsafe fn bytes(codes: &[u8; 16]) -> __m512i {
     unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast())) }
 }
 
-/// Two registers: lanes 0 to 7, and 8 to 15.
+/// Two AVX2 registers: lanes 0 to 7, and 8 to 15.
 #[derive(Clone, Copy)]
 struct Two(__m256, __m256);
 
@@ -236,7 +236,7 @@ impl Widen for Two {
     }
 }
 
-/// What the low four bits of each byte stand for.
+/// The values of the low four bits of each byte.
 #[inline(always)]
 unsafe fn on_line(bytes: __m128i, (scale, min): (Two, Two)) -> Two {
     unsafe {
@@ -253,7 +253,7 @@ unsafe fn upper_halves(words: __m128i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words))) }
 }
 
-/// 4 onto 4, 2 onto 2, 1 onto 1.
+/// The sum of eight lanes: 4 onto 4, 2 onto 2, 1 onto 1.
 #[inline(always)]
 unsafe fn fold_eight(eight: __m256) -> f32 {
     unsafe {

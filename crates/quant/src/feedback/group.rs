@@ -1,38 +1,38 @@
-//! A group of values with one grid: all candidates for the grid tried at once, each in a lane of its own.
+//! Quantizes a group of values with one grid: tries all candidate grids at once, each in its own lane.
 
 use super::{PANEL, Panel};
 use crate::lanes::{Lanes, MAX_LANES};
 use crate::types::iq4;
 
-/// The values that codes stand for, before scale and offset.
+/// The values of the codes, before scale and offset.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Levels {
-    /// Whole numbers, both ends included.
+    /// Integers, both ends included.
     Whole(f32, f32),
     /// The table of the IQ4 types.
     Iq4,
 }
 
-/// A candidate: values are `scale · level + offset`.
+/// A candidate grid: values are `scale · level + offset`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Grid {
     pub(super) scale: f32,
     pub(super) offset: f32,
 }
 
-/// What the best candidate made of a group of `K`.
+/// Result of the best candidate for a group of `K` values.
 pub(super) struct Best<const K: usize> {
-    /// Which it was, of all that were tried.
+    /// Index of the candidate.
     pub(super) index: usize,
     /// Σ Dᵢ·(ŵᵢ − tᵢ)².
     pub(super) loss: f32,
-    /// Levels.
+    /// Level of each value.
     pub(super) levels: [f32; K],
-    /// ŵᵢ.
+    /// Quantized values ŵᵢ.
     pub(super) values: [f32; K],
 }
 
-/// The targets of a panel, while they move.
+/// The targets of a panel, updated after each group.
 pub(super) struct Moving<'a> {
     panel: &'a Panel<'a>,
     targets: [f32; PANEL],
@@ -46,19 +46,19 @@ impl<'a> Moving<'a> {
         Moving { panel, targets }
     }
 
-    /// The targets of the group at `first`, given all before it.
+    /// The targets of the group at `first`, given the errors of all groups before it.
     #[inline(always)]
     pub(super) fn targets<const K: usize>(&self, first: usize) -> &[f32; K] {
         fixed(&self.targets, first)
     }
 
-    /// The targets of everything from `first` on as they are now.
+    /// The current targets of all values from `first` on.
     #[inline(always)]
     pub(super) fn rest(&self, first: usize) -> &[f32] {
         &self.targets[first..self.panel.targets.len()]
     }
 
-    /// Tries candidates on the group at `first`; the first of equals wins.
+    /// Tries candidates on the group at `first`; the first of equally good ones wins.
     #[inline(always)]
     pub(super) fn best<V: Lanes, const K: usize>(
         &self,
@@ -109,7 +109,7 @@ impl<'a> Moving<'a> {
         best
     }
 
-    /// Moves the targets after the group at `first` by what it lost, and writes its values.
+    /// Stores the values of the group at `first` and moves the later targets by their errors.
     #[inline(always)]
     pub(super) fn settle<const K: usize>(&mut self, first: usize, found: &[f32; K], values: &mut [f32]) {
         let weights: &[f32; K] = fixed(self.panel.weights, first);
@@ -124,7 +124,7 @@ impl<'a> Moving<'a> {
         values[first..first + K].copy_from_slice(found);
     }
 
-    /// What D weighs in the group at `first`, and after.
+    /// The weights D from `first` on.
     #[inline(always)]
     pub(super) fn importance(&self, first: usize) -> &[f32] {
         &self.panel.importance[first..]
@@ -134,13 +134,13 @@ impl<'a> Moving<'a> {
 #[inline(always)]
 fn nearest<V: Lanes>(levels: Levels, x: V) -> V {
     match levels {
-        // clamped first: far numbers are not rounded right
+        // clamped first: `nearest_int` is wrong for large numbers
         Levels::Whole(low, high) => x.max(V::splat(low)).min(V::splat(high)).nearest_int(),
         Levels::Iq4 => iq4::value(x),
     }
 }
 
-/// `K` values from `first` on.
+/// An array of the `K` values from `first` on.
 #[inline(always)]
 pub(super) fn fixed<const K: usize>(values: &[f32], first: usize) -> &[f32; K] {
     match values[first..].first_chunk() {

@@ -1,5 +1,5 @@
-//! Super-blocks of 256: the 16-bit scales come from the type's ordinary search over the targets as they are at the
-//! beginning of the super-block; the small scales of each group are then chosen again, when its targets are known.
+//! Super-blocks of 256: the type's ordinary search on the initial targets of the super-block gives the 16-bit scales;
+//! the small scale of each group is then chosen again, when the targets of the group are known.
 
 use tensor::DType;
 
@@ -11,9 +11,9 @@ use crate::lanes::Lanes;
 use crate::types::superblocks::{Block, unpack_scales};
 use crate::types::{q4_k, q5_k, q6_k};
 
-/// A type of super-blocks.
+/// A type with super-blocks.
 pub(super) enum Nested {
-    /// Eight groups of 32 with a scale and a minimum each (six bits), packed by this.
+    /// Eight groups of 32 with a six-bit scale and minimum each; `pack` writes the block.
     Minima { dtype: DType, top: f32, pack: fn(&Block, &mut [u8]) },
     /// Q6_K: sixteen groups of 16 with a signed scale each.
     Q6,
@@ -25,7 +25,7 @@ static TABLE: [Nested; 3] = [
     Nested::Q6,
 ];
 
-/// Scales and minima tried around those of the search: this many steps down, and how many in all.
+/// Number of scales and minima tried below those of the search, and in total.
 const BELOW: (i32, i32) = (3, 3);
 const TRIES: (i32, i32) = (8, 8);
 
@@ -44,7 +44,7 @@ impl Nested {
     #[inline(always)]
     pub(super) fn round<V: Lanes>(&self, simd: Simd, panel: &Panel<'_>, out: &mut [u8], values: &mut [f32]) {
         let mut moving = Moving::new(panel);
-        // what the ordinary search makes of it: its scales are the starting point
+        // the scales of the ordinary search are the starting point
         crate::encode(simd, self.dtype(), PANEL, moving.rest(0), Some(moving.importance(0)), out);
         match self {
             Nested::Minima { top, pack, .. } => minima::<V>(&mut moving, *top, *pack, out, values),

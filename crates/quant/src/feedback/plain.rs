@@ -1,4 +1,4 @@
-//! Blocks of 32 with scales of their own.
+//! Blocks of 32 values with their own scales.
 
 use tensor::DType;
 
@@ -14,22 +14,23 @@ const K: usize = 32;
 /// Bytes of the largest block, that of Q8_0.
 const MOST_BYTES: usize = 34;
 
-/// Candidates of a stage.
+/// Number of candidates in a stage.
 const TRIES: usize = 32;
 
-/// How a type of 32 values a block is rounded.
+/// A type with 32 values a block.
 pub(super) struct Plain {
     dtype: DType,
     levels: Levels,
     search: Search,
-    /// From scale, offset and levels to a block.
+    /// Writes a block from f16 scale, f16 offset and levels.
     pack: fn(u16, u16, &[f32; K], &mut [u8]),
 }
 
-/// The first candidates for a block's grid.
+/// Candidate grids of the first stage.
 #[derive(Clone, Copy)]
 enum Search {
-    /// The extremum becomes ± this level, from the first to the second. With one sign where levels lie evenly about zero.
+    /// The extremum maps to ± a level between `from` and `to`. One sign suffices where the levels are symmetric about
+    /// zero.
     Scale { from: f32, to: f32, signs: usize },
     /// The range of the targets, shrunk at either end.
     Range,
@@ -95,7 +96,7 @@ impl Plain {
         }
     }
 
-    /// The best of a coarse search, or of a finer one around it.
+    /// The best grid of a coarse search and of a finer one around its result.
     #[inline(always)]
     fn block<V: Lanes>(&self, simd: Simd, moving: &Moving<'_>, first: usize) -> (Grid, Best<K>) {
         let mut coarse = self.coarse(moving.targets(first));
@@ -146,7 +147,7 @@ impl Plain {
         grids
     }
 
-    /// Steps from the lowest level to the highest.
+    /// Distance between the lowest and the highest level.
     #[inline(always)]
     fn steps(&self) -> f32 {
         match self.levels {
@@ -155,7 +156,7 @@ impl Plain {
         }
     }
 
-    /// Grids between this one and its neighbours.
+    /// Candidate grids between `best` and its neighbours.
     #[inline(always)]
     fn fine(&self, best: Grid, coarse: &[Grid; TRIES]) -> [Grid; TRIES] {
         let mut grids = [Grid::default(); TRIES];
@@ -180,7 +181,7 @@ impl Plain {
     }
 }
 
-/// A grid whose numbers are f16.
+/// A grid with its numbers rounded to f16.
 #[inline(always)]
 fn stored(scale: f32, offset: f32) -> Grid {
     let f16 = |x: f32| f16_to_f32(f32_to_f16(x));

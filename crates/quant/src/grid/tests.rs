@@ -1,4 +1,4 @@
-//! What is found of what was made on a lattice, and of what was not.
+//! Detection of blocks on a grid, and of blocks that are not.
 
 use super::*;
 use crate::{decode, encode};
@@ -14,7 +14,7 @@ fn f16(value: f32) -> f32 {
     f16_to_f32(f32_to_f16(value))
 }
 
-/// Which code is the extremum of a block.
+/// The code of the extremum of a block.
 #[derive(Clone, Copy, Debug)]
 enum Extremum {
     Minus8,
@@ -24,7 +24,7 @@ enum Extremum {
 
 const EXTREMA: [Extremum; 3] = [Extremum::Minus8, Extremum::PlusMinus7, Extremum::Free];
 
-/// Blocks of BF16 of d·q, with d from 2^`exponents`, stored in `store`.
+/// Blocks of BF16 of d·q, with d from 2^`exponents`, rounded by `store`.
 fn lattice(extremum: Extremum, exponents: [f32; 2], store: fn(f32) -> f32) -> Vec<f32> {
     let mut random = SplitMix64(0x9e37_79b9_7f4a_7c15);
     let block = |_| {
@@ -44,7 +44,7 @@ fn lattice(extremum: Extremum, exponents: [f32; 2], store: fn(f32) -> f32) -> Ve
     (0..BLOCKS).flat_map(block).collect()
 }
 
-/// Repacks, and counts the blocks that are exact by what they decode to.
+/// Repacks, and counts the blocks that decode to the original values.
 fn repacked(x: &[f32]) -> (RepackCounts, u64) {
     let mut packed = vec![0; x.len() / QK * BYTES];
     let count = repack_q4_0(Simd::detect(), x, &mut packed);
@@ -119,7 +119,7 @@ fn every_level_gives_the_same_bytes() {
 fn weights_of_no_lattice_are_never_mistaken() {
     let mut random = SplitMix64(42);
     let normal: Vec<f32> = (0..QK * 100_000).map(|_| bf16(0.02 * random.normal())).collect();
-    // lattices of more bits, or with a minimum
+    // grids with more bits, or with a minimum
     let [mut q8_0, mut q5_0, mut q4_1, mut q4_k] = std::array::from_fn(|_| normal[..QK * 8 * 1000].to_vec());
     for (values, dtype) in [
         (&mut q8_0, DType::Q8_0),
@@ -132,7 +132,7 @@ fn weights_of_no_lattice_are_never_mistaken() {
         decode(Simd::detect(), dtype, &packed, values);
         values.iter_mut().for_each(|v| *v = bf16(*v));
     }
-    // a minimum is now and then a multiple of the scale: 20 of 8000 blocks of Q4_1
+    // a minimum is sometimes a multiple of the scale: in 20 of 8000 blocks of Q4_1
     for (name, values, most) in [
         ("normal", &normal, 0),
         ("q8_0", &q8_0, 0),
@@ -160,7 +160,7 @@ fn blocks_that_fit_many_lattices_tell_nothing() {
 fn values_out_of_reach_are_encoded_as_ever() {
     let mut blocks =
         vec![[f32::NAN; QK], [f32::INFINITY; QK], [f32::MAX; QK], [f32::MIN_POSITIVE; QK], [1e-42; QK]];
-    // an extremum of either sign at 8 needs a code that there is not
+    // extrema of both signs at 8 need a code that does not exist
     blocks.push(std::array::from_fn(|i| [8.0, -8.0, 7.0, 5.0, 3.0][i % 5]));
     for block in blocks {
         let (mut packed, mut ordinary) = ([0; BYTES], [0; BYTES]);

@@ -1,9 +1,9 @@
 //! [`Lanes`] over AVX2 and AVX-512 registers.
 //!
 //! # Safety
-//! The intrinsics here need their CPU feature. A value of [`X8`] or [`X16`] is only ever made below the two entry points
-//! of `types` that enable it, which are entered only when [`Simd::is_available`](crate::Simd::is_available) says so.
-//! Every method is `#[inline(always)]`, so that it is compiled as part of them, with the feature.
+//! The intrinsics need their CPU feature. Values of [`X8`] and [`X16`] are only created below the two entry points of
+//! `types` that enable the feature, which are called only if [`Simd::is_available`](crate::Simd::is_available). Every
+//! method is `#[inline(always)]`, so it is compiled as part of them, with the feature.
 #![allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all of them, above")]
 
 use std::arch::x86_64::*;
@@ -43,7 +43,7 @@ operators! {
 }
 
 impl Lanes for X8 {
-    /// All bits of a lane, or none.
+    /// Each lane has all bits set, or none.
     type Mask = X8;
     const N: usize = 8;
 
@@ -165,7 +165,7 @@ impl Lanes for X16 {
     fn any(mask: __mmask16) -> bool {
         mask != 0
     }
-    /// With shuffles; LLVM makes sixteen slow gathers of the general one.
+    /// Transposes with shuffles; LLVM compiles the generic version to sixteen slow gathers.
     #[inline(always)]
     fn transpose<const K: usize>(groups: &[[f32; K]]) -> [X16; K] {
         const { assert!(K.is_multiple_of(16)) };
@@ -181,7 +181,7 @@ impl Lanes for X16 {
     }
 }
 
-/// 16 × 16, in four rounds.
+/// Transposes 16 × 16 values in four rounds.
 #[inline(always)]
 fn transpose_square(rows: [X16; 16]) -> [X16; 16] {
     let (mut quads, mut out) = (rows, rows);

@@ -1,37 +1,37 @@
-//! Scale and minimum, codes from 0 to nmax. ggml: `make_qkx2_quants` and `make_qkx3_quants`.
+//! Search for scale and minimum, with codes from 0 to nmax. ggml: `make_qkx2_quants` and `make_qkx3_quants`.
 
 use crate::float::nearest_int;
 use crate::lanes::Lanes;
 
-/// Which candidates [`affine`] tries, and how it measures them.
+/// Candidates of [`affine`], and its error measure.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
     /// Candidate `i` of `0..=count` maps the range to `nmax + first + delta·i`.
     pub(crate) first: f32,
     pub(crate) delta: f32,
     pub(crate) count: i32,
-    /// Absolute instead of squared error.
+    /// Measure absolute instead of squared errors.
     pub(crate) absolute: bool,
 }
 
 impl Steps {
-    /// What every type uses with importance weights.
+    /// The candidates of every type with importance weights.
     pub(crate) const WEIGHTED: Steps = Steps { first: -0.9, delta: 0.05, count: 36, absolute: false };
 }
 
-/// What [`affine`] found for a group (or, with vectors, for a lane of groups): x ≈ scale·code − min.
+/// Result of [`affine`] for a group (or, with vectors, for a lane of groups): x ≈ scale·code − min.
 #[derive(Clone, Copy)]
 pub(crate) struct Affine<V> {
     pub(crate) scale: V,
     /// The negated minimum, ≥ 0.
     pub(crate) min: V,
-    /// The codes the fit was made with are round((x − base)·inverse); both are 0 for a flat group.
+    /// The codes of the fit are round((x − base)·inverse); both numbers are 0 for a flat group.
     pub(crate) inverse: V,
     pub(crate) base: V,
 }
 
 impl Affine<f32> {
-    /// The codes of a group.
+    /// The codes of a group, from 0 to nmax.
     #[inline(always)]
     pub(crate) fn codes<const K: usize>(inverse: f32, base: f32, nmax: i32, x: &[f32; K]) -> [u8; K] {
         let mut codes = [0; K];
@@ -42,9 +42,9 @@ impl Affine<f32> {
     }
 }
 
-/// Fits scale and minimum to the codes of each candidate range, and keeps the fit of least weighted error.
+/// Fits scale and minimum to the codes of each candidate range, and keeps the fit with the least weighted error.
 ///
-/// The minimum of a fit that was kept is the base of the later candidates: the order of the steps matters.
+/// The minimum of the best fit so far is the base of later candidates, so the order of the steps matters.
 #[inline(always)]
 pub(crate) fn affine<V: Lanes, const K: usize>(nmax: i32, steps: Steps, x: &[V; K], w: &[V; K]) -> Affine<V> {
     let zero = V::splat(0.0);
@@ -107,7 +107,7 @@ fn codes<V: Lanes, const K: usize>(nmax: f32, inverse: V, min: V, x: &[V; K]) ->
     l
 }
 
-/// Σ w·|scale·l + min − x|, or of the squares.
+/// Σ w·|scale·l + min − x|, or the sum of the squares.
 #[inline(always)]
 fn error<V: Lanes, const K: usize>(
     absolute: bool,

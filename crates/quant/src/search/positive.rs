@@ -1,8 +1,8 @@
-//! One scale for the scales (or minima) of a super-block, all ≥ 0. ggml: `make_qp_quants`.
+//! Search for one scale of the scales (or minima) of a super-block, all ≥ 0. ggml: `make_qp_quants`.
 
 use crate::float::{GROUP_MAX_EPS, nearest_int};
 
-/// Returns the scale and the codes of `x`, 0 to nmax, of least squared error weighted with `w`.
+/// Returns the scale and the codes of `x`, 0 to nmax, with the least squared error weighted by `w`.
 pub(crate) fn positive<const K: usize>(nmax: i32, x: &[f32; K], w: &[f32; K]) -> (f32, [u8; K]) {
     let mut codes = [0u8; K];
     let max = x.iter().fold(0.0, |max, &v| if max > v { max } else { v });
@@ -34,7 +34,7 @@ pub(crate) fn positive<const K: usize>(nmax: i32, x: &[f32; K], w: &[f32; K]) ->
     for _ in 0..5 {
         let mut changed = false;
         for i in 0..K {
-            // Without value i: how far the others fit, and the code they would give it.
+            // The fit of the other values without value i, and the code that it gives value i.
             let (old, wx) = (f32::from(codes[i]), w[i] * x[i]);
             let mut lx = sum_lx - wx * old;
             let mut l2 = sum_l2 - w[i] * old * old;

@@ -1,15 +1,15 @@
-//! Scale only, codes from −nmax to nmax − 1. ggml: `make_qx_quants` and `make_q3_quants`.
+//! Search for a scale without minimum, with codes from −nmax to nmax − 1. ggml: `make_qx_quants` and `make_q3_quants`.
 
 use super::{extrema, squares};
 use crate::float::{GROUP_MAX_EPS, nearest_int};
 use crate::lanes::Lanes;
 
-/// What [`symmetric`] found for a group (or, with vectors, for a lane of groups).
+/// Result of [`symmetric`] for a group (or, with vectors, for a lane of groups).
 #[derive(Clone, Copy)]
 pub(crate) struct Symmetric<V> {
     /// The scale, of either sign; 0 for a zero group.
     pub(crate) scale: V,
-    /// What values are multiplied with to get the codes the scale was fitted to; infinite for a zero group.
+    /// The factor from values to the codes to which the scale was fitted; infinite for a zero group.
     pub(crate) inverse: V,
 }
 
@@ -27,7 +27,8 @@ impl Symmetric<f32> {
     }
 }
 
-/// Tries nineteen scales that map the extremum to around −nmax, and keeps the one of least weighted squared error.
+/// Tries nineteen scales that map the extremum to around −nmax, and keeps the one with the least weighted squared
+/// error.
 #[inline(always)]
 pub(crate) fn symmetric<V: Lanes, const K: usize>(nmax: i32, x: &[V; K], w: &[V; K]) -> Symmetric<V> {
     let zero = V::splat(0.0);
@@ -60,7 +61,7 @@ pub(crate) fn symmetric<V: Lanes, const K: usize>(nmax: i32, x: &[V; K], w: &[V;
     }
 }
 
-/// Σ w·x·l and Σ w·l² of the codes l that `inverse` gives.
+/// Σ w·x·l and Σ w·l² for the codes l that `inverse` gives.
 #[inline(always)]
 fn moments<V: Lanes, const K: usize>(nmax: i32, inverse: V, x: &[V; K], w: &[V; K], wx: &[V; K]) -> (V, V) {
     let (low, high) = (V::splat(-nmax as f32), V::splat((nmax - 1) as f32));
@@ -73,8 +74,8 @@ fn moments<V: Lanes, const K: usize>(nmax: i32, inverse: V, x: &[V; K], w: &[V; 
     (sum_lx, sum_l2)
 }
 
-/// Starts from the extremum at −nmax and improves one code after the other, in up to five passes, by least squared error
-/// relative to x². Returns the scales and the codes, plus nmax; a zero group has codes 0.
+/// Coordinate descent: starts with the extremum at −nmax and improves the codes one by one, in up to five passes, by
+/// squared error weighted with x². Returns the scales and the codes, plus nmax; a zero group has codes 0.
 #[inline(always)]
 pub(crate) fn descend<V: Lanes, const K: usize>(nmax: i32, x: &[V; K]) -> (V, [V; K]) {
     let zero = V::splat(0.0);
@@ -92,14 +93,14 @@ pub(crate) fn descend<V: Lanes, const K: usize>(nmax: i32, x: &[V; K]) -> (V, [V
     for _ in 0..5 {
         let mut changed = false;
         for i in 0..K {
-            // Without value i: how far the others fit, and the code they would give it.
+            // The fit of the other values without value i, and the code that it gives value i.
             let lx = sum_lx - w[i] * x[i] * codes[i];
             let l2 = sum_l2 - w[i] * codes[i] * codes[i];
             let code = (x[i] * l2 / lx).nearest_int().min(high).max(low);
             let new_lx = lx + w[i] * x[i] * code;
             let new_l2 = l2 + w[i] * code * code;
             let better = (new_lx * new_lx * sum_l2).gt(sum_lx * sum_lx * new_l2);
-            // A code that stays must not touch the sums: subtracting and adding it again need not be exact.
+            // An unchanged code must not touch the sums: subtracting and adding it again need not be exact.
             let moved = (code - codes[i]).abs().gt(zero);
             let accept = lx.gt(zero) & moved & new_l2.gt(zero) & better;
             codes[i] = V::select(accept, code, codes[i]);

@@ -1,14 +1,14 @@
-//! What the types of 32 values a block share: packing of nibbles and fifth bits, and the weighted encoders.
+//! Common parts of the types with 32 values a block: packing of nibbles and fifth bits, and the weighted encoders.
 
 use super::{Rows, Run};
 use crate::float::f32_to_f16;
 use crate::lanes::{Lanes, MAX_LANES};
 use crate::search::{Affine, Steps, Symmetric, affine, sum_of_squares, symmetric, weigh};
 
-/// Values of a block.
+/// Number of values in a block.
 pub(super) const QK: usize = 32;
 
-/// Code `j` in the low nibble of byte `j`, code `j + 16` in the high one. Higher bits are dropped.
+/// Packs code `j` into the low nibble of byte `j`, code `j + 16` into the high one. Higher bits are dropped.
 #[inline(always)]
 pub(super) fn nibbles(codes: &[u8; QK]) -> [u8; 16] {
     let mut out = [0; 16];
@@ -30,7 +30,7 @@ pub(super) fn from_nibbles(bytes: &[u8]) -> [u8; QK] {
     codes
 }
 
-/// The fifth bit of code `j` as bit `j`.
+/// Packs the fifth bit of code `j` into bit `j`.
 #[inline(always)]
 pub(super) fn fifth_bits(codes: &[u8; QK]) -> [u8; 4] {
     let mut bits = 0;
@@ -40,7 +40,7 @@ pub(super) fn fifth_bits(codes: &[u8; QK]) -> [u8; 4] {
     bits.to_le_bytes()
 }
 
-/// [`from_nibbles`] with the fifth bits, from the first 4 bytes of `high`.
+/// [`from_nibbles`] plus the fifth bits from the first 4 bytes of `high`.
 #[inline(always)]
 pub(super) fn with_fifth_bits(high: &[u8], low: &[u8]) -> [u8; QK] {
     let bits = u32::from_le_bytes([high[0], high[1], high[2], high[3]]);
@@ -51,7 +51,7 @@ pub(super) fn with_fifth_bits(high: &[u8], low: &[u8]) -> [u8; QK] {
     codes
 }
 
-/// The extremes of a block: smallest, largest.
+/// Smallest and largest value of a block.
 #[inline(always)]
 pub(super) fn range(x: &[f32; QK]) -> (f32, f32) {
     x.iter().fold((f32::MAX, f32::MIN), |(min, max), &v| {
@@ -59,7 +59,7 @@ pub(super) fn range(x: &[f32; QK]) -> (f32, f32) {
     })
 }
 
-/// Values and weights of up to `V::N` blocks of a row, beginning with block `first`.
+/// Values and weights of up to `V::N` blocks of a row, from block `first` on.
 #[inline(always)]
 fn lanes_of_row<V: Lanes>(run: &Run<'_>, first: usize, sigma2: f32) -> ([V; QK], [V; QK]) {
     let x = V::transpose(&run.x.as_chunks::<QK>().0[first..]);
@@ -67,7 +67,7 @@ fn lanes_of_row<V: Lanes>(run: &Run<'_>, first: usize, sigma2: f32) -> ([V; QK],
     (x, weigh(&importance, V::splat(sigma2), &x))
 }
 
-/// Encodes rows that have importance: codes from a symmetric search, `pack`ed with their scale.
+/// Encodes rows with importance by symmetric search; `pack` gets scale and codes.
 #[inline(always)]
 pub(super) fn weighted_symmetric<V: Lanes, const BYTES: usize>(
     rows: &Rows<'_>,
@@ -93,7 +93,7 @@ pub(super) fn weighted_symmetric<V: Lanes, const BYTES: usize>(
     }
 }
 
-/// Encodes rows that have importance: codes from an affine search, `pack`ed with their scale and minimum.
+/// Encodes rows with importance by affine search; `pack` gets scale, minimum and codes.
 #[inline(always)]
 pub(super) fn weighted_affine<V: Lanes, const BYTES: usize>(
     rows: &Rows<'_>,

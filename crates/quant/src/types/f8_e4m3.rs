@@ -1,8 +1,9 @@
-//! F8_E4M3: four bits of exponent (bias 7), three of mantissa, subnormals, no infinities, one NaN a sign. The "fn" of
-//! OCP's FP8 specification and of `torch.float8_e4m3fn`. Its scales, one a row or a tensor, are kept elsewhere.
+//! F8_E4M3: four bits of exponent (bias 7), three of mantissa, subnormals, no infinities, one NaN for each sign. The
+//! "fn" variant of OCP's FP8 specification and of `torch.float8_e4m3fn`. Its scales, one for each row or tensor, are
+//! stored elsewhere.
 //!
-//! Rounds half to even. Beyond the largest value, 448, it saturates, infinities too, as torch 2.15 does; older ones
-//! made NaN of what is beyond 464, so that those who quantise with them clamp first. Importance has no effect.
+//! Rounds half to even. Values beyond the largest, 448, and infinities saturate, as in torch 2.15; older versions gave
+//! NaN beyond 464, so programs that quantise with them clamp first. Importance has no effect.
 
 use tensor::DType;
 
@@ -12,19 +13,19 @@ use crate::lanes::Lanes;
 
 pub(super) struct F8E4M3;
 
-/// The largest value there is.
+/// The largest value of the format.
 pub(crate) const LARGEST: f32 = 448.0;
 
 const NAN: u8 = 0x7f;
 
-/// The least value that is not subnormal.
+/// The smallest value that is not subnormal.
 const NORMAL: f32 = 1.0 / 64.0;
 
 #[inline(always)]
 fn encode(value: f32) -> u8 {
     let bits = value.to_bits();
     let magnitude = bits & 0x7fff_ffff;
-    // What is added has the step of the subnormals, 2^−9, so that the adder rounds to it.
+    // The unit in the last place of the added number is the step of the subnormals, 2^−9, so the addition rounds to it.
     let subnormal = (f32::from_bits(magnitude) + 16384.0).to_bits().wrapping_sub(16384_f32.to_bits());
     let rounded = (magnitude + 0x7_ffff + (magnitude >> 20 & 1)) >> 20;
     let normal = rounded.wrapping_sub(120 << 3).min(u32::from(NAN) - 1);
@@ -39,7 +40,7 @@ fn decode(byte: u8) -> f32 {
     let subnormal = f32::from_bits((code << 20) + NORMAL.to_bits()) - NORMAL;
     let normal = (code << 20) + (120 << 23);
     let magnitude = if code < 8 { subnormal.to_bits() } else { normal };
-    // the bits that torch gives
+    // the same NaN bits as torch
     let magnitude = if code == u32::from(NAN) { 0x7ff0_0000 } else { magnitude };
     f32::from_bits(u32::from(byte & 0x80) << 24 | magnitude)
 }

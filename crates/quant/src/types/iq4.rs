@@ -1,15 +1,15 @@
-//! What IQ4_NL and IQ4_XS share: the table of values and the search for a group's scale.
-//! ggml: `quantize_row_iq4_nl_impl` with the fifteen tries that `llama-quantize` always makes.
+//! Common parts of IQ4_NL and IQ4_XS: the table of values and the scale search of a group. ggml:
+//! `quantize_row_iq4_nl_impl` with fifteen tries, as `llama-quantize` always calls it.
 
 use crate::float::GROUP_MAX_EPS;
 use crate::lanes::Lanes;
 use crate::search::extrema;
 
-/// The values of the codes.
+/// The value of each code.
 pub(super) const VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// Where the nearest value changes: ggml gives a value halfway between two to the higher one.
+/// Boundaries between neighbouring values: ggml rounds a value halfway between two to the higher one.
 const BOUNDS: [f32; 15] = {
     let mut bounds = [0.0; 15];
     let mut i = 0;
@@ -30,13 +30,13 @@ pub(crate) fn code(v: f32) -> u8 {
     code
 }
 
-/// The codes of 32 values, with the inverse of their scale.
+/// The codes of 32 values, for the inverse of their scale.
 #[inline(always)]
 pub(super) fn codes(inverse: f32, x: &[f32; 32]) -> [u8; 32] {
     x.map(|v| code(inverse * v))
 }
 
-/// The value nearest to each lane.
+/// Rounds each lane to the nearest value of the table.
 #[inline(always)]
 pub(crate) fn value<V: Lanes>(v: V) -> V {
     let mut value = V::splat(f32::from(VALUES[15]));
@@ -46,13 +46,13 @@ pub(crate) fn value<V: Lanes>(v: V) -> V {
     value
 }
 
-/// The scale of least weighted squared error among sixteen; 0 for a zero group.
+/// The scale with the least weighted squared error among sixteen; 0 for a zero group.
 #[inline(always)]
 pub(super) fn scale<V: Lanes>(x: &[V; 32], w: &[V; 32]) -> V {
     let zero = V::splat(0.0);
     let (largest, magnitude) = extrema(x);
     let lowest = f32::from(VALUES[0]);
-    // ggml computes −x / −127 here, and inverts it: not the same bits as −127 / x, which comes below.
+    // ggml computes −x / −127 here and inverts it: not the same bits as −127 / x, which is used below.
     let (sum_qx, sum_q2) = moments(V::splat(1.0) / ((V::splat(-0.0) - largest) / V::splat(lowest)), x, w);
     let mut scale = V::select(sum_q2.gt(zero), sum_qx / sum_q2, zero);
     let mut best = scale * sum_qx;
@@ -66,7 +66,7 @@ pub(super) fn scale<V: Lanes>(x: &[V; 32], w: &[V; 32]) -> V {
     V::select(V::splat(GROUP_MAX_EPS).gt(magnitude), zero, scale)
 }
 
-/// Σ w·q·x and Σ w·q² of the values q that `inverse` gives.
+/// Σ w·q·x and Σ w·q² for the table values q that `inverse` gives.
 #[inline(always)]
 fn moments<V: Lanes>(inverse: V, x: &[V; 32], w: &[V; 32]) -> (V, V) {
     let (mut sum_qx, mut sum_q2) = (V::splat(0.0), V::splat(0.0));

@@ -13,7 +13,7 @@ pub(super) struct Iq4Nl;
 
 const BYTES: usize = DType::IQ4_NL.block_bytes();
 
-/// A block of values of the table.
+/// Packs a block of table values.
 pub(crate) fn pack(scale: u16, levels: &[f32; QK], out: &mut [u8]) {
     let (head, bytes) = out.split_at_mut(2);
     head.copy_from_slice(&scale.to_le_bytes());

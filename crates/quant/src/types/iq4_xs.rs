@@ -15,10 +15,10 @@ pub(super) struct Iq4Xs;
 
 const BYTES: usize = DType::IQ4_XS.block_bytes();
 
-/// Groups of a super-block.
+/// Number of groups in a super-block.
 const G: usize = QK_K / QK;
 
-/// Scales of two super-blocks: as many groups as the widest vector has lanes.
+/// The group scales of two super-blocks: as many groups as the widest vector has lanes.
 #[inline(always)]
 fn scales<V: Lanes>(x: &[f32], importance: Option<&[f32]>) -> [f32; MAX_LANES] {
     let mut sigma2 = [0.0; MAX_LANES];

@@ -1,5 +1,5 @@
-//! MXFP4: 32 values of FP4 (E2M1) with one power of two as their scale (E8M0), OCP Microscaling.
-//! The exponent byte, 16 bytes of nibbles. Importance has no effect, as in ggml.
+//! MXFP4: 32 values of FP4 (E2M1) with a shared power of two as scale (E8M0), from OCP Microscaling. The exponent byte,
+//! then 16 bytes of nibbles. Importance has no effect, as in ggml.
 
 use tensor::DType;
 
@@ -12,7 +12,7 @@ pub(super) struct Mxfp4;
 
 const BYTES: usize = DType::MXFP4.block_bytes();
 
-/// Twice the values of E2M1; [`half_scale`] makes up for it.
+/// Twice the values of E2M1; [`half_scale`] compensates.
 const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Half of 2^(exponent − 127).
@@ -21,13 +21,14 @@ fn half_scale(exponent: u8) -> f32 {
     f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { u32::from(exponent - 1) << 23 })
 }
 
-/// The largest value of E2M1 is 6, of exponent 2: the exponent of the block's largest magnitude less two.
+/// The exponent byte: the exponent of the block's largest magnitude minus two, because the largest value of E2M1 is 6,
+/// with exponent 2.
 #[inline(always)]
 fn exponent(magnitude: f32) -> u8 {
     if magnitude == 0.0 {
         return 0;
     }
-    // Rounded to f32 as by C's `log2f`, which reaches an integer a little before its argument reaches the power of two.
+    // Rounded to f32 like C's `log2f`, which gives an integer for arguments slightly below a power of two.
     let log2 = f64::from(magnitude).log2() as f32;
     (log2.floor() - 2.0 + 127.0) as i32 as u8
 }

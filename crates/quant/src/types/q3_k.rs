@@ -13,17 +13,17 @@ pub(super) struct Q3K;
 
 const BYTES: usize = DType::Q3_K.block_bytes();
 
-/// Groups, and values of one.
+/// Number of groups, and of values in a group.
 const G: usize = 16;
 
-/// A super-block ready to be packed.
+/// A super-block before packing.
 struct Block {
     d: u16,
     scales: [u8; G],
     codes: [u8; QK_K],
 }
 
-/// One code after the other; the scales relative to the largest.
+/// Fits each group by coordinate descent over its codes; the group scales are quantized relative to the largest.
 #[inline(always)]
 fn fit<V: Lanes>(x: &[f32; QK_K]) -> Block {
     let groups = x.as_chunks::<G>().0;
@@ -49,7 +49,7 @@ fn fit<V: Lanes>(x: &[f32; QK_K]) -> Block {
     Block { d: f32_to_f16(1.0 / inverse), scales, codes }
 }
 
-/// Weighted: the scales found are themselves searched for one scale.
+/// Fits each group by weighted search; a second search quantizes the group scales.
 #[inline(always)]
 fn fit_weighted<V: Lanes>(x: &[f32; QK_K], importance: &[f32; QK_K]) -> Block {
     let groups = x.as_chunks::<G>().0;
@@ -72,7 +72,7 @@ fn fit_weighted<V: Lanes>(x: &[f32; QK_K], importance: &[f32; QK_K]) -> Block {
     Block { d: f32_to_f16(found.scale), scales: Symmetric::codes(found.inverse, 32, &scales), codes }
 }
 
-/// Rounds again with the stored scales, except where those are zero.
+/// Rounds the values again with the stored scales, except where these are zero.
 #[inline(always)]
 fn round(block: &mut Block, x: &[f32; QK_K]) {
     let d = f16_to_f32(block.d);

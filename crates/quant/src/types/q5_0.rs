@@ -29,7 +29,7 @@ impl Codec for Q5_0 {
             return weighted_symmetric::<V, BYTES>(rows, 16, out, pack);
         }
         for (out, x) in out.as_chunks_mut::<BYTES>().0.iter_mut().zip(rows.x.as_chunks::<QK>().0) {
-            // The extremum becomes code 0, whatever its sign.
+            // The extremum becomes code 0, with either sign.
             let d = extremum(x) / -16.0;
             let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
             let mut codes = [0; QK];

@@ -13,7 +13,7 @@ pub(super) struct Q6K;
 
 const BYTES: usize = DType::Q6_K.block_bytes();
 
-/// Groups, and values of one: a super-block is a square, and fills sixteen lanes exactly.
+/// Number of groups, and of values in a group: a super-block is square, and fills sixteen lanes exactly.
 const G: usize = 16;
 
 #[inline(always)]
@@ -55,7 +55,8 @@ fn encode_block<V: Lanes>(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>) -> 
     out
 }
 
-/// Codes `l`, `l + 32`, `l + 64` and `l + 96` of a half: their low nibbles in two bytes, their high bits in one.
+/// Packs codes `l`, `l + 32`, `l + 64` and `l + 96` of a half: their low nibbles into two bytes, their high bits into
+/// one.
 #[inline(always)]
 pub(crate) fn pack(codes: &[u8; QK_K], out: &mut [u8]) {
     for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {

@@ -11,14 +11,14 @@ pub(super) struct Q8_0;
 
 const BYTES: usize = DType::Q8_0.block_bytes();
 
-/// A block of whole numbers.
+/// Packs a block of integer levels.
 pub(crate) fn pack(scale: u16, levels: &[f32; QK], out: &mut [u8]) {
     let (head, codes) = out.split_at_mut(2);
     head.copy_from_slice(&scale.to_le_bytes());
     codes.iter_mut().zip(levels).for_each(|(code, level)| *code = *level as i8 as u8);
 }
 
-/// Half away from zero, as C's `roundf`, for what the codes can be.
+/// Rounds half away from zero, as C's `roundf`, for values in the range of the codes.
 #[inline(always)]
 fn round(v: f32) -> u8 {
     // Not 0.5: the sum must not round up for the largest value below one half.

@@ -1,49 +1,49 @@
-//! What the types of 256 values a block share: the encoder of those with minima (Q2_K, Q4_K, Q5_K),
-//! re-rounding with the stored scales, and the packing of scales and of 2-bit codes.
+//! Common parts of the types with 256 values a block: the encoder of the types with minima (Q2_K, Q4_K, Q5_K), rounding
+//! with the stored scales, and the packing of scales and of 2-bit codes.
 
 use super::Rows;
 use crate::float::{f16_to_f32, f32_to_f16, nearest_int};
 use crate::lanes::{Lanes, MAX_LANES};
 use crate::search::{Affine, Steps, affine, positive, squares, sum, sum_of_squares, weigh};
 
-/// Values of a super-block.
+/// Number of values in a super-block.
 pub(super) const QK_K: usize = 256;
 
-/// Super-blocks searched together: two have as many groups of 32 as the widest vector has lanes.
+/// Number of values searched together: two super-blocks have as many groups of 32 as the widest vector has lanes.
 const TOGETHER: usize = 2 * QK_K;
 const _: () = assert!(TOGETHER / 32 == MAX_LANES);
 
-/// Groups in that many values, for groups of 16.
+/// Number of groups in [`TOGETHER`] values, for groups of 16.
 const GROUPS: usize = TOGETHER / 16;
 
-/// How a type with scales and minima differs from its siblings.
+/// Parameters of a type with scales and minima.
 pub(super) struct Minima {
     /// The largest code.
     pub(super) nmax: i32,
     /// The largest code of a scale or minimum.
     pub(super) top: i32,
-    /// Larger scale codes than this are cut. They cannot occur, except as ggml casts negative ones.
+    /// Limit of the scale codes. Larger ones cannot occur, except where ggml casts negative codes.
     pub(super) cut: u8,
-    /// The steps of the search without importance.
+    /// Candidates of the search without importance.
     pub(super) steps: Steps,
-    /// Without importance values weigh as their magnitude; this adds the group's root mean square.
+    /// Without importance the weight of a value is its magnitude; this adds the root mean square of the group.
     pub(super) plus_mean: bool,
-    /// With importance: σ² = this · mean of x².
+    /// With importance: σ² is this factor times the mean of x².
     pub(super) sigma2: f32,
 }
 
-/// A super-block ready to be packed.
+/// A super-block before packing.
 pub(crate) struct Block {
-    /// As f16.
+    /// Bits of the f16 scale of the scales, and of the scale of the minima.
     pub(crate) d: u16,
     pub(crate) dmin: u16,
-    /// Codes of the scales and minima; a type of eight groups uses the first eight.
+    /// Codes of the scales and minima; a type with eight groups uses the first eight.
     pub(crate) scales: [u8; 16],
     pub(crate) mins: [u8; 16],
     pub(crate) codes: [u8; QK_K],
 }
 
-/// Encodes super-blocks of `G` groups of `K`.
+/// Encodes super-blocks of `G` groups of `K` values.
 #[inline(always)]
 pub(super) fn encode_minima<V: Lanes, const G: usize, const K: usize, const BYTES: usize>(
     shape: &Minima,
@@ -64,13 +64,13 @@ pub(super) fn encode_minima<V: Lanes, const G: usize, const K: usize, const BYTE
     }
 }
 
-/// What the search found, group by group.
+/// Results of the search for each group.
 struct Found {
     scale: [f32; GROUPS],
     min: [f32; GROUPS],
     inverse: [f32; GROUPS],
     base: [f32; GROUPS],
-    /// Sum of the group's weights.
+    /// Sum of the weights of the group.
     weight: [f32; GROUPS],
 }
 
@@ -104,7 +104,7 @@ impl Found {
         found
     }
 
-    /// Codes the scales and minima of super-block `s`, and its values with those.
+    /// Quantizes the scales and minima of super-block `s`, then rounds its values with them.
     #[inline(always)]
     fn block<const G: usize, const K: usize>(
         &self,
@@ -142,7 +142,7 @@ impl Found {
     }
 }
 
-/// σ² of each group's super-block.
+/// The σ² of the super-block of each group.
 #[inline(always)]
 fn sigma2<const G: usize>(factor: f32, x: &[f32]) -> [f32; GROUPS] {
     let mut out = [0.0; GROUPS];
@@ -152,7 +152,7 @@ fn sigma2<const G: usize>(factor: f32, x: &[f32]) -> [f32; GROUPS] {
     out
 }
 
-/// The weights without importance.
+/// Weights of the values without importance.
 #[inline(always)]
 fn plain_weights<V: Lanes, const K: usize>(plus_mean: bool, x: &[V; K]) -> [V; K] {
     let mut w = *x;
@@ -169,7 +169,7 @@ fn plain_weights<V: Lanes, const K: usize>(plus_mean: bool, x: &[V; K]) -> [V; K
     w
 }
 
-/// The largest value gets the largest code.
+/// Quantizes values so that the largest one gets the largest code.
 #[inline(always)]
 fn code_by_largest<const G: usize>(shape: &Minima, values: &[f32; G]) -> (f32, [u8; G]) {
     let top = shape.top as f32;
@@ -178,7 +178,7 @@ fn code_by_largest<const G: usize>(shape: &Minima, values: &[f32; G]) -> (f32, [
     (largest / top, values.map(|v| (nearest_int(inverse * v) as u8).min(shape.cut)))
 }
 
-/// Eight scales and eight minima of six bits in twelve bytes (Q4_K, Q5_K).
+/// Packs eight scales and eight minima of six bits into twelve bytes (Q4_K, Q5_K).
 #[inline(always)]
 pub(super) fn pack_scales(scales: &[u8; 16], mins: &[u8; 16]) -> [u8; 12] {
     let mut out = [0; 12];
@@ -203,7 +203,7 @@ pub(crate) fn unpack_scales(packed: &[u8]) -> [(u8, u8); 8] {
     out
 }
 
-/// Low two bits: byte `32·h + l` holds codes `l`, `l + 32`, `l + 64` and `l + 96` of half `h` (Q2_K, Q3_K).
+/// Packs the low two bits: byte `32·h + l` holds codes `l`, `l + 32`, `l + 64` and `l + 96` of half `h` (Q2_K, Q3_K).
 #[inline(always)]
 pub(super) fn pack_pairs_of_bits(codes: &[u8; QK_K]) -> [u8; 64] {
     let mut out = [0; 64];
@@ -229,7 +229,7 @@ pub(super) fn unpack_pairs_of_bits(packed: &[u8]) -> [u8; QK_K] {
     codes
 }
 
-/// Low four bits: byte `32·p + l` holds codes `64·p + l` and `64·p + l + 32` (Q4_K, Q5_K).
+/// Packs the low four bits: byte `32·p + l` holds codes `64·p + l` and `64·p + l + 32` (Q4_K, Q5_K).
 #[inline(always)]
 pub(super) fn pack_nibbles(codes: &[u8; QK_K]) -> [u8; 128] {
     let mut out = [0; 128];
@@ -254,7 +254,7 @@ pub(super) fn unpack_nibbles(packed: &[u8]) -> [u8; QK_K] {
     codes
 }
 
-/// Rounds a group of 16 with its stored scale: codes from −nmax to nmax − 1, plus nmax (Q3_K, Q6_K).
+/// Rounds a group of 16 values with its stored scale: codes from −nmax to nmax − 1, plus nmax (Q3_K, Q6_K).
 #[inline(always)]
 pub(super) fn round_symmetric(scale: f32, nmax: i32, x: &[f32; 16]) -> [u8; 16] {
     let mut codes = [0; 16];

@@ -1,4 +1,4 @@
-//! KL divergence along the text, on a log scale: where the artifact goes astray.
+//! Plot of the KL divergence along the text, on a log scale.
 
 use eval::{Along, EvaluatedText};
 use verify::Report;
@@ -9,9 +9,9 @@ use crate::scale::{Scale, round_above, round_below};
 use crate::svg::{Anchor, Svg};
 use crate::table::grouped;
 
-/// Beyond it, the boundaries of documents would hide the line.
+/// The most documents with drawn boundaries; more would hide the curve.
 const BOUNDARIES: usize = 80;
-/// Beyond it, points have no titles.
+/// The most points with tooltips.
 const POINTS: usize = 800;
 
 pub(crate) fn along(report: &Report, text: &EvaluatedText) -> Option<Plot> {
@@ -24,7 +24,7 @@ pub(crate) fn along(report: &Report, text: &EvaluatedText) -> Option<Plot> {
         return Some(Plot { title, caption, svg: None });
     };
     let limit = report.thresholds.iter().find(|t| t.figure == "kld.mean" && t.limit > 0.0).map(|t| t.limit);
-    // An axis from the limit to all points says how far away they are, if that is not too far.
+    // The axis includes the limit if it is not too far from the points.
     let (bottom, top) = match limit {
         Some(limit) if limit > high && limit < high * 100.0 => (low, limit),
         _ => (low, high),
@@ -33,7 +33,7 @@ pub(crate) fn along(report: &Report, text: &EvaluatedText) -> Option<Plot> {
     let frame =
         Frame { left: 64.0, top: 32.0, right: WIDTH - 24.0, bottom: if zeros { 252.0 } else { 272.0 } };
     let y = Scale::log(round_below(bottom / 1.05), round_above(top * 1.05), frame.bottom, frame.top);
-    // What is 0 has no place on a log scale: it lies on a line of its own below.
+    // Zeros have no place on a log scale: they are drawn on the base line below.
     let zero = Frame { bottom: 272.0, ..frame };
     let end = points.last().map_or(1, |point| point.token + 1).max(text.tokens) as f64;
     let x = Scale::linear(0.0, end, frame.left, frame.right);
@@ -48,7 +48,7 @@ pub(crate) fn along(report: &Report, text: &EvaluatedText) -> Option<Plot> {
         number::significant(high)
     );
     let mut svg = Svg::new(WIDTH, 316.0, &label);
-    frame.vertical(&mut svg, &y, &y.ticks(7), "nats a token, mean of a run");
+    frame.vertical(&mut svg, &y, &y.ticks(7), "nats per token, mean of a run");
     if zeros {
         svg.text("n", Anchor::End, [frame.left - 8.0, zero.bottom + 4.0], "0");
     }
@@ -85,7 +85,7 @@ pub(crate) fn along(report: &Report, text: &EvaluatedText) -> Option<Plot> {
     let boundaries = if bounded { " Vertical lines: the next document." } else { "" };
     let caption = format!(
         "Mean of each run of scored tokens, in the order of the text; log scale.{boundaries}{}",
-        if zeros { " What is exactly 0 lies on the base line." } else { "" },
+        if zeros { " Values of exactly 0 are on the base line." } else { "" },
     );
     Some(Plot { title, caption, svg: Some(svg.finish()) })
 }

@@ -1,4 +1,4 @@
-//! What a budget buys: predicted KL divergence by size, what was chosen, and what was measured of it.
+//! Plot of a bit allocation: predicted KL divergence by size, the selected point, and the measured divergence.
 
 use ::plan::Allocation;
 
@@ -7,12 +7,12 @@ use crate::number;
 use crate::scale::{Scale, round_above, round_below};
 use crate::svg::{Anchor, Svg};
 
-/// `measured` is the mean KL divergence, if there is one.
+/// `measured` is the measured mean KL divergence, if there is one.
 pub(crate) fn budget(allocation: &Allocation, measured: Option<f64>) -> Option<Plot> {
-    let title = "Types by budget";
+    let title = "Bit allocation";
     let ((smallest, _), (largest, _)) = (allocation.curve.first()?, allocation.curve.last()?);
     if smallest == largest {
-        return None; // there was nothing to choose
+        return None; // there was no choice
     }
     let chosen = (allocation.bytes, allocation.predicted_kld);
     let measured = measured.filter(|kld| *kld > 0.0);
@@ -32,7 +32,7 @@ pub(crate) fn budget(allocation: &Allocation, measured: Option<f64>) -> Option<P
         number::significant(low)
     );
     let mut svg = Svg::new(WIDTH, 316.0, &label);
-    frame.vertical(&mut svg, &y, &y.ticks(7), "predicted KL divergence, nats a token");
+    frame.vertical(&mut svg, &y, &y.ticks(7), "predicted KL divergence, nats per token");
     frame.horizontal(&mut svg, &x, &x.ticks(8), number::tick, &format!("all files, {name}"));
     svg.path("k", &allocation.curve.iter().map(|point| place(*point)).collect::<Vec<_>>());
     for point in &allocation.curve {
@@ -52,8 +52,8 @@ pub(crate) fn budget(allocation: &Allocation, measured: Option<f64>) -> Option<P
         mark(&mut svg, "less", measured, "measured", !below);
     }
     let mut caption = format!(
-        "What types by sensitivity give at each size, as the costs of rounding each tensor alone predict it ({} tokens). \
-         Chosen: {} bytes, predicted {} nats a token.",
+        "Predicted KL divergence of the bit allocation for each size, from the sensitivities of single tensors \
+         ({} tokens). Chosen: {} bytes, predicted {} nats per token.",
         crate::table::grouped(allocation.tokens),
         crate::table::grouped(chosen.0),
         number::significant(chosen.1),

@@ -1,4 +1,5 @@
-//! Speed-up by burst size: by the measured costs, if a pass cost no more than a step, and of the run that was made.
+//! Plot of the speed-up by burst size: from the measured costs, if a pass cost no more than a step, and in the timed
+//! run.
 
 use draft::{Burst, DraftReport};
 
@@ -7,7 +8,7 @@ use crate::number;
 use crate::scale::Scale;
 use crate::svg::{Anchor, Svg};
 
-/// Its class, its name, and its value for a burst size.
+/// A curve: CSS class, name, and value for a burst size.
 type Line = (&'static str, &'static str, fn(&Burst) -> f64);
 
 pub(crate) fn bursts(report: &DraftReport) -> Option<Plot> {
@@ -22,7 +23,7 @@ pub(crate) fn bursts(report: &DraftReport) -> Option<Plot> {
     let mut svg = Svg::new(WIDTH, 316.0, &label);
     frame.vertical(&mut svg, &y, &y.ticks(6), "times as fast as the target alone");
     let sizes: Vec<f64> = report.bursts.iter().map(|burst| burst.guesses as f64).collect();
-    frame.horizontal(&mut svg, &x, &sizes, number::tick, "guesses at a time");
+    frame.horizontal(&mut svg, &x, &sizes, number::tick, "burst size: draft tokens per pass");
     svg.line("zero", [frame.left, y.at(1.0)], [frame.right, y.at(1.0)]);
 
     let lines: [Line; 2] =
@@ -38,7 +39,7 @@ pub(crate) fn bursts(report: &DraftReport) -> Option<Plot> {
         let points: Vec<_> = report.bursts.iter().map(|b| [x.at(b.guesses as f64), y.at(of(b))]).collect();
         svg.path(&format!("k {class}"), &points);
         for (burst, point) in report.bursts.iter().zip(points) {
-            let title = format!("{} at a time, {name}: {}", burst.guesses, number::significant(of(burst)));
+            let title = format!("burst size {}, {name}: {}", burst.guesses, number::significant(of(burst)));
             svg.circle("p", point, 2.5, &title);
         }
     }
@@ -46,7 +47,7 @@ pub(crate) fn bursts(report: &DraftReport) -> Option<Plot> {
     let speedup = number::significant(report.measured.speedup);
     svg.circle("base", measured, 5.0, &format!("measured: {speedup}"));
     svg.text("l", Anchor::Middle, [measured[0], measured[1] - 10.0], &format!("measured {speedup}"));
-    let caption = "How many times faster text comes with the draft. A pass over a burst costs the target more than a step \
-                   where arithmetic is what it waits for; where it waits for memory, the two cost nearly the same.";
+    let caption = "Speed-up of generation with the draft model. A pass over a burst costs the target more than a step \
+                   if arithmetic is the bottleneck, and about the same if memory bandwidth is.";
     Some(Plot { title, caption: caption.to_owned(), svg: Some(svg.finish()) })
 }

@@ -1,4 +1,4 @@
-//! The distribution of Δp: how much the artifact's probability of the true next token differs from the base's.
+//! Histogram of Δp: the change of the probability of the next token, from the base to the artifact.
 
 use eval::DeltaP;
 
@@ -8,19 +8,19 @@ use crate::scale::{Scale, round_above};
 use crate::svg::{Anchor, Svg};
 use crate::table::grouped;
 
-/// Finer bins are joined.
+/// The most bars; finer bins are merged.
 const BINS: usize = 201;
 
 pub(crate) fn delta_p(delta_p: &DeltaP) -> Option<Plot> {
     let title = "Distribution of Δp";
     let largest = delta_p.histogram.iter().max().filter(|most| **most > 0)?;
     if delta_p.rms == 0.0 {
-        let caption = "It is 0 at every token: both models give the token that follows the same probability."
-            .to_owned();
+        let caption =
+            "It is 0 at every token: both models give the next token the same probability.".to_owned();
         return Some(Plot { title, caption, svg: None });
     }
     let all = delta_p.histogram.len();
-    // The axis ends where the tokens do.
+    // The axis ends at the outermost bin with tokens.
     let edge = |bin: usize| -1.0 + 2.0 * bin as f64 / all as f64;
     let filled = || delta_p.histogram.iter().enumerate().filter(|(_, count)| **count > 0).map(|(bin, _)| bin);
     let reach = filled().map(|bin| edge(bin).abs().max(edge(bin + 1).abs())).fold(0.02, f64::max);
@@ -42,7 +42,7 @@ pub(crate) fn delta_p(delta_p: &DeltaP) -> Option<Plot> {
 
     let frame = Frame { left: 64.0, top: 32.0, right: WIDTH - 24.0, bottom: 252.0 };
     let x = Scale::linear(-reach, reach, frame.left, frame.right);
-    // From below 1, so that a single token has a height.
+    // The axis begins below 1, so that a single token has a height.
     let y = Scale::log(0.5, round_above(most as f64 * 1.05).max(2.0), frame.bottom, frame.top);
     let label = format!(
         "{title}: RMS {}, mean {}, tokens from −{} to {}",
@@ -67,11 +67,11 @@ pub(crate) fn delta_p(delta_p: &DeltaP) -> Option<Plot> {
     let axis = Scale::linear(-reach * 100.0, reach * 100.0, frame.left, frame.right);
     frame.horizontal(&mut svg, &axis, &axis.ticks(10), percent, "Δp = p(artifact) − p(base)");
     svg.line("zero", [x.at(0.0), frame.top - 6.0], [x.at(0.0), frame.bottom]);
-    svg.text("l", Anchor::End, [x.at(0.0) - 8.0, frame.top - 14.0], "less likely by the artifact");
-    svg.text("l", Anchor::Start, [x.at(0.0) + 8.0, frame.top - 14.0], "likelier");
+    svg.text("l", Anchor::End, [x.at(0.0) - 8.0, frame.top - 14.0], "less probable by the artifact");
+    svg.text("l", Anchor::Start, [x.at(0.0) + 8.0, frame.top - 14.0], "more probable");
     let caption = format!(
-        "Change of the probability of the token that follows: mean {}, RMS {}. Both sides alike is noise; more on the \
-         left is loss.",
+        "Change of the next token's probability: mean {}, RMS {}. A symmetric distribution is noise; more tokens on \
+         the left is loss.",
         number::percent(delta_p.mean),
         number::percent(delta_p.rms)
     );

@@ -1,4 +1,4 @@
-//! Relative error by layer and role, a cell a tensor: which part of the model pays.
+//! Plot of the relative error by layer and role, with one cell per tensor.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,18 @@ use crate::number;
 use crate::scale::Scale;
 use crate::svg::{Anchor, Svg};
 
-/// Colours, from the smallest error to the largest: classes `h0` … of the style sheet.
+/// Number of colours, from the smallest error to the largest: classes `h0` … of the style sheet.
 const STEPS: usize = 8;
-/// Of a cell's height and, at most, its width.
+/// Height of a cell.
 const ROW: f64 = 20.0;
+/// The largest width of a cell.
 const WIDEST: f64 = 32.0;
-/// More layers than this share columns.
+/// The most columns; more layers share columns.
 const COLUMNS: usize = 64;
 const LEFT: f64 = 156.0;
 const TOP: f64 = 56.0;
 
-/// A cell: the worst of its tensors, and how many they are.
+/// By layer: the worst tensor of a cell, and the number of its tensors.
 type Cells<'a> = BTreeMap<Option<usize>, (&'a TensorError, usize)>;
 
 pub(crate) fn layers(tensors: &Tensors) -> Option<Plot> {
@@ -48,7 +49,7 @@ pub(crate) fn layers(tensors: &Tensors) -> Option<Plot> {
 
     let columns = layers.div_ceil(pooled);
     let outside = rows.iter().any(|(_, cells)| cells.contains_key(&None));
-    // Tensors of no layer have a column of their own, left of the first layer.
+    // Tensors outside of layers have a column of their own, left of the first layer.
     let (gap, before) = (10.0, usize::from(outside));
     let width = ((WIDTH - 24.0 - LEFT - gap) / (columns + before).max(1) as f64).min(WIDEST);
     let begin = LEFT + if outside { width.max(24.0) + gap } else { 0.0 };
@@ -101,7 +102,7 @@ pub(crate) fn layers(tensors: &Tensors) -> Option<Plot> {
     Some(Plot { title, caption, svg: Some(svg.finish()) })
 }
 
-/// Roles in the order of the file, with their cells.
+/// Roles in the order of the file, each with its cells.
 fn roles(tensors: &[TensorError], pooled: usize) -> Vec<(&str, Cells<'_>)> {
     let mut roles: Vec<(&str, Cells<'_>)> = Vec::new();
     let mut index = BTreeMap::new();
@@ -116,14 +117,14 @@ fn roles(tensors: &[TensorError], pooled: usize) -> Vec<(&str, Cells<'_>)> {
     roles
 }
 
-/// The errors that the colours stand for.
+/// The range of errors of the colour scale.
 struct Range {
     low: f64,
     high: f64,
 }
 
 impl Range {
-    /// At least a factor of two, lest small differences look large.
+    /// A range of at least a factor of two, so that small differences do not look large.
     fn new(low: f64, high: f64) -> Range {
         let widen = (2.0 * low / high).sqrt().max(1.0);
         Range { low: (low / widen).max(f64::MIN_POSITIVE), high: (high * widen).min(f64::MAX) }
@@ -138,7 +139,7 @@ impl Range {
         }
     }
 
-    /// The colours with round numbers below, above the cells.
+    /// Draws the legend: the colours with round numbers below them, above the cells.
     fn legend(&self, svg: &mut Svg) {
         let (width, top) = (40.0, 6.0);
         let end = LEFT + STEPS as f64 * width;

@@ -1,5 +1,5 @@
-//! The plots of the page. Each takes its part of the report and gives a drawing, or a sentence where there is nothing to
-//! draw.
+//! The plots of the HTML page. Each takes its part of the report and gives a drawing, or a sentence if there is nothing
+//! to draw.
 
 mod along;
 mod budget;
@@ -19,19 +19,19 @@ use super::number;
 use super::scale::Scale;
 use super::svg::{Anchor, Svg};
 
-/// The width of every drawing, in its own units.
+/// The width of every drawing in SVG units.
 const WIDTH: f64 = 880.0;
 
-/// A drawing and what explains it.
+/// A drawing with its title and caption.
 pub(super) struct Plot {
     pub(super) title: &'static str,
-    /// A sentence or two, plain text.
+    /// One or two sentences of plain text.
     pub(super) caption: String,
-    /// Nothing if the caption says it all.
+    /// The drawing; `None` if the caption suffices.
     pub(super) svg: Option<String>,
 }
 
-/// The place of the data: left, top, right, bottom.
+/// The coordinates of the plot area.
 struct Frame {
     left: f64,
     top: f64,
@@ -40,7 +40,7 @@ struct Frame {
 }
 
 impl Frame {
-    /// Horizontal lines at the ticks of the vertical axis, their numbers, and what they are.
+    /// Draws the vertical axis: grid lines at the ticks, their numbers, the title.
     fn vertical(&self, svg: &mut Svg, scale: &Scale, ticks: &[f64], title: &str) {
         for tick in ticks {
             let y = scale.at(*tick);
@@ -50,7 +50,7 @@ impl Frame {
         svg.text("t", Anchor::Start, [0.0, self.top - 14.0], title);
     }
 
-    /// The base line, ticks below it, their numbers, and what they are.
+    /// Draws the horizontal axis: base line, ticks, their numbers, the title.
     fn horizontal(
         &self,
         svg: &mut Svg,

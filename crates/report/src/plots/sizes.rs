@@ -1,4 +1,4 @@
-//! Sizes by role, base and artifact: where the bytes are.
+//! Plot of the sizes by role, of the base and the artifact.
 
 use verify::{RoleError, Tensors};
 
@@ -8,7 +8,7 @@ use crate::scale::Scale;
 use crate::svg::{Anchor, Svg};
 use crate::tables;
 
-/// Roles below this share of the largest are summed up.
+/// Roles below this share of the largest one are summed up in the caption.
 const LEAST: f64 = 0.004;
 const ROW: f64 = 30.0;
 

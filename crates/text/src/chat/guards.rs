@@ -1,7 +1,7 @@
-//! Filters, tests and methods that pay for what they make before they make it ([`Meter`]).
+//! Filters, tests and methods that pay for their results before they create them ([`Meter`]).
 //!
-//! Each of minijinja's is in one of the tables below with the rule that says what it makes of its arguments. A filter
-//! that is in no table does not exist for a template, so that none can be forgotten.
+//! Each of minijinja's functions is in one of the tables below, with a rule for the cost of its result. A filter in
+//! no table is unavailable to templates, so none can be forgotten.
 
 use std::sync::Arc;
 
@@ -10,35 +10,36 @@ use minijinja::{Environment, Error, State, filters, functions, tests};
 
 use super::meter::{Meter, VALUE, refused};
 
-/// What a filter or method makes of its arguments. The first is the value that it is applied to.
+/// The cost of a filter or method as a function of its arguments. The first argument is the value that it is applied
+/// to.
 #[derive(Clone, Copy, Debug)]
 enum Cost {
-    /// Reads the first argument at most.
+    /// Reads at most the first argument.
     Read,
-    /// A few copies of its arguments.
+    /// Creates a few copies of its arguments.
     Copies,
-    /// Looks for each letter of the first argument in the second.
+    /// Searches the second argument for each character of the first.
     Trim,
-    /// A list of all that is in its arguments, of letters for a text.
+    /// Creates a list of all items of its arguments; the items of a string are its characters.
     List,
-    /// A list of that number of items more.
+    /// As `List`, with as many additional items as a numeric argument says.
     Counted,
-    /// The parts of a text.
+    /// Creates the parts of a string.
     Parts,
-    /// Uses its other arguments for each item: a filter or test with its arguments, the name of an attribute.
+    /// Uses its other arguments for each item: a filter or test with its arguments, or the name of an attribute.
     EachItem,
-    /// Adds its items one by one.
+    /// Adds the items one by one.
     Sum,
     Replace,
     Join,
     Indent,
     Format,
-    /// A text with white space before each value.
+    /// Creates a string with white space before each value.
     Pretty,
 }
 
-/// Guards for the operators of the language, which `rewrite` puts where they are used. No template can name them
-/// except in a text, and there they do no harm.
+/// Guards for the operators of the language, which `rewrite` inserts around their operands. A template can name them
+/// only in a string, where they have no effect.
 pub(super) const COPY: &str = "\0copy";
 pub(super) const COPY_OUTSIDE: &str = "\0copy-outside";
 pub(super) const READ: &str = "\0read";
@@ -46,7 +47,7 @@ pub(super) const SETTLE: &str = "\0settle";
 pub(super) const STORE: &str = "\0store";
 pub(super) const TIMES: &str = "\0times";
 
-/// Gives `environment`, which is empty, all that templates may use, with guards before it.
+/// Adds all functions that templates may use to an empty `environment`, each with its guard.
 pub(super) fn guard(environment: &mut Environment, meter: &Arc<Meter>) {
     macro_rules! guarded {
         ($($cost:ident: $($name:ident $(as $other:literal)*),*;)*) => {$($(
@@ -127,7 +128,7 @@ fn filter(environment: &mut Environment, meter: &Arc<Meter>, name: &'static str,
     });
 }
 
-/// Python's methods. Those of lists and mappings make lists of what is there.
+/// The cost of Python's methods. Those of lists and mappings create lists of their items.
 fn method_cost(name: &str) -> Cost {
     match name {
         "get" => Cost::Read,
@@ -195,7 +196,7 @@ fn pay(meter: &Meter, cost: Cost, arguments: &[Value]) -> Result<(), Error> {
             meter.spend((text.len() as u64).saturating_add((places as u64).saturating_mul(new)))
         }
         Cost::Join => {
-            // `list | join(separator)` and `separator.join(list)`.
+            // Two forms: `list | join(separator)` and `separator.join(list)`.
             let weight = meter.weigh_all(arguments)?;
             let (separator, list) = match text {
                 Some(_) if arguments.get(1).is_some_and(|value| value.as_str().is_none()) => {
@@ -218,7 +219,7 @@ fn pay(meter: &Meter, cost: Cost, arguments: &[Value]) -> Result<(), Error> {
             let format = text.unwrap_or_default();
             let places = format.bytes().filter(|byte| b"%{".contains(byte)).count() as u64 + 1;
             let given = meter.weigh_all(arguments)?;
-            // A width may be one of the arguments, or a number somewhere in them.
+            // The width may be an argument, or a number inside one.
             let numbers = if format.contains('*') || nested(format) { given.numbers } else { 0 };
             let place = given.bytes.saturating_add(VALUE).saturating_add(numbers);
             meter.spend(places.saturating_mul(place).saturating_add(widths(format)))
@@ -232,14 +233,14 @@ fn pay(meter: &Meter, cost: Cost, arguments: &[Value]) -> Result<(), Error> {
     }
 }
 
-/// Bytes of a list of all that is in `arguments`. A text is a list of its letters.
+/// The size in bytes of a list of all items in `arguments`. The items of a string are its characters.
 fn listed(meter: &Meter, arguments: &[Value]) -> Result<u64, Error> {
     let weight = meter.weigh_all(arguments)?;
     let letters: usize = arguments.iter().filter_map(Value::as_str).map(str::len).sum();
     Ok(weight.total().saturating_add((letters as u64).saturating_mul(VALUE)))
 }
 
-/// The size of the numbers in an argument; keyword arguments are a mapping.
+/// The sum of the absolute numbers in an argument; keyword arguments are a mapping.
 fn number(value: &Value) -> u64 {
     match value.kind() {
         ValueKind::Number => i128::try_from(value.clone())
@@ -263,7 +264,7 @@ fn widths(format: &str) -> u64 {
     numbers.map(|digits| digits.parse().unwrap_or(u64::MAX)).fold(0, u64::saturating_add)
 }
 
-/// Whether a format string may have a field within a field.
+/// Whether a format string may have a field inside a field.
 fn nested(format: &str) -> bool {
     let mut depth = 0_usize;
     format.bytes().any(|byte| {
@@ -276,7 +277,8 @@ fn nested(format: &str) -> bool {
     })
 }
 
-/// `left * right` of numbers, and of a text or list and a number. minijinja's own repeats up to 100,000,000 times.
+/// `left * right` of numbers, or of a number and a string or list. minijinja's own operator repeats up to 100,000,000
+/// times.
 fn times(meter: &Meter, left: &Value, right: &Value) -> Result<Value, Error> {
     let repeated =
         |value: &Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable);
@@ -288,8 +290,8 @@ fn times(meter: &Meter, left: &Value, right: &Value) -> Result<Value, Error> {
     let Ok(count) = i64::try_from(count.clone()) else { return product(left, right) };
     let count = u64::try_from(count).unwrap_or(0);
     meter.spend(meter.weigh(value)?.total().saturating_mul(count))?;
-    // A text with nothing in it is repeated without an end otherwise.
-    let count = usize::try_from(count).map_err(|_| refused("cannot repeat so often"))?;
+    // Without this, an empty string would be repeated endlessly.
+    let count = usize::try_from(count).map_err(|_| refused("too many repetitions"))?;
     if let Some(text) = value.as_str() {
         let text = text.repeat(if text.is_empty() { 0 } else { count });
         return Ok(if value.is_safe() { Value::from_safe_string(text) } else { Value::from(text) });

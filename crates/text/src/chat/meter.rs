@@ -1,40 +1,40 @@
-//! What a template may cost: steps, text, values, depth.
+//! Limits of a template: steps, text, values, depth.
 //!
-//! A template is part of a model that somebody else made. minijinja counts steps (`fuel`), but one step may copy or
-//! repeat a text of any length, so the sizes of all texts and lists that a template makes are counted here as well,
-//! before they are made. The sum only grows: what bounds memory bounds the time of copying too. Nothing here depends
-//! on the clock, so a template that is refused is refused everywhere.
+//! A template belongs to a model of somebody else. minijinja counts steps (`fuel`), but one step may copy or repeat a
+//! string of any length, so the sizes of all strings and lists that a template creates are counted here as well,
+//! before they are created. The sum never decreases: a bound on memory also bounds the time for copying. Nothing
+//! depends on the clock, so a template that is refused is refused on every machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
-/// Steps of the template engine, and as many more for each value of the conversation.
+/// Steps of the template engine: a base number, and more for each value of the conversation.
 const STEPS: u64 = 4_000_000;
 const STEPS_PER_VALUE: u64 = 2_000;
-/// Bytes of text and values, and as many more for each byte of the conversation.
+/// Bytes of text and values: a base number, and more for each byte of the conversation.
 const BYTES: u64 = 64 << 20;
 const BYTES_PER_BYTE: u64 = 128;
-/// What a value takes in a list.
+/// Bytes that a value takes in a list.
 pub(super) const VALUE: u64 = 32;
-/// Levels of lists in lists. JSON that serde_json reads has at most 128.
+/// Maximum nesting of lists. serde_json reads JSON with at most 128 levels.
 pub(super) const DEPTH: usize = 160;
 
-/// Counts what is left to a template.
+/// Counts the remaining bytes of a template.
 #[derive(Debug)]
 pub(super) struct Meter {
     left: AtomicU64,
     granted: u64,
 }
 
-/// The size of a value with all that it holds.
+/// The size of a value with all its content.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Weight {
-    /// At least the bytes that the value has as text, but for escapes.
+    /// At least the length of the value as text, except for escapes.
     pub(super) bytes: u64,
     pub(super) values: u64,
-    /// The sum of all integers in it, without their signs.
+    /// The sum of the absolute values of all integers.
     pub(super) numbers: u64,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn refused(problem: impl Into<String>) -> Error {
 }
 
 impl Meter {
-    /// A meter for a template that sees `conversation`, and the steps that it may take.
+    /// A meter for a template that renders `conversation`, and its maximum number of steps.
     pub(super) fn new(conversation: &Value) -> Result<(Meter, u64), Error> {
         let all = Meter { left: u64::MAX.into(), granted: u64::MAX };
         let weight = all.weigh(conversation)?;
@@ -59,29 +59,29 @@ impl Meter {
         Ok((Meter { left: granted.into(), granted }, steps))
     }
 
-    /// Takes `bytes` of what is left.
+    /// Deducts `bytes` from the rest; an error if the rest is too small.
     pub(super) fn spend(&self, bytes: u64) -> Result<(), Error> {
         let taken =
             self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        let message = || format!("it makes more than {} MiB of text and values", self.granted >> 20);
+        let message = || format!("it creates more than {} MiB of text and values", self.granted >> 20);
         taken.map(drop).map_err(|_| refused(message()))
     }
 
-    /// The weight of a value. Looking at it costs something as well, so that this ends for values without an end.
+    /// The weight of a value. The walk has a cost too, so that it ends for endless values.
     pub(super) fn weigh(&self, value: &Value) -> Result<Weight, Error> {
         let mut weight = Weight::default();
         self.walk(value, 0, false, &mut weight)?;
         Ok(weight)
     }
 
-    /// The weight of all `values`.
+    /// The total weight of `values`.
     pub(super) fn weigh_all(&self, values: &[Value]) -> Result<Weight, Error> {
         let mut weight = Weight::default();
         values.iter().try_for_each(|value| self.walk(value, 0, false, &mut weight))?;
         Ok(weight)
     }
 
-    /// As [`Meter::weigh`], for what becomes an attribute of a namespace: a namespace in it could hold itself.
+    /// As [`Meter::weigh`], for the value of a namespace's attribute: a namespace in it could contain itself.
     pub(super) fn weigh_without_namespace(&self, value: &Value) -> Result<(), Error> {
         self.walk(value, 0, true, &mut Weight::default())
     }
@@ -132,19 +132,19 @@ impl Meter {
         self.spend(self.weigh(value)?.bytes)
     }
 
-    /// Pays for a copy of a text, or of a list without what is in its items.
+    /// Pays for a copy of a string, or for a shallow copy of a list.
     pub(super) fn copy_outside(&self, value: &Value) -> Result<(), Error> {
         let items = || value.len().unwrap_or(1) as u64;
         self.spend(value.as_str().map_or_else(|| items().saturating_mul(VALUE), |text| text.len() as u64))
     }
 
-    /// Pays for reading `value`: texts are compared and searched faster than they are copied.
+    /// Pays for reading `value`: strings are compared and searched faster than they are copied.
     pub(super) fn read(&self, value: &Value) -> Result<(), Error> {
         self.spend(self.weigh(value)?.bytes / 8)
     }
 
-    /// `value` as something that can be kept: lists that are made while they are read are made now, since a chain of
-    /// them would be as deep as it is long.
+    /// `value` in a form that can be stored: lazy lists are evaluated, because a chain of them would be as deep as it
+    /// is long.
     pub(super) fn settle(&self, value: Value) -> Result<Value, Error> {
         if value.kind() != ValueKind::Iterable {
             self.weigh(&value)?;

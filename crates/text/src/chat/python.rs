@@ -1,4 +1,4 @@
-//! What chat templates take for granted because transformers runs them in Python.
+//! Python semantics that chat templates rely on, because transformers runs them in Python.
 //!
 //! Sources: huggingface/transformers `utils/chat_template_utils.py` for the environment, CPython's `json.dumps` and
 //! `float.__repr__`, jinja2's `tests.py`.
@@ -19,7 +19,7 @@ pub(super) fn syntax() -> SyntaxConfig {
     SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().unwrap_or_default()
 }
 
-/// Makes `environment`, which is empty, behave as the one that transformers makes, within what `meter` allows.
+/// Configures an empty `environment` like that of transformers, within the limits of `meter`.
 pub(super) fn imitate(environment: &mut Environment, meter: &Arc<Meter>) {
     guards::guard(environment, meter);
     let owned = Arc::clone(meter);
@@ -42,7 +42,7 @@ pub(super) fn imitate(environment: &mut Environment, meter: &Arc<Meter>) {
     });
 }
 
-/// In Python a text and a mapping have a length and items as well.
+/// In Python, strings and mappings have a length and items too.
 fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined)
 }
@@ -52,7 +52,8 @@ fn float(value: &Value) -> Option<f64> {
     number.then(|| f64::try_from(value.clone()).ok())?
 }
 
-/// Both languages print the shortest digits that read back, and switch to exponents at the same sizes.
+/// Python's `repr` of a float. Like Rust, it prints the shortest digits that round-trip, and it switches to exponents
+/// at the same sizes.
 fn repr(number: f64) -> String {
     let text = format!("{number:?}");
     match text.split_once('e') {
@@ -64,7 +65,7 @@ fn repr(number: f64) -> String {
     }
 }
 
-/// Levels of lists in lists for which an indent is paid.
+/// Nesting levels that the cost of an indent covers.
 const LEVELS: usize = DEPTH;
 
 fn tojson(meter: &Meter, value: &Value, options: Kwargs) -> Result<String, Error> {
@@ -80,11 +81,13 @@ fn tojson(meter: &Meter, value: &Value, options: Kwargs) -> Result<String, Error
     let comma = if indent.is_some() { "," } else { ", " };
     let (comma, colon) = match separators.as_deref() {
         Some([comma, colon]) => (comma.as_str(), colon.as_str()),
-        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators are two")),
+        Some(_) => {
+            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two strings"));
+        }
         None => (comma, ": "),
     };
     let weight = meter.weigh(value)?;
-    // Most letters are written as they are, some as an escape of six; a level indents what is in it.
+    // Most characters are copied, some become an escape of six; each level indents its content.
     let around = indent.as_ref().map_or(0, |indent| indent.len() * LEVELS) + comma.len() + colon.len();
     meter.spend(
         weight.total().saturating_mul(2).saturating_add(weight.values.saturating_mul(around as u64)),
@@ -102,10 +105,10 @@ fn tojson(meter: &Meter, value: &Value, options: Kwargs) -> Result<String, Error
     Ok(json.text)
 }
 
-/// Writes as `json.dumps` does.
+/// A writer with the format of `json.dumps`.
 struct Json<'a> {
     text: String,
-    /// Of one level.
+    /// The indent of one level.
     indent: Option<String>,
     comma: &'a str,
     colon: &'a str,
@@ -146,7 +149,7 @@ impl Json<'_> {
                 })?;
             }
             kind => {
-                let problem = format!("tojson: a value of type {kind} has no JSON");
+                let problem = format!("tojson: a value of type {kind} has no JSON form");
                 return Err(Error::new(ErrorKind::InvalidOperation, problem));
             }
         }
@@ -198,7 +201,7 @@ impl Json<'_> {
                 '\u{c}' => self.text.push_str("\\f"),
                 _ if letter < ' ' || (self.ascii && letter > '~') => {
                     for unit in letter.encode_utf16(&mut [0; 2]) {
-                        // A String takes all that is written to it.
+                        // Writing to a String cannot fail.
                         let _ = write!(self.text, "\\u{unit:04x}");
                     }
                 }
@@ -216,7 +219,7 @@ mod tests {
         crate::ChatTemplate::new(template).unwrap().render(&crate::Chat::default()).unwrap()
     }
 
-    /// Each right side is what CPython 3.11 with jinja2 3.1 prints.
+    /// The expected values are the output of CPython 3.11 with jinja2 3.1.
     #[test]
     fn as_python_prints() {
         for (template, expected) in [

@@ -1,9 +1,10 @@
-//! A template's syntax tree with guards ([`super::guards`]) around what may copy, compare or nest values.
+//! Insertion of guards ([`super::guards`]) into a template's syntax tree, around operations that copy, compare or
+//! nest values.
 //!
-//! The engine has no hook for its operators. Its tree has public parts, so the tree is built again with filters
-//! around the operands and results that matter: `a ~ b` becomes `(a | copy) ~ (b | copy)`. Constants behind a filter
-//! are not folded, so nothing is computed before it is counted. Text of the template itself is written through the
-//! formatter, where output is counted.
+//! The engine has no hook for its operators. The parts of its tree are public, so the tree is rebuilt with filters
+//! around the relevant operands and results: `a ~ b` becomes `(a | copy) ~ (b | copy)`. Constants behind a filter are
+//! not folded, so nothing is computed before it is counted. The template's own text goes through the formatter, which
+//! counts output.
 
 use minijinja::Value;
 use minijinja::machinery::{Span, ast};
@@ -12,7 +13,7 @@ use ast::{BinOpKind, CallArg, CompareOpKind, Expr, Spanned, Stmt};
 
 use super::guards::{COPY, COPY_OUTSIDE, READ, SETTLE, STORE, TIMES};
 
-/// Tests that look at the kind of a value only.
+/// Tests that examine only the kind of a value.
 const OF_KINDS: [&str; 14] = [
     "defined",
     "undefined",
@@ -36,7 +37,7 @@ pub(super) fn guarded<'a>(statement: &Stmt<'a>) -> Stmt<'a> {
         Stmt::Template(s) => Stmt::Template(again(s, |s| ast::Template { children: body(&s.children) })),
         Stmt::EmitExpr(s) => Stmt::EmitExpr(again(s, |s| ast::EmitExpr { expr: expression(&s.expr) })),
         Stmt::EmitRaw(s) => {
-            // Safe: it is never escaped.
+            // Safe, because raw text is never escaped.
             let text = Expr::Const(Spanned::new(
                 ast::Const { value: Value::from_safe_string(s.raw.into()) },
                 s.span(),
@@ -86,7 +87,7 @@ pub(super) fn guarded<'a>(statement: &Stmt<'a>) -> Stmt<'a> {
         Stmt::Block(s) => {
             Stmt::Block(again(s, |s| ast::Block { name: s.name, required: s.required, body: body(&s.body) }))
         }
-        // There are no other templates: these fail when they are reached.
+        // There are no other templates, so these fail when they are executed.
         Stmt::Import(s) => {
             Stmt::Import(again(s, |s| ast::Import { expr: expression(&s.expr), name: target(&s.name) }))
         }
@@ -127,7 +128,7 @@ fn declaration<'a>(node: &ast::Macro<'a>) -> ast::Macro<'a> {
     }
 }
 
-/// What is assigned to: names, attributes, and tuples of them.
+/// The target of an assignment: a name, an attribute, or a tuple of them.
 fn target<'a>(expr: &Expr<'a>) -> Expr<'a> {
     match expr {
         Expr::GetAttr(e) => Expr::GetAttr(again(e, |e| ast::GetAttr { expr: target(&e.expr), name: e.name })),
@@ -147,7 +148,7 @@ fn filter<'a>(name: &'static str, expr: Expr<'a>, args: Vec<CallArg<'a>>, span: 
     Expr::Filter(Spanned::new(ast::Filter { name, expr: Some(expr), args }, span))
 }
 
-/// `expr` with a guard around it, unless it is a number or so.
+/// `expr` with a guard around it, unless it is a scalar constant.
 fn operand<'a>(guard: &'static str, expr: &Expr<'a>) -> Expr<'a> {
     match expr {
         Expr::Const(constant)
@@ -240,14 +241,14 @@ fn operator<'a>(e: &Spanned<ast::BinOp<'a>>) -> Expr<'a> {
     };
     match e.op {
         BinOpKind::Concat => both(COPY),
-        // Lists are added when they are read.
+        // The sum of two lists is evaluated lazily.
         BinOpKind::Add => filter(SETTLE, both(COPY_OUTSIDE), Vec::new(), span),
         BinOpKind::Mul => filter(TIMES, expression(&e.left), vec![CallArg::Pos(expression(&e.right))], span),
         BinOpKind::Eq | BinOpKind::Ne | BinOpKind::Lt | BinOpKind::Lte | BinOpKind::Gt | BinOpKind::Gte
         | BinOpKind::In => both(READ),
-        // Numbers only.
+        // These operators accept numbers only.
         BinOpKind::Sub | BinOpKind::Div | BinOpKind::FloorDiv | BinOpKind::Rem | BinOpKind::Pow
-        // One of the two.
+        // These return one of their operands.
         | BinOpKind::ScAnd | BinOpKind::ScOr => {
             Expr::BinOp(again(e, |e| ast::BinOp { op: e.op, left: expression(&e.left), right: expression(&e.right) }))
         }

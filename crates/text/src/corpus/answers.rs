@@ -1,6 +1,6 @@
-//! What of a conversation the model says.
+//! The tokens of a conversation that the model says.
 //!
-//! The markers of Gemma 4 tell it, token by token:
+//! The markers of Gemma 4 identify them, token by token:
 //!
 //! ```text
 //! <bos><|turn>user⏎Weather?<turn|>⏎
@@ -8,14 +8,15 @@
 //!              ╰──────────────── said ──────────────────────────╯                               ╰── said ──╯
 //! ```
 //!
-//! From the header of its turn on everything is the model's: thoughts, calls, text, and the token with which it hands
-//! over: `<turn|>`, or the first `<|tool_response>`, after which whoever runs the tool writes. It takes up again at
-//! the last `<tool_response|>`. The template of April writes one answer behind another without a new header.
+//! From the header of its turn on, every token is the model's: thoughts, calls, text, and the token that ends its
+//! part: `<turn|>`, or the first `<|tool_response>`, after which the program that runs the tool writes. The model
+//! continues after the last `<tool_response|>`. The template of April writes consecutive answers without a new
+//! header.
 //!
-//! To render the conversation with and without each answer and take the difference would not need the markers, but
-//! does not work: the published templates drop the thoughts of all turns before the last, join answers to the turn
-//! before, write a tool's response with its call, and put an empty thought into a prompt that no history has.
-//! A template that writes other markers is refused; all of its text can still be scored.
+//! The difference of two renderings, with and without an answer, would not need the markers, but it does not work:
+//! the published templates drop the thoughts of all turns before the last, join answers to the turn before, write a
+//! tool's response with its call, and put an empty thought into a prompt that no history has. A template with other
+//! markers is refused; all of its text can still be scored.
 
 use serde_json::Value;
 use tensor::{Error, Result};
@@ -27,19 +28,19 @@ const TURN_END: &str = "<turn|>";
 const RESPONSE: &str = "<|tool_response>";
 const RESPONSE_END: &str = "<tool_response|>";
 
-/// Who writes.
+/// The author of the current token.
 enum Writer {
-    /// The template, or somebody else.
+    /// The template, or another role.
     Other,
-    /// The header of a turn, so far.
+    /// The header of a turn, as far as it is read.
     Header(String),
     Model,
-    /// Nobody: the model has ended its turn.
+    /// None: the model has ended its turn.
     Done,
     Tool,
 }
 
-/// Positions of the tokens that the model says, in a conversation made of `messages`.
+/// Positions of the tokens that the model says, in a conversation rendered from `messages`.
 pub(super) fn positions(tokens: &[u32], tokenizer: &Tokenizer, messages: &[Value]) -> Result<Vec<usize>> {
     check(messages)?;
     let mut said = Vec::new();
@@ -80,7 +81,7 @@ pub(super) fn positions(tokens: &[u32], tokenizer: &Tokenizer, messages: &[Value
     Ok(said)
 }
 
-/// That there is an answer, and that nobody writes the markers but the template.
+/// Checks that there is an answer, and that no message contains a marker.
 fn check(messages: &[Value]) -> Result<()> {
     if !messages.iter().any(|message| message["role"] == "assistant" || message["role"] == "model") {
         return Err(Error::malformed("messages", "none is the model's")
@@ -90,7 +91,7 @@ fn check(messages: &[Value]) -> Result<()> {
     for (number, message) in messages.iter().enumerate() {
         let text = message.to_string();
         if let Some(marker) = [TURN, TURN_END, RESPONSE, RESPONSE_END].iter().find(|&&m| text.contains(m)) {
-            let problem = format!("spells {marker}, so it cannot be told who says what");
+            let problem = format!("contains {marker}, so the author of its text is ambiguous");
             return Err(Error::malformed(format!("message {number}"), problem)
                 .help("Score all tokens instead of the answers."));
         }

@@ -1,8 +1,8 @@
-//! Conversations, one a line, through the model's chat template.
+//! Conversations, one per line, rendered by the model's chat template.
 //!
-//! A line is a list of messages, or an object with `messages` and perhaps `tools`, in OpenAI's form. There the
-//! arguments of a tool call are JSON in a string; the templates want them as an object, so they are parsed first.
-//! The template writes BOS and the markers, so the text is tokenized with markers found.
+//! A line is a list of messages, or an object with `messages` and optionally `tools`, in OpenAI's format. That format
+//! has the arguments of a tool call as JSON in a string; the templates need an object, so they are parsed first. The
+//! template writes BOS and the markers, so markers are parsed during tokenization.
 
 use serde_json::Value;
 use tensor::{Error, Result};
@@ -10,20 +10,20 @@ use tensor::{Error, Result};
 use super::{Cut, Scored, Sequence, answers};
 use crate::{Chat, ChatTemplate, Tokenizer};
 
-/// The most bytes of a conversation.
+/// Maximum length of a conversation in bytes.
 const MAX_LINE: usize = 8 << 20;
 
 /// The conversations of a file.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub(super) sequences: Vec<Sequence>,
-    /// How many of them are cut at the context.
+    /// Number of sequences that are cut at the context.
     pub(super) shortened: usize,
-    /// How many are not among them, having nothing to score before the context ends.
+    /// Number of conversations left out because the context ends before any scored token.
     pub(super) unanswered: usize,
 }
 
-/// Reads the lines of a file; empty ones count for nothing.
+/// Reads the lines of a file; empty lines are ignored.
 pub(super) fn conversations(
     text: &str,
     tokenizer: &Tokenizer,
@@ -35,10 +35,10 @@ pub(super) fn conversations(
     let mut lines = lines.peekable();
     if lines.peek().is_none() {
         return Err(
-            Error::malformed("conversations", "there are none").expected("one a line", "an empty file")
+            Error::malformed("conversations", "there are none").expected("one per line", "an empty file")
         );
     }
-    // Any JSON takes many times its size when it is read.
+    // The line length is limited, because parsed JSON takes many times its size.
     for (number, line) in lines.take(cut.most.unwrap_or(usize::MAX)) {
         let within = |e: Error| e.within(format!("line {}", number + 1));
         if line.len() > MAX_LINE {
@@ -78,7 +78,7 @@ fn conversation(
         ..Chat::default()
     })?;
     let rendered = tokenizer.encode(&text, false, true)?;
-    // one BOS, whether the template writes it or not
+    // exactly one BOS, whether or not the template writes it
     let mut tokens = vec![bos];
     tokens.extend(rendered.into_iter().skip_while(|&token| token == bos));
     if tokens.len() < 2 {
@@ -92,7 +92,7 @@ fn conversation(
     Ok(Sequence { tokens, scored })
 }
 
-/// Messages and tools.
+/// The messages and tools of a line.
 fn parse(line: &str) -> Result<(Vec<Value>, Vec<Value>)> {
     let refuse = |what, found: &Value| {
         Error::malformed(what, "not a list").expected("a JSON list", kind(found)).help(
@@ -120,7 +120,7 @@ fn parse(line: &str) -> Result<(Vec<Value>, Vec<Value>)> {
     Ok((messages.into_iter().map(parse_arguments).collect(), tools))
 }
 
-/// Turns the arguments of tool calls from a JSON text into the object that it spells.
+/// Replaces the arguments of tool calls, JSON in a string, by the object.
 fn parse_arguments(mut message: Value) -> Value {
     for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };

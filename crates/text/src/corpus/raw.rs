@@ -1,8 +1,8 @@
-//! Plain text in chunks, as llama-perplexity takes it.
+//! Plain text in chunks, as in llama-perplexity.
 //!
-//! The text is tokenized whole, with markers spelled out, and cut every `context` tokens; a rest is left. BOS takes the
-//! place of each chunk's first token. The first half of a chunk is only there to be read, the second is predicted.
-//! One newline at the end of the file is not read.
+//! The whole text is tokenized, with markers as plain text, and cut every `context` tokens; a shorter rest is
+//! dropped. BOS replaces the first token of each chunk. The first half of a chunk is context only, the second is
+//! scored. One newline at the end of the file is not read.
 //!
 //! Source: ggml-org/llama.cpp `tools/perplexity/perplexity.cpp` (`perplexity`) and `common/arg.cpp` (`--file`).
 
@@ -11,7 +11,7 @@ use tensor::{Error, Result};
 use super::{Cut, SHORTEST, Sequence};
 use crate::Tokenizer;
 
-/// The chunks of a text.
+/// Cuts a text into chunks.
 pub(super) fn chunks(text: &str, tokenizer: &Tokenizer, cut: &Cut) -> Result<Vec<Sequence>> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     if text.is_empty() {

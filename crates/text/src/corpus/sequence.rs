@@ -1,6 +1,6 @@
-//! Tokens that a model reads, and which of them it is asked to predict.
+//! A token sequence with scored positions.
 
-/// Tokens that are read by themselves, from position 0 on.
+/// A token sequence that is read on its own, from position 0 on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sequence {
     /// Token ids; the first is BOS.

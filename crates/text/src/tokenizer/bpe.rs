@@ -1,11 +1,13 @@
-//! Byte-pair merging on ids.
+//! Byte-pair encoding (BPE): merging of ids.
 //!
-//! The merge that comes first in the list is done first, and of equal ones the leftmost; a heap of candidates keeps
-//! the time at n log n although a text is not split into words. A candidate is a merge's rank and the place of its
-//! left part in one `u64`, whose order is just that; one that is outdated no longer finds its two parts there.
+//! The merge with the lowest rank is applied first, and of equal ones the leftmost; a heap of candidates keeps the
+//! time at O(n log n) although a text is not split into words. A candidate is a `u64` of the merge's rank and the
+//! position of its left part, so its order is the order of application; an outdated candidate no longer finds its two
+//! parts.
 //!
-//! To keep that heap small, a text is cut where no merge reaches across: before a character that begins tokens and is
-//! never inside one, unless it follows itself. In Gemma's vocabulary `▁` is one, so the ids are the same.
+//! To keep the heap small, a text is cut where no merge can cross: before a character that begins tokens and is never
+//! inside one, unless it follows itself. In Gemma's vocabulary `▁` is such a character, so cutting does not change
+//! the ids.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -13,28 +15,28 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use tensor::{Error, Result};
 
-/// No token, no symbol.
+/// No token, or no symbol.
 const NONE: u32 = u32::MAX;
 
-/// Pieces are cut at the first chance after so many bytes.
+/// Minimum length of a piece in bytes; it ends at the first possible cut after that.
 const PIECE: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Bpe {
-    /// Token of a character, by code point.
+    /// Token of each character, by code point.
     chars: Vec<u32>,
-    /// Characters that no merge joins to another one before them.
+    /// Characters that no merge joins to a different preceding character.
     heads: HashSet<char>,
-    /// Token of a byte.
+    /// Token of each byte.
     bytes: [u32; 256],
     rules: Vec<Rule>,
-    /// Merges by left part: those of token `l` are `rights[starts[l]..starts[l + 1]]`.
+    /// Index of merges by left part: those of token `l` are `rights[starts[l]..starts[l + 1]]`.
     starts: Vec<u32>,
-    /// Right part and rank, ascending.
+    /// Right part and rank, in ascending order.
     rights: Vec<(u32, u32)>,
 }
 
-/// A merge, by rank.
+/// A merge; its index is its rank.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
     left: u32,
@@ -42,7 +44,7 @@ struct Rule {
     product: u32,
 }
 
-/// A piece of the text: a token with its neighbours. Merged into its left neighbour, its token is `NONE`.
+/// A token of the text with its neighbours. After a merge into its left neighbour its token is `NONE`.
 struct Symbol {
     token: u32,
     previous: u32,
@@ -50,7 +52,7 @@ struct Symbol {
 }
 
 impl Bpe {
-    /// `ids` are all tokens by text, all below `len`.
+    /// Builds the tables. `ids` maps the texts of all tokens to their ids, which are below `len`.
     pub(super) fn new<'a>(
         ids: &HashMap<&str, u32>,
         len: usize,
@@ -60,7 +62,7 @@ impl Bpe {
         for (byte, token) in bytes.iter_mut().enumerate() {
             let text = format!("<0x{byte:02X}>");
             *token = *ids.get(&*text).ok_or_else(|| {
-                Error::malformed("vocabulary", "cannot spell every text")
+                Error::malformed("vocabulary", "lacks a byte token")
                     .expected(format!("a token {text}"), "none")
             })?;
         }
@@ -89,7 +91,7 @@ impl Bpe {
         by_pair.sort_unstable_by_key(|&rank| pair(rank));
         if let Some(twice) = by_pair.windows(2).find(|two| pair(two[0]) == pair(two[1])) {
             let [a, b] = [twice[0].min(twice[1]), twice[0].max(twice[1])];
-            return Err(Error::malformed(format!("merge {b}"), "is there twice")
+            return Err(Error::malformed(format!("merge {b}"), "is listed twice")
                 .expected("each merge once", format!("the same as merge {a}")));
         }
         let mut starts = vec![0; len + 1];
@@ -109,7 +111,7 @@ impl Bpe {
         rights.binary_search_by_key(&right, |&(right, _)| right).ok().map(|at| rights[at].1)
     }
 
-    /// Appends the ids of `text`, which has less than 2³² characters.
+    /// Appends the ids of `text`, which must have fewer than 2³² characters.
     pub(super) fn encode(&self, text: &str, ids: &mut Vec<u32>) {
         let mut rest = text;
         while !rest.is_empty() {
@@ -119,7 +121,7 @@ impl Bpe {
         }
     }
 
-    /// Where the first piece of `text` ends.
+    /// The end of the first piece of `text`.
     fn cut(&self, text: &str) -> usize {
         let pairs = text.char_indices().zip(text.char_indices().skip(1));
         let mut cuts = pairs.filter(|((_, a), (at, b))| *at >= PIECE && a != b && self.heads.contains(b));
@@ -155,7 +157,7 @@ impl Bpe {
         ids.extend(symbols.iter().map(|symbol| symbol.token).filter(|&token| token != NONE));
     }
 
-    /// A symbol a character, or a byte where the character is no token.
+    /// One symbol per character, or per byte if the character is not a token.
     fn symbols(&self, text: &str) -> Vec<Symbol> {
         let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
         let mut push = |token| {
@@ -187,7 +189,7 @@ fn rule(left: &str, right: &str, rank: usize, ids: &HashMap<&str, u32>) -> Resul
         ids.get(text).copied().ok_or_else(|| {
             Error::malformed(
                 format!("merge {rank}: {left:?} with {right:?}"),
-                "needs a token that there is not",
+                "needs a token that the vocabulary lacks",
             )
             .expected(format!("token {text:?}"), "none")
         })

@@ -1,16 +1,16 @@
-//! Ids back to text, as they come.
+//! Incremental decoding of ids to text.
 
 use std::str;
 
 use super::Tokenizer;
 
-/// Turns a stream of ids into text. A character may be spread over several byte tokens, so [`push`](Self::push)
-/// returns what is certain and keeps the rest. Bytes that make no character become `U+FFFD`, one for each
-/// ill-formed sequence (transformers gives one for every byte of a run that has a wrong byte anywhere).
+/// Converts a stream of ids to text. A character may be split over several byte tokens, so [`push`](Self::push)
+/// returns the complete characters and keeps the rest. Invalid bytes become `U+FFFD`, one per ill-formed sequence
+/// (transformers writes one for every byte of a run that contains an invalid byte).
 #[derive(Debug)]
 pub struct Decoder<'a> {
     tokenizer: &'a Tokenizer,
-    /// The beginning of a character.
+    /// The bytes of an incomplete character.
     pending: Vec<u8>,
 }
 
@@ -19,7 +19,7 @@ impl<'a> Decoder<'a> {
         Decoder { tokenizer, pending: Vec::new() }
     }
 
-    /// The text that `id` completes.
+    /// The text that `id` completes; empty within a character.
     pub fn push(&mut self, id: u32) -> String {
         let token = self.tokenizer.token(id).unwrap_or_default();
         match byte(token) {
@@ -31,7 +31,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// What an unfinished character leaves: `U+FFFD`, or nothing.
+    /// The text of an incomplete character at the end: `U+FFFD`, or empty.
     pub fn finish(&mut self) -> String {
         self.take(true)
     }
@@ -46,12 +46,12 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Whether more bytes could make this a character.
+/// Whether more bytes could complete a character.
 fn is_prefix(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_err_and(|e| e.error_len().is_none())
 }
 
-/// The byte of `<0x00>` … `<0xFF>`.
+/// The value of a byte token, `<0x00>` … `<0xFF>`.
 fn byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?

@@ -1,7 +1,7 @@
-//! Finding the tokens that are written out in a text.
+//! Search for added tokens in a text.
 //!
-//! The longest of those that begin first wins. As in transformers there are two rounds: tokens as they are in the raw
-//! text, then, in what is left between them, normalized tokens in the normalized text.
+//! The leftmost match wins, and of those the longest. As in transformers there are two rounds: raw tokens in the raw
+//! text, then normalized tokens in the normalized text between them.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tensor::{Error, Result};
@@ -23,13 +23,13 @@ impl Finder {
         })
     }
 
-    /// Appends the ids of `text`; `gap` appends those of the normalized text between the tokens found.
+    /// Appends the ids of `text`; `gap` appends the ids of the normalized text between added tokens.
     pub(super) fn split(&self, text: &str, ids: &mut Vec<u32>, mut gap: impl FnMut(&str, &mut Vec<u32>)) {
         self.raw.split(text, ids, |text, ids| self.normalized.split(&normalize(text), ids, &mut gap));
     }
 }
 
-/// What the tokenizer does to text: a space becomes `▁`.
+/// The normalizer of Gemma's tokenizer: a space becomes `▁`.
 fn normalize(text: &str) -> String {
     text.replace(' ', "▁")
 }
@@ -37,7 +37,7 @@ fn normalize(text: &str) -> String {
 #[derive(Debug)]
 struct Patterns {
     automaton: AhoCorasick,
-    /// By pattern.
+    /// Token ids by pattern.
     ids: Vec<u32>,
 }
 

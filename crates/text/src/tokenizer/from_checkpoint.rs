@@ -9,11 +9,11 @@ use tensor::{Error, Result};
 use super::{Added, Parts, Tokenizer, markers};
 
 impl Tokenizer {
-    /// The tokenizer of a checkpoint. Its special ids are those that a GGUF made of the checkpoint gets.
+    /// The tokenizer of a checkpoint. Its special ids are those of a GGUF made from the checkpoint.
     ///
     /// # Errors
-    /// `Malformed` as [`checkpoint::TokenizerFile::read`], and for a vocabulary that cannot spell every text or merges
-    /// of tokens that it lacks; `Unsupported` for anything but Gemma's make.
+    /// `Malformed` as in [`checkpoint::TokenizerFile::read`], and for a vocabulary without all byte tokens or merges
+    /// of unknown tokens; `Unsupported` for a tokenizer other than Gemma's.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Tokenizer> {
         let place = checkpoint.dir().join("tokenizer.json");
         let file = checkpoint.tokenizer()?;
@@ -28,14 +28,14 @@ impl Tokenizer {
             let at = id as usize;
             if at >= limit {
                 return Err(within(
-                    Error::malformed(format!("token {text:?}"), "its id leaves others unused")
+                    Error::malformed(format!("token {text:?}"), "its id leaves a gap in the vocabulary")
                         .expected(format!("an id below {limit}"), id),
                 ));
             }
             tokens.resize(tokens.len().max(at + 1), Box::default());
             tokens[at] = text.into();
         }
-        // an id that no token has is none, to llama.cpp too
+        // an id outside the vocabulary counts as absent, as in llama.cpp
         let is_token = |id: &u32| (*id as usize) < tokens.len();
         let special = |kind| special(&file, &settings, checkpoint.config(), kind).filter(is_token);
         let eos = special("eos");
@@ -57,8 +57,8 @@ impl Tokenizer {
     }
 }
 
-/// llama.cpp finds in plain text what a GGUF types USER_DEFINED: visible markers, and what a fine-tune has put behind
-/// the vocabulary.
+/// An added token. In plain text llama.cpp recognises the tokens that a GGUF types USER_DEFINED: visible markers, and
+/// tokens that a fine-tune has added after the vocabulary.
 fn added(token: &checkpoint::AddedToken, vocab: usize) -> Added {
     let text = token.content.as_str();
     let user_defined = markers::VISIBLE.contains(&text) || (token.id as usize >= vocab && !token.special);
@@ -70,14 +70,14 @@ fn added(token: &checkpoint::AddedToken, vocab: usize) -> Added {
     }
 }
 
-/// The special token that the post-processor puts after a text.
+/// The special token that the post-processor adds after a text.
 fn ending(processor: &Value) -> Option<&str> {
     let list = processor["processors"].as_array().map_or(std::slice::from_ref(processor), Vec::as_slice);
     let template = list.iter().find(|processor| processor["type"] == "TemplateProcessing")?;
     template["single"].as_array()?.last()?["SpecialToken"]["id"].as_str()
 }
 
-/// The id of `bos`, `eos` or `pad`: by the text that tokenizer_config.json names, else from config.json.
+/// The id of `bos`, `eos` or `pad`: of the text in tokenizer_config.json, else from config.json.
 fn special(file: &checkpoint::TokenizerFile, settings: &Value, config: &Value, kind: &str) -> Option<u32> {
     let named = &settings[format!("{kind}_token")];
     let text = named.as_str().or_else(|| named["content"].as_str());

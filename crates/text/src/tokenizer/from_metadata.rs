@@ -1,4 +1,4 @@
-//! A tokenizer rebuilt from the keys of a GGUF, as llama.cpp loads it.
+//! A tokenizer from the keys of a GGUF, as llama.cpp loads it.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -8,18 +8,18 @@ use tensor::{Error, Result};
 
 use super::{Added, Parts, Tokenizer, markers};
 
-/// `llama_token_type` in llama.h.
+/// Values of `llama_token_type` in llama.h.
 const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
 impl Tokenizer {
-    /// The tokenizer that the `tokenizer.ggml.*` keys describe.
+    /// The tokenizer of the keys `tokenizer.ggml.*`.
     ///
     /// # Errors
-    /// `Malformed` for keys that are missing, of another type or at odds, for a vocabulary that cannot spell every
-    /// text and for merges of tokens that it lacks; `Unsupported` for anything but Gemma 4's make.
+    /// `Malformed` for keys that are missing, mistyped or contradictory, for a vocabulary without all byte tokens and
+    /// for merges of unknown tokens; `Unsupported` for a tokenizer other than Gemma 4's.
     pub fn from_metadata(metadata: &Metadata) -> Result<Tokenizer> {
         let model: &str = metadata.required("tokenizer.ggml.model")?;
         if model != "gemma4" {
@@ -63,18 +63,19 @@ impl Tokenizer {
 fn added((id, (text, &kind)): (u32, (&String, &i32))) -> Option<Added> {
     let text = text.as_str();
     let typed = [UNKNOWN, CONTROL, USER_DEFINED].contains(&kind);
-    // whatever their type, llama.cpp makes control tokens of texts that end a generation
+    // llama.cpp makes end-of-generation texts control tokens, whatever their type
     let ends = markers::ENDS_IN_LLAMA_CPP.contains(&text);
     let plain = kind == USER_DEFINED && !ends;
     (typed || ends).then(|| Added { id, text: text.into(), normalized: false, plain })
 }
 
-/// `left right`, where a space inside a part is written `Ġ`, unless there is a token with a `Ġ` of its own.
+/// Splits a merge `left right`. A space inside a part is written as `Ġ`, unless the vocabulary has a token with that
+/// `Ġ`.
 fn parts<'a>(rank: usize, merge: &'a str, known: &HashSet<&str>) -> Result<(Cow<'a, str>, Cow<'a, str>)> {
-    // the first space that is not the first character, as llama.cpp looks for it
+    // llama.cpp splits at the first space after the first character
     let first = merge.chars().next().map_or(0, char::len_utf8);
     let cut = merge[first..].find(' ').map(|at| first + at).ok_or_else(|| {
-        Error::malformed(format!("merge {rank}"), "has no two parts")
+        Error::malformed(format!("merge {rank}"), "does not have two parts")
             .expected("left right", format!("{merge:?}"))
     })?;
     let (left, right) = (&merge[..cut], &merge[cut + 1..]);

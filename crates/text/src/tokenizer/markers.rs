@@ -1,9 +1,9 @@
-//! The named tokens of Gemma 4, known by their text.
+//! The special tokens of Gemma 4, identified by their text.
 //!
-//! Sources: the vocabulary of google/gemma-4; llama.cpp `conversion/gemma.py` (the visible ones) and
-//! `src/llama-vocab.cpp` (those that end a generation).
+//! Sources: the vocabulary of google/gemma-4; llama.cpp `conversion/gemma.py` (visible tokens) and
+//! `src/llama-vocab.cpp` (end-of-generation tokens).
 
-/// Tokens that chat parsers read in the output, so llama.cpp finds them in plain text as well.
+/// Tokens that chat parsers read in the output, so llama.cpp recognises them in plain text as well.
 pub(super) const VISIBLE: [&str; 7] = [
     "<|channel>",
     "<channel|>",
@@ -14,11 +14,11 @@ pub(super) const VISIBLE: [&str; 7] = [
     "<|\"|>",
 ];
 
-/// Tokens after which the model has said what it had to say. Being here makes a visible token a control token.
+/// End-of-generation tokens of Gemma. A visible token in this list is a control token.
 pub(super) const END_OF_GENERATION: [&str; 3] = ["<eos>", "<turn|>", "<|tool_response>"];
 
-/// All texts that end a generation in llama.cpp, which it knows by their text and turns into control tokens, whatever
-/// family they are of. A fine-tune may bring some. `</s>` is one for other families only.
+/// All end-of-generation texts of llama.cpp, of any model family; it makes them control tokens. A fine-tune may have
+/// some of them. `</s>` is missing, because it is one for other families only.
 pub(super) const ENDS_IN_LLAMA_CPP: [&str; 22] = [
     "<eos>",
     "<turn|>",
@@ -44,7 +44,7 @@ pub(super) const ENDS_IN_LLAMA_CPP: [&str; 22] = [
     "<|fim_pad|>",
 ];
 
-/// Whether plain text may contain this token, if it is visible.
+/// Whether a visible token is recognised in plain text.
 pub(super) fn in_plain_text(text: &str) -> bool {
     !END_OF_GENERATION.contains(&text)
 }
@@ -53,7 +53,7 @@ pub(super) fn in_plain_text(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The converter types the same tokens USER_DEFINED.
+    /// The converter gives the same tokens the type USER_DEFINED.
     #[test]
     fn visible_tokens_are_those_of_the_contract() {
         let contract = include_str!("../../../../formats/gemma4.vocabulary.toml");

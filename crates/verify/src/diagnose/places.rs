@@ -1,4 +1,4 @@
-//! Causes that move values: from another tensor, row, expert or column.
+//! Hypotheses about positions: values from another tensor, row, expert or column.
 
 use rayon::prelude::*;
 use tensor::Result;
@@ -6,15 +6,16 @@ use tensor::Result;
 use super::Case;
 use crate::errors::Pair;
 
-/// How far rows are looked for that have slipped.
+/// The largest row shift that is tried.
 const SLIP: i64 = 8;
-/// Rows that are looked for in the whole tensor, and the weights that are read for it at most.
+/// Approximate number of rows that are searched for in the whole tensor.
 const SOUGHT: usize = 4;
+/// The most weights that are read in one search.
 const SEARCHED: u64 = 1 << 29;
-/// Moves that are told.
+/// The most moves that a message lists.
 const TOLD: usize = 4;
 
-/// The values of another tensor of the model; of its layer and role first.
+/// The tensor holds the values of another tensor; candidates of the same layer and role come first.
 pub(super) fn another_tensor(case: &Case<'_>) -> Result<Option<String>> {
     let pair = case.pair;
     if pair.cols() == 1 {
@@ -32,7 +33,7 @@ pub(super) fn another_tensor(case: &Case<'_>) -> Result<Option<String>> {
             continue;
         }
         let name = other.name();
-        // does the other hold ours?
+        // does the other tensor hold the values of this one?
         let theirs = case.rows.iter().map(|&row| row_of(other, row)).collect::<Result<Vec<_>>>()?;
         let back = holds(case, &theirs, &case.rows, pair)?;
         let shared = pair.rows().min(other.rows());
@@ -69,9 +70,9 @@ fn row_of(pair: &Pair<'_>, row: u64) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// Every row where one a few rows away belongs.
+/// All rows are shifted by a few rows.
 pub(super) fn shifted(case: &Case<'_>) -> Result<Option<String>> {
-    // two rows may be exchanged, and one alone moved
+    // two wrong rows may be exchanged, and one may be moved
     if case.part.bad_rows < 3 {
         return Ok(None);
     }
@@ -87,7 +88,7 @@ pub(super) fn shifted(case: &Case<'_>) -> Result<Option<String>> {
         }
         if seen > 1 {
             let first = case.rows[0];
-            // rows that are like their neighbours do not look wrong
+            // rows that resemble their neighbours do not look wrong
             let throughout = 10 * first <= rows && 10 * (rows - case.part.last_bad) <= rows;
             let from = if throughout { String::new() } else { format!("from row {first} on ") };
             let by = if slip.abs() == 1 { "one".to_owned() } else { slip.abs().to_string() };
@@ -100,7 +101,7 @@ pub(super) fn shifted(case: &Case<'_>) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The two halves of each slice: gate and up of an expert.
+/// The two halves of each slice are exchanged, such as gate and up of an expert.
 pub(super) fn halves_exchanged(case: &Case<'_>) -> Result<Option<String>> {
     let slice = case.pair.slice_rows();
     if slice < 2 || !slice.is_multiple_of(2) || case.part.bad_rows < 3 {
@@ -119,7 +120,7 @@ pub(super) fn halves_exchanged(case: &Case<'_>) -> Result<Option<String>> {
     }))
 }
 
-/// Experts in another order.
+/// Experts are in another order.
 pub(super) fn slices_permuted(case: &Case<'_>) -> Result<Option<String>> {
     let slice = case.pair.slice_rows();
     let slices = case.pair.rows() / slice;
@@ -139,7 +140,7 @@ pub(super) fn slices_permuted(case: &Case<'_>) -> Result<Option<String>> {
         }
         match found {
             None => return Ok(None),
-            // rows move within the expert
+            // rows moved within the expert
             Some(from) if from == to => return Ok(None),
             Some(from) if known.is_none() => moves.push((to, from)),
             Some(_) => {}
@@ -148,7 +149,7 @@ pub(super) fn slices_permuted(case: &Case<'_>) -> Result<Option<String>> {
     Ok(Some(told("expert", "experts", &moves, case.about(2 * slice))))
 }
 
-/// Which goes where: exchanged, if there are two, or a list.
+/// Describes the moves `(to, from)`: exchanged, if there are only two, or a list.
 fn told(one: &str, many: &str, moves: &[(u64, u64)], only_two: bool) -> String {
     if let (Some(&(a, b)), true) = (moves.first(), only_two)
         && moves.iter().all(|&m| m == (a, b) || m == (b, a))
@@ -164,7 +165,7 @@ fn told(one: &str, many: &str, moves: &[(u64, u64)], only_two: bool) -> String {
     }
 }
 
-/// Rows of each head in the order of interleaved rotation, as llama.cpp's converter puts those of Llama, or back.
+/// Rows of each head are in the order of interleaved RoPE, as in GGUFs of Llama, or in the inverse order.
 pub(super) fn heads_permuted(case: &Case<'_>) -> Result<Option<String>> {
     let (Some(layer), "attn_q" | "attn_k") = (case.pair.tensor.layer, case.pair.tensor.role) else {
         return Ok(None);
@@ -178,7 +179,7 @@ pub(super) fn heads_permuted(case: &Case<'_>) -> Result<Option<String>> {
         }
         if same {
             return Ok(Some(
-                "the rows of each head are permuted for interleaved rotation, as those of Llama are: Gemma's stay as they are"
+                "the rows of each head are permuted for interleaved RoPE as in GGUFs of Llama; those of Gemma are not"
                     .to_owned(),
             ));
         }
@@ -186,17 +187,17 @@ pub(super) fn heads_permuted(case: &Case<'_>) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Where position `i` of `n` comes from when the halves are interleaved: 0, n/2, 1, n/2 + 1, …
+/// The source of position `i` of `n` when the halves are interleaved: 0, n/2, 1, n/2 + 1, …
 fn interleaved(i: u64, n: u64) -> u64 {
     i / 2 + i % 2 * (n / 2)
 }
 
-/// The way back: 0, 2, 4, …, 1, 3, 5, …
+/// The inverse of [`interleaved`]: 0, 2, 4, …, 1, 3, 5, …
 fn split_halves(i: u64, n: u64) -> u64 {
     if i < n / 2 { 2 * i } else { 2 * (i - n / 2) + 1 }
 }
 
-/// A named order of columns, by blocks of so many (all, if `None`).
+/// A permutation of columns within blocks of `block` columns, with its description.
 struct Order {
     block: fn(&Case<'_>) -> u64,
     from: fn(u64, u64) -> u64,
@@ -212,7 +213,7 @@ fn cols_of(case: &Case<'_>) -> u64 {
     case.pair.cols() as u64
 }
 
-const HEADS: &str = "the columns of each head are permuted for interleaved rotation, as those of Llama are";
+const HEADS: &str = "the columns of each head are permuted for interleaved RoPE, as in GGUFs of Llama";
 const NIBBLES: &str = "the values of each block of 32 are in the order of another packing of its bytes";
 
 const ORDERS: &[Order] = &[
@@ -235,7 +236,7 @@ const ORDERS: &[Order] = &[
     },
 ];
 
-/// The columns of every row in another order.
+/// The columns of every row are in another order.
 pub(super) fn columns_permuted(case: &Case<'_>) -> Result<Option<String>> {
     let cols = case.pair.cols() as u64;
     let holds = |order: &&Order| {
@@ -249,7 +250,7 @@ pub(super) fn columns_permuted(case: &Case<'_>) -> Result<Option<String>> {
     Ok(ORDERS.iter().find(holds).map(|order| order.text.to_owned()))
 }
 
-/// Rows for columns, where there are as many.
+/// A square matrix is transposed.
 pub(super) fn transposed(case: &Case<'_>) -> Result<Option<String>> {
     let (rows, cols) = (case.pair.rows(), case.pair.cols());
     if rows != cols as u64 || !(2..=1 << 14).contains(&rows) {
@@ -268,7 +269,7 @@ pub(super) fn transposed(case: &Case<'_>) -> Result<Option<String>> {
     Ok(holds.then(|| "it is transposed".to_owned()))
 }
 
-/// Rows that are elsewhere in the base.
+/// The rows are at other places in the base.
 pub(super) fn rows_permuted(case: &Case<'_>) -> Result<Option<String>> {
     let (rows, cols) = (case.pair.rows(), case.pair.cols());
     if rows < 2 || cols == 1 {

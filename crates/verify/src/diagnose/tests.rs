@@ -1,4 +1,4 @@
-//! Causes that no file of `xtask::broken` has, in one square matrix of BF16 and of Q4_0.
+//! Causes that `xtask::broken` has no files for, in a square matrix of BF16 and of Q4_0.
 
 use gemma::{Attention, Config, ModelKind, Rope};
 use gguf::Metadata;
@@ -54,13 +54,13 @@ fn config() -> Config {
     }
 }
 
-/// Uneven numbers in BF16, with no order in them.
+/// Pseudorandom numbers in BF16, without a pattern.
 fn values() -> Vec<f32> {
     let mut random = SplitMix64(88172645463325252);
     (0..SIZE * SIZE).map(|_| f32::from_bits(random.uniform().to_bits() & 0xffff_0000)).collect()
 }
 
-/// An artifact of this one tensor.
+/// An expected artifact with this one tensor.
 fn expected(tensor: ExpectedTensor) -> Expected {
     Expected {
         plan: String::new(),
@@ -76,7 +76,7 @@ fn expected(tensor: ExpectedTensor) -> Expected {
     }
 }
 
-/// What is said of an artifact with other values.
+/// The failures of an artifact with other values.
 fn said(base: &[f32], artifact: &MemoryTensors) -> Vec<String> {
     let base = memory(DType::BF16, base);
     let tensor = ExpectedTensor {
@@ -90,7 +90,8 @@ fn said(base: &[f32], artifact: &MemoryTensors) -> Vec<String> {
     };
     let expected = expected(tensor);
     let stored = [Stored::plain(&artifact.tensors()[0])];
-    let (_, findings) = compare((artifact, None), &stored, &base, &expected, &|_| {}).unwrap();
+    let (_, findings) =
+        compare((artifact, None), &stored, &base, &expected, Simd::detect(), &|_| {}).unwrap();
     findings.into_iter().filter(|f| f.severity == Severity::Failure).map(|f| f.problem).collect()
 }
 
@@ -111,8 +112,8 @@ fn causes_are_told_by_what_they_did() {
         ("its rows are shifted by 3", |x, r, c| x[(r + 3) % SIZE * SIZE + c]),
         ("its rows are permuted: row 0 holds row 5", |x, r, c| x[(r * 11 + 5) % SIZE * SIZE + c]),
         ("all values are 0", |_, _, _| 0.0),
-        ("row 9 holds nothing but the value 0", |x, r, c| if r == 9 { 0.0 } else { x[r * SIZE + c] }),
-        ("in no order that this tool knows", |x, r, c| x[(r * 7 + c * 13 + r * c) % (SIZE * SIZE)]),
+        ("row 9 holds only the value 0", |x, r, c| if r == 9 { 0.0 } else { x[r * SIZE + c] }),
+        ("without a known pattern", |x, r, c| x[(r * 7 + c * 13 + r * c) % (SIZE * SIZE)]),
     ];
     let base = values();
     for dtype in [DType::BF16, DType::Q4_0] {
@@ -159,7 +160,8 @@ fn figures_are_those_of_the_definition() {
     };
     let expected = expected(tensor);
     let stored = [Stored::plain(&artifact.tensors()[0])];
-    let (tensors, _) = compare((&artifact, None), &stored, &of_base, &expected, &|_| {}).unwrap();
+    let (tensors, _) =
+        compare((&artifact, None), &stored, &of_base, &expected, Simd::detect(), &|_| {}).unwrap();
     let error = &tensors.tensors[0];
     for (found, definition) in [
         (error.rmse, (ee / base.len() as f64).sqrt()),

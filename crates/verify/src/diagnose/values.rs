@@ -1,10 +1,10 @@
-//! Causes that change each value where it is.
+//! Hypotheses about values: changes that keep each value in its place.
 
 use tensor::{DType, Result};
 
 use super::Case;
 
-/// Nothing but one value.
+/// All sampled values are equal.
 pub(super) fn constant(case: &Case<'_>) -> Result<Option<String>> {
     let value = case.y[0][0] + 0.0; // no −0
     if case.y.iter().flatten().any(|&y| y != value) {
@@ -13,28 +13,25 @@ pub(super) fn constant(case: &Case<'_>) -> Result<Option<String>> {
     Ok(match (case.pair.tensor.role, case.pair.cols(), value) {
         ("layer_output_scale", 1, 1.0) => Some("it is 1, as if the layer had no scalar".to_owned()),
         (gemma::ROPE_FREQS, _, 1.0) => {
-            Some("all values are 1: full-attention layers would turn every dimension".to_owned())
+            Some("all values are 1: full-attention layers would rotate every dimension".to_owned())
         }
         (_, 1, 0.0 | 1.0) => Some(format!("it is {value}")),
         (_, 1, _) => None,
         _ if case.part.bad_rows == 1 && case.pair.rows() > 1 => {
-            Some(format!("row {} holds nothing but the value {value}", case.rows[0]))
+            Some(format!("row {} holds only the value {value}", case.rows[0]))
         }
         _ if case.part.bad_rows < case.pair.rows() => {
-            Some(format!("{} rows hold nothing but the value {value}", case.part.bad_rows))
+            Some(format!("{} rows hold only the value {value}", case.part.bad_rows))
         }
         _ => Some(format!("all values are {value}")),
     })
 }
 
-/// Norms of Gemma 1 to 3 are stored as w and multiply by 1 + w; their converters add the one.
+/// Norm weights differ by 1. Gemma 1 to 3 store w and multiply by 1 + w; their converters add the 1.
 pub(super) fn offset_by_one(case: &Case<'_>) -> Result<Option<String>> {
     for (offset, text) in [
-        (
-            1.0,
-            "it holds w + 1: that is how norms of Gemma 1 to 3 are stored, those of Gemma 4 stay as they are",
-        ),
-        (-1.0, "it holds w − 1: norms of Gemma 4 are stored as they are"),
+        (1.0, "it holds w + 1, the form of Gemma 1 to 3 in a GGUF; norms of Gemma 4 are stored unchanged"),
+        (-1.0, "it holds w − 1; norms of Gemma 4 are stored unchanged"),
     ] {
         let near = |(x, y): (&f32, &f32)| (y - x - offset).abs() <= 0.01 * (1.0 + x.abs());
         if case.x.iter().flatten().zip(case.y.iter().flatten()).all(near) {
@@ -44,7 +41,7 @@ pub(super) fn offset_by_one(case: &Case<'_>) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The bytes of each value in the wrong order.
+/// The bytes of each value are in the wrong order.
 pub(super) fn byte_swapped(case: &Case<'_>) -> Result<Option<String>> {
     let dtype = case.pair.dtype();
     if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
@@ -64,7 +61,7 @@ pub(super) fn byte_swapped(case: &Case<'_>) -> Result<Option<String>> {
     Ok(Some("the bytes of its values are swapped (big-endian)".to_owned()))
 }
 
-/// A constant factor, the sign among them.
+/// All values have a constant factor or another sign.
 pub(super) fn scaled(case: &Case<'_>) -> Result<Option<String>> {
     let factor = match case.part.bad_rows {
         // some rows only: their own factor

@@ -1,5 +1,5 @@
-//! Files that are as they should be: every type over weights that are hard for it, with and without importance and error
-//! feedback. None may be beyond a limit, and a wrong row always is.
+//! Limits over correct files: every type over weights that are hard for it, with and without importance and error
+//! feedback. None exceeds a limit, and a wrong row always does.
 
 use quant::Simd;
 
@@ -10,7 +10,7 @@ use crate::outliers::{Group, Row, groups_far_off, outliers};
 const COLS: usize = 512;
 const ROWS: usize = 32;
 
-/// Marsaglia's xorshift64: the limits were set over this sequence.
+/// Marsaglia's xorshift64. The limits were set with this sequence.
 struct Random(u64);
 
 impl Random {
@@ -45,7 +45,7 @@ const ORDINARY: &[(&str, Weight)] = &[
     ("zeros", |_, _, _| 0.0),
 ];
 
-/// A few weights carry everything: what becomes of them decides, so that they must not be declared unimportant.
+/// Weights dominated by a few values, which therefore must not have an importance of zero.
 const OUTLIERS: &[(&str, Weight)] = &[
     ("heavier tails", |r, _, _| 0.001 * r.gauss() / (r.gauss().abs() + 1e-3)),
     ("loud columns", |r, _, c| 0.02 * r.gauss() * if c % 97 == 5 { 100.0 } else { 1.0 }),
@@ -54,7 +54,7 @@ const OUTLIERS: &[(&str, Weight)] = &[
     ("very sparse", |r, _, _| if r.unit() < 0.002 { r.gauss() } else { 0.0 }),
 ];
 
-/// Where errors of groups are not alike: no weights of a model are like these, and no importance is so uneven.
+/// Cases in which errors of groups are not similar: no model has such weights or so uneven an importance.
 const UNLIKE: [&str; 4] = ["a loud group of 32", "two values", "sparse", "skewed"];
 
 type Importance = fn(&mut Random, usize) -> f64;
@@ -77,7 +77,7 @@ fn quantised(dtype: DType, x: &[f32], importance: Option<&[f32]>) -> Vec<f32> {
     y
 }
 
-/// Weights by the scales that are kept apart, and these: gemma.cpp's of a tensor, a row's largest by 448 in BF16.
+/// Weights divided by separate scales, and these scales: gemma.cpp's of the tensor, or a row's largest / 448 in BF16.
 fn divided(dtype: DType, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let mut values = x.to_vec();
     let mut scales = vec![1.0; x.len()];
@@ -106,13 +106,13 @@ fn bf16(value: f32) -> f32 {
     out[0]
 }
 
-/// What error feedback does to weights: the errors of other columns are in them when they are rounded.
+/// Imitates error feedback: adds the errors of other columns before rounding.
 fn fed_back(x: &[f32], y: &[f32]) -> Vec<f32> {
     let other = |i: usize| i / COLS * COLS + (i % COLS * 5 + 3) % COLS;
     (0..x.len()).map(|i| x[i] + (x[other(i)] - y[other(i)])).collect()
 }
 
-/// The largest block error, the number of rows that are another, the scale and the error of the whole.
+/// The largest block error, the number of wrong rows, the scale, and the error of the tensor.
 fn figures(limits: &Limits, x: &[f32], y: &[f32]) -> (f64, usize, f64, f64) {
     let (mut block, mut others, mut part) = (0f64, 0, Part::default());
     for (row, (x, y)) in x.chunks(COLS).zip(y.chunks(COLS)).enumerate() {
@@ -178,7 +178,7 @@ fn no_honest_file_is_beyond_a_limit() {
         let mut random = Random(88172645463325252);
         (0..ROWS * COLS).map(|i| weight(&mut random, i / COLS, i % COLS) as f32).collect::<Vec<_>>()
     };
-    // of another seed, or it would be importance of the first row's weights
+    // another seed, so that the importance is independent of the first row's weights
     let columns = |importance: Importance| {
         let mut random = Random(1181783497276652981);
         (0..COLS).map(|c| importance(&mut random, c) as f32).collect::<Vec<_>>()
@@ -232,7 +232,7 @@ fn every_wrong_row_is_beyond_one() {
     }
 }
 
-/// Among rows that were rounded alike, with or without importance and error feedback, one that was scaled stands out.
+/// A scaled row stands out among rows quantized in one way, with or without importance and error feedback.
 #[test]
 fn a_row_that_was_scaled_stands_out() {
     let mut random = Random(88172645463325252);

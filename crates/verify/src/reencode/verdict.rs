@@ -1,29 +1,29 @@
-//! What differing blocks mean. Of a file that this tool wrote, every one is a fault. Other files were perhaps made by
-//! another program, by importance that is not at hand or with error feedback, which shows in most blocks of a tensor; a
-//! fault shows in a few blocks among many that are right, or in one tensor among many that are.
+//! Interpretation of differing blocks. In a file that this tool wrote, each one is a fault. Other files may have been
+//! made by another program, with an imatrix that was not found, or with error feedback, which shows in most blocks of a
+//! tensor. A fault shows in a few blocks among many correct ones, or in one tensor among many correct ones.
 
 use crate::errors::Pair;
 use crate::reencode::{Bytes, Reencode, Trust};
 use crate::{Compared, Finding, Severity, Step};
 
-/// Fewer tensors than this say nothing about the others.
+/// The fewest tensors for a statistic.
 const ENOUGH: usize = 4;
-/// Tensors that are told one by one.
+/// The most tensors that are reported one by one.
 const TOLD: usize = 24;
 
-/// What the bytes of a tensor say.
+/// The verdict from the bytes of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// All blocks are those that the checkpoint gives.
+    /// All blocks are those of the checkpoint.
     Exact,
-    /// Some are not.
+    /// Some blocks are wrong.
     Fault,
-    /// It was rounded in another way: the limits tell whether it is right.
+    /// The tensor was quantized in another way: the limits decide.
     Otherwise,
 }
 
 impl Verdict {
-    /// As the report has it.
+    /// The entry in the report.
     pub(crate) fn compared(self) -> Compared {
         match self {
             Verdict::Exact | Verdict::Fault => Compared::Bytes,
@@ -32,14 +32,14 @@ impl Verdict {
     }
 }
 
-/// The verdict of each tensor. With `lenient`, a block as near to its original as the right one is as good.
+/// The verdict of each tensor. With `lenient`, blocks with as small an error as the expected ones are accepted.
 pub(crate) fn verdicts(
     pairs: &[Pair<'_>],
     reencode: &[Option<Reencode<'_>>],
     bytes: &[Bytes],
     lenient: bool,
 ) -> Vec<Verdict> {
-    // the quantised tensors that could be compared
+    // quantized tensors whose bytes were compared
     let quantised = || {
         let all = pairs.iter().zip(reencode).zip(bytes);
         all.filter_map(|((pair, reencode), bytes)| {
@@ -51,13 +51,13 @@ pub(crate) fn verdicts(
     let exact = quantised().filter(|bytes| bytes.differing == 0).count();
     let near = |bytes: &&Bytes| bytes.differing > 0 && bytes.farther == 0;
     let near = quantised().filter(near).count();
-    // sums in another order, as with fused multiply-add, show everywhere
+    // sums in another order, as with fused multiply-add, change blocks of all tensors
     let arithmetic = all >= ENOUGH && 4 * near >= all;
     let all_but_this = all >= ENOUGH && 4 * exact >= 3 * all;
     let one = |((pair, reencode), bytes): ((&Pair<'_>, &Option<Reencode<'_>>), &Bytes)| {
         let Some(reencode) = reencode else { return Verdict::Otherwise };
         let few = |share: u64| bytes.differing * share <= bytes.blocks;
-        // the rule of a scale holds whatever the codes are
+        // the scale follows from the largest weight, whatever the codes are
         if reencode.other_scale(bytes.largest).is_some() {
             return Verdict::Fault;
         }
@@ -66,7 +66,7 @@ pub(crate) fn verdicts(
         }
         let fault = match reencode.trust {
             Trust::Known => true,
-            // with entries of other tensors only, it is rounded without
+            // a tensor without an entry in the imatrix is quantized without importance
             Trust::Importance => few(10),
             Trust::Feedback => false,
             Trust::Said if bytes.farther == 0 && (lenient || arithmetic) => false,
@@ -77,7 +77,7 @@ pub(crate) fn verdicts(
     pairs.iter().zip(reencode).zip(bytes).map(one).collect()
 }
 
-/// What there is to say; nothing of the tensors that have been `told` to be wrong.
+/// The findings, except about tensors that are already reported as wrong (`told`).
 pub(crate) fn findings(
     pairs: &[Pair<'_>],
     reencode: &[Option<Reencode<'_>>],
@@ -103,17 +103,13 @@ pub(crate) fn findings(
     for (trust, problem, help) in [
         (
             Trust::Importance,
-            "were rounded by importance that is not at hand and are held against limits, not compared byte for byte",
+            "were quantized with an imatrix that was not found: compared with limits, not byte for byte",
             "; ‹importance› names the file",
         ),
-        (
-            Trust::Feedback,
-            "were rounded for a text and are held against limits, not compared byte for byte",
-            "",
-        ),
+        (Trust::Feedback, "were quantized with error feedback: compared with limits, not byte for byte", ""),
         (
             Trust::Said,
-            "are rounded otherwise than llama.cpp rounds and are held against limits, not compared byte for byte",
+            "were quantized in another way than by llama.cpp: compared with limits, not byte for byte",
             "",
         ),
     ] {

@@ -1,4 +1,4 @@
-//! Examples for `--help`, one text a command.
+//! Examples for `--help`, one text per command.
 
 pub(super) const INSPECT: &str = "\
 Examples:
@@ -31,7 +31,7 @@ Examples:
   gemma-convert verify out/model-q4_0.gguf --against gemma-4-E2B-it/ --text eval.txt --max-kld 0.05
   gemma-convert verify out/model-q4_0.gguf --against gemma-4-E2B-it/ --html report.html --markdown report.md
 
-Exit codes: 0 good, 1 a check or a limit failed, 2 usage, 3 input, 4 input and output of the system.";
+Exit codes: 0 success, 1 a check or a limit failed, 2 usage, 3 bad input, 4 I/O error.";
 
 pub(super) const GENERATE: &str = "\
 Examples:

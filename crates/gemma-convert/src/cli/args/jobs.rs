@@ -1,4 +1,4 @@
-//! From arguments to jobs of the library.
+//! Jobs of the library, from arguments.
 
 use std::path::{Path, PathBuf};
 
@@ -124,7 +124,7 @@ impl super::Sensitivity {
 }
 
 impl super::Generate {
-    /// The job. `recommended` are the sampling values of the model.
+    /// The job. `recommended` are the sampling settings of the model.
     pub(crate) fn job(&self, prompt: Prompt, recommended: Option<Sampling>) -> Result<Generate> {
         Ok(Generate {
             model: self.model.clone(),
@@ -160,7 +160,7 @@ impl super::Generate {
     }
 }
 
-/// A seed of the system, small enough to type again.
+/// A random seed, short enough to type.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish() & u64::from(u32::MAX)
@@ -196,7 +196,7 @@ impl super::Verify {
     }
 }
 
-/// Bytes of memory. A small number without a unit is a mistake: `--memory 2`.
+/// A size of memory in bytes. A small number without a unit, such as `--memory 2`, is refused as a mistake.
 fn memory(option: &str, text: &str) -> Result<u64> {
     let bytes = byte_size(option, text)?;
     if bytes < 1 << 10 && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -209,7 +209,7 @@ fn memory(option: &str, text: &str) -> Result<u64> {
 
 /// The folder or file of the outputs.
 fn out(path: &Path) -> Result<PathBuf> {
-    /// Names of files that no recipe makes.
+    /// Extensions of files that no recipe makes.
     const OTHERS: [&str; 9] = ["bin", "safetensors", "pt", "pth", "ggml", "onnx", "zip", "json", "sbs"];
     let refused =
         |problem: &str, help: &str| Err(Error::recipe(format!("-o {}", path.display()), problem).help(help));
@@ -220,7 +220,7 @@ fn out(path: &Path) -> Result<PathBuf> {
     if OTHERS.contains(&extension) && !path.is_dir() {
         return refused(
             "the name of a file that no recipe makes",
-            "Give a folder, or the name of a .gguf file. A folder that is there may have any name.",
+            "Give a folder, or the name of a .gguf file. An existing folder may have any name.",
         );
     }
     Ok(path.to_owned())

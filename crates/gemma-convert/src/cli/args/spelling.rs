@@ -1,14 +1,14 @@
-//! Spellings of llama.cpp's programs, and older ones of ours, that clap cannot express.
+//! Spellings of options by llama.cpp's programs, and older ones of this program, that clap cannot express.
 
 use std::ffi::OsString;
 
-/// Options before a value that is positional here.
+/// Options whose value is positional here.
 const MODEL: [&str; 2] = ["-m", "--model"];
 
-/// Options by another name, with a value after them or after `=`.
+/// Options with another name here. Their value follows as the next argument or after `=`.
 const RENAMED: [(&str, &str); 2] = [("-md", "--draft"), ("-sys", "--system")];
 
-/// The arguments as clap knows them: `-m MODEL` is MODEL, `--json=FILE` is `--report-json FILE`.
+/// The arguments in clap's spelling: `-m MODEL` is MODEL, `--json=FILE` is `--report-json FILE`.
 pub(crate) fn normalised(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut found = Vec::new();
     let mut rest = args.into_iter();

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
     let Calibrated { importance, unseen_matrices } = args.job()?.run(&Console::default())?;
     let seconds = start.elapsed().as_secs_f64();
     let mut text = format!(
-        "{}: {} tensors, {} pieces of text ({seconds:.1} s)\n",
+        "{}: {} tensors, {} chunks of text ({seconds:.1} s)\n",
         args.out.display(),
         importance.len(),
         grouped(importance.chunks.into())
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
     if unseen_matrices > 0 {
         let _ = writeln!(
             text,
-            "{unseen_matrices} matrices of experts saw no token and have the mean of the others; `inspect` lists them"
+            "{unseen_matrices} expert matrices got no token and have the mean of the others; `inspect` lists them"
         );
     }
     let json = json!({

@@ -1,4 +1,4 @@
-//! `convert`: checkpoint to GGUF or safetensors.
+//! `convert`: conversion of a checkpoint to GGUF or safetensors.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &args::Convert) -> Result<Output> {
     Ok(Output::new(text(&converted), document(&converted)))
 }
 
-/// The outputs with their SHA-256, after those of draft models.
+/// Table of the outputs with their SHA-256, those of draft models first.
 pub(super) fn text(converted: &Converted) -> String {
     let mut text: String = converted.drafts.iter().map(self::text).collect();
     let mut table = Table::new(&["file", "bytes", "sha256"]);
@@ -25,10 +25,10 @@ pub(super) fn text(converted: &Converted) -> String {
     }
     text.push_str(&table.render());
     for allocation in &converted.allocations {
-        let _ = writeln!(text, "types by budget: {allocation}");
+        let _ = writeln!(text, "bit allocation: {allocation}");
     }
     if converted.input_bytes == 0 {
-        return text; // everything was there
+        return text; // all artifacts were skipped
     }
     let (bytes, seconds) = (converted.input_bytes, converted.seconds);
     let speed = bytes as f64 / 1e6 / seconds;
@@ -45,7 +45,7 @@ pub(super) fn text(converted: &Converted) -> String {
         if selection.is_measured() {
             let _ = writeln!(
                 text,
-                "the likeliest token is the target's at {:.2} % of the text; a guess is taken with a probability of {:.2} %",
+                "same most probable token as the target: {:.2} % of tokens; acceptance rate at temperature 1: {:.2} %",
                 100.0 * selection.top1,
                 100.0 * selection.acceptance
             );

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
     converse(args, &model)
 }
 
-/// One generation, shown as it comes.
+/// One generation, shown as it proceeds.
 fn answer(
     args: &args::Generate,
     model: &Model,
@@ -66,7 +66,8 @@ fn document(generated: &Generated, sampling: Sampling) -> Value {
     json
 }
 
-/// A conversation: each line of stdin is a message of the user. The whole conversation is read again for each answer.
+/// A conversation: each line of stdin is a message of the user. The whole conversation is processed again for each
+/// answer.
 fn converse(args: &args::Generate, model: &Model) -> Result<Output> {
     let tools = args.tools.as_deref().map(list).transpose()?.unwrap_or_default();
     let mut messages: Vec<Value> = system(args).into_iter().collect();
@@ -93,12 +94,12 @@ fn converse(args: &args::Generate, model: &Model) -> Result<Output> {
     }
 }
 
-/// Speed, draft tokens, and rows of the per-layer embedding table.
+/// Text with speed, draft tokens, and reads of the per-layer embedding table.
 fn figures(generated: &Generated, sampling: Sampling, verbose: bool) -> String {
     let Generated { prompt_tokens, tokens, prompt_seconds, seconds, .. } = generated;
     let speed = tokens.len().saturating_sub(1) as f64 / (seconds - prompt_seconds).max(f64::MIN_POSITIVE);
     let mut text = format!(
-        "\n{} tokens of prompt in {prompt_seconds:.2} s, {} of text, {speed:.1} a second\n",
+        "\n{} prompt tokens in {prompt_seconds:.2} s, {} generated, {speed:.1} per second\n",
         prompt_tokens.len(),
         tokens.len()
     );
@@ -107,23 +108,24 @@ fn figures(generated: &Generated, sampling: Sampling, verbose: bool) -> String {
     }
     if let Some(DraftCounts { bursts, drafted, accepted }) = generated.draft {
         let share = 100.0 * accepted as f64 / (drafted as f64).max(1.0);
-        text += &format!("{accepted} of {drafted} guesses taken ({share:.0} %), in {bursts} bursts\n");
+        text +=
+            &format!("{accepted} of {drafted} draft tokens accepted ({share:.0} %), in {bursts} bursts\n");
     }
     if let Some(ple) = generated.ple.filter(|_| verbose) {
         text += &format!(
-            "{} rows read of the per-layer table, {:.0} bytes a token\n",
+            "{} rows of the per-layer embedding table read, {:.0} bytes per token\n",
             ple.rows, ple.bytes_per_token
         );
     }
     text
 }
 
-/// Shows a piece of the text as soon as it is there.
+/// Shows a piece of the text immediately.
 fn show(piece: &str, as_json: bool) -> Result<bool> {
     if as_json {
         return Ok(true);
     }
-    // A model may write control sequences for a terminal; a file or another program gets the text as it is.
+    // A model may write control sequences for a terminal; files and other programs get the text unchanged.
     let piece = if std::io::stdout().is_terminal() { base::visible(piece) } else { piece.into() };
     match stream(&piece) {
         Ok(()) => Ok(true),
@@ -132,8 +134,9 @@ fn show(piece: &str, as_json: bool) -> Result<bool> {
     }
 }
 
-/// Bytes of a prompt, and of a list of tools or messages, at most.
+/// The largest prompt in bytes.
 const MAX_PROMPT: u64 = 32 << 20;
+/// The largest list of tools or messages in bytes.
 const MAX_LIST: u64 = 4 << 20;
 
 fn prompt(args: &args::Generate) -> Result<Prompt> {
@@ -162,7 +165,7 @@ fn system(args: &args::Generate) -> Option<Value> {
     args.system.as_ref().map(|text| json!({ "role": "system", "content": text }))
 }
 
-/// The prompt from an argument, a file or stdin. A newline at the end, as editors and `echo` write it, is left out.
+/// The prompt from an argument, a file or stdin, without one newline at the end, as editors and `echo` write it.
 fn prompt_text(args: &args::Generate) -> Result<String> {
     let text = match (&args.prompt_file, args.prompt.as_deref().unwrap_or_default()) {
         (Some(path), _) => text::utf8(path.display(), base::read_bounded(path, MAX_PROMPT)?)?,
@@ -172,11 +175,11 @@ fn prompt_text(args: &args::Generate) -> Result<String> {
     Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
 
-/// A JSON list: of tools, or of messages.
+/// Reads a JSON list of tools or messages.
 fn list(path: &Path) -> Result<Vec<Value>> {
     let fail = |problem: String| {
         Error::recipe(path.display(), problem)
-            .help("Give a JSON list of tools or messages as OpenAI's API takes them.")
+            .help("Give a JSON list of tools or messages in the form of OpenAI's API.")
     };
     let text = base::read_bounded(path, MAX_LIST).map_err(|e| fail(e.problem().to_owned()))?;
     serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))

@@ -1,4 +1,4 @@
-//! `inspect`: what a checkpoint folder, a GGUF file, a file of importance or an .sbs file holds.
+//! `inspect`: the content of a checkpoint folder, a GGUF file, an importance matrix or an .sbs file.
 
 mod importance;
 
@@ -32,11 +32,11 @@ pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
     }
 }
 
-/// Tensors with the role and the type of each.
+/// A tensor with its role and stored type.
 struct Listed<'a> {
     desc: &'a TensorDesc,
     role: String,
-    /// The type of its bytes, if it is presented in another.
+    /// The stored type, if it differs from the presented one.
     code: Option<DType>,
 }
 
@@ -70,7 +70,7 @@ fn folder(path: &Path, list: bool) -> Result<Output> {
     let coded = (0..listed.len()).filter_map(|index| checkpoint.encoding(index));
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for code in coded {
-        let scales = if code.scale.per_row { "a scale a row" } else { "a scale a tensor" };
+        let scales = if code.scale.per_row { "one scale per row" } else { "one scale per tensor" };
         *kinds.entry(format!("{} with {scales}", code.dtype)).or_default() += 1;
     }
     let coded: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} weights as {kind}")).collect();
@@ -137,14 +137,14 @@ fn gguf(path: &Path, list: bool) -> Result<Output> {
     Ok(Output::new(render(&facts, &listed, list), json))
 }
 
-/// The number of weights of all tensors, and bits a weight.
+/// The number of weights of all tensors, and bits per weight.
 fn weights(tensors: &[Listed<'_>]) -> String {
     let count: u64 = tensors.iter().map(|listed| listed.desc.elements()).sum();
     let bytes: u64 = tensors.iter().map(Listed::bytes).sum();
     format!("{} ({:.2} bits each)", grouped(count), 8.0 * bytes as f64 / count.max(1) as f64)
 }
 
-/// gemma.cpp's container: its blobs, and what its table of contents says of those that are tensors.
+/// gemma.cpp's container: its blobs, with type, shape and scale of those that are tensors.
 fn sbs(path: &Path) -> Result<Output> {
     let file = Sbs::open(path)?;
     let mut table = Table::new(&["blob", "type", "shape", "scale", "offset", "bytes"]);
@@ -172,13 +172,13 @@ fn sbs(path: &Path) -> Result<Output> {
     Ok(Output::new(text, json))
 }
 
-/// `blk.3.attn_q.weight` → `attn_q`.
+/// The role of a GGUF tensor: `blk.3.attn_q.weight` → `attn_q`.
 fn role(name: &str) -> String {
     let rest = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, rest)| rest);
     rest.strip_suffix(".weight").unwrap_or(rest).to_owned()
 }
 
-/// A value in one line.
+/// A value as one short line.
 fn short(value: &Value) -> String {
     const MOST: usize = 72;
     let text = match value {
@@ -192,7 +192,7 @@ fn short(value: &Value) -> String {
     if text.chars().count() <= MOST { text } else { text.chars().take(MOST - 1).chain(['…']).collect() }
 }
 
-/// `U32(8)` → `8`.
+/// The content of a debug text: `U32(8)` → `8`.
 fn within(text: &str) -> String {
     text.split_once('(').map_or(text, |(_, rest)| rest.trim_end_matches(')')).to_owned()
 }

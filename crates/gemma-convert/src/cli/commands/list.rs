@@ -1,4 +1,4 @@
-//! `recipes` and `types`: the names to choose from, and for a model the size of each.
+//! `recipes` and `types`: the available names, and the size of each for a model.
 
 use gemma_convert::{CatalogueEntry, Result};
 use report::{Table, grouped};
@@ -17,7 +17,7 @@ pub(crate) fn types(args: &args::List) -> Result<Output> {
 
 fn list(kind: &str, about: &str, entries: &[CatalogueEntry], with_sizes: bool) -> Output {
     let mut table = match with_sizes {
-        true => Table::new(&[kind, "bytes", "bits a weight", about]),
+        true => Table::new(&[kind, "bytes", "bits per weight", about]),
         false => Table::new(&[kind, about]),
     };
     let mut rows = Vec::new();

@@ -1,4 +1,4 @@
-//! One file a command: run the job of the library, show its result.
+//! One file per command: run the job of the library, show its result.
 
 pub(crate) mod calibrate;
 pub(crate) mod convert;
@@ -13,10 +13,10 @@ pub(crate) mod verify;
 
 use gemma_convert::{Error, Result};
 
-/// The most threads: more than any machine has processors, and no more stacks than it has room for.
+/// The most threads: more than the processors of any machine, and few enough for the memory of their stacks.
 const MAX_THREADS: usize = 1024;
 
-/// Sets up the threads of the process: once, before any work.
+/// Sets up the thread pool of the process; called once, before any work.
 pub(crate) fn threads(count: usize) -> Result<()> {
     if count > MAX_THREADS {
         return Err(Error::recipe("--threads", "too many").expected(format!("at most {MAX_THREADS}"), count));

@@ -1,4 +1,4 @@
-//! `plan`: what would be written.
+//! `plan`: the outputs of a conversion, without writing them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &args::Plan) -> Result<Output> {
     Ok(Output { passed: memory.iter().all(MemoryPlan::fits), ..Output::new(text, json) })
 }
 
-/// Names of options in the notes of a document.
+/// Replaces the names of settings in the notes of a document by options.
 fn rename_notes(json: &mut Value) {
     for note in json.get_mut("notes").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(text) = note.as_str() {
@@ -54,7 +54,7 @@ fn describe(plan: &Plan, memory: &[MemoryPlan], with_tensors: bool) -> String {
     for (artifact, memory) in plan.artifacts.iter().zip(memory) {
         let _ = writeln!(
             text,
-            "\nrecipe {}: {} bytes, {:.2} bits a weight\n",
+            "\nrecipe {}: {} bytes, {:.2} bits per weight\n",
             artifact.recipe,
             grouped(artifact.bytes()),
             artifact.bits_per_weight()
@@ -97,18 +97,18 @@ pub(crate) fn summary(artifact: &Artifact) -> String {
     for file in &artifact.files {
         let what = match (&file.copy, file.tensors.len()) {
             (Some(_), _) => "a copy".to_owned(),
-            (None, 0) => "about the others".to_owned(),
+            (None, 0) => "metadata".to_owned(),
             (None, count) => format!("{count} tensors"),
         };
         let _ = writeln!(text, "\n{}: {} bytes, {what}", file.name, grouped(file.bytes));
     }
     if let Some(allocation) = &artifact.allocation {
-        let _ = writeln!(text, "types by budget: {allocation}");
+        let _ = writeln!(text, "bit allocation: {allocation}");
     }
     for part in &artifact.offloaded {
         let _ = writeln!(
             text,
-            "offloaded {}: {} bytes, of which a token touches {}",
+            "offloaded {}: {} bytes, of which {} are read per token",
             part.class,
             grouped(part.bytes),
             grouped(part.bytes_per_token)

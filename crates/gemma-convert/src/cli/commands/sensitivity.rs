@@ -1,4 +1,4 @@
-//! `sensitivity`: what rounding each tensor costs.
+//! `sensitivity`: the KL divergence caused by quantizing each tensor.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,7 +16,7 @@ pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
     let found = args.job()?.run(&Console::default())?;
     let seconds = start.elapsed().as_secs_f64();
 
-    // by role: how many, and what all of them would cost in a few types
+    // by role: number of tensors, and the KL divergence of all of them in a few types
     let shown = [DType::Q4_0, DType::IQ4_NL, DType::Q5_0, DType::Q6_K, DType::Q8_0];
     let mut roles: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, cost) in &found.tensors {
@@ -35,7 +35,8 @@ pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
         table.row(row);
     }
     let text = format!(
-        "{}KL divergence in nats a token when all tensors of a role have the type, as the measured ones say\n{}: {} tokens ({seconds:.1} s)\n",
+        "{}KL divergence in nats per token if all tensors of a role have the type, predicted from the measured \
+         tensors\n{}: {} tokens ({seconds:.1} s)\n",
         table.render(),
         args.out.display(),
         grouped(found.tokens)

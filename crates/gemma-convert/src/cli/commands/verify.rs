@@ -1,4 +1,4 @@
-//! `verify`: an artifact against its checkpoint, and the report in its forms.
+//! `verify`: comparison of an artifact with its checkpoint, and the report in its forms.
 
 use gemma_convert::{Report, Result, Severity};
 use report::Detail;
@@ -21,9 +21,9 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
     Ok(Output { text: report::text(&report, detail), json, passed: report.passed, unwritten })
 }
 
-/// Failures as annotations of a GitHub workflow, where the process runs in one.
+/// Prints failures as annotations of a GitHub workflow, if the process runs in one.
 fn annotate(report: &Report) {
-    /// GitHub shows ten of a step.
+    /// GitHub shows ten annotations per step.
     const MOST: usize = 10;
     if std::env::var_os("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
         return;

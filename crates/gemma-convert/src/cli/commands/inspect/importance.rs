@@ -1,4 +1,4 @@
-//! `inspect` of a file of importance: how much text it is of, what it does not know, and which columns stand out.
+//! `inspect` of an importance matrix: amount of text, matrices without tokens, and dominant columns.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use crate::cli::commands::inspect::role;
 use crate::cli::outcome::Output;
 use report::{Table, grouped};
 
-/// An entry with its figures.
+/// An entry with its statistics.
 struct Listed<'a> {
     name: &'a str,
     entry: &'a Entry,
@@ -90,7 +90,7 @@ fn by_tensor(listed: &[Listed<'_>]) -> Table {
     table
 }
 
-/// Of each role the worst of its tensors.
+/// A table by role, with the largest figures of its tensors.
 fn by_role(listed: &[Listed<'_>]) -> Table {
     let mut roles: BTreeMap<String, Vec<&Statistics>> = BTreeMap::new();
     for listed in listed {
@@ -114,7 +114,7 @@ fn by_role(listed: &[Listed<'_>]) -> Table {
     table
 }
 
-/// What should not be overlooked.
+/// Remarks about matrices without tokens and entries of zeros.
 fn remarks(listed: &[Listed<'_>], text: &mut String) {
     let total: usize = listed.iter().map(|l| l.entry.counts().len()).sum();
     let unseen: usize = listed.iter().map(|l| l.figures.unseen.len()).sum();
@@ -122,15 +122,15 @@ fn remarks(listed: &[Listed<'_>], text: &mut String) {
     if unseen > 0 {
         let _ = writeln!(
             text,
-            "\nno text went through {unseen} of {total} matrices; {filled} of these have the mean of the others, the rest \
-             is rounded with equal weights"
+            "\n{unseen} of {total} matrices got no token; {filled} of these have the mean of the others, the rest \
+             is quantized with equal weights"
         );
     }
     let blank: Vec<_> = listed.iter().filter(|l| l.figures.blank).map(|l| l.name).collect();
     if let Some(first) = blank.first() {
         let _ = writeln!(
             text,
-            "\nall sums are 0 in {} entries, such as {first}: nothing can be made with them",
+            "\nall sums are 0 in {} entries, such as {first}: they cannot be used for quantization",
             blank.len()
         );
     }
