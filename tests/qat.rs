@@ -103,7 +103,7 @@ fn a_qat_checkpoint_is_repacked_without_loss() {
         let folder = qat(scale, |_| true);
         let file = folder.home().join("model.gguf");
         let made = convert(&folder.path(), &file, &RECIPE).good();
-        assert!(made.stderr.contains("lie on a 4-bit lattice (QAT)"), "{}", made.stderr);
+        assert!(made.stderr.contains("are on a 4-bit quantization grid (QAT)"), "{}", made.stderr);
 
         let types: Vec<_> = tensors(&file).into_iter().map(|(name, dtype, _)| (name, dtype)).collect();
         for name in ["token_embd.weight", "per_layer_token_embd.weight", "blk.0.inp_gate.weight"] {
@@ -150,7 +150,7 @@ fn weights_that_are_not_qat_are_never_mistaken() {
         let file = out.path().join("model.gguf");
         let refused = convert(&fixture(name), &file, &RECIPE);
         let said = refused.refusal(2);
-        assert!(said.contains("do not lie on a 4-bit lattice"), "{said}");
+        assert!(said.contains("are not on a 4-bit quantization grid"), "{said}");
         assert!(said.contains("0.0 % of"), "{said}");
         let plain = convert(&fixture(name), &file, &["--type", "q4_0"]).good();
         assert!(!plain.stderr.contains("lattice"), "{}", plain.stderr);
@@ -168,7 +168,7 @@ fn tensors_are_judged_one_by_one() {
     let (file, plain) = (folder.home().join("model.gguf"), folder.home().join("plain.gguf"));
     let made =
         convert(&folder.path(), &file, &[&RECIPE[..], &["--tensor-type", "attn_q=q8_0"]].concat()).good();
-    assert!(made.stderr.contains("off it: 1 per_layer_token_embd, 1 token_embd"), "{}", made.stderr);
+    assert!(made.stderr.contains("not on the grid: 1 per_layer_token_embd, 1 token_embd"), "{}", made.stderr);
     convert(&folder.path(), &plain, &["--type", "q4_0"]).good();
     for ((name, dtype, _), (_, preset, _)) in tensors(&file).into_iter().zip(tensors(&plain)) {
         assert_eq!(dtype, if name.contains("attn_q.") { DType::Q8_0 } else { preset }, "{name}");

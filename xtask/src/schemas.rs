@@ -1,6 +1,6 @@
 //! JSON schemas of the documents that the program writes, derived from the types that it serialises.
 //!
-//! What the command line adds to a type is described here: the wrapper of `plan --json`, and the `allocation` of an artifact in it.
+//! Additions of the command line are described here: the wrapper of `plan --json`, and the `allocation` of an artifact in it.
 
 use footprint::{Memory, Verdict};
 use plan::{Allocation, Manifest, Plan};
@@ -11,22 +11,22 @@ use serde_json::{Value, json};
 /// The folder of the schemas, from the root of the repository.
 pub const FOLDER: &str = "docs/schemas";
 
-/// What `plan --json` prints.
+/// The output of `plan --json`.
 #[derive(JsonSchema)]
-#[expect(dead_code, reason = "the schema is what it is for")]
+#[expect(dead_code, reason = "serves the schema only")]
 struct PlanDocument {
     /// The version of the document: it grows when a key changes its meaning or goes.
     schema: u32,
     #[schemars(flatten)]
     plan: Plan,
-    /// Its digest: equal plans over equal inputs give equal outputs.
+    /// SHA-256 of the plan without notes and reasons: equal plans over equal inputs give equal outputs.
     plan_sha256: String,
-    /// What each artifact takes of memory.
+    /// The memory estimate of each artifact.
     memory: Vec<MemoryPlan>,
 }
 
 #[derive(JsonSchema)]
-#[expect(dead_code, reason = "the schema is what it is for")]
+#[expect(dead_code, reason = "serves the schema only")]
 struct MemoryPlan {
     /// The recipe's name.
     recipe: String,
@@ -61,9 +61,9 @@ fn plan_document() -> Value {
     let mut generator = generator();
     let allocation = generator.subschema_for::<Allocation>();
     let mut schema = of::<PlanDocument>(generator, "plan --json");
-    // the plan itself has it apart, so that it is not in the digest
+    // the plan itself does not serialise it, so that it is not in the digest
     schema["$defs"]["Artifact"]["properties"]["allocation"] = json!({
-        "description": "What its types were chosen by, if they were chosen by a budget.",
+        "description": "The bit allocation, if a budget chose the types.",
         "$ref": allocation.get("$ref"),
     });
     schema

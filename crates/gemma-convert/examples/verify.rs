@@ -14,7 +14,7 @@ fn main() -> Result<()> {
         println!("{:?}: {}: {}", finding.severity, finding.place, finding.problem);
     }
     if let Some(kld) = &report.kld {
-        println!("KL divergence {:.4} nats a token, 99 % of tokens below {:.4}", kld.mean, kld.p99);
+        println!("KL divergence {:.4} nats per token, 99 % of tokens below {:.4}", kld.mean, kld.p99);
     }
     std::process::exit(i32::from(!report.passed));
 }

@@ -259,12 +259,25 @@ pub struct Dropped {
 }
 
 impl Plan {
-    /// SHA-256 of the plan's JSON, in hexadecimal: equal plans write equal bytes from equal inputs.
+    /// SHA-256 of the plan's JSON without notes and reasons, in hexadecimal: equal plans write equal bytes from equal inputs.
     ///
     /// The digest covers the location of the weights, not the weights.
     pub fn digest(&self) -> String {
-        // a plan has maps, lists, numbers and strings only, so serialisation cannot fail
-        hex(&Sha256::digest(serde_json::to_vec(self).unwrap_or_default()))
+        let json = serde_json::to_vec(&self.without_texts()).expect("a plan is plain data");
+        hex(&Sha256::digest(json))
+    }
+
+    /// The plan without its texts for people: they may be worded differently in another version.
+    fn without_texts(&self) -> Plan {
+        let mut plan = self.clone();
+        plan.notes.clear();
+        plan.dropped.iter_mut().for_each(|dropped| dropped.reason = "");
+        for artifact in &mut plan.artifacts {
+            artifact.notes.clear();
+            artifact.dropped.iter_mut().for_each(|dropped| dropped.reason = "");
+            artifact.files.iter_mut().flat_map(|file| &mut file.tensors).for_each(|tensor| tensor.why.clear());
+        }
+        plan
     }
 
     /// The plan with this artifact only, for a digest that is independent of the others.

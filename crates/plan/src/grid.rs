@@ -94,7 +94,7 @@ impl<'a> OnLattice<'a> {
         }
         self.kept += 1;
         Some(format!(
-            "on a 4-bit lattice, as {} of {} sampled blocks say: repacked",
+            "on a 4-bit quantization grid ({} of {} sampled blocks): repacked",
             survey.on, survey.telling
         ))
     }
@@ -106,11 +106,11 @@ impl<'a> OnLattice<'a> {
     pub(crate) fn finish(self, importance: bool, notes: &mut Vec<String>) -> Result<()> {
         let all = self.lie + self.others.values().sum::<usize>();
         let GridSurvey { telling, on } = self.blocks;
-        let lie = format!("{} of {all} tensors lie on a 4-bit lattice (QAT)", self.lie);
+        let lie = format!("{} of {all} tensors are on a 4-bit quantization grid (QAT)", self.lie);
         match self.mode {
             GridPolicy::Require if self.lie == 0 => {
                 let share = 100.0 * on as f64 / telling.max(1) as f64;
-                return Err(Error::recipe("types.lattice", "these weights do not lie on a 4-bit lattice")
+                return Err(Error::recipe("types.lattice", "these weights are not on a 4-bit quantization grid")
                     .expected(
                         "a QAT checkpoint, with tensors of which 99 % of the blocks do",
                         format!("{share:.1} % of {telling} sampled blocks, in {all} tensors"),
@@ -120,9 +120,9 @@ impl<'a> OnLattice<'a> {
             GridPolicy::Off if self.lie > 0 => {
                 let keeper = keeper().map(|name| format!(", or ‹recipe› {name},")).unwrap_or_default();
                 let vain =
-                    if importance { "; neither importance nor calibration makes up for it" } else { "" };
+                    if importance { "; importance and calibration do not recover the loss" } else { "" };
                 notes.push(format!(
-                    "{lie} and are rounded off it: ‹set› types.lattice=auto{keeper} repacks them exactly{vain}"
+                    "{lie} and lose it by rounding: ‹set› types.lattice=auto{keeper} repacks them without loss{vain}"
                 ));
             }
             GridPolicy::Off => {}
@@ -130,7 +130,7 @@ impl<'a> OnLattice<'a> {
                 notes.push(format!("{lie}; {} are repacked as Q4_0{}", self.kept, self.besides()));
                 if importance && self.kept > 0 {
                     notes.push(
-                        "what is repacked is not rounded: importance and calibration do not touch it"
+                        "repacked tensors are not rounded: importance and calibration do not apply to them"
                             .to_owned(),
                     );
                 }
@@ -142,7 +142,7 @@ impl<'a> OnLattice<'a> {
     /// The tensors that are not repacked, counted by role.
     fn besides(&self) -> String {
         let roles: Vec<_> = self.others.iter().map(|(role, count)| format!("{count} {role}")).collect();
-        if roles.is_empty() { String::new() } else { format!("; off it: {}", roles.join(", ")) }
+        if roles.is_empty() { String::new() } else { format!("; not on the grid: {}", roles.join(", ")) }
     }
 }
 

@@ -159,7 +159,7 @@ impl<'a> ImatrixMatcher<'a> {
                 "equal weights, as in llama-quantize"
             };
             let all = entry.counts().len();
-            self.unseen.push(format!("{name}: no text went through {unseen} of {all} experts: {instead}"));
+            self.unseen.push(format!("{name}: no token of the text reached {unseen} of {all} experts: {instead}"));
         }
         Ok(true)
     }
@@ -182,7 +182,7 @@ impl<'a> ImatrixMatcher<'a> {
         }
         if let Some(first) = strange.first() {
             notes.push(format!(
-                "{} entries of {file} are of no tensor that is written, such as {first}",
+                "{} entries of {file} name no tensor of the output, such as {first}",
                 strange.len()
             ));
         }
@@ -191,7 +191,7 @@ impl<'a> ImatrixMatcher<'a> {
         } else if !self.without.is_empty() {
             let roles: Vec<_> = self.without.iter().map(|(role, count)| format!("{count} {role}")).collect();
             notes.push(format!(
-                "quantised without importance, of which {file} has none: {}",
+                "quantised without importance, because {file} has no entries: {}",
                 roles.join(", ")
             ));
         }

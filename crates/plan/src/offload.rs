@@ -55,8 +55,7 @@ fn table() -> &'static Table {
 pub(crate) fn set_id(model: &ModelSpec, request: &Request) -> String {
     let mut hash = Sha256::new();
     hash.update(model.fingerprint);
-    // a recipe has maps, lists, numbers and strings only, so serialisation cannot fail
-    hash.update(serde_json::to_vec(&request.recipe).unwrap_or_default());
+    hash.update(serde_json::to_vec(&request.recipe).expect("a recipe is plain data"));
     if let Some(file) = request.importance.as_ref().and_then(|given| given.source.file.as_ref()) {
         hash.update(&file.sha256);
     }

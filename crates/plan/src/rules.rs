@@ -40,7 +40,7 @@ struct Effect {
     blocked: Option<(String, &'static str)>,
 }
 
-const PROTECTED: &str = "is never quantised: llama.cpp and its runtimes expect it as it is";
+const PROTECTED: &str = "is never quantised: llama.cpp expects it in its own type";
 const EARLIER: &str = "is decided by an earlier rule";
 
 impl<'a> Rules<'a> {
