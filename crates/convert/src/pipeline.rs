@@ -150,14 +150,18 @@ impl Pass<'_> {
         let loaded = &*loaded;
         let values = loaded.values();
         for (number, to) in wanted.uses.iter().enumerate() {
+            if to.copies(&wanted.stored) {
+                self.write(to, rows.first, bytes)?;
+                continue;
+            }
+            if let Some((source, index)) = to.rounded {
+                let count = bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes();
+                scratch.encoded.resize(count * to.desc.row_bytes() as usize, 0);
+                source.read_rows(index, rows.first, &mut scratch.encoded)?;
+                self.write(to, rows.first, &scratch.encoded)?;
+                continue;
+            }
             match &to.scale {
-                _ if to.copies(&wanted.stored) => self.write(to, rows.first, bytes)?,
-                _ if let Some((source, index)) = to.rounded => {
-                    let count = bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes();
-                    scratch.encoded.resize(count * to.desc.row_bytes() as usize, 0);
-                    source.read_rows(index, rows.first, &mut scratch.encoded)?;
-                    self.write(to, rows.first, &scratch.encoded)?;
-                }
                 None => {
                     scratch
                         .encode(self.simd, wanted, to, rows.first, values)

@@ -275,7 +275,11 @@ impl Plan {
         for artifact in &mut plan.artifacts {
             artifact.notes.clear();
             artifact.dropped.iter_mut().for_each(|dropped| dropped.reason = "");
-            artifact.files.iter_mut().flat_map(|file| &mut file.tensors).for_each(|tensor| tensor.why.clear());
+            artifact
+                .files
+                .iter_mut()
+                .flat_map(|file| &mut file.tensors)
+                .for_each(|tensor| tensor.why.clear());
         }
         plan
     }

@@ -110,12 +110,15 @@ impl<'a> OnLattice<'a> {
         match self.mode {
             GridPolicy::Require if self.lie == 0 => {
                 let share = 100.0 * on as f64 / telling.max(1) as f64;
-                return Err(Error::recipe("types.lattice", "these weights are not on a 4-bit quantization grid")
-                    .expected(
-                        "a QAT checkpoint, with tensors of which 99 % of the blocks do",
-                        format!("{share:.1} % of {telling} sampled blocks, in {all} tensors"),
-                    )
-                    .help("Use a recipe without types.lattice, such as the one of the same preset."));
+                return Err(Error::recipe(
+                    "types.lattice",
+                    "these weights are not on a 4-bit quantization grid",
+                )
+                .expected(
+                    "a QAT checkpoint, with tensors of which 99 % of the blocks do",
+                    format!("{share:.1} % of {telling} sampled blocks, in {all} tensors"),
+                )
+                .help("Use a recipe without types.lattice, such as the one of the same preset."));
             }
             GridPolicy::Off if self.lie > 0 => {
                 let keeper = keeper().map(|name| format!(", or ‹recipe› {name},")).unwrap_or_default();

@@ -159,7 +159,8 @@ impl<'a> ImatrixMatcher<'a> {
                 "equal weights, as in llama-quantize"
             };
             let all = entry.counts().len();
-            self.unseen.push(format!("{name}: no token of the text reached {unseen} of {all} experts: {instead}"));
+            self.unseen
+                .push(format!("{name}: no token of the text reached {unseen} of {all} experts: {instead}"));
         }
         Ok(true)
     }
