@@ -231,3 +231,86 @@ fn a_plan_has_its_summary_first() {
     assert!(!short.contains("blk.0.attn_q.weight"), "{short}");
     assert!(full.find("recipe q4_0: ").unwrap() < full.find("blk.0.attn_q.weight").unwrap());
 }
+
+/// Mistakes that a newcomer made: each error names the remedy.
+#[test]
+fn mistakes_have_a_remedy() {
+    let home = tempfile::tempdir().unwrap();
+    let model = fixture("31b").display().to_string();
+    let out = home.path().join("out").display().to_string();
+    let file = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let none = file("none.json", "[]");
+    let strange = file("strange.json", r#"[{"role": "human", "content": "Hi"}]"#);
+    let plain = file("plain.json", r#"["Hi"]"#);
+    let torn = file("torn.json", "{");
+    for (args, expected) in [
+        (&["convert", &model, "-o", &out][..], &["--recipe <NAME|FILE>", "--type <PRESET>"][..]),
+        (&["convert", &model, "--type", "q4_0", "-o", "/dev/null"], &["-o /dev/null", "Give a folder"]),
+        (&["plan", &model, "--type", "q4_0", "--memory", "-5"], &["--memory", "not a size", "-5"]),
+        (&["generate", &model, "--messages", &none], &["--messages", "without a message"]),
+        (
+            &["generate", &model, "--messages", &strange],
+            &["message 1", "unknown role", "user, assistant", "human"],
+        ),
+        (&["generate", &model, "--messages", &plain], &["message 1", "it has no role"]),
+        (&["generate", &model, "--messages", &torn], &["torn.json", "list of messages"]),
+    ] {
+        let run = run(args);
+        assert_eq!(run.code, Some(2), "{args:?}: {}", run.stderr);
+        expected.iter().for_each(|part| assert!(run.stderr.contains(part), "{args:?}: {}", run.stderr));
+    }
+    // a list of types, as of several options
+    let run = run(["plan", &model, "--type", "q4_0,q8_0", "--json"]).good();
+    assert_eq!(run.json()["artifacts"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn an_error_of_usage_has_the_fields_of_other_errors() {
+    let run = run(["convert", "here", "--typ", "q4_0", "-o", "out", "--json"]);
+    let error = &run.json()["error"];
+    assert_eq!((run.code, error["fault"].as_str()), (Some(2), Some("usage")));
+    assert_eq!(error["place"], "--typ");
+    assert!(error["problem"].as_str().unwrap().contains("unexpected argument"), "{error}");
+    assert!(error["help"].as_str().unwrap().contains("--type"), "{error}");
+    let missing = self::run(["convert", "here", "--json"]).json();
+    assert!(missing["error"]["problem"].as_str().unwrap().contains("--out <OUT>"), "{missing}");
+}
+
+/// Each line of a conversation is checked, as other texts are.
+#[test]
+fn a_conversation_that_is_not_utf_8_is_refused_as_input() {
+    use std::io::Write;
+    let model = fixture("31b").display().to_string();
+    let mut child = command(["generate", &model, "--chat"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"a\xff\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("stdin") && stderr.contains("UTF-8"), "{stderr}");
+}
+
+/// `--skip-existing --force` keeps complete artifacts and replaces the others.
+#[test]
+fn skipping_and_replacing_go_together() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let types = ["--type", "q4_0,q8_0"];
+    convert(&fixture("31b"), &out, &types).good();
+    let (kept, cut) = (out.join("model-q4_0.gguf"), out.join("model-q8_0.gguf"));
+    let (sums, written) =
+        ([&kept, &cut].map(|file| sha256(file)), kept.metadata().unwrap().modified().unwrap());
+    std::fs::File::options().write(true).open(&cut).unwrap().set_len(1000).unwrap();
+    let run = convert(&fixture("31b"), &out, &[&types[..], &["--skip-existing", "--force"]].concat()).good();
+    assert!(run.stdout.contains("skipped, because they exist: q4_0"), "{}", run.stdout);
+    assert_eq!([&kept, &cut].map(|file| sha256(file)), sums);
+    assert_eq!(kept.metadata().unwrap().modified().unwrap(), written);
+}

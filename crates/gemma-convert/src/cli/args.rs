@@ -117,7 +117,7 @@ pub(crate) struct Plan {
     #[arg(short, long, alias = "outfile", value_name = "OUT", default_value = ".")]
     pub(crate) out: PathBuf,
     /// Memory limit, such as 2GiB: show whether the output fits, the largest context, and the recipes that fit
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) memory: Option<String>,
     /// Tokens of prompt and answer together, for the memory estimate; by default 8192, or the model's context if
     /// shorter
@@ -146,8 +146,8 @@ pub(crate) struct Convert {
     /// Replace existing outputs
     #[arg(long)]
     pub(crate) force: bool,
-    /// Skip artifacts that exist already, complete and made by the same plan: for CI caches
-    #[arg(long, conflicts_with = "force")]
+    /// Skip artifacts that exist already, complete and made by the same plan: for CI caches. --force replaces the others
+    #[arg(long)]
     pub(crate) skip_existing: bool,
     /// Do not flush outputs to disk: a power cut may lose them; a killed run still leaves no incomplete file
     #[arg(long)]
@@ -200,12 +200,19 @@ pub(crate) struct Common {
 
 /// The artifacts to make. Several recipes or types are made in one pass over the checkpoint.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(group(clap::ArgGroup::new("outputs").required(true).multiple(true)))]
 pub(crate) struct What {
     /// A recipe: one of `recipes/` by name, or a file
-    #[arg(long = "recipe", value_name = "NAME|FILE", required_unless_present = "types")]
+    #[arg(long = "recipe", value_name = "NAME|FILE", group = "outputs")]
     pub(crate) recipes: Vec<String>,
     /// A preset of llama-quantize: q4_0, q8_0, q4_k_m, bf16, …
-    #[arg(long = "type", visible_alias = "outtype", value_name = "PRESET")]
+    #[arg(
+        long = "type",
+        visible_alias = "outtype",
+        value_name = "PRESET",
+        value_delimiter = ',',
+        group = "outputs"
+    )]
     pub(crate) types: Vec<String>,
     /// Type of the tensors whose GGUF name matches a regular expression; the first matching rule applies
     #[arg(long = "tensor-type", value_name = "REGEX=TYPE")]
@@ -217,11 +224,11 @@ pub(crate) struct What {
     #[arg(long, value_name = "TYPE")]
     pub(crate) per_layer_token_embd_type: Option<String>,
     /// Split the output into parts with at most this many bytes of tensors: 2GB, 500MB
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) split_max_size: Option<String>,
     /// Split safetensors into shards with at most this many bytes of tensors: 5GB, 512MB; by default 50GB, like
     /// transformers
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) max_shard_size: Option<String>,
     /// Write only the text model to safetensors, as a model of its own; a GGUF always has only the text model
     #[arg(long)]
@@ -341,7 +348,13 @@ pub(crate) struct Verify {
     #[arg(long)]
     pub(crate) no_tensors: bool,
     /// Activation memory: hidden states of the text between two layers; the layer itself needs about 500 MiB more
-    #[arg(long, alias = "memory", value_name = "SIZE", default_value = "1GiB")]
+    #[arg(
+        long,
+        alias = "memory",
+        value_name = "SIZE",
+        default_value = "1GiB",
+        allow_negative_numbers = true
+    )]
     pub(crate) text_memory: String,
     /// Write the logits of the base, or of the artifact without a base, in the format of llama-perplexity's
     /// --kl-divergence-base: 134 MB per chunk of 512 tokens

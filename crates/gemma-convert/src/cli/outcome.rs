@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
+use clap::error::ContextKind;
 use gemma_convert::{Error, Fault};
 use serde_json::json;
 
@@ -131,14 +132,29 @@ pub(crate) fn stream(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// An error of usage, with the fields of other errors.
+fn usage_error(said: &clap::Error) -> serde_json::Value {
+    let text = said.to_string();
+    let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+    let problem = lines.collect::<Vec<_>>().join(" ");
+    let of = |kind| said.get(kind).map(|value| value.to_string());
+    let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    json!({
+        "fault": "usage",
+        "place": of(ContextKind::InvalidArg).unwrap_or_else(|| "arguments".to_owned()),
+        "problem": problem.trim_start_matches("error: "),
+        "expected": of(ContextKind::ValidValue),
+        "found": of(ContextKind::InvalidValue),
+        "help": tips.map(str::to_owned).next().or_else(|| of(ContextKind::Usage)),
+        "exit_code": 2,
+    })
+}
+
 /// Shows clap's output instead of running a command: help, version, or an error of the arguments.
 pub(crate) fn usage(said: &clap::Error, as_json: bool) -> ExitCode {
     if as_json && said.use_stderr() {
-        let text = said.to_string();
-        let problem = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        let error = json!({ "fault": "usage", "place": "arguments", "problem": problem, "exit_code": 2 });
         // the error is on stderr too
-        let _ = print(&json_text(json!({ "error": error })));
+        let _ = print(&json_text(json!({ "error": usage_error(said) })));
     }
     let shown = said.print().and_then(|()| io::stdout().flush());
     match shown {

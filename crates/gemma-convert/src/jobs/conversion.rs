@@ -68,6 +68,8 @@ pub struct Converted {
     pub seconds: f64,
     /// Wall time of the whole job, with sensitivities, calibration and draft models.
     pub total_seconds: f64,
+    /// The recipes whose artifacts existed already and were skipped.
+    pub skipped: Vec<String>,
     /// The draft models of recipes with `[draft]`.
     pub drafts: Vec<Converted>,
     /// The layers of an extracted draft model.
@@ -184,7 +186,14 @@ impl Convert {
         };
         if requests.is_empty() {
             let manifest = options.manifest();
-            return Ok(Converted { folder, artifacts: skipped, manifest, ..Converted::default() });
+            let skipped_names = names(&skipped);
+            return Ok(Converted {
+                folder,
+                artifacts: skipped,
+                manifest,
+                skipped: skipped_names,
+                ..Converted::default()
+            });
         }
         let settings =
             requests.iter().map(|r| serde_json::to_value(&r.recipe).expect("a recipe is plain data"));
@@ -206,6 +215,7 @@ impl Convert {
         calibrated.iter().flatten().for_each(Calibrated::remove);
         Ok(Converted {
             folder,
+            skipped: names(&skipped),
             artifacts: skipped.into_iter().chain(finished.artifacts).collect(),
             manifest: finished.manifest,
             allocations: plan.artifacts.iter().filter_map(|artifact| artifact.allocation.clone()).collect(),
@@ -264,4 +274,9 @@ impl Convert {
         };
         requests.iter().map(files).collect()
     }
+}
+
+/// The recipes of artifacts.
+fn names(artifacts: &[ArtifactEntry]) -> Vec<String> {
+    artifacts.iter().map(|artifact| artifact.recipe.clone()).collect()
 }

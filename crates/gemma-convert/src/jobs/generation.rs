@@ -213,6 +213,7 @@ impl Prompt {
             Prompt::Text(text) => return model.tokenizer.encode(text, true, false),
             Prompt::Chat { messages, thinking, tools } => (messages, thinking, tools),
         };
+        check_messages(messages)?;
         let Some(template) = &model.template else {
             return Err(Error::recipe("‹chat›", "this model has no chat template")
                 .help("Give the prompt as plain text."));
@@ -235,6 +236,30 @@ impl Prompt {
         })?;
         model.tokenizer.encode(&text, false, true)
     }
+}
+
+/// The roles of messages that chat templates of Gemma 4 know.
+const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "model", "tool"];
+
+/// Refuses a conversation without messages, and messages of unknown roles, which a chat template would write as they are.
+fn check_messages(messages: &[Value]) -> Result<()> {
+    let refuse = |place: String, problem: &str| {
+        Err(Error::recipe(place, problem).help("A message is {\"role\": \"user\", \"content\": \"…\"}."))
+    };
+    if messages.is_empty() {
+        return refuse("‹messages›".to_owned(), "a conversation without a message");
+    }
+    for (number, message) in messages.iter().enumerate() {
+        let place = format!("‹messages›: message {}", number + 1);
+        match message.get("role").and_then(Value::as_str) {
+            Some(role) if ROLES.contains(&role) => {}
+            Some(role) => {
+                return Err(Error::recipe(place, "unknown role").expected(ROLES.join(", "), role));
+            }
+            None => return refuse(place, "it has no role"),
+        }
+    }
+    Ok(())
 }
 
 /// Generated text up to the first stop text. A suffix that may be the beginning of a stop text is held back.

@@ -8,7 +8,7 @@ use super::CalibrationText;
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Budget {
     /// Allocate types for files of at most this total size: 3.2GB
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["target_bpw", "target_kld"])]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, conflicts_with_all = ["target_bpw", "target_kld"])]
     pub(crate) target_size: Option<String>,
     /// Allocate types for at most this many bits per weight, over all tensors
     #[arg(long, value_name = "BITS", conflicts_with = "target_kld")]

@@ -14,7 +14,13 @@ pub(crate) struct CalibrationText {
     #[arg(long, value_name = "N|A..B", requires = "text")]
     pub(crate) chunks: Option<Chunks>,
     /// Activation memory: hidden states of the text between two layers
-    #[arg(long, value_name = "SIZE", default_value = "2GiB", requires = "text")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        allow_negative_numbers = true,
+        default_value = "2GiB",
+        requires = "text"
+    )]
     pub(crate) text_memory: String,
 }
 

@@ -37,7 +37,7 @@ const TEXT: &str = "Text to select layers on, and to calibrate on if a recipe ne
                     a .jsonl file";
 
 #[derive(Debug, clap::Args)]
-#[command(mut_arg("recipes", |arg| arg.required_unless_present("model")))]
+#[command(mut_group("outputs", |group| group.required(false)))]
 #[command(mut_arg("text", |arg| arg.help(TEXT)))]
 pub(crate) struct DraftExtract {
     /// Number of layers, which are selected on the text; or a list of layers, ascending: 0,3,7

@@ -216,6 +216,9 @@ fn out(path: &Path) -> Result<PathBuf> {
     if path.as_os_str() == "-" {
         return refused("outputs do not go to stdout", "Give a folder, or the name of a .gguf file.");
     }
+    if path.exists() && !path.is_dir() && !path.is_file() {
+        return refused("a device or a pipe, not a folder", "Give a folder, or the name of a .gguf file.");
+    }
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if OTHERS.contains(&extension) && !path.is_dir() {
         return refused(

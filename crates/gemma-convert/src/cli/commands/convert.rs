@@ -24,6 +24,9 @@ pub(super) fn text(converted: &Converted) -> String {
         table.row(vec![path, grouped(file.bytes), file.sha256.clone()]);
     }
     text.push_str(&table.render());
+    if !converted.skipped.is_empty() {
+        let _ = writeln!(text, "skipped, because they exist: {}", converted.skipped.join(", "));
+    }
     for allocation in &converted.allocations {
         let _ = writeln!(text, "bit allocation: {allocation}");
     }
@@ -62,6 +65,7 @@ pub(super) fn document(converted: &Converted) -> Value {
         "manifest": converted.manifest,
         "seconds": converted.seconds,
         "total_seconds": converted.total_seconds,
+        "skipped": converted.skipped,
     });
     if !converted.drafts.is_empty() {
         document["drafts"] = converted.drafts.iter().map(self::document).collect();

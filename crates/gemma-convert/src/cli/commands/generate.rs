@@ -69,18 +69,19 @@ fn document(generated: &Generated, sampling: Sampling) -> Value {
 /// A conversation: each line of stdin is a message of the user. The whole conversation is processed again for each
 /// answer.
 fn converse(args: &args::Generate, model: &Model) -> Result<Output> {
-    let tools = args.tools.as_deref().map(list).transpose()?.unwrap_or_default();
+    let tools = args.tools.as_deref().map(|path| list(path, "tools")).transpose()?.unwrap_or_default();
     let mut messages: Vec<Value> = system(args).into_iter().collect();
     let is_terminal = std::io::stdin().is_terminal();
     loop {
         if is_terminal && !is_quiet() {
             tell("> ");
         }
-        let mut line = String::new();
-        let read = std::io::stdin().lock().take(MAX_PROMPT).read_line(&mut line);
+        let mut line = Vec::new();
+        let read = std::io::stdin().lock().take(MAX_PROMPT).read_until(b'\n', &mut line);
         if read.map_err(|e| Error::io("stdin", &e))? == 0 {
             return Ok(Output::new(String::new(), json!({})));
         }
+        let line = text::utf8("stdin", line)?;
         let line = line.trim_end_matches(['\n', '\r']);
         if line.is_empty() {
             continue;
@@ -141,7 +142,7 @@ const MAX_LIST: u64 = 4 << 20;
 
 fn prompt(args: &args::Generate) -> Result<Prompt> {
     let messages = match &args.messages {
-        Some(path) => list(path)?,
+        Some(path) => list(path, "messages")?,
         None if !args.chat => {
             for (option, is_given) in
                 [("--tools", args.tools.is_some()), ("--thinking", args.thinking.is_some())]
@@ -157,7 +158,7 @@ fn prompt(args: &args::Generate) -> Result<Prompt> {
             system(args).into_iter().chain([user]).collect()
         }
     };
-    let tools = args.tools.as_deref().map(list).transpose()?.unwrap_or_default();
+    let tools = args.tools.as_deref().map(|path| list(path, "tools")).transpose()?.unwrap_or_default();
     Ok(Prompt::Chat { messages, thinking: args.thinking, tools })
 }
 
@@ -175,11 +176,11 @@ fn prompt_text(args: &args::Generate) -> Result<String> {
     Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
 
-/// Reads a JSON list of tools or messages.
-fn list(path: &Path) -> Result<Vec<Value>> {
+/// Reads a JSON list of `items`: tools or messages.
+fn list(path: &Path, items: &str) -> Result<Vec<Value>> {
     let fail = |problem: String| {
         Error::recipe(path.display(), problem)
-            .help("Give a JSON list of tools or messages in the form of OpenAI's API.")
+            .help(format!("Give a JSON list of {items} in the form of OpenAI's API."))
     };
     let text = base::read_bounded(path, MAX_LIST).map_err(|e| fail(e.problem().to_owned()))?;
     serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))
