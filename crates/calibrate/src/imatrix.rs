@@ -1,7 +1,7 @@
 //! Importance matrix (imatrix): Σx² of each input column of each matrix, and the number of tokens.
 //!
 //! Tensors and sums follow llama-imatrix (`tools/imatrix/imatrix.cpp`), which has no entries for the embeddings. Here
-//! `token_embd.weight` has the entry of the tied head, and `per_layer_token_embd.weight` has its own, see `table.rs`.
+//! `token_embd.weight` has the entry of the tied head, and `per_layer_token_embd.weight` has its own, see `ple_imatrix.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
