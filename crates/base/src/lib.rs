@@ -1,6 +1,20 @@
 //! Foundation of all other crates: the error type, atomic output files, bounded reading of small files, and text made
 //! safe to show.
 //!
+//! ```
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("report.txt");
+//! use std::io::Write;
+//!
+//! // the file has its name when it is complete, and not before
+//! base::write_whole(&path, |file| file.write_all(b"complete"))?;
+//! assert_eq!(base::read_bounded(&path, 8)?, b"complete");
+//!
+//! let error = base::read_bounded(&path, 7).unwrap_err();
+//! assert_eq!(error.fault(), base::Fault::Limit);
+//! # Ok::<(), base::Error>(())
+//! ```
+//!
 //! This crate knows no model, and of file formats only their first bytes.
 //!
 //! | file | idea |

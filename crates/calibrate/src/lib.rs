@@ -1,5 +1,28 @@
 //! Calibration: statistics of a model's activations on a text, and quantization that uses them.
 //!
+//! ```
+//! # let folder = testkit::fixtures("checkpoints/e2b");
+//! # use checkpoint::Checkpoint;
+//! # use gemma::ModelSpec;
+//! # use runtime::{Compute, Model, Weights};
+//! use calibrate::{CalibrationTokens, importance};
+//!
+//! # let checkpoint = Checkpoint::open(&folder)?;
+//! # let ModelSpec { config, inventory, .. } = ModelSpec::open(&checkpoint)?;
+//! # let compute = Compute::detect();
+//! # let model = Model::new(&config, Weights::new(&checkpoint, &inventory, compute)?)?;
+//! let text = CalibrationTokens {
+//!     sequences: &[vec![2, 100, 101, 102]],
+//!     names: vec!["calib.txt".to_owned()],
+//!     memory: 1 << 30,
+//!     compute,
+//!     progress: &|_| (),
+//! };
+//! let imatrix = importance(&model, &inventory, &text)?;
+//! assert_eq!(imatrix.get("blk.0.attn_q.weight").unwrap().counts(), [4]);
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! - [`importance()`]: the importance matrix (imatrix), Σx² of each input column (`imatrix.rs`; of the per-layer embedding
 //!   table: `ple_imatrix.rs`).
 //! - [`ldlq()`]: quantization with error feedback (LDLQ, the method of GPTQ), layer after layer, each on the activations of the

@@ -1,5 +1,19 @@
 //! A Hugging Face model folder: `config.json`, tokenizer, chat template, model card and safetensors shards.
 //!
+//! ```
+//! # let folder = testkit::fixtures("checkpoints/e2b");
+//! use checkpoint::Checkpoint;
+//! use tensor::TensorSource;
+//!
+//! let checkpoint = Checkpoint::open(&folder)?;
+//! assert_eq!(checkpoint.config()["model_type"], "gemma4");
+//!
+//! let desc = &checkpoint.tensors()[0];
+//! let mut row = vec![0; desc.row_bytes() as usize];
+//! checkpoint.read_rows(0, 0, &mut row)?;
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! [`Checkpoint::open`] reads and checks the headers of all shards, but no weights; rows are read on demand from their
 //! position in the file. [`SafetensorsWriter`] writes one safetensors file, row by row.
 //!

@@ -1,5 +1,31 @@
 //! Executes a plan: reads each file of the checkpoint once, sequentially, and writes all artifacts.
 //!
+//! ```
+//! # let (folder, home) = (testkit::fixtures("checkpoints/e2b"), tempfile::tempdir().unwrap());
+//! # let checkpoint = checkpoint::Checkpoint::open(&folder)?;
+//! # let model = gemma::ModelSpec::open(&checkpoint)?;
+//! # let recipe = plan::Recipe::from_toml("types.preset = 'q4_0'", "mine")?;
+//! # let requests = [plan::Request::new("mine", recipe, "model")];
+//! # let plan = plan::plan(&model, &plan::Shards::of(&checkpoint), &requests)?;
+//! let options = convert::Options {
+//!     folder: home.path().join("out"),
+//!     sync: true,
+//!     simd: quant::Simd::detect(),
+//!     tool: "example".to_owned(),
+//!     // and no imatrix, no tensors that are quantized already
+//!     # named: None,
+//!     # force: false,
+//!     # importance: None,
+//!     # rounded: Vec::new(),
+//!     # calibrations: Vec::new(),
+//!     # inputs: Vec::new(),
+//!     # settings: Vec::new(),
+//! };
+//! let finished = convert::run(&checkpoint, &plan, &options, &base::Silent)?;
+//! assert_eq!(finished.artifacts[0].outputs[0].name, "model.gguf");
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! Workers take row blocks in input order, encode them for every artifact and write each result at its offset; memory
 //! is workers × a block, whatever the model's size. The crate knows nothing of model architectures. An output gets
 //! its final name only when it is complete and on disk; hashes are computed in the same pass.

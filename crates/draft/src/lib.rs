@@ -1,5 +1,22 @@
 //! Draft models for speculative decoding: extraction from a target model, layer selection, acceptance rate.
 //!
+//! ```
+//! # let folder = testkit::fixtures("checkpoints/31b");
+//! # use checkpoint::Checkpoint;
+//! # use gemma::ModelSpec;
+//! use draft::Extraction;
+//! use tensor::TensorSource;
+//!
+//! # let checkpoint = Checkpoint::open(&folder)?;
+//! # let ModelSpec { config, json, inventory, .. } = ModelSpec::open(&checkpoint)?;
+//! // four of the layers of a model as a model of its own
+//! let draft = Extraction::new(&config, &json, &inventory, checkpoint.tensors(), &[0, 1, 3, 5])?;
+//! assert_eq!(draft.config.layers(), 4);
+//! let weights = draft.source(&checkpoint); // the layers are 0 to 3 there
+//! assert!(weights.tensors().iter().all(|desc| !desc.name.contains("layers.5.")));
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! | file | idea |
 //! |---|---|
 //! | `extraction.rs` | some layers of a model as a model of its own |

@@ -1,5 +1,25 @@
 //! Evaluation: two models over a corpus, layer by layer.
 //!
+//! ```
+//! # let folder = testkit::fixtures("checkpoints/e2b");
+//! # use checkpoint::Checkpoint;
+//! # use gemma::ModelSpec;
+//! # use runtime::{Compute, Model, Weights};
+//! use eval::{Base, EvalOptions, evaluate};
+//!
+//! # let checkpoint = Checkpoint::open(&folder)?;
+//! # let ModelSpec { config, inventory, .. } = ModelSpec::open(&checkpoint)?;
+//! # let open = || Model::new(&config, Weights::new(&checkpoint, &inventory, Compute::detect())?);
+//! # let (artifact, base) = (open()?, open()?);
+//! let sequences = [text::Sequence { tokens: vec![2, 100, 101, 102], scored: vec![2, 3] }];
+//! let options = EvalOptions { memory: 1 << 30, logits: None, progress: &|_| () };
+//! let tokens = evaluate(&artifact, Some(Base::Model(&base)), &sequences, options)?;
+//!
+//! assert_eq!(tokens.len(), 2); // one for each scored position
+//! assert!(tokens[0].against.unwrap().kld.abs() < 1e-6); // both are the same model here
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! | file | idea |
 //! |---|---|
 //! | `stream.rs` | the loop that streams a text through the layers of a model, also for calibration |

@@ -1,6 +1,23 @@
 //! Memory estimates of a run: weights by placement, KV cache by kind of layer, working buffers; and the fit into a
 //! memory limit.
 //!
+//! ```
+//! # let folder = testkit::fixtures("checkpoints/e2b");
+//! # let checkpoint = checkpoint::Checkpoint::open(&folder)?;
+//! # let model = gemma::ModelSpec::open(&checkpoint)?;
+//! # let recipe = plan::Recipe::from_toml("types.preset = 'q4_0'", "mine")?;
+//! # let requests = [plan::Request::new("mine", recipe, "model")];
+//! # let plan = plan::plan(&model, &plan::Shards::of(&checkpoint), &requests)?;
+//! use footprint::{Conditions, Engine, memory};
+//! use tensor::DType;
+//!
+//! let conditions = Conditions::new(&model.config, 8192, DType::F16)?; // tokens, type of the KV cache
+//! let memory = memory(&model, &plan.artifacts[0], conditions);
+//! assert_eq!(memory.needs[0].engine, Engine::LlamaCpp);
+//! assert!(memory.needs[0].total > memory.weights.resident);
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! The estimates are arithmetic over a plan and a config, without measurements. Each engine has its own file:
 //! `llama_cpp.rs` follows llama.cpp's source, `runtime.rs` this project's `runtime`, whose constants it uses.
 //! docs/memory.md has measurements beside the estimates.

@@ -1,5 +1,19 @@
 //! Knowledge about Gemma 4: its variants, the role of each tensor, the names and keys of its GGUF files.
 //!
+//! ```
+//! # let folder = testkit::fixtures("checkpoints/e2b");
+//! use checkpoint::Checkpoint;
+//! use gemma::ModelSpec;
+//!
+//! let model = ModelSpec::open(&Checkpoint::open(&folder)?)?;
+//! assert_eq!(model.config.layers(), 8);
+//!
+//! let mut slots = model.inventory.text.iter().map(|found| &found.slot);
+//! let query = slots.find(|slot| slot.gguf == "blk.0.attn_q.weight").unwrap();
+//! assert_eq!((query.role, query.layer), ("attn_q", Some(0)));
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! Everything that can be a table is one, in `formats/`: names and shapes of tensors, keys in their order, token
 //! types, named sizes. The code here fills the tables with the values of `config.json` and of the tokenizer.
 //! Container formats are in `gguf` and `checkpoint`, the choice of types in `plan`.

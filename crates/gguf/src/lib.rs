@@ -1,5 +1,23 @@
 //! The GGUF container, version 3, little-endian: metadata, tensor records, and the positions of the tensor data.
 //!
+//! ```
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("small.gguf");
+//! use gguf::{GgufFile, Layout, Metadata};
+//! use tensor::{DType, TensorDesc, TensorSource};
+//!
+//! let mut metadata = Metadata::new();
+//! metadata.insert("general.architecture", "gemma4");
+//! let layout = Layout::new(&metadata, vec![TensorDesc::new("x", DType::F32, [2, 4])?])?;
+//! let mut out = std::fs::File::create(&path).unwrap();
+//! layout.write(&mut out, [[0u8; 32]]).unwrap();
+//!
+//! let file = GgufFile::open(&path)?;
+//! assert_eq!(file.metadata().required::<&str>("general.architecture")?, "gemma4");
+//! assert_eq!(file.tensors()[0].shape, [2, 4]);
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! Reading is bounded: every length is checked against the file size before anything is allocated for it, and files
 //! that ggml refuses are refused. Writing starts from a [`Layout`], computed before a byte is written, so that rows can
 //! be written in any order. [`split`] cuts a model into parts as `llama-gguf-split` does.

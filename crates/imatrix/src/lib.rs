@@ -1,5 +1,20 @@
 //! Importance matrices (imatrix) of llama.cpp: read, written and merged.
 //!
+//! ```
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("imatrix.gguf");
+//! use imatrix::{Entry, Importance};
+//!
+//! // Σx² of two columns, over 512 tokens
+//! let mut importance = Importance::new(vec!["calib.txt".to_owned()], 1, 512);
+//! importance.insert("blk.0.attn_q.weight", Entry::new(vec![512.0, 1024.0], vec![512])?);
+//! importance.write(&path)?;
+//!
+//! let read = Importance::read(&path)?;
+//! assert_eq!(read.get("blk.0.attn_q.weight").unwrap().weights(), [1.0, 2.0]);
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! For each matrix that the text goes through, a file has Σx² of each column of its input, and the number of summed
 //! tokens; their quotient steers the quantization of `llama-quantize --imatrix` and `convert --importance`. Both file
 //! formats are read: GGUF (`gguf.rs`) and the older `.dat` (`dat.rs`), which does not contain the number of tokens and

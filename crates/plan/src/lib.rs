@@ -1,6 +1,23 @@
 //! Planning: a recipe and a model become a [`Plan`] that lists every output tensor with its input, type, file and
 //! offset.
 //!
+//! ```
+//! # let folder = testkit::fixtures("checkpoints/e2b");
+//! use checkpoint::Checkpoint;
+//! use gemma::ModelSpec;
+//! use plan::{Recipe, Request, Shards, plan};
+//!
+//! let checkpoint = Checkpoint::open(&folder)?;
+//! let model = ModelSpec::open(&checkpoint)?;
+//! let recipe = Recipe::from_toml("types.preset = 'q4_0'", "mine")?;
+//! let planned = plan(&model, &Shards::of(&checkpoint), &[Request::new("mine", recipe, "model")])?;
+//!
+//! let mut tensors = planned.artifacts[0].tensors();
+//! let query = tensors.find(|tensor| tensor.desc.name == "blk.0.attn_q.weight").unwrap();
+//! assert_eq!(query.desc.dtype, tensor::DType::Q4_0);
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! Planning does no I/O; a plan can be printed, compared and digested, and the crate `convert` executes it. The rules
 //! for types are data: `formats/gguf-presets.toml`, `formats/safetensors-schemes.toml`, `formats/offload.toml` and
 //! the recipes.

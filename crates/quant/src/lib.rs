@@ -1,6 +1,19 @@
 //! Block codecs: convert rows of f32 to and from the types of GGUF files, with or without importance weights, and the
 //! 8-bit floats of safetensors files, see [`scale_is_apart`].
 //!
+//! ```
+//! use quant::{Simd, decode, encode};
+//! use tensor::DType;
+//!
+//! let row: Vec<f32> = (0..64).map(|i| (i as f32 - 32.0) / 100.0).collect();
+//! let mut bytes = vec![0; 2 * DType::Q8_0.block_bytes()];
+//! encode(Simd::detect(), DType::Q8_0, row.len(), &row, None, &mut bytes);
+//!
+//! let mut decoded = vec![0.0; row.len()];
+//! decode(Simd::detect(), DType::Q8_0, &bytes, &mut decoded);
+//! assert!(row.iter().zip(&decoded).all(|(x, y)| (x - y).abs() < 0.002));
+//! ```
+//!
 //! The bytes of GGUF's types equal those of llama.cpp's stock x86-64 build (ggml 0.25.3, `ggml-quants.c`) at every
 //! vector width: every sum runs in ggml's order, because each vector lane processes a block of its own (see
 //! `lanes.rs`). Golden files made by that build test every type at every [`Simd`] level.

@@ -1,5 +1,15 @@
 //! Presentation of verification reports and draft model reports: on a terminal, as Markdown, as an HTML page.
 //!
+//! ```
+//! use verify::{Finding, Report, Severity, Step};
+//!
+//! let problem = "differs from the checkpoint";
+//! let finding = Finding::new(Severity::Failure, Step::Tensors, "blk.0.attn_q.weight", problem);
+//! let failed = Report { findings: vec![finding], ..Report::default() };
+//! assert!(report::markdown(&failed).contains("blk.0.attn"));
+//! assert!(report::html(&failed).contains("differs from the checkpoint"));
+//! ```
+//!
 //! | file | idea |
 //! |---|---|
 //! | `number.rs` | formatting of numbers; removal of control characters from names |

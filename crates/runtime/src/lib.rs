@@ -1,5 +1,22 @@
 //! The text forward pass of every Gemma 4 variant, in f32, as plain formulas.
 //!
+//! ```
+//! # let folder = testkit::fixtures("checkpoints/e2b");
+//! use checkpoint::Checkpoint;
+//! use gemma::ModelSpec;
+//! use runtime::{Compute, KvCache, Model, RowMajor, Weights, argmax};
+//!
+//! let checkpoint = Checkpoint::open(&folder)?;
+//! let ModelSpec { config, inventory, .. } = ModelSpec::open(&checkpoint)?;
+//! let model = Model::new(&config, Weights::new(&checkpoint, &inventory, Compute::detect())?)?;
+//!
+//! let hidden = model.forward(&[2, 100, 101], &mut KvCache::new(&config), |_, _| ())?;
+//! let logits = model.head(&hidden)?; // one row a token
+//! let next = argmax(logits.row_values(2));
+//! assert!((next as u64) < config.vocab);
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! Read [`Model::part`] first: it is the model on one page, and each line of it is a file here.
 //!
 //! | file | idea |

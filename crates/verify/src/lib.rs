@@ -1,5 +1,17 @@
 //! Verification of an artifact: its structure and weights against its checkpoint, and the report.
 //!
+//! ```
+//! # let path = testkit::fixtures("checkpoints/e2b");
+//! use checkpoint::Checkpoint;
+//! use verify::{Severity, structure_alone};
+//!
+//! // without the checkpoint that an artifact was made from: its parts against each other
+//! let folder = Checkpoint::open(&path)?;
+//! let (_, findings) = structure_alone(&folder)?;
+//! assert!(findings.iter().all(|finding| finding.severity != Severity::Failure));
+//! # Ok::<(), tensor::Error>(())
+//! ```
+//!
 //! | file | idea |
 //! |---|---|
 //! | `artifact.rs` | a GGUF or a folder of safetensors, and the storage of each tensor |
