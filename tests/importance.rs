@@ -336,3 +336,20 @@ fn inspect_shows_coverage_and_outliers() {
     let text = run(["inspect", path.to_str().unwrap(), "--tensors"]).good().stdout;
     assert!(text.contains("\n1 of ") && text.contains(" got no token; 1 of these have the mean"), "{text}");
 }
+
+/// A text that is changed while it is read is named, in every job that reads one.
+#[test]
+fn shortened_conversations_are_noted() {
+    let home = tempfile::tempdir().unwrap();
+    let path = |name: &str| home.path().join(name).display().to_string();
+    let (model, talk, out) = (fixture("31b").display().to_string(), path("talk.jsonl"), path("out.gguf"));
+    let line = |text: &str| {
+        format!(r#"[{{"role": "user", "content": "{text}"}}, {{"role": "assistant", "content": "Yes."}}]"#)
+    };
+    std::fs::write(&talk, format!("{}\n{}\n", line("Hi"), line(&"Is it so? ".repeat(40)))).unwrap();
+    let job = run(["calibrate", &model, "--text", &talk, "--context", "64", "-o", &out]).good();
+    let note = "note: --text: 1 of 2 conversations are longer than 64 tokens";
+    assert!(job.stderr.contains(note), "{}", job.stderr);
+    let job = run(["draft", "measure", &model, "--target", &model, "--text", &talk, "-c", "64"]);
+    assert!(job.stderr.contains("note: --text: 1 of 2 conversations"), "{}", job.stderr);
+}

@@ -233,7 +233,7 @@ fn protocol_of(files: &[PathBuf]) -> Result<Protocol> {
     let protocol = Protocol::of_file(first);
     match files.iter().find(|path| Protocol::of_file(path) != protocol) {
         Some(other) => Err(Error::recipe(other.display(), "conversations and plain text do not add up")
-            .help(format!("{} has the other protocol; verify them one by one.", first.display()))),
+            .help(format!("{} has the other protocol; give them one by one.", first.display()))),
         None => Ok(protocol),
     }
 }

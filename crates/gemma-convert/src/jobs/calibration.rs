@@ -106,7 +106,7 @@ impl Calibrate {
 
     fn collect(&self, model: &Model, progress: &dyn Progress) -> Result<Importance> {
         model.notes().iter().for_each(|note| progress.note(note));
-        let sequences = sequences(&self.text, self.context, &model.reader())?;
+        let sequences = sequences(&self.text, self.context, &model.reader(), progress)?;
         let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
         let steps = tokens * model.config().layers() as u64;
         let task = progress.begin("calibrating", steps, Unit::Steps);

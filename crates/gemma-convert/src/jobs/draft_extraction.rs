@@ -14,6 +14,7 @@ use tensor::{Error, Result, TensorDesc, TensorSink, TensorSource};
 use text::{Corpus, Cut, Scored, Tokenizer};
 
 use super::drafts::{companions, draft_name, no_budget};
+use super::rounding::note_remarks;
 use super::{Convert, Converted, Planned};
 use crate::model::reader;
 use crate::options::Layers;
@@ -141,6 +142,7 @@ impl DraftExtract {
         let cut = Cut { context: self.context, most: Some(chunks.end), scored: Scored::Answers };
         let mut corpus = Corpus::read(&text.files, &reader(&tokenizer, model), &cut)?;
         corpus.skip(chunks.start)?;
+        note_remarks(&corpus, progress);
         let tries = LayerSelection::tries(model.config.layers(), count);
         let task = progress.begin("selecting layers", tries, Unit::Steps);
         let parts = (&model.config, &model.json, &model.inventory);

@@ -36,12 +36,24 @@ impl Calibrated {
 ///
 /// # Errors
 /// `Malformed` for a text that is too short or not UTF-8, `Recipe` for chunks beyond its end.
-pub(crate) fn sequences(options: &TextOptions, context: usize, reader: &Reader<'_>) -> Result<Vec<Vec<u32>>> {
+pub(crate) fn sequences(
+    options: &TextOptions,
+    context: usize,
+    reader: &Reader<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<u32>>> {
     let most = options.chunks.as_ref().map(|chunks| chunks.0.end);
     let cut = Cut { context, most, scored: Scored::All };
     let mut corpus = Corpus::read(&options.files, reader, &cut)?;
     corpus.skip(options.chunks.as_ref().map_or(0, |chunks| chunks.0.start))?;
+    note_remarks(&corpus, progress);
     Ok(corpus.sequences.into_iter().map(|sequence| sequence.tokens).collect())
+}
+
+/// Notes the changes of a text, such as shortened conversations. Warnings about its perplexity are for `verify`.
+pub(crate) fn note_remarks(corpus: &Corpus, progress: &dyn Progress) {
+    let notes = corpus.remarks.iter().filter(|remark| !remark.is_warning);
+    notes.for_each(|remark| progress.note(&format!("‹text›: {}", remark.problem)));
 }
 
 /// The paths of the texts as given.
@@ -86,7 +98,7 @@ pub(crate) fn round(
     let texts = text.files.iter().map(|path| convert::file_entry(path)).collect::<Result<Vec<_>>>()?;
     let one = |(number, request): (usize, &Request)| {
         let Some(calibration) = &request.recipe.calibration else { return Ok(None) };
-        let sequences = sequences(text, calibration.context, &reader)?;
+        let sequences = sequences(text, calibration.context, &reader, progress)?;
         let artifact = &plan.artifacts[number];
         let run = Run { checkpoint, model, artifact, sequences, texts: &texts, compute };
         let folder = options.folder.join(format!("{}.calibration", request.stem));

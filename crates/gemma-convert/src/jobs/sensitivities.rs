@@ -115,7 +115,7 @@ pub(crate) struct Measure<'a> {
 pub(crate) fn measure(what: &Measure<'_>, progress: &dyn Progress) -> Result<Sensitivity> {
     let Measure { checkpoint, model, text, context, path, force, compute } = what;
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
-    let sequences = sample(&sequences(text, *context, &reader(&tokenizer, model))?);
+    let sequences = sample(&sequences(text, *context, &reader(&tokenizer, model), progress)?);
     let tokens = sequences.iter().map(|sequence| sequence.len() as u64).sum();
     let id = sensitivity_id(&model.fingerprint, &sequences, *compute);
     let known = read(path).ok();
