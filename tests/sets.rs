@@ -52,11 +52,7 @@ fn shim() -> Option<&'static Path> {
         let shim = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("rename-{}.so", std::process::id()));
         let made = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).args([&shim, &source]).status();
         let made = made.is_ok_and(|status| status.success());
-        if !made {
-            assert!(std::env::var_os("CI").is_none(), "no C compiler");
-            testkit::skip("failing renames", "no C compiler");
-        }
-        made.then_some(shim)
+        testkit::Need::Compiler.found(made.then_some(shim), "no C compiler: failing renames are not tested")
     };
     SHIM.get_or_init(make).as_deref()
 }

@@ -31,7 +31,7 @@ use crate::serde_dtype;
 const FEEDBACK: f64 = 0.5;
 
 /// `[budget]`: the candidate types and one of three limits.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
     /// Candidate types. A type whose blocks do not divide a tensor's rows is no candidate for it.
@@ -46,6 +46,13 @@ pub struct Budget {
     /// Maximum KL divergence in nats per token, as predicted from the sensitivities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kld: Option<f64>,
+}
+
+/// The default types and no limit.
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { types: types(), size: None, bpw: None, kld: None }
+    }
 }
 
 /// The types of four bits and more that support error feedback and run on every backend of llama.cpp.
@@ -83,7 +90,8 @@ const POINTS: usize = 200;
 impl Budget {
     pub(crate) fn check(&self) -> Result<()> {
         if self.types.is_empty() {
-            return Err(Error::recipe("budget.types", "no type to choose"));
+            return Err(Error::recipe("budget.types", "no type to choose")
+                .expected("types such as q4_0 and q8_0", "an empty list"));
         }
         if let Some(dtype) = self.types.iter().find(|dtype| !MEASURED_TYPES.contains(dtype)) {
             let known: Vec<_> = MEASURED_TYPES.iter().map(|dtype| dtype.name()).collect();

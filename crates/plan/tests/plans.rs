@@ -188,7 +188,9 @@ fn a_budget_is_kept_and_more_bytes_cost_less() {
             let allocation = request.allocation.clone().unwrap();
             let plan = plan(model, shards, &[request]).unwrap();
             assert_eq!(plan.artifacts[0].bytes(), allocation.bytes);
-            assert!(allocation.bytes <= size && allocation.predicted_kld <= last, "{allocation:?} of {size}");
+            assert!(allocation.bytes <= size && allocation.predicted_kld < last, "{allocation:?} of {size}");
+            // the largest tensor takes 3 % of the model: nothing that fits is left out
+            assert!(allocation.bytes * 20 > size * 19 || size == 2 * smallest, "{allocation:?} of {size}");
             last = allocation.predicted_kld;
         }
         let message = with(1000).unwrap_err();

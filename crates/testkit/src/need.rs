@@ -20,6 +20,8 @@ pub enum Need {
     Avx512,
     /// The right to mount file systems.
     Mounts,
+    /// A C compiler, for libraries that make system calls fail.
+    Compiler,
 }
 
 impl Need {
@@ -32,6 +34,7 @@ impl Need {
             Need::Amx => "GEMMA_CONVERT_AMX",
             Need::Avx512 => "GEMMA_CONVERT_AVX512",
             Need::Mounts => "GEMMA_CONVERT_MOUNTS",
+            Need::Compiler => "GEMMA_CONVERT_COMPILER",
         }
     }
 
