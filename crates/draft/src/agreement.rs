@@ -3,7 +3,7 @@
 use eval::predictions;
 use ndarray::{Axis, s};
 use rayon::prelude::*;
-use runtime::{Drafter, KvCache, Matrix, Model, RowMajor, argmax};
+use runtime::{Assistant, Drafter, KvCache, Matrix, Model, RowMajor, argmax};
 use tensor::Result;
 use text::Sequence;
 
@@ -44,13 +44,24 @@ pub fn overlaps(
     sequences: &[Sequence],
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Overlap>> {
-    let Drafter::Assistant(drafter) = draft else {
-        let Drafter::Model(model) = draft else { return Ok(Vec::new()) };
-        let (theirs, own) =
-            (predictions(target, sequences, &|_| ())?, predictions(model, sequences, &|_| ())?);
-        progress(sequences.iter().map(|sequence| sequence.scored.len() as u64).sum());
-        return own_overlaps((target, &theirs), (model, &own));
-    };
+    match draft {
+        Drafter::Assistant(drafter) => assistant_overlaps(target, drafter, sequences, progress),
+        Drafter::Model(model) => {
+            let (theirs, own) =
+                (predictions(target, sequences, &|_| ())?, predictions(model, sequences, &|_| ())?);
+            progress(sequences.iter().map(|sequence| sequence.scored.len() as u64).sum());
+            own_overlaps((target, &theirs), (model, &own))
+        }
+    }
+}
+
+/// The overlaps of a target and its assistant, which reads the target's cache.
+fn assistant_overlaps(
+    target: &Model<'_>,
+    drafter: &Assistant<'_>,
+    sequences: &[Sequence],
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Overlap>> {
     let mut all = Vec::new();
     for Sequence { tokens, scored } in sequences {
         // one pass for all positions; then the cache is rolled back, last position first

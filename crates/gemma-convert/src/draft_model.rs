@@ -65,7 +65,7 @@ impl DraftModel {
             ModelKind::Draft => {
                 Assistant::new(&self.config, source, &self.inventory, target, compute).map(Drafter::Assistant)
             }
-            _ => Weights::new(source, &self.inventory, compute)
+            ModelKind::Multimodal | ModelKind::Unified | ModelKind::Text => Weights::new(source, &self.inventory, compute)
                 .and_then(|weights| runtime::Model::new(&self.config, weights))
                 .and_then(|model| Drafter::of_model(model, target)),
         };

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use gguf::Metadata;
 use imatrix::{Entry, Importance};
 use serde::{Deserialize, Serialize};
-use tensor::{DType, Error, Result, TensorDesc};
+use tensor::{Error, Result, TensorDesc};
 
 use crate::manifest::FileEntry;
 
@@ -24,9 +24,6 @@ const CHUNKS: &str = "quantize.imatrix.chunks_count";
 
 /// Maximum bytes of a string that llama-quantize can put into a key.
 const MOST_TEXT: usize = 127;
-
-/// Types whose quantization ignores the imatrix, in ggml as here.
-const IGNORES_IMATRIX: [DType; 2] = [DType::Q8_0, DType::MXFP4];
 
 /// The keys `quantize.imatrix.*` of a GGUF that was made with an imatrix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,7 +134,7 @@ impl<'a> ImatrixMatcher<'a> {
         role: &'static str,
         repacked: bool,
     ) -> Result<bool> {
-        let uses_imatrix = desc.dtype.is_quantized() && !IGNORES_IMATRIX.contains(&desc.dtype) && !repacked;
+        let uses_imatrix = quant::uses_importance(desc.dtype) && !repacked;
         let name = &desc.name;
         let Some(entry) = self.entries.get(name) else {
             if uses_imatrix {

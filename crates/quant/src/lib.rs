@@ -51,10 +51,16 @@ pub fn scale_is_apart(dtype: DType) -> bool {
     matches!(dtype, DType::SFP8 | DType::F8_E4M3 | DType::F8_E5M2)
 }
 
+/// True if importance weights change the bytes of [`encode`]: false for Q8_0 and MXFP4, whose scale is that of the
+/// largest weight (in ggml as here), for the 8-bit floats and for plain types.
+pub fn uses_importance(dtype: DType) -> bool {
+    dtype.is_quantized() && can_encode(dtype) && !matches!(dtype, DType::Q8_0 | DType::MXFP4)
+}
+
 /// Encodes whole rows of `cols` values each.
 ///
 /// `importance` has `cols` weights (one an input column, all ≥ 0), shared by the rows. It steers the scale search of
-/// types with a weighted search; the other types ignore it, as in ggml. `out` has exactly the size of the encoded
+/// types that [use it](uses_importance); the other types ignore it, as in ggml. `out` has exactly the size of the encoded
 /// bytes. Values should be finite, see [`first_beyond`]: other values affect only their own block.
 ///
 /// # Panics

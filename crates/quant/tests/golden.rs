@@ -53,9 +53,9 @@ fn check_folder(folder: &str, cols: usize, types: &[DType]) {
     let weights = read_f32(&format!("{folder}/weights.f32"));
     for &dtype in types {
         let plain = read(&format!("{folder}/{dtype}.bin"));
-        let weighted = match dtype {
-            DType::Q8_0 | DType::MXFP4 => plain.clone(),
-            _ => read(&format!("{folder}/{dtype}.weighted.bin")),
+        let weighted = match quant::uses_importance(dtype) {
+            true => read(&format!("{folder}/{dtype}.weighted.bin")),
+            false => plain.clone(),
         };
         for simd in Simd::available() {
             assert_blocks_equal(dtype, simd, "plain", &encode(simd, dtype, cols, &x, None), &plain);

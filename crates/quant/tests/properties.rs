@@ -119,3 +119,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn importance_changes_the_bytes_of_the_types_that_use_it_and_of_no_other() {
+    // a quarter of the columns counts a thousand times as much
+    let importance: Vec<f32> = (0..COLS).map(|i| if i % 4 == 1 { 1000.0 } else { 1.0 }).collect();
+    let row: Vec<f32> = (0..COLS).map(|i| (i as f32 * 0.7).sin() * (1.0 + (i % 5) as f32)).collect();
+    for &dtype in DType::ALL.iter().filter(|dtype| can_encode(**dtype)) {
+        let changes = stored(dtype, &row, None) != stored(dtype, &row, Some(&importance));
+        assert_eq!(changes, quant::uses_importance(dtype), "{dtype}");
+    }
+}

@@ -11,9 +11,9 @@ use tensor::{DType, Error, Result, TensorSource};
 use crate::artifact::{Artifact, Stored};
 use crate::expected::{Expected, ExpectedTensor, Values};
 use crate::integers::integers;
-use crate::limits::{Judge, Limits};
+use crate::limits::Judge;
 use crate::outliers::{self, Group, Row};
-use crate::reencode::{self, Bytes, Kept, Reencode, Verdict};
+use crate::reencode::{self, Bytes, Kept, Reencode, Trust, Verdict};
 use crate::structure::comparable;
 use crate::{Finding, Tensors, WorstBlock, diagnose, summary};
 
@@ -91,8 +91,10 @@ pub(crate) fn compare(
     let bytes: Vec<Bytes> = errors.iter_mut().map(|part| std::mem::take(&mut part.bytes)).collect();
     let verdicts = reencode::verdicts(&pairs, &reencode, &bytes, expected.lenient);
     for (part, verdict) in errors.iter_mut().zip(&verdicts) {
-        if *verdict == Verdict::Otherwise {
-            part.count_outliers();
+        match verdict {
+            Verdict::Exact => part.exact = true,
+            Verdict::Fault => {}
+            Verdict::Otherwise => part.count_outliers(),
         }
     }
     let mut findings = diagnose::findings(&pairs, &errors, expected)?;
@@ -263,7 +265,10 @@ impl Pair<'_> {
             {
                 part.rows.push(Row::of(row, blocks, limits.beneath(cols)));
                 let in_block = limits.block_len().max(GROUP) / GROUP;
-                let largest: Vec<f32> = x.chunks(in_block * GROUP).map(quant::max_abs).collect();
+                let mut largest: Vec<f32> = x.chunks(in_block * GROUP).map(quant::max_abs).collect();
+                if reencode.is_none_or(|reencode| reencode.trust != Trust::Importance) {
+                    largest.fill(quant::max_abs(x));
+                }
                 let of_row = blocks.iter().enumerate().filter_map(|(at, sums)| {
                     Group::of(row, at * GROUP, largest[at / in_block], sums, limits.beneath(GROUP))
                 });
@@ -277,7 +282,9 @@ impl Pair<'_> {
                     };
                     x.iter().zip(y).position(beyond)
                 }
-                Judge::Blocks(limits) => bad_block(&limits, blocks, cols, total),
+                // every block is one that the checkpoint gives
+                Judge::Blocks(_) if part.bytes.blocks > 0 && part.bytes.differing == 0 => None,
+                Judge::Blocks(limits) => limits.first_wrong(blocks, cols, total),
             };
             if let Some(column) = bad {
                 part.bad_row(row, column);
@@ -286,13 +293,6 @@ impl Pair<'_> {
         part.groups = outliers::groups_far_off(&groups);
         Ok(part)
     }
-}
-
-/// The first column of the first wrong block; 0 for a wrong row.
-fn bad_block(limits: &Limits, blocks: &[Sums], cols: usize, row: Sums) -> Option<usize> {
-    let len = limits.block_len();
-    let block = limits.errors(blocks, cols, row).position(|error| error > limits.block);
-    block.map(|block| block * len).or_else(|| limits.is_another(blocks, cols, row).then_some(0))
 }
 
 /// Zeroes values that are not finite and equal on both sides: towers may have clamps at infinity.
@@ -395,6 +395,8 @@ pub(crate) struct Part {
     /// Some of the bad rows, in order.
     pub(crate) some_bad: Vec<u64>,
     pub(crate) last_bad: u64,
+    /// All blocks are those that the checkpoint gives, so no limit applies.
+    pub(crate) exact: bool,
     /// Comparison of the bytes with those that the checkpoint gives.
     pub(crate) bytes: Bytes,
     /// Scales of rows whose bytes are not known to be right.

@@ -7,7 +7,7 @@ use crate::errors::{GROUP, Sums};
 /// The fewest rows for a statistic.
 const ENOUGH: usize = 16;
 /// The least distance of an outlier row's scale from the median.
-const LEAST: f64 = 0.025;
+const LEAST: f64 = 0.04;
 /// The least distance of an outlier row in robust standard deviations.
 const FAR: f64 = 12.0;
 /// The least power for a reliable scale, in multiples of the power that the type cannot distinguish from zero.
@@ -19,9 +19,9 @@ const MOST: f64 = 0.25;
 /// The fewest groups for a statistic.
 const ENOUGH_GROUPS: usize = 64;
 /// The least ratio of an outlier group's error to the median error.
-const FAR_GROUP: f64 = 4.0;
+const FAR_GROUP: f64 = 6.0;
 /// The least distance of an outlier group in robust standard deviations of the logarithm.
-const FAR_IN_GROUPS: f64 = 8.0;
+const FAR_IN_GROUPS: f64 = 9.0;
 /// The largest share of groups that can be outliers.
 const MOST_GROUPS: f64 = 0.05;
 /// Lower bound of errors, so that exact groups have a logarithm.
@@ -64,18 +64,19 @@ pub(crate) fn outliers(rows: &[Row]) -> Vec<u64> {
 }
 
 /// The error of a group of weights, relative to the largest weight of its block, which determines the quantization
-/// step.
+/// step. Error feedback moves errors between blocks, so that errors are relative to the largest weight of the row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Group {
     pub(crate) row: u64,
     pub(crate) column: usize,
-    /// RMSE divided by the largest magnitude of the original block.
+    /// RMSE divided by the largest magnitude of the original block or row.
     error: f32,
 }
 
 impl Group {
-    /// The group that begins at `column`, in a block whose largest magnitude is `largest`. `None` if the original has
-    /// little more power than `beneath`, or the artifact has only zeros, as an importance of zero makes.
+    /// The group that begins at `column`, in a block (or, with error feedback, a row) whose largest magnitude is
+    /// `largest`. `None` if the original has little more power than `beneath`, or the artifact has only zeros, as an
+    /// importance of zero makes.
     pub(crate) fn of(row: u64, column: usize, largest: f32, sums: &Sums, beneath: f64) -> Option<Group> {
         let largest = f64::from(largest);
         let error = (sums.ee / GROUP as f64).sqrt() / largest;
@@ -103,15 +104,40 @@ pub(crate) fn groups_far_off(groups: &[Group]) -> Vec<Group> {
     if found.len() as f64 > MOST_GROUPS * groups.len() as f64 { Vec::new() } else { found }
 }
 
+/// Median and robust standard deviation of a figure of the rows; `None` if there are too few rows.
+fn usual(rows: &[Row], figure: fn(&Row) -> f32) -> Option<(f64, f64)> {
+    let figures: Vec<f64> = rows.iter().map(|row| f64::from(figure(row))).filter(|f| f.is_finite()).collect();
+    if figures.len() < ENOUGH {
+        return None;
+    }
+    let centre = median(figures.clone());
+    Some((centre, SIGMA * median(figures.iter().map(|f| (f - centre).abs()).collect())))
+}
+
 /// Whether a row's figure is an outlier; never, if there are too few rows.
 fn far_from_others(rows: &[Row], figure: fn(&Row) -> f32) -> impl Fn(&Row) -> bool {
-    let figures: Vec<f64> = rows.iter().map(|row| f64::from(figure(row))).filter(|f| f.is_finite()).collect();
-    let enough = figures.len() >= ENOUGH;
-    let centre = if enough { median(figures.clone()) } else { 0.0 };
-    let spread =
-        if enough { SIGMA * median(figures.iter().map(|f| (f - centre).abs()).collect()) } else { 0.0 };
-    let limit = LEAST.max(FAR * spread);
-    move |row| enough && (f64::from(figure(row)) - centre).abs() > limit
+    let usual = usual(rows, figure);
+    move |row| {
+        usual
+            .is_some_and(|(centre, spread)| (f64::from(figure(row)) - centre).abs() > LEAST.max(FAR * spread))
+    }
+}
+
+/// The distance of the farthest row in robust standard deviations, as [`outliers`] judges it.
+#[cfg(test)]
+pub(crate) fn farthest(rows: &[Row]) -> f64 {
+    let figures: [fn(&Row) -> f32; 2] = [|row| row.scale, |row| row.median];
+    let distance = |row: &Row| {
+        figures
+            .iter()
+            .filter_map(|figure| usual(rows, *figure).map(|usual| (figure, usual)))
+            .map(|(figure, (centre, spread))| {
+                let distance = (f64::from(figure(row)) - centre).abs();
+                if distance > LEAST { distance / spread } else { 0.0 }
+            })
+            .fold(f64::INFINITY, f64::min)
+    };
+    rows.iter().map(distance).filter(|distance| distance.is_finite()).fold(0.0, f64::max)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -112,8 +112,7 @@ impl<'a> Reencode<'a> {
             Some(_) => return None,
         };
         let planned = tensor.rounding;
-        let steers =
-            dtype.is_quantized() && !matches!(dtype, DType::Q8_0 | DType::MXFP4) && scales == Scales::None;
+        let steers = quant::uses_importance(dtype) && scales == Scales::None;
         let entry = expected.importance.as_deref().filter(|_| steers);
         let entry = entry.and_then(|entries| entries.get(&tensor.desc.name));
         let trust = match expected.known {
