@@ -65,9 +65,11 @@ impl DraftModel {
             ModelKind::Draft => {
                 Assistant::new(&self.config, source, &self.inventory, target, compute).map(Drafter::Assistant)
             }
-            ModelKind::Multimodal | ModelKind::Unified | ModelKind::Text => Weights::new(source, &self.inventory, compute)
-                .and_then(|weights| runtime::Model::new(&self.config, weights))
-                .and_then(|model| Drafter::of_model(model, target)),
+            ModelKind::Multimodal | ModelKind::Unified | ModelKind::Text => {
+                Weights::new(source, &self.inventory, compute)
+                    .and_then(|weights| runtime::Model::new(&self.config, weights))
+                    .and_then(|model| Drafter::of_model(model, target))
+            }
         };
         draft.map_err(|e| e.within(self.path.display()))
     }
