@@ -178,7 +178,7 @@ fn several_models() {
             case(
                 "two states of a training",
                 "31b",
-                &["checkpoint-500, checkpoint-1000", "Give the one", "checkpoint-1000\n"],
+                &["checkpoint-500, checkpoint-1000", "Give the path of one", "checkpoint-1000\n"],
                 |f| {
                     for name in ["checkpoint-500", "checkpoint-1000"] {
                         fs::create_dir(f.file(name)).unwrap();

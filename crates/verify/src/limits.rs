@@ -5,8 +5,8 @@
 //!
 //! **Quantised types** are judged by units that every correct quantizer preserves, whatever its method:
 //! round-to-nearest, importance weights (zeros among them) or error feedback.
-//! - A *block*, the 32 or 256 weights under one f16 scale, may have a relative error of `block`. A block of zeros has
-//!   1. A tiny group inside a block of 256 may be lost, but not the block, because its largest group dominates the sum.
+//! - A *block*, the 32 or 256 weights under one f16 scale, may have a relative error of `block`; a block of zeros
+//!   has 1. A tiny group inside a block of 256 may be lost, but not the block, because its largest group dominates the sum.
 //!   A block with less power than a quarter of the row's mean is compared with that quarter, because error feedback
 //!   moves the errors of large columns into small ones. *One* block of 32 has no limit: error feedback with uneven
 //!   inputs gives a few of them an error of 2 to 4, more than a block of other weights (1.1 to 1.8). So two such blocks

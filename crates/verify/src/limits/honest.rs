@@ -267,8 +267,11 @@ enum Way {
     Feedback,
 }
 
+/// Receives the kind of weights, the way of rounding, the weights and the decoded values.
+type EachFile<'a> = dyn FnMut(&str, Way, &[f32], &[f32]) + 'a;
+
 /// Calls `each` with every correct file: the weights' kind, how it was made, its weights and the decoded values.
-fn honest_files(dtype: DType, number: u64, each: &mut dyn FnMut(&str, Way, &[f32], &[f32])) {
+fn honest_files(dtype: DType, number: u64, each: &mut EachFile<'_>) {
     let rows = |weight: Weight| {
         let mut random = Random::of(number, 1);
         (0..ROWS * COLS).map(|i| weight(&mut random, i / COLS, i % COLS) as f32).collect::<Vec<_>>()
@@ -457,6 +460,7 @@ fn every_quantised_type_has_limits() {
 /// Prints median, 99 % quantile and maximum of each figure over the files of a type and way, of `SEQUENCES` sequences.
 #[test]
 #[ignore = "a survey for setting the limits"]
+#[allow(clippy::print_stdout, reason = "figures for a person")]
 fn survey() {
     let sequences = std::env::var("SEQUENCES").map_or(SEQUENCES, |text| text.parse().unwrap());
     let types = std::env::var("TYPES").ok();
