@@ -23,8 +23,8 @@
 //!
 //! A wrong row, an exchanged expert or a shifted table is a random vector with respect to the original: a relative
 //! error of √2, a cosine of 0 ± 0.1. Rows of an embedding may be closer to each other, therefore the tighter limit of
-//! rows. `limits/honest.rs` compares the table with files of all types over weights that are hard for them, and its
-//! `survey` prints the figures: `SEQUENCES=30 cargo test -p verify --lib -- --ignored survey --nocapture`.
+//! rows. `limits/honest.rs` compares the table with files of all types over weights that are hard for them;
+//! `limits/survey.rs` prints the figures: `SEQUENCES=30 cargo test -p verify --lib limits_have_a_margin -- --nocapture`.
 //!
 //! Rows whose bytes are what the checkpoint gives are not compared with limits.
 
@@ -176,3 +176,5 @@ impl Limits {
 
 #[cfg(test)]
 mod honest;
+#[cfg(test)]
+mod survey;

@@ -136,21 +136,21 @@ fn fed_back(x: &[f32], y: &[f32]) -> Vec<f32> {
 
 /// Figures of a file by which it is judged.
 #[derive(Clone, Copy, Debug, Default)]
-struct Figures {
+pub(super) struct Figures {
     /// The largest error of a block, and the largest of the second worst blocks of all rows.
-    block: f64,
-    second: f64,
+    pub(super) block: f64,
+    pub(super) second: f64,
     /// The largest error of a row, without groups of zeros.
-    row: f64,
+    pub(super) row: f64,
     /// Number of wrong rows.
-    wrong: usize,
+    pub(super) wrong: usize,
     /// Difference of the tensor's scale from 1.
-    scale: f64,
-    relative: f64,
+    pub(super) scale: f64,
+    pub(super) relative: f64,
     /// Distance of the farthest row, in robust standard deviations.
-    distance: f64,
+    pub(super) distance: f64,
     /// Number of groups that stand out.
-    far: usize,
+    pub(super) far: usize,
 }
 
 fn sums_of(x: &[f32], y: &[f32]) -> Vec<Sums> {
@@ -158,7 +158,7 @@ fn sums_of(x: &[f32], y: &[f32]) -> Vec<Sums> {
 }
 
 impl Figures {
-    fn of(limits: &Limits, x: &[f32], y: &[f32], way: Way) -> Figures {
+    pub(super) fn of(limits: &Limits, x: &[f32], y: &[f32], way: Way) -> Figures {
         let (mut figures, mut part) = (Figures::default(), Part::default());
         for (row, (x, y)) in x.chunks(COLS).zip(y.chunks(COLS)).enumerate() {
             let groups = sums_of(x, y);
@@ -261,17 +261,17 @@ fn feedback_rounded(dtype: DType, x: &[f32], importance: &[f32], correlation: f6
 
 /// How a file was rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
+pub(super) enum Way {
     Nearest,
     Importance,
     Feedback,
 }
 
 /// Receives the kind of weights, the way of rounding, the weights and the decoded values.
-type EachFile<'a> = dyn FnMut(&str, Way, &[f32], &[f32]) + 'a;
+pub(super) type EachFile<'a> = dyn FnMut(&str, Way, &[f32], &[f32]) + 'a;
 
 /// Calls `each` with every correct file: the weights' kind, how it was made, its weights and the decoded values.
-fn honest_files(dtype: DType, number: u64, each: &mut EachFile<'_>) {
+pub(super) fn honest_files(dtype: DType, number: u64, each: &mut EachFile<'_>) {
     let rows = |weight: Weight| {
         let mut random = Random::of(number, 1);
         (0..ROWS * COLS).map(|i| weight(&mut random, i / COLS, i % COLS) as f32).collect::<Vec<_>>()
@@ -319,7 +319,7 @@ fn honest_files(dtype: DType, number: u64, each: &mut EachFile<'_>) {
 }
 
 /// The limits for a tensor: SFP8 has one scale.
-fn limits_for(limits: &Limits, x: &[f32]) -> Limits {
+pub(super) fn limits_for(limits: &Limits, x: &[f32]) -> Limits {
     match limits.dtype {
         DType::SFP8 => limits.scaled(quant::sfp8_scale(quant::max_abs(x))),
         _ => *limits,
@@ -454,49 +454,5 @@ fn every_quantised_type_has_limits() {
             usize::from(needs),
             "{dtype}"
         );
-    }
-}
-
-/// Prints median, 99 % quantile and maximum of each figure over the files of a type and way, of `SEQUENCES` sequences.
-#[test]
-#[ignore = "a survey for setting the limits"]
-#[allow(clippy::print_stdout, reason = "figures for a person")]
-fn survey() {
-    let sequences = std::env::var("SEQUENCES").map_or(SEQUENCES, |text| text.parse().unwrap());
-    let types = std::env::var("TYPES").ok();
-    let wanted = |limits: &&Limits| {
-        types.as_ref().is_none_or(|types| types.split(',').any(|name| name == limits.dtype.name()))
-    };
-    for limits in LIMITS.iter().filter(wanted) {
-        let all = (0..sequences).into_par_iter().flat_map_iter(|number| {
-            let mut all = Vec::new();
-            honest_files(limits.dtype, number, &mut |what, way, x, y| {
-                all.push((way, what.to_owned(), Figures::of(&limits_for(limits, x), x, y, way)));
-            });
-            all
-        });
-        let all: Vec<(Way, String, Figures)> = all.collect();
-        type Figure = (&'static str, fn(&Figures) -> f64);
-        let figures: [Figure; 6] = [
-            ("block", |f| f.block),
-            ("second block", |f| f.second),
-            ("row", |f| f.row),
-            ("scale", |f| f.scale),
-            ("distance", |f| f.distance),
-            ("far", |f| f.far as f64),
-        ];
-        for way in [Way::Nearest, Way::Importance, Way::Feedback] {
-            for (name, figure) in figures {
-                let mut found: Vec<(f64, &str)> = all
-                    .iter()
-                    .filter(|(of, ..)| *of == way)
-                    .map(|(_, what, figures)| (figure(figures), &what[..]))
-                    .collect();
-                found.sort_by(|a, b| a.0.total_cmp(&b.0));
-                let Some((most, what)) = found.last() else { continue };
-                let (median, high) = (found[found.len() / 2].0, found[found.len() * 99 / 100].0);
-                println!("{} {way:?} {name}: {median:.3} {high:.3} {most:.3} ({what})", limits.dtype);
-            }
-        }
     }
 }
