@@ -14,8 +14,8 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut1, Axis, s};
 use rayon::prelude::*;
-use runtime::Matrix;
 use runtime::gemm::general_mat_mul;
+use runtime::{Matrix, RowMajor};
 
 use crate::capture::{Captured, CapturedRows};
 use crate::gram;
@@ -119,10 +119,10 @@ impl LayerStats {
         let mut output_error =
             if residual { output_error(&rows, rounded, pair, norms) } else { Matrix::zeros((rows.len(), 0)) };
         if pair.held_out {
-            append(&mut self.held_out.rounded, &x);
+            self.held_out.rounded.append_rows(&x);
             x += &errors;
-            append(&mut self.held_out.original, &x);
-            return append(&mut self.held_out.output_error, &output_error);
+            self.held_out.original.append_rows(&x);
+            return self.held_out.output_error.append_rows(&output_error);
         }
         let shares = shares(&rows, rounded, pair, residual);
         scale_rows(&mut x, &shares);
@@ -225,11 +225,6 @@ fn scale_rows(x: &mut Matrix, factors: &[f32]) {
         return;
     }
     x.outer_iter_mut().zip(factors).for_each(|(mut row, factor)| row *= *factor);
-}
-
-/// Adds the rows of `x` below those of `all`.
-fn append(all: &mut Matrix, x: &Matrix) {
-    all.append(Axis(0), x.view()).expect("rows of one length");
 }
 
 impl Correction {

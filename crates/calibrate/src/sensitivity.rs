@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 
 use gemma::{Inventory, TypePolicy};
 use imatrix::Importance;
-use ndarray::Axis;
 use plan::{MEASURED_TYPES, Sensitivity, TensorCost};
 use quant::Simd;
 use rayon::prelude::*;
-use runtime::{Batch, Compute, Matrix, Model, Weights, activation_bytes_per_token};
+use runtime::{Batch, Compute, Matrix, Model, RowMajor, Weights, activation_bytes_per_token};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::fake_quant::{FakeQuant, FakeQuantSource, of_row, values};
@@ -238,9 +237,7 @@ fn errors(
 /// The hidden states of all batches, a row a token.
 fn hidden(model: &Model<'_>, batches: &[Batch]) -> Matrix {
     let mut all = Matrix::zeros((0, model.config().hidden as usize));
-    for batch in batches {
-        all.append(Axis(0), batch.hidden().view()).expect("rows of one length");
-    }
+    batches.iter().for_each(|batch| all.append_rows(batch.hidden()));
     all
 }
 

@@ -5,7 +5,7 @@
 //! accumulates the results.
 
 use gemma::Config;
-use ndarray::{Axis, s};
+use ndarray::s;
 use rayon::prelude::*;
 use runtime::{Batch, Matrix, Model, RowMajor, activation_bytes_per_token};
 use tensor::{Error, Result};
@@ -134,7 +134,7 @@ pub fn predictions(
     stream::layers(model, &mut batches, progress)?;
     let mut all = Matrix::zeros((0, model.config().hidden as usize));
     for batch in &batches {
-        all.append(Axis(0), model.norm(batch.hidden())?.view()).expect("rows of one length");
+        all.append_rows(&model.norm(batch.hidden())?);
     }
     Ok(all)
 }

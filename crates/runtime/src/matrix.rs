@@ -1,6 +1,6 @@
 //! Matrices of f32 in row-major order, one row a token, and slices of them for kernels that work on slices.
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 
 /// A matrix of activations: one row a token, in row-major order.
 pub type Matrix = Array2<f32>;
@@ -18,6 +18,9 @@ pub trait RowMajor {
 
     /// The values of one row. Panics if there is no such row.
     fn row_values(&self, row: usize) -> &[f32];
+
+    /// Adds the rows of another matrix below. Panics if they have another length.
+    fn append_rows(&mut self, rows: &Matrix);
 }
 
 /// The reason of a panic.
@@ -34,6 +37,10 @@ impl RowMajor for Matrix {
 
     fn row_values(&self, row: usize) -> &[f32] {
         self.row(row).to_slice().expect(ORDER)
+    }
+
+    fn append_rows(&mut self, rows: &Matrix) {
+        self.append(Axis(0), rows.view()).expect("rows of one length");
     }
 }
 

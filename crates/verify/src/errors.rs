@@ -264,13 +264,13 @@ impl Pair<'_> {
                 && !self.tensor.fitted
             {
                 part.rows.push(Row::of(row, blocks, limits.beneath(cols)));
-                let in_block = limits.block_len().max(GROUP) / GROUP;
-                let mut largest: Vec<f32> = x.chunks(in_block * GROUP).map(quant::max_abs).collect();
-                if reencode.is_none_or(|reencode| reencode.trust != Trust::Importance) {
-                    largest.fill(quant::max_abs(x));
-                }
+                // error feedback moves errors between blocks; importance weights alone do not
+                let by_block = reencode.is_some_and(|reencode| reencode.trust == Trust::Importance);
+                let unit = if by_block { limits.block_len() } else { cols };
+                let largest: Vec<f32> = x.chunks(unit).map(quant::max_abs).collect();
                 let of_row = blocks.iter().enumerate().filter_map(|(at, sums)| {
-                    Group::of(row, at * GROUP, largest[at / in_block], sums, limits.beneath(GROUP))
+                    let column = at * GROUP;
+                    Group::of(row, column, largest[column / unit], sums, limits.beneath(GROUP))
                 });
                 groups.extend(of_row);
             }

@@ -11,10 +11,10 @@ use checkpoint::{Checkpoint, SafetensorsWriter};
 use draft::{Extraction, LayerSelection};
 use plan::{DraftTarget, Format, Request, hex};
 use tensor::{Error, Result, TensorDesc, TensorSink, TensorSource};
-use text::{Corpus, Cut, Scored, Tokenizer};
+use text::{Cut, Scored, Tokenizer};
 
 use super::drafts::{companions, draft_name, no_budget};
-use super::rounding::note_remarks;
+use super::rounding::corpus;
 use super::{Convert, Converted, Planned};
 use crate::model::reader;
 use crate::options::Layers;
@@ -140,9 +140,7 @@ impl DraftExtract {
         let tokenizer = Tokenizer::from_checkpoint(whole)?;
         let chunks = text.chunks.as_ref().map_or(0..CHUNKS, |chunks| chunks.0.clone());
         let cut = Cut { context: self.context, most: Some(chunks.end), scored: Scored::Answers };
-        let mut corpus = Corpus::read(&text.files, &reader(&tokenizer, model), &cut)?;
-        corpus.skip(chunks.start)?;
-        note_remarks(&corpus, progress);
+        let corpus = corpus(&text.files, &reader(&tokenizer, model), &cut, chunks.start, progress)?;
         let tries = LayerSelection::tries(model.config.layers(), count);
         let task = progress.begin("selecting layers", tries, Unit::Steps);
         let parts = (&model.config, &model.json, &model.inventory);

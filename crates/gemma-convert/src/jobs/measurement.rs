@@ -6,9 +6,9 @@ use base::{Progress, Unit};
 use draft::{DraftReport, TokenRoles};
 use runtime::Compute;
 use tensor::Result;
-use text::{Corpus, Cut, Reader, Scored};
+use text::{Cut, Reader, Scored};
 
-use super::rounding::note_remarks;
+use super::rounding::corpus;
 use crate::TOOL;
 use crate::draft_model::DraftModel;
 use crate::model::Model;
@@ -63,9 +63,7 @@ impl DraftMeasure {
         let reader = target.reader();
         let reader = Reader { context: reader.context.min(draft.context()), ..reader };
         let cut = Cut { context: self.context, most: Some(self.chunks.0.end), scored: Scored::Answers };
-        let mut corpus = Corpus::read(&self.text, &reader, &cut)?;
-        corpus.skip(self.chunks.0.start)?;
-        note_remarks(&corpus, progress);
+        let corpus = corpus(&self.text, &reader, &cut, self.chunks.0.start, progress)?;
         let task = progress.begin("measuring", draft::measure_work(&corpus), Unit::Steps);
         let roles = TokenRoles { end: target.tokenizer.end_of_generation(), suppressed: &target.suppressed };
         let measured = draft::measure(&model, &draft, roles, &corpus, &|done| task.advance(done))?;

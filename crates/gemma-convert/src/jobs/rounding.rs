@@ -44,16 +44,28 @@ pub(crate) fn sequences(
 ) -> Result<Vec<Vec<u32>>> {
     let most = options.chunks.as_ref().map(|chunks| chunks.0.end);
     let cut = Cut { context, most, scored: Scored::All };
-    let mut corpus = Corpus::read(&options.files, reader, &cut)?;
-    corpus.skip(options.chunks.as_ref().map_or(0, |chunks| chunks.0.start))?;
-    note_remarks(&corpus, progress);
+    let first = options.chunks.as_ref().map_or(0, |chunks| chunks.0.start);
+    let corpus = corpus(&options.files, reader, &cut, first, progress)?;
     Ok(corpus.sequences.into_iter().map(|sequence| sequence.tokens).collect())
 }
 
-/// Notes the changes of a text, such as shortened conversations. Warnings about its perplexity are for `verify`.
-pub(crate) fn note_remarks(corpus: &Corpus, progress: &dyn Progress) {
+/// The chunks of texts from number `first` on. Changes, such as shortened conversations, are noted; warnings about the perplexity of
+/// a text are for `verify`.
+///
+/// # Errors
+/// Those of [`sequences`].
+pub(crate) fn corpus(
+    files: &[PathBuf],
+    reader: &Reader<'_>,
+    cut: &Cut,
+    first: usize,
+    progress: &dyn Progress,
+) -> Result<Corpus> {
+    let mut corpus = Corpus::read(files, reader, cut)?;
+    corpus.skip(first)?;
     let notes = corpus.remarks.iter().filter(|remark| !remark.is_warning);
     notes.for_each(|remark| progress.note(&format!("‹text›: {}", remark.problem)));
+    Ok(corpus)
 }
 
 /// The paths of the texts as given.

@@ -174,38 +174,28 @@ impl Figures {
         figures.scale = if counts { (part.scale() - 1.0).abs() } else { 0.0 };
         figures.relative = part.sums.relative();
         figures.distance = outliers::farthest(&rows_of(limits, x, y));
-        figures.far = groups_that_are_far_off(limits, x, y, way == Way::Feedback).len();
+        figures.far = groups_far_off(&groups_of(limits, x, y, way == Way::Feedback)).len();
         figures
     }
 }
 
 fn rows_of(limits: &Limits, x: &[f32], y: &[f32]) -> Vec<Row> {
     let rows = (0..).zip(x.chunks(COLS).zip(y.chunks(COLS)));
-    let rows = rows.map(|(number, (x, y))| {
-        let groups: Vec<Sums> = x.chunks(GROUP).zip(y.chunks(GROUP)).map(|(x, y)| Sums::of(x, y)).collect();
-        Row::of(number, &groups, limits.beneath(COLS))
-    });
+    let rows = rows.map(|(number, (x, y))| Row::of(number, &sums_of(x, y), limits.beneath(COLS)));
     rows.collect()
 }
 
 fn groups_of(limits: &Limits, x: &[f32], y: &[f32], by_row: bool) -> Vec<Group> {
-    let beneath = limits.beneath(GROUP);
-    let block = limits.block_len().max(GROUP);
+    let unit = if by_row { COLS } else { limits.block_len() };
     let rows = (0..).zip(x.chunks(COLS).zip(y.chunks(COLS)));
     let groups = rows.flat_map(|(row, (x, y))| {
-        let groups = x.chunks(GROUP).zip(y.chunks(GROUP)).enumerate();
-        groups.filter_map(move |(at, (group, y))| {
-            let start = at * GROUP / block * block;
-            let all = if by_row { x } else { &x[start..start + block] };
-            let largest = quant::max_abs(all);
-            Group::of(row, at * GROUP, largest, &Sums::of(group, y), beneath)
+        let groups = (0..).zip(sums_of(x, y));
+        groups.filter_map(move |(at, sums)| {
+            let largest = quant::max_abs(&x[at * GROUP / unit * unit..][..unit]);
+            Group::of(row, at * GROUP, largest, &sums, limits.beneath(GROUP))
         })
     });
     groups.collect()
-}
-
-fn groups_that_are_far_off(limits: &Limits, x: &[f32], y: &[f32], by_row: bool) -> Vec<Group> {
-    groups_far_off(&groups_of(limits, x, y, by_row))
 }
 
 /// Rounds with the error feedback of `quant`, for inputs of this power, of which neighbours have this correlation.
