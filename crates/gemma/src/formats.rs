@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use crate::config::ModelKind;
+use crate::towers::{Tower, TowerChange, TowerType};
 
 /// The table `formats/gemma4.variants.toml`.
 #[derive(Deserialize)]
@@ -100,6 +101,29 @@ pub(crate) struct DroppedRow {
     pub(crate) reason: String,
 }
 
+/// The table `formats/gemma4-mmproj.tensors.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TowerTensors {
+    pub(crate) prefixes: Vec<String>,
+    pub(crate) tensor: Vec<TowerRow>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TowerRow {
+    pub(crate) tower: Tower,
+    pub(crate) role: String,
+    pub(crate) hf: String,
+    pub(crate) gguf: String,
+    pub(crate) shape: Vec<String>,
+    #[serde(default)]
+    pub(crate) store: TowerType,
+    pub(crate) when: Option<String>,
+    pub(crate) clipped: Option<String>,
+    pub(crate) change: Option<TowerChange>,
+}
+
 /// The table `formats/gemma4.keys.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -189,6 +213,7 @@ table!(text_tensors, Tensors, "gemma4.tensors.toml");
 table!(draft_tensors, DraftTensors, "gemma4-assistant.tensors.toml");
 table!(text_keys, Keys, "gemma4.keys.toml");
 table!(draft_keys, DraftKeys, "gemma4-assistant.keys.toml");
+table!(pub(crate) towers, TowerTensors, "gemma4-mmproj.tensors.toml");
 table!(pub(crate) vocabulary, Vocabulary, "gemma4.vocabulary.toml");
 
 /// The tensor table for models of this kind.

@@ -32,6 +32,7 @@ mod llama_cpp;
 mod model;
 mod sampling;
 mod special_tokens;
+pub mod towers;
 mod vocabulary;
 
 pub use card::FIELDS as METADATA_FIELDS;
