@@ -30,6 +30,7 @@ mod keys;
 mod library;
 mod limits;
 mod memory;
+mod mmproj;
 mod noise;
 mod offload;
 mod outputs;

@@ -49,6 +49,7 @@ fn model(name: &str, tensors: &[TensorDesc]) -> ModelSpec {
         },
         templates: ChatTemplates::default(),
         generation: None,
+        processor: Some(serde_json::json!({"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]})),
         card: ModelCard::default(),
         json,
         json_is_as_stored: true,
@@ -211,5 +212,48 @@ fn config_dialects_agree() {
         let facts = |json| format!("{:?}", Config::from_json(json).unwrap());
         assert_eq!(facts(&published), facts(&resaved), "{name}");
         assert_eq!(Config::from_json(&published).unwrap().variant(), Some(name));
+    }
+}
+
+/// Tensors, order, shapes and types of the mmproj files of the real models, and bytes of their tensors in the converter's four types.
+#[test]
+fn mmproj_files_of_real_models() {
+    const BYTES: [(&str, usize, [u64; 4]); 5] = [
+        ("E2B", 1411, [1_902_942_336, 985_569_408, 986_749_056, 557_283_456]),
+        ("E4B", 1411, [1_912_379_520, 990_288_000, 991_467_648, 559_790_208]),
+        ("12B", 11, [209_519_616, 122_029_056, 175_113_216, 158_985_216]),
+        ("26B-A4B", 356, [2_291_177_664, 1_193_035_968, 1_194_805_440, 806_385_600]),
+        ("31B", 356, [2_302_974_144, 1_198_934_208, 1_200_703_680, 809_519_040]),
+    ];
+    for (size, count, bytes) in BYTES {
+        let name = format!("gemma-4-{size}-it");
+        let tensors = tensors(&name);
+        let requests = ["f32", "f16", "bf16", "q8_0"].map(|outtype| {
+            let text = format!("output.format = 'mmproj'\ntypes.preset = '{outtype}'");
+            let recipe = Recipe::from_toml(&text, outtype).unwrap();
+            Request::new(outtype, recipe, outtype)
+        });
+        let plan = plan(&model(&name, &tensors), &shards(&tensors), &requests).unwrap();
+        // with the padding of each tensor
+        let payload = |file: &plan::PlannedFile| file.bytes - file.header.len() as u64;
+        let payloads: Vec<u64> = plan.artifacts.iter().map(|artifact| payload(&artifact.files[0])).collect();
+        assert_eq!(payloads, bytes, "{name}");
+
+        let rows = lines(testkit::fixtures(format!("inventories/{name}.tsv")));
+        let mut wanted: Vec<_> = rows.into_iter().filter(|row| row[3] == "mmproj").collect();
+        wanted.sort_by(|a, b| a[0].cmp(&b[0]));
+        assert_eq!(wanted.len(), count);
+        for (row, tensor) in wanted.iter().zip(plan.artifacts[2].tensors()) {
+            let mut ne: Vec<u64> = serde_json::from_str(&row[5]).unwrap();
+            ne.reverse();
+            assert_eq!(
+                (&tensor.desc.name, tensor.desc.dtype.to_string().to_uppercase(), &tensor.desc.shape),
+                (&row[4], row[6].to_uppercase(), &ne),
+                "{name}"
+            );
+        }
+        // every tensor is in the file or has a reason
+        let dropped = plan.artifacts[2].dropped.len();
+        assert_eq!(count + dropped, tensors.len(), "{name}");
     }
 }

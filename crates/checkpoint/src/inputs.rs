@@ -10,13 +10,15 @@ use tensor::{Error, Result};
 use crate::Checkpoint;
 
 /// The files that are read if they exist. Source: `open.rs`, `shards.rs`, `template.rs`.
-const READ: [&str; 8] = [
+const READ: [&str; 10] = [
     "README.md",
     "chat_template.jinja",
     "chat_template.json",
     "config.json",
     "generation_config.json",
     "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
 ];

@@ -364,6 +364,18 @@ impl Checkpoint {
         files::object(&self.dir.join("generation_config.json"))
     }
 
+    /// The content of `processor_config.json`, else of `preprocessor_config.json`; `None` if neither exists.
+    ///
+    /// # Errors
+    /// `Malformed` if the file is not a JSON object, `Io`.
+    pub fn processor_config(&self) -> Result<Option<Value>> {
+        let found = files::object(&self.dir.join("processor_config.json"))?;
+        found.map_or_else(
+            || files::object(&self.dir.join("preprocessor_config.json")),
+            |found| Ok(Some(found)),
+        )
+    }
+
     /// The content of `tokenizer_config.json`, if the file exists.
     ///
     /// # Errors

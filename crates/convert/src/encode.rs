@@ -19,6 +19,7 @@ pub(crate) struct Loaded {
 #[derive(Default)]
 pub(crate) struct Scratch {
     rounded: Vec<f32>,
+    changed: Vec<f32>,
     narrow: Vec<u8>,
     divided: Divided,
     weights: Vec<f32>,
@@ -102,7 +103,15 @@ impl Scratch {
         first: u64,
         values: &[f32],
     ) -> Result<(), Flaw> {
-        let Scratch { rounded, narrow, weights, encoded, .. } = self;
+        let Scratch { rounded, changed, narrow, weights, encoded, .. } = self;
+        let values = match to.change {
+            Some(change) => {
+                changed.resize(values.len(), 0.0);
+                change.kind.rows(wanted.cols, values, changed);
+                changed
+            }
+            None => values,
+        };
         let values = by_way_of(to.via, simd, wanted.cols, values, narrow, rounded);
         if let Some(count) = &to.lattice {
             return repack(simd, wanted, to, count, values, encoded);

@@ -278,9 +278,18 @@ impl Pass<'_> {
 
     fn write(&self, to: &Use, first: u64, bytes: &[u8]) -> Result<()> {
         let target = &self.targets[to.target];
-        let offset = to.offset + first * to.desc.row_bytes();
-        let end = padded(offset, bytes.len(), &to.desc, to.offset, to.padded_end);
-        target.write(offset, bytes, end)?;
+        let write = |row: u64, bytes: &[u8]| {
+            let offset = to.offset + row * to.row_bytes;
+            let end = padded(offset, bytes.len(), &to.desc, to.offset, to.padded_end);
+            target.write(offset, bytes, end)
+        };
+        match to.change {
+            Some(change) if change.moves_rows() => {
+                let rows = bytes.chunks_exact(to.row_bytes as usize).zip(first..);
+                rows.into_iter().try_for_each(|(bytes, row)| write(change.row(row), bytes))?;
+            }
+            _ => write(first, bytes)?,
+        }
         self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         // hash twice the bytes written, to catch up with files whose order differs from the input's
         target.hash_some(2 * bytes.len() as u64)

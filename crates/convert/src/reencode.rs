@@ -63,6 +63,7 @@ impl<'a> Encoding<'a> {
             via: steps.via,
             uses_imatrix: steps.importance.is_some(),
             lattice: steps.lattice,
+            change: None,
         };
         let scale = |largest| ScaleTo { desc: desc.clone(), offset: 0, padded_end: 0, largest };
         let to = Use {
@@ -70,6 +71,7 @@ impl<'a> Encoding<'a> {
             desc: desc.clone(),
             offset: 0,
             padded_end: 0,
+            row_bytes: desc.row_bytes(),
             via: steps.via,
             importance: steps.importance,
             lattice: steps.lattice.then(Count::default),
@@ -79,6 +81,7 @@ impl<'a> Encoding<'a> {
                 Scales::Rows => Some(scale(None)),
                 Scales::Tensor => Some(scale(Some(Largest::new(desc.rows())))),
             },
+            change: None,
         };
         // overflow is not an error here: the caller sees it in the bytes
         let wanted = Wanted { stored, cols: desc.cols() as usize, finite: false, uses: Vec::new() };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use imatrix::{Entry, Importance};
-use plan::{OTHER, Origin, Plan, PlannedFile, StoredPiece, StoredScale, StoredTensor};
+use plan::{Origin, Plan, PlannedFile, StoredChange, StoredPiece, StoredScale, StoredTensor};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::fp8_scales::Largest;
@@ -37,8 +37,8 @@ pub(crate) struct TensorRows {
 pub(crate) struct Wanted<'a> {
     pub(crate) stored: StoredTensor,
     pub(crate) cols: usize,
-    /// Its values must be finite. False for towers, which may have infinities as clipping limits, and for the
-    /// integers of a draft model's head.
+    /// Its values must be finite. False for towers in safetensors and for bounds of clipped linears, which may be infinite, and for
+    /// the integers of a draft model's head.
     pub(crate) finite: bool,
     pub(crate) uses: Vec<Use<'a>>,
 }
@@ -51,6 +51,8 @@ pub(crate) struct Use<'a> {
     pub(crate) offset: u64,
     /// The end of the padding after the tensor.
     pub(crate) padded_end: u64,
+    /// Bytes of the rows of the checkpoint in this output.
+    pub(crate) row_bytes: u64,
     pub(crate) via: Option<DType>,
     /// The imatrix entry.
     pub(crate) importance: Option<&'a Entry>,
@@ -60,6 +62,8 @@ pub(crate) struct Use<'a> {
     pub(crate) rounded: Option<(&'a dyn TensorSource, usize)>,
     /// The scales to write with the tensor.
     pub(crate) scale: Option<ScaleTo>,
+    /// The change of the values before encoding.
+    pub(crate) change: Option<&'a StoredChange>,
 }
 
 /// The location of an encoded tensor's scales, in the same file.
@@ -79,6 +83,7 @@ impl Use<'_> {
         self.desc.dtype == stored.dtype
             && self.scale.is_none()
             && !stored.pieces.are_scaled()
+            && self.change.is_none()
             && self.rounded.is_none()
     }
 }
@@ -105,7 +110,7 @@ impl<'a> Work<'a> {
     /// # Errors
     /// `Malformed` if the imatrix lacks an entry that the plan uses.
     pub(crate) fn new(
-        plan: &Plan,
+        plan: &'a Plan,
         importance: Option<&'a Importance>,
         rounded: &'a [Option<Arc<dyn TensorSource>>],
     ) -> Result<Work<'a>> {
@@ -125,7 +130,7 @@ impl<'a> Work<'a> {
             let start = stored.pieces.first();
             let key = (start.file, start.offset);
             let at = *number.entry(key).or_insert_with(|| {
-                let cols = tensor.desc.cols() as usize;
+                let cols = stored.cols(&tensor.desc) as usize;
                 let row = (cols * stored.dtype.block_bytes()) as u64;
                 let mut first = 0;
                 for piece in stored.pieces.all().iter().filter(|piece| piece.bytes > 0) {
@@ -136,12 +141,15 @@ impl<'a> Work<'a> {
                 wanted.push(Wanted { stored: stored.clone(), cols, finite: false, uses: Vec::new() });
                 wanted.len() - 1
             });
-            wanted[at].finite |= tensor.role != OTHER && stored.dtype != DType::I64;
+            wanted[at].finite |= !tensor.may_be_infinite() && stored.dtype != DType::I64;
+            // the plan has checked that rows are whole blocks
+            let row_bytes = tensor.desc.dtype.row_bytes(wanted[at].cols as u64).unwrap_or(0);
             wanted[at].uses.push(Use {
                 target,
                 desc: tensor.desc.clone(),
                 offset: tensor.offset,
                 padded_end: file.padded_end(number_there),
+                row_bytes,
                 via: stored.via,
                 importance: importance_of(stored, &tensor.desc, importance)?,
                 lattice: stored.lattice.then(Count::default),
@@ -151,6 +159,7 @@ impl<'a> Work<'a> {
                     .filter(|_| !stored.lattice)
                     .and_then(|source| find(source.as_deref()?, &tensor.desc)),
                 scale: scale_to(file, &tensor.desc),
+                change: stored.change.as_ref(),
             });
         }
         for stretches in &mut by_file {

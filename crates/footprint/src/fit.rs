@@ -1,7 +1,7 @@
 //! Fit into a memory limit: of an artifact, the largest context, and the embedded recipes.
 
 use gemma::ModelSpec;
-use plan::{Artifact, GridPolicy, Recipe, Request, Shards, plan};
+use plan::{Artifact, Format, GridPolicy, Recipe, Request, Shards, plan};
 use quant::GridSurvey;
 use serde::Serialize;
 use tensor::Result;
@@ -63,6 +63,9 @@ pub fn verdict(
         let recipe = Recipe::from_toml(Recipe::embedded_text(&name).unwrap_or_default(), &name)?;
         if recipe.budget.is_some() {
             continue; // its size is a setting
+        }
+        if recipe.output.format == Format::Mmproj {
+            continue; // no text model
         }
         if recipe.types.lattice == GridPolicy::Require && !shards.surveys.values().any(GridSurvey::is_on_grid)
         {

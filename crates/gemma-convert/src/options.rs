@@ -11,6 +11,8 @@ pub struct RecipeOptions {
     pub recipes: Vec<String>,
     /// Presets of llama-quantize: `q4_0`, `q4_k_m`, `bf16` …
     pub presets: Vec<String>,
+    /// mmproj files with the image and audio towers: presets that give the type of their matrices.
+    pub mmproj: Vec<String>,
     /// Rules `REGEX=TYPE` for GGUF tensor names; they precede those of the recipe. The first matching rule applies.
     pub tensor_types: Vec<String>,
     /// Type of the token embedding.

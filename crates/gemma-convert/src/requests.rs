@@ -47,13 +47,28 @@ impl Destination {
 /// broken importance matrix.
 pub(crate) fn requests(options: &RecipeOptions, destination: &Destination) -> Result<Vec<Request>> {
     let settings = settings(options)?;
-    let mut requests = Vec::new();
     let recipes = options.recipes.iter().map(|name| recipe_text(name));
     let presets = options.presets.iter().map(|name| preset_text(name));
-    for found in recipes.chain(presets) {
+    let towers = options.mmproj.iter().map(|name| mmproj_text(name));
+    let parsed = recipes.chain(presets).chain(towers).map(|found| {
         let (name, text) = found?;
+        let format = Recipe::from_toml(&text, &name)?.output.format;
+        Ok((name, text, format))
+    });
+    let parsed = parsed.collect::<Result<Vec<_>>>()?;
+    let is_mmproj = |format: &Format| *format == Format::Mmproj;
+    let mixed = parsed.iter().any(|(.., format)| is_mmproj(format))
+        && parsed.iter().any(|(.., format)| !is_mmproj(format));
+    let mut requests = Vec::new();
+    for (name, text, format) in parsed {
+        // with both kinds of outputs in a run, each gets the settings and rules that can be for it
+        let meant = |setting: &&String| !mixed || is_for(setting, is_mmproj(&format));
+        let settings: Vec<_> = settings.iter().filter(meant).cloned().collect();
         let recipe = Recipe::from_toml_with(&text, &name, &settings)?;
-        requests.push(request(name, recipe, options)?);
+        let rules =
+            options.tensor_types.iter().filter(|rule| !mixed || is_of_towers(rule) == is_mmproj(&format));
+        let embeddings = !mixed || !is_mmproj(&format);
+        requests.push(request(name, recipe, rules, embeddings.then_some(options))?);
     }
     if let Some(name) = &destination.file_name {
         let [only] = requests.as_mut_slice() else {
@@ -69,7 +84,8 @@ pub(crate) fn requests(options: &RecipeOptions, destination: &Destination) -> Re
     }
     if let Some(path) = &options.importance {
         let given = importance(path)?;
-        requests.iter_mut().for_each(|request| request.importance = Some(given.clone()));
+        let of_text = |request: &&mut Request| !mixed || !is_mmproj(&request.recipe.output.format);
+        requests.iter_mut().filter(of_text).for_each(|request| request.importance = Some(given.clone()));
     }
     Ok(requests)
 }
@@ -121,6 +137,25 @@ fn preset_text(name: &str) -> Result<(String, String)> {
     }
 }
 
+/// Name and TOML text of the recipe of an mmproj file.
+fn mmproj_text(preset: &str) -> Result<(String, String)> {
+    let preset = Preset::named(preset)?;
+    Ok((format!("mmproj-{}", preset.name), Recipe::text_of_mmproj(&preset.name)))
+}
+
+/// Whether a setting is for an mmproj file (or else for the text model), in a run that makes both.
+fn is_for(setting: &str, mmproj: bool) -> bool {
+    let of_towers = ["mmproj.", "kv.clip."].iter().any(|start| setting.starts_with(start));
+    let of_both = ["metadata.", "kv.general."].iter().any(|start| setting.starts_with(start));
+    of_both || of_towers == mmproj
+}
+
+/// Whether a type rule is for tensors of an mmproj file: its expression begins like their names.
+fn is_of_towers(rule: &str) -> bool {
+    let name = rule.trim_start_matches('^').replace('\\', "");
+    ["v.", "a.", "mm."].iter().any(|start| name.starts_with(start))
+}
+
 /// Name and TOML text of an embedded recipe or of a file; if no recipe has this name, of a preset.
 pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
     let path = Path::new(name);
@@ -146,28 +181,34 @@ pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
     }
 }
 
-/// A request. The rules of the options precede those of the recipe.
-fn request(name: String, mut recipe: Recipe, options: &RecipeOptions) -> Result<Request> {
+/// A request. The given rules, and the types of the embeddings in `options`, precede the rules of the recipe.
+fn request<'a>(
+    name: String,
+    mut recipe: Recipe,
+    rules: impl Iterator<Item = &'a String>,
+    options: Option<&RecipeOptions>,
+) -> Result<Request> {
     let rule = |tensors: String, dtype: &str| {
         Ok(TypeRule { tensors, dtype: dtype.parse()?, variants: Vec::new(), optional: false, why: None })
     };
-    let rules = options.tensor_types.iter().map(|text| {
+    let rules = rules.map(|text| {
         let (tensors, dtype) = text.rsplit_once('=').ok_or_else(|| {
             Error::recipe(format!("‹tensor_type› {text}"), "not a rule").expected("REGEX=TYPE", text)
         })?;
         rule(tensors.to_owned(), dtype)
     });
     let embeddings = [
-        ("token_embd", &options.token_embd_type),
-        ("per_layer_token_embd", &options.per_layer_token_embd_type),
+        ("token_embd", options.and_then(|options| options.token_embd_type.as_ref())),
+        ("per_layer_token_embd", options.and_then(|options| options.per_layer_token_embd_type.as_ref())),
     ];
     let embeddings = embeddings
         .into_iter()
-        .filter_map(|(role, dtype)| dtype.as_ref().map(|dtype| rule(format!(r"^{role}\.weight$"), dtype)));
+        .filter_map(|(role, dtype)| dtype.map(|dtype| rule(format!(r"^{role}\.weight$"), dtype)));
     let mut first = rules.chain(embeddings).collect::<Result<Vec<_>>>()?;
     first.append(&mut recipe.types.rules);
     recipe.types.rules = first;
-    let stem = plan::stem("model", &name, &recipe);
+    let kind = if recipe.output.format == Format::Mmproj { "mmproj" } else { "model" };
+    let stem = plan::stem(kind, &name, &recipe);
     Ok(Request::new(name, recipe, stem))
 }
 

@@ -213,6 +213,7 @@ table!(text_tensors, Tensors, "gemma4.tensors.toml");
 table!(draft_tensors, DraftTensors, "gemma4-assistant.tensors.toml");
 table!(text_keys, Keys, "gemma4.keys.toml");
 table!(draft_keys, DraftKeys, "gemma4-assistant.keys.toml");
+table!(own_mmproj_keys, Keys, "gemma4-mmproj.keys.toml");
 table!(pub(crate) towers, TowerTensors, "gemma4-mmproj.tensors.toml");
 table!(pub(crate) vocabulary, Vocabulary, "gemma4.vocabulary.toml");
 
@@ -241,6 +242,17 @@ pub(crate) fn keys(kind: ModelKind) -> &'static Keys {
     if kind == ModelKind::Draft { &OF_DRAFTS } else { text_keys() }
 }
 
+/// The key table for mmproj files: `general.*` of text models, then the keys of towers.
+pub(crate) fn mmproj_keys() -> &'static Keys {
+    static OF_MMPROJ: LazyLock<Keys> = LazyLock::new(|| {
+        let own = own_mmproj_keys();
+        let is_general = |row: &&KeyRow| row.key.starts_with("general.") && !row.value.starts_with("file.");
+        let key = text_keys().key.iter().filter(is_general).chain(&own.key).cloned().collect();
+        Keys { architecture: own.architecture.clone(), key }
+    });
+    &OF_MMPROJ
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +265,7 @@ mod tests {
             assert!(!tensors(kind).tensor.is_empty());
             assert!(!keys(kind).key.is_empty());
         }
+        assert!(!mmproj_keys().key.is_empty());
         assert!(!vocabulary().visible.is_empty());
         assert!(!defaults().class.is_empty());
     }

@@ -1,6 +1,8 @@
 //! The metadata keys of a GGUF: the table `formats/gemma4.keys.toml` (for draft models `gemma4-assistant.keys.toml`),
 //! filled with the values of a checkpoint.
 
+mod mmproj;
+
 use std::collections::BTreeMap;
 
 use checkpoint::{ChatTemplates, ModelCard};
@@ -11,6 +13,8 @@ use tensor::{Error, Result};
 use crate::config::{Attention, Config, ModelKind};
 use crate::formats::{self, KeyRow, KeyType, Keys};
 use crate::{Vocabulary, card};
+
+pub use mmproj::{MmprojSources, mmproj_metadata};
 
 /// The sources of a file's metadata.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +57,18 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// `Malformed` if a value does not fit its type, `Recipe` for an override that does not fit or has an unknown key.
 pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     let table = formats::keys(from.config.kind);
+    fill(from, table, rows(table, from.vocabulary), &|name| fact(from, name, file_type))
+}
+
+/// The values of `rows`, then the overrides.
+fn fill(
+    from: &KeySources<'_>,
+    table: &'static Keys,
+    rows: Vec<&'static KeyRow>,
+    fact: &dyn Fn(&str) -> Option<Fact>,
+) -> Result<Metadata> {
     let mut metadata = Metadata::new();
-    for row in rows(table, from.vocabulary) {
+    for row in rows {
         if row.key.ends_with(".*") {
             card::listed(from, row, &mut metadata);
             continue;
@@ -63,7 +77,7 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
         if key == "tokenizer.chat_template" {
             named_templates(from.templates, &mut metadata);
         }
-        if let Some(fact) = fact(from, &row.value, file_type)
+        if let Some(fact) = fact(&row.value)
             && let Some(value) = fact.typed(&key, row.kind).map_err(|e| from.blame(row, e))?
         {
             metadata.insert(key, value);
@@ -72,8 +86,8 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     for (key, json) in from.overrides {
         let place = format!("recipe: [kv] {key}");
         let row = row_of(table, key).ok_or_else(|| {
-            Error::recipe(&place, "a Gemma 4 file has no such key")
-                .help("formats/gemma4.keys.toml lists the keys.")
+            Error::recipe(&place, "such a file has no such key")
+                .help("The tables formats/gemma4*.keys.toml list the keys.")
         })?;
         let value = convert(key, row.kind, json).map_err(|e| {
             Error::recipe(&place, "the value does not fit the key's type").expected(

@@ -20,6 +20,8 @@ pub struct ModelSpec {
     pub templates: ChatTemplates,
     /// The content of `generation_config.json`.
     pub generation: Option<Value>,
+    /// The content of `processor_config.json`, else of `preprocessor_config.json`.
+    pub processor: Option<Value>,
     /// The front matter of the README.
     pub card: ModelCard,
     /// The content of `config.json`, see [`Checkpoint::config`].
@@ -97,6 +99,7 @@ impl ModelSpec {
             vocabulary,
             templates,
             generation,
+            processor: checkpoint.processor_config()?,
             card,
             json: checkpoint.config().clone(),
             json_is_as_stored: checkpoint.config_is_as_stored(),

@@ -4,6 +4,9 @@
 //! sounds are embedded directly ([`Embedders`]). The table is `formats/gemma4-mmproj.tensors.toml`. Every tensor under the names
 //! of these parts is in it, or is an error.
 
+mod change;
+mod view;
+
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
@@ -11,6 +14,9 @@ use tensor::{Error, Result, TensorDesc};
 
 use crate::config::{Config, field};
 use crate::formats::{self, TowerRow};
+
+pub use change::{TowerChange, softplus};
+pub use view::MmprojView;
 
 /// The parts of a model that read images and sounds. Sizes are in elements.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,6 +115,13 @@ pub struct TowerSlot {
     pub tower: Tower,
 }
 
+impl TowerSlot {
+    /// Dimensions in an mmproj file, slowest first.
+    pub fn mmproj_shape(&self) -> Vec<u64> {
+        self.change.map_or_else(|| self.shape.clone(), |change| change.shape(&self.shape))
+    }
+}
+
 /// A part of a model that reads images or sounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -123,6 +136,11 @@ pub enum Tower {
     SoundEmbedder,
 }
 
+/// Whether the role is of a bound of a clipped linear, which may be infinite.
+pub fn is_bound(role: &str) -> bool {
+    BOUNDS.iter().any(|bound| role.ends_with(bound))
+}
+
 /// The type of a tensor in an mmproj file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,22 +152,6 @@ pub enum TowerType {
     F32,
     /// F16 in an F16 file, else F32.
     Patch,
-}
-
-/// A change of the values of a tensor on the way to an mmproj file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TowerChange {
-    /// Columns (row, column, channel) of a patch become (channel, row, column), and a row a tensor of three dimensions.
-    ChannelsFirst,
-    /// The same order of the columns in the same shape.
-    ColumnsChannelsFirst,
-    /// `[positions, 2, hidden]` becomes `[2, positions, hidden]`.
-    PlanesFirst,
-    /// `ln(1 + eˣ)`.
-    Softplus,
-    /// A dimension of length 1 is removed.
-    Squeeze,
 }
 
 /// A tensor of an image or audio part, found in the checkpoint.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use gemma::towers::{TowerChange, is_bound};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tensor::{DType, TensorDesc};
@@ -10,6 +11,8 @@ use tensor::{DType, TensorDesc};
 use crate::budget::Allocation;
 use crate::imatrix::ImportanceSource;
 use crate::offload::Offloaded;
+use crate::output::Format;
+use crate::safetensors::OTHER;
 
 /// The inputs and outputs of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -63,6 +66,9 @@ pub struct InputFile {
 pub struct Artifact {
     /// The recipe's name.
     pub recipe: String,
+    /// The container. The header of its files is in the digest, so this is not.
+    #[serde(skip)]
+    pub format: Format,
     /// The preset, or the scheme of a safetensors output.
     pub preset: &'static str,
     /// One file, or the parts of a split; for safetensors also the companion files (config, tokenizer, card).
@@ -128,6 +134,13 @@ pub struct OutputTensor {
     pub from: Origin,
 }
 
+impl OutputTensor {
+    /// Whether infinities are valid: values that are only copied, and bounds of clipped linears.
+    pub fn may_be_infinite(&self) -> bool {
+        self.role == OTHER || is_bound(self.role)
+    }
+}
+
 /// The source of a tensor's values.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -165,6 +178,39 @@ pub struct StoredTensor {
     /// The values are on a 4-bit quantization grid and are repacked as Q4_0.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lattice: bool,
+    /// The change of the values of a tower's tensor before encoding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<StoredChange>,
+}
+
+/// A change of the values of a tensor before encoding.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct StoredChange {
+    /// The kind of change.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub kind: TowerChange,
+    /// The dimensions in the checkpoint, slowest first.
+    pub shape: Vec<u64>,
+}
+
+impl StoredChange {
+    /// Whether rows have other places afterwards.
+    pub fn moves_rows(&self) -> bool {
+        self.kind == TowerChange::PlanesFirst
+    }
+
+    /// The place of a row afterwards.
+    pub fn row(&self, row: u64) -> u64 {
+        self.kind.row(&self.shape, row)
+    }
+}
+
+impl StoredTensor {
+    /// Values of a row in the checkpoint, for an output of this description.
+    pub fn cols(&self, output: &TensorDesc) -> u64 {
+        self.change.as_ref().map_or_else(|| output.cols(), |change| change.shape.last().copied().unwrap_or(1))
+    }
 }
 
 /// File ranges that hold the rows of a tensor, at least one.

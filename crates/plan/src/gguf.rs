@@ -12,6 +12,7 @@ use crate::grid::OnLattice;
 use crate::imatrix::ImatrixMatcher;
 use crate::masked_embedding::{self, Head};
 use crate::offload::set_id;
+use crate::output::Format;
 use crate::presets::{Place, Preset};
 use crate::recipe::{Recipe, Via};
 use crate::request::{Request, Shards, offloaded, stored, unused_kv};
@@ -82,6 +83,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
     let offloaded = offloaded(model, recipe, &files, &mut notes)?;
     Ok(Artifact {
         recipe: request.name.clone(),
+        format: Format::Gguf,
         preset: &preset.name,
         files,
         offloaded,

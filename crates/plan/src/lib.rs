@@ -34,6 +34,7 @@ mod grid;
 mod imatrix;
 mod manifest;
 mod masked_embedding;
+mod mmproj;
 mod names;
 mod offload;
 mod output;
@@ -52,8 +53,8 @@ mod similar;
 pub use self::gguf::CALIBRATION;
 pub use self::imatrix::{GivenImportance, ImportanceKeys, ImportanceSource};
 pub use artifact::{
-    Artifact, DraftTarget, Dropped, InputFile, Origin, OutputTensor, Pieces, Plan, PlannedFile, StoredPiece,
-    StoredScale, StoredTensor, hex,
+    Artifact, DraftTarget, Dropped, InputFile, Origin, OutputTensor, Pieces, Plan, PlannedFile, StoredChange,
+    StoredPiece, StoredScale, StoredTensor, hex,
 };
 pub use budget::{Allocation, Budget, allocate, check_budget};
 pub use byte_size::byte_size;
@@ -65,11 +66,14 @@ pub use grid::{GridPolicy, to_survey};
 pub use manifest::{
     ArtifactEntry, CalibrationEntry, FileEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, RepackedTensor,
 };
+pub use mmproj::tower_tensors;
 pub use names::stem;
 pub use offload::Offloaded;
 pub use output::{Format, Output};
 pub use presets::{Preset, preset_names};
-pub use recipe::{DraftRecipe, MaskedEmbedding, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via};
+pub use recipe::{
+    DraftRecipe, Gelu, MaskedEmbedding, Mmproj, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via,
+};
 pub use request::{Request, Shards, plan};
 pub use safetensors::{OFFLOAD, OTHER};
 pub use schemes::{Scheme, scheme_names};

@@ -33,6 +33,8 @@ pub enum Format {
     Gguf,
     /// A folder in the layout of transformers' `save_pretrained`.
     Safetensors,
+    /// A GGUF with the image and audio towers, without the text model.
+    Mmproj,
 }
 
 impl Format {

@@ -58,6 +58,9 @@ pub struct Recipe {
     /// `general.*` keys by their short names, see [`gemma::METADATA_FIELDS`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Json>,
+    /// The contents of an mmproj file.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mmproj: Mmproj,
     /// Thresholds of `verify`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub verify: Thresholds,
@@ -126,6 +129,26 @@ pub enum Via {
     None,
 }
 
+/// The section `[mmproj]` of a recipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mmproj {
+    /// The activation that llama.cpp computes in the image tower.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub gelu: Gelu,
+}
+
+/// The activation that llama.cpp computes in the image tower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gelu {
+    /// `clip.use_gelu` is not written, as by llama.cpp's converter: quick-GELU.
+    #[default]
+    Stock,
+    /// `clip.use_gelu` is written: tanh-GELU, with which the model was trained.
+    Exact,
+}
+
 /// A type for the tensors whose GGUF name matches a regular expression.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,6 +207,11 @@ impl Recipe {
         format!("types.preset = {name:?}\n")
     }
 
+    /// The TOML text of a recipe of an mmproj file that has nothing but a preset.
+    pub fn text_of_mmproj(preset: &str) -> String {
+        format!("output.format = \"mmproj\"\ntypes.preset = {preset:?}\n")
+    }
+
     /// The names of the embedded recipes with their purposes, sorted.
     pub fn embedded() -> Vec<(String, String)> {
         let files = EMBEDDED.files().filter_map(|file| Some((stem(file.path())?, file.contents_utf8()?)));
@@ -235,12 +263,16 @@ impl Recipe {
 
     /// Whether the output contains the towers of the checkpoint.
     pub(crate) fn holds_towers(&self) -> bool {
-        self.output.format == Format::Safetensors && !self.text_only
+        match self.output.format {
+            Format::Gguf => false,
+            Format::Safetensors => !self.text_only,
+            Format::Mmproj => true,
+        }
     }
 
     fn check(&self) -> Result<()> {
         match self.output.format {
-            Format::Gguf => drop(crate::Preset::named(&self.types.preset)?),
+            Format::Gguf | Format::Mmproj => drop(crate::Preset::named(&self.types.preset)?),
             Format::Safetensors => drop(Scheme::named(self.types.scheme.as_deref().unwrap_or_default())?),
         }
         self.check_effect()?;
@@ -270,12 +302,33 @@ impl Recipe {
                     ("types.scheme", scheme.is_some()),
                     ("output.max_shard_size", self.output.max_shard_size.is_some()),
                     ("text_only", self.text_only),
+                    ("mmproj", self.mmproj != Mmproj::default()),
+                ],
+            ),
+            Format::Mmproj => (
+                "mmproj",
+                vec![
+                    ("unused_kv", self.unused_kv != UnusedKv::default()),
+                    ("masked_embedding", self.masked_embedding != MaskedEmbedding::default()),
+                    ("text_only", self.text_only),
+                    ("types.scheme", scheme.is_some()),
+                    ("types.token_embd", token_embd.is_some()),
+                    ("types.per_layer_token_embd", per_layer_token_embd.is_some()),
+                    ("types.via", *via != Via::default()),
+                    ("types.lattice", *lattice != GridPolicy::default()),
+                    ("output.offload", !self.output.offload.is_empty()),
+                    ("output.split_max_size", self.output.split_max_size.is_some()),
+                    ("output.max_shard_size", self.output.max_shard_size.is_some()),
+                    ("budget", self.budget.is_some()),
+                    ("calibration", self.calibration.is_some()),
+                    ("draft", self.draft.is_some()),
                 ],
             ),
             Format::Safetensors => (
                 "safetensors",
                 vec![
                     ("masked_embedding", self.masked_embedding != MaskedEmbedding::default()),
+                    ("mmproj", self.mmproj != Mmproj::default()),
                     ("types.preset", !preset.is_empty()),
                     ("types.token_embd", token_embd.is_some()),
                     ("types.per_layer_token_embd", per_layer_token_embd.is_some()),

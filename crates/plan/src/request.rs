@@ -15,7 +15,7 @@ use crate::imatrix::GivenImportance;
 use crate::offload::Offloaded;
 use crate::output::Format;
 use crate::recipe::{Recipe, UnusedKv};
-use crate::{gguf, safetensors};
+use crate::{gguf, mmproj, safetensors};
 
 const UNUSED_KV: &str = "K/V of a layer that reads another layer's: never used (unused_kv = \"drop\")";
 
@@ -82,6 +82,7 @@ pub fn plan(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Res
         .map(|request| {
             let artifact = match request.recipe.output.format {
                 Format::Gguf => gguf::artifact,
+                Format::Mmproj => mmproj::artifact,
                 Format::Safetensors => safetensors::artifact,
             };
             artifact(model, shards, request).map_err(|e| e.within(format!("recipe {}", request.name)))
@@ -166,6 +167,7 @@ pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> S
         via,
         uses_imatrix: false,
         lattice: false,
+        change: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! A rule changes only the tensors that it matches. In llama-quantize an overridden tensor also drops out of the
 //! count of layers, which moves the preset's extra bits to other layers. A rule without effect is an error.
 
+use gemma::towers::TowerType;
 use gemma::{Config, Slot, TypePolicy};
 use regex::Regex;
 use tensor::{DType, Error, Result};
@@ -91,12 +92,7 @@ impl<'a> Rules<'a> {
         }
         let cols = slot.shape.last().copied().unwrap_or(1);
         if let Some(rule) = self.matching(&slot.gguf, None) {
-            if rule.dtype.row_bytes(cols).is_none() {
-                return Err(Error::recipe(self::place(rule), format!("{} cannot take this type", slot.gguf))
-                    .expected(format!("rows of a multiple of {}", rule.dtype.block_len()), cols));
-            }
-            let why = rule.why.clone().unwrap_or_else(|| format!("rule {:?}", rule.tensors));
-            return Ok(decided(rule.dtype, why));
+            return Self::by_rule(rule, &slot.gguf, cols);
         }
         let named = match slot.role {
             "token_embd" => self.recipe.types.token_embd,
@@ -116,6 +112,49 @@ impl<'a> Rules<'a> {
         let why = format!("rows of {cols} are not whole blocks of {wanted}: falls back to {dtype}");
         notes.push(format!("{}: {why}", slot.role));
         Ok(Decision { dtype, why, free })
+    }
+
+    /// The type of a tensor of a tower, and the reason. `shape` is that of the mmproj file. Presets mix types by roles of the text
+    /// model, so every matrix of a tower gets the preset's type for most tensors.
+    pub(crate) fn choose_tower(
+        &mut self,
+        name: &str,
+        store: TowerType,
+        shape: &[u64],
+        notes: &mut Vec<String>,
+    ) -> Result<Decision> {
+        let wanted = self.preset.default_type();
+        let fixed = match store {
+            TowerType::F32 => Some((DType::F32, "always f32")),
+            TowerType::Patch if wanted == DType::F16 => Some((DType::F16, "f16 in an f16 file")),
+            TowerType::Patch => Some((DType::F32, "f32: patches, but for f16 in an f16 file")),
+            TowerType::Output => None,
+        };
+        if let Some((dtype, why)) = fixed {
+            self.matching(name, Some(PROTECTED));
+            return Ok(Decision { dtype, why: why.to_owned(), free: false });
+        }
+        let cols = shape.last().copied().unwrap_or(1);
+        if let Some(rule) = self.matching(name, None) {
+            return Self::by_rule(rule, name, cols);
+        }
+        let dtype = fall_back(wanted, cols);
+        if dtype == wanted {
+            return Ok(Decision { dtype, why: "preset".to_owned(), free: true });
+        }
+        let why = format!("rows of {cols} are not whole blocks of {wanted}: falls back to {dtype}");
+        notes.push(format!("mmproj: {why}"));
+        Ok(Decision { dtype, why, free: true })
+    }
+
+    /// The type that a rule gives a tensor with rows of `cols` elements.
+    fn by_rule(rule: &TypeRule, name: &str, cols: u64) -> Result<Decision> {
+        if rule.dtype.row_bytes(cols).is_none() {
+            return Err(Error::recipe(place(rule), format!("{name} cannot take this type"))
+                .expected(format!("rows of a multiple of {}", rule.dtype.block_len()), cols));
+        }
+        let why = rule.why.clone().unwrap_or_else(|| format!("rule {:?}", rule.tensors));
+        Ok(Decision { dtype: rule.dtype, why, free: false })
     }
 
     /// The type of tensors that are never quantised: BF16 if the preset quantises or the checkpoint has BF16, else the

@@ -14,6 +14,7 @@ use crate::artifact::{Artifact, Origin, OutputTensor, PlannedFile};
 use crate::companions;
 use crate::device_map::device_map;
 use crate::offload::set_id;
+use crate::output::Format;
 use crate::request::{Request, Shards, dropped, offloaded, stored, unused_kv};
 use crate::schemes::{Per, Rest, Scheme};
 
@@ -103,6 +104,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
     let offloaded = offloaded(model, recipe, &files, &mut notes)?;
     Ok(Artifact {
         recipe: request.name.clone(),
+        format: Format::Safetensors,
         preset: &scheme.name,
         files,
         offloaded,

@@ -113,6 +113,11 @@ impl Stored {
     }
 }
 
+/// Whether a GGUF holds image and audio towers instead of a text model.
+pub fn is_mmproj(set: &GgufSet) -> bool {
+    set.metadata().typed::<&str>("general.architecture").ok().flatten() == Some("clip")
+}
+
 /// Whether tensors presented in this type can be read as weights.
 pub(crate) fn is_readable(dtype: DType) -> bool {
     quant::can_encode(dtype) && !quant::scale_is_apart(dtype)

@@ -4,6 +4,7 @@
 //! `limits.rs` decides which errors are wrong values, `diagnose.rs` finds the cause.
 
 use checkpoint::{Checkpoint, StoredEncoding};
+use gemma::towers::is_bound;
 use quant::Simd;
 use rayon::prelude::*;
 use tensor::{DType, Error, Result, TensorSource};
@@ -240,7 +241,7 @@ impl Pair<'_> {
         if let Some(reencode) = reencode.filter(|_| self.is_encodable(x)) {
             part.bytes = reencode.compare(self, first, (&*x, &*y), kept)?;
         }
-        if self.tensor.role == plan::OTHER {
+        if self.tensor.role == plan::OTHER || is_bound(self.tensor.role) {
             drop_equal(x, y);
         }
         if let Some(at) = quant::first_beyond(x, f32::MAX) {

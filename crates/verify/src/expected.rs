@@ -107,6 +107,9 @@ impl Expected {
         if from.recipe.output.format == Format::Safetensors {
             return Expected::of_folder(checkpoint, model, from);
         }
+        if from.recipe.output.format == Format::Mmproj {
+            return Expected::of_mmproj(checkpoint, model, from);
+        }
         let (mut recipe, plan, binding) = (from.recipe.clone(), from.plan.clone(), from.binding);
         recipe.output.split_max_size = None;
         recipe.output.offload.clear();
@@ -220,6 +223,35 @@ impl Expected {
             known: binding && from.entry.is_some(),
             importance: None,
             quantised: false,
+            lenient: false,
+        })
+    }
+
+    /// The plan of an mmproj file. Indices are those of a [`gemma::towers::MmprojView`] over [`plan::tower_tensors`].
+    fn of_mmproj(checkpoint: &Checkpoint, model: &ModelSpec, from: &Provenance) -> Result<Expected> {
+        let Provenance { recipe, plan, binding, .. } = from.clone();
+        let request = Request::new(&plan, recipe, "mmproj");
+        let planned = plan::plan(model, &Shards::of(checkpoint), &[request])?;
+        let file = planned.artifacts.into_iter().flat_map(|artifact| artifact.files).next();
+        let file = file.ok_or_else(|| Error::recipe(&plan, "the plan has no file"))?;
+        let header = Header::read(&mut file.header.as_slice(), file.bytes).map_err(|e| e.within(&plan))?;
+        let tensors = file.tensors.into_iter().enumerate().map(|(index, tensor)| {
+            let OutputTensor { desc, role, layer, .. } = tensor;
+            let (rounding, from) = (Rounding::default(), Values::Base(index));
+            ExpectedTensor { desc, role, layer, unused: false, fitted: false, rounding, from }
+        });
+        let tensors: Vec<ExpectedTensor> = tensors.collect();
+        let quantised = tensors.iter().any(|tensor| tensor.desc.dtype.is_quantized());
+        Ok(Expected {
+            plan,
+            config: model.config.clone(),
+            metadata: header.metadata,
+            tensors,
+            folder: None,
+            binding,
+            known: binding && from.entry.is_some(),
+            importance: None,
+            quantised: quantised && !binding,
             lenient: false,
         })
     }

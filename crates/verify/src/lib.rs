@@ -57,7 +57,7 @@ mod values;
 
 pub use alone::{is_draft, structure_alone};
 pub use alone_weights::{weights_alone, weights_of};
-pub use artifact::{Artifact, Stored};
+pub use artifact::{Artifact, Stored, is_mmproj};
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
 pub use folder::Folder;

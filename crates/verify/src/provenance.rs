@@ -12,13 +12,13 @@ use gemma::{Config, ModelKind};
 use gguf::GgufSet;
 use imatrix::Importance;
 use plan::{
-    ArtifactEntry, CALIBRATION, Calibration, CalibrationMethod, FileEntry, ImportanceKeys, MaskedEmbedding,
-    Preset, Recipe, preset_names,
+    ArtifactEntry, CALIBRATION, Calibration, CalibrationMethod, FileEntry, Gelu, ImportanceKeys,
+    MaskedEmbedding, Preset, Recipe, preset_names,
 };
 use rayon::prelude::*;
 use tensor::{Error, Result, TensorSource};
 
-use crate::artifact::{Artifact, Part};
+use crate::artifact::{Artifact, Part, is_mmproj};
 use crate::digests::tensor_digests;
 use crate::manifest::{describing, inside, sha256};
 use crate::{Finding, Severity, Step};
@@ -212,7 +212,12 @@ fn by_keys(artifact: &GgufSet) -> Result<(Recipe, String, Option<ImportanceKeys>
         (None, _) => "no manifest and no general.file_type".to_owned(),
     };
     let name = preset.map_or("bf16", |preset| preset.name.as_str());
-    let mut recipe = Recipe::from_toml(&Recipe::text_of_preset(name), name)?;
+    let is_mmproj = is_mmproj(artifact);
+    let text = if is_mmproj { Recipe::text_of_mmproj(name) } else { Recipe::text_of_preset(name) };
+    let mut recipe = Recipe::from_toml(&text, name)?;
+    if is_mmproj && artifact.metadata().typed("clip.use_gelu").ok().flatten() == Some(true) {
+        recipe.mmproj.gelu = Gelu::Exact;
+    }
     let method = artifact.metadata().typed::<&str>(CALIBRATION).map_err(|e| e.within(path.display()))?;
     recipe.calibration = method.and_then(CalibrationMethod::named).map(Calibration::by);
     if artifact.tensors().iter().any(|desc| desc.name.starts_with(ORDERED)) {

@@ -21,6 +21,9 @@ const SIZES: &[&str] = &[
     "attention.head_count",
     "embedding_length_per_layer_input",
     "expert_count",
+    "vision.block_count",
+    "vision.embedding_length",
+    "vision.projection_dim",
 ];
 
 /// Compares the keys and tensors of `artifact` with the expected ones. [`Structure::hashed`] comes from
@@ -139,9 +142,14 @@ fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) 
     }
     let describe = |metadata| {
         let number =
-            |size| value(metadata, size).map_or("no".to_owned(), |value| crate::values::show(&value));
+            |size: &str| value(metadata, size).map_or("no".to_owned(), |value| crate::values::show(&value));
         let experts = value(metadata, "expert_count")
             .map_or(String::new(), |_| format!(" with {} experts", number("expert_count")));
+        if architecture == "clip" {
+            let [layers, hidden, soft] = ["block_count", "embedding_length", "projection_dim"]
+                .map(|size| number(&format!("vision.{size}")));
+            return format!("{layers} layers of {hidden}, soft tokens of {soft}");
+        }
         format!("{} layers of {}{experts}", number("block_count"), number("embedding_length"))
     };
     let named =

@@ -214,6 +214,9 @@ pub(crate) struct What {
         group = "outputs"
     )]
     pub(crate) types: Vec<String>,
+    /// An mmproj file with the image and audio towers, in this type: bf16, f16, f32, q8_0, …
+    #[arg(long, value_name = "PRESET", value_delimiter = ',', group = "outputs")]
+    pub(crate) mmproj: Vec<String>,
     /// Type of the tensors whose GGUF name matches a regular expression; the first matching rule applies
     #[arg(long = "tensor-type", value_name = "REGEX=TYPE")]
     pub(crate) tensor_types: Vec<String>,

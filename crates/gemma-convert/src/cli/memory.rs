@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use gemma_convert::{Engine, Memory, PlanOutcome, Verdict};
+use gemma_convert::{ArtifactMemory, Engine, Memory, PlanOutcome, Verdict};
 use report::{Table, grouped};
 use serde::Serialize;
 
@@ -19,14 +19,20 @@ pub(crate) struct MemoryPlan {
 
 /// The memory estimates of all artifacts.
 pub(crate) fn of(outcome: &PlanOutcome) -> Vec<MemoryPlan> {
-    let artifacts = outcome.plan.artifacts.iter().zip(&outcome.memory);
-    let of_one = |(artifact, (memory, verdict)): (&gemma_convert::Artifact, &(Memory, Option<Verdict>))| {
-        MemoryPlan { recipe: artifact.recipe.clone(), memory: memory.clone(), verdict: verdict.clone() }
+    let of_one = |ArtifactMemory { recipe, memory, verdict }: &ArtifactMemory| MemoryPlan {
+        recipe: recipe.clone(),
+        memory: memory.clone(),
+        verdict: verdict.clone(),
     };
-    artifacts.map(of_one).collect()
+    outcome.memory.iter().map(of_one).collect()
 }
 
 impl MemoryPlan {
+    /// Whether the estimate is of this recipe.
+    pub(crate) fn is_of(&self, recipe: &str) -> bool {
+        self.recipe == recipe
+    }
+
     /// False if a memory limit was given and exceeded.
     pub(crate) fn fits(&self) -> bool {
         self.verdict.as_ref().is_none_or(|verdict| verdict.fits)

@@ -98,6 +98,13 @@ impl Convert {
         self
     }
 
+    /// Adds an mmproj file with the image and audio towers; a preset gives the type of its matrices.
+    #[must_use]
+    pub fn mmproj(mut self, preset: impl Into<String>) -> Convert {
+        self.recipes.mmproj.push(preset.into());
+        self
+    }
+
     /// Quantizes with an importance matrix, like `llama-quantize --imatrix`.
     #[must_use]
     pub fn importance(mut self, file: impl Into<PathBuf>) -> Convert {
@@ -171,7 +178,7 @@ impl Convert {
             force: self.force,
             sync: self.sync,
             simd: self.compute.simd,
-            importance: requests.first().and_then(|request| request.importance.as_ref()?.entries.clone()),
+            importance: requests.iter().find_map(|request| request.importance.as_ref()?.entries.clone()),
             rounded: Vec::new(),
             calibrations: Vec::new(),
             inputs: Vec::new(),

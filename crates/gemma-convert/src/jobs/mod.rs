@@ -19,7 +19,7 @@ pub use draft_extraction::DraftExtract;
 pub use drafts::DraftConvert;
 pub use generation::{Generate, Generated, PleReads, Prompt};
 pub use measurement::DraftMeasure;
-pub use planning::{PlanOutcome, Planning};
+pub use planning::{ArtifactMemory, PlanOutcome, Planning};
 pub use sensitivities::MeasureSensitivity;
 pub use verification::Verify;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use checkpoint::Checkpoint;
 use convert::Options;
 use footprint::{Conditions, Memory, Verdict};
-use plan::{FileEntry, Plan, Request};
+use plan::{FileEntry, Format, Plan, Request};
 use quant::Simd;
 use tensor::{DType, Result};
 
@@ -38,8 +38,19 @@ pub struct Planning {
 pub struct PlanOutcome {
     /// The plan.
     pub plan: Plan,
-    /// The memory estimate of each artifact, and the verdict if the job has a memory limit.
-    pub memory: Vec<(Memory, Option<Verdict>)>,
+    /// The memory estimate of each artifact with a text model.
+    pub memory: Vec<ArtifactMemory>,
+}
+
+/// The memory estimate of an artifact.
+#[derive(Clone, Debug)]
+pub struct ArtifactMemory {
+    /// The artifact's recipe.
+    pub recipe: String,
+    /// The estimate.
+    pub memory: Memory,
+    /// Whether it fits, if the job has a memory limit.
+    pub verdict: Option<Verdict>,
 }
 
 /// Default tokens of context for a memory estimate.
@@ -81,10 +92,15 @@ impl Planning {
         let context = self.context.unwrap_or(model.config.context.clamp(1, CONTEXT));
         let conditions = Conditions::new(&model.config, context, self.kv_type)?;
         let conditions = Conditions { threads: rayon::current_num_threads() as u64, ..conditions };
-        let memory = plan.artifacts.iter().map(|artifact| {
+        let of_text = plan.artifacts.iter().filter(|artifact| artifact.format != Format::Mmproj);
+        let memory = of_text.map(|artifact| {
             let verdict = |limit| footprint::verdict(&model, &shards, artifact, conditions, limit);
             let verdict = self.memory.map(verdict).transpose()?;
-            Ok((footprint::memory(&model, artifact, conditions), verdict))
+            Ok(ArtifactMemory {
+                recipe: artifact.recipe.clone(),
+                memory: footprint::memory(&model, artifact, conditions),
+                verdict,
+            })
         });
         let memory = memory.collect::<Result<_>>()?;
         drop(shards);

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use base::{FileKind, OutputFile, Progress, Unit};
 use eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter, ModelInfo};
+use gemma::towers::MmprojView;
 use gemma::{Config, Inventory};
 use gguf::GgufFile;
-use plan::{Format, Recipe, Thresholds};
+use plan::{Format, Recipe, Shards, Thresholds};
 use runtime::Compute;
 use tensor::{Error, Fault, Result};
 use text::{Corpus, Cut, Scored};
@@ -155,6 +156,8 @@ impl Verify {
             skip(&mut report, Step::Text, "no ‹text› was given");
         } else if failed(&report) && !self.keep_going {
             skip(&mut report, Step::Text, AFTER_FAILURE);
+        } else if matches!(&artifact, ModelFile::Gguf(set) if verify::is_mmproj(set)) {
+            skip(&mut report, Step::Text, "an mmproj file makes no predictions without its text model");
         } else if verify::is_draft(artifact.artifact()) {
             skip(
                 &mut report,
@@ -196,6 +199,14 @@ impl Verify {
                 return Ok(recipe.verify);
             }
         };
+        let towers = match (&base.container, recipe.output.format) {
+            (Container::Checkpoint(checkpoint, model), Format::Mmproj) => {
+                let found = plan::tower_tensors(model, &Shards::of(checkpoint))?;
+                Some(MmprojView::new(&**checkpoint, &found, self.compute.simd)?)
+            }
+            _ => None,
+        };
+        let source = towers.as_ref().map_or(base.source(), |towers| towers);
         let expected = match (&base.container, artifact) {
             (Container::Checkpoint(checkpoint, model), _) => {
                 Expected::of_checkpoint(checkpoint, model, from, self.compute.simd)?
@@ -210,7 +221,7 @@ impl Verify {
         structure_step(report, || verify::structure(artifact, &expected))?;
         self.weights_step(report, verify::weights(artifact, &expected), progress, |report, done| {
             let (tensors, findings) =
-                verify::tensor_errors(artifact, base.source(), &expected, self.compute.simd, done)?;
+                verify::tensor_errors(artifact, source, &expected, self.compute.simd, done)?;
             report.tensors = Some(tensors);
             Ok(findings)
         })?;
@@ -247,11 +258,16 @@ impl Verify {
             provenance.plan = format!("recipe {name}");
             provenance.binding = true;
             let is = match artifact {
+                Artifact::Gguf(set) if verify::is_mmproj(set) => Format::Mmproj,
                 Artifact::Gguf(_) => Format::Gguf,
                 Artifact::Folder(_) => Format::Safetensors,
             };
             if provenance.recipe.output.format != is {
-                let word = |format| if format == Format::Gguf { "a GGUF" } else { "safetensors" };
+                let word = |format| match format {
+                    Format::Gguf => "a GGUF of a text model",
+                    Format::Mmproj => "an mmproj file",
+                    Format::Safetensors => "safetensors",
+                };
                 return Err(Error::recipe("‹recipe›", "the artifact cannot have this recipe")
                     .expected(format!("a recipe for {}", word(is)), word(provenance.recipe.output.format)));
             }

@@ -15,6 +15,7 @@ impl super::What {
         RecipeOptions {
             recipes: self.recipes.clone(),
             presets: self.types.clone(),
+            mmproj: self.mmproj.clone(),
             tensor_types: self.tensor_types.clone(),
             token_embd_type: self.token_embd_type.clone(),
             per_layer_token_embd_type: self.per_layer_token_embd_type.clone(),

@@ -51,7 +51,7 @@ fn describe(plan: &Plan, memory: &[MemoryPlan], with_tensors: bool) -> String {
     for note in &plan.notes {
         let _ = writeln!(text, "note: {}", with_options(note));
     }
-    for (artifact, memory) in plan.artifacts.iter().zip(memory) {
+    for artifact in &plan.artifacts {
         let _ = writeln!(
             text,
             "\nrecipe {}: {} bytes, {:.2} bits per weight\n",
@@ -60,7 +60,8 @@ fn describe(plan: &Plan, memory: &[MemoryPlan], with_tensors: bool) -> String {
             artifact.bits_per_weight()
         );
         text.push_str(&summary(artifact));
-        text.push_str(&memory.describe());
+        let of_artifact = memory.iter().find(|memory| memory.is_of(&artifact.recipe));
+        text.push_str(&of_artifact.map_or_else(String::new, MemoryPlan::describe));
         if with_tensors {
             let _ = write!(text, "\n{}", tensors(artifact).render());
         }

@@ -1,0 +1,153 @@
+//! Planning an mmproj file: the towers of a checkpoint in a GGUF of its own, as `convert_hf_to_gguf.py --mmproj` writes it.
+//!
+//! Tensors stand in the order of the checkpoint's files, within a file by name. Norms, convolutions, position tables and bounds are F32
+//! in every file; the recipe's preset gives the type of matrices.
+
+use std::collections::HashSet;
+
+use gemma::towers::{TowerSlot, TowerTensor, Towers};
+use gemma::{KeySources, MmprojSources, ModelSpec, Parameters};
+use gguf::Layout;
+use tensor::{DType, Error, Result, TensorDesc};
+
+use crate::artifact::{Artifact, Origin, OutputTensor, PlannedFile, StoredChange};
+use crate::output::Format;
+use crate::presets::Preset;
+use crate::recipe::Gelu;
+use crate::request::{Request, Shards, dropped, stored};
+use crate::rules::Rules;
+
+const OTHER_MODEL: &str = "of the text model, which has a file of its own";
+const NO_TOWER: &str = "of no image or audio tower";
+
+/// Plans the file of one recipe.
+///
+/// # Errors
+/// `Recipe` for a rule without effect; `Unsupported` for a model without an image tower; `Malformed` for missing or unknown tensors of
+/// towers and for a missing processor config.
+pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
+    let recipe = &request.recipe;
+    let (towers, found) = (towers(model)?, tower_tensors(model, shards)?);
+    let preset = Preset::named(&recipe.types.preset)?;
+    let mut rules = Rules::new(recipe, preset, &model.config)?;
+    let mut notes = Vec::new();
+    let mut tensors = Vec::with_capacity(found.len());
+    for TowerTensor { slot, index } in &found {
+        tensors.push(tensor(shards, *index, slot, &mut rules, &mut notes)?);
+    }
+    rules.finish()?;
+
+    let elements = |tensor: &OutputTensor| tensor.desc.elements();
+    let metadata = gemma::mmproj_metadata(
+        &MmprojSources {
+            general: &KeySources {
+                config: &model.config,
+                vocabulary: &model.vocabulary,
+                templates: &model.templates,
+                generation: model.generation.as_ref(),
+                card: &model.card,
+                names: &recipe.metadata,
+                overrides: &recipe.kv,
+                parameters: Parameters {
+                    shared: tensors.iter().map(elements).sum(),
+                    ..Parameters::default()
+                },
+            },
+            towers: &towers,
+            json: &model.json,
+            processor: model.processor.as_ref(),
+            exact_gelu: recipe.mmproj.gelu == Gelu::Exact,
+        },
+        preset.file_type,
+    )?;
+    let layout = Layout::new(&metadata, tensors.iter().map(|tensor| tensor.desc.clone()).collect())?;
+    for (tensor, placed) in tensors.iter_mut().zip(&layout.tensors) {
+        tensor.offset = placed.offset;
+    }
+    notes.sort();
+    notes.dedup();
+    Ok(Artifact {
+        recipe: request.name.clone(),
+        format: Format::Mmproj,
+        preset: &preset.name,
+        files: vec![PlannedFile {
+            name: format!("{}.gguf", request.stem),
+            bytes: layout.len,
+            header: layout.header,
+            copy: None,
+            tensors,
+        }],
+        offloaded: Vec::new(),
+        importance: None,
+        allocation: None,
+        dropped: left_out(model, shards, &found),
+        notes,
+    })
+}
+
+/// The tensors of the image and audio parts of a checkpoint, in the order of the mmproj file.
+///
+/// # Errors
+/// `Unsupported` for a model without an image tower and for a tensor that no tower has; `Malformed` for a missing tensor or a wrong shape.
+pub fn tower_tensors(model: &ModelSpec, shards: &Shards<'_>) -> Result<Vec<TowerTensor>> {
+    let mut found = towers(model)?.find(shards.tensors)?;
+    // the order within a file is that of `find`
+    found.sort_by_key(|tensor| shards.pieces[tensor.index].first().map(|piece| piece.location.shard));
+    Ok(found)
+}
+
+/// The image and audio parts of the model.
+fn towers(model: &ModelSpec) -> Result<Towers> {
+    let towers = Towers::from_json(&model.json, &model.config)?;
+    towers.filter(|towers| towers.vision.is_some() || towers.embedders.is_some()).ok_or_else(|| {
+        Error::unsupported("mmproj", "this checkpoint has no image tower")
+            .expected("a vision_config in config.json", "none")
+            .help("A text-only fine-tune needs none: use the mmproj file of the original model with it.")
+    })
+}
+
+/// The planned output of a tensor, without an offset.
+fn tensor(
+    shards: &Shards<'_>,
+    index: usize,
+    slot: &TowerSlot,
+    rules: &mut Rules<'_>,
+    notes: &mut Vec<String>,
+) -> Result<OutputTensor> {
+    let source = &shards.tensors[index];
+    if !matches!(source.dtype, DType::BF16 | DType::F16 | DType::F32) {
+        return Err(Error::unsupported(
+            format!("tensor {}", source.name),
+            "not a type of weights that can be converted",
+        )
+        .expected("bf16, f16 or f32", source.dtype));
+    }
+    let shape = slot.mmproj_shape();
+    let decision = rules.choose_tower(&slot.gguf, slot.store, &shape, notes)?;
+    let desc = TensorDesc::new(&slot.gguf, decision.dtype, shape)?;
+    let mut stored = stored(shards, index, None);
+    stored.change = slot
+        .change
+        .filter(|change| change.moves_values())
+        .map(|kind| StoredChange { kind, shape: slot.shape.clone() });
+    Ok(OutputTensor {
+        bytes: desc.byte_len(),
+        desc,
+        role: slot.role,
+        layer: slot.layer,
+        offset: 0,
+        why: decision.why,
+        free: decision.free,
+        from: Origin::Checkpoint(stored),
+    })
+}
+
+/// The tensors of the checkpoint that the file does not hold.
+fn left_out(model: &ModelSpec, shards: &Shards<'_>, found: &[TowerTensor]) -> Vec<crate::Dropped> {
+    let used: HashSet<usize> = found.iter().map(|tensor| tensor.index).collect();
+    let text = model.inventory.text.iter().map(|tensor| (tensor.index, OTHER_MODEL));
+    let others = model.inventory.dropped.iter().filter(|other| !used.contains(&other.index));
+    text.chain(others.map(|other| (other.index, NO_TOWER)))
+        .map(|(index, reason)| dropped(shards, index, reason))
+        .collect()
+}
