@@ -18,6 +18,8 @@ use crate::request::{Request, Shards, dropped, stored};
 use crate::rules::Rules;
 
 const OTHER_MODEL: &str = "of the text model, which has a file of its own";
+const QUICK_GELU: &str = "llama.cpp computes quick-GELU in the image tower, as for every file of its converter; the model was trained \
+     with tanh-GELU (‹set› mmproj.gelu=exact)";
 const NO_TOWER: &str = "of no image or audio tower";
 
 /// Plans the file of one recipe.
@@ -36,6 +38,9 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         tensors.push(tensor(shards, *index, slot, &mut rules, &mut notes)?);
     }
     rules.finish()?;
+    if towers.vision.is_some() && recipe.mmproj.gelu == Gelu::Stock {
+        notes.push(QUICK_GELU.to_owned());
+    }
 
     let elements = |tensor: &OutputTensor| tensor.desc.elements();
     let metadata = gemma::mmproj_metadata(
