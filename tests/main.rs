@@ -26,6 +26,7 @@ mod generate;
 mod importance;
 mod inputs;
 mod judge;
+mod judge_mmproj;
 mod keys;
 mod library;
 mod limits;

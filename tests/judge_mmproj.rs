@@ -1,0 +1,96 @@
+//! The real llama.cpp judges mmproj files: `llama-mtmd-cli` loads each with our text model, and its soft tokens are compared. Skipped, with
+//! a word, where llama.cpp is not built (`cargo xtask oracle`); `.ci/run` requires it.
+
+use std::path::{Path, PathBuf};
+
+use xtask::oracle::Oracle;
+
+use crate::mmproj::with_overlay;
+use crate::support::{Folder, convert, said};
+
+/// An image of 78 soft tokens, which llama.cpp does not resize.
+const IMAGE: &str = "golden/multimodal/wide.llama.png";
+/// A sound of 75 soft tokens.
+const SOUND: &str = "golden/multimodal/chirp-3s.wav";
+
+/// Soft tokens, row by row.
+pub(crate) struct SoftTokens {
+    pub(crate) count: usize,
+    pub(crate) width: usize,
+    pub(crate) values: Vec<f32>,
+}
+
+impl SoftTokens {
+    /// Root mean square of the difference, relative to that of `other`.
+    pub(crate) fn distance(&self, other: &SoftTokens) -> f64 {
+        assert_eq!((self.count, self.width), (other.count, other.width));
+        let square = |value: f32| f64::from(value) * f64::from(value);
+        let difference: f64 = self.values.iter().zip(&other.values).map(|(a, b)| square(a - b)).sum();
+        (difference / other.values.iter().map(|&value| square(value)).sum::<f64>()).sqrt()
+    }
+}
+
+/// What llama.cpp makes of an image or a sound: the file that `MTMD_DEBUG_EMBEDDINGS` names, two numbers and the values.
+pub(crate) fn soft_tokens(oracle: &Oracle, text: &Path, mmproj: &Path, media: [&str; 2]) -> SoftTokens {
+    let saved = mmproj.with_extension("embeddings");
+    let mut tool = oracle.runner("llama-mtmd-cli");
+    tool.env("MTMD_DEBUG_EMBEDDINGS", &saved).args(["-fa", "off", "--jinja", "-t", "2", "--temp", "0", "-n", "1"]);
+    tool.arg("-m").arg(text).arg("--mmproj").arg(mmproj);
+    tool.arg(media[0]).arg(testkit::fixtures(media[1])).args(["-p", "What is it?"]);
+    said(&mut tool, |_, _| saved.is_file());
+    let bytes = std::fs::read(&saved).unwrap();
+    std::fs::remove_file(&saved).unwrap();
+    let number = |at: usize| i32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let values = testkit::floats(&bytes[8..]);
+    assert_eq!(values.len(), number(0) * number(4));
+    SoftTokens { count: number(0), width: number(4), values }
+}
+
+/// A checkpoint's text model and mmproj files.
+pub(crate) fn pair(folder: &Folder, types: &str) -> (PathBuf, impl Fn(&str) -> PathBuf) {
+    convert(&folder.path(), &folder.out(), &["--type", "bf16", "--mmproj", types]).good();
+    let out = folder.out();
+    (out.join("model-bf16.gguf"), move |outtype: &str| out.join(format!("mmproj-{outtype}.gguf")))
+}
+
+/// llama.cpp loads files of all types, and the error of soft tokens is that of the type. llama-quantize makes none of these of an E2B.
+#[test]
+fn llama_cpp_loads_every_type() {
+    let Some(oracle) = Oracle::for_tests() else { return };
+    // type → the largest relative error of image and sound, about twice what was measured
+    const LIMITS: [(&str, f64); 10] = [
+        ("f16", 0.001),
+        ("bf16", 0.007),
+        ("q8_0", 0.04),
+        ("q6_k", 0.07),
+        ("q5_1", 0.22),
+        ("q5_0", 0.25),
+        ("q4_k_m", 0.25),
+        ("iq4_nl", 0.45),
+        ("q4_0", 0.45),
+        ("q2_k", 0.8),
+    ];
+    let folder = Folder::of("e2b");
+    let types: Vec<&str> = LIMITS.iter().map(|(outtype, _)| *outtype).chain(["f32"]).collect();
+    let (text, mmproj) = pair(&folder, &types.join(","));
+    for media in [["--image", IMAGE], ["--audio", SOUND]] {
+        let exact = soft_tokens(&oracle, &text, &mmproj("f32"), media);
+        for (outtype, limit) in LIMITS {
+            let distance = soft_tokens(&oracle, &text, &mmproj(outtype), media).distance(&exact);
+            assert!(distance > 0.0 && distance < limit, "{outtype} {}: {distance}", media[0]);
+        }
+    }
+}
+
+/// `clip.use_gelu` changes what llama.cpp computes, as `--set mmproj.gelu=exact` says.
+#[test]
+fn exact_gelu_changes_the_image_tower() {
+    let Some(oracle) = Oracle::for_tests() else { return };
+    let folder = with_overlay("e2b");
+    let (text, mmproj) = pair(&folder, "f32");
+    let stock = soft_tokens(&oracle, &text, &mmproj("f32"), ["--image", IMAGE]);
+    convert(&folder.path(), &folder.out(), &["--mmproj", "f32", "--set", "mmproj.gelu=exact", "--force"]).good();
+    let exact = soft_tokens(&oracle, &text, &mmproj("f32"), ["--image", IMAGE]);
+    let distance = exact.distance(&stock);
+    assert!((0.001..0.05).contains(&distance), "{distance}");
+}
