@@ -34,7 +34,8 @@ impl SoftTokens {
 pub(crate) fn soft_tokens(oracle: &Oracle, text: &Path, mmproj: &Path, media: [&str; 2]) -> SoftTokens {
     let saved = mmproj.with_extension("embeddings");
     let mut tool = oracle.runner("llama-mtmd-cli");
-    tool.env("MTMD_DEBUG_EMBEDDINGS", &saved).args(["-fa", "off", "--jinja", "-t", "2", "--temp", "0", "-n", "1"]);
+    tool.env("MTMD_DEBUG_EMBEDDINGS", &saved)
+        .args(["-fa", "off", "--jinja", "-t", "2", "--temp", "0", "-n", "1"]);
     tool.arg("-m").arg(text).arg("--mmproj").arg(mmproj);
     tool.arg(media[0]).arg(testkit::fixtures(media[1])).args(["-p", "What is it?"]);
     said(&mut tool, |_, _| saved.is_file());
@@ -89,7 +90,8 @@ fn exact_gelu_changes_the_image_tower() {
     let folder = with_overlay("e2b");
     let (text, mmproj) = pair(&folder, "f32");
     let stock = soft_tokens(&oracle, &text, &mmproj("f32"), ["--image", IMAGE]);
-    convert(&folder.path(), &folder.out(), &["--mmproj", "f32", "--set", "mmproj.gelu=exact", "--force"]).good();
+    convert(&folder.path(), &folder.out(), &["--mmproj", "f32", "--set", "mmproj.gelu=exact", "--force"])
+        .good();
     let exact = soft_tokens(&oracle, &text, &mmproj("f32"), ["--image", IMAGE]);
     let distance = exact.distance(&stock);
     assert!((0.001..0.05).contains(&distance), "{distance}");

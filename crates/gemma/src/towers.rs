@@ -5,17 +5,22 @@
 //! of these parts is in it, or is an error.
 
 mod change;
+mod config;
+mod from_mmproj;
 mod view;
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tensor::{Error, Result, TensorDesc};
 
-use crate::config::{Config, field};
+use self::config::Section;
+use crate::config::{Config, ModelKind};
 use crate::formats::{self, TowerRow};
 
 pub use change::{TowerChange, softplus};
+pub use config::{Audio, Embedders, Vision};
+pub use from_mmproj::GELU_KEY;
 pub use view::MmprojView;
 
 /// The parts of a model that read images and sounds. Sizes are in elements.
@@ -31,63 +36,6 @@ pub struct Towers {
     pub hidden: u64,
 }
 
-/// The image tower, `vision_config`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Vision {
-    /// `hidden_size`.
-    pub hidden: u64,
-    /// `intermediate_size`.
-    pub ffn: u64,
-    /// `num_hidden_layers`.
-    pub layers: usize,
-    /// `num_attention_heads`; keys have as many.
-    pub heads: u64,
-    /// `head_dim`.
-    pub head_dim: u64,
-    /// `patch_size`: the side of a patch in pixels.
-    pub patch: u64,
-    /// `position_embedding_size`: rows of the position table of each axis.
-    pub positions: u64,
-    /// `pooling_kernel_size`: patches of a soft token along each axis.
-    pub pooling: u64,
-    /// `standardize`: soft tokens are shifted and scaled before the projection.
-    pub standardize: bool,
-    /// `use_clipped_linears`: inputs and outputs of linears are clamped to stored bounds.
-    pub clipped: bool,
-}
-
-/// The audio tower, `audio_config`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Audio {
-    /// `hidden_size`.
-    pub hidden: u64,
-    /// `num_hidden_layers`.
-    pub layers: usize,
-    /// `num_attention_heads`.
-    pub heads: u64,
-    /// `subsampling_conv_channels`: channels of the two convolutions that halve time and frequency.
-    pub channels: [u64; 2],
-    /// `output_proj_dims`: the length of an output of the tower.
-    pub output: u64,
-    /// `conv_kernel_size`: taps of the depthwise convolution.
-    pub taps: u64,
-    /// `use_clipped_linears`.
-    pub clipped: bool,
-}
-
-/// The embedders of the 12B.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Embedders {
-    /// `mm_embed_dim`: the length of an embedded patch.
-    pub hidden: u64,
-    /// `model_patch_size`: the side of a patch in pixels.
-    pub patch: u64,
-    /// `mm_posemb_size`: rows of the position table of each axis.
-    pub positions: u64,
-    /// `audio_embed_dim`: samples of a soft token; `None` without audio.
-    pub audio: Option<u64>,
-}
-
 /// Mel bins of the audio tower.
 const MEL_BINS: u64 = 128;
 
@@ -97,8 +45,10 @@ const FREQUENCIES: u64 = MEL_BINS / 4;
 /// A tensor of an image or audio part.
 #[derive(Clone, Debug)]
 pub struct TowerSlot {
-    /// The role by llama.cpp's name.
+    /// The role by llama.cpp's name. With the layer it is unique in a tower, bounds excepted.
     pub role: &'static str,
+    /// Of a bound of a clipped linear, whose role is `input_min`, `input_max`, `output_min` or `output_max`: the role of the linear.
+    pub of: Option<&'static str>,
     /// The tower's layer.
     pub layer: Option<usize>,
     /// Name in the checkpoint, without prefix.
@@ -170,11 +120,12 @@ impl Towers {
     /// Reads `vision_config` and `audio_config`. `None` for a model without either.
     ///
     /// # Errors
-    /// `Malformed` for a missing or mistyped field.
+    /// `Malformed` for a missing or mistyped field, `Unsupported` for a value that no tower of a Gemma 4 has.
     pub fn from_json(json: &Value, text: &Config) -> Result<Option<Towers>> {
-        let section = |name: &'static str| Section::of(json, name);
+        let unified = text.kind == ModelKind::Unified;
+        let section = |name| Section::of(json, name, unified);
         let (vision, audio) = (section("vision_config")?, section("audio_config")?);
-        let unified = [&vision, &audio].into_iter().flatten().any(Section::is_unified);
+        let unified = unified || [&vision, &audio].into_iter().flatten().any(Section::is_unified);
         let mut towers = Towers { vision: None, audio: None, embedders: None, hidden: text.hidden };
         if unified {
             towers.embedders = vision.map(|vision| Embedders::of(&vision, audio.as_ref())).transpose()?;
@@ -267,6 +218,7 @@ impl Towers {
         let shape = row.shape.iter().map(|dimension| self.size(dimension)).collect::<Result<_>>()?;
         Ok(TowerSlot {
             role: &row.role,
+            of: None,
             layer,
             hf: named(&row.hf),
             gguf: named(&row.gguf),
@@ -322,6 +274,7 @@ fn bound_of(slot: &TowerSlot, bound: &'static str) -> TowerSlot {
     let beside = |name: &str, ending: &str| format!("{}.{bound}", name.strip_suffix(ending).unwrap_or(name));
     TowerSlot {
         role: bound,
+        of: Some(slot.role),
         hf: beside(&slot.hf, ".linear.weight"),
         gguf: beside(&slot.gguf, ".weight"),
         shape: vec![1],
@@ -344,107 +297,6 @@ fn check_shape(slot: &TowerSlot, tensor: &TensorDesc) -> Result<()> {
     }
     Err(Error::malformed(format!("tensor {}", tensor.name), "wrong shape for the config")
         .expected(format!("{:?}", slot.shape), format!("{:?}", tensor.shape)))
-}
-
-/// An object of `config.json`.
-struct Section<'a> {
-    name: &'static str,
-    fields: &'a Map<String, Value>,
-}
-
-impl<'a> Section<'a> {
-    fn of(json: &'a Value, name: &'static str) -> Result<Option<Section<'a>>> {
-        match json.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Object(fields)) => Ok(Some(Section { name, fields })),
-            Some(other) => {
-                Err(Error::malformed(field(name), "not an object").expected("fields by name", other))
-            }
-        }
-    }
-
-    fn is_unified(&self) -> bool {
-        self.fields.get("model_type").and_then(Value::as_str).is_some_and(|kind| kind.contains("unified"))
-    }
-
-    fn place(&self, key: &str) -> String {
-        field(&format!("{}.{key}", self.name))
-    }
-
-    fn count(&self, key: &str) -> Result<u64> {
-        let value = self.fields.get(key).unwrap_or(&Value::Null);
-        value.as_u64().filter(|count| (1..=u64::from(u32::MAX)).contains(count)).ok_or_else(|| {
-            Error::malformed(self.place(key), "not a count").expected("a whole number above 0", value)
-        })
-    }
-
-    fn flag(&self, key: &str) -> Result<bool> {
-        match self.fields.get(key) {
-            None => Ok(false),
-            Some(value) => value.as_bool().ok_or_else(|| {
-                Error::malformed(self.place(key), "not a flag").expected("true or false", value)
-            }),
-        }
-    }
-}
-
-impl Vision {
-    fn of(section: &Section<'_>) -> Result<Vision> {
-        Ok(Vision {
-            hidden: section.count("hidden_size")?,
-            ffn: section.count("intermediate_size")?,
-            layers: section.count("num_hidden_layers")? as usize,
-            heads: section.count("num_attention_heads")?,
-            head_dim: section.count("head_dim")?,
-            patch: section.count("patch_size")?,
-            positions: section.count("position_embedding_size")?,
-            pooling: section.count("pooling_kernel_size")?,
-            standardize: section.flag("standardize")?,
-            clipped: section.flag("use_clipped_linears")?,
-        })
-    }
-}
-
-impl Audio {
-    fn of(section: &Section<'_>) -> Result<Audio> {
-        let channels = section.fields.get("subsampling_conv_channels").unwrap_or(&Value::Null);
-        let pair = channels.as_array().and_then(|list| match &list[..] {
-            [first, second] => Some([first.as_u64()?, second.as_u64()?]),
-            _ => None,
-        });
-        let heads = section.count("num_attention_heads")?;
-        let hidden = section.count("hidden_size")?;
-        if !hidden.is_multiple_of(heads) {
-            return Err(Error::malformed(section.place("num_attention_heads"), "heads of unequal size")
-                .expected(format!("a divisor of {hidden}"), heads));
-        }
-        Ok(Audio {
-            hidden,
-            layers: section.count("num_hidden_layers")? as usize,
-            heads,
-            channels: pair.ok_or_else(|| {
-                Error::malformed(
-                    section.place("subsampling_conv_channels"),
-                    "not the channels of two convolutions",
-                )
-                .expected("two numbers", channels)
-            })?,
-            output: section.count("output_proj_dims")?,
-            taps: section.count("conv_kernel_size")?,
-            clipped: section.flag("use_clipped_linears")?,
-        })
-    }
-}
-
-impl Embedders {
-    fn of(vision: &Section<'_>, audio: Option<&Section<'_>>) -> Result<Embedders> {
-        Ok(Embedders {
-            hidden: vision.count("mm_embed_dim")?,
-            patch: vision.count("model_patch_size")?,
-            positions: vision.count("mm_posemb_size")?,
-            audio: audio.map(|audio| audio.count("audio_embed_dim")).transpose()?,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -495,6 +347,51 @@ mod tests {
                 assert_eq!(slot.store == TowerType::Output, dtype == "BF16", "{}: {dtype}", desc.name);
             }
         }
+    }
+
+    /// A tensor is found by its part, role and layer, and a bound by those of its linear.
+    #[test]
+    fn roles_are_unique() {
+        for model in ["E2B", "12B", "31B"] {
+            let slots = towers(&format!("gemma-4-{model}-it")).slots().unwrap();
+            let mut seen = std::collections::HashSet::new();
+            for slot in &slots {
+                assert!(seen.insert((slot.tower, slot.role, slot.of, slot.layer)), "{model}: {}", slot.hf);
+                assert_eq!(slot.of.is_some(), BOUNDS.contains(&slot.role), "{}", slot.hf);
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_change_the_formulas_are_refused() {
+        let json = testkit::json("configs/gemma-4-E2B-it.json");
+        let config = Config::from_json(&json).unwrap();
+        let changes = [
+            ("vision_config", "hidden_activation", "silu".into()),
+            ("vision_config", "num_key_value_heads", 4.into()),
+            ("vision_config", "attention_bias", true.into()),
+            ("vision_config", "rope_parameters", serde_json::json!({"rope_type": "proportional"})),
+            ("audio_config", "hidden_act", "gelu".into()),
+            ("audio_config", "attention_chunk_size", 16.into()),
+            ("audio_config", "attention_context_left", 12.into()),
+            ("audio_config", "attention_context_right", 1.into()),
+            ("audio_config", "gradient_clipping", 100.into()),
+        ];
+        for (section, key, value) in changes {
+            let mut changed = json.clone();
+            changed[section][key] = value;
+            let error = Towers::from_json(&changed, &config).unwrap_err();
+            assert_eq!(error.fault(), tensor::Fault::Unsupported, "{error}");
+            assert!(error.place().contains(section), "{error}");
+        }
+        let mut defaults = json.clone();
+        // an E2B has the sizes of the classes
+        defaults["vision_config"] = serde_json::json!({"use_clipped_linears": true});
+        defaults["audio_config"] = serde_json::json!({});
+        assert_eq!(
+            Towers::from_json(&defaults, &config).unwrap(),
+            Towers::from_json(&json, &config).unwrap()
+        );
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Heads {
 }
 
 /// Calls `work` with a matrix of scores of unspecified values.
-fn with_scores(shape: (usize, usize), work: impl FnOnce(ArrayViewMut2<'_, f32>)) {
+pub(crate) fn with_scores(shape: (usize, usize), work: impl FnOnce(ArrayViewMut2<'_, f32>)) {
     let len = shape.0 * shape.1;
     SCORES.with_borrow_mut(|scores| {
         if scores.len() < len {
@@ -204,6 +204,6 @@ fn with_scores(shape: (usize, usize), work: impl FnOnce(ArrayViewMut2<'_, f32>))
 }
 
 /// A row of scores as a slice.
-fn slice(row: ArrayViewMut1<'_, f32>) -> &mut [f32] {
+pub(crate) fn slice(row: ArrayViewMut1<'_, f32>) -> &mut [f32] {
     row.into_slice().expect("scores in row-major order")
 }

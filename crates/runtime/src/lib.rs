@@ -1,4 +1,4 @@
-//! The text forward pass of every Gemma 4 variant, in f32, as plain formulas.
+//! The forward pass of every Gemma 4 variant, in f32, as plain formulas: the text model, and the towers of images and sounds.
 //!
 //! ```
 //! # let folder = testkit::fixtures("checkpoints/e2b");
@@ -32,6 +32,7 @@
 //! | `batch.rs`, `batching.rs` | sequences between two layers; grouping of sequences by token count, activation memory |
 //! | `compute.rs` | vector instructions and kernel, by name |
 //! | `gemm.rs` | products of matrices in memory, over the `gemm` crate |
+//! | `towers/` | images and sounds to soft tokens |
 //! | `matmul/` | products on Intel AMX tiles, with f32 values split into BF16 values |
 //!
 //! The source of the formulas is `models/gemma4/modeling_gemma4.py` of huggingface/transformers, whose results in
@@ -40,7 +41,7 @@
 //! The unit of work is one layer over a [`Batch`] of independent sequences: a model that is larger than memory
 //! is read once, layer by layer, for any number of sequences.
 //!
-//! Not in this crate: image and audio input, training, sampling, tokenization, file formats. Work runs on the caller's rayon
+//! Not in this crate: image and sound files, training, sampling, tokenization, file formats. Work runs on the caller's rayon
 //! pool.
 
 mod attention;
@@ -61,6 +62,7 @@ mod ple;
 mod ple_cache;
 mod rope;
 mod speculative;
+pub mod towers;
 mod weights;
 
 pub use attention::QUERIES_AT_A_TIME;

@@ -65,6 +65,33 @@ pub fn gelu(x: f32) -> f32 {
     x / (1.0 + exp(-2.0 * inner))
 }
 
+/// The logistic function: `1 / (1 + e^-x)`.
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+vectorised! {
+    /// `gate = gate · σ(1.702 gate) · up`: quick-GELU, an approximation of gelu.
+    pub(crate) fn quick_gelu_times(gate: &mut [f32], up: &[f32]) {
+        gate.iter_mut().zip(up).for_each(|(g, u)| *g = *g * sigmoid(1.702 * *g) * u);
+    }
+}
+
+vectorised! {
+    /// `x = x · σ(x)`.
+    pub(crate) fn silu(x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x *= sigmoid(*x));
+    }
+}
+
+vectorised! {
+    /// Gated linear unit: `out = a · σ(b)`.
+    pub(crate) fn glu(a: &[f32], b: &[f32], out: &mut [f32]) {
+        out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = a * sigmoid(*b));
+    }
+}
+
 vectorised! {
     /// `gate = gelu(gate) * up`.
     pub(crate) fn gelu_times(gate: &mut [f32], up: &[f32]) {
@@ -93,6 +120,20 @@ vectorised! {
             *x /= sum;
         }
     }
+}
+
+/// `Σ a·b` in 16 lanes, as [`sum`].
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// `Σ f(x)` in 16 lanes: faster and more exact than a sequential sum.
@@ -143,16 +184,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn logistic_functions_are_their_formulas() {
+        for step in -2000..=2000 {
+            let x = step as f64 * 0.01;
+            let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
+            let near = |found: &[f32], expected: f64| {
+                assert!((f64::from(found[0]) - expected).abs() < 1e-5, "{x}: {} not {expected}", found[0]);
+            };
+            let (mut quick, mut silu_of, mut gated) = ([x as f32], [x as f32], [0.0]);
+            quick_gelu_times(Simd::detect(), &mut quick, &[2.0]);
+            near(&quick, 2.0 * x * logistic(1.702 * x));
+            silu(Simd::detect(), &mut silu_of);
+            near(&silu_of, x * logistic(x));
+            glu(Simd::detect(), &[3.0], &[x as f32], &mut gated);
+            near(&gated, 3.0 * logistic(x));
+        }
+    }
+
     /// The levels differ in speed alone.
     #[test]
     fn every_level_gives_the_same_bits() {
         let x: Vec<f32> = (0..1003).map(|n| (n as f32 * 0.37).sin() * 20.0).collect();
         let results = |simd| {
-            let (mut gelu, mut capped, mut odds) = (x.clone(), x.clone(), x.clone());
+            let [mut gelu, mut quick, mut silu_of, mut gated, mut capped, mut odds] =
+                [(); 6].map(|()| x.clone());
             gelu_times(simd, &mut gelu, &x);
+            quick_gelu_times(simd, &mut quick, &x);
+            silu(simd, &mut silu_of);
+            glu(simd, &x, &x, &mut gated);
             softcap(simd, &mut capped, 30.0);
             softmax(simd, &mut odds);
-            [gelu, capped, odds]
+            [gelu, quick, silu_of, gated, capped, odds]
         };
         for simd in Simd::available() {
             assert!(results(simd) == results(Simd::Scalar), "{}", simd.name());
@@ -163,6 +226,7 @@ mod tests {
     fn sums_take_every_value() {
         let x: Vec<f32> = (0..150).map(|n| n as f32).collect();
         assert_eq!(sum(&x, |x| x), 11_175.0);
+        assert_eq!(dot(&x, &x), 1_113_775.0);
         let mut p = vec![0.0, 1.0, f32::NEG_INFINITY];
         softmax(Simd::detect(), &mut p);
         assert!((p[1] - 0.731_058_6).abs() < 1e-6 && p[2] < 1e-30);

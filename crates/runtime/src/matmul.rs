@@ -110,6 +110,19 @@ impl Weight<'_> {
     /// # Errors
     /// Those of [`Weight::project`].
     pub(crate) fn project_some(&self, x: &Matrix, rows: Range<u64>, batch: usize) -> Result<Matrix> {
+        self.product(x, rows, batch, BLOCK / x.ncols())
+    }
+
+    /// `x · Wᵀ` for all rows of W, in blocks of `block` rows: for weights so small that blocks as large as the L2 cache are too few
+    /// to share among threads.
+    ///
+    /// # Errors
+    /// Those of [`Weight::project`].
+    pub(crate) fn project_in_blocks(&self, x: &Matrix, block: usize) -> Result<Matrix> {
+        self.product(x, 0..self.desc().rows(), x.nrows(), block.min(BLOCK / x.ncols()))
+    }
+
+    fn product(&self, x: &Matrix, rows: Range<u64>, batch: usize, block: usize) -> Result<Matrix> {
         assert_eq!(x.ncols() as u64, self.desc().cols(), "columns of {}", self.desc().name);
         let mut y = Matrix::zeros((x.nrows(), (rows.end - rows.start) as usize));
         if batch <= DOT_VECTORS {
@@ -117,7 +130,7 @@ impl Weight<'_> {
         } else if self.compute().kernel == Kernel::AmxBf16 && self.fits_tiles() {
             self.tiled(x, rows.start, &mut y)?;
         } else {
-            self.blocks(x, rows.start, &mut y)?;
+            self.blocks(x, rows.start, block, &mut y)?;
         }
         Ok(y)
     }
@@ -152,8 +165,8 @@ impl Weight<'_> {
         Ok(())
     }
 
-    fn blocks(&self, x: &Matrix, first: u64, y: &mut Matrix) -> Result<()> {
-        let block = (BLOCK / x.ncols()).clamp(1, y.ncols());
+    fn blocks(&self, x: &Matrix, first: u64, block: usize, y: &mut Matrix) -> Result<()> {
+        let block = block.clamp(1, y.ncols());
         let blocks = y.axis_chunks_iter_mut(Axis(1), block).into_par_iter().enumerate();
         blocks.try_for_each(|(n, out)| {
             self.with_rows(first + (n * block) as u64, out.ncols(), |w| {

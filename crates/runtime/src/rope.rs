@@ -21,18 +21,32 @@ pub(crate) fn frequencies(base: f32, head_dim: usize, divisors: Option<&[f32]>) 
 
 /// Rotates all heads of each row by the row's position.
 pub(crate) fn rotate(x: &mut Matrix, positions: &[usize], frequencies: &[f32]) {
+    rotate_axes(x, |row| [positions[row]], frequencies);
+}
+
+/// Rotates all heads of each row by the row's positions on several axes: a head has a part for each axis, one after the other, and
+/// its pairs are inside of a part.
+pub(crate) fn rotate_axes<const AXES: usize>(
+    x: &mut Matrix,
+    positions: impl Fn(usize) -> [usize; AXES] + Sync,
+    frequencies: &[f32],
+) {
     let half = frequencies.len();
     let cols = x.ncols();
-    x.values_mut().par_chunks_mut(cols).zip(positions).with_min_len(8).for_each_init(
-        || vec![(0.0, 0.0); half],
-        |turn, (row, &position)| {
-            for (turn, frequency) in turn.iter_mut().zip(frequencies) {
-                *turn = (position as f32 * frequency).sin_cos();
+    x.values_mut().par_chunks_mut(cols).enumerate().with_min_len(8).for_each_init(
+        || vec![(0.0, 0.0); AXES * half],
+        |turns, (row, values)| {
+            for (turns, position) in turns.chunks_exact_mut(half).zip(positions(row)) {
+                for (turn, frequency) in turns.iter_mut().zip(frequencies) {
+                    *turn = (position as f32 * frequency).sin_cos();
+                }
             }
-            for head in row.chunks_exact_mut(2 * half) {
-                let (left, right) = head.split_at_mut(half);
-                for ((a, b), (sin, cos)) in left.iter_mut().zip(right).zip(turn.iter()) {
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            for head in values.chunks_exact_mut(AXES * 2 * half) {
+                for (part, turns) in head.chunks_exact_mut(2 * half).zip(turns.chunks_exact(half)) {
+                    let (left, right) = part.split_at_mut(half);
+                    for ((a, b), (sin, cos)) in left.iter_mut().zip(right).zip(turns) {
+                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                    }
                 }
             }
         },
@@ -50,5 +64,10 @@ mod tests {
         let mut x = ndarray::array![[1.0, 2.0, 0.0, 3.0], [1.0, 2.0, 0.0, 3.0]];
         rotate(&mut x, &[0, 2], &frequencies);
         assert_eq!(x, ndarray::array![[1.0, 2.0, 0.0, 3.0], [2f32.cos(), 2.0, 2f32.sin(), 3.0]]);
+        // two axes: the first half of a head turns by the first position
+        let mut x = ndarray::array![[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0]];
+        rotate_axes(&mut x, |_| [2, 3], &[1.0]);
+        let [(a, b), (c, d)] = [2f32.sin_cos(), 3f32.sin_cos()];
+        assert_eq!(x, ndarray::array![[b, a, d, c, -a, b, d, c]]);
     }
 }

@@ -85,7 +85,7 @@ impl<'a> LayerWeights<'a> {
     /// The tensor of a role, if this model has one there.
     pub fn find(&self, role: &'static str) -> Option<Weight<'a>> {
         let index = *self.weights.tensors.get(&(role, self.layer))?;
-        Some(Weight { source: self.weights.source, index, compute: self.weights.compute })
+        Some(Weight::new(self.weights.source, index, self.weights.compute))
     }
 
     /// The tensor of a role.
@@ -135,11 +135,15 @@ impl<'a> LayerWeights<'a> {
 }
 
 impl<'a> Weight<'a> {
+    /// A tensor of a source.
+    pub(crate) fn new(source: &'a dyn TensorSource, index: usize, compute: Compute) -> Weight<'a> {
+        Weight { source, index, compute }
+    }
+
     /// A weight without a model.
     #[cfg(test)]
     pub(crate) fn alone(source: &'a dyn TensorSource, kernel: crate::Kernel) -> Weight<'a> {
-        let compute = Compute { kernel, ..Compute::detect() };
-        Weight { source, index: 0, compute }
+        Weight::new(source, 0, Compute { kernel, ..Compute::detect() })
     }
 
     /// Its name, type and shape.

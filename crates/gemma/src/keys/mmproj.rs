@@ -65,7 +65,7 @@ fn tower_fact(from: &MmprojSources<'_>, name: &str) -> Option<Fact> {
         "reads_sounds" => true.into(),
         "hidden" | "audio_projection" => (*hidden).into(),
         "image_size" => IMAGE_SIZE.into(),
-        "patch_size" => config("vision_config", "patch_size")?.clone().into(),
+        "patch_size" => embedders.map_or(of_vision(|v| v.patch), |embedders| embedders.patch_size).into(),
         "vision_hidden" => embedders.map_or(of_vision(|v| v.hidden), |embedders| embedders.hidden).into(),
         "vision_ffn" => of_vision(|v| v.ffn).into(),
         "vision_layers" => of_vision(|v| v.layers as u64).into(),

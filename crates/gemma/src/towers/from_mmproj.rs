@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use gguf::{Metadata, ggml_shape};
 use tensor::{Error, Result, TensorDesc};
 
+use super::config::ROPE_BASE;
 use super::{Audio, Embedders, TowerTensor, Towers, Vision};
 use crate::formats;
 
@@ -20,7 +21,10 @@ impl Towers {
     /// # Errors
     /// `Unsupported` for a file that is not an mmproj file of a Gemma 4; `Malformed` for a missing or mistyped key.
     pub fn from_metadata(metadata: &Metadata, tensors: &[TensorDesc]) -> Result<Towers> {
-        let file = File { metadata, shapes: tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect() };
+        let file = File {
+            metadata,
+            shapes: tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect(),
+        };
         let architecture: &str = metadata.required("general.architecture")?;
         if architecture != formats::mmproj_keys().architecture {
             return Err(Error::unsupported("key general.architecture", "not an mmproj file")
@@ -53,11 +57,15 @@ impl Towers {
     /// # Errors
     /// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor that no such file has.
     pub fn find_in_mmproj(&self, tensors: &[TensorDesc]) -> Result<Vec<TowerTensor>> {
-        let by_name: HashMap<&str, usize> = tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+        let by_name: HashMap<&str, usize> =
+            tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
         let mut found = Vec::new();
         for slot in self.slots()? {
             let index = *by_name.get(slot.gguf.as_str()).ok_or_else(|| {
-                Error::malformed(format!("tensor {}", slot.gguf), "missing: the keys say that the file has such a tower")
+                Error::malformed(
+                    format!("tensor {}", slot.gguf),
+                    "missing: the keys say that the file has such a tower",
+                )
             })?;
             let (wanted, is) = (slot.mmproj_shape(), &tensors[index].shape);
             if ggml_shape(&wanted) != ggml_shape(is) {
@@ -137,7 +145,7 @@ impl File<'_> {
             standardize: self.has("v.std_bias"),
             clipped: self.has("v.blk.0.attn_q.input_max"),
             norm_eps: self.eps("clip.vision.attention.layer_norm_epsilon")?,
-            rope_base: 100.0,
+            rope_base: ROPE_BASE,
         })
     }
 
@@ -172,16 +180,24 @@ impl File<'_> {
         let columns = self.dimension("v.patch_embd.weight", 1)?;
         let patch = (columns / 3).isqrt();
         if 3 * patch * patch != columns {
-            return Err(Error::malformed("tensor v.patch_embd.weight", "not of square patches of three colours")
-                .expected("rows of 3 n²", columns));
+            return Err(Error::malformed(
+                "tensor v.patch_embd.weight",
+                "not of square patches of three colours",
+            )
+            .expected("rows of 3 n²", columns));
         }
         Ok(Embedders {
             hidden: self.count("clip.vision.embedding_length")?,
             patch,
+            patch_size: self.count("clip.vision.patch_size")?,
             positions: self.dimension("v.position_embd.weight", 1)?,
             audio: reads_sounds.then(|| self.count("clip.audio.embedding_length")).transpose()?,
             norm_eps: self.eps("clip.vision.attention.layer_norm_epsilon")?,
-            audio_norm_eps: if reads_sounds { self.eps("clip.audio.attention.layer_norm_epsilon")? } else { 1e-6 },
+            audio_norm_eps: if reads_sounds {
+                self.eps("clip.audio.attention.layer_norm_epsilon")?
+            } else {
+                1e-6
+            },
         })
     }
 }

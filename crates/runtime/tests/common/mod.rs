@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod media;
+
 use std::path::PathBuf;
 
 use checkpoint::Checkpoint;
@@ -94,7 +96,7 @@ pub(crate) fn max_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// A file of tensors that transformers made.
-pub(crate) struct Golden(Vec<u8>);
+pub(crate) struct Golden(pub(crate) Vec<u8>);
 
 impl Golden {
     pub(crate) fn read(path: &str) -> Golden {
