@@ -9,7 +9,7 @@ mod tokens;
 mod wav;
 
 use std::fs::File;
-use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, SeekFrom};
 use std::path::Path;
 
 use base::{Error, Result};
