@@ -59,17 +59,18 @@ fn resized_images_have_the_bytes_of_both_stacks() {
             None => ImagePreprocess::LLAMA_CPP,
         };
         let resized = rule.resized(&image(&format!("{}.png", golden["image"].as_str().unwrap()))).unwrap();
-        assert_eq!((resized.width() as u64, resized.height() as u64), (
-            golden["width"].as_u64().unwrap(),
-            golden["height"].as_u64().unwrap()
-        ));
+        assert_eq!(
+            (resized.width() as u64, resized.height() as u64),
+            (golden["width"].as_u64().unwrap(), golden["height"].as_u64().unwrap())
+        );
         assert_eq!(sha256(resized.rgb()), golden["rgb_sha256"].as_str().unwrap(), "{golden}");
         let tokens = Patches::of(&resized, PATCH_SIDE).unwrap().soft_tokens();
         assert_eq!(tokens as u64, golden["tokens"].as_u64().unwrap());
         assert_eq!(Patches::of(&resized, SOFT_TOKEN_SIDE).unwrap().soft_tokens(), tokens);
     }
     for name in ["wide", "square", "tall"] {
-        let resized = ImagePreprocess::Transformers { budget: 70 }.resized(&image(&format!("{name}.png"))).unwrap();
+        let resized =
+            ImagePreprocess::Transformers { budget: 70 }.resized(&image(&format!("{name}.png"))).unwrap();
         assert_eq!(resized, image(&format!("{name}.resized70.png")));
     }
     assert_eq!(ImagePreprocess::LLAMA_CPP.resized(&image("wide.png")).unwrap(), image("wide.llama.png"));
@@ -165,8 +166,13 @@ fn orientation_is_applied_as_by_transformers_and_not_by_llama_cpp() {
         let upright = image.upright();
         assert_eq!(upright.rgb(), golden, "{name}");
         assert_eq!((upright.width() > upright.height(), upright.orientation()), (number < 5, 1));
-        let resized = |rule: ImagePreprocess| rule.resized(&image).map(|image| (image.width(), image.height())).unwrap();
-        assert_eq!(resized(ImagePreprocess::TRANSFORMERS), if number < 5 { (1008, 576) } else { (576, 1008) });
+        let resized = |rule: ImagePreprocess| {
+            rule.resized(&image).map(|image| (image.width(), image.height())).unwrap()
+        };
+        assert_eq!(
+            resized(ImagePreprocess::TRANSFORMERS),
+            if number < 5 { (1008, 576) } else { (576, 1008) }
+        );
         assert_eq!(resized(ImagePreprocess::LLAMA_CPP), (528, 336));
     }
     assert_eq!(Image::decode(&pillow("420.jpg"), "420.jpg").unwrap().orientation(), 6);

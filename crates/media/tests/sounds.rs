@@ -18,7 +18,8 @@ fn differences(found: &[f32], golden: &[f32]) -> (f32, f64) {
     assert_eq!(found.len(), golden.len());
     let pairs = || found.iter().zip(golden).map(|(a, b)| (f64::from(*a), f64::from(*b)));
     let worst = pairs().map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-    let (error, size) = pairs().fold((0.0, 0.0), |(error, size), (a, b)| (error + (a - b).powi(2), size + b * b));
+    let (error, size) =
+        pairs().fold((0.0, 0.0), |(error, size), (a, b)| (error + (a - b).powi(2), size + b * b));
     (worst as f32, (error / size).sqrt())
 }
 
@@ -32,7 +33,8 @@ fn log_mel_is_that_of_transformers() {
         assert_eq!((mel.windows.len(), mel.cut), (1, 0));
         let mel = &mel.windows[0];
         let mask = goldens.tensor(&format!("{name}.mask")).unwrap();
-        let valid = mask.data().chunks(mask.data().len() / mask.shape()[0]).filter(|mask| mask[0] != 0).count();
+        let valid =
+            mask.data().chunks(mask.data().len() / mask.shape()[0]).filter(|mask| mask[0] != 0).count();
         assert_eq!(mel.frames, valid, "{name}");
         let golden = testkit::floats(goldens.tensor(&format!("{name}.mel")).unwrap().data());
         let (worst, rms) = differences(&mel.values, &golden[..valid * MEL_BINS]);
@@ -74,7 +76,8 @@ fn floors_differ_in_silence_only() {
 
 #[test]
 fn frames_follow_the_number_of_samples() {
-    let noise: Vec<f32> = (0..2 * MAX_WINDOW + 1).map(|n| ((n * 7919) % 1001) as f32 / 1001.0 - 0.5).collect();
+    let noise: Vec<f32> =
+        (0..2 * MAX_WINDOW + 1).map(|n| ((n * 7919) % 1001) as f32 / 1001.0 - 0.5).collect();
     for samples in [0, 1, 159, 160] {
         let error = AudioPreprocess::Transformers.windows(&noise[..samples]).unwrap_err();
         assert_eq!(
@@ -116,7 +119,8 @@ fn tokens_of_the_12b_are_raw_samples() {
 
 #[test]
 fn files_decode_as_in_libsndfile() {
-    for (name, worst, rms) in [("chirp.flac", 0.0, 0.0), ("chirp.ogg", 1e-6, 1e-6), ("chirp.mp3", 2e-5, 2e-5)] {
+    for (name, worst, rms) in [("chirp.flac", 0.0, 0.0), ("chirp.ogg", 1e-6, 1e-6), ("chirp.mp3", 2e-5, 2e-5)]
+    {
         let sound = Sound::decode(stock(name), name).unwrap();
         let golden = testkit::floats(&stock(&format!("{name}.f32")));
         let found = differences(&sound.samples, &golden);

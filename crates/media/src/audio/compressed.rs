@@ -17,14 +17,18 @@ const FORMATS: &str = "FLAC, MP3 or Ogg/Vorbis";
 pub(super) fn read(source: Box<dyn MediaSource>) -> Result<Mono> {
     let stream = MediaSourceStream::new(source, Default::default());
     let (options, tags) = (FormatOptions::default(), MetadataOptions::default());
-    let mut format =
-        symphonia::default::get_probe().probe(&Hint::new(), stream, options, tags).map_err(|e| failure("header", e))?;
+    let mut format = symphonia::default::get_probe()
+        .probe(&Hint::new(), stream, options, tags)
+        .map_err(|e| failure("header", e))?;
     let Some(track) = format.default_track(TrackType::Audio) else { return Err(no_sound()) };
-    let Some(params) = track.codec_params.as_ref().and_then(|params| params.audio()) else { return Err(no_sound()) };
+    let Some(params) = track.codec_params.as_ref().and_then(|params| params.audio()) else {
+        return Err(no_sound());
+    };
     let (id, declared) = (track.id, track.num_frames);
     let options = AudioDecoderOptions::default().verify(true);
-    let mut decoder =
-        symphonia::default::get_codecs().make_audio_decoder(params, &options).map_err(|e| failure("codec", e))?;
+    let mut decoder = symphonia::default::get_codecs()
+        .make_audio_decoder(params, &options)
+        .map_err(|e| failure("codec", e))?;
     let mut mono = match (params.sample_rate, params.channels.as_ref()) {
         (Some(rate), Some(channels)) => Some(Mono::new(rate, channels.count(), declared)?),
         _ => None,
@@ -42,8 +46,10 @@ pub(super) fn read(source: Box<dyn MediaSource>) -> Result<Mono> {
             none => none.insert(Mono::new(rate, channels, declared)?),
         };
         if (rate, channels) != (mono.rate(), mono.channels()) {
-            return Err(Error::unsupported("sound", "changes its sample rate or channels")
-                .expected(format!("{} Hz, {}", mono.rate(), mono.channels()), format!("{rate} Hz, {channels}")));
+            return Err(Error::unsupported("sound", "changes its sample rate or channels").expected(
+                format!("{} Hz, {}", mono.rate(), mono.channels()),
+                format!("{rate} Hz, {channels}"),
+            ));
         }
         buffer.copy_to_vec_interleaved(&mut values);
         mono.push(&values)?;

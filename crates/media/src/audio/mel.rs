@@ -69,13 +69,15 @@ pub fn log_mel(samples: &[f32], floor: MelFloor) -> Result<Mel> {
 }
 
 pub(super) fn too_short(samples: usize) -> Error {
-    Error::malformed("sound", "too short").expected(format!("at least {MIN_SAMPLES} samples (10 ms)"), samples)
+    Error::malformed("sound", "too short")
+        .expected(format!("at least {MIN_SAMPLES} samples (10 ms)"), samples)
 }
 
 /// The first `frames` frames; zeros follow the samples.
 pub(super) fn frames(samples: &[f32], frames: usize, floor: MelFloor) -> Mel {
     let fft: std::sync::Arc<dyn RealToComplex<f64>> = RealFftPlanner::new().plan_fft_forward(FFT);
-    let (mut input, mut output, mut scratch) = (fft.make_input_vec(), fft.make_output_vec(), fft.make_scratch_vec());
+    let (mut input, mut output, mut scratch) =
+        (fft.make_input_vec(), fft.make_output_vec(), fft.make_scratch_vec());
     let (window, triangles) = (&*WINDOW, &*TRIANGLES);
     let mut values = Vec::with_capacity(frames * MEL_BINS);
     for frame in 0..frames {

@@ -116,7 +116,9 @@ fn kind(start: &[u8]) -> Result<Kind> {
     let is_frame = matches!(start, [0xff, second, ..] if second & 0xe0 == 0xe0);
     match start {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E'] => Ok(Kind::Wav),
-        [b'f', b'L', b'a', b'C', ..] | [b'O', b'g', b'g', b'S', ..] | [b'I', b'D', b'3', ..] => Ok(Kind::Compressed),
+        [b'f', b'L', b'a', b'C', ..] | [b'O', b'g', b'g', b'S', ..] | [b'I', b'D', b'3', ..] => {
+            Ok(Kind::Compressed)
+        }
         _ if is_frame => Ok(Kind::Compressed),
         _ => {
             let found = if start.is_empty() { "an empty file" } else { "other bytes at the beginning" };

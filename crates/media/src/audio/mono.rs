@@ -63,11 +63,14 @@ impl Mono {
         // The order of numpy's `mean`: a sum in f32, then a division.
         let mean = |sample: &[f32]| sample.iter().sum::<f32>() / count;
         self.mixed.extend(interleaved.chunks_exact(self.channels).map(mean));
-        if let Some(place) = self.mixed.iter().position(|value| !(value.abs() <= MAX_VALUE)) {
+        if let Some(place) = self.mixed.iter().position(|value| !(0.0..=MAX_VALUE).contains(&value.abs())) {
             let number = self.read + place as u64;
             let seconds = number as f64 / f64::from(self.rate);
-            return Err(Error::malformed(format!("sample {number}, at {seconds:.3} s"), "not a finite value of a sound")
-                .expected("a number near −1 … 1", self.mixed[place]));
+            return Err(Error::malformed(
+                format!("sample {number}, at {seconds:.3} s"),
+                "not a finite value of a sound",
+            )
+            .expected("a number near −1 … 1", self.mixed[place]));
         }
         self.read += self.mixed.len() as u64;
         self.expect_length(self.read)?;

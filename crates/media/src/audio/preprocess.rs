@@ -81,7 +81,8 @@ impl FromStr for AudioPreprocess {
     fn from_str(name: &str) -> Result<AudioPreprocess> {
         let known = [AudioPreprocess::Transformers, AudioPreprocess::LlamaCpp];
         known.into_iter().find(|known| known.name() == name).ok_or_else(|| {
-            Error::recipe("audio preprocessing", "unknown name").expected("transformers or llama.cpp", format!("{name:?}"))
+            Error::recipe("audio preprocessing", "unknown name")
+                .expected("transformers or llama.cpp", format!("{name:?}"))
         })
     }
 }

@@ -86,9 +86,12 @@ fn data_size(declared: u32, rest: u64) -> Result<u64> {
             .help("If the file is all there is, write it again: ffmpeg -i FILE -c:a pcm_s16le FILE.wav"));
     }
     if declared == 0 && rest > 0 {
-        return Err(Error::malformed(place, "declared as empty, but bytes follow; its header was not completed")
-            .expected("a length", format!("0 before {rest} bytes"))
-            .help("Write it again: ffmpeg -ignore_length 1 -i FILE -c:a pcm_s16le FILE.wav"));
+        return Err(Error::malformed(
+            place,
+            "declared as empty, but bytes follow; its header was not completed",
+        )
+        .expected("a length", format!("0 before {rest} bytes"))
+        .help("Write it again: ffmpeg -ignore_length 1 -i FILE -c:a pcm_s16le FILE.wav"));
     }
     Ok(declared.into())
 }
@@ -106,12 +109,15 @@ impl Format {
         let place = "chunk \"fmt \"";
         let (pairs, _) = bytes.as_chunks::<2>();
         let fields: Vec<u16> = pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
-        let &[tag, channels, rate_low, rate_high, _, _, frame, bits, ref rest @ ..] = fields.as_slice() else {
+        let &[tag, channels, rate_low, rate_high, _, _, frame, bits, ref rest @ ..] = fields.as_slice()
+        else {
             return Err(Error::malformed(place, "too short").expected("at least 16 bytes", bytes.len()));
         };
         let tag = match rest {
             // Size of the extension, valid bits, positions of channels, and the number of the format with its tail.
-            [_, _, _, _, number, ..] if tag == EXTENSIBLE && bytes.get(26..40) == Some(&GUID_TAIL[..]) => *number,
+            [_, _, _, _, number, ..] if tag == EXTENSIBLE && bytes.get(26..40) == Some(&GUID_TAIL[..]) => {
+                *number
+            }
             _ => tag,
         };
         let float = match (tag, bits) {
@@ -119,7 +125,10 @@ impl Format {
             (FLOAT, 32 | 64) => true,
             _ => {
                 return Err(Error::unsupported(place, "an encoding that is not read")
-                    .expected("PCM of 8, 16, 24 or 32 bits, or floats of 32 or 64", format!("format {tag} of {bits} bits"))
+                    .expected(
+                        "PCM of 8, 16, 24 or 32 bits, or floats of 32 or 64",
+                        format!("format {tag} of {bits} bits"),
+                    )
                     .help("Convert it: ffmpeg -i FILE -c:a pcm_s16le FILE.wav"));
             }
         };
@@ -156,12 +165,13 @@ enum Problem {
 
 fn samples(reader: &mut impl Read, format: &Format, size: u64) -> Result<Mono, Problem> {
     let frame = format.channels * format.bytes;
-    if size % frame as u64 != 0 {
+    if !size.is_multiple_of(frame as u64) {
         let error = Error::malformed("chunk \"data\"", "no whole number of samples")
             .expected(format!("a multiple of {frame} bytes"), size);
         return Err(Problem::Other(error));
     }
-    let mut mono = Mono::new(format.rate, format.channels, Some(size / frame as u64)).map_err(Problem::Other)?;
+    let mut mono =
+        Mono::new(format.rate, format.channels, Some(size / frame as u64)).map_err(Problem::Other)?;
     let block = (BLOCK / frame).max(1) * frame;
     let mut bytes = vec![0; block];
     let mut values = Vec::with_capacity(block / format.bytes);

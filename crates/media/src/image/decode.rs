@@ -18,7 +18,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Image> {
     let format = format(bytes)?;
     match format {
         ImageFormat::Jpeg => jpeg::expect_whole(bytes)?,
-        ImageFormat::Png => refuse_deep_grey(bytes)?,
+        ImageFormat::Png => check_png(bytes)?,
+        ImageFormat::WebP => expect_whole_webp(bytes)?,
         _ => {}
     }
     let failed = |error| failure(format, &error);
@@ -54,13 +55,33 @@ fn format(bytes: &[u8]) -> Result<ImageFormat> {
     }
 }
 
-/// Refuses a PNG whose pixels are one value of 16 bits: Pillow and stb_image make different images of it.
-fn refuse_deep_grey(bytes: &[u8]) -> Result<()> {
+/// Looks at the header of a PNG: its size, before a decoder takes memory for its rows, and grey of 16 bits, of which
+/// Pillow and stb_image make different images.
+fn check_png(bytes: &[u8]) -> Result<()> {
     // After the signature of 8 bytes, IHDR: length, name, width, height (4 each), depth, colour type.
-    if let (Some(16), Some(0)) = (bytes.get(24), bytes.get(25)) {
-        return Err(Error::unsupported("pixels", "a grey PNG of 16 bits, which transformers and llama.cpp read differently")
-            .expected("8 bits", "16 bits")
-            .help("Convert the image to 8 bits, with the range of grey that matters."));
+    let Some(&[a, b, c, d, e, f, g, h, depth, colour]) = bytes.get(16..).and_then(<[u8]>::first_chunk) else {
+        return Ok(());
+    };
+    check_sides(u32::from_be_bytes([a, b, c, d]).into(), u32::from_be_bytes([e, f, g, h]).into(), "size")?;
+    if (depth, colour) == (16, 0) {
+        return Err(Error::unsupported(
+            "pixels",
+            "grey of 16 bits, which transformers and llama.cpp read differently",
+        )
+        .expected("8 bits", "16 bits")
+        .help("Convert the image to 8 bits, with the range of grey that matters."));
+    }
+    Ok(())
+}
+
+/// Compares the length in the header of a WebP file with the file, whose last bytes a decoder may not need.
+fn expect_whole_webp(bytes: &[u8]) -> Result<()> {
+    let Some(size) = bytes.get(4..).and_then(<[u8]>::first_chunk) else { return Ok(()) };
+    let declared = u64::from(u32::from_le_bytes(*size)) + 8;
+    if declared > bytes.len() as u64 {
+        return Err(Error::malformed("WebP image", "truncated")
+            .expected(format!("{declared} bytes"), bytes.len())
+            .help("Get the file again; it was not transferred or saved to its end."));
     }
     Ok(())
 }

@@ -119,7 +119,7 @@ impl std::fmt::Debug for Image {
 }
 
 /// Sides that make an image of 1 to [`MAX_PIXELS`] pixels.
-fn check_sides(width: u64, height: u64, place: &str) -> Result<()> {
+pub(crate) fn check_sides(width: u64, height: u64, place: &str) -> Result<()> {
     if width == 0 || height == 0 {
         return Err(Error::malformed(place, "an image without pixels")
             .expected("at least 1 × 1", format!("{width} × {height}")));

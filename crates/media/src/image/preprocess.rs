@@ -56,8 +56,10 @@ impl ImagePreprocess {
             ImagePreprocess::LlamaCpp { min_tokens, max_tokens } => {
                 let most = MAX_PIXELS as usize / TOKEN_PIXELS;
                 if min_tokens == 0 || min_tokens > max_tokens || max_tokens > most {
-                    return Err(Error::recipe("image tokens", "impossible limits")
-                        .expected(format!("1 ≤ minimum ≤ maximum ≤ {most}"), format!("{min_tokens} and {max_tokens}")));
+                    return Err(Error::recipe("image tokens", "impossible limits").expected(
+                        format!("1 ≤ minimum ≤ maximum ≤ {most}"),
+                        format!("{min_tokens} and {max_tokens}"),
+                    ));
                 }
                 Ok(())
             }
@@ -116,7 +118,8 @@ impl FromStr for ImagePreprocess {
     fn from_str(name: &str) -> Result<ImagePreprocess> {
         let known = [ImagePreprocess::TRANSFORMERS, ImagePreprocess::LLAMA_CPP];
         known.into_iter().find(|known| known.name() == name).ok_or_else(|| {
-            Error::recipe("image preprocessing", "unknown name").expected("transformers or llama.cpp", format!("{name:?}"))
+            Error::recipe("image preprocessing", "unknown name")
+                .expected("transformers or llama.cpp", format!("{name:?}"))
         })
     }
 }

@@ -20,7 +20,8 @@ const MAX_SIDE: usize = 65_536;
 pub(super) fn transformers(width: usize, height: usize, budget: usize) -> Result<(usize, usize)> {
     let pixels = budget * TOKEN_PIXELS;
     let factor = (pixels as f64 / (width * height) as f64).sqrt();
-    let multiple = |side: usize| (factor * side as f64 / SOFT_TOKEN_SIDE as f64).floor() as usize * SOFT_TOKEN_SIDE;
+    let multiple =
+        |side: usize| (factor * side as f64 / SOFT_TOKEN_SIDE as f64).floor() as usize * SOFT_TOKEN_SIDE;
     let long = |long: usize, short: usize| (long / short).min(budget) * SOFT_TOKEN_SIDE;
     let target = match (multiple(width), multiple(height)) {
         (0, 0) => (0, 0),
@@ -36,7 +37,12 @@ pub(super) fn transformers(width: usize, height: usize, budget: usize) -> Result
 }
 
 /// llama.cpp: the nearest multiples of 48; only an image outside of the limits is enlarged or reduced.
-pub(super) fn llama_cpp(width: usize, height: usize, min_tokens: usize, max_tokens: usize) -> Result<(usize, usize)> {
+pub(super) fn llama_cpp(
+    width: usize,
+    height: usize,
+    min_tokens: usize,
+    max_tokens: usize,
+) -> Result<(usize, usize)> {
     let side = SOFT_TOKEN_SIDE as f32;
     let multiple = |tokens: f32| tokens as usize * SOFT_TOKEN_SIDE;
     let (wide, high) = (width as f32, height as f32);
@@ -56,7 +62,10 @@ pub(super) fn llama_cpp(width: usize, height: usize, min_tokens: usize, max_toke
     };
     if target.0.max(target.1) > MAX_SIDE {
         return Err(Error::limit("size", "the image is too long for llama.cpp's rule")
-            .expected(format!("a side of at most {MAX_SIDE} after resizing"), format!("{} × {}", target.0, target.1))
+            .expected(
+                format!("a side of at most {MAX_SIDE} after resizing"),
+                format!("{} × {}", target.0, target.1),
+            )
             .help("Crop the image."));
     }
     Ok(target)
