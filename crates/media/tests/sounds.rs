@@ -127,6 +127,8 @@ fn files_decode_as_in_libsndfile() {
         assert!(found.0 <= worst && found.1 <= rms, "{name}: {found:?}");
         assert_eq!(sound.channels, if name == "chirp.flac" { 2 } else { 1 });
     }
+    let sound = Sound::open(testkit::fixtures("golden/media/stereo.wav")).unwrap();
+    assert_eq!((sound.samples.len(), sound.rate, sound.channels), (320, 22_050, 2));
 }
 
 #[test]

@@ -71,6 +71,8 @@ impl Sound {
     /// that value. Channels become one by their mean in f32, as in transformers (numpy's `mean`); llama.cpp (miniaudio)
     /// does the same for two channels, and weighs more channels by their position.
     ///
+    /// llama.cpp itself reads WAV, FLAC and MP3 only.
+    ///
     /// Another sample rate is converted by a windowed sinc filter that is flat to 0.9 of the lower Nyquist frequency,
     /// which is close to soxr's HQ, transformers' without torchcodec. torchcodec, torchaudio and miniaudio (llama.cpp:
     /// linear interpolation) have other filters, so a sound of 16 kHz is the one that all of them agree on. Its length is

@@ -63,7 +63,10 @@ impl Image {
     /// Pillow's `convert("RGB")` and stb_image's three channels agree in the following, which is what is done: alpha is
     /// dropped and not blended, grey is copied to three channels, palettes are looked up, of 16 bits the upper 8 are
     /// taken, gamma and ICC profiles are ignored. Of an animation the first image is taken: of a PNG the one that
-    /// readers without animation show. CMYK in a JPEG becomes RGB as in stb_image.
+    /// readers without animation show. CMYK in a JPEG is inverted, by Adobe's convention; stb_image expects Adobe's marker
+    /// for that.
+    ///
+    /// llama.cpp has ffmpeg decode WebP, if it is installed.
     ///
     /// PNG and lossless WebP have the same bytes as in Pillow. JPEG and lossy WebP depend on the decoder's arithmetic, in
     /// Pillow and in llama.cpp too; the values differ by a few levels.

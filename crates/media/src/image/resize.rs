@@ -3,6 +3,9 @@
 //! Source: Pillow's `src/libImaging/Resample.c`; llama.cpp's `img_tool::resize_pillow` is a copy of it. Coefficients are
 //! computed in f64, normalised, and rounded to 22 fractional bits; rows first, then columns, each pass rounded and
 //! clipped to 8 bits.
+//!
+//! Pillow 13 does the columns first where the height shrinks much more than the width, for speed. The result differs by
+//! rounding; llama.cpp and Pillow up to 12 always do the rows first.
 
 use base::{Error, Result};
 use rayon::prelude::*;
@@ -19,7 +22,8 @@ const SUPPORT: f64 = 2.0;
 /// reaches it at the sizes that [`super::ImagePreprocess`] asks for, unless its shape is extreme.
 const MAX_RESIZED: usize = 1 << 29;
 
-/// The image with another size. Equal to Pillow's `image.resize((width, height), Image.Resampling.BICUBIC)`.
+/// The image with another size. Equal to `image.resize((width, height), Image.Resampling.BICUBIC)` of Pillow
+/// up to 12.
 ///
 /// # Errors
 /// `Malformed` for a side of 0, `Limit` for a result of more than [`super::MAX_PIXELS`], and for more than 2²⁹ pixels
