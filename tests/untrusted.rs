@@ -13,7 +13,7 @@ use std::panic::catch_unwind;
 use testkit::SplitMix64;
 
 /// Changed files of each target: together a few minutes in a debug build.
-const CHANGES: [(&str, usize); 11] = [
+const CHANGES: [(&str, usize); 13] = [
     ("gguf", 15_000),
     ("safetensors", 30_000),
     ("index", 30_000),
@@ -25,6 +25,8 @@ const CHANGES: [(&str, usize); 11] = [
     ("template", 7_500),
     ("card", 15_000),
     ("logits", 30_000),
+    ("image", 7_500),
+    ("sound", 7_500),
 ];
 
 fn crashes(target: &str) -> Vec<Vec<u8>> {
@@ -123,4 +125,4 @@ macro_rules! targets {
     )*};
 }
 
-targets! { gguf safetensors index config tokenizer importance recipe manifest template card logits }
+targets! { gguf safetensors index config tokenizer importance recipe manifest template card logits image sound }

@@ -14,6 +14,7 @@ use eval::LogitsFile;
 use gemma::{Config, ModelSpec, Vocabulary};
 use gguf::Header;
 use imatrix::Importance;
+use media::{AudioPreprocess, Image, ImagePreprocess, PATCH_SIDE, SAMPLE_RATE, Sound};
 use plan::{Manifest, Recipe, Request, Shards};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -26,7 +27,7 @@ pub use seeds::seeds;
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("index", index),
@@ -38,6 +39,8 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("template", template),
     ("card", card),
     ("logits", logits),
+    ("image", image),
+    ("sound", sound),
 ];
 
 /// Writes the seeds of a target into the folder that `FUZZ_SEEDS` names, for libFuzzer to begin with.
@@ -283,4 +286,30 @@ pub fn logits(bytes: &[u8]) {
             file.sequences(2);
         }
     });
+}
+
+/// A PNG, JPEG or WebP file.
+pub fn image(bytes: &[u8]) {
+    let Some(image) = told(Image::decode(bytes, "image")) else { return };
+    // What follows depends on the size alone; large ones only take time.
+    if image.width() * image.height() > 1 << 16 {
+        return;
+    }
+    for rule in [ImagePreprocess::Transformers { budget: 70 }, ImagePreprocess::LLAMA_CPP] {
+        if let Some(patches) = told(rule.patches(&image, PATCH_SIDE)) {
+            assert_eq!(patches.values.len(), patches.columns * patches.rows * patches.patch_len());
+        }
+    }
+}
+
+/// A WAV, FLAC, MP3 or Ogg/Vorbis file.
+pub fn sound(bytes: &[u8]) {
+    let Some(sound) = told(Sound::decode(bytes.to_vec(), "sound")) else { return };
+    assert!(sound.samples.iter().all(|sample| sample.is_finite()));
+    let second = &sound.samples[..sound.samples.len().min(SAMPLE_RATE as usize)];
+    for rule in [AudioPreprocess::Transformers, AudioPreprocess::LlamaCpp] {
+        if let Some(windows) = told(rule.windows(second)) {
+            assert!(windows.windows.iter().all(|mel| mel.values.iter().all(|value| value.is_finite())));
+        }
+    }
 }

@@ -36,6 +36,13 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "template" => templates(),
         "card" => cards(),
         "logits" => vec![logits(4, 3, 1), logits(6, 7, 2)],
+        "image" => {
+            [".png", ".jpg", ".webp"].iter().flat_map(|ending| files("golden/media", ending)).collect()
+        }
+        "sound" => [".flac", ".ogg", ".mp3", ".wav"]
+            .iter()
+            .flat_map(|ending| files("golden/media", ending))
+            .collect(),
         other => panic!("no target {other}"),
     }
 }

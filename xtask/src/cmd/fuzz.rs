@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::tools;
 
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 13] = [
     "gguf",
     "safetensors",
     "index",
@@ -23,6 +23,8 @@ const TARGETS: [&str; 11] = [
     "template",
     "card",
     "logits",
+    "image",
+    "sound",
 ];
 
 /// Fuzz the readers of files.

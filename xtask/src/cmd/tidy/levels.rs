@@ -14,7 +14,7 @@ pub(super) const DOCUMENT: &str = "docs/ARCHITECTURE.md";
 const LEVELS: &[(u8, &[&str])] = &[
     (0, &["base"]),
     (1, &["tensor"]),
-    (2, &["quant", "gguf", "hub"]),
+    (2, &["quant", "gguf", "hub", "media"]),
     (3, &["checkpoint", "imatrix"]),
     (4, &["gemma", "text"]),
     (5, &["plan", "runtime"]),
