@@ -48,7 +48,7 @@ pub(crate) fn soft_tokens(oracle: &Oracle, text: &Path, mmproj: &Path, media: [&
 }
 
 /// A checkpoint's text model and mmproj files.
-pub(crate) fn pair(folder: &Folder, types: &str) -> (PathBuf, impl Fn(&str) -> PathBuf) {
+pub(crate) fn pair(folder: &Folder, types: &str) -> (PathBuf, impl Fn(&str) -> PathBuf + use<>) {
     convert(&folder.path(), &folder.out(), &["--type", "bf16", "--mmproj", types]).good();
     let out = folder.out();
     (out.join("model-bf16.gguf"), move |outtype: &str| out.join(format!("mmproj-{outtype}.gguf")))
@@ -73,7 +73,8 @@ fn llama_cpp_loads_every_type() {
     ];
     let folder = Folder::of("e2b");
     let types: Vec<&str> = LIMITS.iter().map(|(outtype, _)| *outtype).chain(["f32"]).collect();
-    let (text, mmproj) = pair(&folder, &types.join(","));
+    let types = types.join(",");
+    let (text, mmproj) = pair(&folder, &types);
     for media in [["--image", IMAGE], ["--audio", SOUND]] {
         let exact = soft_tokens(&oracle, &text, &mmproj("f32"), media);
         for (outtype, limit) in LIMITS {

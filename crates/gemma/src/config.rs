@@ -88,6 +88,8 @@ pub struct Config {
     pub window: u64,
     /// False with `use_bidirectional_attention: "all"`: attention covers later tokens too.
     pub causal: bool,
+    /// `use_bidirectional_attention: "vision"`: in sliding layers the soft tokens of an image attend to all of that image.
+    pub image_blocks: bool,
     /// `rms_norm_eps`.
     pub norm_eps: f32,
     /// `final_logit_softcapping`, if any.
@@ -237,6 +239,7 @@ impl Config {
             context: size("max_position_embeddings")?,
             window: size("sliding_window")?,
             causal: direction.as_deref() != Some("all"),
+            image_blocks: direction.as_deref() == Some("vision"),
             norm_eps: text.number("rms_norm_eps")?.unwrap_or_default(),
             softcap: text.positive("final_logit_softcapping")?,
             rope,

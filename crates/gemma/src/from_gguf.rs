@@ -132,6 +132,8 @@ impl Config {
             context: keys.size("context_length")?,
             window: keys.size("attention.sliding_window")?,
             causal: keys.typed("attention.causal")?.unwrap_or(true),
+            // there is no key; of the published models those without per-layer embeddings have it
+            image_blocks: ple == 0,
             norm_eps: keys.required("attention.layer_norm_rms_epsilon")?,
             softcap: match (kind, keys.typed("final_logit_softcapping")?) {
                 (ModelKind::Draft, _) => None, // llama.cpp does not read it

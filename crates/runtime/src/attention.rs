@@ -1,4 +1,5 @@
-//! Causal attention, with a sliding window in sliding layers.
+//! Causal attention, with a sliding window in sliding layers. There the soft tokens of an image may attend to later ones of it, see
+//! `segments.rs`; the window limits only what came before.
 //!
 //! `softmax(q·kᵀ) v`. The scale is 1: it is part of the weights of the norms of q and k. Query heads share key heads (GQA).
 
@@ -56,14 +57,18 @@ impl Model<'_> {
         let few = q.nrows() <= DOT_VECTORS;
         for sequence in &mut batch.sequences {
             let kv = sequence.cache.layer(donor(config, layer));
-            let positions = &batch.positions[sequence.rows.clone()];
+            let at = |row: usize| At {
+                position: batch.positions[row],
+                end: heads.end(batch.positions[row], batch.ends[row]),
+            };
+            let queries: Vec<At> = sequence.rows.clone().map(at).collect();
             let rows = s![sequence.rows.clone(), ..];
             let (q, mut o) = (q.slice(rows), o.slice_mut(rows));
             if few {
-                let rows = q.outer_iter().zip(o.outer_iter_mut()).zip(positions);
-                rows.for_each(|((q, o), &position)| heads.attend_alone(q, kv, position, o));
+                let rows = q.outer_iter().zip(o.outer_iter_mut()).zip(queries);
+                rows.for_each(|((q, o), at)| heads.attend_alone(q, kv, at, o));
             } else {
-                heads.attend(q, kv, positions, o);
+                heads.attend(q, kv, &queries, o);
             }
             sequence.cache.release(config, layer, sequence.end);
         }
@@ -81,6 +86,23 @@ pub(crate) struct Heads {
     dim: usize,
     /// A position attends to itself and the `window - 1` before it.
     window: usize,
+    /// Whether a position may attend to later ones.
+    ahead: bool,
+}
+
+/// The place of a query.
+#[derive(Clone, Copy)]
+pub(crate) struct At {
+    position: usize,
+    /// The position after the last one that it attends to.
+    end: usize,
+}
+
+impl At {
+    /// A query that attends to nothing behind its position.
+    pub(crate) fn causal(position: usize) -> At {
+        At { position, end: position + 1 }
+    }
 }
 
 thread_local! {
@@ -98,28 +120,35 @@ impl Heads {
                 Attention::Sliding => config.window as usize,
                 Attention::Full => usize::MAX,
             },
+            ahead: config.attention[layer] == Attention::Sliding,
         }
     }
 
-    /// Attention output of the queries of one sequence at these positions: a row of all heads each.
+    /// The end of what a position attends to, given that of sliding layers.
+    fn end(&self, position: usize, of_sliding: usize) -> usize {
+        if self.ahead { of_sliding } else { position + 1 }
+    }
+
+    /// Attention output of the queries of one sequence at these places: a row of all heads each.
     fn attend(
         &self,
         mut q: ArrayView2<'_, f32>,
         kv: &LayerKv,
-        positions: &[usize],
+        queries: &[At],
         mut out: ArrayViewMut2<'_, f32>,
     ) {
         // blocks begin at fixed positions, so the order of a query's sums does not depend on the batch
         let mut blocks = Vec::new();
-        for positions in positions.chunk_by(|a, b| a / QUERIES_AT_A_TIME == b / QUERIES_AT_A_TIME) {
-            let (block, rest) = q.split_at(Axis(0), positions.len());
-            let (out_block, out_rest) = out.split_at(Axis(0), positions.len());
-            blocks.push((block, positions, out_block));
+        let block = |at: &At| at.position / QUERIES_AT_A_TIME;
+        for queries in queries.chunk_by(|a, b| block(a) == block(b)) {
+            let (block, rest) = q.split_at(Axis(0), queries.len());
+            let (out_block, out_rest) = out.split_at(Axis(0), queries.len());
+            blocks.push((block, queries, out_block));
             (q, out) = (rest, out_rest);
         }
-        blocks.into_par_iter().for_each(|(q, positions, mut out)| {
+        blocks.into_par_iter().for_each(|(q, queries, mut out)| {
             for head in 0..self.count {
-                self.attend_head(head, q, kv, positions, out.view_mut());
+                self.attend_head(head, q, kv, queries, out.view_mut());
             }
         });
     }
@@ -131,12 +160,12 @@ impl Heads {
         &self,
         q: ArrayView1<'_, f32>,
         kv: &LayerKv,
-        position: usize,
+        at: At,
         out: ArrayViewMut1<'_, f32>,
     ) {
         let (kv_width, group) = (self.kv * self.dim, self.count / self.kv);
-        let first = self.oldest(position).max(kv.first);
-        let count = (position + 1).min(kv.end(kv_width)) - first;
+        let first = self.oldest(at.position).max(kv.first);
+        let count = at.end.min(kv.end(kv_width)) - first;
         let (keys, values) =
             (kv.keys(first - kv.first, count, kv_width), kv.values(first - kv.first, count, kv_width));
         // a row a head
@@ -159,25 +188,26 @@ impl Heads {
         head: usize,
         q: ArrayView2<'_, f32>,
         kv: &LayerKv,
-        positions: &[usize],
+        queries: &[At],
         mut out: ArrayViewMut2<'_, f32>,
     ) {
         let kv_width = self.kv * self.dim;
         // the rows of the cache that any query of the block attends to
-        let block = positions[0] / QUERIES_AT_A_TIME * QUERIES_AT_A_TIME;
+        let block = queries[0].position / QUERIES_AT_A_TIME * QUERIES_AT_A_TIME;
         let first = self.oldest(block).max(kv.first);
-        let count = (block + QUERIES_AT_A_TIME).min(kv.end(kv_width)) - first;
+        let end = queries.iter().fold(block + QUERIES_AT_A_TIME, |end, at| end.max(at.end));
+        let count = end.min(kv.end(kv_width)) - first;
         let columns = |head: usize| s![.., head * self.dim..(head + 1) * self.dim];
         let shared = columns(head / (self.count / self.kv));
         let (keys, values) =
             (kv.keys(first - kv.first, count, kv_width), kv.values(first - kv.first, count, kv_width));
 
-        with_scores((positions.len(), count), |mut scores| {
+        with_scores((queries.len(), count), |mut scores| {
             let q = q.slice(columns(head));
             general_mat_mul(1.0, q, keys.slice(shared).reversed_axes(), 0.0, scores.view_mut());
-            for (scores, &position) in scores.outer_iter_mut().zip(positions) {
-                let (past, rest) = slice(scores).split_at_mut(self.oldest(position).max(first) - first);
-                let (seen, future) = rest.split_at_mut(position + 1 - first - past.len());
+            for (scores, at) in scores.outer_iter_mut().zip(queries) {
+                let (past, rest) = slice(scores).split_at_mut(self.oldest(at.position).max(first) - first);
+                let (seen, future) = rest.split_at_mut(at.end - first - past.len());
                 softmax(self.simd, seen);
                 past.fill(0.0);
                 future.fill(0.0);

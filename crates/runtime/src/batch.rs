@@ -9,10 +9,12 @@ use crate::{KvCache, LayerPart, Matrix};
 /// Sequences between two layers. Their hidden states are the rows of one matrix, one sequence after the other.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Token ids, a row each.
+    /// Token ids, a row each; of a soft token that of padding.
     pub(crate) tokens: Vec<u32>,
     /// The position of each row in its sequence.
     pub(crate) positions: Vec<usize>,
+    /// For each row, the end of the positions that it attends to in sliding layers. In full layers that is the next position.
+    pub(crate) ends: Vec<usize>,
     pub(crate) sequences: Vec<Sequence>,
     /// The hidden states: the residual stream.
     pub(crate) hidden: Matrix,
@@ -62,6 +64,7 @@ impl Batch {
         }
         self.tokens = wanted.iter().map(|&row| self.tokens[row]).collect();
         self.positions = wanted.iter().map(|&row| self.positions[row]).collect();
+        self.ends = wanted.iter().map(|&row| self.ends[row]).collect();
         let before = |row: usize| wanted.partition_point(|&wanted| wanted < row);
         for sequence in &mut self.sequences {
             sequence.rows = before(sequence.rows.start)..before(sequence.rows.end);

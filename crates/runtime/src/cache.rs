@@ -48,7 +48,8 @@ impl KvCache {
         KvCache { undo: positions, ..self }
     }
 
-    /// Removes all positions from `len` on (rollback). Later results are the same as if they had never been computed.
+    /// Removes all positions from `len` on (rollback). Later results are the same as if they had never been computed, unless `len` is
+    /// inside of an image, whose earlier positions may have attended to the later ones.
     ///
     /// # Errors
     /// `Limit` for more positions than [`KvCache::with_rollback`] made room for; the cache is then unchanged.

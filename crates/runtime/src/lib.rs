@@ -29,6 +29,7 @@
 //! | `speculative/` | draft models for speculative decoding: assistants, and draft sessions along a sequence |
 //! | `norm.rs`, `math.rs` | RMS norm; exp, tanh, gelu |
 //! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role; products with weights that are decoded a few rows at a time |
+//! | `segments.rs` | a prompt of tokens, images and sounds |
 //! | `batch.rs`, `batching.rs` | sequences between two layers; grouping of sequences by token count, activation memory |
 //! | `compute.rs` | vector instructions and kernel, by name |
 //! | `gemm.rs` | products of matrices in memory, over the `gemm` crate |
@@ -61,6 +62,7 @@ mod norm;
 mod ple;
 mod ple_cache;
 mod rope;
+mod segments;
 mod speculative;
 pub mod towers;
 mod weights;
@@ -76,5 +78,6 @@ pub use matmul::{Kernel, SCRATCH_BYTES};
 pub use matrix::{Matrix, RowMajor, argmax};
 pub use model::{LayerPart, Model, Stage};
 pub use ple_cache::{PLE_CACHE_BYTES, PleCacheReads};
+pub use segments::Segment;
 pub use speculative::{Assistant, AssistantOutput, DraftSession, Drafter, TargetState};
 pub use weights::{LayerWeights, Weight, Weights};

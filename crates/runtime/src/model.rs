@@ -1,13 +1,14 @@
 //! The model: embedding, layers, head.
 
 use gemma::{Attention, Config, ROPE_FREQS};
+use ndarray::s;
 use quant::Simd;
 use tensor::{Error, Result};
 
 use crate::batch::{Batch, Sequence};
 use crate::norm::rms;
 use crate::ple_cache::{self, PleCache, PleCacheReads};
-use crate::{Compute, KvCache, Matrix, RowMajor, Weights, math, rope};
+use crate::{Compute, KvCache, Matrix, RowMajor, Segment, Weights, math, rope, segments};
 
 /// A Gemma 4 text model.
 pub struct Model<'a> {
@@ -119,26 +120,47 @@ impl<'a> Model<'a> {
     /// # Errors
     /// `Malformed` for a token beyond the vocabulary, `Limit` for more tokens than the model's context, `Io`.
     pub fn embed(&self, sequences: &[&[u32]]) -> Result<Batch> {
-        let new = || KvCache::of_one_pass(self.config);
-        self.start(sequences.iter().map(|&tokens| (tokens, new())))
+        let segments: Vec<_> = sequences.iter().map(|&tokens| [Segment::Tokens(tokens)]).collect();
+        self.embed_segments(&segments.iter().map(|segments| &segments[..]).collect::<Vec<_>>())
     }
 
-    fn start<'t>(&self, parts: impl Iterator<Item = (&'t [u32], KvCache)>) -> Result<Batch> {
-        let (mut tokens, mut positions, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
+    /// As [`Model::embed`], for sequences with images and sounds.
+    ///
+    /// # Errors
+    /// Those of [`Model::embed`]; `Malformed` for soft tokens of another length than the model's hidden states.
+    pub fn embed_segments<'s>(&self, sequences: &[&[Segment<'s>]]) -> Result<Batch> {
+        let new = || KvCache::of_one_pass(self.config);
+        self.start(sequences.iter().map(|&segments| (segments, new())))
+    }
+
+    fn start<'t, 's: 't>(&self, parts: impl Iterator<Item = (&'t [Segment<'s>], KvCache)>) -> Result<Batch> {
+        let (mut tokens, mut positions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sequences, mut soft) = (Vec::new(), Vec::new());
         for (part, cache) in parts {
             let start = cache.len();
-            self.check_tokens(part, start)?;
-            let end = start + part.len();
-            sequences.push(Sequence { rows: tokens.len()..tokens.len() + part.len(), end, cache });
+            self.check_segments(part, start)?;
+            let first = tokens.len();
+            ends.extend(segments::ends(part, start, self.config.image_blocks));
+            let mut row = first;
+            for segment in part {
+                soft.extend(segment.soft_tokens().map(|rows| (row, rows)));
+                row += segment.len();
+            }
+            tokens.extend(segments::tokens(part));
+            let end = start + (row - first);
             positions.extend(start..end);
-            tokens.extend_from_slice(part);
+            sequences.push(Sequence { rows: first..row, end, cache });
         }
-        let hidden = self.embedded(&tokens)?;
+        let mut hidden = self.embedded(&tokens)?;
+        for (row, rows) in soft {
+            hidden.slice_mut(s![row..row + rows.nrows(), ..]).assign(&rows);
+        }
         let embedding = if self.config.ple > 0 { hidden.clone() } else { Matrix::zeros((0, 0)) };
         let batch = Batch {
             embedded: tokens.len(),
             tokens,
             positions,
+            ends,
             sequences,
             hidden,
             embedding,
@@ -261,10 +283,23 @@ impl<'a> Model<'a> {
         &self,
         tokens: &[u32],
         cache: &mut KvCache,
+        observe: impl FnMut(Stage, &Matrix),
+    ) -> Result<Matrix> {
+        self.forward_segments(&[Segment::Tokens(tokens)], cache, observe)
+    }
+
+    /// As [`Model::forward`], for tokens, images and sounds. An image must be whole in one call.
+    ///
+    /// # Errors
+    /// Those of [`Model::embed_segments`] and [`Model::layer`]; the cache is empty then.
+    pub fn forward_segments(
+        &self,
+        segments: &[Segment<'_>],
+        cache: &mut KvCache,
         mut observe: impl FnMut(Stage, &Matrix),
     ) -> Result<Matrix> {
         let taken = std::mem::replace(cache, KvCache::new(self.config));
-        let mut batch = self.start(std::iter::once((tokens, taken)))?;
+        let mut batch = self.start(std::iter::once((segments, taken)))?;
         observe(Stage::Embedding, &batch.hidden);
         for layer in 0..self.config.layers() {
             self.layer(layer, &mut batch)?;
@@ -282,14 +317,22 @@ impl<'a> Model<'a> {
     /// # Errors
     /// Those of [`Model::forward`].
     pub fn forward_last(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Matrix> {
-        self.check_tokens(tokens, cache.len())?;
+        self.forward_last_segments(&[Segment::Tokens(tokens)], cache)
+    }
+
+    /// As [`Model::forward_last`], for tokens, images and sounds. An image must be whole in one call, and is never cut.
+    ///
+    /// # Errors
+    /// Those of [`Model::forward_segments`].
+    pub fn forward_last_segments(&self, segments: &[Segment<'_>], cache: &mut KvCache) -> Result<Matrix> {
+        self.check_segments(segments, cache.len())?;
         let mut last = Matrix::zeros((0, 0));
-        let pieces = tokens.chunks(PIECE);
+        let pieces = segments::pieces(segments, PIECE);
         let count = pieces.len();
-        for (n, piece) in pieces.enumerate() {
+        for (n, piece) in pieces.iter().enumerate() {
             let taken = std::mem::replace(cache, KvCache::new(self.config));
-            let mut batch = self.start(std::iter::once((piece, taken)))?;
-            batch.want(if n + 1 == count { vec![piece.len() - 1] } else { vec![] });
+            let mut batch = self.start(std::iter::once((&piece[..], taken)))?;
+            batch.want(if n + 1 == count { vec![batch.embedded - 1] } else { vec![] });
             for layer in 0..self.config.layers() {
                 self.layer(layer, &mut batch)?;
             }
@@ -299,26 +342,6 @@ impl<'a> Model<'a> {
             last = batch.hidden;
         }
         Ok(last)
-    }
-
-    pub(crate) fn check_tokens(&self, tokens: &[u32], start: usize) -> Result<()> {
-        if tokens.is_empty() {
-            return Err(Error::malformed("tokens", "there are none").expected("at least one", 0));
-        }
-        if let Some(at) = tokens.iter().position(|&token| u64::from(token) >= self.config.vocab) {
-            return Err(Error::malformed(
-                format!("token at position {}", start + at),
-                "beyond the vocabulary",
-            )
-            .expected(format!("below {}", self.config.vocab), tokens[at])
-            .help("Do the tokenizer and the model belong together?"));
-        }
-        let end = (start + tokens.len()) as u64;
-        if end > self.config.context {
-            return Err(Error::limit("context", "longer than the model's")
-                .expected(format!("at most {} tokens", self.config.context), end));
-        }
-        Ok(())
     }
 
     fn check_finite(&self, batch: &Batch, place: &str) -> Result<()> {

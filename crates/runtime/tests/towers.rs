@@ -3,7 +3,7 @@
 mod common;
 
 use common::Golden;
-use common::media::{Media, image, matrix, mel, relative_rms};
+use common::media::{Media, embedded_images, image, matrix, mel, relative_rms};
 use runtime::towers::{
     Activation, Features, ImagePatches, MediaEncoder, SoundInput, TowerForm, TowerStage, TowerWeights,
 };
@@ -106,15 +106,6 @@ fn the_variants_of_llama_cpp_have_their_own_goldens() {
             assert_near(&golden, "chirp-1.37s.projector.max_floor", &found.soft_tokens, AUDIO);
         }
     }
-}
-
-fn embedded_images(golden: &Golden) -> Vec<ImagePatches> {
-    let patches = |n: usize| {
-        let [columns, rows] = golden.ids(&format!("image{n}.grid"))[..] else { panic!("two numbers") };
-        let values = matrix(golden, &format!("image{n}.patches"), 432);
-        ImagePatches { columns: columns as usize, rows: rows as usize, values }
-    };
-    (0..2).map(patches).collect()
 }
 
 #[test]

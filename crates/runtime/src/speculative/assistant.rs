@@ -12,9 +12,9 @@ use gemma::{Config, Inventory, Ordered};
 use ndarray::Axis;
 use tensor::{DType, Error, Result, TensorSource};
 
-use crate::attention::Heads;
+use crate::attention::{At, Heads};
 use crate::norm::{rms, rms_in_place};
-use crate::{Compute, KvCache, Matrix, Model, RowMajor, Weights, rope};
+use crate::{Compute, KvCache, Matrix, Model, RowMajor, Segment, Weights, rope};
 
 /// The role of the token ids of an ordered embedding; they are integers, not weights.
 const ORDERING: &str = "masked_embd_ordering";
@@ -88,7 +88,7 @@ impl<'a> Assistant<'a> {
         token: u32,
         hidden: &Matrix,
     ) -> Result<AssistantOutput> {
-        target.check_tokens(&[token], cache.len())?;
+        target.check_segments(&[Segment::Tokens(&[token])], cache.len())?;
         if cache.is_empty() {
             return Err(Error::malformed("draft", "there is nothing to look back to").expected("a prompt", 0));
         }
@@ -128,7 +128,7 @@ impl<'a> Assistant<'a> {
         rope::rotate(&mut q, &[position], self.model.frequencies(config.attention[layer]));
         let mut o = Matrix::zeros(q.raw_dim());
         let heads = Heads::of(config, layer, self.model.simd());
-        heads.attend_alone(q.row(0), cache.layer(self.owners[layer]), position, o.row_mut(0));
+        heads.attend_alone(q.row(0), cache.layer(self.owners[layer]), At::causal(position), o.row_mut(0));
         w.project("attn_output", &o)
     }
 }

@@ -159,3 +159,13 @@ pub(crate) fn relative_rms(expected: &[f32], found: &Matrix) -> f64 {
     let size: f64 = expected.iter().map(|&x| square(x)).sum();
     (difference / size).sqrt()
 }
+
+/// The images of `fixtures/golden/multimodal-12b`.
+pub(crate) fn embedded_images(golden: &Golden) -> Vec<ImagePatches> {
+    let patches = |n: usize| {
+        let [columns, rows] = golden.ids(&format!("image{n}.grid"))[..] else { panic!("two numbers") };
+        let values = matrix(golden, &format!("image{n}.patches"), 432);
+        ImagePatches { columns: columns as usize, rows: rows as usize, values }
+    };
+    (0..2).map(patches).collect()
+}

@@ -44,6 +44,7 @@ fn config() -> Config {
         context: 64,
         window: 64,
         causal: true,
+        image_blocks: false,
         norm_eps: 1e-6,
         softcap: None,
         rope: Rope::default_of(Attention::Full),
