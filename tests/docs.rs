@@ -75,6 +75,7 @@ pages! {
     inputs: "docs/inputs.md", 1;
     manifest: "docs/manifest.md", 1;
     memory: "docs/memory.md", 1;
+    mmproj: "docs/mmproj.md", 9;
     offload: "docs/offload.md", 5;
     plan: "docs/plan.md", 1;
     qat: "docs/qat.md", 3;

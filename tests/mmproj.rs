@@ -322,8 +322,8 @@ fn a_wrong_tensor_is_named() {
     });
     // a bound that never binds
     fault("v.blk.0.ffn_down.input_max", &|bound| bound.copy_from_slice(&f32::MAX.to_le_bytes()));
-    // 1 ulp beside softplus
-    fault("a.blk.1.per_dim_scale.weight", &|scale| scale[8] ^= 1);
+    // 4 ulp beside softplus; 1 ulp is torch's on another processor
+    fault("a.blk.1.per_dim_scale.weight", &|scale| scale[8] ^= 4);
     // two rows of a matrix, exchanged
     fault("mm.input_projection.weight", &|matrix| {
         let row = matrix.len() / 256;

@@ -106,7 +106,17 @@ fn fill(
 
 /// Whether the table of keys for this kind of model lists the key.
 pub fn is_known_key(kind: ModelKind, key: &str) -> bool {
-    let table = formats::keys(kind);
+    key.starts_with("tokenizer.chat_template.")
+        || key == "tokenizer.chat_templates"
+        || is_in(formats::keys(kind), key)
+}
+
+/// Whether the table of keys of mmproj files lists the key.
+pub fn is_known_mmproj_key(key: &str) -> bool {
+    is_in(formats::mmproj_keys(), key)
+}
+
+fn is_in(table: &Keys, key: &str) -> bool {
     let holds = |row: &KeyRow| {
         let name = row.key.replace("{arch}", &table.architecture);
         match name.strip_suffix('*') {
@@ -114,9 +124,7 @@ pub fn is_known_key(kind: ModelKind, key: &str) -> bool {
             None => name == key,
         }
     };
-    key.starts_with("tokenizer.chat_template.")
-        || key == "tokenizer.chat_templates"
-        || table.key.iter().any(holds)
+    table.key.iter().any(holds)
 }
 
 impl KeySources<'_> {

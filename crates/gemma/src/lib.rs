@@ -42,7 +42,9 @@ pub use draft::{DraftConfig, Ordered, is_assistant, same_tokens};
 pub use formats::TypePolicy;
 pub use from_gguf::{ROPE_FREQS, gguf_inventory};
 pub use inventory::{Exclusion, Found, Inventory, Slot, inventory, is_role};
-pub use keys::{KeySources, MmprojSources, Parameters, is_known_key, metadata, mmproj_metadata};
+pub use keys::{
+    KeySources, MmprojSources, Parameters, is_known_key, is_known_mmproj_key, metadata, mmproj_metadata,
+};
 pub use llama_cpp::KV_OWNERS;
 pub use model::ModelSpec;
 pub use vocabulary::Vocabulary;

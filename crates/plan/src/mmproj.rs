@@ -29,6 +29,13 @@ const NO_TOWER: &str = "of no image or audio tower";
 /// towers and for a missing processor config.
 pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
     let recipe = &request.recipe;
+    if let Some(given) = &request.importance {
+        return Err(Error::recipe(
+            format!("importance {}", given.source.keys.file),
+            "has no effect on an mmproj file",
+        )
+        .help("An imatrix has entries for the text model only."));
+    }
     let (towers, found) = (towers(model)?, tower_tensors(model, shards)?);
     let preset = Preset::named(&recipe.types.preset)?;
     let mut rules = Rules::new(recipe, preset, &model.config)?;
@@ -104,11 +111,14 @@ pub fn tower_tensors(model: &ModelSpec, shards: &Shards<'_>) -> Result<Vec<Tower
 /// The image and audio parts of the model.
 fn towers(model: &ModelSpec) -> Result<Towers> {
     let towers = Towers::from_json(&model.json, &model.config)?;
-    towers.filter(|towers| towers.vision.is_some() || towers.embedders.is_some()).ok_or_else(|| {
+    let towers = towers.filter(|towers| towers.vision.is_some() || towers.embedders.is_some());
+    let towers = towers.ok_or_else(|| {
         Error::unsupported("mmproj", "this checkpoint has no image tower")
             .expected("a vision_config in config.json", "none")
             .help("A text-only fine-tune needs none: use the mmproj file of the original model with it.")
-    })
+    })?;
+    towers.check_mmproj()?;
+    Ok(towers)
 }
 
 /// The planned output of a tensor, without an offset.

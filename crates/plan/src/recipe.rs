@@ -322,6 +322,7 @@ impl Recipe {
                     ("budget", self.budget.is_some()),
                     ("calibration", self.calibration.is_some()),
                     ("draft", self.draft.is_some()),
+                    ("verify", self.verify != Thresholds::default()),
                 ],
             ),
             Format::Safetensors => (

@@ -7,14 +7,15 @@
 use std::collections::BTreeMap;
 
 use checkpoint::Checkpoint;
-use gemma::{Config, ModelKind, ModelSpec, is_known_key};
+use gemma::towers::Towers;
+use gemma::{Config, ModelKind, ModelSpec, is_known_key, is_known_mmproj_key};
 use gguf::{GgufSet, Metadata};
 use plan::{Preset, preset_names};
 use serde_json::json;
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 use text::{Chat, ChatTemplate, Tokenizer};
 
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, is_mmproj};
 use crate::provenance::ORDERED;
 use crate::unread::unread;
 use crate::{Finding, Severity, Step, Structure, folder};
@@ -45,7 +46,7 @@ pub fn structure_alone<'a>(artifact: impl Into<Artifact<'a>>) -> Result<(Structu
     let good = match artifact {
         Artifact::Gguf(set) => {
             findings.extend(unread(set)?);
-            of_gguf(set, &mut findings)
+            if is_mmproj(set) { of_mmproj(set, &mut findings) } else { of_gguf(set, &mut findings) }
         }
         Artifact::Folder(folder) => of_folder(folder, &mut findings),
     };
@@ -78,11 +79,7 @@ fn of_gguf(set: &GgufSet, findings: &mut Vec<Finding>) -> Result<(u64, u64)> {
     let metadata = set.metadata();
     let config = Config::any_from_metadata(metadata, set.tensors())?;
     let kind = config.kind;
-    let unknown = |key: &&str| OBEYED.iter().any(|start| key.starts_with(start)) && !is_known_key(kind, key);
-    for key in metadata.iter().map(|(key, _)| key).filter(unknown) {
-        let problem = "no Gemma 4 file has this key: a reader may obey it";
-        findings.push(finding(Warning, format!("key {key}"), problem));
-    }
+    findings.extend(unknown_keys(metadata, &|key| is_known_key(kind, key)));
     findings.extend(vocabulary(metadata, &config));
     findings.extend(file_type(metadata, set.tensors()));
     match Tokenizer::from_metadata(metadata) {
@@ -92,18 +89,44 @@ fn of_gguf(set: &GgufSet, findings: &mut Vec<Finding>) -> Result<(u64, u64)> {
     if let Some(template) = metadata.typed::<&str>("tokenizer.chat_template")? {
         findings.extend(renders("key tokenizer.chat_template", template));
     }
-    let integers = |desc: &TensorDesc| desc.dtype == DType::I64 && desc.name.starts_with(ORDERED);
     for (index, desc) in set.tensors().iter().enumerate().filter(|(_, desc)| integers(desc)) {
         findings.extend(permutation(set, index, desc)?);
     }
-    let strange = |desc: &&TensorDesc| !quant::can_encode(desc.dtype) && !integers(desc);
-    if let Some(strange) = set.tensors().iter().find(strange) {
-        let problem = "its elements cannot be read as weights";
-        let found = finding(Failure, format!("tensor {}", strange.name), problem);
-        findings.push(found.expected("a float or a quantised type of GGUF", strange.dtype));
-    }
+    findings.extend(strange(set));
     let inventory = gemma::gguf_inventory(&config, set.tensors())?;
     Ok((metadata.len() as u64, inventory.text.len() as u64))
+}
+
+/// The numbers of recognised keys and tensors of an mmproj file.
+fn of_mmproj(set: &GgufSet, findings: &mut Vec<Finding>) -> Result<(u64, u64)> {
+    let metadata = set.metadata();
+    findings.extend(unknown_keys(metadata, &is_known_mmproj_key));
+    findings.extend(strange(set));
+    let towers = Towers::from_metadata(metadata, set.tensors())?;
+    let found = towers.find_in_mmproj(set.tensors())?;
+    Ok((metadata.len() as u64, found.len() as u64))
+}
+
+/// Warnings about keys that a reader of the model may obey, and no such file has.
+fn unknown_keys(metadata: &Metadata, is_known: &dyn Fn(&str) -> bool) -> Vec<Finding> {
+    let unknown = |key: &&str| OBEYED.iter().any(|start| key.starts_with(start)) && !is_known(key);
+    let problem = "no Gemma 4 file has this key: a reader may obey it";
+    let keys = metadata.iter().map(|(key, _)| key).filter(unknown);
+    keys.map(|key| finding(Warning, format!("key {key}"), problem)).collect()
+}
+
+/// Whether a tensor holds the integers of an ordered embedding.
+fn integers(desc: &TensorDesc) -> bool {
+    desc.dtype == DType::I64 && desc.name.starts_with(ORDERED)
+}
+
+/// The first tensor that cannot be read as weights.
+fn strange(set: &GgufSet) -> Option<Finding> {
+    let strange = |desc: &&TensorDesc| !quant::can_encode(desc.dtype) && !integers(desc);
+    let strange = set.tensors().iter().find(strange)?;
+    let problem = "its elements cannot be read as weights";
+    let found = finding(Failure, format!("tensor {}", strange.name), problem);
+    Some(found.expected("a float or a quantised type of GGUF", strange.dtype))
 }
 
 fn of_folder(checkpoint: &Checkpoint, findings: &mut Vec<Finding>) -> Result<(u64, u64)> {

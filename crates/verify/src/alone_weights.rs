@@ -13,9 +13,12 @@ const BLOCK: u64 = 1 << 20;
 /// Tensors whose rows may be zero: embeddings of untrained tokens.
 const MAY_BE_ZERO: [&str; 3] = ["token_embd", "embed_tokens", "masked_embd"];
 
-/// Whether a tensor of a folder belongs to an image or audio tower.
+/// Whether a tensor of a folder or of an mmproj file belongs to an image or audio tower.
 fn is_of_tower(name: &str) -> bool {
-    name.contains("tower.") || name.contains("embed_vision") || name.contains("embed_audio")
+    ["v.", "a.", "mm."].iter().any(|start| name.starts_with(start))
+        || name.contains("tower.")
+        || name.contains("embed_vision")
+        || name.contains("embed_audio")
 }
 
 /// The number of weights that [`weights_alone`] reads.

@@ -69,7 +69,8 @@ pub(super) fn checkpoint(
         let shared = configs.join("generation_config.it.json");
         copy(if own.exists() { &own } else { &shared }, &out.join("generation_config.json"))?;
     }
-    let processor = serde_json::json!({"image_processor": {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]}});
+    let processor =
+        serde_json::json!({"image_processor": {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]}});
     fs::write(out.join("processor_config.json"), serde_json::to_vec(&processor)?)?;
     copy(&configs.join(format!("{name}.json")), &out.join("config.json"))?;
     Ok(format!("{count} tensors, {bytes} bytes, {files} file(s)"))

@@ -54,7 +54,7 @@ pub(crate) enum Command {
     /// Show the outputs of a conversion, with sizes and a memory estimate; writes nothing
     #[command(after_help = examples::PLAN)]
     Plan(Plan),
-    /// Convert a checkpoint folder to GGUF, or to safetensors in other types or shards
+    /// Convert a checkpoint folder to GGUF (text model, mmproj), or to safetensors in other types or shards
     #[command(after_help = examples::CONVERT)]
     Convert(Convert),
     /// Collect an importance matrix (imatrix) on a text
@@ -233,7 +233,7 @@ pub(crate) struct What {
     /// transformers
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     pub(crate) max_shard_size: Option<String>,
-    /// Write only the text model to safetensors, as a model of its own; a GGUF always has only the text model
+    /// Write only the text model to safetensors, as a model of its own; a GGUF of a model never has towers
     #[arg(long)]
     pub(crate) text_only: bool,
     /// Importance matrix (imatrix) for quantization: a file of `calibrate` or llama-imatrix, GGUF or .dat

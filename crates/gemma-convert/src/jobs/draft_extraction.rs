@@ -13,7 +13,7 @@ use plan::{DraftTarget, Format, Request, hex};
 use tensor::{Error, Result, TensorDesc, TensorSink, TensorSource};
 use text::{Cut, Scored, Tokenizer};
 
-use super::drafts::{companions, draft_name, no_budget};
+use super::drafts::{check_recipes, companions, draft_name};
 use super::rounding::corpus;
 use super::{Convert, Converted, Planned};
 use crate::model::reader;
@@ -68,7 +68,7 @@ impl DraftExtract {
         // exists until the conversion has ended
         let mut folder = None;
         let mut converted = convert.run_planned(progress, |requests, _| {
-            no_budget(&self.convert.recipes, requests)?;
+            check_recipes(&self.convert.recipes, requests)?;
             for request in requests.iter_mut() {
                 if destination.file_name.is_none() {
                     draft_name(request);

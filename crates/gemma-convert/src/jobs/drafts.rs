@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use base::Progress;
 use checkpoint::Checkpoint;
-use plan::{DraftRecipe, DraftTarget, FileEntry, Request, hex};
+use plan::{DraftRecipe, DraftTarget, FileEntry, Format, Request, hex};
 use quant::Simd;
 use tensor::{Error, Result};
 
@@ -30,7 +30,7 @@ impl DraftConvert {
     pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
         let Convert { model, out, recipes, .. } = &self.convert;
         self.convert.run_planned(progress, |requests, options| {
-            no_budget(recipes, requests)?;
+            check_recipes(recipes, requests)?;
             if Destination::new(out).file_name.is_none() {
                 requests.iter_mut().for_each(draft_name);
             }
@@ -93,8 +93,12 @@ pub(super) fn of_recipes(job: &Convert, progress: &dyn Progress) -> Result<Recip
     Ok(RecipeDrafts { drafts, text_is_used: by_text && !reads_too })
 }
 
-/// Refuses a bit allocation: a draft model is small, and sensitivities need a model that runs alone.
-pub(super) fn no_budget(options: &RecipeOptions, requests: &[Request]) -> Result<()> {
+/// Refuses what no draft model has: a bit allocation, since it is small and sensitivities need a model that runs alone, and towers.
+pub(super) fn check_recipes(options: &RecipeOptions, requests: &[Request]) -> Result<()> {
+    if requests.iter().any(|request| request.recipe.output.format == Format::Mmproj) {
+        return Err(Error::recipe("‹mmproj›", "a draft model has no image or audio tower")
+            .help("Make the mmproj file of its target."));
+    }
     if options.budget.sensitivity.is_none() && requests.iter().all(|r| r.recipe.budget.is_none()) {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use convert::Options;
 use footprint::{Conditions, Memory, Verdict};
 use plan::{FileEntry, Format, Plan, Request};
 use quant::Simd;
-use tensor::{DType, Result};
+use tensor::{DType, Error, Result};
 
 use super::sensitivities::Costs;
 use base::{Progress, Silent};
@@ -102,7 +102,11 @@ impl Planning {
                 verdict,
             })
         });
-        let memory = memory.collect::<Result<_>>()?;
+        let memory: Vec<_> = memory.collect::<Result<_>>()?;
+        if self.memory.is_some() && memory.is_empty() {
+            return Err(Error::recipe("‹memory›", "has no effect without a text model")
+                .help("Add the recipe of the text model to that of its mmproj file."));
+        }
         drop(shards);
         Ok(PlanOutcome { plan, memory })
     }

@@ -130,6 +130,14 @@ impl Verify {
             },
             ..Report::default()
         };
+        let is_mmproj = matches!(&artifact, ModelFile::Gguf(set) if verify::is_mmproj(set));
+        if is_mmproj && !self.texts.is_empty() {
+            return Err(Error::recipe(
+                "‹text›",
+                "an mmproj file makes no predictions without its text model",
+            )
+            .help("Verify the text model with the text."));
+        }
         if let ModelFile::Folder(folder) = &artifact {
             report.findings.extend(verify::form(folder));
         }
@@ -156,8 +164,6 @@ impl Verify {
             skip(&mut report, Step::Text, "no ‹text› was given");
         } else if failed(&report) && !self.keep_going {
             skip(&mut report, Step::Text, AFTER_FAILURE);
-        } else if matches!(&artifact, ModelFile::Gguf(set) if verify::is_mmproj(set)) {
-            skip(&mut report, Step::Text, "an mmproj file makes no predictions without its text model");
         } else if verify::is_draft(artifact.artifact()) {
             skip(
                 &mut report,
@@ -385,7 +391,12 @@ impl Against {
         if LogitsFile::is_one(path) {
             return LogitsFile::open(path).map(Against::Logits);
         }
-        Ok(Against::Model(Box::new(ModelFile::open(path)?.model_of_any_kind()?.with_compute(compute))))
+        let file = ModelFile::open(path)?;
+        if matches!(&file, ModelFile::Gguf(set) if verify::is_mmproj(set)) {
+            return Err(Error::recipe("‹against›", "an mmproj file cannot be the base of a comparison")
+                .expected("the checkpoint folder", path.display()));
+        }
+        Ok(Against::Model(Box::new(file.model_of_any_kind()?.with_compute(compute))))
     }
 }
 

@@ -10,10 +10,19 @@ use tensor::{Error, Result, TensorDesc};
 
 use super::config::ROPE_BASE;
 use super::{Audio, Embedders, TowerTensor, Towers, Vision};
+use crate::config::field;
 use crate::formats;
 
 /// The activation that a file of towers asks for.
 pub const GELU_KEY: &str = "clip.use_gelu";
+
+/// What llama.cpp computes with.
+const POOLING: u64 = 3;
+const NORM_EPS: f32 = 1e-6;
+const WINDOW: u64 = 12;
+const SOFTCAP: f32 = 50.0;
+const RESIDUAL: f32 = 0.5;
+const TAPS: u64 = 5;
 
 impl Towers {
     /// The towers of an mmproj file.
@@ -50,6 +59,38 @@ impl Towers {
             }
         }
         Ok(towers)
+    }
+
+    /// Refuses values that an mmproj file has no key for, and that differ from those with which llama.cpp computes.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the field of the config.
+    pub fn check_mmproj(&self) -> Result<()> {
+        let refuse = |place: &str, known: f64, value: f64| {
+            if known == value {
+                return Ok(());
+            }
+            let problem = "an mmproj file has no key for this value, and llama.cpp computes with another";
+            Err(Error::unsupported(field(place), problem).expected(known, value))
+        };
+        if let Some(vision) = &self.vision {
+            refuse("vision_config.rope_parameters.rope_theta", ROPE_BASE.into(), vision.rope_base.into())?;
+            refuse("vision_config.pooling_kernel_size", POOLING as f64, vision.pooling as f64)?;
+            refuse("vision_config.rms_norm_eps", NORM_EPS.into(), vision.norm_eps.into())?;
+            refuse("vision_config.head_dim", (vision.hidden / vision.heads) as f64, vision.head_dim as f64)?;
+        }
+        if let Some(audio) = &self.audio {
+            refuse("audio_config.attention_context_left", (WINDOW + 1) as f64, (audio.window + 1) as f64)?;
+            refuse("audio_config.attention_logit_cap", SOFTCAP.into(), audio.softcap.into())?;
+            refuse("audio_config.residual_weight", RESIDUAL.into(), audio.residual.into())?;
+            refuse("audio_config.rms_norm_eps", NORM_EPS.into(), audio.norm_eps.into())?;
+            refuse("audio_config.conv_kernel_size", TAPS as f64, audio.taps as f64)?;
+        }
+        if let Some(embedders) = &self.embedders {
+            refuse("vision_config.rms_norm_eps", NORM_EPS.into(), embedders.norm_eps.into())?;
+            refuse("audio_config.rms_norm_eps", NORM_EPS.into(), embedders.audio_norm_eps.into())?;
+        }
+        Ok(())
     }
 
     /// The tensors of an mmproj file, in its order.
@@ -141,7 +182,7 @@ impl File<'_> {
             head_dim: hidden / heads,
             patch: self.count("clip.vision.patch_size")?,
             positions: self.dimension("v.position_embd.weight", 1)?,
-            pooling: pooling.unwrap_or(3).max(1).into(),
+            pooling: pooling.map_or(POOLING, u64::from).max(1),
             standardize: self.has("v.std_bias"),
             clipped: self.has("v.blk.0.attn_q.input_max"),
             norm_eps: self.eps("clip.vision.attention.layer_norm_epsilon")?,
@@ -169,9 +210,9 @@ impl File<'_> {
             output: self.dimension("a.pre_encode.out.weight", 0)?,
             taps: self.dimension("a.blk.0.conv_dw.weight", 1)?,
             clipped: self.has("a.blk.0.attn_q.input_max"),
-            window: 12,
-            softcap: 50.0,
-            residual: 0.5,
+            window: WINDOW,
+            softcap: SOFTCAP,
+            residual: RESIDUAL,
             norm_eps: self.eps("clip.audio.attention.layer_norm_epsilon")?,
         })
     }
@@ -196,7 +237,7 @@ impl File<'_> {
             audio_norm_eps: if reads_sounds {
                 self.eps("clip.audio.attention.layer_norm_epsilon")?
             } else {
-                1e-6
+                NORM_EPS
             },
         })
     }

@@ -172,10 +172,13 @@ fn sbs(path: &Path) -> Result<Output> {
     Ok(Output::new(text, json))
 }
 
-/// The role of a GGUF tensor: `blk.3.attn_q.weight` → `attn_q`.
+/// The role of a GGUF tensor: `blk.3.attn_q.weight` → `attn_q`, `v.blk.3.attn_q.weight` → `v.attn_q`.
 fn role(name: &str) -> String {
-    let rest = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, rest)| rest);
-    rest.strip_suffix(".weight").unwrap_or(rest).to_owned()
+    let of_layer = name.split_once("blk.").filter(|(tower, _)| ["", "v.", "a."].contains(tower));
+    let without_layer =
+        of_layer.and_then(|(tower, rest)| Some(format!("{tower}{}", rest.split_once('.')?.1)));
+    let name = without_layer.as_deref().unwrap_or(name);
+    name.strip_suffix(".weight").unwrap_or(name).to_owned()
 }
 
 /// A value as one short line.
