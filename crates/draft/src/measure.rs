@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use eval::EvaluatedText;
 use generate::{Sampler, Sampling, SpeculativeDecoder};
-use runtime::{Drafter, Model};
+use runtime::{Drafter, Model, Segment};
 use tensor::Result;
 use text::{Corpus, Sequence};
 
@@ -82,8 +82,14 @@ fn timed(
     for (prompt, rollout) in prompts.iter().zip(rollouts) {
         measured.alone_seconds += rollout.step_seconds.iter().sum::<f64>();
         let mut sampler = Sampler::new(GREEDY);
-        let mut decoder =
-            SpeculativeDecoder::new(model, draft, burst, suppressed, prompt.tokens, &mut sampler)?;
+        let mut decoder = SpeculativeDecoder::new(
+            model,
+            draft,
+            burst,
+            suppressed,
+            &[Segment::Tokens(prompt.tokens)],
+            &mut sampler,
+        )?;
         let mut tokens = Vec::with_capacity(rollout.tokens.len());
         // as with the target alone, the time begins at the first token
         let mut start = Instant::now();

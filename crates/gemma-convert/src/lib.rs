@@ -44,8 +44,10 @@ mod draft_model;
 mod jobs;
 mod model;
 mod options;
+mod prompt;
 mod requests;
 mod settings;
+mod towers;
 
 pub use base::ErrorKind;
 pub use base::{Progress, Silent, Task, Unit};
@@ -56,6 +58,7 @@ pub use footprint::{Conditions, Engine, Memory, Verdict};
 pub use generate::{DraftCounts, Sampling};
 pub use imatrix::Importance;
 pub use jobs::*;
+pub use media::ImagePreprocess;
 pub use model::{Container, Model, ModelFile, refuse_part_of_a_folder};
 pub use options::{BudgetOptions, Chunks, Layers, RecipeOptions, TextOptions};
 pub use plan::{Artifact, ArtifactEntry, Dropped, Plan, Preset, Recipe, Sensitivity, Thresholds, byte_size};
@@ -65,6 +68,7 @@ pub use runtime::Compute;
 pub use settings::rename_settings;
 pub use tensor::{DType, Error, Fault, Result};
 pub use text::Scored;
+pub use towers::{MediaFile, MediaOptions};
 pub use verify::{Finding, Outcome, Report, Severity};
 
 /// Name and version of this program in manifests and reports.

@@ -1,6 +1,6 @@
 //! The next token of a model, alone or with a draft model.
 
-use runtime::{Drafter, KvCache, Model, RowMajor};
+use runtime::{Drafter, KvCache, Model, RowMajor, Segment};
 use tensor::Result;
 
 use crate::sampling::Sampler;
@@ -18,16 +18,17 @@ pub enum TokenStream<'a> {
 pub struct AloneDecoder<'a> {
     model: &'a Model<'a>,
     suppressed: &'a [u32],
-    /// Tokens that are not in the KV cache yet.
-    unread: Vec<u32>,
+    prompt: Vec<Segment<'a>>,
+    /// The last token. Before it there is the prompt, which is not in the KV cache yet.
+    last: Option<u32>,
     cache: KvCache,
 }
 
 impl<'a> TokenStream<'a> {
     /// The tokens after a prompt. `suppressed` are token ids that are never chosen.
-    pub fn alone(model: &'a Model<'a>, suppressed: &'a [u32], prompt: &[u32]) -> TokenStream<'a> {
+    pub fn alone(model: &'a Model<'a>, suppressed: &'a [u32], prompt: &[Segment<'a>]) -> TokenStream<'a> {
         let cache = KvCache::new(model.config());
-        TokenStream::Alone(AloneDecoder { model, suppressed, unread: prompt.to_vec(), cache })
+        TokenStream::Alone(AloneDecoder { model, suppressed, prompt: prompt.to_vec(), last: None, cache })
     }
 
     /// The tokens after a prompt with speculative decoding, with the same distribution as [`TokenStream::alone`]. At
@@ -40,7 +41,7 @@ impl<'a> TokenStream<'a> {
         draft: &'a Drafter<'a>,
         burst: usize,
         suppressed: &'a [u32],
-        prompt: &[u32],
+        prompt: &[Segment<'a>],
         sampler: &mut Sampler,
     ) -> Result<TokenStream<'a>> {
         let decoder = SpeculativeDecoder::new(model, draft, burst, suppressed, prompt, sampler)?;
@@ -53,10 +54,13 @@ impl<'a> TokenStream<'a> {
     /// `Io` for a source that cannot be read.
     pub fn next_token(&mut self, left: usize, sampler: &mut Sampler) -> Result<u32> {
         match self {
-            TokenStream::Alone(AloneDecoder { model, suppressed, unread, cache }) => {
-                let hidden = model.forward_last(unread, cache)?;
+            TokenStream::Alone(AloneDecoder { model, suppressed, prompt, last, cache }) => {
+                let hidden = match last {
+                    None => model.forward_last_segments(prompt, cache)?,
+                    Some(token) => model.forward_last(&[*token], cache)?,
+                };
                 let token = sampler.choose(&mask_suppressed(suppressed, model.head(&hidden)?.row_values(0)));
-                *unread = vec![token];
+                *last = Some(token);
                 Ok(token)
             }
             TokenStream::Drafted(decoder) => decoder.next_token(left, sampler),

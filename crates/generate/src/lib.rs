@@ -5,6 +5,7 @@
 //! # use checkpoint::Checkpoint;
 //! # use gemma::ModelSpec;
 //! # use runtime::{Compute, Model, Weights};
+//! use runtime::Segment;
 //! use generate::{Sampler, Sampling, TokenStream};
 //!
 //! # let checkpoint = Checkpoint::open(&folder)?;
@@ -12,7 +13,7 @@
 //! # let model = Model::new(&config, Weights::new(&checkpoint, &inventory, Compute::detect())?)?;
 //! let greedy = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
 //! let mut sampler = Sampler::new(greedy);
-//! let mut stream = TokenStream::alone(&model, &[], &[2, 100, 101]);
+//! let mut stream = TokenStream::alone(&model, &[], &[Segment::Tokens(&[2, 100, 101])]);
 //! for left in (1..=3).rev() {
 //!     println!("{}", stream.next_token(left, &mut sampler)?);
 //! }

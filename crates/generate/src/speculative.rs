@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use ndarray::Axis;
-use runtime::{DraftSession, Drafter, KvCache, Matrix, Model, RowMajor, TargetState};
+use runtime::{DraftSession, Drafter, KvCache, Matrix, Model, RowMajor, Segment, TargetState};
 use serde::Serialize;
 use tensor::Result;
 
@@ -65,21 +65,21 @@ impl<'a> SpeculativeDecoder<'a> {
         draft: &'a Drafter<'a>,
         burst: usize,
         suppressed: &'a [u32],
-        prompt: &[u32],
+        prompt: &[Segment<'a>],
         sampler: &mut Sampler,
     ) -> Result<SpeculativeDecoder<'a>> {
         let mut cache = KvCache::new(model.config()).with_rollback(burst);
-        let hidden = model.norm(&model.forward_last(prompt, &mut cache)?)?;
+        let hidden = model.norm(&model.forward_last_segments(prompt, &mut cache)?)?;
         let logits = model.logits(&hidden, 0..model.config().vocab)?;
         Ok(SpeculativeDecoder {
             model,
-            guesser: DraftSession::new(draft, burst),
+            guesser: DraftSession::new(draft, burst).with_prompt(prompt),
             burst,
             context: model.config().context.min(draft.context()),
             suppressed,
             cache,
             hidden,
-            sequence: prompt.to_vec(),
+            sequence: runtime::segment_tokens(prompt),
             ready: VecDeque::from([sampler.choose(&mask_suppressed(suppressed, logits.row_values(0)))]),
             counts: DraftCounts::default(),
         })
@@ -260,7 +260,8 @@ mod tests {
     fn has_the_odds_of_the_model(model: &Model<'_>, draft: &Drafter<'_>) {
         let prompt: Vec<u32> = (0..40).map(|n| if n == 0 { 2 } else { 300 + n * 17 }).collect();
         let mut first = Sampler::new(Sampling { temperature: 0.0, ..WARM });
-        let mut start = SpeculativeDecoder::new(model, draft, 3, &[], &prompt, &mut first).unwrap();
+        let mut start =
+            SpeculativeDecoder::new(model, draft, 3, &[], &[Segment::Tokens(&prompt)], &mut first).unwrap();
         let last = start.next_token(9, &mut first).unwrap();
         let odds_after = |more: &[u32]| {
             let mut cache = start.cache.clone();

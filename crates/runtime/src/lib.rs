@@ -78,6 +78,6 @@ pub use matmul::{Kernel, SCRATCH_BYTES};
 pub use matrix::{Matrix, RowMajor, argmax};
 pub use model::{LayerPart, Model, Stage};
 pub use ple_cache::{PLE_CACHE_BYTES, PleCacheReads};
-pub use segments::Segment;
+pub use segments::{Segment, tokens as segment_tokens};
 pub use speculative::{Assistant, AssistantOutput, DraftSession, Drafter, TargetState};
 pub use weights::{LayerWeights, Weight, Weights};

@@ -37,6 +37,15 @@ impl<'a> Segment<'a> {
         self.len() == 0
     }
 
+    /// The same segment for a shorter time. (Views of ndarray do not shorten by themselves.)
+    pub(crate) fn borrowed(&self) -> Segment<'_> {
+        match self {
+            Segment::Tokens(tokens) => Segment::Tokens(tokens),
+            Segment::Image(rows) => Segment::Image(rows.view()),
+            Segment::Sound(rows) => Segment::Sound(rows.view()),
+        }
+    }
+
     /// Its soft tokens, if it has any.
     pub(crate) fn soft_tokens(&self) -> Option<ArrayView2<'a, f32>> {
         match self {
@@ -67,8 +76,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// Token ids of all positions; soft tokens have that of padding.
-pub(crate) fn tokens(segments: &[Segment<'_>]) -> Vec<u32> {
+/// Token ids of all positions of a prompt; soft tokens have that of padding.
+pub fn tokens(segments: &[Segment<'_>]) -> Vec<u32> {
     let mut all = Vec::new();
     for segment in segments {
         match segment {

@@ -300,9 +300,40 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
+    pub(crate) media: Media,
+    #[command(flatten)]
     pub(crate) drafting: Drafting,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,
+}
+
+/// Images, sounds and videos of a prompt.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Media {
+    /// An image of the prompt: PNG, JPEG or WebP; may be given several times. Its place is <|image|> in the prompt, or the beginning
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+    /// A sound of the prompt: WAV, FLAC, MP3 or Ogg/Vorbis; may be given several times. Its place is <|audio|>, or the beginning
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audio: Vec<PathBuf>,
+    /// A video of the prompt: a folder of images, or a file for an installed ffmpeg. Its place is <|video|>, or the beginning
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) video: Vec<PathBuf>,
+    /// The mmproj file of a GGUF, with its image and audio towers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mmproj: Option<PathBuf>,
+    /// How images are resized; by default like transformers for a checkpoint, like llama.cpp with --mmproj
+    #[arg(long, value_name = "transformers|llama.cpp")]
+    pub(crate) image_preprocess: Option<String>,
+    /// Soft tokens of an image, transformers' way: 70, 140, 280, 560 or 1120
+    #[arg(long, value_name = "N")]
+    pub(crate) image_budget: Option<usize>,
+    /// The least soft tokens of an image, llama.cpp's way; by default 70
+    #[arg(long, value_name = "N", conflicts_with = "image_budget")]
+    pub(crate) image_min_tokens: Option<usize>,
+    /// The most soft tokens of an image, llama.cpp's way; by default 1120
+    #[arg(long, value_name = "N", conflicts_with = "image_budget")]
+    pub(crate) image_max_tokens: Option<usize>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -12,6 +12,8 @@ use text::{Chat, ChatTemplate};
 
 use crate::draft_model::DraftModel;
 use crate::model::Model;
+use crate::prompt::{self, PreparedPrompt, Tokenization};
+use crate::towers::{MediaFile, MediaOptions, TowerFile};
 
 /// Default number of tokens to generate.
 const TOKENS: usize = 128;
@@ -23,6 +25,9 @@ pub struct Generate {
     pub model: PathBuf,
     /// The prompt.
     pub prompt: Prompt,
+    /// Images, sounds and videos of the prompt. In a text, `<|image|>`, `<|audio|>` and `<|video|>` are their places; in a conversation,
+    /// parts of messages are, which may also name the files.
+    pub media: MediaOptions,
     /// The most tokens to generate; default 128, or fewer if the context is shorter.
     pub max_tokens: Option<usize>,
     /// The most tokens of prompt and answer together; by default the model's context.
@@ -95,6 +100,7 @@ impl Generate {
         Generate {
             model: model.into(),
             prompt: Prompt::Text(prompt.into()),
+            media: MediaOptions::default(),
             max_tokens: None,
             context: None,
             sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 },
@@ -109,6 +115,13 @@ impl Generate {
     #[must_use]
     pub fn max_tokens(mut self, tokens: usize) -> Generate {
         self.max_tokens = Some(tokens);
+        self
+    }
+
+    /// Adds an image, a sound or a video to the prompt.
+    #[must_use]
+    pub fn media(mut self, file: MediaFile) -> Generate {
+        self.media.files.push(file);
         self
     }
 
@@ -137,7 +150,9 @@ impl Generate {
         progress: &dyn Progress,
         show: &mut dyn FnMut(&str) -> Result<bool>,
     ) -> Result<Generated> {
-        let prompt = self.prompt.tokens(model, progress)?;
+        let prepared = self.prepare(model, progress)?;
+        let segments = prepared.segments();
+        let prompt = runtime::segment_tokens(&segments);
         let limit = Limit::new(model, self, prompt.len())?;
         let mut sampler = Sampler::new(self.sampling);
         let runtime = model.runtime()?;
@@ -146,13 +161,13 @@ impl Generate {
 
         let start = Instant::now();
         let mut stream = match &draft {
-            None => TokenStream::alone(&runtime, &model.suppressed, &prompt),
+            None => TokenStream::alone(&runtime, &model.suppressed, &segments),
             Some(draft) => TokenStream::drafted(
                 &runtime,
                 draft,
                 self.draft_tokens,
                 &model.suppressed,
-                &prompt,
+                &segments,
                 &mut sampler,
             )?,
         };
@@ -206,36 +221,72 @@ impl Generate {
     }
 }
 
-impl Prompt {
-    /// The token ids of the prompt; conversations go through the chat template.
-    fn tokens(&self, model: &Model, progress: &dyn Progress) -> Result<Vec<u32>> {
-        let (messages, thinking, tools) = match self {
-            Prompt::Text(text) => return model.tokenizer.encode(text, true, false),
-            Prompt::Chat { messages, thinking, tools } => (messages, thinking, tools),
-        };
-        check_messages(messages)?;
-        let Some(template) = &model.template else {
-            return Err(Error::recipe("‹chat›", "this model has no chat template")
-                .help("Give the prompt as plain text."));
-        };
-        for (is_given, setting, variable) in
-            [(!tools.is_empty(), "‹tools›", "tools"), (thinking.is_some(), "‹thinking›", "enable_thinking")]
-        {
-            if is_given && !template.contains(variable) {
-                progress
-                    .note(&format!("{setting} has no effect: the chat template does not read `{variable}`"));
+impl Generate {
+    /// The prompt as the model reads it; conversations go through the chat template.
+    fn prepare(&self, model: &Model, progress: &dyn Progress) -> Result<PreparedPrompt> {
+        let tokenizer = &model.tokenizer;
+        let (text, files, is_chat) = match &self.prompt {
+            Prompt::Text(text) => (text.clone(), self.media.files.clone(), false),
+            Prompt::Chat { messages, thinking, tools } => {
+                check_messages(messages)?;
+                let (named, mut messages) = prompt::files_of(messages)?;
+                let files = match (named.is_empty(), self.media.files.is_empty()) {
+                    (false, false) => {
+                        return Err(Error::recipe(
+                            "‹messages›",
+                            "files are named both in messages and by options",
+                        )
+                        .help("Name all of them in the messages, in their order."));
+                    }
+                    (false, true) => named,
+                    (true, false) => {
+                        messages = prompt::with_parts(&messages, &self.media.files)?;
+                        self.media.files.clone()
+                    }
+                    (true, true) => Vec::new(),
+                };
+                (rendered(model, &messages, *thinking, tools, progress)?, files, true)
             }
+        };
+        if files.is_empty() {
+            let tokens = tokenizer.encode(&text, !is_chat, is_chat)?;
+            return Ok(PreparedPrompt::of_tokens(tokens));
         }
-        let text = ChatTemplate::new(template)?.render(&Chat {
-            messages,
-            tools,
-            add_generation_prompt: true,
-            enable_thinking: *thinking,
-            bos_token: model.tokenizer.token(model.tokenizer.bos()).unwrap_or_default(),
-            ..Chat::default()
-        })?;
-        model.tokenizer.encode(&text, false, true)
+        let towers = TowerFile::open(model, &self.media, self.compute)?;
+        let pieces = towers.pieces(&files, progress)?;
+        let how = Tokenization { tokenizer, add_bos: !is_chat, parse_special: is_chat };
+        prompt::with_media(&text, how, &files, pieces)
     }
+}
+
+/// A conversation as text.
+fn rendered(
+    model: &Model,
+    messages: &[Value],
+    thinking: Option<bool>,
+    tools: &[Value],
+    progress: &dyn Progress,
+) -> Result<String> {
+    let Some(template) = &model.template else {
+        return Err(
+            Error::recipe("‹chat›", "this model has no chat template").help("Give the prompt as plain text.")
+        );
+    };
+    for (is_given, setting, variable) in
+        [(!tools.is_empty(), "‹tools›", "tools"), (thinking.is_some(), "‹thinking›", "enable_thinking")]
+    {
+        if is_given && !template.contains(variable) {
+            progress.note(&format!("{setting} has no effect: the chat template does not read `{variable}`"));
+        }
+    }
+    ChatTemplate::new(template)?.render(&Chat {
+        messages,
+        tools,
+        add_generation_prompt: true,
+        enable_thinking: thinking,
+        bos_token: model.tokenizer.token(model.tokenizer.bos()).unwrap_or_default(),
+        ..Chat::default()
+    })
 }
 
 /// The roles of messages that chat templates of Gemma 4 know.

@@ -6,7 +6,8 @@
 use gemma::Config;
 use tensor::{Error, Result};
 
-use crate::{Assistant, KvCache, Matrix, Model};
+use crate::segments::tokens;
+use crate::{Assistant, KvCache, Matrix, Model, Segment};
 
 /// A draft model of either kind.
 pub enum Drafter<'a> {
@@ -55,6 +56,8 @@ pub struct TargetState<'s> {
 #[derive(Clone)]
 pub struct DraftSession<'a> {
     draft: &'a Drafter<'a>,
+    /// The beginning of the sequence, if it has soft tokens. A text model reads it as the target does.
+    prompt: Vec<Segment<'a>>,
     /// Of an assistant: hidden state for the next step of the burst.
     hidden: Matrix,
     /// Of a text model: the tokens in its cache.
@@ -66,7 +69,14 @@ pub struct DraftSession<'a> {
 impl<'a> DraftSession<'a> {
     /// For bursts of at most `burst` draft tokens.
     pub fn new(draft: &'a Drafter<'a>, burst: usize) -> DraftSession<'a> {
-        DraftSession { draft, hidden: Matrix::zeros((0, 0)), read: Vec::new(), cache: None, undo: burst + 1 }
+        let hidden = Matrix::zeros((0, 0));
+        DraftSession { draft, prompt: Vec::new(), hidden, read: Vec::new(), cache: None, undo: burst + 1 }
+    }
+
+    /// The same session on a sequence that begins with this prompt.
+    #[must_use]
+    pub fn with_prompt(self, prompt: &[Segment<'a>]) -> DraftSession<'a> {
+        DraftSession { prompt: prompt.to_vec(), ..self }
     }
 
     /// Begins a burst: logits of the token after `sequence`, all tokens so far.
@@ -85,14 +95,21 @@ impl<'a> DraftSession<'a> {
                 // the last token is computed again: its hidden state gives the logits
                 let kept = same.min(sequence.len().saturating_sub(1));
                 let mut cache = self.cache.take().unwrap_or_else(|| self.empty(model));
+                let prompt = tokens(&self.prompt).len();
                 let start = match cache.truncate(model.config(), kept) {
-                    Ok(()) => kept,
-                    Err(_) => 0, // beyond the rollback window: start again
+                    Ok(()) if kept >= prompt => kept,
+                    _ => 0, // within the prompt, or beyond the rollback window: start again
                 };
+                let mut segments = Vec::new();
                 if start == 0 {
                     cache = self.empty(model);
+                    segments.extend(self.prompt.iter().map(Segment::borrowed));
                 }
-                let hidden = model.forward_last(&sequence[start..], &mut cache)?;
+                let rest = &sequence[if start == 0 { prompt } else { start }..];
+                if !rest.is_empty() {
+                    segments.push(Segment::Tokens(rest));
+                }
+                let hidden = model.forward_last_segments(&segments, &mut cache)?;
                 self.cache = Some(cache);
                 self.read.truncate(start);
                 self.read.extend_from_slice(&sequence[start..]);

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use gemma_convert::{
     BudgetOptions, Calibrate, Compute, Convert, DraftConvert, DraftExtract, DraftMeasure, Error, Generate,
-    MeasureSensitivity, Planning, Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions,
-    Thresholds, Verify, byte_size,
+    ImagePreprocess, MeasureSensitivity, MediaFile, MediaOptions, Planning, Prompt, RecipeOptions, Result,
+    Sampling, Scored, Simd, TextOptions, Thresholds, Verify, byte_size,
 };
 
 use super::Score;
@@ -130,6 +130,7 @@ impl super::Generate {
         Ok(Generate {
             model: self.model.clone(),
             prompt,
+            media: self.media.options()?,
             max_tokens: self.max_tokens,
             context: self.context,
             sampling: self.sampling(recommended),
@@ -157,6 +158,40 @@ impl super::Generate {
             top_p: top_p.unwrap_or(base.top_p),
             min_p: min_p.unwrap_or(base.min_p),
             seed: seed.unwrap_or_else(|| if temperature > 0.0 { random_seed() } else { 0 }),
+        }
+    }
+}
+
+impl super::Media {
+    fn options(&self) -> Result<MediaOptions> {
+        let images = self.image.iter().cloned().map(MediaFile::Image);
+        let sounds = self.audio.iter().cloned().map(MediaFile::Sound);
+        let videos = self.video.iter().cloned().map(MediaFile::Video);
+        let files: Vec<_> = images.chain(sounds).chain(videos).collect();
+        Ok(MediaOptions { files, mmproj: self.mmproj.clone(), image_preprocess: self.image_preprocess()? })
+    }
+
+    /// The rule that the options name or imply.
+    fn image_preprocess(&self) -> Result<Option<ImagePreprocess>> {
+        let named = self.image_preprocess.as_deref().map(str::parse).transpose()?;
+        let limits = (self.image_min_tokens, self.image_max_tokens);
+        match (named, self.image_budget, limits) {
+            (None | Some(ImagePreprocess::Transformers { .. }), Some(budget), _) => {
+                Ok(Some(ImagePreprocess::Transformers { budget }))
+            }
+            (named, None, (None, None)) => Ok(named),
+            (None | Some(ImagePreprocess::LlamaCpp { .. }), None, (min, max)) => {
+                let (min_tokens, max_tokens) = (min.unwrap_or(70), max.unwrap_or(1120));
+                Ok(Some(ImagePreprocess::LlamaCpp { min_tokens, max_tokens }))
+            }
+            (Some(named), budget, _) => {
+                let option = if budget.is_some() {
+                    "--image-budget"
+                } else {
+                    "--image-min-tokens, --image-max-tokens"
+                };
+                Err(Error::recipe(option, format!("has no effect with --image-preprocess {}", named.name())))
+            }
         }
     }
 }

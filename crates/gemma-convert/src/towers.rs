@@ -1,0 +1,253 @@
+//! The image and audio parts that go with a model, and the soft tokens of files.
+//!
+//! A checkpoint brings its own, and files are prepared as transformers does it. A GGUF has none: they are in an mmproj file, and files are
+//! prepared as llama.cpp does it.
+
+use std::path::{Path, PathBuf};
+
+use base::Progress;
+use checkpoint::Checkpoint;
+use gemma::towers::{GELU_KEY, TowerTensor, Towers};
+use gguf::GgufSet;
+use media::{
+    AudioPreprocess, Image, ImagePreprocess, Patches, Programs, SOFT_TOKEN_SIDE, Sound, Video, VideoPart,
+    VideoPreprocess, sample_tokens,
+};
+use runtime::towers::{Activation, ImagePatches, MediaEncoder, SoundInput, TowerForm, TowerWeights};
+use runtime::{Compute, Matrix, RowMajor};
+use tensor::{Error, Result, TensorSource};
+
+use crate::model::{Container, Model};
+
+/// A file of a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaFile {
+    /// PNG, JPEG or WebP.
+    Image(PathBuf),
+    /// WAV, FLAC, MP3 or Ogg/Vorbis.
+    Sound(PathBuf),
+    /// A folder of images, or a file for an installed ffmpeg.
+    Video(PathBuf),
+}
+
+/// Images, sounds and videos of a prompt.
+#[derive(Clone, Debug, Default)]
+pub struct MediaOptions {
+    /// The files, in the order of their places in the prompt.
+    pub files: Vec<MediaFile>,
+    /// The mmproj file with the towers. Without it they are those of the checkpoint.
+    pub mmproj: Option<PathBuf>,
+    /// How images are resized. The default is that of transformers for the towers of a checkpoint, and that of llama.cpp for an mmproj file.
+    pub image_preprocess: Option<ImagePreprocess>,
+}
+
+/// A piece of a prompt that a file becomes.
+#[derive(Clone, Debug)]
+pub(crate) enum Piece {
+    /// Text, between the frames of a video.
+    Text(String),
+    /// Soft tokens of an image or a frame, `[soft tokens, hidden]`.
+    Image(Matrix),
+    /// Soft tokens of a sound, `[soft tokens, hidden]`.
+    Sound(Matrix),
+}
+
+/// The image and audio parts that go with a model.
+pub(crate) struct TowerFile<'m> {
+    towers: Towers,
+    tensors: Vec<TowerTensor>,
+    source: Source<'m>,
+    activation: Activation,
+    images: ImagePreprocess,
+    compute: Compute,
+}
+
+/// Where the weights are.
+enum Source<'m> {
+    Checkpoint(&'m Checkpoint),
+    Mmproj(Box<GgufSet>),
+}
+
+impl<'m> TowerFile<'m> {
+    /// Opens the towers of a model.
+    ///
+    /// # Errors
+    /// `Recipe` for a GGUF without an mmproj file; `Unsupported` for a model that reads neither images nor sounds; `Malformed` for an mmproj
+    /// file of another model.
+    pub(crate) fn open(model: &'m Model, options: &MediaOptions, compute: Compute) -> Result<TowerFile<'m>> {
+        let mut file = match (&options.mmproj, &model.container) {
+            (Some(path), _) => TowerFile::mmproj(path, compute).map_err(|e| e.within(path.display()))?,
+            (None, Container::Checkpoint(checkpoint, spec)) => {
+                TowerFile::checkpoint(checkpoint, spec, compute)
+                    .map_err(|e| e.within(model.path().display()))?
+            }
+            (None, Container::Gguf(..)) => {
+                return Err(Error::recipe(
+                    "‹mmproj›",
+                    "a GGUF of a text model reads neither images nor sounds",
+                )
+                .help("Give its mmproj file, which `convert` writes with ‹mmproj›."));
+            }
+        };
+        let hidden = model.config().hidden;
+        if file.towers.hidden != hidden {
+            let place = options.mmproj.as_deref().unwrap_or(model.path());
+            return Err(Error::malformed(place.display(), "these towers are of another model")
+                .expected(format!("soft tokens of {hidden} values"), file.towers.hidden));
+        }
+        if let Some(preprocess) = options.image_preprocess {
+            preprocess.check()?;
+            file.images = preprocess;
+        }
+        Ok(file)
+    }
+
+    fn checkpoint(
+        checkpoint: &'m Checkpoint,
+        spec: &gemma::ModelSpec,
+        compute: Compute,
+    ) -> Result<TowerFile<'m>> {
+        let towers = Towers::from_json(&spec.json, &spec.config)?.ok_or_else(|| {
+            Error::unsupported("model", "it reads neither images nor sounds")
+                .help("Its config has no vision_config and no audio_config: a text-only model.")
+        })?;
+        let budget = spec.processor.as_ref().and_then(|processor| {
+            let block = processor.get("image_processor").unwrap_or(processor);
+            block.get("max_soft_tokens")?.as_u64()
+        });
+        let images = budget.map(|budget| ImagePreprocess::Transformers { budget: budget as usize });
+        Ok(TowerFile {
+            tensors: towers.find(checkpoint.tensors())?,
+            towers,
+            source: Source::Checkpoint(checkpoint),
+            activation: Activation::TanhGelu,
+            images: images.unwrap_or(ImagePreprocess::TRANSFORMERS),
+            compute,
+        })
+    }
+
+    /// The towers of an mmproj file, computed as llama.cpp does it.
+    ///
+    /// # Errors
+    /// `Malformed` or `Unsupported` for a file that is not an mmproj file of a Gemma 4, `Io`.
+    pub(crate) fn mmproj(path: &Path, compute: Compute) -> Result<TowerFile<'m>> {
+        let set = GgufSet::open(path)?;
+        let towers = Towers::from_metadata(set.metadata(), set.tensors())?;
+        let exact: Option<bool> = set.metadata().typed(GELU_KEY)?;
+        Ok(TowerFile {
+            tensors: towers.find_in_mmproj(set.tensors())?,
+            towers,
+            activation: if exact == Some(true) { Activation::TanhGelu } else { Activation::QuickGelu },
+            source: Source::Mmproj(Box::new(set)),
+            images: ImagePreprocess::LLAMA_CPP,
+            compute,
+        })
+    }
+
+    fn is_mmproj(&self) -> bool {
+        matches!(self.source, Source::Mmproj(_))
+    }
+
+    /// The encoder of the reference runtime.
+    pub(crate) fn encoder(&self) -> Result<MediaEncoder<'_>> {
+        let (source, form): (&dyn TensorSource, _) = match &self.source {
+            Source::Checkpoint(checkpoint) => (*checkpoint, TowerForm::Checkpoint),
+            Source::Mmproj(set) => (&**set, TowerForm::Mmproj),
+        };
+        let weights = TowerWeights::new(source, &self.tensors, form, self.compute)?;
+        Ok(MediaEncoder::new(&self.towers, weights).with_activation(self.activation))
+    }
+
+    /// What files become, each a list of pieces.
+    ///
+    /// # Errors
+    /// Those of the crate `media` for a file that cannot be read, and of `runtime` for one that the model cannot read.
+    pub(crate) fn pieces(&self, files: &[MediaFile], progress: &dyn Progress) -> Result<Vec<Vec<Piece>>> {
+        let encoder = self.encoder()?;
+        files.iter().map(|file| self.pieces_of(&encoder, file, progress)).collect()
+    }
+
+    fn pieces_of(
+        &self,
+        encoder: &MediaEncoder<'_>,
+        file: &MediaFile,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Piece>> {
+        match file {
+            MediaFile::Image(path) => {
+                let image = Image::open(path)?;
+                let piece = self.image(encoder, &image, self.images).map_err(|e| e.within(path.display()))?;
+                Ok(vec![piece])
+            }
+            MediaFile::Sound(path) => {
+                let sound = Sound::open(path)?;
+                let (piece, cut) =
+                    self.sound(encoder, &sound.samples).map_err(|e| e.within(path.display()))?;
+                if cut > 0 {
+                    let seconds = cut as f64 / f64::from(media::SAMPLE_RATE);
+                    progress.note(&format!(
+                        "{}: the last {seconds:.1} seconds are left out, as in transformers: the model reads 30 seconds of a sound",
+                        path.display()
+                    ));
+                }
+                Ok(vec![piece])
+            }
+            MediaFile::Video(path) => {
+                let rule =
+                    if self.is_mmproj() { VideoPreprocess::LlamaCpp } else { VideoPreprocess::Transformers };
+                let video = Video::open(path, rule, &Programs::default())?;
+                let piece = |part| match part {
+                    VideoPart::Text(text) => Ok(Piece::Text(text)),
+                    VideoPart::Frame(number) => {
+                        self.image(encoder, &video.frames[number].image, rule.image())
+                    }
+                };
+                let pieces = rule.parts(&video).into_iter().map(piece);
+                pieces.collect::<Result<_>>().map_err(|e| e.within(path.display()))
+            }
+        }
+    }
+
+    fn image(&self, encoder: &MediaEncoder<'_>, image: &Image, rule: ImagePreprocess) -> Result<Piece> {
+        let (side, pooling) =
+            encoder.image_input().ok_or_else(|| Error::unsupported("model", "it reads no images"))?;
+        if side * pooling != SOFT_TOKEN_SIDE {
+            return Err(Error::unsupported("model", "soft tokens of another size than any Gemma 4 has")
+                .expected(format!("{SOFT_TOKEN_SIDE} × {SOFT_TOKEN_SIDE} pixels"), side * pooling));
+        }
+        let Patches { columns, rows, values, .. } = rule.patches(image, side)?;
+        let values = matrix(columns * rows, values);
+        let features = encoder.image(&ImagePatches { columns, rows, values }, |_, _| ())?;
+        Ok(Piece::Image(features.soft_tokens))
+    }
+
+    /// The soft tokens of samples, and the number of samples that are left out.
+    fn sound(&self, encoder: &MediaEncoder<'_>, samples: &[f32]) -> Result<(Piece, usize)> {
+        let soft_tokens = |input: Matrix| Ok(encoder.sound(&input, |_, _| ())?.soft_tokens);
+        match encoder.sound_input() {
+            Some(SoundInput::Samples { .. }) => {
+                let tokens = sample_tokens(samples);
+                Ok((Piece::Sound(soft_tokens(matrix(tokens.rows, tokens.values))?), 0))
+            }
+            Some(SoundInput::Mel { .. }) => {
+                let rule =
+                    if self.is_mmproj() { AudioPreprocess::LlamaCpp } else { AudioPreprocess::Transformers };
+                let windows = rule.windows(samples)?;
+                let mut all = Matrix::zeros((0, self.towers.hidden as usize));
+                for window in windows.windows {
+                    let rows = soft_tokens(matrix(window.frames, window.values))?;
+                    all.append_rows(&rows);
+                }
+                Ok((Piece::Sound(all), windows.cut))
+            }
+            None => Err(Error::unsupported("model", "it reads no sounds")
+                .help("26B-A4B and 31B read images only; E2B, E4B and 12B read sounds.")),
+        }
+    }
+}
+
+/// Rows of equal length.
+fn matrix(rows: usize, values: Vec<f32>) -> Matrix {
+    let cols = values.len().checked_div(rows).unwrap_or(0);
+    Matrix::from_shape_vec((rows, cols), values).expect("whole rows")
+}
