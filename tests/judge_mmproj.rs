@@ -97,3 +97,30 @@ fn exact_gelu_changes_the_image_tower() {
     let distance = exact.distance(&stock);
     assert!((0.001..0.05).contains(&distance), "{distance}");
 }
+
+/// Our towers, as llama.cpp computes them, agree with llama.cpp: images and sounds, with towers that show an exchanged axis or a missing
+/// bound.
+#[test]
+fn soft_tokens_are_llama_cpps() {
+    let Some(oracle) = Oracle::for_tests() else { return };
+    for (name, media) in
+        [("e2b", ["--image", IMAGE]), ("e2b", ["--audio", SOUND]), ("31b", ["--image", IMAGE])]
+    {
+        let folder = with_overlay(name);
+        let (text, mmproj) = pair(&folder, "f32");
+        let theirs = soft_tokens(&oracle, &text, &mmproj("f32"), media);
+        let ours = gemma_convert::soft_tokens(&mmproj("f32"), &media_file(media)).unwrap();
+        let (count, width) = ours.dim();
+        let ours = SoftTokens { count, width, values: ours.iter().copied().collect() };
+        let distance = ours.distance(&theirs);
+        assert!(distance < 1e-3, "{name} {}: {distance}", media[0]);
+    }
+}
+
+fn media_file(media: [&str; 2]) -> gemma_convert::MediaFile {
+    let path = testkit::fixtures(media[1]);
+    match media[0] {
+        "--image" => gemma_convert::MediaFile::Image(path),
+        _ => gemma_convert::MediaFile::Sound(path),
+    }
+}

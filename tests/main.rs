@@ -32,6 +32,7 @@ mod library;
 mod limits;
 mod memory;
 mod mmproj;
+mod multimodal;
 mod noise;
 mod offload;
 mod outputs;

@@ -68,7 +68,7 @@ pub use runtime::Compute;
 pub use settings::rename_settings;
 pub use tensor::{DType, Error, Fault, Result};
 pub use text::Scored;
-pub use towers::{MediaFile, MediaOptions};
+pub use towers::{MediaFile, MediaOptions, soft_tokens};
 pub use verify::{Finding, Outcome, Report, Severity};
 
 /// Name and version of this program in manifests and reports.

@@ -195,12 +195,15 @@ impl Builder<'_> {
     }
 }
 
-/// Puts a part for each file in front of the text of the first message of the user, unless the messages have parts for files.
+/// Puts a part for each file in front of the text of the first message of the user, unless a message has a mark.
 ///
 /// # Errors
 /// `Recipe` for messages without a text of the user.
 pub(crate) fn with_parts(messages: &[Value], files: &[MediaFile]) -> Result<Vec<Value>> {
     let mut messages = messages.to_vec();
+    if messages.iter().any(has_mark) {
+        return Ok(messages);
+    }
     let first = messages.iter_mut().find(|message| message["role"] == "user");
     let Some(message) = first else {
         return Err(Error::recipe("‹messages›", "no message of the user for the images and sounds")
@@ -214,6 +217,32 @@ pub(crate) fn with_parts(messages: &[Value], files: &[MediaFile]) -> Result<Vec<
     let parts = files.iter().map(|file| json!({"type": KINDS[number(file)].part}));
     message["content"] = parts.chain(text).collect();
     Ok(messages)
+}
+
+/// The number of places for files in a text.
+pub(crate) fn marks(text: &str) -> usize {
+    places(text).len()
+}
+
+/// Messages whose parts are one text, with a mark for each file, as chat templates write them.
+pub(crate) fn flattened(messages: &[Value]) -> Vec<Value> {
+    let mut messages = messages.to_vec();
+    for message in &mut messages {
+        let Some(parts) = message["content"].as_array() else { continue };
+        let text = parts.iter().map(|part| {
+            let mark = KINDS.iter().find(|kind| part["type"] == kind.part).map(|kind| kind.mark);
+            mark.unwrap_or_else(|| part["text"].as_str().unwrap_or_default().trim()).to_owned()
+        });
+        message["content"] = text.collect::<String>().into();
+    }
+    messages
+}
+
+/// Whether a text of a message has the place of a file.
+fn has_mark(message: &Value) -> bool {
+    let text_has = |text: &Value| text.as_str().is_some_and(|text| !places(text).is_empty());
+    let content = &message["content"];
+    text_has(content) || content.as_array().into_iter().flatten().any(|part| text_has(&part["text"]))
 }
 
 /// The files that parts of messages name, in order, and the messages with such parts in the form that chat templates know.

@@ -251,3 +251,16 @@ fn matrix(rows: usize, values: Vec<f32>) -> Matrix {
     let cols = values.len().checked_div(rows).unwrap_or(0);
     Matrix::from_shape_vec((rows, cols), values).expect("whole rows")
 }
+
+/// The soft tokens that llama.cpp makes of an image or a sound with an mmproj file, `[soft tokens, hidden]`.
+///
+/// # Errors
+/// Those of an mmproj file or a file that cannot be read; `Unsupported` for a video.
+pub fn soft_tokens(mmproj: &Path, file: &MediaFile) -> Result<Matrix> {
+    let towers = TowerFile::mmproj(mmproj, Compute::detect()).map_err(|e| e.within(mmproj.display()))?;
+    match towers.pieces(std::slice::from_ref(file), &base::Silent)?.pop().and_then(|mut pieces| pieces.pop())
+    {
+        Some(Piece::Image(rows) | Piece::Sound(rows)) if !matches!(file, MediaFile::Video(_)) => Ok(rows),
+        _ => Err(Error::unsupported("video", "its frames are images of their own")),
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use base::Progress;
+use base::{Progress, Silent};
 use generate::{DraftCounts, Sampler, Sampling, TokenStream};
 use runtime::Compute;
 use serde_json::Value;
@@ -245,7 +245,13 @@ impl Generate {
                     }
                     (true, true) => Vec::new(),
                 };
-                (rendered(model, &messages, *thinking, tools, progress)?, files, true)
+                let mut text = rendered(model, &messages, *thinking, tools, progress)?;
+                if prompt::marks(&text) < files.len() {
+                    // some templates know no parts of messages
+                    let flat = prompt::flattened(&messages);
+                    text = rendered(model, &flat, *thinking, tools, &Silent)?;
+                }
+                (text, files, true)
             }
         };
         if files.is_empty() {
