@@ -12,9 +12,10 @@ mod tests;
 
 use tensor::Result;
 
-use crate::errors::{Pair, Part, Sums};
+use crate::errors::{Pair, Part};
 use crate::expected::Expected;
 use crate::limits::Judge;
+use crate::sums::Sums;
 use crate::{Finding, Severity, Step};
 
 /// Approximate number of sampled rows, which a hypothesis must explain.

@@ -23,7 +23,7 @@
 //! | `unread.rs` | parts that llama.cpp does not read: padding, trailing bytes, keys of later parts |
 //! | `folder.rs`, `obeyed.rs` | other contents of a folder of safetensors; the files that readers obey |
 //! | `alone.rs`, `alone_weights.rs` | checks without a checkpoint |
-//! | `errors.rs`, `limits.rs`, `summary.rs` | error of each weight; limits by type; figures by role |
+//! | `errors.rs`, `sums.rs`, `limits.rs`, `summary.rs` | error of each weight; limits by type; figures by role |
 //! | `reencode.rs`, `reencode/`, `outliers.rs` | comparison of bytes with a second quantization; outlier rows |
 //! | `integers.rs` | tensors of integers |
 //! | `diagnose.rs`, `diagnose/` | causes of wrong tensors |
@@ -52,6 +52,7 @@ mod reencode;
 mod report;
 mod structure;
 mod summary;
+mod sums;
 mod unread;
 mod values;
 

@@ -30,7 +30,8 @@
 
 use tensor::DType;
 
-use crate::errors::{GROUP, Sums};
+use crate::errors::GROUP;
+use crate::sums::Sums;
 
 /// The least cosine of a row with its original.
 const ROW_COSINE: f64 = 0.25;

@@ -2,7 +2,8 @@
 //! be compared, the limits of a type must allow for the worst correct file; the rows of the same tensor give a tighter
 //! measure, by which a scaled or exchanged row stands out.
 
-use crate::errors::{GROUP, Sums};
+use crate::errors::GROUP;
+use crate::sums::Sums;
 
 /// The fewest rows for a statistic.
 const ENOUGH: usize = 16;

@@ -1,7 +1,8 @@
 //! Error figures of the report: by tensor and by role.
 
-use crate::errors::{Pair, Part, Sums};
+use crate::errors::{Pair, Part};
 use crate::reencode::{Bytes, Verdict};
+use crate::sums::Sums;
 use crate::{RoleError, TensorError, Tensors};
 
 /// Figures of all tensors, in the order of the file.

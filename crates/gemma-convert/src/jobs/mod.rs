@@ -7,6 +7,7 @@ mod draft_extraction;
 mod drafts;
 mod generation;
 mod measurement;
+mod model_info;
 mod planning;
 mod rounding;
 mod sensitivities;
@@ -23,5 +24,5 @@ pub use planning::{ArtifactMemory, PlanOutcome, Planning};
 pub use sensitivities::MeasureSensitivity;
 pub use verification::Verify;
 
+pub(crate) use model_info::model_info;
 pub(crate) use planning::Planned;
-pub(crate) use verification::model_info;
