@@ -350,3 +350,48 @@ fn the_file_of_another_model_is_refused() {
     let said = format!("{}{}", run.stdout, run.stderr);
     assert!(said.contains("clip.has_audio_encoder") || said.contains("another variant"), "{said}");
 }
+
+/// Soft tokens of given images and sounds, of the file and of the checkpoint.
+#[test]
+fn features_are_compared() {
+    let folder = with_overlay("e2b");
+    converted(
+        &folder.path(),
+        &folder.out(),
+        &["--recipe", "mmproj-f32", "--recipe", "mmproj-q8_0", "--type", "q8_0"],
+    );
+    let media = |name: &str| testkit::fixtures("golden/multimodal").join(name).to_str().unwrap().to_owned();
+    let (image, sound) = (media("wide.png"), media("chirp-1.37s.wav"));
+    let verify = |file: &str, more: &[&str]| {
+        let file = folder.out().join(file);
+        let checkpoint = folder.path();
+        let base = ["verify", file.to_str().unwrap(), "--against", checkpoint.to_str().unwrap(), "--json"];
+        run([&base[..], more].concat())
+    };
+    let given = ["--image", &image, "--audio", &sound];
+    let report = verify("mmproj-f32.gguf", &given).good().json();
+    let features = report["features"].as_array().unwrap();
+    assert_eq!(features.len(), 2);
+    for (features, soft_tokens) in features.iter().zip([78, 34]) {
+        assert_eq!(features["soft_tokens"], soft_tokens);
+        let of = |key: &str| features[key].as_f64().unwrap();
+        assert!(of("relative_rms") < 1e-5 && of("cosine") > 0.9999, "{features}");
+        // llama.cpp's activation and spectrum
+        assert!((1e-4..0.2).contains(&of("reader_rms")), "{features}");
+    }
+    assert_eq!(report["thresholds"][0]["figure"], "features.relative_rms");
+
+    let report = verify("mmproj-q8_0.gguf", &given).json();
+    let error = report["features"][0]["relative_rms"].as_f64().unwrap();
+    assert!((1e-3..0.5).contains(&error), "{error}");
+    let strict = verify("mmproj-q8_0.gguf", &[&given[..], &["--max-feature-error", "0.0001"]].concat());
+    assert_eq!(strict.code, Some(1), "{}", strict.stderr);
+
+    for (file, more, word) in [
+        ("model-q8_0.gguf", &given[..2], "mmproj file"),
+        ("mmproj-f32.gguf", &["--max-feature-error", "0.1"], "not measured"),
+    ] {
+        let run = verify(file, more);
+        assert!(run.refusal(2).contains(word), "{file}: {}{}", run.stdout, run.stderr);
+    }
+}

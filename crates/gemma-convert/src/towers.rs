@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use base::Progress;
+use base::{Progress, Silent, Unit};
 use checkpoint::Checkpoint;
 use gemma::towers::{GELU_KEY, TowerTensor, Towers};
 use gguf::GgufSet;
@@ -16,6 +16,7 @@ use media::{
 use runtime::towers::{Activation, ImagePatches, MediaEncoder, SoundInput, TowerForm, TowerWeights};
 use runtime::{Compute, Matrix, RowMajor};
 use tensor::{Error, Result, TensorSource};
+use verify::Features;
 
 use crate::model::{Container, Model};
 
@@ -59,6 +60,8 @@ pub(crate) struct TowerFile<'m> {
     source: Source<'m>,
     activation: Activation,
     images: ImagePreprocess,
+    sounds: AudioPreprocess,
+    videos: VideoPreprocess,
     compute: Compute,
 }
 
@@ -122,6 +125,8 @@ impl<'m> TowerFile<'m> {
             source: Source::Checkpoint(checkpoint),
             activation: Activation::TanhGelu,
             images: images.unwrap_or(ImagePreprocess::TRANSFORMERS),
+            sounds: AudioPreprocess::Transformers,
+            videos: VideoPreprocess::Transformers,
             compute,
         })
     }
@@ -140,12 +145,10 @@ impl<'m> TowerFile<'m> {
             activation: if exact == Some(true) { Activation::TanhGelu } else { Activation::QuickGelu },
             source: Source::Mmproj(Box::new(set)),
             images: ImagePreprocess::LLAMA_CPP,
+            sounds: AudioPreprocess::LlamaCpp,
+            videos: VideoPreprocess::LlamaCpp,
             compute,
         })
-    }
-
-    fn is_mmproj(&self) -> bool {
-        matches!(self.source, Source::Mmproj(_))
     }
 
     /// The encoder of the reference runtime.
@@ -193,8 +196,7 @@ impl<'m> TowerFile<'m> {
                 Ok(vec![piece])
             }
             MediaFile::Video(path) => {
-                let rule =
-                    if self.is_mmproj() { VideoPreprocess::LlamaCpp } else { VideoPreprocess::Transformers };
+                let rule = self.videos;
                 let video = Video::open(path, rule, &Programs::default())?;
                 let piece = |part| match part {
                     VideoPart::Text(text) => Ok(Piece::Text(text)),
@@ -230,8 +232,7 @@ impl<'m> TowerFile<'m> {
                 Ok((Piece::Sound(soft_tokens(matrix(tokens.rows, tokens.values))?), 0))
             }
             Some(SoundInput::Mel { .. }) => {
-                let rule =
-                    if self.is_mmproj() { AudioPreprocess::LlamaCpp } else { AudioPreprocess::Transformers };
+                let rule = self.sounds;
                 let windows = rule.windows(samples)?;
                 let mut all = Matrix::zeros((0, self.towers.hidden as usize));
                 for window in windows.windows {
@@ -258,9 +259,54 @@ fn matrix(rows: usize, values: Vec<f32>) -> Matrix {
 /// Those of an mmproj file or a file that cannot be read; `Unsupported` for a video.
 pub fn soft_tokens(mmproj: &Path, file: &MediaFile) -> Result<Matrix> {
     let towers = TowerFile::mmproj(mmproj, Compute::detect()).map_err(|e| e.within(mmproj.display()))?;
-    match towers.pieces(std::slice::from_ref(file), &base::Silent)?.pop().and_then(|mut pieces| pieces.pop())
-    {
+    match towers.pieces(std::slice::from_ref(file), &Silent)?.pop().and_then(|mut pieces| pieces.pop()) {
         Some(Piece::Image(rows) | Piece::Sound(rows)) if !matches!(file, MediaFile::Video(_)) => Ok(rows),
         _ => Err(Error::unsupported("video", "its frames are images of their own")),
     }
+}
+
+/// Compares the soft tokens of images and sounds that an mmproj file and its checkpoint make.
+///
+/// # Errors
+/// Those of the files, and of a model that does not read them.
+pub(crate) fn compare(
+    mmproj: &Path,
+    (checkpoint, spec): (&Checkpoint, &gemma::ModelSpec),
+    files: &[MediaFile],
+    compute: Compute,
+    progress: &dyn Progress,
+) -> Result<Vec<Features>> {
+    let artifact = TowerFile::mmproj(mmproj, compute).map_err(|e| e.within(mmproj.display()))?;
+    let base = TowerFile::checkpoint(checkpoint, spec, compute)?;
+    // the same patches, because another size has other soft tokens
+    let transformers =
+        TowerFile { images: artifact.images, ..TowerFile::checkpoint(checkpoint, spec, compute)? };
+    let base = TowerFile {
+        activation: artifact.activation,
+        images: artifact.images,
+        sounds: artifact.sounds,
+        ..base
+    };
+    let mut all = Vec::with_capacity(files.len());
+    let task = progress.begin("features", files.len() as u64, Unit::Steps);
+    for file in files {
+        let (MediaFile::Image(path) | MediaFile::Sound(path) | MediaFile::Video(path)) = file;
+        let of = |towers: &TowerFile<'_>| match towers
+            .pieces(std::slice::from_ref(file), &Silent)?
+            .pop()
+            .as_deref()
+        {
+            Some([Piece::Image(rows) | Piece::Sound(rows)]) => Ok(rows.clone()),
+            _ => Err(Error::unsupported(path.display(), "a video: its frames are images of their own")),
+        };
+        let (y, x, z) = (of(&artifact)?, of(&base)?, of(&transformers)?);
+        if x.dim() != y.dim() {
+            return Err(Error::malformed(mmproj.display(), "these towers are of another model")
+                .expected(format!("{:?}", x.dim()), format!("{:?}", y.dim())));
+        }
+        let name = path.display().to_string();
+        all.push(Features::of(name, x.ncols(), x.values(), y.values(), z.values()));
+        task.advance(1);
+    }
+    Ok(all)
 }

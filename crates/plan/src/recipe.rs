@@ -182,6 +182,9 @@ pub struct Thresholds {
     /// Minimum share of tokens at which both models agree on the likeliest token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_top1: Option<f64>,
+    /// Of an mmproj file: maximum error of the soft tokens of an image or a sound, relative to those of the checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_feature_error: Option<f64>,
 }
 
 impl Thresholds {
@@ -197,7 +200,8 @@ impl Thresholds {
         };
         check("max_kld", self.max_kld, 0.0..=f64::MAX)?;
         check("max_ppl_ratio", self.max_ppl_ratio, 0.0..=f64::MAX)?;
-        check("min_top1", self.min_top1, 0.0..=1.0)
+        check("min_top1", self.min_top1, 0.0..=1.0)?;
+        check("max_feature_error", self.max_feature_error, 0.0..=f64::MAX)
     }
 }
 
@@ -303,6 +307,7 @@ impl Recipe {
                     ("output.max_shard_size", self.output.max_shard_size.is_some()),
                     ("text_only", self.text_only),
                     ("mmproj", self.mmproj != Mmproj::default()),
+                    ("verify.max_feature_error", self.verify.max_feature_error.is_some()),
                 ],
             ),
             Format::Mmproj => (
@@ -322,7 +327,9 @@ impl Recipe {
                     ("budget", self.budget.is_some()),
                     ("calibration", self.calibration.is_some()),
                     ("draft", self.draft.is_some()),
-                    ("verify", self.verify != Thresholds::default()),
+                    ("verify.max_kld", self.verify.max_kld.is_some()),
+                    ("verify.max_ppl_ratio", self.verify.max_ppl_ratio.is_some()),
+                    ("verify.min_top1", self.verify.min_top1.is_some()),
                 ],
             ),
             Format::Safetensors => (
@@ -330,6 +337,7 @@ impl Recipe {
                 vec![
                     ("masked_embedding", self.masked_embedding != MaskedEmbedding::default()),
                     ("mmproj", self.mmproj != Mmproj::default()),
+                    ("verify.max_feature_error", self.verify.max_feature_error.is_some()),
                     ("types.preset", !preset.is_empty()),
                     ("types.token_embd", token_embd.is_some()),
                     ("types.per_layer_token_embd", per_layer_token_embd.is_some()),

@@ -27,6 +27,7 @@ pub fn html(report: &Report) -> String {
         let _ = writeln!(page, "<p>{}</p>", escape(&rest));
     }
     section(&mut page, "Figures", &tables::figures(report));
+    section(&mut page, "Features", &tables::features(report));
     section(&mut page, "Models", &tables::models(report));
     list(&mut page, &tables::steps(report));
     plots_and_tables(&mut page, report);

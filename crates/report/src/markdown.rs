@@ -25,7 +25,7 @@ pub fn markdown(report: &Report) -> String {
         render(&tables::models(report))
     );
     let (findings, rest) = tables::findings(report, FINDINGS);
-    for grid in [tables::figures(report), findings] {
+    for grid in [tables::figures(report), tables::features(report), findings] {
         if !grid.rows.is_empty() {
             let _ = write!(text, "\n{}", render(&grid));
         }

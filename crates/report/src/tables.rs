@@ -114,10 +114,39 @@ pub(super) fn verdict(report: &Report) -> String {
     format!("{outcome}: {}", parts.join("; "))
 }
 
+/// Soft tokens of images and sounds: errors relative to the base.
+pub(super) fn features(report: &Report) -> Grid {
+    let share = |value: f64| exact(format!("{:.3} %", 100.0 * value), value);
+    let rows = report.features.iter().map(|features| {
+        vec![
+            name(&features.file),
+            cell(grouped(features.soft_tokens)),
+            share(features.relative_rms),
+            share(features.worst),
+            cell(grouped(features.worst_token)),
+            exact(format!("{:.6}", features.cosine), features.cosine),
+            features.reader_rms.map_or_else(Cell::default, share),
+        ]
+    });
+    Grid {
+        head: vec![
+            ("image or sound", Left),
+            ("soft tokens", Right),
+            ("relative RMS error", Right),
+            ("worst soft token", Right),
+            ("number", Right),
+            ("cosine", Right),
+            ("llama.cpp from transformers", Right),
+        ],
+        rows: rows.collect(),
+    }
+}
+
 pub(super) fn step(step: Step) -> &'static str {
     match step {
         Step::Structure => "structure",
         Step::Tensors => "tensors",
+        Step::Features => "features",
         Step::Text => "text",
         Step::Thresholds => "thresholds",
     }

@@ -38,6 +38,9 @@ pub fn text(report: &Report, detail: Detail) -> String {
     if !figures.rows.is_empty() {
         let _ = write!(text, "\n{}", render(&figures));
     }
+    if !report.features.is_empty() {
+        let _ = write!(text, "\n{}", render(&tables::features(report)));
+    }
     findings(report, &mut text);
     let times = tables::times(report);
     if !times.is_empty() && detail == Detail::Full {

@@ -25,6 +25,7 @@
 //! | `alone.rs`, `alone_weights.rs` | checks without a checkpoint |
 //! | `errors.rs`, `sums.rs`, `limits.rs`, `summary.rs` | error of each weight; limits by type; figures by role |
 //! | `reencode.rs`, `reencode/`, `outliers.rs` | comparison of bytes with a second quantization; outlier rows |
+//! | `features.rs` | soft tokens of images and sounds in both |
 //! | `integers.rs` | tensors of integers |
 //! | `diagnose.rs`, `diagnose/` | causes of wrong tensors |
 //! | `report.rs` | the report document |
@@ -38,6 +39,7 @@ mod diagnose;
 mod digests;
 mod errors;
 mod expected;
+mod features;
 mod folder;
 mod form;
 mod importance_file;
@@ -61,6 +63,7 @@ pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored, is_mmproj};
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
+pub use features::Features;
 pub use folder::Folder;
 pub use form::form;
 pub use provenance::Provenance;

@@ -11,6 +11,8 @@ use plan::Allocation;
 use serde::{Deserialize, Serialize};
 use text::Remark;
 
+use crate::features::Features;
+
 /// The schema number. It changes when a key changes its meaning or is removed, not when keys are added.
 pub const SCHEMA: u32 = 1;
 
@@ -52,6 +54,9 @@ pub struct Report {
     /// Comparison of weights with those of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tensors: Option<Tensors>,
+    /// Soft tokens of images and sounds, of an mmproj file and its checkpoint.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub features: Vec<Features>,
     /// The evaluation text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<EvaluatedText>,
@@ -175,6 +180,8 @@ pub enum Step {
     Structure,
     /// Comparison of weights with those of the base.
     Tensors,
+    /// Comparison of soft tokens of images and sounds.
+    Features,
     /// Comparison of predictions with those of the base.
     Text,
     /// Comparison of figures with thresholds.

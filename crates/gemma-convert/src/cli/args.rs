@@ -372,6 +372,15 @@ pub(crate) struct Verify {
     /// Fail if the share of tokens with the same most probable token in both models is smaller
     #[arg(long, value_name = "X")]
     pub(crate) min_top1: Option<f64>,
+    /// Fail if the soft tokens of an image or a sound differ more from those of the checkpoint, as relative RMS
+    #[arg(long, value_name = "X")]
+    pub(crate) max_feature_error: Option<f64>,
+    /// An image for an mmproj file: its soft tokens are compared with those of the checkpoint; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+    /// A sound for an mmproj file, likewise
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audio: Vec<PathBuf>,
     /// Run later steps even if an earlier one has failed
     #[arg(long)]
     pub(crate) keep_going: bool,

@@ -5,7 +5,7 @@ use std::path::Path;
 use eval::ModelInfo;
 use gemma::{Config, Inventory};
 use gguf::GgufFile;
-use tensor::TensorSource;
+
 use verify::Artifact;
 
 /// The entry of an artifact, whose config may be broken.

@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use base::{FileKind, OutputFile, Progress, Unit};
-use eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter, ModelInfo};
+use eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter};
 use gemma::towers::MmprojView;
-use gemma::{Config, Inventory};
-use gguf::GgufFile;
 use plan::{Format, Recipe, Shards, Thresholds};
 use runtime::Compute;
 use tensor::{Error, Fault, Result};
@@ -22,6 +20,7 @@ use crate::TOOL;
 use crate::model::{Container, Model, ModelFile};
 use crate::options::Chunks;
 use crate::requests::recipe_text;
+use crate::towers::{self, MediaFile};
 
 /// Verifies an artifact: compares a GGUF or a folder of safetensors with its checkpoint, or checks it alone.
 #[derive(Clone, Debug)]
@@ -31,6 +30,8 @@ pub struct Verify {
     /// The base of the comparison: the checkpoint folder, a GGUF of the same model, or llama-perplexity's file of base
     /// logits. Without a base the artifact is checked alone.
     pub base: Option<PathBuf>,
+    /// Images and sounds whose soft tokens are compared, for an mmproj file and its checkpoint.
+    pub media: Vec<MediaFile>,
     /// Texts to predict: plain text, or conversations in `.jsonl` files.
     pub texts: Vec<PathBuf>,
     /// Tokens per chunk of plain text; the most tokens of a conversation.
@@ -68,6 +69,7 @@ impl Verify {
         Verify {
             artifact: artifact.into(),
             base: None,
+            media: Vec::new(),
             texts: Vec::new(),
             context: 512,
             chunks: None,
@@ -160,7 +162,19 @@ impl Verify {
             return Err(Error::recipe(limit, "a limit of a figure that is not measured")
                 .help("Give the checkpoint with ‹against›, and a text with ‹text›."));
         }
+        if self.thresholds.max_feature_error.is_some() && self.media.is_empty() {
+            return Err(Error::recipe("‹max_feature_error›", "a limit of a figure that is not measured")
+                .help("Give images or sounds with ‹image› and ‹audio›, for an mmproj file."));
+        }
+        if !self.media.is_empty() && !is_mmproj {
+            return Err(Error::recipe(
+                "‹image›, ‹audio›",
+                "only towers make soft tokens of images and sounds",
+            )
+            .expected("an mmproj file", "a text model"));
+        }
         let of_recipe = self.structure(artifact.artifact(), base.as_ref(), &mut report, progress)?;
+        self.features_step(base.as_ref(), &mut report, progress)?;
         if self.texts.is_empty() && !matches!(base, Some(Against::Logits(_))) {
             skip(&mut report, Step::Text, "no ‹text› was given");
         } else if failed(&report) && !self.keep_going {
@@ -280,6 +294,38 @@ impl Verify {
             }
         }
         Ok(provenance)
+    }
+
+    /// Compares the soft tokens of images and sounds.
+    fn features_step(
+        &self,
+        against: Option<&Against>,
+        report: &mut Report,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        if self.media.is_empty() {
+            return Ok(());
+        }
+        let Some(Against::Model(base)) = against else {
+            return Err(Error::recipe(
+                "‹image›, ‹audio›",
+                "their soft tokens are compared with those of a checkpoint",
+            )
+            .help("Give the checkpoint with ‹against›."));
+        };
+        let Container::Checkpoint(checkpoint, spec) = &base.container else {
+            return Err(Error::recipe("‹against›", "a GGUF of a text model has no towers")
+                .expected("the checkpoint folder", base.path().display()));
+        };
+        if failed(report) && !self.keep_going {
+            skip(report, Step::Features, AFTER_FAILURE);
+            return Ok(());
+        }
+        timed(report, "features", |report| {
+            report.features =
+                towers::compare(&self.artifact, (checkpoint, spec), &self.media, self.compute, progress)?;
+            Ok(())
+        })
     }
 
     /// Evaluates both models on the text.
@@ -419,11 +465,13 @@ fn check(asked: Thresholds, of_recipe: Thresholds, report: &mut Report) {
     let unmeasured_is_failure = !failed(report);
     let kld = report.kld.as_ref().map(|kld| kld.mean);
     let ratio = report.perplexity.as_ref().and_then(|perplexity| perplexity.ratio);
+    let features = report.features.iter().map(|features| features.relative_rms).max_by(f64::total_cmp);
     let at_most = f64::le as fn(&f64, &f64) -> bool;
     let figures = [
         ("kld.mean", asked.max_kld, of_recipe.max_kld, kld, at_most),
         ("perplexity.ratio", asked.max_ppl_ratio, of_recipe.max_ppl_ratio, ratio, at_most),
         ("top1", asked.min_top1, of_recipe.min_top1, report.top1, f64::ge),
+        ("features.relative_rms", asked.max_feature_error, of_recipe.max_feature_error, features, at_most),
     ];
     for (figure, asked, of_recipe, found, holds) in figures {
         let Some(limit) = asked.or(of_recipe) else { continue };

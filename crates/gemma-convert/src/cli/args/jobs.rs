@@ -220,7 +220,15 @@ impl super::Verify {
                 max_kld: self.max_kld,
                 max_ppl_ratio: self.max_ppl_ratio,
                 min_top1: self.min_top1,
+                max_feature_error: self.max_feature_error,
             },
+            media: self
+                .image
+                .iter()
+                .cloned()
+                .map(MediaFile::Image)
+                .chain(self.audio.iter().cloned().map(MediaFile::Sound))
+                .collect(),
             keep_going: self.keep_going,
             require_manifest: self.require_manifest,
             weights: !self.no_tensors,
