@@ -16,7 +16,7 @@ use media::{
 use runtime::towers::{Activation, ImagePatches, MediaEncoder, SoundInput, TowerForm, TowerWeights};
 use runtime::{Compute, Matrix, RowMajor};
 use tensor::{Error, Result, TensorSource};
-use verify::Features;
+use verify::FeatureErrors;
 
 use crate::model::{Container, Model};
 
@@ -275,7 +275,7 @@ pub(crate) fn compare(
     files: &[MediaFile],
     compute: Compute,
     progress: &dyn Progress,
-) -> Result<Vec<Features>> {
+) -> Result<Vec<FeatureErrors>> {
     let artifact = TowerFile::mmproj(mmproj, compute).map_err(|e| e.within(mmproj.display()))?;
     let base = TowerFile::checkpoint(checkpoint, spec, compute)?;
     // the same patches, because another size has other soft tokens
@@ -305,7 +305,7 @@ pub(crate) fn compare(
                 .expected(format!("{:?}", x.dim()), format!("{:?}", y.dim())));
         }
         let name = path.display().to_string();
-        all.push(Features::of(name, x.ncols(), x.values(), y.values(), z.values()));
+        all.push(FeatureErrors::of(name, x.ncols(), x.values(), y.values(), z.values()));
         task.advance(1);
     }
     Ok(all)

@@ -63,7 +63,7 @@ pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored, is_mmproj};
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
-pub use features::Features;
+pub use features::FeatureErrors;
 pub use folder::Folder;
 pub use form::form;
 pub use provenance::Provenance;

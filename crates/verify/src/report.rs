@@ -11,7 +11,7 @@ use plan::Allocation;
 use serde::{Deserialize, Serialize};
 use text::Remark;
 
-use crate::features::Features;
+use crate::features::FeatureErrors;
 
 /// The schema number. It changes when a key changes its meaning or is removed, not when keys are added.
 pub const SCHEMA: u32 = 1;
@@ -56,7 +56,7 @@ pub struct Report {
     pub tensors: Option<Tensors>,
     /// Soft tokens of images and sounds, of an mmproj file and its checkpoint.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub features: Vec<Features>,
+    pub features: Vec<FeatureErrors>,
     /// The evaluation text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<EvaluatedText>,

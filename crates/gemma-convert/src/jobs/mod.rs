@@ -11,6 +11,7 @@ mod model_info;
 mod planning;
 mod rounding;
 mod sensitivities;
+mod thresholds;
 mod verification;
 
 pub use calibration::{Calibrate, Calibrated};
