@@ -62,7 +62,7 @@ macro_rules! pages {
 
 // name: page, the least number of commands that it has
 pages! {
-    readme: "README.md", 9;
+    readme: "README.md", 11;
     budget: "docs/budget.md", 5;
     calibration: "docs/calibration.md", 1;
     choosing_a_type: "docs/choosing-a-type.md", 2;
@@ -70,17 +70,17 @@ pages! {
     commands: "docs/commands.md", 8;
     convert: "docs/convert.md", 8;
     drafts: "docs/drafts.md", 8;
-    generate: "docs/generate.md", 5;
+    generate: "docs/generate.md", 13;
     importance: "docs/importance.md", 7;
     inputs: "docs/inputs.md", 1;
     manifest: "docs/manifest.md", 1;
     memory: "docs/memory.md", 1;
-    mmproj: "docs/mmproj.md", 9;
+    mmproj: "docs/mmproj.md", 11;
     offload: "docs/offload.md", 5;
     plan: "docs/plan.md", 1;
     qat: "docs/qat.md", 3;
     safetensors: "docs/safetensors.md", 4;
-    verify: "docs/verify.md", 11;
+    verify: "docs/verify.md", 14;
     recipes: "recipes/README.md", 2;
     sfp8_safetensors: "formats/sfp8-safetensors.md", 2;
 }

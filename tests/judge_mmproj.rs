@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use xtask::oracle::Oracle;
 
 use crate::mmproj::with_overlay;
-use crate::support::{Folder, convert, said};
+use crate::support::{Folder, convert, said, sha256};
 
 /// An image of 78 soft tokens, which llama.cpp does not resize.
 const IMAGE: &str = "golden/multimodal/wide.llama.png";
@@ -122,5 +122,34 @@ fn media_file(media: [&str; 2]) -> gemma_convert::MediaFile {
     match media[0] {
         "--image" => gemma_convert::MediaFile::Image(path),
         _ => gemma_convert::MediaFile::Sound(path),
+    }
+}
+
+/// A 12B, which has embedders instead of towers: the files of the converter. The checkpoint has random weights; it gets a tokenizer, and an
+/// embedding with a row for each token.
+#[test]
+fn files_of_a_12b_are_the_converters() {
+    let Some(oracle) = Oracle::for_tests().filter(Oracle::can_convert) else { return };
+    let folder = Folder::of("31b");
+    for name in ["config.json", "model.safetensors"] {
+        folder.write(name, testkit::read(format!("golden/multimodal-12b/{name}")));
+    }
+    folder.edit("config.json", |config| config["text_config"]["vocab_size"] = 2048.into());
+    folder.reweigh(|weights| {
+        let embedding = weights.get("embed_tokens.weight");
+        embedding.shape[0] = 2048;
+        embedding.data.resize(2048 * embedding.shape[1] as usize * 2, 0);
+    });
+    let types = ["f32", "f16", "bf16", "q8_0"];
+    let name = "metadata.name=Checkpoint";
+    convert(&folder.path(), &folder.out(), &["--mmproj", &types.join(","), "--set", name]).good();
+    for outtype in types {
+        let stock = folder.home().join("stock.gguf");
+        let mut script = oracle.script("convert_hf_to_gguf.py");
+        script.arg(folder.path()).args(["--mmproj", "--outtype", outtype, "--outfile"]).arg(&stock);
+        let output = script.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let ours = folder.out().join(format!("mmproj-{outtype}.gguf"));
+        assert_eq!(sha256(&ours), sha256(&stock), "{outtype}");
     }
 }

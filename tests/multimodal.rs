@@ -215,6 +215,8 @@ fn what_cannot_be_read_is_refused() {
     }
     let marks = answer(&folder.path(), "<|image|> and <|image|>", &["wide.png"], &[], &[]);
     assert!(marks.refusal(2).contains("another number of places"), "{}", marks.stderr);
+    let nothing = answer(&folder.path(), "What is it?", &[], &[], &["--image-budget", "70"]);
+    assert!(nothing.refusal(2).contains("no effect without an image"), "{}", nothing.stderr);
     let budget = answer(&folder.path(), "What is it?", &["wide.png"], &[], &["--image-budget", "100"]);
     assert!(budget.refusal(2).contains("70, 140, 280, 560, 1120"), "{}", budget.stderr);
     let both = answer(

@@ -7,8 +7,8 @@ use eval::{Along, DeltaP, Document, EvaluatedText, Kld, ModelInfo, Perplexity};
 use plan::Allocation;
 use text::{Protocol, Scored};
 use verify::{
-    Compared, Finding, Outcome, Report, RoleError, SCHEMA, Severity, Skipped, Step, Structure, TensorError,
-    Tensors, Threshold, WorstBlock,
+    Compared, FeatureErrors, Finding, Outcome, Report, RoleError, SCHEMA, Severity, Skipped, Step, Structure,
+    TensorError, Tensors, Threshold, WorstBlock,
 };
 
 /// All of them by name.
@@ -100,6 +100,15 @@ pub(crate) fn large() -> Report {
     (report.kld.as_mut().unwrap().mean, report.top1) = (0.2131, Some(0.8123));
     let text = report.text.as_mut().unwrap();
     (text.protocol, text.scored) = (Protocol::Chat, Some(Scored::Answers));
+    report.features = vec![FeatureErrors {
+        file: "photos/wide.png".to_owned(),
+        soft_tokens: 264,
+        relative_rms: 0.0102,
+        worst: 0.0391,
+        worst_token: 17,
+        cosine: 0.99995,
+        reader_rms: Some(0.0073),
+    }];
     report.findings = vec![
         Finding::new(Severity::Note, Step::Structure, "general.name", "differs from the checkpoint's"),
         Finding::new(

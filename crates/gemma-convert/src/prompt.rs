@@ -150,7 +150,7 @@ fn unequal(text: &str, files: &[MediaFile], kind: &Kind) -> Error {
         "the prompt has another number of places for them than files are given",
     )
     .expected(format!("{marks}, the number of {} in the prompt", kind.mark), given)
-    .help("Without a mark in the prompt, the files come first.")
+    .help("Each file has one mark, in the order of the files. In a prompt without any mark, the files come first.")
 }
 
 /// Collects text, and tokenizes it where soft tokens begin.

@@ -319,7 +319,7 @@ pub(crate) struct Media {
     /// A video of the prompt: a folder of images, or a file for an installed ffmpeg. Its place is <|video|>, or the beginning
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) video: Vec<PathBuf>,
-    /// The mmproj file of a GGUF, with its image and audio towers
+    /// The mmproj file of a GGUF, with its image and audio towers; for a checkpoint, instead of its own
     #[arg(long, value_name = "FILE")]
     pub(crate) mmproj: Option<PathBuf>,
     /// How images are resized; by default like transformers for a checkpoint, like llama.cpp with --mmproj

@@ -255,6 +255,16 @@ impl Generate {
             }
         };
         if files.is_empty() {
+            if self.media.mmproj.is_some() || self.media.image_preprocess.is_some() {
+                return Err(Error::recipe(
+                    "‹mmproj›, ‹image_preprocess›",
+                    "have no effect without an image, a sound or a video",
+                )
+                .help("Give one with ‹image›, ‹audio› or ‹video›."));
+            }
+            if prompt::marks(&text) > 0 {
+                progress.note("the prompt has a place for an image or a sound, and no file is given for it");
+            }
             let tokens = tokenizer.encode(&text, !is_chat, is_chat)?;
             return Ok(PreparedPrompt::of_tokens(tokens));
         }
