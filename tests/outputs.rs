@@ -71,6 +71,7 @@ fn shards_do_not_change_a_byte() {
         "config.json",
         "generation_config.json",
         support::INDEX,
+        "processor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
     ];
@@ -99,6 +100,7 @@ fn the_manifest_says_what_was_made_of_what() {
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
+        "processor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
     ];

@@ -54,7 +54,7 @@ pub struct ArtifactEntry {
     /// Results of repacking tensors that are on a 4-bit quantization grid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repacked: Vec<RepackedTensor>,
-    /// The checkpoint's files by their names in its folder: weights, then config, tokenizer, templates, card. After
+    /// The checkpoint's files by their names in its folder: weights, then configs, tokenizer, templates, card. After
     /// them, by the paths that the user gave, texts, sensitivities and imatrix files.
     pub inputs: Vec<FileEntry>,
     /// The files of the artifact.
