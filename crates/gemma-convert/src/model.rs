@@ -69,6 +69,11 @@ impl ModelFile {
         }
     }
 
+    /// Whether it holds image and audio towers instead of a text model.
+    pub fn is_mmproj(&self) -> bool {
+        matches!(self, ModelFile::Gguf(set) if verify::is_mmproj(set))
+    }
+
     /// The file in the form for `verify`.
     pub fn artifact(&self) -> Artifact<'_> {
         match self {

@@ -5,13 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
-use base::{Progress, Silent, Unit};
+use base::{Progress, Unit};
 use checkpoint::Checkpoint;
 use gemma::towers::{GELU_KEY, TowerTensor, Towers};
 use gguf::GgufSet;
 use media::{
-    AudioPreprocess, Image, ImagePreprocess, Patches, Programs, SOFT_TOKEN_SIDE, Sound, Video, VideoPart,
-    VideoPreprocess, sample_tokens,
+    AudioPreprocess, Image, ImagePreprocess, MelWindows, Patches, Programs, SOFT_TOKEN_SIDE, Sound, Video,
+    VideoPart, VideoPreprocess, sample_tokens,
 };
 use runtime::towers::{Activation, ImagePatches, MediaEncoder, SoundInput, TowerForm, TowerWeights};
 use runtime::{Compute, Matrix, RowMajor};
@@ -29,6 +29,13 @@ pub enum MediaFile {
     Sound(PathBuf),
     /// A folder of images, or a file for an installed ffmpeg.
     Video(PathBuf),
+}
+
+impl MediaFile {
+    fn path(&self) -> &Path {
+        let (MediaFile::Image(path) | MediaFile::Sound(path) | MediaFile::Video(path)) = self;
+        path
+    }
 }
 
 /// Images, sounds and videos of a prompt.
@@ -114,10 +121,7 @@ impl<'m> TowerFile<'m> {
             Error::unsupported("model", "it reads neither images nor sounds")
                 .help("Its config has no vision_config and no audio_config: a text-only model.")
         })?;
-        let budget = spec.processor.as_ref().and_then(|processor| {
-            let block = processor.get("image_processor").unwrap_or(processor);
-            block.get("max_soft_tokens")?.as_u64()
-        });
+        let budget = spec.image_processor().and_then(|fields| fields.get("max_soft_tokens")?.as_u64());
         let images = budget.map(|budget| ImagePreprocess::Transformers { budget: budget as usize });
         Ok(TowerFile {
             tensors: towers.find(checkpoint.tensors())?,
@@ -179,13 +183,12 @@ impl<'m> TowerFile<'m> {
         match file {
             MediaFile::Image(path) => {
                 let image = Image::open(path)?;
-                let piece = self.image(encoder, &image, self.images).map_err(|e| e.within(path.display()))?;
-                Ok(vec![piece])
+                let rows = self.image(encoder, &image, self.images).map_err(|e| e.within(path.display()))?;
+                Ok(vec![Piece::Image(rows)])
             }
             MediaFile::Sound(path) => {
                 let sound = Sound::open(path)?;
-                let (piece, cut) =
-                    self.sound(encoder, &sound.samples).map_err(|e| e.within(path.display()))?;
+                let (rows, cut) = self.sound(encoder, &sound).map_err(|e| e.within(path.display()))?;
                 if cut > 0 {
                     let seconds = cut as f64 / f64::from(media::SAMPLE_RATE);
                     progress.note(&format!(
@@ -193,7 +196,7 @@ impl<'m> TowerFile<'m> {
                         path.display()
                     ));
                 }
-                Ok(vec![piece])
+                Ok(vec![Piece::Sound(rows)])
             }
             MediaFile::Video(path) => {
                 let rule = self.videos;
@@ -201,7 +204,7 @@ impl<'m> TowerFile<'m> {
                 let piece = |part| match part {
                     VideoPart::Text(text) => Ok(Piece::Text(text)),
                     VideoPart::Frame(number) => {
-                        self.image(encoder, &video.frames[number].image, rule.image())
+                        self.image(encoder, &video.frames[number].image, rule.image()).map(Piece::Image)
                     }
                 };
                 let pieces = rule.parts(&video).into_iter().map(piece);
@@ -210,39 +213,59 @@ impl<'m> TowerFile<'m> {
         }
     }
 
-    fn image(&self, encoder: &MediaEncoder<'_>, image: &Image, rule: ImagePreprocess) -> Result<Piece> {
-        let (side, pooling) =
-            encoder.image_input().ok_or_else(|| Error::unsupported("model", "it reads no images"))?;
+    /// The soft tokens of an image that is resized by this rule.
+    fn image(&self, encoder: &MediaEncoder<'_>, image: &Image, rule: ImagePreprocess) -> Result<Matrix> {
+        let (side, pooling) = encoder.image_input().ok_or_else(MediaEncoder::no_images)?;
         if side * pooling != SOFT_TOKEN_SIDE {
             return Err(Error::unsupported("model", "soft tokens of another size than any Gemma 4 has")
                 .expected(format!("{SOFT_TOKEN_SIDE} × {SOFT_TOKEN_SIDE} pixels"), side * pooling));
         }
         let Patches { columns, rows, values, .. } = rule.patches(image, side)?;
         let values = matrix(columns * rows, values);
-        let features = encoder.image(&ImagePatches { columns, rows, values }, |_, _| ())?;
-        Ok(Piece::Image(features.soft_tokens))
+        Ok(encoder.image(&ImagePatches { columns, rows, values }, |_, _| ())?.soft_tokens)
     }
 
-    /// The soft tokens of samples, and the number of samples that are left out.
-    fn sound(&self, encoder: &MediaEncoder<'_>, samples: &[f32]) -> Result<(Piece, usize)> {
+    /// The soft tokens of a sound, and the number of samples that are left out.
+    fn sound(&self, encoder: &MediaEncoder<'_>, sound: &Sound) -> Result<(Matrix, usize)> {
         let soft_tokens = |input: Matrix| Ok(encoder.sound(&input, |_, _| ())?.soft_tokens);
-        match encoder.sound_input() {
-            Some(SoundInput::Samples { .. }) => {
-                let tokens = sample_tokens(samples);
-                Ok((Piece::Sound(soft_tokens(matrix(tokens.rows, tokens.values))?), 0))
+        match encoder.sound_input().ok_or_else(MediaEncoder::no_sounds)? {
+            SoundInput::Samples { .. } => {
+                let tokens = sample_tokens(&sound.samples);
+                Ok((soft_tokens(matrix(tokens.rows, tokens.values))?, 0))
             }
-            Some(SoundInput::Mel { .. }) => {
-                let rule = self.sounds;
-                let windows = rule.windows(samples)?;
+            SoundInput::Mel { .. } => {
+                let MelWindows { windows, cut } = self.sounds.windows(&sound.samples)?;
                 let mut all = Matrix::zeros((0, self.towers.hidden as usize));
-                for window in windows.windows {
-                    let rows = soft_tokens(matrix(window.frames, window.values))?;
-                    all.append_rows(&rows);
+                for window in windows {
+                    all.append_rows(&soft_tokens(matrix(window.frames, window.values))?);
                 }
-                Ok((Piece::Sound(all), windows.cut))
+                Ok((all, cut))
             }
-            None => Err(Error::unsupported("model", "it reads no sounds")
-                .help("26B-A4B and 31B read images only; E2B, E4B and 12B read sounds.")),
+        }
+    }
+}
+
+/// An image or a sound in memory.
+enum Opened {
+    Image(Image),
+    Sound(Sound),
+}
+
+impl Opened {
+    fn open(file: &MediaFile) -> Result<Opened> {
+        match file {
+            MediaFile::Image(path) => Image::open(path).map(Opened::Image),
+            MediaFile::Sound(path) => Sound::open(path).map(Opened::Sound),
+            MediaFile::Video(path) => {
+                Err(Error::unsupported(path.display(), "a video: its frames are images of their own"))
+            }
+        }
+    }
+
+    fn soft_tokens(&self, towers: &TowerFile<'_>, encoder: &MediaEncoder<'_>) -> Result<Matrix> {
+        match self {
+            Opened::Image(image) => towers.image(encoder, image, towers.images),
+            Opened::Sound(sound) => Ok(towers.sound(encoder, sound)?.0),
         }
     }
 }
@@ -259,10 +282,8 @@ fn matrix(rows: usize, values: Vec<f32>) -> Matrix {
 /// Those of an mmproj file or a file that cannot be read; `Unsupported` for a video.
 pub fn soft_tokens(mmproj: &Path, file: &MediaFile) -> Result<Matrix> {
     let towers = TowerFile::mmproj(mmproj, Compute::detect()).map_err(|e| e.within(mmproj.display()))?;
-    match towers.pieces(std::slice::from_ref(file), &Silent)?.pop().and_then(|mut pieces| pieces.pop()) {
-        Some(Piece::Image(rows) | Piece::Sound(rows)) if !matches!(file, MediaFile::Video(_)) => Ok(rows),
-        _ => Err(Error::unsupported("video", "its frames are images of their own")),
-    }
+    let opened = Opened::open(file)?;
+    opened.soft_tokens(&towers, &towers.encoder()?).map_err(|e| e.within(file.path().display()))
 }
 
 /// Compares the soft tokens of images and sounds that an mmproj file and its checkpoint make.
@@ -277,34 +298,31 @@ pub(crate) fn compare(
     progress: &dyn Progress,
 ) -> Result<Vec<FeatureErrors>> {
     let artifact = TowerFile::mmproj(mmproj, compute).map_err(|e| e.within(mmproj.display()))?;
-    let base = TowerFile::checkpoint(checkpoint, spec, compute)?;
+    let own = || TowerFile::checkpoint(checkpoint, spec, compute);
     // the same patches, because another size has other soft tokens
-    let transformers =
-        TowerFile { images: artifact.images, ..TowerFile::checkpoint(checkpoint, spec, compute)? };
+    let transformers = TowerFile { images: artifact.images, ..own()? };
     let base = TowerFile {
         activation: artifact.activation,
         images: artifact.images,
         sounds: artifact.sounds,
-        ..base
+        ..own()?
     };
+    let encoders = (base.encoder()?, artifact.encoder()?, transformers.encoder()?);
     let mut all = Vec::with_capacity(files.len());
     let task = progress.begin("features", files.len() as u64, Unit::Steps);
     for file in files {
-        let (MediaFile::Image(path) | MediaFile::Sound(path) | MediaFile::Video(path)) = file;
-        let of = |towers: &TowerFile<'_>| match towers
-            .pieces(std::slice::from_ref(file), &Silent)?
-            .pop()
-            .as_deref()
-        {
-            Some([Piece::Image(rows) | Piece::Sound(rows)]) => Ok(rows.clone()),
-            _ => Err(Error::unsupported(path.display(), "a video: its frames are images of their own")),
+        let opened = Opened::open(file)?;
+        let soft_tokens = |towers: &TowerFile<'_>, encoder: &MediaEncoder<'_>| {
+            opened.soft_tokens(towers, encoder).map_err(|e| e.within(file.path().display()))
         };
-        let (y, x, z) = (of(&artifact)?, of(&base)?, of(&transformers)?);
+        let x = soft_tokens(&base, &encoders.0)?;
+        let y = soft_tokens(&artifact, &encoders.1)?;
+        let z = soft_tokens(&transformers, &encoders.2)?;
         if x.dim() != y.dim() {
             return Err(Error::malformed(mmproj.display(), "these towers are of another model")
                 .expected(format!("{:?}", x.dim()), format!("{:?}", y.dim())));
         }
-        let name = path.display().to_string();
+        let name = file.path().display().to_string();
         all.push(FeatureErrors::of(name, x.ncols(), x.values(), y.values(), z.values()));
         task.advance(1);
     }

@@ -343,7 +343,7 @@ pub fn gguf_inventory(config: &Config, tensors: &[TensorDesc]) -> Result<Invento
     for slot in slots {
         match by_name.get(slot.gguf.as_str()) {
             Some(&index) => {
-                check_shape(&slot, &tensors[index])?;
+                check_shape(&slot.shape, &tensors[index])?;
                 text.push(Found { slot, index });
             }
             None if slot.unused => {}

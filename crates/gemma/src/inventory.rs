@@ -251,29 +251,35 @@ fn closest<'a>(missing: &str, there: impl Iterator<Item = &'a str>) -> String {
 }
 
 fn check(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
-    check_shape(slot, tensor)?;
-    let place = format!("tensor {}", tensor.name);
+    check_shape(&slot.shape, tensor)?;
     if slot.type_policy == TypePolicy::Copy {
         return match tensor.dtype {
             DType::I64 => Ok(()),
-            other => Err(Error::unsupported(place, "not the type of token ids").expected("i64", other)),
+            other => Err(Error::unsupported(format!("tensor {}", tensor.name), "not the type of token ids")
+                .expected("i64", other)),
         };
     }
-    if !matches!(tensor.dtype, DType::BF16 | DType::F16 | DType::F32) {
-        return Err(Error::unsupported(place, "not a type of weights that can be converted")
-            .expected("bf16, f16 or f32", tensor.dtype));
+    check_floats(tensor)
+}
+
+/// Checks that the elements are floats that can be converted.
+pub(crate) fn check_floats(tensor: &TensorDesc) -> Result<()> {
+    if matches!(tensor.dtype, DType::BF16 | DType::F16 | DType::F32) {
+        return Ok(());
     }
-    Ok(())
+    let place = format!("tensor {}", tensor.name);
+    Err(Error::unsupported(place, "not a type of weights that can be converted")
+        .expected("bf16, f16 or f32", tensor.dtype))
 }
 
 /// Checks that the tensor has the shape that the config gives it.
-pub(crate) fn check_shape(slot: &Slot, tensor: &TensorDesc) -> Result<()> {
+pub(crate) fn check_shape(shape: &[u64], tensor: &TensorDesc) -> Result<()> {
     // one value may be a vector of length 1 or a scalar
-    if tensor.shape == slot.shape || slot.shape == [1] && tensor.shape.is_empty() {
+    if tensor.shape == shape || shape == [1] && tensor.shape.is_empty() {
         return Ok(());
     }
     Err(Error::malformed(format!("tensor {}", tensor.name), "wrong shape for the config")
-        .expected(format!("{:?}", slot.shape), format!("{:?}", tensor.shape)))
+        .expected(format!("{shape:?}"), format!("{:?}", tensor.shape)))
 }
 
 /// Returns an error if `missing` has names.

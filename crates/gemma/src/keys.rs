@@ -12,7 +12,7 @@ use tensor::{Error, Result};
 
 use crate::config::{Attention, Config, ModelKind};
 use crate::formats::{self, KeyRow, KeyType, Keys};
-use crate::{Vocabulary, card};
+use crate::{ModelSpec, Vocabulary, card};
 
 pub use mmproj::{MmprojSources, mmproj_metadata};
 
@@ -127,7 +127,26 @@ fn is_in(table: &Keys, key: &str) -> bool {
     table.key.iter().any(holds)
 }
 
-impl KeySources<'_> {
+impl<'a> KeySources<'a> {
+    /// The sources in a checkpoint, with the names and overrides of a recipe.
+    pub fn of(
+        model: &'a ModelSpec,
+        names: &'a BTreeMap<String, Json>,
+        overrides: &'a BTreeMap<String, Json>,
+        parameters: Parameters,
+    ) -> KeySources<'a> {
+        KeySources {
+            config: &model.config,
+            vocabulary: &model.vocabulary,
+            templates: &model.templates,
+            generation: model.generation.as_ref(),
+            card: &model.card,
+            names,
+            overrides,
+            parameters,
+        }
+    }
+
     /// Attributes the error to the recipe if the value comes from it.
     fn blame(&self, row: &KeyRow, error: Error) -> Error {
         let Some(field) = row.value.strip_prefix("card.").filter(|field| self.names.contains_key(*field))

@@ -110,6 +110,12 @@ impl ModelSpec {
         })
     }
 
+    /// The fields for images in the processor config: its block `image_processor`, or the file itself.
+    pub fn image_processor(&self) -> Option<&Value> {
+        let processor = self.processor.as_ref()?;
+        Some(processor.get("image_processor").filter(|block| block.is_object()).unwrap_or(processor))
+    }
+
     /// A note about conversations for users of a GGUF.
     pub fn gguf_notes(&self) -> Option<String> {
         chat::taken_apart(&self.templates, &self.vocabulary)

@@ -17,6 +17,7 @@ use tensor::{Error, Result, TensorDesc};
 use self::config::Section;
 use crate::config::{Config, ModelKind};
 use crate::formats::{self, TowerRow};
+use crate::inventory::{check_floats, check_shape};
 
 pub use change::{TowerChange, softplus};
 pub use config::{Audio, Embedders, Vision};
@@ -163,7 +164,8 @@ impl Towers {
     /// The tensors of these parts in a checkpoint, in the order of their names as byte strings.
     ///
     /// # Errors
-    /// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor of these parts that no such model has.
+    /// `Malformed` for a missing tensor or a wrong shape, `Unsupported` for a tensor of these parts that no such model has, and for
+    /// elements other than F32, F16 or BF16.
     pub fn find(&self, tensors: &[TensorDesc]) -> Result<Vec<TowerTensor>> {
         let table = formats::towers();
         let mut by_name: HashMap<&str, usize> = HashMap::new();
@@ -178,7 +180,8 @@ impl Towers {
                     "Is every shard there? A text-only fine-tune has no vision_config and no audio_config.",
                 )
             })?;
-            check_shape(&slot, &tensors[index])?;
+            check_shape(&slot.shape, &tensors[index])?;
+            check_floats(&tensors[index])?;
             found.push(TowerTensor { slot, index });
         }
         let unknown = by_name.keys().filter(|name| is_of_towers(name)).min();
@@ -289,14 +292,6 @@ fn is_of_towers(name: &str) -> bool {
     ["vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.", "vision_embedder."]
         .iter()
         .any(|start| name.starts_with(start))
-}
-
-fn check_shape(slot: &TowerSlot, tensor: &TensorDesc) -> Result<()> {
-    if tensor.shape == slot.shape || slot.shape == [1] && tensor.shape.is_empty() {
-        return Ok(());
-    }
-    Err(Error::malformed(format!("tensor {}", tensor.name), "wrong shape for the config")
-        .expected(format!("{:?}", slot.shape), format!("{:?}", tensor.shape)))
 }
 
 #[cfg(test)]

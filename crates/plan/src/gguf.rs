@@ -58,16 +58,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
     chosen.sort_by(|a, b| (a.layer, &a.desc.name).cmp(&(b.layer, &b.desc.name)));
 
     let mut metadata = gemma::metadata(
-        &KeySources {
-            config: &config,
-            vocabulary: &model.vocabulary,
-            templates: &model.templates,
-            generation: model.generation.as_ref(),
-            card: &model.card,
-            names: &recipe.metadata,
-            overrides: &recipe.kv,
-            parameters,
-        },
+        &KeySources { config: &config, ..KeySources::of(model, &recipe.metadata, &recipe.kv, parameters) },
         preset.file_type,
     )?;
     if let Some(given) = &request.importance {

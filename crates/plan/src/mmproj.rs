@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use gemma::towers::{TowerSlot, TowerTensor, Towers};
 use gemma::{KeySources, MmprojSources, ModelSpec, Parameters};
 use gguf::Layout;
-use tensor::{DType, Error, Result, TensorDesc};
+use tensor::{Error, Result, TensorDesc};
 
 use crate::artifact::{Artifact, Origin, OutputTensor, PlannedFile, StoredChange};
 use crate::output::Format;
@@ -36,7 +36,8 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         )
         .help("An imatrix has entries for the text model only."));
     }
-    let (towers, found) = (towers(model)?, tower_tensors(model, shards)?);
+    let towers = towers(model)?;
+    let found = in_order(&towers, shards)?;
     let preset = Preset::named(&recipe.types.preset)?;
     let mut rules = Rules::new(recipe, preset, &model.config)?;
     let mut notes = Vec::new();
@@ -49,25 +50,14 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         notes.push(QUICK_GELU.to_owned());
     }
 
-    let elements = |tensor: &OutputTensor| tensor.desc.elements();
+    let elements = tensors.iter().map(|tensor| tensor.desc.elements());
+    let parameters = Parameters { shared: elements.sum(), ..Parameters::default() };
     let metadata = gemma::mmproj_metadata(
         &MmprojSources {
-            general: &KeySources {
-                config: &model.config,
-                vocabulary: &model.vocabulary,
-                templates: &model.templates,
-                generation: model.generation.as_ref(),
-                card: &model.card,
-                names: &recipe.metadata,
-                overrides: &recipe.kv,
-                parameters: Parameters {
-                    shared: tensors.iter().map(elements).sum(),
-                    ..Parameters::default()
-                },
-            },
+            general: &KeySources::of(model, &recipe.metadata, &recipe.kv, parameters),
             towers: &towers,
             json: &model.json,
-            processor: model.processor.as_ref(),
+            image_processor: model.image_processor(),
             exact_gelu: recipe.mmproj.gelu == Gelu::Exact,
         },
         preset.file_type,
@@ -102,7 +92,11 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
 /// # Errors
 /// `Unsupported` for a model without an image tower and for a tensor that no tower has; `Malformed` for a missing tensor or a wrong shape.
 pub fn tower_tensors(model: &ModelSpec, shards: &Shards<'_>) -> Result<Vec<TowerTensor>> {
-    let mut found = towers(model)?.find(shards.tensors)?;
+    in_order(&towers(model)?, shards)
+}
+
+fn in_order(towers: &Towers, shards: &Shards<'_>) -> Result<Vec<TowerTensor>> {
+    let mut found = towers.find(shards.tensors)?;
     // the order within a file is that of `find`
     found.sort_by_key(|tensor| shards.pieces[tensor.index].first().map(|piece| piece.location.shard));
     Ok(found)
@@ -129,14 +123,6 @@ fn tensor(
     rules: &mut Rules<'_>,
     notes: &mut Vec<String>,
 ) -> Result<OutputTensor> {
-    let source = &shards.tensors[index];
-    if !matches!(source.dtype, DType::BF16 | DType::F16 | DType::F32) {
-        return Err(Error::unsupported(
-            format!("tensor {}", source.name),
-            "not a type of weights that can be converted",
-        )
-        .expected("bf16, f16 or f32", source.dtype));
-    }
     let shape = slot.mmproj_shape();
     let decision = rules.choose_tower(&slot.gguf, slot.store, &shape, notes)?;
     let desc = TensorDesc::new(&slot.gguf, decision.dtype, shape)?;

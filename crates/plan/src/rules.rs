@@ -33,6 +33,19 @@ pub(crate) struct Decision {
     pub(crate) free: bool,
 }
 
+impl Decision {
+    /// `wanted` because of `why`, or its fall-back for rows of `cols` elements, which is noted for `subject`.
+    fn within(wanted: DType, why: &str, cols: u64, subject: &str, notes: &mut Vec<String>) -> Decision {
+        let dtype = fall_back(wanted, cols);
+        if dtype == wanted {
+            return Decision { dtype, why: why.to_owned(), free: true };
+        }
+        let why = format!("rows of {cols} are not whole blocks of {wanted}: falls back to {dtype}");
+        notes.push(format!("{subject}: {why}"));
+        Decision { dtype, why, free: true }
+    }
+}
+
 /// The effect of a rule so far.
 #[derive(Default)]
 struct Effect {
@@ -104,14 +117,8 @@ impl<'a> Rules<'a> {
             None if on_lattice => (DType::Q4_0, "lattice"),
             None => self.preset.choose(self.config, slot, place),
         };
-        let free = named.is_none() && !on_lattice;
-        let dtype = fall_back(wanted, cols);
-        if dtype == wanted {
-            return Ok(Decision { dtype, why: why.to_owned(), free });
-        }
-        let why = format!("rows of {cols} are not whole blocks of {wanted}: falls back to {dtype}");
-        notes.push(format!("{}: {why}", slot.role));
-        Ok(Decision { dtype, why, free })
+        let decision = Decision::within(wanted, why, cols, slot.role, notes);
+        Ok(Decision { free: named.is_none() && !on_lattice, ..decision })
     }
 
     /// The type of a tensor of a tower, and the reason. `shape` is that of the mmproj file. Presets mix types by roles of the text
@@ -138,13 +145,7 @@ impl<'a> Rules<'a> {
         if let Some(rule) = self.matching(name, None) {
             return Self::by_rule(rule, name, cols);
         }
-        let dtype = fall_back(wanted, cols);
-        if dtype == wanted {
-            return Ok(Decision { dtype, why: "preset".to_owned(), free: true });
-        }
-        let why = format!("rows of {cols} are not whole blocks of {wanted}: falls back to {dtype}");
-        notes.push(format!("mmproj: {why}"));
-        Ok(Decision { dtype, why, free: true })
+        Ok(Decision::within(wanted, "preset", cols, "mmproj", notes))
     }
 
     /// The type that a rule gives a tensor with rows of `cols` elements.

@@ -110,7 +110,7 @@ impl Expected {
         if from.recipe.output.format == Format::Mmproj {
             return Expected::of_mmproj(checkpoint, model, from);
         }
-        let (mut recipe, plan, binding) = (from.recipe.clone(), from.plan.clone(), from.binding);
+        let mut recipe = from.recipe.clone();
         recipe.output.split_max_size = None;
         recipe.output.offload.clear();
         if recipe.types.lattice == GridPolicy::Require {
@@ -122,26 +122,21 @@ impl Expected {
             entries: entries.clone(),
         };
         let importance = from.importance.clone().map(given);
-        let request = [Request { importance, ..Request::new(&plan, recipe, "model") }];
+        let request = [Request { importance, ..Request::new(&from.plan, recipe, "model") }];
         let mut shards = Shards::of(checkpoint);
         if request[0].recipe.types.lattice != GridPolicy::Off {
             shards.surveys =
                 convert::survey_grid(simd, checkpoint, &plan::to_survey(model, &shards, &request))?;
         }
         let calibrated = from.recipe.calibration.is_some();
-        let planned = plan::plan(model, &shards, &request)?;
-        let file = planned.artifacts.into_iter().flat_map(|artifact| artifact.files).next();
-        let file = file.ok_or_else(|| Error::recipe(&plan, "the plan has no file"))?;
-        let mut header =
-            Header::read(&mut file.header.as_slice(), file.bytes).map_err(|e| e.within(&plan))?;
-
+        let (planned, mut metadata) = planned_gguf(model, &shards, &request)?;
         // these digests depend on the tensors, which do not exist yet
-        header.metadata.remove(TENSOR_DIGESTS);
+        metadata.remove(TENSOR_DIGESTS);
 
         let found: HashMap<&str, _> =
             model.inventory.text.iter().map(|f| (f.slot.gguf.as_str(), f)).collect();
         let unknown_importance = from.importance.is_some() && from.entries.is_none();
-        let tensors = file.tensors.into_iter().map(|tensor| {
+        let tensors = planned.into_iter().map(|tensor| {
             let mut rounding = Rounding::default();
             let (unused, from) = match (tensor.from, found.get(tensor.desc.name.as_str())) {
                 (PlannedOrigin::Generated(values), _) => (false, Values::Generated(values)),
@@ -164,20 +159,30 @@ impl Expected {
             Ok(ExpectedTensor { desc, role, layer, unused, fitted, rounding, from })
         });
         let tensors = tensors.collect::<Result<_>>()?;
-        let tensors: Vec<ExpectedTensor> = tensors;
+        let importance = from.entries.clone();
+        Ok(Expected { importance, ..Expected::of_plan(model, from, metadata, tensors) })
+    }
+
+    /// The plan of a GGUF, made without an imatrix.
+    fn of_plan(
+        model: &ModelSpec,
+        from: &Provenance,
+        metadata: Metadata,
+        tensors: Vec<ExpectedTensor>,
+    ) -> Expected {
         let quantised = tensors.iter().any(|tensor| tensor.desc.dtype.is_quantized());
-        Ok(Expected {
-            plan,
+        Expected {
+            plan: from.plan.clone(),
             config: model.config.clone(),
-            metadata: header.metadata,
+            metadata,
             tensors,
             folder: None,
-            binding,
-            known: binding && from.entry.is_some(),
-            importance: from.entries.clone(),
-            quantised: quantised && !binding,
+            binding: from.binding,
+            known: from.binding && from.entry.is_some(),
+            importance: None,
+            quantised: quantised && !from.binding,
             lenient: false,
-        })
+        }
     }
 
     fn of_folder(checkpoint: &Checkpoint, model: &ModelSpec, from: &Provenance) -> Result<Expected> {
@@ -229,31 +234,14 @@ impl Expected {
 
     /// The plan of an mmproj file. Indices are those of a [`gemma::towers::MmprojView`] over [`plan::tower_tensors`].
     fn of_mmproj(checkpoint: &Checkpoint, model: &ModelSpec, from: &Provenance) -> Result<Expected> {
-        let Provenance { recipe, plan, binding, .. } = from.clone();
-        let request = Request::new(&plan, recipe, "mmproj");
-        let planned = plan::plan(model, &Shards::of(checkpoint), &[request])?;
-        let file = planned.artifacts.into_iter().flat_map(|artifact| artifact.files).next();
-        let file = file.ok_or_else(|| Error::recipe(&plan, "the plan has no file"))?;
-        let header = Header::read(&mut file.header.as_slice(), file.bytes).map_err(|e| e.within(&plan))?;
-        let tensors = file.tensors.into_iter().enumerate().map(|(index, tensor)| {
+        let request = Request::new(&from.plan, from.recipe.clone(), "mmproj");
+        let (planned, metadata) = planned_gguf(model, &Shards::of(checkpoint), &[request])?;
+        let tensors = planned.into_iter().enumerate().map(|(index, tensor)| {
             let OutputTensor { desc, role, layer, .. } = tensor;
             let (rounding, from) = (Rounding::default(), Values::Base(index));
             ExpectedTensor { desc, role, layer, unused: false, fitted: false, rounding, from }
         });
-        let tensors: Vec<ExpectedTensor> = tensors.collect();
-        let quantised = tensors.iter().any(|tensor| tensor.desc.dtype.is_quantized());
-        Ok(Expected {
-            plan,
-            config: model.config.clone(),
-            metadata: header.metadata,
-            tensors,
-            folder: None,
-            binding,
-            known: binding && from.entry.is_some(),
-            importance: None,
-            quantised: quantised && !binding,
-            lenient: false,
-        })
+        Ok(Expected::of_plan(model, from, metadata, tensors.collect()))
     }
 
     /// The expected artifact for another file of the same model: the keys and tensors of `base`, with any types.
@@ -309,4 +297,18 @@ impl Expected {
         let layer = layer.parse::<usize>().ok().filter(|&layer| layer < self.config.layers());
         kv.contains(&rest) && layer.is_some_and(|layer| self.config.shares_kv(layer))
     }
+}
+
+/// The tensors and keys of the only file of a planned GGUF.
+fn planned_gguf(
+    model: &ModelSpec,
+    shards: &Shards<'_>,
+    request: &[Request; 1],
+) -> Result<(Vec<OutputTensor>, Metadata)> {
+    let plan = &request[0].name;
+    let planned = plan::plan(model, shards, request)?;
+    let file = planned.artifacts.into_iter().flat_map(|artifact| artifact.files).next();
+    let file = file.ok_or_else(|| Error::recipe(plan, "the plan has no file"))?;
+    let header = Header::read(&mut file.header.as_slice(), file.bytes).map_err(|e| e.within(plan))?;
+    Ok((file.tensors, header.metadata))
 }

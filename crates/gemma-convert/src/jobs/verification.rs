@@ -133,8 +133,7 @@ impl Verify {
             },
             ..Report::default()
         };
-        let is_mmproj = matches!(&artifact, ModelFile::Gguf(set) if verify::is_mmproj(set));
-        if is_mmproj && !self.texts.is_empty() {
+        if artifact.is_mmproj() && !self.texts.is_empty() {
             return Err(Error::recipe(
                 "‹text›",
                 "an mmproj file makes no predictions without its text model",
@@ -166,7 +165,7 @@ impl Verify {
             return Err(Error::recipe("‹max_feature_error›", "a limit of a figure that is not measured")
                 .help("Give images or sounds with ‹image› and ‹audio›, for an mmproj file."));
         }
-        if !self.media.is_empty() && !is_mmproj {
+        if !self.media.is_empty() && !artifact.is_mmproj() {
             return Err(Error::recipe(
                 "‹image›, ‹audio›",
                 "only towers make soft tokens of images and sounds",
@@ -439,7 +438,7 @@ impl Against {
             return LogitsFile::open(path).map(Against::Logits);
         }
         let file = ModelFile::open(path)?;
-        if matches!(&file, ModelFile::Gguf(set) if verify::is_mmproj(set)) {
+        if file.is_mmproj() {
             return Err(Error::recipe("‹against›", "an mmproj file cannot be the base of a comparison")
                 .expected("the checkpoint folder", path.display()));
         }

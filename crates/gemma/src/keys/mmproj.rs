@@ -17,8 +17,8 @@ pub struct MmprojSources<'a> {
     pub towers: &'a Towers,
     /// The content of `config.json`.
     pub json: &'a Json,
-    /// The content of `processor_config.json` or `preprocessor_config.json`.
-    pub processor: Option<&'a Json>,
+    /// The fields for images, see [`ModelSpec::image_processor`](crate::ModelSpec::image_processor).
+    pub image_processor: Option<&'a Json>,
     /// `clip.use_gelu` is written: llama.cpp then computes the activation that the model was trained with.
     pub exact_gelu: bool,
 }
@@ -36,8 +36,10 @@ const MEL_BINS: u64 = 128;
 /// `Malformed` for a processor config without mean and standard deviation or a value that does not fit its type; `Recipe` for an
 /// override that does not fit or has an unknown key.
 pub fn mmproj_metadata(from: &MmprojSources<'_>, file_type: u32) -> Result<Metadata> {
-    let (mean, deviation) =
-        (normalisation(from.processor, "image_mean")?, normalisation(from.processor, "image_std")?);
+    let (mean, deviation) = (
+        normalisation(from.image_processor, "image_mean")?,
+        normalisation(from.image_processor, "image_std")?,
+    );
     let table = formats::mmproj_keys();
     let own = |name: &str| match name {
         "image_mean" => Some(mean.clone().into()),
@@ -92,11 +94,8 @@ fn tower_fact(from: &MmprojSources<'_>, name: &str) -> Option<Fact> {
 }
 
 /// Mean or standard deviation of the colour channels. The converter has no default either.
-fn normalisation(processor: Option<&Json>, field: &str) -> Result<Json> {
-    let found = processor.and_then(|processor| {
-        let block = processor.get("image_processor").filter(|block| block.is_object()).unwrap_or(processor);
-        block.get(field)
-    });
+fn normalisation(image_processor: Option<&Json>, field: &str) -> Result<Json> {
+    let found = image_processor.and_then(|fields| fields.get(field));
     let is_good = |value: &&Json| {
         value.as_array().is_some_and(|list| list.len() == 3 && list.iter().all(Json::is_number))
     };

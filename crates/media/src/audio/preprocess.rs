@@ -1,9 +1,6 @@
 //! From a sound to log-mel windows: the two ways that the stacks have.
 
-use std::fmt;
-use std::str::FromStr;
-
-use base::{Error, Result};
+use base::Result;
 
 use super::mel::{self, Mel, MelFloor, log_mel};
 use super::{MAX_WINDOW, MIN_SAMPLES};
@@ -28,14 +25,6 @@ pub struct MelWindows {
 }
 
 impl AudioPreprocess {
-    /// `transformers` or `llama.cpp`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            AudioPreprocess::Transformers => "transformers",
-            AudioPreprocess::LlamaCpp => "llama.cpp",
-        }
-    }
-
     /// How the logarithm of silence is kept finite.
     pub const fn floor(self) -> MelFloor {
         match self {
@@ -72,23 +61,5 @@ fn llama_window(piece: &[f32], floor: MelFloor) -> Result<Mel> {
         // llama.cpp's division rounds toward zero: −159 / 160 + 1 frames.
         2..MIN_SAMPLES => Ok(mel::frames(piece, 1, floor)),
         _ => log_mel(piece, floor),
-    }
-}
-
-impl FromStr for AudioPreprocess {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<AudioPreprocess> {
-        let known = [AudioPreprocess::Transformers, AudioPreprocess::LlamaCpp];
-        known.into_iter().find(|known| known.name() == name).ok_or_else(|| {
-            Error::recipe("audio preprocessing", "unknown name")
-                .expected("transformers or llama.cpp", format!("{name:?}"))
-        })
-    }
-}
-
-impl fmt::Display for AudioPreprocess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }

@@ -62,6 +62,17 @@ impl<'a> MediaEncoder<'a> {
         Some(SoundInput::Samples { count })
     }
 
+    /// The error for an image that the model cannot read.
+    pub fn no_images() -> Error {
+        Error::unsupported("model", "it reads no images")
+    }
+
+    /// The error for a sound that the model cannot read.
+    pub fn no_sounds() -> Error {
+        Error::unsupported("model", "it reads no sounds")
+            .help("26B-A4B and 31B read images only; E2B, E4B and 12B read sounds.")
+    }
+
     /// The soft tokens of an image. `observe` gets the states at every stage of a tower.
     ///
     /// # Errors
@@ -70,7 +81,7 @@ impl<'a> MediaEncoder<'a> {
         match (&self.vision, &self.embedder) {
             (Some(vision), _) => vision.encode(image, observe),
             (None, Some(embedder)) => embedder.encode_patches(image),
-            (None, None) => Err(Error::unsupported("model", "it reads no images")),
+            (None, None) => Err(MediaEncoder::no_images()),
         }
     }
 
@@ -82,8 +93,7 @@ impl<'a> MediaEncoder<'a> {
         match (&self.audio, &self.embedder) {
             (Some(audio), _) => audio.encode(sound, observe),
             (None, Some(embedder)) => embedder.encode_samples(sound),
-            (None, None) => Err(Error::unsupported("model", "it reads no sounds")
-                .help("26B-A4B and 31B read images only; E2B, E4B and 12B read sounds.")),
+            (None, None) => Err(MediaEncoder::no_sounds()),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use gemma::towers::{Tower, TowerTensor};
+use gemma::towers::{Tower, TowerTensor, softplus};
 use ndarray::Array2;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
@@ -143,11 +143,11 @@ impl PartWeights<'_> {
         Ok(Array2::from_shape_vec((values.len() / cols, cols), values).expect("whole rows"))
     }
 
-    /// `per_dim_scale` after softplus: `ln(1 + eˣ)`, and `x` above 20. An mmproj file has it already.
+    /// `per_dim_scale` after softplus. An mmproj file has it already.
     pub(super) fn per_dim_scale(&self) -> Result<Vec<f32>> {
         let mut scale = self.vector("per_dim_scale")?;
         if self.weights.form == TowerForm::Checkpoint {
-            scale.iter_mut().filter(|x| **x <= 20.0).for_each(|x| *x = f64::from(*x).exp().ln_1p() as f32);
+            scale.iter_mut().for_each(|x| *x = softplus(*x));
         }
         Ok(scale)
     }

@@ -1,7 +1,8 @@
 //! Images, sounds and towers of the goldens.
 
-use gemma::towers::{TowerTensor, Towers};
+use gemma::towers::{MmprojView, TowerTensor, Towers};
 use ndarray::Array2;
+use quant::Simd;
 use runtime::towers::{ImagePatches, MediaEncoder, TowerForm, TowerWeights};
 use runtime::{Compute, Kernel, Matrix, RowMajor};
 use safetensors::SafeTensors;
@@ -71,51 +72,27 @@ impl Media {
         kernels.into_iter().map(|kernel| MediaEncoder::new(&self.towers, self.weights(kernel))).collect()
     }
 
-    /// The values of a tensor.
-    pub(crate) fn values(&self, index: usize) -> Vec<f32> {
-        let desc = &self.tensors()[index];
-        let mut bytes = vec![0; desc.byte_len() as usize];
-        self.read_rows(index, 0, &mut bytes).unwrap();
-        let mut values = vec![0.0; desc.elements() as usize];
-        quant::decode(quant::Simd::detect(), desc.dtype, &bytes, &mut values);
-        values
-    }
-
     /// The towers as an mmproj file has them, in F32, with the tensors in another order.
     pub(crate) fn mmproj(&self) -> (MemoryTensors, Vec<TowerTensor>) {
-        use gemma::towers::TowerChange;
+        let reversed: Vec<TowerTensor> = self.tensors.iter().rev().cloned().collect();
+        let view = MmprojView::new(self, &reversed, Simd::detect()).unwrap();
         let (mut source, mut tensors) = (MemoryTensors::new(), Vec::new());
-        for tensor in self.tensors.iter().rev() {
-            let (shape, values) = (&tensor.slot.shape, self.values(tensor.index));
-            let columns_first = || {
-                let cols = *shape.last().unwrap() as usize;
-                let row = |row: &[f32]| -> Vec<f32> {
-                    (0..cols).map(|at| row[at % (cols / 3) * 3 + at / (cols / 3)]).collect()
-                };
-                values.chunks(cols).flat_map(row).collect::<Vec<f32>>()
-            };
-            let (shape, values) = match tensor.slot.change {
-                None => (shape.clone(), values),
-                Some(TowerChange::ChannelsFirst) => {
-                    let side = (shape[1] / 3).isqrt();
-                    (vec![shape[0], 3, side, side], columns_first())
-                }
-                Some(TowerChange::ColumnsChannelsFirst) => (shape.clone(), columns_first()),
-                Some(TowerChange::PlanesFirst) => {
-                    let rows: Vec<&[f32]> = values.chunks(shape[2] as usize).collect();
-                    let planes = (0..2).flat_map(|plane| rows.iter().skip(plane).step_by(2).copied());
-                    (vec![2, shape[0], shape[2]], planes.collect::<Vec<_>>().concat())
-                }
-                Some(TowerChange::Softplus) => {
-                    (shape.clone(), values.iter().map(|&x| f64::from(x).exp().ln_1p() as f32).collect())
-                }
-                Some(TowerChange::Squeeze) => (vec![shape[0], shape[2]], values),
-            };
-            let index = source.add_f32(&tensor.slot.gguf, &shape, &values);
+        for (number, (tensor, desc)) in reversed.iter().zip(view.tensors()).enumerate() {
+            let index = source.add_f32(&desc.name, &desc.shape, &values(&view, number));
             tensors.push(TowerTensor { slot: tensor.slot.clone(), index });
         }
         (source, tensors)
     }
+}
+
+/// The values of a tensor.
+pub(crate) fn values(source: &dyn TensorSource, index: usize) -> Vec<f32> {
+    let desc = &source.tensors()[index];
+    let mut bytes = vec![0; desc.byte_len() as usize];
+    source.read_rows(index, 0, &mut bytes).unwrap();
+    let mut values = vec![0.0; desc.elements() as usize];
+    quant::decode(Simd::detect(), desc.dtype, &bytes, &mut values);
+    values
 }
 
 /// An image of `fixtures/golden/multimodal` that has its size already, in patches of `side` pixels.

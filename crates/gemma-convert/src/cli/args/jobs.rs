@@ -162,34 +162,40 @@ impl super::Generate {
     }
 }
 
+/// The files of a prompt or a comparison, images first.
+fn images_and_sounds(images: &[PathBuf], sounds: &[PathBuf]) -> impl Iterator<Item = MediaFile> {
+    let images = images.iter().cloned().map(MediaFile::Image);
+    images.chain(sounds.iter().cloned().map(MediaFile::Sound))
+}
+
 impl super::Media {
     fn options(&self) -> Result<MediaOptions> {
-        let images = self.image.iter().cloned().map(MediaFile::Image);
-        let sounds = self.audio.iter().cloned().map(MediaFile::Sound);
         let videos = self.video.iter().cloned().map(MediaFile::Video);
-        let files: Vec<_> = images.chain(sounds).chain(videos).collect();
+        let files = images_and_sounds(&self.image, &self.audio).chain(videos).collect();
         Ok(MediaOptions { files, mmproj: self.mmproj.clone(), image_preprocess: self.image_preprocess()? })
     }
 
     /// The rule that the options name or imply.
     fn image_preprocess(&self) -> Result<Option<ImagePreprocess>> {
         let named = self.image_preprocess.as_deref().map(str::parse).transpose()?;
-        let limits = (self.image_min_tokens, self.image_max_tokens);
-        match (named, self.image_budget, limits) {
-            (None | Some(ImagePreprocess::Transformers { .. }), Some(budget), _) => {
-                Ok(Some(ImagePreprocess::Transformers { budget }))
+        let (budget, min, max) = (self.image_budget, self.image_min_tokens, self.image_max_tokens);
+        let has_limits = min.is_some() || max.is_some();
+        let implied = match (budget, has_limits) {
+            (None, false) => return Ok(named),
+            (Some(_), _) => ImagePreprocess::TRANSFORMERS,
+            (None, true) => ImagePreprocess::LLAMA_CPP,
+        };
+        match named.unwrap_or(implied) {
+            ImagePreprocess::Transformers { budget: default } if !has_limits => {
+                Ok(Some(ImagePreprocess::Transformers { budget: budget.unwrap_or(default) }))
             }
-            (named, None, (None, None)) => Ok(named),
-            (None | Some(ImagePreprocess::LlamaCpp { .. }), None, (min, max)) => {
-                let (min_tokens, max_tokens) = (min.unwrap_or(70), max.unwrap_or(1120));
+            ImagePreprocess::LlamaCpp { min_tokens, max_tokens } if budget.is_none() => {
+                let (min_tokens, max_tokens) = (min.unwrap_or(min_tokens), max.unwrap_or(max_tokens));
                 Ok(Some(ImagePreprocess::LlamaCpp { min_tokens, max_tokens }))
             }
-            (Some(named), budget, _) => {
-                let option = if budget.is_some() {
-                    "--image-budget"
-                } else {
-                    "--image-min-tokens, --image-max-tokens"
-                };
+            named => {
+                let limits = "--image-min-tokens, --image-max-tokens";
+                let option = if has_limits { limits } else { "--image-budget" };
                 Err(Error::recipe(option, format!("has no effect with --image-preprocess {}", named.name())))
             }
         }
@@ -222,13 +228,7 @@ impl super::Verify {
                 min_top1: self.min_top1,
                 max_feature_error: self.max_feature_error,
             },
-            media: self
-                .image
-                .iter()
-                .cloned()
-                .map(MediaFile::Image)
-                .chain(self.audio.iter().cloned().map(MediaFile::Sound))
-                .collect(),
+            media: images_and_sounds(&self.image, &self.audio).collect(),
             keep_going: self.keep_going,
             require_manifest: self.require_manifest,
             weights: !self.no_tensors,
