@@ -54,4 +54,5 @@ mod traps;
 mod untrusted;
 mod verify;
 mod verify_bytes;
+mod verify_media;
 mod verify_safetensors;

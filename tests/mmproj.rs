@@ -384,6 +384,13 @@ fn features_are_compared() {
     let report = verify("mmproj-q8_0.gguf", &given).json();
     let error = report["features"][0]["relative_rms"].as_f64().unwrap();
     assert!((1e-3..0.5).contains(&error), "{error}");
+    for (features, first) in report["features"].as_array().unwrap().iter().zip(["patch_embd", "subsample"]) {
+        let stages = features["stages"].as_array().unwrap();
+        let names: Vec<_> = stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
+        assert_eq!(names, [first, "block0", "block1"]);
+        let errors: Vec<_> = stages.iter().map(|stage| stage["relative_rms"].as_f64().unwrap()).collect();
+        assert!(errors[0] < errors[2] && (1e-5..0.5).contains(&errors[2]), "{errors:?}");
+    }
     let strict = verify("mmproj-q8_0.gguf", &[&given[..], &["--max-feature-error", "0.0001"]].concat());
     assert_eq!(strict.code, Some(1), "{}", strict.stderr);
 

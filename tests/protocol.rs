@@ -144,7 +144,14 @@ fn conversations_have_the_tokens_of_transformers() {
             if title == "arguments as text" {
                 continue; // transformers leaves them as text: see the next test but one
             }
-            let corpus = bench.chat(&template, &[conversations[title].clone()], 2048, Scored::All).unwrap();
+            let conversation = conversations[title].clone();
+            if conversation.to_string().contains("\"image\"") {
+                // it names no file, and the mark alone is not what the model was trained on
+                let error = bench.chat(&template, &[conversation], 2048, Scored::All).unwrap_err();
+                assert!(error.to_string().contains("names no local file"), "{name}: {title}: {error}");
+                continue;
+            }
+            let corpus = bench.chat(&template, &[conversation], 2048, Scored::All).unwrap();
             let [sequence] = &corpus.sequences[..] else { panic!("{name}: {title}") };
             assert_eq!(json!(sequence.tokens), *ids, "{name}: {title}");
             assert_eq!(sequence.scored, (1..sequence.tokens.len()).collect::<Vec<_>>());

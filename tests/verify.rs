@@ -187,8 +187,9 @@ fn the_fast_kernel_does_not_diverge_from_the_reference() {
             Model::new(&config, Weights::new(&set, &inventory, compute).unwrap()).unwrap()
         });
         let tokens = (0..256u32).map(|n| if n == 0 { 2 } else { 300 + n * 7 % 1500 }).collect();
-        let sequences = [text::Sequence { tokens, scored: (1..256).collect() }];
-        let options = eval::EvalOptions { memory: 1 << 30, logits: None, progress: &|_| {} };
+        let sequences = [text::Sequence { tokens, scored: (1..256).collect(), ..Default::default() }];
+        let soft_tokens = eval::SoftTokens::default();
+        let options = eval::EvalOptions { memory: 1 << 30, soft_tokens, logits: None, progress: &|_| {} };
         let tokens = eval::evaluate(&tiles, Some(eval::Base::Model(&plain)), &sequences, options).unwrap();
         let mean = tokens.iter().map(|token| token.against.unwrap().kld).sum::<f64>() / tokens.len() as f64;
         assert!(mean.abs() < 1e-7, "{name}: {mean}");

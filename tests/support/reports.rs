@@ -7,8 +7,8 @@ use eval::{Along, DeltaP, Document, EvaluatedText, Kld, ModelInfo, Perplexity};
 use plan::Allocation;
 use text::{Protocol, Scored};
 use verify::{
-    Compared, FeatureErrors, Finding, Outcome, Report, RoleError, SCHEMA, Severity, Skipped, Step, Structure,
-    TensorError, Tensors, Threshold, WorstBlock,
+    Compared, FeatureErrors, Finding, Outcome, Report, RoleError, SCHEMA, Severity, Skipped, StageError,
+    Step, Structure, TensorError, Tensors, Threshold, WorstBlock,
 };
 
 /// All of them by name.
@@ -100,15 +100,10 @@ pub(crate) fn large() -> Report {
     (report.kld.as_mut().unwrap().mean, report.top1) = (0.2131, Some(0.8123));
     let text = report.text.as_mut().unwrap();
     (text.protocol, text.scored) = (Protocol::Chat, Some(Scored::Answers));
-    report.features = vec![FeatureErrors {
-        file: "photos/wide.png".to_owned(),
-        soft_tokens: 264,
-        relative_rms: 0.0102,
-        worst: 0.0391,
-        worst_token: 17,
-        cosine: 0.99995,
-        reader_rms: Some(0.0073),
-    }];
+    report.features = vec![
+        features("photos/<b>wide</b>.png", 27, grey_image(320, 90)),
+        features("sounds/talk.wav", 12, media::spectrogram(&[0.1; 16_000]).unwrap()),
+    ];
     report.findings = vec![
         Finding::new(Severity::Note, Step::Structure, "general.name", "differs from the checkpoint's"),
         Finding::new(
@@ -123,6 +118,30 @@ pub(crate) fn large() -> Report {
         Finding::new(Severity::Failure, Step::Thresholds, "top1", "below its limit").expected("≥ 0.95", "0.8123"),
     ];
     report
+}
+
+/// The errors of an image or a sound in a tower of this many blocks.
+fn features(file: &str, blocks: usize, picture: Vec<u8>) -> FeatureErrors {
+    let stage = |block: usize| StageError {
+        stage: format!("block{block}"),
+        relative_rms: 1e-4 * (1 + block * block) as f64,
+    };
+    FeatureErrors {
+        file: file.to_owned(),
+        soft_tokens: 264,
+        relative_rms: 0.0102,
+        worst: 0.0391,
+        worst_token: 17,
+        cosine: 0.99995,
+        reader_rms: Some(0.0073),
+        stages: (0..blocks).map(stage).collect(),
+        picture,
+    }
+}
+
+/// The small picture of a grey image.
+fn grey_image(width: usize, height: usize) -> Vec<u8> {
+    media::Image::new(width, height, vec![120; 3 * width * height]).unwrap().picture().unwrap()
 }
 
 /// A file against itself: every divergence is 0.
@@ -375,6 +394,7 @@ fn measured(
             context: 512,
             documents: (0..documents).map(|_| document(&mut noise)).collect(),
             tokens: 4320,
+            media: 2,
             along,
         }),
         perplexity: Some(Perplexity { base: Some(19.8123), artifact: 20.2343, ratio: Some(1.0213) }),

@@ -48,7 +48,7 @@ pub fn overlaps(
         Drafter::Assistant(drafter) => assistant_overlaps(target, drafter, sequences, progress),
         Drafter::Model(model) => {
             let (theirs, own) =
-                (predictions(target, sequences, &|_| ())?, predictions(model, sequences, &|_| ())?);
+                (predictions(target, sequences, &[], &|_| ())?, predictions(model, sequences, &[], &|_| ())?);
             progress(sequences.iter().map(|sequence| sequence.scored.len() as u64).sum());
             own_overlaps((target, &theirs), (model, &own))
         }
@@ -63,7 +63,7 @@ fn assistant_overlaps(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Overlap>> {
     let mut all = Vec::new();
-    for Sequence { tokens, scored } in sequences {
+    for Sequence { tokens, scored, .. } in sequences {
         // one pass for all positions; then the cache is rolled back, last position first
         let mut cache = KvCache::new(target.config()).with_rollback(tokens.len());
         let hidden = target.norm(&target.forward(tokens, &mut cache, |_, _| ())?)?;

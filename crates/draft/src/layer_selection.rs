@@ -57,7 +57,7 @@ pub fn choose_layers(
 ) -> Result<LayerSelection> {
     check_count(config, count)?;
     let model = Model::new(config, Weights::new(source, inventory, compute)?)?;
-    let states = predictions(&model, sequences, &|_| ())?;
+    let states = predictions(&model, sequences, &[], &|_| ())?;
     let whole = Whole { source, config, json, inventory, model, sequences, states };
     let turns = whole.turns()?;
 
@@ -139,7 +139,7 @@ impl Whole<'_> {
         let source = extraction.source(self.source);
         let inventory = gemma::inventory(&extraction.config, source.tensors(), &|_| "the model".to_owned())?;
         let draft = Model::new(&extraction.config, Weights::new(&source, &inventory, self.model.compute())?)?;
-        let states = predictions(&draft, self.sequences, &|_| ())?;
+        let states = predictions(&draft, self.sequences, &[], &|_| ())?;
         let overlaps = own_overlaps((&self.model, &self.states), (&draft, &states))?;
         let mean =
             |of: fn(&Overlap) -> f64| overlaps.iter().map(of).sum::<f64>() / overlaps.len().max(1) as f64;

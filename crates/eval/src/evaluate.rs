@@ -29,10 +29,21 @@ pub enum Base<'a> {
     Logits(&'a LogitsFile),
 }
 
+/// Soft tokens of the images and sounds in a text, `[soft tokens, hidden]`, by the number of the file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SoftTokens<'a> {
+    /// Those that the artifact reads.
+    pub artifact: &'a [Matrix],
+    /// Those that the base reads, if it is a model.
+    pub base: &'a [Matrix],
+}
+
 /// Options of [`evaluate`].
 pub struct EvalOptions<'a> {
     /// The most bytes for all hidden states between two layers.
     pub memory: u64,
+    /// Soft tokens of the sequences; empty for text alone.
+    pub soft_tokens: SoftTokens<'a>,
     /// Writer for the logits of the base, or of the artifact if there is no base.
     pub logits: Option<&'a mut LogitsWriter>,
     /// Gets progress steps, whose sum is [`work`].
@@ -65,16 +76,19 @@ pub fn evaluate(
         return Err(Error::malformed("vocabulary", "the two models do not have the same")
             .expected(format!("{base_vocab} tokens"), vocab));
     }
-    let models: Vec<&Model<'_>> = match &base {
-        Some(Base::Model(model)) => vec![artifact, model],
-        _ => vec![artifact],
+    let (models, soft_tokens): (Vec<&Model<'_>>, _) = match &base {
+        Some(Base::Model(model)) => {
+            (vec![artifact, model], vec![options.soft_tokens.artifact, options.soft_tokens.base])
+        }
+        _ => (vec![artifact], vec![options.soft_tokens.artifact]),
     };
     let mut tokens = Vec::new();
     for group in stream::groups(sequences, tokens_that_fit(&models, options.memory)) {
         let members = &sequences[group.clone()];
         let states = models
             .iter()
-            .map(|model| predictions(model, members, options.progress))
+            .zip(&soft_tokens)
+            .map(|(model, soft_tokens)| predictions(model, members, soft_tokens, options.progress))
             .collect::<Result<Vec<_>>>()?;
         score(&models, &states, base.as_ref(), group.start, members, &mut options, &mut tokens)?;
     }
@@ -115,16 +129,21 @@ pub fn mean_divergences(base: (&Model<'_>, &Matrix), others: &[(&Model<'_>, Matr
     Ok(sums.iter().map(|sums| sums.iter().map(kld).sum::<f64>() / rows.max(1) as f64).collect())
 }
 
-/// The normalised final hidden states that predict the scored tokens: one row per scored token, in order.
+/// The normalised final hidden states that predict the scored tokens: one row per scored token, in order. `soft_tokens` are those of the
+/// files in the sequences, by their numbers.
 ///
 /// # Errors
-/// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
+/// `Malformed` for a token beyond the vocabulary, and for soft tokens of another width; `Io` for a source that cannot be read.
+///
+/// # Panics
+/// When there are no soft tokens for a file, or more or fewer than its positions.
 pub fn predictions(
     model: &Model<'_>,
     sequences: &[Sequence],
+    soft_tokens: &[Matrix],
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Matrix> {
-    let mut batches = stream::embed(model, sequences)?;
+    let mut batches = stream::embed_with(model, sequences, soft_tokens)?;
     let mut rest = sequences;
     for batch in &mut batches {
         let (members, others) = rest.split_at(batch.sequences().len());

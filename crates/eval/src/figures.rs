@@ -50,9 +50,17 @@ pub struct EvaluatedText {
     pub documents: Vec<Document>,
     /// Number of scored tokens.
     pub tokens: u64,
+    /// Number of images and sounds in the conversations.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub media: u64,
     /// Mean KL divergences of short runs of scored tokens, in order: a few hundred, for a plot.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub along: Vec<Along>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Mean figures of a sequence.
@@ -139,6 +147,7 @@ impl EvaluatedText {
             files: corpus.files.clone(),
             context: corpus.context,
             tokens: corpus.scored_tokens(),
+            media: corpus.sequences.iter().map(|sequence| sequence.media.len() as u64).sum(),
             ..EvaluatedText::default()
         }
     }

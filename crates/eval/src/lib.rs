@@ -5,14 +5,14 @@
 //! # use checkpoint::Checkpoint;
 //! # use gemma::ModelSpec;
 //! # use runtime::{Compute, Model, Weights};
-//! use eval::{Base, EvalOptions, evaluate};
+//! use eval::{Base, EvalOptions, SoftTokens, evaluate};
 //!
 //! # let checkpoint = Checkpoint::open(&folder)?;
 //! # let ModelSpec { config, inventory, .. } = ModelSpec::open(&checkpoint)?;
 //! # let open = || Model::new(&config, Weights::new(&checkpoint, &inventory, Compute::detect())?);
 //! # let (artifact, base) = (open()?, open()?);
-//! let sequences = [text::Sequence { tokens: vec![2, 100, 101, 102], scored: vec![2, 3] }];
-//! let options = EvalOptions { memory: 1 << 30, logits: None, progress: &|_| () };
+//! let sequences = [text::Sequence { tokens: vec![2, 100, 101, 102], scored: vec![2, 3], media: vec![] }];
+//! let options = EvalOptions { memory: 1 << 30, soft_tokens: SoftTokens::default(), logits: None, progress: &|_| () };
 //! let tokens = evaluate(&artifact, Some(Base::Model(&base)), &sequences, options)?;
 //!
 //! assert_eq!(tokens.len(), 2); // one for each scored position
@@ -38,7 +38,7 @@ mod statistics;
 pub mod stream;
 mod token;
 
-pub use evaluate::{Base, EvalOptions, evaluate, mean_divergences, predictions, work};
+pub use evaluate::{Base, EvalOptions, SoftTokens, evaluate, mean_divergences, predictions, work};
 pub use figures::{Along, DeltaP, Document, EvaluatedText, Kld, ModelInfo, Perplexity};
 pub use log_sum_exp::{ExpSums, exp_sums};
 pub use logits_file::{LogitsFile, LogitsWriter};

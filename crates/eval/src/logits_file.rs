@@ -110,6 +110,7 @@ impl LogitsFile {
         let sequence = |chunk: &[u32]| Sequence {
             tokens: std::iter::once(bos).chain(chunk[1..].iter().copied()).collect(),
             scored: (self.context / 2 + 1..self.context).collect(),
+            media: Vec::new(),
         };
         chunks.map(sequence).collect()
     }
@@ -240,7 +241,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("logits");
-        let sequence = Sequence { tokens: vec![2, 5, 4, 3, 1, 0], scored: vec![4, 5] };
+        let sequence = Sequence { tokens: vec![2, 5, 4, 3, 1, 0], scored: vec![4, 5], ..Sequence::default() };
         let sequences = [sequence.clone(), sequence];
         let output = OutputFile::replacing(&path, FileKind::Logits, false).unwrap();
         let mut writer = LogitsWriter::new(output, &sequences, 7).unwrap();
@@ -273,7 +274,7 @@ mod tests {
     fn damaged_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("logits");
-        let sequences = [Sequence { tokens: vec![2, 1], scored: vec![] }];
+        let sequences = [Sequence { tokens: vec![2, 1], ..Sequence::default() }];
         LogitsWriter::new(OutputFile::sequential(&path).unwrap(), &sequences, 3).unwrap().finish().unwrap();
         let good = std::fs::read(&path).unwrap();
         let refused = |bytes: &[u8], says: &str| {
@@ -298,7 +299,7 @@ mod tests {
     #[test]
     fn only_chunks_of_one_length_can_be_written() {
         let dir = tempfile::tempdir().unwrap();
-        let uneven = [Sequence { tokens: vec![2, 1, 1], scored: vec![1, 2] }];
+        let uneven = [Sequence { tokens: vec![2, 1, 1], scored: vec![1, 2], ..Sequence::default() }];
         let output = OutputFile::sequential(&dir.path().join("x")).unwrap();
         assert!(LogitsWriter::new(output, &uneven, 3).is_err());
         assert!(!dir.path().join("x").exists());

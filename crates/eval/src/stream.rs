@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use gemma::Config;
-use runtime::{BATCH_TOKENS, Batch, Model, activation_bytes_per_token, group_by_tokens};
+use runtime::{BATCH_TOKENS, Batch, Matrix, Model, Segment, activation_bytes_per_token, group_by_tokens};
 use tensor::Result;
+use text::Sequence;
 
 /// Ranges of consecutive sequences with at most `tokens` tokens in total, or with one longer sequence.
 pub fn groups<S: AsRef<[u32]>>(sequences: &[S], tokens: usize) -> Vec<Range<usize>> {
@@ -29,6 +30,37 @@ pub fn embed<S: AsRef<[u32]>>(model: &Model<'_>, sequences: &[S]) -> Result<Vec<
         model.embed(&tokens)
     };
     groups(sequences, BATCH_TOKENS).into_iter().map(embed).collect()
+}
+
+/// As [`embed`], for sequences that may have soft tokens: those of each file, by its number.
+///
+/// # Errors
+/// Those of [`embed`]; `Malformed` for soft tokens of another width than the model's.
+///
+/// # Panics
+/// When there are no soft tokens for a file, or more or fewer than its positions.
+pub fn embed_with(model: &Model<'_>, sequences: &[Sequence], soft_tokens: &[Matrix]) -> Result<Vec<Batch>> {
+    let embed = |run: Range<usize>| {
+        let segments: Vec<_> =
+            sequences[run].iter().map(|sequence| segments(sequence, soft_tokens)).collect();
+        model.embed_segments(&segments.iter().map(|segments| &segments[..]).collect::<Vec<_>>())
+    };
+    groups(sequences, BATCH_TOKENS).into_iter().map(embed).collect()
+}
+
+/// The tokens and soft tokens of a sequence, in order.
+fn segments<'a>(sequence: &'a Sequence, soft_tokens: &'a [Matrix]) -> Vec<Segment<'a>> {
+    let mut segments = Vec::with_capacity(2 * sequence.media.len() + 1);
+    let mut at = 0;
+    for span in &sequence.media {
+        let rows = soft_tokens[span.file].view();
+        assert_eq!(rows.nrows(), span.positions.len(), "soft tokens of file {}", span.file);
+        segments.push(Segment::Tokens(&sequence.tokens[at..span.positions.start]));
+        segments.push(if span.is_image { Segment::Image(rows) } else { Segment::Sound(rows) });
+        at = span.positions.end;
+    }
+    segments.push(Segment::Tokens(&sequence.tokens[at..]));
+    segments
 }
 
 /// Applies one layer to all batches. `done` gets the number of tokens of each batch.

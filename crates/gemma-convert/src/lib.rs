@@ -40,6 +40,7 @@
 //! and help. Errors name a setting of a job as `‹name›`, such as `‹force›`; [`rename_settings`] replaces it by the name
 //! of a program's option.
 
+mod conversation_media;
 mod draft_model;
 mod jobs;
 mod model;
@@ -67,8 +68,8 @@ pub use requests::Destination;
 pub use runtime::Compute;
 pub use settings::rename_settings;
 pub use tensor::{DType, Error, Fault, Result};
-pub use text::Scored;
-pub use towers::{MediaFile, MediaOptions, soft_tokens};
+pub use text::{MediaFile, Scored};
+pub use towers::{MediaOptions, soft_tokens};
 pub use verify::{Finding, Outcome, Report, Severity};
 
 /// Name and version of this program in manifests and reports.

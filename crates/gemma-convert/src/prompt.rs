@@ -5,26 +5,13 @@
 //! ggml-org/llama.cpp.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 
 use runtime::{Matrix, Segment};
 use serde_json::{Value, json};
 use tensor::{Error, Result};
-use text::Tokenizer;
+use text::{MediaFile, MediaKind, MediaMark, Tokenizer};
 
-use crate::towers::{MediaFile, Piece};
-
-/// A kind of file in a prompt: the type of a part of a message, and its mark in the text.
-struct Kind {
-    part: &'static str,
-    mark: &'static str,
-    /// What begins and ends the soft tokens; those of an image stand around each frame of a video.
-    around: [&'static str; 2],
-}
-
-const IMAGE: Kind = Kind { part: "image", mark: "<|image|>", around: ["<|image>", "<image|>"] };
-const SOUND: Kind = Kind { part: "audio", mark: "<|audio|>", around: ["<|audio>", "<audio|>"] };
-const VIDEO: Kind = Kind { part: "video", mark: "<|video|>", around: IMAGE.around };
+use crate::towers::Piece;
 
 /// A prompt as the model reads it.
 pub(crate) struct PreparedPrompt {
@@ -81,22 +68,21 @@ pub(crate) fn with_media(
 ) -> Result<PreparedPrompt> {
     let mut waiting: [VecDeque<Vec<Piece>>; 3] = Default::default();
     for (file, pieces) in files.iter().zip(pieces) {
-        waiting[number(file)].push_back(pieces);
+        waiting[file.kind() as usize].push_back(pieces);
     }
-    let mut found = places(text);
-    if found.is_empty() {
-        found = files.iter().map(|file| Place { start: 0, end: 0, kind: number(file) }).collect();
+    let mut marks = MediaMark::all(text);
+    if marks.is_empty() {
+        marks = files.iter().map(|file| MediaMark { start: 0, end: 0, kind: file.kind() }).collect();
     }
     let mut builder = Builder { how, runs: Vec::new(), parts: Vec::new() };
     if how.add_bos {
         builder.text("", false);
     }
     let mut at = 0;
-    for place in found {
-        builder.text(&text[at..place.start], how.parse_special);
-        at = place.end;
-        let kind = KINDS[place.kind];
-        let Some(pieces) = waiting[place.kind].pop_front() else {
+    for MediaMark { start, end, kind } in marks {
+        builder.text(&text[at..start], how.parse_special);
+        at = end;
+        let Some(pieces) = waiting[kind as usize].pop_front() else {
             return Err(unequal(text, files, kind));
         };
         for piece in pieces {
@@ -108,48 +94,20 @@ pub(crate) fn with_media(
         }
     }
     builder.text(&text[at..], how.parse_special);
-    if let Some(kind) = waiting.iter().position(|left| !left.is_empty()) {
-        return Err(unequal(text, files, KINDS[kind]));
+    if let Some(kind) = MediaKind::ALL.into_iter().find(|&kind| !waiting[kind as usize].is_empty()) {
+        return Err(unequal(text, files, kind));
     }
     builder.finish()
 }
 
-const KINDS: [&Kind; 3] = [&IMAGE, &SOUND, &VIDEO];
-
-/// The number of a file's kind.
-fn number(file: &MediaFile) -> usize {
-    match file {
-        MediaFile::Image(_) => 0,
-        MediaFile::Sound(_) => 1,
-        MediaFile::Video(_) => 2,
-    }
-}
-
-/// A mark in a text, or a place without one.
-struct Place {
-    start: usize,
-    end: usize,
-    kind: usize,
-}
-
-fn places(text: &str) -> Vec<Place> {
-    let of_kind = |(kind, mark): (usize, &str)| {
-        let place = |(start, mark): (usize, &str)| Place { start, end: start + mark.len(), kind };
-        text.match_indices(mark).map(place).collect::<Vec<_>>()
-    };
-    let mut all: Vec<_> = KINDS.iter().map(|kind| kind.mark).enumerate().flat_map(of_kind).collect();
-    all.sort_by_key(|place| place.start);
-    all
-}
-
-fn unequal(text: &str, files: &[MediaFile], kind: &Kind) -> Error {
-    let given = files.iter().filter(|file| KINDS[number(file)].mark == kind.mark).count();
-    let marks = text.matches(kind.mark).count();
+fn unequal(text: &str, files: &[MediaFile], kind: MediaKind) -> Error {
+    let given = files.iter().filter(|file| file.kind() == kind).count();
+    let marks = text.matches(kind.mark()).count();
     Error::recipe(
-        format!("‹{}›", kind.part),
+        format!("‹{}›", kind.part()),
         "the prompt has another number of places for them than files are given",
     )
-    .expected(format!("{marks}, the number of {} in the prompt", kind.mark), given)
+    .expected(format!("{marks}, the number of {} in the prompt", kind.mark()), given)
     .help("Each file has one mark, in the order of the files. In a prompt without any mark, the files come first.")
 }
 
@@ -169,11 +127,11 @@ impl Builder<'_> {
         }
     }
 
-    fn soft(&mut self, kind: &Kind, soft: PromptPart) -> Result<()> {
-        self.text(kind.around[0], true);
+    fn soft(&mut self, kind: MediaKind, soft: PromptPart) -> Result<()> {
+        self.text(kind.around()[0], true);
         self.tokenize()?;
         self.parts.push(soft);
-        self.text(kind.around[1], true);
+        self.text(kind.around()[1], true);
         Ok(())
     }
 
@@ -214,71 +172,14 @@ pub(crate) fn with_parts(messages: &[Value], files: &[MediaFile]) -> Result<Vec<
         Value::Array(parts) => parts.clone(),
         _ => Vec::new(),
     };
-    let parts = files.iter().map(|file| json!({"type": KINDS[number(file)].part}));
+    let parts = files.iter().map(|file| json!({"type": file.kind().part()}));
     message["content"] = parts.chain(text).collect();
     Ok(messages)
 }
 
-/// The number of places for files in a text.
-pub(crate) fn marks(text: &str) -> usize {
-    places(text).len()
-}
-
-/// Messages whose parts are one text, with a mark for each file, as chat templates write them.
-pub(crate) fn flattened(messages: &[Value]) -> Vec<Value> {
-    let mut messages = messages.to_vec();
-    for message in &mut messages {
-        let Some(parts) = message["content"].as_array() else { continue };
-        let text = parts.iter().map(|part| {
-            let mark = KINDS.iter().find(|kind| part["type"] == kind.part).map(|kind| kind.mark);
-            mark.unwrap_or_else(|| part["text"].as_str().unwrap_or_default().trim()).to_owned()
-        });
-        message["content"] = text.collect::<String>().into();
-    }
-    messages
-}
-
 /// Whether a text of a message has the place of a file.
 fn has_mark(message: &Value) -> bool {
-    let text_has = |text: &Value| text.as_str().is_some_and(|text| !places(text).is_empty());
+    let text_has = |text: &Value| text.as_str().is_some_and(|text| !MediaMark::all(text).is_empty());
     let content = &message["content"];
     text_has(content) || content.as_array().into_iter().flatten().any(|part| text_has(&part["text"]))
-}
-
-/// The files that parts of messages name, in order, and the messages with such parts in the form that chat templates know.
-///
-/// # Errors
-/// `Recipe` for a part without a file, and for a file that is not local.
-pub(crate) fn files_of(messages: &[Value]) -> Result<(Vec<MediaFile>, Vec<Value>)> {
-    let mut messages = messages.to_vec();
-    let mut files = Vec::new();
-    for (number, message) in messages.iter_mut().enumerate() {
-        let place = || format!("‹messages›: message {}", number + 1);
-        for part in message["content"].as_array_mut().into_iter().flatten() {
-            let file = match part["type"].as_str() {
-                Some("image" | "image_url") => MediaFile::Image,
-                Some("audio" | "audio_url" | "input_audio") => MediaFile::Sound,
-                Some("video" | "video_url") => MediaFile::Video,
-                _ => continue,
-            };
-            let named = ["image", "audio", "video", "path", "url", "image_url", "audio_url", "video_url"]
-                .iter()
-                .find_map(|key| part.get(*key));
-            let path = named.and_then(|value| value.as_str().or_else(|| value.get("url")?.as_str()));
-            let path = path.map(|path| path.strip_prefix("file://").unwrap_or(path));
-            match path {
-                Some(path) if !path.contains("://") && !path.starts_with("data:") => {
-                    let file = file(PathBuf::from(path));
-                    *part = json!({"type": KINDS[self::number(&file)].part});
-                    files.push(file);
-                }
-                found => {
-                    return Err(Error::recipe(place(), "a part that names no local file")
-                        .expected("{\"type\": \"image\", \"path\": \"FILE\"}", found.unwrap_or("no path"))
-                        .help("Save the image or sound to a file, and name that."));
-                }
-            }
-        }
-    }
-    Ok((files, messages))
 }

@@ -13,30 +13,15 @@ use media::{
     AudioPreprocess, Image, ImagePreprocess, MelWindows, Patches, Programs, SOFT_TOKEN_SIDE, Sound, Video,
     VideoPart, VideoPreprocess, sample_tokens,
 };
-use runtime::towers::{Activation, ImagePatches, MediaEncoder, SoundInput, TowerForm, TowerWeights};
+use runtime::towers::{
+    Activation, ImagePatches, MediaEncoder, SoundInput, TowerForm, TowerStage, TowerWeights,
+};
 use runtime::{Compute, Matrix, RowMajor};
 use tensor::{Error, Result, TensorSource};
-use verify::FeatureErrors;
+use text::MediaFile;
+use verify::{FeatureErrors, StageErrors};
 
 use crate::model::{Container, Model};
-
-/// A file of a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MediaFile {
-    /// PNG, JPEG or WebP.
-    Image(PathBuf),
-    /// WAV, FLAC, MP3 or Ogg/Vorbis.
-    Sound(PathBuf),
-    /// A folder of images, or a file for an installed ffmpeg.
-    Video(PathBuf),
-}
-
-impl MediaFile {
-    fn path(&self) -> &Path {
-        let (MediaFile::Image(path) | MediaFile::Sound(path) | MediaFile::Video(path)) = self;
-        path
-    }
-}
 
 /// Images, sounds and videos of a prompt.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +140,46 @@ impl<'m> TowerFile<'m> {
         })
     }
 
+    /// The same towers, with files prepared and activations computed as by `other`.
+    pub(crate) fn prepared_as(self, other: &TowerFile<'_>) -> TowerFile<'m> {
+        let TowerFile { activation, images, sounds, videos, .. } = *other;
+        TowerFile { activation, images, sounds, videos, ..self }
+    }
+
+    /// The program whose way of preparing files and computing activations this is.
+    pub(crate) fn way(&self) -> &'static str {
+        match (self.images, self.activation) {
+            (ImagePreprocess::Transformers { .. }, _) => "transformers",
+            (ImagePreprocess::LlamaCpp { .. }, Activation::QuickGelu) => "llama.cpp, with its quick-GELU",
+            (ImagePreprocess::LlamaCpp { .. }, Activation::TanhGelu) => "llama.cpp",
+        }
+    }
+
+    /// A remark if an mmproj file and the text model were made from different checkpoints, as their manifests say.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn doubt(&self, model: &Model) -> Result<Option<String>> {
+        let (Source::Mmproj(mmproj), Container::Gguf(text, _)) = (&self.source, &model.container) else {
+            return Ok(None);
+        };
+        let differs = verify::differing_weights(text, mmproj)?;
+        Ok(differs.map(|name| {
+            format!("the mmproj file and the text model are of different checkpoints: their manifests list different {name}")
+        }))
+    }
+
+    /// The soft tokens of an image or a sound, `[soft tokens, hidden]`.
+    ///
+    /// # Errors
+    /// Those of a file that cannot be read, or that the model does not read; `Unsupported` for a video.
+    pub(crate) fn soft_tokens(&self, file: &MediaFile) -> Result<Matrix> {
+        let opened = Opened::open(file)?;
+        opened
+            .soft_tokens(self, &self.encoder()?, &mut unobserved)
+            .map_err(|e| e.within(file.path().display()))
+    }
+
     /// The encoder of the reference runtime.
     pub(crate) fn encoder(&self) -> Result<MediaEncoder<'_>> {
         let (source, form): (&dyn TensorSource, _) = match &self.source {
@@ -183,12 +208,15 @@ impl<'m> TowerFile<'m> {
         match file {
             MediaFile::Image(path) => {
                 let image = Image::open(path)?;
-                let rows = self.image(encoder, &image, self.images).map_err(|e| e.within(path.display()))?;
+                let rows = self
+                    .image(encoder, &image, self.images, &mut unobserved)
+                    .map_err(|e| e.within(path.display()))?;
                 Ok(vec![Piece::Image(rows)])
             }
             MediaFile::Sound(path) => {
                 let sound = Sound::open(path)?;
-                let (rows, cut) = self.sound(encoder, &sound).map_err(|e| e.within(path.display()))?;
+                let (rows, cut) =
+                    self.sound(encoder, &sound, &mut unobserved).map_err(|e| e.within(path.display()))?;
                 if cut > 0 {
                     let seconds = cut as f64 / f64::from(media::SAMPLE_RATE);
                     progress.note(&format!(
@@ -204,7 +232,8 @@ impl<'m> TowerFile<'m> {
                 let piece = |part| match part {
                     VideoPart::Text(text) => Ok(Piece::Text(text)),
                     VideoPart::Frame(number) => {
-                        self.image(encoder, &video.frames[number].image, rule.image()).map(Piece::Image)
+                        let image = &video.frames[number].image;
+                        self.image(encoder, image, rule.image(), &mut unobserved).map(Piece::Image)
                     }
                 };
                 let pieces = rule.parts(&video).into_iter().map(piece);
@@ -214,7 +243,13 @@ impl<'m> TowerFile<'m> {
     }
 
     /// The soft tokens of an image that is resized by this rule.
-    fn image(&self, encoder: &MediaEncoder<'_>, image: &Image, rule: ImagePreprocess) -> Result<Matrix> {
+    fn image(
+        &self,
+        encoder: &MediaEncoder<'_>,
+        image: &Image,
+        rule: ImagePreprocess,
+        observe: &mut Observer<'_>,
+    ) -> Result<Matrix> {
         let (side, pooling) = encoder.image_input().ok_or_else(MediaEncoder::no_images)?;
         if side * pooling != SOFT_TOKEN_SIDE {
             return Err(Error::unsupported("model", "soft tokens of another size than any Gemma 4 has")
@@ -222,12 +257,17 @@ impl<'m> TowerFile<'m> {
         }
         let Patches { columns, rows, values, .. } = rule.patches(image, side)?;
         let values = matrix(columns * rows, values);
-        Ok(encoder.image(&ImagePatches { columns, rows, values }, |_, _| ())?.soft_tokens)
+        Ok(encoder.image(&ImagePatches { columns, rows, values }, observe)?.soft_tokens)
     }
 
     /// The soft tokens of a sound, and the number of samples that are left out.
-    fn sound(&self, encoder: &MediaEncoder<'_>, sound: &Sound) -> Result<(Matrix, usize)> {
-        let soft_tokens = |input: Matrix| Ok(encoder.sound(&input, |_, _| ())?.soft_tokens);
+    fn sound(
+        &self,
+        encoder: &MediaEncoder<'_>,
+        sound: &Sound,
+        observe: &mut Observer<'_>,
+    ) -> Result<(Matrix, usize)> {
+        let mut soft_tokens = |input: Matrix| Ok(encoder.sound(&input, &mut *observe)?.soft_tokens);
         match encoder.sound_input().ok_or_else(MediaEncoder::no_sounds)? {
             SoundInput::Samples { .. } => {
                 let tokens = sample_tokens(&sound.samples);
@@ -244,6 +284,11 @@ impl<'m> TowerFile<'m> {
         }
     }
 }
+
+/// A receiver of the states of a tower.
+type Observer<'a> = dyn FnMut(TowerStage, &Matrix) + 'a;
+
+fn unobserved(_: TowerStage, _: &Matrix) {}
 
 /// An image or a sound in memory.
 enum Opened {
@@ -262,10 +307,23 @@ impl Opened {
         }
     }
 
-    fn soft_tokens(&self, towers: &TowerFile<'_>, encoder: &MediaEncoder<'_>) -> Result<Matrix> {
+    fn soft_tokens(
+        &self,
+        towers: &TowerFile<'_>,
+        encoder: &MediaEncoder<'_>,
+        observe: &mut Observer<'_>,
+    ) -> Result<Matrix> {
         match self {
-            Opened::Image(image) => towers.image(encoder, image, towers.images),
-            Opened::Sound(sound) => Ok(towers.sound(encoder, sound)?.0),
+            Opened::Image(image) => towers.image(encoder, image, towers.images, observe),
+            Opened::Sound(sound) => Ok(towers.sound(encoder, sound, observe)?.0),
+        }
+    }
+
+    /// A small PNG.
+    fn picture(&self) -> Result<Vec<u8>> {
+        match self {
+            Opened::Image(image) => image.picture(),
+            Opened::Sound(sound) => media::spectrogram(&sound.samples),
         }
     }
 }
@@ -282,8 +340,7 @@ fn matrix(rows: usize, values: Vec<f32>) -> Matrix {
 /// Those of an mmproj file or a file that cannot be read; `Unsupported` for a video.
 pub fn soft_tokens(mmproj: &Path, file: &MediaFile) -> Result<Matrix> {
     let towers = TowerFile::mmproj(mmproj, Compute::detect()).map_err(|e| e.within(mmproj.display()))?;
-    let opened = Opened::open(file)?;
-    opened.soft_tokens(&towers, &towers.encoder()?).map_err(|e| e.within(file.path().display()))
+    towers.soft_tokens(file)
 }
 
 /// Compares the soft tokens of images and sounds that an mmproj file and its checkpoint make.
@@ -301,30 +358,40 @@ pub(crate) fn compare(
     let own = || TowerFile::checkpoint(checkpoint, spec, compute);
     // the same patches, because another size has other soft tokens
     let transformers = TowerFile { images: artifact.images, ..own()? };
-    let base = TowerFile {
-        activation: artifact.activation,
-        images: artifact.images,
-        sounds: artifact.sounds,
-        ..own()?
-    };
+    let base = own()?.prepared_as(&artifact);
     let encoders = (base.encoder()?, artifact.encoder()?, transformers.encoder()?);
     let mut all = Vec::with_capacity(files.len());
     let task = progress.begin("features", files.len() as u64, Unit::Steps);
     for file in files {
         let opened = Opened::open(file)?;
-        let soft_tokens = |towers: &TowerFile<'_>, encoder: &MediaEncoder<'_>| {
-            opened.soft_tokens(towers, encoder).map_err(|e| e.within(file.path().display()))
+        let soft_tokens = |towers: &TowerFile<'_>, encoder: &MediaEncoder<'_>, observe: &mut Observer<'_>| {
+            opened.soft_tokens(towers, encoder, observe).map_err(|e| e.within(file.path().display()))
         };
-        let x = soft_tokens(&base, &encoders.0)?;
-        let y = soft_tokens(&artifact, &encoders.1)?;
-        let z = soft_tokens(&transformers, &encoders.2)?;
+        let mut stages = StageErrors::default();
+        let x = soft_tokens(&base, &encoders.0, &mut |stage, states| {
+            if is_plotted(stage) {
+                stages.expect(states.values());
+            }
+        })?;
+        let y = soft_tokens(&artifact, &encoders.1, &mut |stage, states| {
+            if is_plotted(stage) {
+                stages.take(stage.to_string(), states.values());
+            }
+        })?;
+        let z = soft_tokens(&transformers, &encoders.2, &mut unobserved)?;
         if x.dim() != y.dim() {
             return Err(Error::malformed(mmproj.display(), "these towers are of another model")
                 .expected(format!("{:?}", x.dim()), format!("{:?}", y.dim())));
         }
         let name = file.path().display().to_string();
-        all.push(FeatureErrors::of(name, x.ncols(), x.values(), y.values(), z.values()));
+        let errors = FeatureErrors::of(name, x.ncols(), x.values(), y.values(), z.values());
+        all.push(FeatureErrors { stages: stages.finish(), picture: opened.picture()?, ..errors });
         task.advance(1);
     }
     Ok(all)
+}
+
+/// Stages of a report: the residual stream before the blocks and after each.
+fn is_plotted(stage: TowerStage) -> bool {
+    matches!(stage, TowerStage::Patches | TowerStage::Subsampling | TowerStage::Block(_))
 }

@@ -33,6 +33,7 @@
 
 mod audio;
 mod image;
+mod picture;
 mod video;
 
 pub use audio::{
@@ -44,6 +45,7 @@ pub use image::{
     BUDGETS, Image, ImagePreprocess, MAX_IMAGE_BYTES, MAX_PIXELS, PATCH_SIDE, Patches, SOFT_TOKEN_SIDE,
     resize,
 };
+pub use picture::spectrogram;
 pub use video::{
     Frame, MAX_FRAMES, MAX_VIDEO_BYTES, Programs, VIDEO_FRAMES, Video, VideoPart, VideoPreprocess,
     natural_order,

@@ -1,12 +1,13 @@
-//! The report as a self-contained HTML page: no script, no font, no image, no request. Its content security policy
+//! The report as a self-contained HTML page: no script, no font, no request; images are in the page. Its content security policy
 //! makes the browser enforce that, whatever the names in a file contain.
 
 use std::fmt::Write;
 
 use base::GENERATOR;
+use base64::prelude::{BASE64_STANDARD, Engine};
+use verify::{FeatureErrors, Report};
 
-use verify::Report;
-
+use super::number;
 use super::plots::{self, Plot};
 use super::svg::escape;
 use super::tables::{self, Align, Cell, Grid};
@@ -28,6 +29,8 @@ pub fn html(report: &Report) -> String {
     }
     section(&mut page, "Figures", &tables::figures(report));
     section(&mut page, "Features", &tables::features(report));
+    pictures(&mut page, &report.features);
+    figure(&mut page, plots::towers(&report.features));
     section(&mut page, "Models", &tables::models(report));
     list(&mut page, &tables::steps(report));
     plots_and_tables(&mut page, report);
@@ -37,6 +40,23 @@ pub fn html(report: &Report) -> String {
     };
     close(&mut page, &format!("{}.{times}", report.tool));
     page
+}
+
+/// The images and the spectrograms of the sounds, each with its error.
+fn pictures(page: &mut String, features: &[FeatureErrors]) {
+    if features.iter().all(|file| file.picture.is_empty()) {
+        return;
+    }
+    page.push_str("<div class=\"pictures\">\n");
+    for file in features.iter().filter(|file| !file.picture.is_empty()) {
+        let (name, data) = (escape(&file.file), BASE64_STANDARD.encode(&file.picture));
+        let error = number::percent(file.relative_rms);
+        let _ = writeln!(
+            page,
+            "<figure><img src=\"data:image/png;base64,{data}\" alt=\"{name}\"><figcaption>{name}: {error}</figcaption></figure>"
+        );
+    }
+    page.push_str("</div>\n");
 }
 
 /// The beginning of a page, up to its heading.

@@ -13,6 +13,7 @@ mod answers;
 mod chat;
 mod raw;
 mod sequence;
+mod soft;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
 
-pub use self::sequence::Sequence;
+use self::soft::Files;
+
+pub use self::sequence::{Sequence, SoftSpan};
+pub use self::soft::SoftTokenCount;
 use crate::{ChatTemplate, Tokenizer};
 
 /// Minimum length of a context in tokens: fewer give a model nothing to predict from.
@@ -120,13 +124,36 @@ impl Corpus {
     /// Reads files that all have the same protocol.
     ///
     /// # Errors
-    /// - `Recipe` for no files, files of both protocols, conversations for a model without a chat template, and a
-    ///   context that is too short or longer than the model's.
+    /// - `Recipe` for no files, files of both protocols, conversations for a model without a chat template or with
+    ///   images or sounds, and a context that is too short or longer than the model's.
     /// - `Malformed`, with the file and the line, for a file that is empty, not UTF-8 or too short for the context,
     ///   and for a line that is not a conversation, that the template refuses, or that has no answer where answers
     ///   are scored.
     /// - `Io` for a file that cannot be read.
     pub fn read(files: &[PathBuf], reader: &Reader, cut: &Cut) -> Result<Corpus> {
+        Corpus::read_all(files, reader, cut, None)
+    }
+
+    /// As [`Corpus::read`], for conversations that may name images and sounds. `encode` gets each file in order, and returns
+    /// its number of soft tokens.
+    ///
+    /// # Errors
+    /// Those of [`Corpus::read`] and of `encode`; `Unsupported` for videos; `Malformed` for a text with the mark of a file.
+    pub fn read_with_media(
+        files: &[PathBuf],
+        reader: &Reader,
+        cut: &Cut,
+        encode: &mut SoftTokenCount<'_>,
+    ) -> Result<Corpus> {
+        Corpus::read_all(files, reader, cut, Some(encode))
+    }
+
+    fn read_all(
+        files: &[PathBuf],
+        reader: &Reader,
+        cut: &Cut,
+        encode: Option<&mut SoftTokenCount<'_>>,
+    ) -> Result<Corpus> {
         check_context(reader, cut)?;
         let mut corpus = Corpus {
             protocol: protocol_of(files)?,
@@ -136,7 +163,7 @@ impl Corpus {
         };
         match corpus.protocol {
             Protocol::Raw => corpus.read_raw(files, reader, cut)?,
-            Protocol::Chat => corpus.read_chat(files, reader, cut)?,
+            Protocol::Chat => corpus.read_chat(files, reader, cut, encode)?,
         }
         if corpus.scored_tokens() == 0 {
             return Err(Error::recipe("text", "there is nothing in it to score")
@@ -183,7 +210,13 @@ impl Corpus {
         Ok(())
     }
 
-    fn read_chat(&mut self, files: &[PathBuf], reader: &Reader, cut: &Cut) -> Result<()> {
+    fn read_chat(
+        &mut self,
+        files: &[PathBuf],
+        reader: &Reader,
+        cut: &Cut,
+        mut encode: Option<&mut SoftTokenCount<'_>>,
+    ) -> Result<()> {
         self.scored = Some(cut.scored);
         let Some(template) = reader.template else {
             return Err(Error::recipe(
@@ -193,9 +226,14 @@ impl Corpus {
             .help("Without one it is a base model, which is measured on plain text."));
         };
         let template = ChatTemplate::new(template)?;
-        let (mut shortened, mut unanswered) = (0, 0);
+        let (mut shortened, mut unanswered, mut number) = (0, 0, 0);
         for path in files {
-            let read = chat::conversations(&read_text(path)?, reader.tokenizer, &template, cut)
+            let mut media = Files {
+                folder: path.parent().unwrap_or(Path::new("")),
+                encode: encode.as_deref_mut(),
+                number: &mut number,
+            };
+            let read = chat::conversations(&read_text(path)?, reader.tokenizer, &template, cut, &mut media)
                 .map_err(|e| e.within(path.display()))?;
             self.sequences.extend(read.sequences);
             shortened += read.shortened;

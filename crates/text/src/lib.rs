@@ -16,12 +16,16 @@
 //! alone, with equal ids. [`ChatTemplate`] renders a model's Jinja template as transformers does. [`Corpus`] reads
 //! text files and conversations as token sequences with scored positions.
 //!
-//! Not in this crate: other kinds of tokenizers (they are refused, not approximated), images and audio.
+//! Messages may name images, sounds and videos: [`media_of`] collects them.
+//!
+//! Not in this crate: other kinds of tokenizers (they are refused, not approximated), and what is in the files that messages name.
 
 mod chat;
 mod corpus;
+mod media;
 mod tokenizer;
 
 pub use chat::{Chat, ChatTemplate};
-pub use corpus::{Corpus, Cut, Protocol, Reader, Remark, Scored, Sequence, utf8};
+pub use corpus::{Corpus, Cut, Protocol, Reader, Remark, Scored, Sequence, SoftSpan, SoftTokenCount, utf8};
+pub use media::{MediaFile, MediaKind, MediaMark, flattened, media_of};
 pub use tokenizer::{Decoder, Tokenizer};

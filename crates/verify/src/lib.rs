@@ -28,6 +28,7 @@
 //! | `features.rs` | soft tokens of images and sounds in both |
 //! | `integers.rs` | tensors of integers |
 //! | `diagnose.rs`, `diagnose/` | causes of wrong tensors |
+//! | `pair.rs` | whether a text model and an mmproj file are of one checkpoint |
 //! | `report.rs` | the report document |
 //!
 //! Presentation of reports is left to the crate `report`. Work runs on the caller's rayon pool.
@@ -49,6 +50,7 @@ mod limits;
 mod manifest;
 mod obeyed;
 mod outliers;
+mod pair;
 mod provenance;
 mod reencode;
 mod report;
@@ -63,9 +65,10 @@ pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored, is_mmproj};
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
-pub use features::FeatureErrors;
+pub use features::{FeatureErrors, StageError, StageErrors};
 pub use folder::Folder;
 pub use form::form;
+pub use pair::differing_weights;
 pub use provenance::Provenance;
 pub use report::*;
 pub use structure::structure;

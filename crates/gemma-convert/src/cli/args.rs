@@ -344,9 +344,13 @@ pub(crate) struct Verify {
     /// logits. Without it the artifact is checked alone
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<PathBuf>,
-    /// Text to predict: plain text, or a .jsonl file with a conversation (list of messages) in each line
+    /// Text to predict: plain text, or a .jsonl file with a conversation (list of messages) in each line. Parts of messages
+    /// may name images and sounds, by paths from the folder of that file
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Vec<PathBuf>,
+    /// The mmproj file of a GGUF, for the images and sounds of conversations
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mmproj: Option<PathBuf>,
     /// Tokens per chunk of plain text; the most tokens of a conversation
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N", default_value_t = 512)]
     pub(crate) context: usize,

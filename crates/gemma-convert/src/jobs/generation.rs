@@ -8,12 +8,12 @@ use generate::{DraftCounts, Sampler, Sampling, TokenStream};
 use runtime::Compute;
 use serde_json::Value;
 use tensor::{Error, Result};
-use text::{Chat, ChatTemplate};
+use text::{Chat, ChatTemplate, MediaFile, MediaMark};
 
 use crate::draft_model::DraftModel;
 use crate::model::Model;
 use crate::prompt::{self, PreparedPrompt, Tokenization};
-use crate::towers::{MediaFile, MediaOptions, TowerFile};
+use crate::towers::{MediaOptions, TowerFile};
 
 /// Default number of tokens to generate.
 const TOKENS: usize = 128;
@@ -229,7 +229,7 @@ impl Generate {
             Prompt::Text(text) => (text.clone(), self.media.files.clone(), false),
             Prompt::Chat { messages, thinking, tools } => {
                 check_messages(messages)?;
-                let (named, mut messages) = prompt::files_of(messages)?;
+                let (named, mut messages) = text::media_of(messages)?;
                 let files = match (named.is_empty(), self.media.files.is_empty()) {
                     (false, false) => {
                         return Err(Error::recipe(
@@ -246,9 +246,9 @@ impl Generate {
                     (true, true) => Vec::new(),
                 };
                 let mut text = rendered(model, &messages, *thinking, tools, progress)?;
-                if prompt::marks(&text) < files.len() {
+                if MediaMark::all(&text).len() < files.len() {
                     // some templates know no parts of messages
-                    let flat = prompt::flattened(&messages);
+                    let flat = text::flattened(&messages);
                     text = rendered(model, &flat, *thinking, tools, &Silent)?;
                 }
                 (text, files, true)
@@ -262,13 +262,16 @@ impl Generate {
                 )
                 .help("Give one with ‹image›, ‹audio› or ‹video›."));
             }
-            if prompt::marks(&text) > 0 {
+            if MediaMark::all(&text).len() > 0 {
                 progress.note("the prompt has a place for an image or a sound, and no file is given for it");
             }
             let tokens = tokenizer.encode(&text, !is_chat, is_chat)?;
             return Ok(PreparedPrompt::of_tokens(tokens));
         }
         let towers = TowerFile::open(model, &self.media, self.compute)?;
+        if let Some(doubt) = towers.doubt(model)? {
+            progress.note(&doubt);
+        }
         let pieces = towers.pieces(&files, progress)?;
         let how = Tokenization { tokenizer, add_bos: !is_chat, parse_special: is_chat };
         prompt::with_media(&text, how, &files, pieces)

@@ -9,6 +9,7 @@ mod generation;
 mod measurement;
 mod model_info;
 mod planning;
+mod predictions;
 mod rounding;
 mod sensitivities;
 mod thresholds;

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use base::{FileKind, OutputFile, Progress, Unit};
-use eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter};
+use eval::LogitsFile;
 use gemma::towers::MmprojView;
 use plan::{Format, Recipe, Shards, Thresholds};
 use runtime::Compute;
 use tensor::{Error, Fault, Result};
-use text::{Corpus, Cut, Scored};
+use text::{MediaFile, Scored};
 use verify::{
     Artifact, Expected, Finding, Outcome, Provenance, Report, SCHEMA, Severity, Skipped, Step, Structure,
 };
@@ -20,7 +20,7 @@ use crate::TOOL;
 use crate::model::{Container, Model, ModelFile};
 use crate::options::Chunks;
 use crate::requests::recipe_text;
-use crate::towers::{self, MediaFile};
+use crate::towers;
 
 /// Verifies an artifact: compares a GGUF or a folder of safetensors with its checkpoint, or checks it alone.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Verify {
     pub base: Option<PathBuf>,
     /// Images and sounds whose soft tokens are compared, for an mmproj file and its checkpoint.
     pub media: Vec<MediaFile>,
+    /// The mmproj file of a text model, for the images and sounds that conversations name. A folder has towers of its own.
+    pub mmproj: Option<PathBuf>,
     /// Texts to predict: plain text, or conversations in `.jsonl` files.
     pub texts: Vec<PathBuf>,
     /// Tokens per chunk of plain text; the most tokens of a conversation.
@@ -70,6 +72,7 @@ impl Verify {
             artifact: artifact.into(),
             base: None,
             media: Vec::new(),
+            mmproj: None,
             texts: Vec::new(),
             context: 512,
             chunks: None,
@@ -164,6 +167,10 @@ impl Verify {
         if self.thresholds.max_feature_error.is_some() && self.media.is_empty() {
             return Err(Error::recipe("‹max_feature_error›", "a limit of a figure that is not measured")
                 .help("Give images or sounds with ‹image› and ‹audio›, for an mmproj file."));
+        }
+        if self.mmproj.is_some() && self.texts.is_empty() {
+            return Err(Error::recipe("‹mmproj›", "has no effect without conversations that name images or sounds")
+                .help("Give them with ‹text›, in a .jsonl file. To verify the mmproj file, name it as the artifact."));
         }
         if !self.media.is_empty() && !artifact.is_mmproj() {
             return Err(Error::recipe(
@@ -327,73 +334,6 @@ impl Verify {
         })
     }
 
-    /// Evaluates both models on the text.
-    fn text_step(
-        &self,
-        artifact: &Model,
-        against: Option<&Against>,
-        logits: Option<OutputFile>,
-        report: &mut Report,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        // the base's tokenizer is right; the structure step reports differences
-        let reader = match against {
-            Some(Against::Model(base)) => base,
-            _ => artifact,
-        };
-        let mut corpus = match against {
-            Some(Against::Logits(file)) if self.texts.is_empty() => of_logits(file, &self.base, reader),
-            _ => Corpus::read(
-                &self.texts,
-                &reader.reader(),
-                &Cut {
-                    context: self.context,
-                    most: self.chunks.as_ref().map(|chunks| chunks.0.end),
-                    scored: self.scored,
-                },
-            )?,
-        };
-        corpus.skip(self.chunks.as_ref().map_or(0, |chunks| chunks.0.start))?;
-        report.text = Some(EvaluatedText::of(&corpus));
-        report.findings.extend(corpus.remarks.into_iter().map(Finding::from));
-        let sequences = corpus.sequences;
-        if let Some(Against::Logits(file)) = against
-            && file.sequences(reader.tokenizer.bos()) != sequences
-        {
-            return Err(Error::malformed(
-                "‹against›",
-                "these logits are of another text, or of other chunks of it",
-            )
-            .expected("the same chunks of tokens", "others")
-            .help("Leave ‹text› out: the file has the tokens."));
-        }
-
-        let model = artifact.runtime()?;
-        let base_model = match against {
-            Some(Against::Model(base)) => Some(base.runtime()?),
-            _ => None,
-        };
-        let base = match (against, &base_model) {
-            (Some(Against::Logits(file)), _) => Some(Base::Logits(file)),
-            (_, base) => base.as_ref().map(Base::Model),
-        };
-        let mut writer =
-            logits.map(|file| LogitsWriter::new(file, &sequences, artifact.config().vocab)).transpose()?;
-        let configs: Vec<_> =
-            std::iter::once(&model).chain(&base_model).map(runtime::Model::config).collect();
-        let task = progress.begin("perplexity", eval::work(&configs, &sequences), Unit::Steps);
-        let options = EvalOptions {
-            memory: self.text_memory,
-            logits: writer.as_mut(),
-            progress: &|done| task.advance(done),
-        };
-        let tokens = eval::evaluate(&model, base, &sequences, options)?;
-        if let Some(figures) = eval::summarise(&tokens) {
-            report.add(figures, tokens.len() as u64);
-        }
-        writer.map_or(Ok(()), LogitsWriter::finish)
-    }
-
     /// Checks that the artifact is consistent, and that its weights are finite and not all zero.
     fn alone(&self, artifact: Artifact<'_>, report: &mut Report, progress: &dyn Progress) -> Result<()> {
         structure_step(report, || verify::structure_alone(artifact))?;
@@ -427,7 +367,7 @@ impl Verify {
 }
 
 /// The base of a comparison.
-enum Against {
+pub(super) enum Against {
     Model(Box<Model>),
     Logits(LogitsFile),
 }
@@ -448,16 +388,6 @@ impl Against {
 
 const GGUF_BASE: &str = "a folder is compared with its checkpoint, not with a GGUF";
 const AFTER_FAILURE: &str = "an earlier step has failed; ‹keep_going› runs it nevertheless";
-
-/// The text in a file of logits.
-fn of_logits(file: &LogitsFile, path: &Option<PathBuf>, reader: &Model) -> Corpus {
-    Corpus {
-        sequences: file.sequences(reader.tokenizer.bos()),
-        files: path.iter().map(|path| path.display().to_string()).collect(),
-        context: file.context(),
-        ..Corpus::default()
-    }
-}
 
 /// Runs the step of keys and tensors. Keeps the count of hashed files.
 fn structure_step(

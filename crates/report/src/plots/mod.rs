@@ -7,6 +7,7 @@ mod bursts;
 mod delta_p;
 mod layers;
 mod sizes;
+mod towers;
 
 pub(super) use along::along;
 pub(super) use budget::budget;
@@ -14,6 +15,7 @@ pub(super) use bursts::bursts;
 pub(super) use delta_p::delta_p;
 pub(super) use layers::layers;
 pub(super) use sizes::sizes;
+pub(super) use towers::towers;
 
 use super::number;
 use super::scale::Scale;

@@ -3,11 +3,15 @@
 //! A line is a list of messages, or an object with `messages` and optionally `tools`, in OpenAI's format. That format
 //! has the arguments of a tool call as JSON in a string; the templates need an object, so they are parsed first. The
 //! template writes BOS and the markers, so markers are parsed during tokenization.
+//!
+//! A part of a message may name an image or a sound (`corpus/soft.rs`).
 
 use serde_json::Value;
 use tensor::{Error, Result};
 
-use super::{Cut, Scored, Sequence, answers};
+use super::soft::Files;
+use super::{Cut, Scored, Sequence, answers, soft};
+use crate::media::{MediaMark, flattened, media_of};
 use crate::{Chat, ChatTemplate, Tokenizer};
 
 /// Maximum length of a conversation in bytes.
@@ -29,6 +33,7 @@ pub(super) fn conversations(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     cut: &Cut,
+    files: &mut Files<'_, '_>,
 ) -> Result<Read> {
     let mut read = Read::default();
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -47,17 +52,15 @@ pub(super) fn conversations(
                     .expected(format!("at most {MAX_LINE} bytes"), line.len()),
             ));
         }
-        let Sequence { mut tokens, mut scored } =
-            conversation(line, tokenizer, template, cut.scored).map_err(within)?;
-        if tokens.len() > cut.context {
+        let mut sequence = conversation(line, tokenizer, template, cut.scored, files).map_err(within)?;
+        if sequence.tokens.len() > cut.context {
             read.shortened += 1;
-            tokens.truncate(cut.context);
-            scored.retain(|&position| position < cut.context);
+            sequence.truncate(cut.context);
         }
-        if scored.is_empty() {
+        if sequence.scored.is_empty() {
             read.unanswered += 1;
         } else {
-            read.sequences.push(Sequence { tokens, scored });
+            read.sequences.push(sequence);
         }
     }
     Ok(read)
@@ -68,28 +71,52 @@ fn conversation(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     scored: Scored,
+    files: &mut Files<'_, '_>,
 ) -> Result<Sequence> {
     let (messages, tools) = parse(line)?;
+    let (named, messages) = media_of(&messages)?;
     let bos = tokenizer.bos();
-    let text = template.render(&Chat {
-        messages: &messages,
-        tools: &tools,
-        bos_token: tokenizer.token(bos).unwrap_or_default(),
-        ..Chat::default()
-    })?;
-    let rendered = tokenizer.encode(&text, false, true)?;
+    let render = |messages: &[Value]| {
+        template.render(&Chat {
+            messages,
+            tools: &tools,
+            bos_token: tokenizer.token(bos).unwrap_or_default(),
+            ..Chat::default()
+        })
+    };
+    let mut text = render(&messages)?;
+    if MediaMark::all(&text).len() < named.len() {
+        // some templates know no parts of messages
+        text = render(&flattened(&messages))?;
+    }
+    let marks = MediaMark::all(&text);
+    soft::check(&marks, &named, files)?;
     // exactly one BOS, whether or not the template writes it
     let mut tokens = vec![bos];
-    tokens.extend(rendered.into_iter().skip_while(|&token| token == bos));
+    let mut places = Vec::with_capacity(marks.len());
+    let mut at = 0;
+    let ends = marks.iter().map(|mark| (mark.start, mark.end)).chain([(text.len(), text.len())]);
+    for (number, (start, end)) in ends.enumerate() {
+        let piece = tokenizer.encode(&text[at..start], false, true)?;
+        let is_first = tokens.len() == 1;
+        tokens.extend(piece.into_iter().skip_while(|&token| is_first && token == bos));
+        if number < marks.len() {
+            places.push(tokens.len());
+            tokens.push(tokenizer.pad().unwrap_or_default());
+        }
+        at = end;
+    }
     if tokens.len() < 2 {
         return Err(Error::malformed("conversation", "the chat template makes nothing of it")
             .expected("at least 2 tokens", tokens.len()));
     }
-    let scored = match scored {
+    let mut scored = match scored {
         Scored::All => (1..tokens.len()).collect(),
         Scored::Answers => answers::positions(&tokens, tokenizer, &messages)?,
     };
-    Ok(Sequence { tokens, scored })
+    scored.retain(|position| !places.contains(position));
+    let sequence = Sequence { tokens, scored, media: Vec::new() };
+    soft::expand(sequence, &places, &named, tokenizer, files)
 }
 
 /// The messages and tools of a line.

@@ -31,7 +31,7 @@ pub(super) fn chunks(text: &str, tokenizer: &Tokenizer, cut: &Cut) -> Result<Vec
     let sequence = |chunk: &[u32]| {
         let mut tokens = chunk.to_vec();
         tokens[0] = tokenizer.bos();
-        Sequence { tokens, scored: (cut.context / 2 + 1..cut.context).collect() }
+        Sequence { tokens, scored: (cut.context / 2 + 1..cut.context).collect(), media: Vec::new() }
     };
     Ok(chunks.map(sequence).collect())
 }

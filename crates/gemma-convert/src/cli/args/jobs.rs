@@ -229,6 +229,7 @@ impl super::Verify {
                 max_feature_error: self.max_feature_error,
             },
             media: images_and_sounds(&self.image, &self.audio).collect(),
+            mmproj: self.mmproj.clone(),
             keep_going: self.keep_going,
             require_manifest: self.require_manifest,
             weights: !self.no_tensors,
