@@ -142,15 +142,30 @@ fn places(text: &str) -> Vec<Place> {
     all
 }
 
+/// Refuses a text with the place of a file, for a prompt without files: the model knows a mark as nothing but that
+/// place.
+///
+/// # Errors
+/// `Recipe`, with the option for a file.
+pub(crate) fn check_no_marks(text: &str) -> Result<()> {
+    match places(text).first() {
+        Some(place) => Err(unequal(text, &[], KINDS[place.kind])),
+        None => Ok(()),
+    }
+}
+
 fn unequal(text: &str, files: &[MediaFile], kind: &Kind) -> Error {
     let given = files.iter().filter(|file| KINDS[number(file)].mark == kind.mark).count();
     let marks = text.matches(kind.mark).count();
-    Error::recipe(
-        format!("‹{}›", kind.part),
-        "the prompt has another number of places for them than files are given",
-    )
-    .expected(format!("{marks}, the number of {} in the prompt", kind.mark), given)
-    .help("Each file has one mark, in the order of the files. In a prompt without any mark, the files come first.")
+    let option = format!("‹{}›", kind.part);
+    let help = match marks > given {
+        true => format!("Give {option} FILE for each {}, in their order.", kind.mark),
+        false => "Each file has one mark, in the order of the files. In a prompt without any mark, the files come first."
+            .to_owned(),
+    };
+    Error::recipe(option, "the prompt has another number of places for them than files are given")
+        .expected(format!("{marks}, the number of {} in the prompt", kind.mark), given)
+        .help(help)
 }
 
 /// Collects text, and tokenizes it where soft tokens begin.
