@@ -1,5 +1,5 @@
 //! The recipe `browser` in a browser: its GGUF split loads in wllama, which is llama.cpp in WebAssembly, and says there
-//! what our runtime says.
+//! what our runtime says; with an mmproj file also of images.
 //!
 //! The page is `browser/page.html`. Skipped where Chromium or wllama (`cargo xtask oracle --browser`) is missing, unless
 //! `GEMMA_CONVERT_BROWSER=require` is set, as `.ci/run` does.
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use xtask::oracle::wllama;
 
+use crate::clients::images;
 use crate::support::{self, chromium};
 
 /// llama.cpp rounds activations to 8 bits where a weight has 4, and we do not. So the two may part where two tokens are
@@ -33,15 +34,25 @@ fn ours(parts: &[PathBuf], prompt: &str) -> Value {
     support::run(["generate", first, "-p", prompt, "-n", TOKENS, "--json", "-q"]).good().json()
 }
 
-/// What the page posts of a split.
-fn in_the_browser(browser: &Path, wllama: &Path, parts: &[PathBuf]) -> Value {
+/// What the page posts of a model: a file, or the first part of a split.
+fn visit(browser: &Path, wllama: &Path, model: &Path, more: &str) -> Value {
     let page = testkit::root().join("tests/browser/page.html");
-    let routes =
-        [("/page.html", page.as_path()), ("/wllama/", wllama), ("/model/", parts[0].parent().unwrap())];
+    let media = images::media();
+    let routes = [
+        ("/page.html", page.as_path()),
+        ("/wllama/", wllama),
+        ("/model/", model.parent().unwrap()),
+        ("/media/", &media),
+    ];
+    let name = model.file_name().unwrap().to_str().unwrap();
+    chromium::visit(browser, &routes, &format!("/page.html?model=/model/{name}{more}"))
+}
+
+/// What it posts of a split.
+fn in_the_browser(browser: &Path, wllama: &Path, parts: &[PathBuf]) -> Value {
     let prompts: String =
         PROMPTS.iter().map(|prompt| format!("&prompt={}", prompt.replace(' ', "+"))).collect();
-    let first = parts[0].file_name().unwrap().to_str().unwrap();
-    chromium::visit(browser, &routes, &format!("/page.html?model=/model/{first}&tokens={TOKENS}{prompts}"))
+    visit(browser, wllama, &parts[0], &format!("&tokens={TOKENS}{prompts}"))
 }
 
 /// The ids that an answer consists of.
@@ -68,6 +79,24 @@ fn a_browser_says_what_we_say() {
         assert_eq!(answer["choices"][0]["finish_reason"], ours["finish"], "{prompt}");
         let prompt_ids = ours["prompt_tokens"].as_array().unwrap();
         assert_eq!(answer["usage"]["prompt_tokens"], prompt_ids.len(), "{prompt}");
+    }
+}
+
+#[test]
+fn a_browser_reads_images() {
+    let (Some(browser), Some(wllama)) = (chromium::find(), wllama::for_tests()) else { return };
+    let folder = images::checkpoint("e2b");
+    let [model, mmproj] = images::convert(&folder);
+    let pictures: String = images::IMAGES.iter().map(|image| format!("&image=/media/{image}")).collect();
+    let text = images::TEXT.replace(' ', "+");
+    let more = format!("&mmproj=/model/mmproj-f32.gguf&tokens={}&text={text}{pictures}", images::TOKENS);
+    let theirs = visit(&browser, &wllama, &model, &more);
+    assert_eq!(theirs["error"], Value::Null, "{theirs:#}");
+    let answers = theirs["answers"].as_array().unwrap();
+    assert_eq!(answers.len(), images::IMAGES.len());
+    for (image, answer) in images::IMAGES.iter().zip(answers) {
+        let ours = images::ours(&model, Some(&mmproj), image);
+        assert_eq!(answer["choices"][0]["message"]["content"], ours, "{image}");
     }
 }
 

@@ -352,6 +352,28 @@ fn the_file_of_another_model_is_refused() {
 }
 
 /// Soft tokens of given images and sounds, of the file and of the checkpoint.
+/// llama.cpp goes by the hidden size, 256 in all tiny models, and takes the attention of their images as that of a 31B.
+#[test]
+fn another_attention_of_images_is_noted() {
+    const NOTE: &str = "by use_bidirectional_attention in config.json they attend to earlier positions only";
+    for (direction, noted) in [(json!("vision"), false), (Value::Null, true)] {
+        let folder = Folder::of("31b");
+        folder.configure("use_bidirectional_attention", direction.clone());
+        let convert = convert(&folder.path(), &folder.out(), &["--type", "q4_0", "--mmproj", "bf16"]).good();
+        assert_eq!(convert.stderr.contains(NOTE), noted, "{direction}: {}", convert.stderr);
+        let base = folder.path();
+        for (file, noted) in [("mmproj-bf16.gguf", noted), ("model-q4_0.gguf", false)] {
+            let file = folder.out().join(file);
+            let arguments = ["verify", file.to_str().unwrap(), "--against", base.to_str().unwrap(), "--json"];
+            let report = run(arguments).good().json();
+            let findings = report["findings"].as_array().unwrap();
+            let note = findings.iter().find(|finding| finding["problem"].as_str().unwrap().contains(NOTE));
+            assert_eq!(note.is_some(), noted, "{direction} {}: {report:#}", file.display());
+            assert!(note.is_none_or(|note| note["severity"] == "note"), "{report:#}");
+        }
+    }
+}
+
 #[test]
 fn features_are_compared() {
     let folder = with_overlay("e2b");

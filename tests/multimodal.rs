@@ -215,6 +215,20 @@ fn what_cannot_be_read_is_refused() {
     }
     let marks = answer(&folder.path(), "<|image|> and <|image|>", &["wide.png"], &[], &[]);
     assert!(marks.refusal(2).contains("another number of places"), "{}", marks.stderr);
+    assert!(marks.stderr.contains("Give --image FILE for each <|image|>"), "{}", marks.stderr);
+    // a mark is a place also where no file is given at all, in a conversation and in a text
+    for (mark, option) in [("<|image|>", "--image"), ("<|audio|>", "--audio"), ("<|video|>", "--video")] {
+        let text = format!("Tell: {mark}");
+        let model = folder.path();
+        let plain = run(["generate", model.to_str().unwrap(), "-p", &text, "-n", "1"]);
+        for run in [answer(&model, &text, &[], &[], &[]), plain] {
+            let help = format!("Give {option} FILE for each {mark}");
+            assert!(run.refusal(2).contains(&help), "{}", run.stderr);
+        }
+    }
+    // an image in the place of a sound
+    let kinds = answer(&folder.path(), "Listen: <|audio|>", &["wide.png"], &[], &[]);
+    assert!(kinds.refusal(2).contains("Give --audio FILE for each <|audio|>"), "{}", kinds.stderr);
     let nothing = answer(&folder.path(), "What is it?", &[], &[], &["--image-budget", "70"]);
     assert!(nothing.refusal(2).contains("no effect without an image"), "{}", nothing.stderr);
     let budget = answer(&folder.path(), "What is it?", &["wide.png"], &[], &["--image-budget", "100"]);

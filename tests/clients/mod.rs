@@ -3,6 +3,7 @@
 
 mod auditors;
 mod hub;
+pub(crate) mod images;
 mod merged;
 mod runtimes;
 mod server;

@@ -18,7 +18,7 @@ use crate::support::{convert, fixture, run};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A server on this machine. It ends with this.
-struct Server {
+pub(super) struct Server {
     child: Child,
     port: u16,
     log: std::path::PathBuf,
@@ -32,7 +32,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(oracle: &Oracle, model: &Path, more: &[&str], log: &Path) -> Server {
+    pub(super) fn start(oracle: &Oracle, model: &Path, more: &[&str], log: &Path) -> Server {
         // free a moment ago; another process may take it, which the server then says
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut tool = oracle.runner("llama-server");
@@ -72,7 +72,12 @@ impl Server {
 
     fn complete(&self, prompt: &str, tokens: usize) -> Value {
         let body = json!({ "prompt": prompt, "n_predict": tokens, "temperature": 0, "return_tokens": true });
-        let (status, body) = self.ask("POST /completion", &body.to_string()).unwrap();
+        self.post("/completion", &body)
+    }
+
+    /// The answer to a request that must succeed.
+    pub(super) fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, body) = self.ask(&format!("POST {path}"), &body.to_string()).unwrap();
         assert_eq!(status, 200, "{body}{}", self.said());
         serde_json::from_str(&body).unwrap()
     }

@@ -100,15 +100,29 @@ pub(crate) fn with_media(
     builder.finish()
 }
 
+/// Refuses a text with the mark of a file, for a prompt without files: the model knows a mark as nothing but the place of one.
+///
+/// # Errors
+/// `Recipe`, with the option for a file.
+pub(crate) fn check_no_marks(text: &str) -> Result<()> {
+    match MediaMark::all(text).first() {
+        Some(mark) => Err(unequal(text, &[], mark.kind)),
+        None => Ok(()),
+    }
+}
+
 fn unequal(text: &str, files: &[MediaFile], kind: MediaKind) -> Error {
     let given = files.iter().filter(|file| file.kind() == kind).count();
     let marks = text.matches(kind.mark()).count();
-    Error::recipe(
-        format!("‹{}›", kind.part()),
-        "the prompt has another number of places for them than files are given",
-    )
-    .expected(format!("{marks}, the number of {} in the prompt", kind.mark()), given)
-    .help("Each file has one mark, in the order of the files. In a prompt without any mark, the files come first.")
+    let option = format!("‹{}›", kind.part());
+    let help = match marks > given {
+        true => format!("Give {option} FILE for each {}, in their order.", kind.mark()),
+        false => "Each file has one mark, in the order of the files. In a prompt without any mark, the files come first."
+            .to_owned(),
+    };
+    Error::recipe(option, "the prompt has another number of places for them than files are given")
+        .expected(format!("{marks}, the number of {} in the prompt", kind.mark()), given)
+        .help(help)
 }
 
 /// Collects text, and tokenizes it where soft tokens begin.

@@ -16,6 +16,7 @@ use crate::config::{Attention, Config, ModelKind, Rope, check_donors};
 use crate::draft::{self, DraftConfig, Ordered};
 use crate::formats::{self, TypePolicy};
 use crate::inventory::{Found, Inventory, Slot, check_shape, complete, slots};
+use crate::llama_cpp::has_image_blocks;
 
 /// llama.cpp's cap of logits if the key is absent.
 const SOFTCAP: f32 = 30.0;
@@ -132,8 +133,7 @@ impl Config {
             context: keys.size("context_length")?,
             window: keys.size("attention.sliding_window")?,
             causal: keys.typed("attention.causal")?.unwrap_or(true),
-            // there is no key; of the published models those without per-layer embeddings have it
-            image_blocks: ple == 0,
+            image_blocks: has_image_blocks(hidden),
             norm_eps: keys.required("attention.layer_norm_rms_epsilon")?,
             softcap: match (kind, keys.typed("final_logit_softcapping")?) {
                 (ModelKind::Draft, _) => None, // llama.cpp does not read it

@@ -1,7 +1,8 @@
-//! Limits of llama.cpp's loader: a model that it cannot load is not written as a GGUF silently.
+//! Limits of llama.cpp's loader: a model that it cannot load is not written as a GGUF silently. And what llama.cpp
+//! decides without a key.
 //!
 //! Sources: ggml-org/llama.cpp `src/llama-hparams.h` (limits), `src/llama-model.cpp` (`load_hparams`, `create_memory`),
-//! `src/models/gemma4.cpp`, `src/models/gemma4-assistant.cpp`.
+//! `src/models/gemma4.cpp`, `src/models/gemma4-assistant.cpp`, `tools/mtmd/mtmd.cpp` (`mtmd_decode_use_non_causal`).
 
 use tensor::{Error, Result};
 
@@ -19,7 +20,41 @@ const MOST_WINDOW: u64 = i32::MAX as u64;
 /// The number of layers with their own K/V that llama.cpp's cache needs.
 pub const KV_OWNERS: usize = 2;
 
+/// Hidden sizes of E2B and E4B, by which llama.cpp knows the models whose images have causal attention.
+const CAUSAL_IMAGES: [u64; 2] = [1536, 2560];
+
+/// Whether llama.cpp lets the soft tokens of an image attend, in sliding layers, to all of that image. A GGUF has no
+/// key for it. The embedded patches of a 12B always do.
+pub(crate) fn has_image_blocks(hidden: u64) -> bool {
+    !CAUSAL_IMAGES.contains(&hidden)
+}
+
 impl Config {
+    /// A note for users of an mmproj file, if llama.cpp lets soft tokens of images attend to other positions than
+    /// config.json does.
+    pub fn image_note(&self) -> Option<String> {
+        let unified = self.kind == ModelKind::Unified;
+        let theirs = unified || has_image_blocks(self.hidden);
+        let ours = self.image_blocks || !self.causal;
+        if theirs == ours {
+            return None;
+        }
+        let reach = |whole| if whole { "all of it" } else { "earlier positions only" };
+        let models = match (unified, theirs) {
+            (true, _) => "without an image tower".to_owned(),
+            (false, true) => {
+                format!("of a hidden size other than {} and {}", CAUSAL_IMAGES[0], CAUSAL_IMAGES[1])
+            }
+            (false, false) => format!("of hidden size {}", self.hidden),
+        };
+        Some(format!(
+            "in llama.cpp the soft tokens of an image attend to {}, as in every model {models}; by \
+             use_bidirectional_attention in config.json they attend to {}",
+            reach(theirs),
+            reach(ours)
+        ))
+    }
+
     /// Checks that a GGUF can represent this model and llama.cpp can load it. Returns notes for users of the file.
     ///
     /// # Errors

@@ -23,6 +23,40 @@ fn variants_differ_where_they_should() {
     }
 }
 
+/// A note exactly where llama.cpp, which goes by the size, and the config disagree.
+#[test]
+fn attention_of_images_in_llama_cpp() {
+    let note = |name: &str, hidden: u64, direction: &Value| {
+        let mut json = testkit::json(format!("configs/{name}.json"));
+        json["text_config"]["hidden_size"] = hidden.into();
+        json["text_config"]["use_bidirectional_attention"] = direction.clone();
+        Config::from_json(&json).unwrap().image_note()
+    };
+    for (direction, trained) in [(Value::Null, false), (json!("vision"), true), (json!("all"), true)] {
+        for (hidden, theirs) in [(256, true), (1536, false), (2048, true), (2560, false), (5376, true)] {
+            for name in ["gemma-4-E2B-it", "gemma-4-31B-it"] {
+                let note = note(name, hidden, &direction);
+                assert_eq!(note.is_some(), theirs != trained, "{name} {hidden} {direction}: {note:?}");
+                let reach =
+                    if theirs { "attend to all of it, as" } else { "attend to earlier positions only, as" };
+                assert!(note.is_none_or(|note| note.contains(reach)), "{name} {hidden} {direction}");
+            }
+            // embedded patches, whatever the size
+            let note = note("gemma-4-12B-it", hidden, &direction);
+            assert_eq!(note.is_some(), !trained, "12B {hidden} {direction}: {note:?}");
+        }
+    }
+}
+
+/// The published models are trained as llama.cpp takes them.
+#[test]
+fn published_models_have_no_note_on_images() {
+    for name in ["E2B", "E4B", "12B", "26B-A4B", "31B"] {
+        let config = Config::from_json(&testkit::json(format!("configs/gemma-4-{name}-it.json"))).unwrap();
+        assert_eq!(config.image_note(), None, "{name}");
+    }
+}
+
 /// Every refusal has the right fault and names the field.
 #[test]
 fn refusals_name_their_field() {

@@ -46,6 +46,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         tensors.push(tensor(shards, *index, slot, &mut rules, &mut notes)?);
     }
     rules.finish()?;
+    notes.extend(model.config.image_note());
     if towers.vision.is_some() && recipe.mmproj.gelu == Gelu::Stock {
         notes.push(QUICK_GELU.to_owned());
     }

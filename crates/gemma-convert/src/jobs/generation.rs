@@ -262,9 +262,7 @@ impl Generate {
                 )
                 .help("Give one with ‹image›, ‹audio› or ‹video›."));
             }
-            if MediaMark::all(&text).len() > 0 {
-                progress.note("the prompt has a place for an image or a sound, and no file is given for it");
-            }
+            prompt::check_no_marks(&text)?;
             let tokens = tokenizer.encode(&text, !is_chat, is_chat)?;
             return Ok(PreparedPrompt::of_tokens(tokens));
         }

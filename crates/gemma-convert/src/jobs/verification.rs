@@ -149,6 +149,9 @@ impl Verify {
         if let (Some(Against::Model(base)), Some(path)) = (&base, &self.base) {
             let note = |note: &String| Finding::new(Severity::Note, Step::Structure, path.display(), note);
             report.findings.extend(base.notes().iter().map(note));
+            if let (true, Container::Checkpoint(_, model)) = (artifact.is_mmproj(), &base.container) {
+                report.findings.extend(model.config.image_note().iter().map(note));
+            }
         }
         let limited = [
             (self.thresholds.max_kld, "‹max_kld›"),
