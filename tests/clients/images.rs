@@ -17,7 +17,7 @@ pub(crate) const TEXT: &str = "Natural resources:";
 pub(crate) const TOKENS: &str = "24";
 
 /// Images of three shapes, and a sound.
-pub(crate) const IMAGES: [&str; 3] = ["wide.llama.png", "tall.png", "square.png"];
+pub(crate) const IMAGES: [&str; 3] = ["wide.png", "tall.png", "square.png"];
 const SOUND: &str = "chirp-3s.wav";
 
 /// The template of the published E2B, which has a place for each part of a message.
@@ -101,8 +101,9 @@ fn llama_server_reads_images_and_sounds() {
     let folder = checkpoint("e2b");
     let [model, mmproj] = convert(&folder);
     let files = format!("{}/", media().display());
-    let more = ["--mmproj", mmproj.to_str().unwrap(), "--media-path", &files, "--jinja", "-fa", "off"];
-    let server = Server::start(&oracle, &model, &more, &folder.home().join("log"));
+    let pair = ["--mmproj", mmproj.to_str().unwrap(), "--media-path", &files, "--jinja"];
+    let exact = ["-fa", "off", "-ctk", "f32", "-ctv", "f32"];
+    let server = Server::start(&oracle, &model, &[&pair[..], &exact].concat(), &folder.home().join("log"));
     let mut answers = HashSet::new();
     for file in IMAGES.into_iter().chain([SOUND]) {
         let theirs = server.post(
