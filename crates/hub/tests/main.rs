@@ -3,6 +3,7 @@
 mod access;
 mod faults;
 mod layout;
+mod python;
 mod ranges;
 mod resume;
 mod support;
