@@ -17,6 +17,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `fixtures.rs` | where fixtures are, and how they are read |
+//! | `hub.rs`, `hub/` | a Hugging Face hub on loopback, with faults |
 //! | `log.rs` | the record of levels and kernels that ran, skipped tests and retries |
 //! | `memory.rs` | tensors in memory as a source |
 //! | `need.rs` | programs and processor features that a machine may lack: a test skips, or fails where they are required |
@@ -24,6 +25,7 @@
 //! Only dev-dependencies point here, those of `xtask` excepted.
 
 mod fixtures;
+pub mod hub;
 mod log;
 mod memory;
 mod need;
