@@ -6,7 +6,7 @@ use checkpoint::Checkpoint;
 use footprint::{Conditions, Engine, Media};
 use gemma::ModelSpec;
 use gemma::towers::Towers;
-use plan::{Recipe, Request, Shards, plan};
+use plan::{Plan, Recipe, Request, Shards, plan};
 use serde_json::Value;
 use tensor::DType;
 
@@ -42,22 +42,52 @@ fn buffers_for_images_and_sounds_are_within_a_tenth_of_what_stock_took() {
         let folder = full_size(size);
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         let model = ModelSpec::open(&checkpoint).unwrap();
-        let towers = Towers::from_json(&model.json, &model.config).unwrap().unwrap();
-        let recipe = Recipe::from_toml(&Recipe::text_of_preset("q4_0"), "q4_0").unwrap();
-        let mmproj = Recipe::from_toml(Recipe::embedded_text("mmproj-bf16").unwrap(), "mmproj-bf16").unwrap();
-        let requests = [Request::new("q4_0", recipe, "model"), Request::new("mmproj-bf16", mmproj, "mmproj")];
-        let plan = plan(&model, &Shards::of(&checkpoint), &requests).unwrap();
-        let [text, mmproj] = &plan.artifacts[..] else { panic!("two artifacts") };
+        let plan = text_and_towers(&checkpoint, &model);
         for (_, image, seconds, mib) in GROWN.into_iter().filter(|row| row.0 == size) {
             let conditions = Conditions::new(&model.config, 8192, DType::F16).unwrap();
-            let media = Media::new(&towers, Some(mmproj), image, seconds);
-            let with = conditions.with_media(&model.config, media).unwrap();
-            let need = &footprint::memory(&model, text, with).needs[0];
+            let with = conditions.with_media(&model.config, media(&model, &plan, image, seconds)).unwrap();
+            let need = &footprint::memory(&model, &plan.artifacts[0], with).needs[0];
             assert_eq!(need.engine, Engine::LlamaCpp);
             let ratio = need.media as f64 / f64::from(1 << 20) / mib;
             assert!((0.9..=1.1).contains(&ratio), "{size}, {image} soft tokens, {seconds} s: {ratio}");
         }
     }
+}
+
+/// What `generate` took of the synthetic E2B in Q4_0 and its mmproj file, with two threads and the prompt "x": soft
+/// tokens of the image, peak RSS in KiB.
+const TAKEN: [(u64, u64); 2] = [(70, 179_104), (280, 279_700)];
+
+#[test]
+fn the_forecast_of_the_runtime_is_within_a_tenth_of_what_it_took() {
+    let folder = full_size("E2B");
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let mut model = ModelSpec::open(&checkpoint).unwrap();
+    let plan = text_and_towers(&checkpoint, &model);
+    // the merges of the tokenizer that was there
+    model.vocabulary.merges.resize(514_906, String::new());
+    for (image, kib) in TAKEN {
+        let conditions = Conditions::new(&model.config, image + 8, DType::F16).unwrap();
+        let conditions = Conditions { threads: 2, ..conditions };
+        let with = conditions.with_media(&model.config, media(&model, &plan, image, 0)).unwrap();
+        let need = &footprint::memory(&model, &plan.artifacts[0], with).needs[1];
+        assert_eq!((need.engine, need.mapped), (Engine::Runtime, 0));
+        let ratio = need.peak_rss as f64 / (kib * 1024) as f64;
+        assert!((0.9..=1.1).contains(&ratio), "{image} soft tokens: {ratio}, {need:?}");
+    }
+}
+
+/// A text model in Q4_0 and its mmproj file in BF16.
+fn text_and_towers(checkpoint: &Checkpoint, model: &ModelSpec) -> Plan {
+    let text = Recipe::from_toml(&Recipe::text_of_preset("q4_0"), "q4_0").unwrap();
+    let towers = Recipe::from_toml(Recipe::embedded_text("mmproj-bf16").unwrap(), "mmproj-bf16").unwrap();
+    let requests = [Request::new("q4_0", text, "model"), Request::new("mmproj-bf16", towers, "mmproj")];
+    plan(model, &Shards::of(checkpoint), &requests).unwrap()
+}
+
+fn media(model: &ModelSpec, plan: &Plan, image: u64, seconds: u64) -> Media {
+    let towers = Towers::from_json(&model.json, &model.config).unwrap().unwrap();
+    Media::new(&towers, Some(&plan.artifacts[1]), image, seconds)
 }
 
 fn only(run: &Value) -> &Value {

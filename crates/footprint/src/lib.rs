@@ -121,9 +121,9 @@ pub struct EngineMemory {
     pub media: u64,
     /// The program and its tokenizer, after the model is opened.
     pub process: u64,
-    /// The peak of the process's resident set with a full context: for llama.cpp the sum of these. `gemma-convert`
-    /// has freed the buffers of the image and the sound before it computes the text; its peak may also be that while
-    /// opening.
+    /// The peak of the process's resident set with a full context. For llama.cpp, the sum of these. `gemma-convert`
+    /// frees the buffers of image and sound before it computes the text; its peak is while opening, with these
+    /// buffers on top, or while computing.
     pub peak_rss: u64,
     /// Weights that every token, image or sound reads from the file: they need the page cache, or each token waits
     /// for the disk.
@@ -246,7 +246,7 @@ fn need(
             let (process, opening) = runtime::process(model, is_gguf(artifact));
             let working = runtime::working(config, artifact, conditions);
             let media = conditions.media.map_or(0, |media| runtime::media(config, &media, conditions));
-            let peak_rss = (process + media.max(cache + working)).max(opening);
+            let peak_rss = (process + cache + working).max(opening + media);
             EngineMemory {
                 engine,
                 mapped: 0,
