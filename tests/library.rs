@@ -56,7 +56,7 @@ fn errors_name_settings_and_no_options() {
     };
     chat.context = Some(1 << 40);
     let mut long = Planning::new(&e2b).recipe("q4_0");
-    long.context = Some(u64::MAX);
+    long.estimate.context = Some(u64::MAX);
     let mut chunks = Calibrate::new(&e2b, home.path().join("new.gguf")).text(text("calib.txt"));
     chunks.text.chunks = Some("100000..200000".parse().unwrap());
     let errors = [

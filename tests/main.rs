@@ -31,6 +31,7 @@ mod keys;
 mod library;
 mod limits;
 mod memory;
+mod memory_media;
 mod mmproj;
 mod multimodal;
 mod noise;

@@ -143,7 +143,7 @@ fn stock_says_what_the_table_says() {
 
 /// A checkpoint with a published config and the tensors of a published size, all of them holes: they take no room on
 /// the disk. Its tokenizer is a tiny one with unused tokens up to the full number.
-fn full_size(size: &str) -> Folder {
+pub(crate) fn full_size(size: &str) -> Folder {
     let folder = Folder::of("e2b");
     folder.edit("config.json", |config| *config = published(size));
     folder.edit("tokenizer.json", |tokenizer| {
@@ -184,7 +184,8 @@ fn holes(path: &Path, header: &[u8], len: u64) {
     file.set_len(header.len() as u64 + len).unwrap();
 }
 
-fn memory(folder: &Path, options: &[&str]) -> Run {
+/// `plan` of a folder.
+pub(crate) fn memory(folder: &Path, options: &[&str]) -> Run {
     run([&["plan", folder.to_str().unwrap()], options].concat())
 }
 

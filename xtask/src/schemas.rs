@@ -30,6 +30,9 @@ struct PlanDocument {
 struct MemoryPlan {
     /// The recipe's name.
     recipe: String,
+    /// The recipe of the mmproj file that the estimate counts.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    mmproj: Option<String>,
     #[schemars(flatten)]
     memory: Memory,
     /// With `--memory` only.

@@ -22,7 +22,8 @@ pub struct Verdict {
     pub largest_context: Option<u64>,
     /// The embedded recipes under the same conditions, by descending bits per weight.
     pub recipes: Vec<Candidate>,
-    /// If no recipe fits with any context: the smallest recipe, and its bytes with a context of one token.
+    /// If no recipe fits with any context: the smallest recipe, and its bytes with the shortest context, which is one
+    /// token without an image and a sound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub least: Option<(String, u64)>,
 }
@@ -74,7 +75,7 @@ pub fn verdict(
         let request = Request::new(&name, recipe, "model");
         for artifact in plan(model, shards, &[request])?.artifacts {
             let (now, needed, largest_context) = need(model, &artifact, conditions, limit);
-            let smallest = total(&memory(model, &artifact, conditions.at(1)));
+            let smallest = total(&memory(model, &artifact, conditions.at(conditions.least_context())));
             if least.as_ref().is_none_or(|(bytes, _)| smallest < *bytes) {
                 least = Some((smallest, name.clone()));
             }
@@ -105,7 +106,8 @@ fn need(
 ) -> (Memory, u64, Option<u64>) {
     let now = memory(model, artifact, conditions);
     let fits = |context| total(&memory(model, artifact, conditions.at(context))) <= limit;
-    let largest = largest(model.config.context.clamp(1, MAX_CONTEXT), fits);
+    let most = model.config.context.clamp(1, MAX_CONTEXT);
+    let largest = largest(conditions.least_context(), most, fits);
     let needed = total(&now);
     (now, needed, largest)
 }
@@ -115,12 +117,12 @@ fn total(memory: &Memory) -> u64 {
     memory.needs[0].total
 }
 
-/// The largest number from 1 to `most` for which `holds`, which must be monotonic; found by bisection.
-fn largest(most: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
-    if !holds(1) {
+/// The largest number from `least` to `most` for which `holds`, which must be monotonic; found by bisection.
+fn largest(least: u64, most: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
+    if !holds(least) {
         return None;
     }
-    let (mut good, mut bad) = (1, most + 1);
+    let (mut good, mut bad) = (least, most + 1);
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;
         if holds(middle) { good = middle } else { bad = middle }
@@ -134,9 +136,11 @@ mod tests {
 
     #[test]
     fn the_largest_is_found_at_both_ends_and_between() {
-        for limit in 0..=20 {
-            let expected = (limit > 0).then_some(limit.min(16));
-            assert_eq!(largest(16, |n| n <= limit), expected, "{limit}");
+        for least in [1, 5, 16] {
+            for limit in 0..=20 {
+                let expected = (limit >= least).then_some(limit.min(16));
+                assert_eq!(largest(least, 16, |n| n <= limit), expected, "{least} {limit}");
+            }
         }
     }
 }

@@ -22,10 +22,13 @@
 //! `llama_cpp.rs` follows llama.cpp's source, `runtime.rs` this project's `runtime`, whose constants it uses.
 //! docs/memory.md has measurements beside the estimates.
 //!
-//! Not covered: GPUs, several sequences at a time, image and audio input (the weights of those are `idle`).
+//! [`Conditions::with_media`] adds an image and a sound, and the towers that read them. Without it towers are `idle`.
+//!
+//! Not covered: GPUs, several sequences at a time, several images at a time.
 
 mod fit;
 mod llama_cpp;
+mod media;
 mod runtime;
 
 use gemma::{Attention, Config, ModelSpec};
@@ -34,6 +37,7 @@ use serde::Serialize;
 use tensor::{DType, Error, Result};
 
 pub use fit::{Candidate, Verdict, verdict};
+pub use media::{Media, MediaTokens, own_towers};
 
 /// The settings of a run that determine its memory.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +50,8 @@ pub struct Conditions {
     pub kv_type: DType,
     /// Threads of the runtime, each with its own buffers.
     pub threads: u64,
+    /// An image and a sound, if any.
+    pub media: Option<Media>,
 }
 
 /// The program that runs a model.
@@ -70,6 +76,9 @@ pub struct Memory {
     pub batch: u64,
     /// Threads of the runtime.
     pub threads: u64,
+    /// The image and the sound, if the estimate counts any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<MediaTokens>,
     /// The weights.
     pub weights: WeightMemory,
     /// The needs of each engine. The first is the engine that the artifact is meant for.
@@ -80,11 +89,13 @@ pub struct Memory {
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WeightMemory {
-    /// Bytes that every token reads.
+    /// Bytes that every token, image or sound reads.
     pub resident: u64,
+    /// Of these, the image and audio towers. 0 if the estimate counts no image and no sound.
+    pub towers: u64,
     /// Sparsely accessed weights in separate files.
     pub offloaded: Vec<Offloaded>,
-    /// Bytes that text never reads: towers, unused K/V of KV-shared layers.
+    /// Bytes that are never read: unused K/V of KV-shared layers, and towers without an image or a sound.
     pub idle: u64,
     /// Bits per weight, of the weights that text needs.
     pub bits_per_weight: f64,
@@ -98,20 +109,26 @@ pub struct EngineMemory {
     pub engine: Engine,
     /// Weights in the process: llama.cpp maps them. `gemma-convert` keeps only those that it is multiplying.
     pub mapped: u64,
+    /// Weights of towers in the process: llama.cpp reads them into its own memory.
+    pub towers: u64,
     /// The type of keys and values.
     pub kv_type: &'static str,
     /// The KV cache, by kind of layer.
     pub kv: Vec<KvLayers>,
     /// Activation memory and buffers for `batch` tokens.
     pub working: u64,
+    /// Activation memory and buffers for the image and the sound.
+    pub media: u64,
     /// The program and its tokenizer, after the model is opened.
     pub process: u64,
-    /// The peak of the process's resident set with a full context: the sum of these, or the peak while opening, if
-    /// that is larger.
+    /// The peak of the process's resident set with a full context. For llama.cpp, the sum of these. `gemma-convert`
+    /// frees the buffers of image and sound before it computes the text; its peak is while opening, with these
+    /// buffers on top, or while computing.
     pub peak_rss: u64,
-    /// Weights that every token reads from the file: they need the page cache, or each token waits for the disk.
+    /// Weights that every token, image or sound reads from the file: they need the page cache, or each token waits
+    /// for the disk.
     pub cached: u64,
-    /// The sum of the two: the memory with which no token waits for the disk.
+    /// The sum of the two: the memory with which nothing waits for the disk.
     pub total: u64,
 }
 
@@ -166,7 +183,8 @@ impl Conditions {
             return Err(Error::recipe("‹kv_type›", "not a type for the keys and values of this model")
                 .expected(known.join(", "), kv_type));
         }
-        Ok(Conditions { context, batch: Conditions::BATCH, kv_type, threads: Conditions::THREADS })
+        let (batch, threads) = (Conditions::BATCH, Conditions::THREADS);
+        Ok(Conditions { context, batch, kv_type, threads, media: None })
     }
 
     fn at(self, context: u64) -> Conditions {
@@ -179,36 +197,71 @@ impl Conditions {
     }
 }
 
-/// The memory that `artifact`, planned for `model`, needs.
+/// The memory that `artifact`, planned for `model`, needs. Safetensors of the text model alone read no images and no
+/// sounds.
 pub fn memory(model: &ModelSpec, artifact: &Artifact, conditions: Conditions) -> Memory {
-    let weights = weights(&model.config, artifact);
+    let media = conditions.media.filter(|media| media.weights(artifact) > 0);
+    let conditions = Conditions { media, ..conditions };
+    let weights = weights(&model.config, artifact, media);
     let engines: &[Engine] =
         if is_gguf(artifact) { &[Engine::LlamaCpp, Engine::Runtime] } else { &[Engine::Runtime] };
-    let needs = engines.iter().map(|&engine| need(model, artifact, engine, weights.resident, conditions));
+    let needs = engines.iter().map(|&engine| need(model, artifact, engine, &weights, conditions)).collect();
     let Conditions { context, threads, .. } = conditions;
-    Memory { context, batch: conditions.together(), threads, needs: needs.collect(), weights }
+    let media = media.map(|media| media.tokens());
+    Memory { context, batch: conditions.together(), threads, media, needs, weights }
 }
 
 fn need(
     model: &ModelSpec,
     artifact: &Artifact,
     engine: Engine,
-    resident: u64,
+    weights: &WeightMemory,
     conditions: Conditions,
 ) -> EngineMemory {
     let config = &model.config;
     let kv = kv_cache(config, engine, conditions);
-    let (mapped, working, process, opening) = match engine {
-        Engine::LlamaCpp => (resident, llama_cpp::working(config, conditions), llama_cpp::process(model), 0),
+    let cache = kv.iter().map(|layers| layers.bytes).sum::<u64>();
+    let WeightMemory { resident, towers, .. } = *weights;
+    let kv_type = engine.kv_type(conditions).name();
+    match engine {
+        Engine::LlamaCpp => {
+            let (working, process) = (llama_cpp::working(config, conditions), llama_cpp::process(model));
+            let media = conditions.media.map_or(0, |media| llama_cpp::media(config, &media));
+            let (mapped, total) = (resident - towers, resident + cache + working + media + process);
+            EngineMemory {
+                engine,
+                mapped,
+                towers,
+                kv_type,
+                kv,
+                working,
+                media,
+                process,
+                peak_rss: total,
+                cached: 0,
+                total,
+            }
+        }
         Engine::Runtime => {
             let (process, opening) = runtime::process(model, is_gguf(artifact));
-            (0, runtime::working(config, artifact, conditions), process, opening)
+            let working = runtime::working(config, artifact, conditions);
+            let media = conditions.media.map_or(0, |media| runtime::media(config, &media, conditions));
+            let peak_rss = (process + cache + working).max(opening + media);
+            EngineMemory {
+                engine,
+                mapped: 0,
+                towers: 0,
+                kv_type,
+                kv,
+                working,
+                media,
+                process,
+                peak_rss,
+                cached: resident,
+                total: peak_rss + resident,
+            }
         }
-    };
-    let full = mapped + kv.iter().map(|layers| layers.bytes).sum::<u64>() + working + process;
-    let (peak_rss, cached) = (full.max(opening), resident - mapped);
-    let kv_type = engine.kv_type(conditions).name();
-    EngineMemory { engine, mapped, kv_type, kv, working, process, peak_rss, cached, total: peak_rss + cached }
+    }
 }
 
 impl Engine {
@@ -253,16 +306,19 @@ pub fn kv_cache(config: &Config, engine: Engine, conditions: Conditions) -> Vec<
     all
 }
 
-fn weights(config: &Config, artifact: &Artifact) -> WeightMemory {
+fn weights(config: &Config, artifact: &Artifact, media: Option<Media>) -> WeightMemory {
     let (idle, read): (Vec<_>, Vec<_>) = artifact.tensors().partition(|tensor| is_idle(config, tensor));
     let bytes = |tensors: &[&OutputTensor]| tensors.iter().map(|tensor| tensor.bytes).sum::<u64>();
     let offloaded = artifact.offloaded.iter().map(|class| class.bytes).sum::<u64>();
     let is_weight = |tensor: &&&OutputTensor| !matches!(tensor.from, Origin::Scales(_));
     let count: u64 = read.iter().filter(is_weight).map(|tensor| tensor.desc.elements()).sum();
+    let towers = media.map_or(0, |media| media.weights(artifact));
+    let own = if media.is_some() { own_towers(artifact) } else { 0 };
     WeightMemory {
-        resident: bytes(&read).saturating_sub(offloaded),
+        resident: bytes(&read).saturating_sub(offloaded) + towers,
+        towers,
         offloaded: artifact.offloaded.clone(),
-        idle: bytes(&idle),
+        idle: bytes(&idle) - own,
         bits_per_weight: bytes(&read) as f64 * 8.0 / count.max(1) as f64,
     }
 }

@@ -8,15 +8,27 @@
 //! for the five published sizes, within a tenth. Tools that may need the logits of a whole batch (llama-completion,
 //! llama-perplexity) reserve, and print, 512 MiB for those; the part that they do not use is never touched. K/V in
 //! f32 make the buffer larger.
+//!
+//! `clip_ctx` (tools/mtmd/clip.cpp) reads the weights of an mmproj file into its own memory, and has a compute buffer
+//! for images and one for sounds, which both stay. The formulas are a fit to what `llama-mtmd-cli` prints for the
+//! towers of E2B, 31B and 12B. For an image of fewer soft tokens than 280, or a sound of less than 30 seconds, they
+//! may be a fifth too small.
 
 use gemma::{Attention, Config, ModelSpec};
 
+use super::media::{ImageReader, Media, SAMPLE_RATE, SoundReader};
 use super::{Conditions, entries};
 
 /// Contexts, and the cells of sliding layers, are multiples of this.
 const PAD: u64 = 256;
 
 const F32: u64 = 4;
+
+/// BF16 or F16 copies of the inputs of a product.
+const HALF: u64 = 2;
+
+/// Mel bins of a frame, of which there are 100 a second.
+const MEL_BINS: u64 = 128;
 
 /// KV cells of a layer with its own K/V.
 pub(super) fn cells(config: &Config, attention: Attention, conditions: Conditions) -> u64 {
@@ -48,4 +60,46 @@ pub(super) fn working(config: &Config, conditions: Conditions) -> u64 {
 /// Bytes of the program and its tokenizer, as measured with `llama-tokenize`: 10 MB, and 155 per token or merge.
 pub(super) fn process(model: &ModelSpec) -> u64 {
     10_000_000 + 155 * entries(model)
+}
+
+/// Bytes for the image and the sound: compute buffers, inputs of products, pixels and samples, soft tokens.
+pub(super) fn media(config: &Config, media: &Media) -> u64 {
+    let tokens = media.tokens();
+    image(media) + sound(config, media) + F32 * config.hidden * (tokens.image + tokens.sound)
+}
+
+fn image(media: &Media) -> u64 {
+    let (patches, pixels) = (media.patches(), media.pixels());
+    if patches == 0 {
+        return 0;
+    }
+    let inputs = pixels / patches;
+    let (graph, widest) = match media.image {
+        Some(ImageReader::Tower(vision)) => {
+            // the place of the pixels stays empty if a state does not fit into it
+            let gap = if inputs < vision.hidden { inputs } else { 0 };
+            // at the beginning, the pixels, and in f16 those of each patch
+            let values = (3 * (vision.hidden + vision.ffn) + gap).max(inputs * 3 / 2);
+            (F32 * (patches * values).max(vision.positions * vision.hidden), vision.ffn)
+        }
+        // the pixels, and those of each patch
+        _ => (F32 * 2 * pixels, inputs),
+    };
+    // bytes of the file's pixels, and two copies in f32
+    graph + patches * HALF * widest + pixels * (1 + 2 * F32)
+}
+
+fn sound(config: &Config, media: &Media) -> u64 {
+    let tokens = media.sound_together();
+    let samples = F32 * 2 * SAMPLE_RATE * media.tokens().seconds;
+    match media.sound {
+        // two states of half the frames and half the bins, and some of the size of the spectrum
+        Some(SoundReader::Tower(audio)) => {
+            let frames = 4 * tokens;
+            let graph = F32 * frames * (MEL_BINS / 2 * audio.channels[0] + 5 * MEL_BINS);
+            graph + tokens * HALF * 4 * audio.hidden + samples
+        }
+        Some(SoundReader::Embedder(count)) => F32 * tokens * (2 * count + config.hidden) + samples,
+        None => 0,
+    }
 }

@@ -5,16 +5,23 @@
 //! The counts follow `crates/runtime`: a prompt is processed in pieces (`Model::forward_last`), the KV cache is in
 //! `cache.rs`, matrices with a row per token are in `attention.rs`, `ffn.rs` and `moe.rs`, rows of the per-layer
 //! table in `ple_cache.rs`. The allocator keeps the memory that attention has freed while the feed-forward network
-//! runs, so the two are added.
+//! runs, so the two are added. Towers are in `towers/`; their memory is free again before the text is computed.
 
 use gemma::{Attention, Config, ModelSpec};
 use plan::{Artifact, OutputTensor};
 use runtime::{PLE_CACHE_BYTES, QUERIES_AT_A_TIME, SCRATCH_BYTES};
 use tensor::DType;
 
+use super::media::{ImageReader, Media, SAMPLE_RATE, SoundReader};
 use super::{Conditions, entries};
 
 const F32: u64 = 4;
+
+/// Queries of the image tower whose scores a thread holds.
+const TOWER_QUERIES: u64 = 128;
+
+/// Mel bins of a frame, of which four make a soft token.
+const MEL_BINS: u64 = 128;
 
 /// Maximum positions in a layer's KV cache: for a sliding layer, before positions that a piece pushes out of the
 /// window are dropped.
@@ -57,6 +64,48 @@ fn values(config: &Config, is_bf16: bool) -> u64 {
     // the output of the dense network, the input and the output of the experts, and the outputs of some experts
     let experts = if config.experts.is_some() { 5 * config.hidden } else { 0 };
     stream + attention + dense + experts
+}
+
+/// Bytes for the image and the sound, the larger of the two, and their soft tokens.
+pub(super) fn media(config: &Config, media: &Media, conditions: Conditions) -> u64 {
+    let tokens = media.tokens();
+    let scratch = conditions.threads * SCRATCH_BYTES as u64;
+    let soft_tokens = F32 * config.hidden * (tokens.image + tokens.sound);
+    soft_tokens + scratch + image(media, conditions.threads).max(sound(media))
+}
+
+fn image(media: &Media, threads: u64) -> u64 {
+    let (patches, pixels) = (media.patches(), media.pixels());
+    let values = match media.image {
+        Some(ImageReader::Tower(vision)) => network(vision.hidden, vision.ffn, media.is_bf16),
+        _ if patches == 0 => 0,
+        // pixels in the order of the weights, and their normalised copy
+        _ => 2 * (pixels / patches),
+    };
+    // bytes of the file's pixels, and in f32
+    let scores = threads * TOWER_QUERIES * patches;
+    F32 * (patches * values + scores) + pixels * (1 + F32)
+}
+
+fn sound(media: &Media) -> u64 {
+    let tokens = media.sound_together();
+    let values = match media.sound {
+        Some(SoundReader::Tower(audio)) => {
+            // outputs of the convolutions: half and quarter of the frames and of the bins
+            let convolutions = 2 * (MEL_BINS / 2) * audio.channels[0] + MEL_BINS / 4 * audio.channels[1];
+            4 * MEL_BINS + convolutions.max(network(audio.hidden, 4 * audio.hidden, media.is_bf16))
+        }
+        Some(SoundReader::Embedder(count)) => 2 * count,
+        None => 0,
+    };
+    F32 * (tokens * values + 2 * SAMPLE_RATE * media.tokens().seconds)
+}
+
+/// Values per position in the feed-forward network of a tower: state, input and output, two matrices, and the copy
+/// for AMX products.
+fn network(hidden: u64, ffn: u64, is_bf16: bool) -> u64 {
+    let halves = if is_bf16 { 3 } else { 2 };
+    3 * hidden + 2 * ffn + ffn * halves / 2
 }
 
 /// Bytes of the program and its tokenizer: after the model is opened, and the peak while opening, which needs

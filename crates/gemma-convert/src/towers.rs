@@ -106,8 +106,7 @@ impl<'m> TowerFile<'m> {
             Error::unsupported("model", "it reads neither images nor sounds")
                 .help("Its config has no vision_config and no audio_config: a text-only model.")
         })?;
-        let budget = spec.image_processor().and_then(|fields| fields.get("max_soft_tokens")?.as_u64());
-        let images = budget.map(|budget| ImagePreprocess::Transformers { budget: budget as usize });
+        let images = image_budget(spec).map(|budget| ImagePreprocess::Transformers { budget });
         Ok(TowerFile {
             tensors: towers.find(checkpoint.tensors())?,
             towers,
@@ -326,6 +325,11 @@ impl Opened {
             Opened::Sound(sound) => media::spectrogram(&sound.samples),
         }
     }
+}
+
+/// Soft tokens of an image by the processor config.
+pub(crate) fn image_budget(spec: &gemma::ModelSpec) -> Option<usize> {
+    spec.image_processor()?.get("max_soft_tokens")?.as_u64().map(|budget| budget as usize)
 }
 
 /// Rows of equal length.

@@ -5,6 +5,8 @@ mod files;
 mod formats;
 mod measure;
 mod quality;
+mod towers;
+mod turns;
 mod verify;
 
 /// Measure time and memory, side by side with llama.cpp where it is found.
@@ -19,6 +21,7 @@ enum What {
     Convert(convert::Args),
     Formats(formats::Args),
     Quality(quality::Args),
+    Towers(towers::Args),
     Verify(verify::Args),
 }
 
@@ -28,6 +31,7 @@ impl Args {
             What::Convert(args) => args.run(),
             What::Formats(args) => args.run(),
             What::Quality(args) => args.run(),
+            What::Towers(args) => args.run(),
             What::Verify(args) => args.run(),
         }
     }

@@ -126,10 +126,17 @@ pub(crate) struct Plan {
     /// List every tensor: type, shape, file, offset, bytes and the reason for the type
     #[arg(long)]
     pub(crate) tensors: bool,
-    /// Type of the KV cache in llama.cpp, for the memory estimate: f32, f16, bf16, q8_0, q5_1, q5_0, iq4_nl, q4_1 or
-    /// q4_0
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    pub(crate) kv_type: String,
+    /// Type of the KV cache in llama.cpp, for the memory estimate: f16 by default, f32, bf16, q8_0, q5_1, q5_0,
+    /// iq4_nl, q4_1 or q4_0
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) kv_type: Option<String>,
+    /// Soft tokens of an image, for the memory estimate: 70, 140, 280, 560 or 1120; by default those of the checkpoint,
+    /// if an mmproj file is planned
+    #[arg(long, value_name = "N")]
+    pub(crate) image_budget: Option<usize>,
+    /// Seconds of a sound, for the memory estimate, 0 for none; by default 30, if an mmproj file is planned
+    #[arg(long, value_name = "N")]
+    pub(crate) audio_seconds: Option<u64>,
 }
 
 #[derive(Clone, Debug, clap::Args)]

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use gemma_convert::{ArtifactMemory, Engine, Memory, PlanOutcome, Verdict};
+use gemma_convert::{
+    ArtifactMemory, Conditions, Engine, MediaTokens, Memory, PlanOutcome, Verdict, WeightMemory,
+};
 use report::{Table, grouped};
 use serde::Serialize;
 
@@ -10,6 +12,9 @@ use serde::Serialize;
 #[derive(Serialize)]
 pub(crate) struct MemoryPlan {
     recipe: String,
+    /// The recipe of the mmproj file that is counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mmproj: Option<String>,
     #[serde(flatten)]
     memory: Memory,
     /// Only with `--memory`.
@@ -19,8 +24,9 @@ pub(crate) struct MemoryPlan {
 
 /// The memory estimates of all artifacts.
 pub(crate) fn of(outcome: &PlanOutcome) -> Vec<MemoryPlan> {
-    let of_one = |ArtifactMemory { recipe, memory, verdict }: &ArtifactMemory| MemoryPlan {
+    let of_one = |ArtifactMemory { recipe, mmproj, memory, verdict }: &ArtifactMemory| MemoryPlan {
         recipe: recipe.clone(),
+        mmproj: mmproj.clone(),
         memory: memory.clone(),
         verdict: verdict.clone(),
     };
@@ -40,12 +46,21 @@ impl MemoryPlan {
 
     /// The estimate as text.
     pub(crate) fn describe(&self) -> String {
-        let Memory { context, batch, threads, .. } = self.memory;
-        let context = grouped(context);
+        let Memory { context, batch, threads, media, .. } = &self.memory;
+        let context = grouped(*context);
         let mut text = format!(
-            "\nmemory with {context} tokens of context, batches of {batch} tokens, {threads} threads; in bytes\n\n"
+            "\nmemory with {context} tokens of context, batches of {batch} tokens, {threads} threads; in bytes\n"
         );
+        if let Some(media) = media {
+            let _ = writeln!(text, "{}", self.counted(media));
+        }
+        text.push('\n');
         text.push_str(&needs(&self.memory).render());
+        if self.memory.weights.towers > 0 {
+            let WeightMemory { resident, towers, .. } = self.memory.weights;
+            let (resident, towers) = (grouped(resident), grouped(towers));
+            let _ = writeln!(text, "resident: {resident} bytes, {towers} of them image and audio towers");
+        }
         for class in &self.memory.weights.offloaded {
             let _ = writeln!(
                 text,
@@ -56,10 +71,32 @@ impl MemoryPlan {
             );
         }
         if self.memory.weights.idle > 0 {
-            let _ = writeln!(text, "never read for text: {} bytes", grouped(self.memory.weights.idle));
+            let _ = writeln!(text, "never read: {} bytes", grouped(self.memory.weights.idle));
         }
         if let Some(verdict) = &self.verdict {
             text.push_str(&said(verdict));
+        }
+        text
+    }
+
+    /// The image and the sound of the estimate, and a batch that llama.cpp does not have by default.
+    fn counted(&self, media: &MediaTokens) -> String {
+        let image = format!("an image of {} soft tokens", grouped(media.image));
+        let sound = format!("{} seconds of sound ({} soft tokens)", media.seconds, grouped(media.sound));
+        let (image, sound) = ((media.image > 0).then_some(image), (media.sound > 0).then_some(sound));
+        let parts: Vec<_> = [image, sound].into_iter().flatten().collect();
+        let towers = self.mmproj.as_deref().unwrap_or("the folder's own towers");
+        let mut text = format!(
+            "with {}, by {towers}: {} tokens of the context",
+            parts.join(" and "),
+            grouped(media.context)
+        );
+        let batch = self.memory.batch;
+        if batch > Conditions::BATCH {
+            let _ = write!(
+                text,
+                "\nan image is one batch in this model: llama.cpp needs --ubatch-size {batch} --batch-size {batch}"
+            );
         }
         text
     }
@@ -78,6 +115,10 @@ fn needs(memory: &Memory) -> Table {
     for (n, layers) in memory.needs[0].kv.iter().enumerate() {
         let label = format!("K/V of {} {} layers", layers.layers, layers.kind);
         row(label, memory.needs.iter().map(|need| need.kv[n].bytes).collect());
+    }
+    if memory.media.is_some() {
+        row("towers".to_owned(), memory.needs.iter().map(|need| need.towers).collect());
+        row("image and sound".to_owned(), memory.needs.iter().map(|need| need.media).collect());
     }
     row("working buffers".to_owned(), memory.needs.iter().map(|need| need.working).collect());
     row("program, tokenizer".to_owned(), memory.needs.iter().map(|need| need.process).collect());

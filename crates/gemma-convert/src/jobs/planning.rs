@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
 use convert::Options;
-use footprint::{Conditions, Memory, Verdict};
-use plan::{FileEntry, Format, Plan, Request};
+use plan::{FileEntry, Plan, Request};
 use quant::Simd;
-use tensor::{DType, Error, Result};
+use tensor::Result;
 
+use super::estimates::{ArtifactMemory, EstimateOptions};
 use super::sensitivities::Costs;
 use base::{Progress, Silent};
 
@@ -24,13 +24,8 @@ pub struct Planning {
     pub recipes: RecipeOptions,
     /// The folder of the outputs, or the name of one `.gguf` file.
     pub out: PathBuf,
-    /// Tokens of prompt and answer together, for the memory estimate; default: the smaller of 8192 and the model's
-    /// context.
-    pub context: Option<u64>,
-    /// Type of the KV cache in llama.cpp, for the memory estimate.
-    pub kv_type: DType,
-    /// Memory limit in bytes that the estimate is compared with.
-    pub memory: Option<u64>,
+    /// Settings of the memory estimate.
+    pub estimate: EstimateOptions,
 }
 
 /// A plan with memory estimates.
@@ -38,23 +33,9 @@ pub struct Planning {
 pub struct PlanOutcome {
     /// The plan.
     pub plan: Plan,
-    /// The memory estimate of each artifact with a text model.
+    /// The memory estimates of each text model: with each mmproj file, if any is planned.
     pub memory: Vec<ArtifactMemory>,
 }
-
-/// The memory estimate of an artifact.
-#[derive(Clone, Debug)]
-pub struct ArtifactMemory {
-    /// The artifact's recipe.
-    pub recipe: String,
-    /// The estimate.
-    pub memory: Memory,
-    /// Whether it fits, if the job has a memory limit.
-    pub verdict: Option<Verdict>,
-}
-
-/// Default tokens of context for a memory estimate.
-const CONTEXT: u64 = 8192;
 
 impl Planning {
     /// A planning job without an artifact yet.
@@ -63,9 +44,7 @@ impl Planning {
             model: model.into(),
             recipes: RecipeOptions::default(),
             out: ".".into(),
-            context: None,
-            kv_type: DType::F16,
-            memory: None,
+            estimate: EstimateOptions::default(),
         }
     }
 
@@ -83,30 +62,14 @@ impl Planning {
     /// `Io`.
     pub fn run(&self) -> Result<PlanOutcome> {
         let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
+        self.estimate.check(&requests)?;
         let checkpoint = Checkpoint::open(&self.model)?;
         let model = gemma::ModelSpec::open(&checkpoint)?;
         let shards = shards(Simd::detect(), &checkpoint, &model, &requests)?;
         let costs = self.recipes.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
         costs.choose(&mut requests, (&checkpoint, &model, &shards), |_| Ok(()), &Silent)?;
         let plan = plan::plan(&model, &shards, &requests)?;
-        let context = self.context.unwrap_or(model.config.context.clamp(1, CONTEXT));
-        let conditions = Conditions::new(&model.config, context, self.kv_type)?;
-        let conditions = Conditions { threads: rayon::current_num_threads() as u64, ..conditions };
-        let of_text = plan.artifacts.iter().filter(|artifact| artifact.format != Format::Mmproj);
-        let memory = of_text.map(|artifact| {
-            let verdict = |limit| footprint::verdict(&model, &shards, artifact, conditions, limit);
-            let verdict = self.memory.map(verdict).transpose()?;
-            Ok(ArtifactMemory {
-                recipe: artifact.recipe.clone(),
-                memory: footprint::memory(&model, artifact, conditions),
-                verdict,
-            })
-        });
-        let memory: Vec<_> = memory.collect::<Result<_>>()?;
-        if self.memory.is_some() && memory.is_empty() {
-            return Err(Error::recipe("‹memory›", "has no effect without a text model")
-                .help("Add the recipe of the text model to that of its mmproj file."));
-        }
+        let memory = self.estimate.estimates(&model, &shards, &plan)?;
         drop(shards);
         Ok(PlanOutcome { plan, memory })
     }

@@ -11,15 +11,25 @@ use crate::cmd::synth;
 
 /// Builds our binary as a user would and says where it is.
 pub(super) fn build() -> Result<PathBuf> {
+    built("gemma-convert", &[])
+}
+
+/// Builds an example of the crate `gemma-convert` in the same way.
+pub(super) fn build_example(name: &str) -> Result<PathBuf> {
+    built(name, &["--example", name])
+}
+
+fn built(name: &str, more: &[&str]) -> Result<PathBuf> {
     let output = crate::cargo()
         .args(["build", "--release", "--package", "gemma-convert", "--message-format=json"])
+        .args(more)
         .stderr(Stdio::inherit())
         .output()?;
     ensure!(output.status.success(), "cargo build failed");
     let messages = String::from_utf8(output.stdout)?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut binaries = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
-    binaries.find(|path| path.ends_with("gemma-convert")).context("cargo built no binary gemma-convert")
+    binaries.find(|path| path.ends_with(name)).with_context(|| format!("cargo built no {name}"))
 }
 
 /// The checkpoint in the cache folder, made if it is not there whole.

@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 use xtask::oracle::Oracle;
 
 use super::files::{build, remove, synthetic, warm};
-use super::measure::{self, Cost};
+use super::measure;
+use super::turns::{Row, in_turns};
 
 /// Perplexity of the synthetic E2B (10.2 GB, made once in the cache folder), ours and llama.cpp's.
 #[derive(clap::Args)]
@@ -49,12 +50,6 @@ pub(super) struct Args {
     keep: bool,
 }
 
-/// The runs of a tool with a file.
-struct Row {
-    what: String,
-    costs: Vec<Cost>,
-}
-
 impl Args {
     pub(super) fn run(self) -> Result<()> {
         let ours = self.binary.clone().map_or_else(build, Ok)?;
@@ -75,7 +70,7 @@ impl Args {
             if let Some(oracle) = &oracle {
                 tools.push((format!("llama-perplexity {preset}"), self.peer(oracle, &file, &text)));
             }
-            rows.extend(in_turns(tools, self.runs)?);
+            rows.extend(in_turns(tools, self.runs, || Ok(()))?);
         }
         if !self.keep {
             remove(&folder)?;
@@ -119,29 +114,6 @@ impl Args {
     }
 }
 
-/// Runs each tool once, and again, and again.
-fn in_turns(mut tools: Vec<(String, Command)>, runs: u32) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> =
-        tools.iter().map(|(what, _)| Row { what: what.clone(), costs: Vec::new() }).collect();
-    for number in 1..=runs {
-        for ((what, command), row) in tools.iter_mut().zip(&mut rows) {
-            let cost = measure::run(command)?;
-            eprintln!("{what}, run {number}: {:.1} s", cost.wall.as_secs_f64());
-            row.costs.push(cost);
-        }
-    }
-    Ok(rows)
-}
-
-impl Row {
-    /// Wall seconds: the least, the median, the most.
-    fn walls(&self) -> [f64; 3] {
-        let mut walls: Vec<f64> = self.costs.iter().map(|cost| cost.wall.as_secs_f64()).collect();
-        walls.sort_by(f64::total_cmp);
-        [walls[0], walls[(walls.len() - 1) / 2], walls[walls.len() - 1]]
-    }
-}
-
 /// The Markdown table, and under it how our median compares.
 fn table(rows: &[Row], presets: &[String], tokens: u64) -> String {
     let mut text = String::from(
@@ -153,7 +125,7 @@ fn table(rows: &[Row], presets: &[String], tokens: u64) -> String {
         let speed = tokens as f64 / median;
         let busy = row.costs.iter().map(|cost| (cost.user + cost.system).as_secs_f64()).sum::<f64>();
         let busy = busy / row.costs.len() as f64;
-        let peak = row.costs.iter().map(|cost| cost.peak).max().unwrap_or(0) >> 20;
+        let peak = row.peak() >> 20;
         text += &format!(
             "| {} | {least:.2} | {median:.2} | {most:.2} | {speed:.1} | {busy:.2} | {peak} |\n",
             row.what
@@ -172,6 +144,7 @@ fn table(rows: &[Row], presets: &[String], tokens: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cmd::bench::measure::Cost;
     use std::time::Duration;
 
     #[test]
@@ -190,19 +163,5 @@ mod tests {
         );
         assert!(text.contains("\nq4_0: 0.50 times the wall time"), "{text}");
         assert!(!text.contains("bf16"), "{text}");
-    }
-
-    #[test]
-    fn tools_take_turns() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("log");
-        let tool = |name: &str| {
-            let mut command = Command::new("sh");
-            command.args(["-c", "echo $0 >> $1", name]).arg(&log);
-            (name.to_owned(), command)
-        };
-        let rows = in_turns(vec![tool("a"), tool("b")], 2).unwrap();
-        assert_eq!(fs::read_to_string(&log).unwrap(), "a\nb\na\nb\n");
-        assert!(rows.iter().all(|row| row.costs.len() == 2));
     }
 }

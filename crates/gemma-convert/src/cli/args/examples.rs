@@ -8,7 +8,8 @@ Examples:
 pub(super) const PLAN: &str = "\
 Examples:
   gemma-convert plan gemma-4-E2B-it/ --recipe q4_0
-  gemma-convert plan gemma-4-E2B-it/ --recipe q4_0-offload --memory 2GiB --context 8192";
+  gemma-convert plan gemma-4-E2B-it/ --recipe q4_0-offload --memory 2GiB --context 8192
+  gemma-convert plan gemma-4-E2B-it/ --recipe q4_0 --mmproj bf16 --memory 8GiB --image-budget 1120";
 
 pub(super) const CONVERT: &str = "\
 Examples:

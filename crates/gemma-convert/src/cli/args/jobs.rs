@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use gemma_convert::{
-    BudgetOptions, Calibrate, Compute, Convert, DraftConvert, DraftExtract, DraftMeasure, Error, Generate,
-    ImagePreprocess, MeasureSensitivity, MediaFile, MediaOptions, Planning, Prompt, RecipeOptions, Result,
-    Sampling, Scored, Simd, TextOptions, Thresholds, Verify, byte_size,
+    BudgetOptions, Calibrate, Compute, Convert, DraftConvert, DraftExtract, DraftMeasure, Error,
+    EstimateOptions, Generate, ImagePreprocess, MeasureSensitivity, MediaFile, MediaOptions, Planning,
+    Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions, Thresholds, Verify, byte_size,
 };
 
 use super::Score;
@@ -50,9 +50,13 @@ impl super::Plan {
             model: self.model.clone(),
             recipes: self.what.options(),
             out: out(&self.out)?,
-            context: self.context,
-            kv_type: self.kv_type.parse()?,
-            memory: self.memory.as_deref().map(|text| memory("--memory", text)).transpose()?,
+            estimate: EstimateOptions {
+                context: self.context,
+                kv_type: self.kv_type.as_deref().map(str::parse).transpose()?,
+                memory: self.memory.as_deref().map(|text| memory("--memory", text)).transpose()?,
+                image_budget: self.image_budget,
+                audio_seconds: self.audio_seconds,
+            },
         })
     }
 }

@@ -60,8 +60,8 @@ fn describe(plan: &Plan, memory: &[MemoryPlan], with_tensors: bool) -> String {
             artifact.bits_per_weight()
         );
         text.push_str(&summary(artifact));
-        let of_artifact = memory.iter().find(|memory| memory.is_of(&artifact.recipe));
-        text.push_str(&of_artifact.map_or_else(String::new, MemoryPlan::describe));
+        let of_artifact = memory.iter().filter(|memory| memory.is_of(&artifact.recipe));
+        text.extend(of_artifact.map(MemoryPlan::describe));
         if with_tensors {
             let _ = write!(text, "\n{}", tensors(artifact).render());
         }
