@@ -33,19 +33,15 @@ impl Config {
     /// A note for users of an mmproj file, if llama.cpp lets soft tokens of images attend to other positions than
     /// config.json does.
     pub fn image_note(&self) -> Option<String> {
-        let unified = self.kind == ModelKind::Unified;
-        let theirs = unified || has_image_blocks(self.hidden);
+        let theirs = self.kind == ModelKind::Unified || has_image_blocks(self.hidden);
         let ours = self.image_blocks || !self.causal;
         if theirs == ours {
             return None;
         }
         let reach = |whole| if whole { "all of it" } else { "earlier positions only" };
-        let models = match (unified, theirs) {
-            (true, _) => "without an image tower".to_owned(),
-            (false, true) => {
-                format!("of a hidden size other than {} and {}", CAUSAL_IMAGES[0], CAUSAL_IMAGES[1])
-            }
-            (false, false) => format!("of hidden size {}", self.hidden),
+        let models = match theirs {
+            true => format!("of a hidden size other than {} and {}", CAUSAL_IMAGES[0], CAUSAL_IMAGES[1]),
+            false => format!("of hidden size {}", self.hidden),
         };
         Some(format!(
             "in llama.cpp the soft tokens of an image attend to {}, as in every model {models}; by \
