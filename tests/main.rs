@@ -23,6 +23,8 @@ mod draft_measure;
 mod draft_recipe;
 mod faults;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub_models;
 mod importance;
 mod inputs;
 mod judge;

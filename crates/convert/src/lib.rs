@@ -20,6 +20,7 @@
 //!     # calibrations: Vec::new(),
 //!     # inputs: Vec::new(),
 //!     # settings: Vec::new(),
+//!     # source: None,
 //! };
 //! let finished = convert::run(&checkpoint, &plan, &options, &base::Silent)?;
 //! assert_eq!(finished.artifacts[0].outputs[0].name, "model.gguf");

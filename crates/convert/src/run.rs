@@ -8,7 +8,9 @@ use std::sync::Arc;
 use base::{Progress, Publication, Unit};
 use checkpoint::{Checkpoint, Companion};
 use imatrix::Importance;
-use plan::{Artifact, ArtifactEntry, CalibrationEntry, FileEntry, Manifest, Origin, Plan, PlannedFile};
+use plan::{
+    Artifact, ArtifactEntry, CalibrationEntry, FileEntry, HubSource, Manifest, Origin, Plan, PlannedFile,
+};
 use quant::Simd;
 use tensor::{Error, Result, TensorSource};
 
@@ -42,6 +44,8 @@ pub struct Options {
     pub inputs: Vec<Vec<FileEntry>>,
     /// For each artifact, its recipe, for the manifest.
     pub settings: Vec<serde_json::Value>,
+    /// The repository of the hub from which the checkpoint came, for the manifest.
+    pub source: Option<HubSource>,
     /// Name and version of the tool, for the manifest.
     pub tool: String,
 }
@@ -128,6 +132,7 @@ pub fn run(
                 settings: options.settings.get(number).cloned().unwrap_or_default(),
                 tool: options.tool.clone(),
                 plan_sha256: plan.only(number).digest(),
+                source: options.source.clone(),
                 target: plan.target.clone(),
                 importance: artifact.importance.as_ref().map(|source| source.keys.clone()),
                 allocation: artifact.allocation.clone(),

@@ -46,6 +46,7 @@ fn made(from: &Path, out: &Path, types: &[&str], threads: usize) -> Result<BTree
         calibrations: Vec::new(),
         inputs: Vec::new(),
         settings: Vec::new(),
+        source: None,
         tool: "test".to_owned(),
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -62,7 +62,9 @@ pub use jobs::*;
 pub use media::ImagePreprocess;
 pub use model::{Container, Model, ModelFile, refuse_part_of_a_folder};
 pub use options::{BudgetOptions, Chunks, Layers, RecipeOptions, TextOptions};
-pub use plan::{Artifact, ArtifactEntry, Dropped, Plan, Preset, Recipe, Sensitivity, Thresholds, byte_size};
+pub use plan::{
+    Artifact, ArtifactEntry, Dropped, HubSource, Plan, Preset, Recipe, Sensitivity, Thresholds, byte_size,
+};
 pub use quant::Simd;
 pub use requests::Destination;
 pub use runtime::Compute;

@@ -135,7 +135,7 @@ impl Client {
         let mut marks = Marks::default();
         for _ in 0..=MOST_REDIRECTS {
             let origin = Origin::of(&url).map_err(Broken::fatal)?;
-            if origin.scheme == "http" && self.hub.scheme == "https" {
+            if origin.is_weaker_than(&self.hub) {
                 let error =
                     Error::malformed(url::shown(&url), "a redirect to a connection without encryption")
                         .expected("https", "http");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use base::{Error, Progress, Result, Silent, Unit, read_regular};
+use base::{Error, Progress, Result, Silent, Task, Unit, read_regular};
 
 use crate::cache::RepoFolder;
 use crate::download::{Download, kept_bytes};
@@ -34,6 +34,19 @@ pub struct Snapshot {
     pub files: Vec<String>,
 }
 
+/// Passes notes on, and shows no progress: for the index, whose size is not worth a bar.
+struct NotesOnly<'a>(&'a dyn Progress);
+
+impl Progress for NotesOnly<'_> {
+    fn begin(&self, _: &str, _: u64, _: Unit) -> Box<dyn Task + '_> {
+        Box::new(Silent)
+    }
+
+    fn note(&self, note: &str) {
+        self.0.note(note);
+    }
+}
+
 impl RemoteModel<'_> {
     /// Downloads the needed files that the cache lacks. `reserve` bytes stay free on the disk.
     ///
@@ -46,7 +59,7 @@ impl RemoteModel<'_> {
         folder.set_files(self.commit(), self.files())?;
         let index = match self.index() {
             Some(file) => {
-                self.fetch_files(&folder, &[file], 0, &Silent)?;
+                self.fetch_files(&folder, &[file], 0, &NotesOnly(progress))?;
                 Some(read_regular(&folder.snapshot(self.commit()).join(INDEX), MOST_INDEX)?)
             }
             None => None,

@@ -134,9 +134,9 @@ pub(crate) fn is_id(text: &str) -> bool {
     text.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name)) && !outside
 }
 
-/// True for a name of a branch, a tag or a commit that is safe as a path.
+/// True for a name of a branch, a tag or a commit that is safe as a path and in a URL.
 fn is_revision(text: &str) -> bool {
-    let letter = |c: char| c.is_alphanumeric() || "-_./+@=#".contains(c);
+    let letter = |c: char| c.is_ascii_alphanumeric() || "-_./+@=".contains(c);
     text.len() <= MOST_REVISION && text.chars().all(letter) && is_plain_name(text) && !text.contains("..")
 }
 
@@ -189,8 +189,19 @@ mod tests {
 
     #[test]
     fn invalid_names_are_refused() {
-        for text in ["hf://a", "hf://a/b/c", "hf://../b", "a/b@", "a/b@../c", "a/b@/c", "a/b@c d", "a/b@a..b"]
-        {
+        for text in [
+            "hf://a",
+            "hf://a/b/c",
+            "hf://../b",
+            "a/b@",
+            "a/b@../c",
+            "a/b@/c",
+            "a/b@c d",
+            "a/b@a..b",
+            "a/b@c#d",
+            "a/b@c?d",
+            "a/b@%2e",
+        ] {
             let error = parse(text, &[]).unwrap_err();
             assert_eq!(error.fault(), base::Fault::Recipe, "{text}");
         }

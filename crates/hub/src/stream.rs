@@ -46,7 +46,7 @@ impl<'a> FileStream<'a> {
     ///
     /// # Errors
     /// Those of the network, after all retries.
-    pub fn next(&mut self, buffer: &mut [u8]) -> Result<usize> {
+    pub fn read_next(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let count = self.pull.read(buffer)?;
         self.hasher.update(&buffer[..count]);
         self.offset += count as u64;
@@ -68,7 +68,7 @@ impl<'a> FileStream<'a> {
 
 impl Read for FileStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.next(buffer).map_err(io::Error::other)
+        self.read_next(buffer).map_err(io::Error::other)
     }
 }
 

@@ -23,8 +23,8 @@ const FOREIGN: &AsciiSet = &CONTROLS
 /// Scheme, host and port: the token is sent to one origin only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
-    pub(crate) scheme: String,
-    pub(crate) host: String,
+    scheme: String,
+    host: String,
     port: u16,
 }
 
@@ -40,6 +40,11 @@ impl Origin {
         };
         let host = uri.host().ok_or_else(wrong)?.to_lowercase();
         Ok(Origin { scheme, host, port: uri.port_u16().unwrap_or(default) })
+    }
+
+    /// True for a connection without encryption, if the other one has it.
+    pub(crate) fn is_weaker_than(&self, other: &Origin) -> bool {
+        self.scheme == "http" && other.scheme == "https"
     }
 }
 
@@ -88,6 +93,9 @@ mod tests {
         for other in ["http://hub.example/", "https://hub.example:444/", "https://cdn.example/"] {
             assert_ne!(origin("https://hub.example/"), origin(other), "{other}");
         }
+        let (open, closed) = (origin("http://hub.example/"), origin("https://hub.example/"));
+        assert!(open.is_weaker_than(&closed));
+        assert!(!closed.is_weaker_than(&open) && !open.is_weaker_than(&open));
         for wrong in ["ftp://hub.example/", "/a", "", "https:///a"] {
             assert!(Origin::of(wrong).is_err(), "{wrong}");
         }

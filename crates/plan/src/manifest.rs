@@ -39,6 +39,9 @@ pub struct ArtifactEntry {
     pub tool: String,
     /// SHA-256 of the plan: equal plans over equal inputs give equal outputs.
     pub plan_sha256: String,
+    /// The repository of the hub from which the checkpoint came, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<HubSource>,
     /// The target model, if the output is a draft model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<DraftTarget>,
@@ -59,6 +62,20 @@ pub struct ArtifactEntry {
     pub inputs: Vec<FileEntry>,
     /// The files of the artifact.
     pub outputs: Vec<FileEntry>,
+}
+
+/// A repository of the Hugging Face hub at a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct HubSource {
+    /// URL of the hub.
+    pub endpoint: String,
+    /// `owner/name`.
+    pub repository: String,
+    /// The branch, tag or commit that was asked for.
+    pub revision: String,
+    /// The commit.
+    pub commit: String,
 }
 
 /// A calibration text and its use.

@@ -5,6 +5,8 @@ mod calibrate;
 mod draft;
 mod examples;
 mod jobs;
+#[cfg(feature = "hub")]
+mod models;
 mod spelling;
 
 use std::path::PathBuf;
@@ -12,11 +14,13 @@ use std::sync::OnceLock;
 
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
-use gemma_convert::{Chunks, Compute};
+use gemma_convert::{Chunks, Compute, HubSource};
 
 pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
+#[cfg(feature = "hub")]
+pub(crate) use models::{HubOptions, Slot};
 pub(crate) use spelling::normalised;
 
 /// Converts Gemma 4 checkpoints to GGUF files for llama.cpp and Ollama, with the bytes of llama.cpp's own tools, and to
@@ -88,7 +92,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Checkpoint folder, for sizes
+    /// Checkpoint folder or hub id, for sizes
     pub(crate) model: Option<PathBuf>,
 }
 
@@ -100,7 +104,7 @@ pub(crate) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
-    /// Checkpoint folder, GGUF file (any part of a split), importance matrix (GGUF or .dat) or .sbs file
+    /// Checkpoint folder, hub id, GGUF file (any part of a split), importance matrix (GGUF or .dat) or .sbs file
     pub(crate) model: PathBuf,
     /// List every tensor
     #[arg(long)]
@@ -109,7 +113,7 @@ pub(crate) struct Inspect {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Plan {
-    /// Checkpoint folder
+    /// Checkpoint folder, or the id of a model on the hub
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) what: What,
@@ -141,8 +145,11 @@ pub(crate) struct Plan {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Convert {
-    /// Checkpoint folder
+    /// Checkpoint folder, or the id of a model on the hub
     pub(crate) model: PathBuf,
+    /// The repository from which the model was downloaded.
+    #[arg(skip)]
+    pub(crate) source: Option<HubSource>,
     #[command(flatten)]
     pub(crate) what: What,
     #[command(flatten)]
@@ -203,6 +210,9 @@ pub(crate) struct Common {
     /// More details: errors by role in `verify`, figures in `generate`
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
+    #[cfg(feature = "hub")]
+    #[command(flatten)]
+    pub(crate) hub: HubOptions,
 }
 
 /// The artifacts to make. Several recipes or types are made in one pass over the checkpoint.
@@ -255,7 +265,7 @@ pub(crate) struct What {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Generate {
-    /// Checkpoint folder or GGUF file (any part of a split)
+    /// Checkpoint folder, hub id or GGUF file (any part of a split)
     pub(crate) model: PathBuf,
     /// The text to continue, or with --chat the message of the user; - for stdin
     #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "chat", "messages"])]
@@ -347,7 +357,7 @@ pub(crate) struct Media {
 pub(crate) struct Verify {
     /// GGUF file (any part of a split) or folder of safetensors, also of a draft model
     pub(crate) artifact: PathBuf,
-    /// Base of the comparison: the checkpoint folder, a GGUF of the same model, or llama-perplexity's file of base
+    /// Base of the comparison: the checkpoint folder or its hub id, a GGUF of the same model, or llama-perplexity's file of base
     /// logits. Without it the artifact is checked alone
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<PathBuf>,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `args.rs`, `args/` | arguments as typed, and the jobs that they describe |
 //! | `commands/` | one file per command: run the job, show the result |
+//! | `hub_models.rs` | models on the hub in place of folders |
 //! | `outcome.rs` | results and errors on stdout and stderr, exit codes |
 //! | `options.rs` | names of options in errors and notes of the library |
 //! | `progress.rs`, `reports.rs`, `signals.rs` | progress bars; report files; Ctrl-C |
@@ -11,6 +12,8 @@
 
 mod args;
 mod commands;
+#[cfg(feature = "hub")]
+mod hub_models;
 mod memory;
 mod options;
 mod outcome;
@@ -29,18 +32,20 @@ use self::args::{Args, Command};
 pub(crate) fn main() -> ExitCode {
     let typed = args::normalised(std::env::args_os());
     let as_json = typed.iter().any(|arg| arg == "--json");
-    let args = match Args::try_parse_from(typed) {
+    let mut args = match Args::try_parse_from(typed) {
         Ok(args) => args,
         Err(said) => return outcome::usage(&said, as_json),
     };
     signals::watch();
     progress::set_quiet(args.common.quiet);
     progress::set_verbose(args.common.verbose);
-    let result = commands::threads(args.common.threads).and_then(|()| run(&args));
+    let result = commands::threads(args.common.threads).and_then(|()| run(&mut args));
     outcome::report(result, args.common.json)
 }
 
-fn run(args: &Args) -> Result<outcome::Output> {
+fn run(args: &mut Args) -> Result<outcome::Output> {
+    #[cfg(feature = "hub")]
+    hub_models::fetch(args)?;
     match &args.command {
         Command::Inspect(inspect) => commands::inspect::run(inspect),
         Command::Plan(plan) => commands::plan::run(plan),

@@ -22,6 +22,19 @@ pub(crate) fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
+/// `HF_HUB_DISABLE_PROGRESS_BARS`, for the whole process.
+static NO_BARS: AtomicBool = AtomicBool::new(false);
+
+/// Switches progress bars off; notes stay.
+#[cfg(feature = "hub")]
+pub(crate) fn hide_bars() {
+    NO_BARS.store(true, Ordering::Relaxed);
+}
+
+fn has_bars() -> bool {
+    !is_quiet() && !NO_BARS.load(Ordering::Relaxed)
+}
+
 /// `--verbose`, for the whole process.
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 
@@ -49,7 +62,7 @@ impl Progress for Console {
             Unit::Steps => "{msg} [{bar:32}] {percent} %, {eta} left",
         };
         // indicatif hides the bar if stderr is not a terminal
-        let target = if is_quiet() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let target = if has_bars() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target)
             .with_message(base::visible_line(name).into_owned());
         bar.set_style(

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use base::Progress;
 use convert::Options;
-use plan::{Allocation, ArtifactEntry, FileEntry, Plan, Request};
+use plan::{Allocation, ArtifactEntry, FileEntry, HubSource, Plan, Request};
 use runtime::Compute;
 use tensor::Result;
 
@@ -33,6 +33,8 @@ use draft::LayerSelection;
 pub struct Convert {
     /// The checkpoint folder.
     pub model: PathBuf,
+    /// The repository of the hub from which the checkpoint came, for the manifest.
+    pub source: Option<HubSource>,
     /// The folder of the outputs, or the name of one `.gguf` file.
     pub out: PathBuf,
     /// The artifacts to make.
@@ -81,6 +83,7 @@ impl Convert {
     pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Convert {
         Convert {
             model: model.into(),
+            source: None,
             out: out.into(),
             recipes: RecipeOptions::default(),
             text: TextOptions::default(),
@@ -140,6 +143,14 @@ impl Convert {
         self
     }
 
+    /// Checks the recipes and the destination, without the checkpoint.
+    ///
+    /// # Errors
+    /// `Recipe` for unknown or contradicting ones; those of files that they name.
+    pub fn check(&self) -> Result<()> {
+        requests(&self.recipes, &Destination::new(&self.out)).map(drop)
+    }
+
     /// Converts the checkpoint.
     ///
     /// # Errors
@@ -183,6 +194,7 @@ impl Convert {
             calibrations: Vec::new(),
             inputs: Vec::new(),
             settings: Vec::new(),
+            source: self.source.clone(),
             tool: TOOL.to_owned(),
         };
         let mut planned = plan_for(&mut requests, &options)?;

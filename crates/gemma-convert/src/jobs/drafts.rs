@@ -83,7 +83,7 @@ pub(super) fn of_recipes(job: &Convert, progress: &dyn Progress) -> Result<Recip
         match (&draft.assistant, layers) {
             (_, Some(layers)) => DraftExtract { layers, context: CONTEXT, convert }.run(progress),
             (Some(path), None) => {
-                let convert = Convert { model: path.into(), ..convert };
+                let convert = Convert { model: path.into(), source: None, ..convert };
                 DraftConvert { target: job.model.clone(), convert }.run(progress)
             }
             (None, None) => Err(Error::recipe("[draft]", "no draft model")),

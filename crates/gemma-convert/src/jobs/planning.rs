@@ -55,6 +55,14 @@ impl Planning {
         self
     }
 
+    /// Checks the recipes and the destination, without the checkpoint.
+    ///
+    /// # Errors
+    /// `Recipe` for unknown or contradicting ones; those of files that they name.
+    pub fn check(&self) -> Result<()> {
+        requests(&self.recipes, &Destination::new(&self.out)).map(drop)
+    }
+
     /// Plans the outputs.
     ///
     /// # Errors

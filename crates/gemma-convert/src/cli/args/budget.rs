@@ -23,7 +23,7 @@ pub(crate) struct Budget {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Sensitivity {
-    /// Checkpoint folder
+    /// Checkpoint folder, or the id of a model on the hub
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) text: CalibrationText,

@@ -26,7 +26,7 @@ pub(crate) struct CalibrationText {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Calibrate {
-    /// Checkpoint folder or GGUF file
+    /// Checkpoint folder, hub id or GGUF file
     #[arg(required_unless_present = "merge")]
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]

@@ -25,7 +25,7 @@ pub(crate) enum DraftCommand {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DraftConvert {
-    /// Checkpoint folder of the target, which must match the draft model
+    /// Checkpoint folder or hub id of the target, which must match the draft model
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) target: PathBuf,
     #[command(flatten)]
@@ -52,9 +52,9 @@ pub(crate) struct DraftExtract {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DraftMeasure {
-    /// Draft model: an assistant or a model of the same vocabulary, checkpoint folder or GGUF file
+    /// Draft model: an assistant or a model of the same vocabulary; checkpoint folder, hub id or GGUF file
     pub(crate) draft: PathBuf,
-    /// Target model, checkpoint folder or GGUF file
+    /// Target model: checkpoint folder, hub id or GGUF file
     #[arg(long, value_name = "MODEL")]
     pub(crate) target: PathBuf,
     /// Text for agreement and rollouts: plain text, or a .jsonl file with a conversation (list of messages) in each
@@ -76,7 +76,7 @@ pub(crate) struct DraftMeasure {
 /// The draft model of `generate`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Drafting {
-    /// Draft model for speculative decoding, folder or GGUF file; the output keeps its distribution
+    /// Draft model for speculative decoding: folder, hub id or GGUF file; the output keeps its distribution
     #[arg(long, alias = "model-draft", value_name = "DRAFT")]
     pub(crate) draft: Option<PathBuf>,
     /// Draft tokens per pass

@@ -65,6 +65,7 @@ impl super::Convert {
     pub(crate) fn job(&self) -> Result<Convert> {
         Ok(Convert {
             model: self.model.clone(),
+            source: self.source.clone(),
             out: out(&self.out)?,
             recipes: self.what.options(),
             text: self.text.options()?,

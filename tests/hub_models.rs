@@ -1,0 +1,186 @@
+//! Models on the hub in place of folders, over a fake hub.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use testkit::hub::{Access, FakeHub, FakeRepo, Fault, Side};
+
+use crate::support::{self, Run, WEIGHTS, fixture};
+
+const ID: &str = "google/gemma-4-E2B-it";
+
+/// A fake hub with the tiny E2B, and an empty cache.
+struct Place {
+    hub: FakeHub,
+    home: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place::of(repo())
+    }
+
+    fn of(repo: FakeRepo) -> Place {
+        Place { hub: FakeHub::start([repo]), home: tempfile::tempdir().unwrap() }
+    }
+
+    /// The binary, with the environment of this hub and this cache.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = support::command(args);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HF_")) {
+            command.env_remove(name);
+        }
+        command
+            .env("HF_ENDPOINT", self.hub.endpoint())
+            .env("HF_HOME", self.home.path().join("hf"))
+            .env_remove("TRANSFORMERS_OFFLINE")
+            .current_dir(self.home.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Run {
+        Run::of(self.command(args).output().unwrap())
+    }
+
+    fn out(&self, name: &str) -> std::path::PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn part(&self) -> Option<std::path::PathBuf> {
+        let blobs = self.home.path().join("hf/hub/models--google--gemma-4-E2B-it/blobs");
+        let entries = fs::read_dir(blobs).into_iter().flatten().map(|entry| entry.unwrap().path());
+        entries.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "incomplete"))
+    }
+}
+
+fn repo() -> FakeRepo {
+    FakeRepo::new(ID).commit_folder(&fixture("e2b")).reference("v1")
+}
+
+/// The output and the manifest of a conversion.
+fn made(folder: &Path) -> (Vec<u8>, serde_json::Value) {
+    let file = fs::read(folder.join("model-q8_0.gguf")).unwrap();
+    let manifest = support::json(&folder.join("manifest.json"));
+    (file, manifest["artifacts"][0].clone())
+}
+
+#[test]
+fn an_id_converts_to_the_bytes_of_the_folder() {
+    let place = Place::new();
+    let e2b = fixture("e2b");
+    place.run(&["convert", e2b.to_str().unwrap(), "--type", "q8_0", "-o", "local"]).good();
+    place.run(&["convert", &format!("{ID}@main"), "--type", "q8_0", "-o", "remote"]).good();
+    let ((local, local_entry), (remote, entry)) = (made(&place.out("local")), made(&place.out("remote")));
+    assert!(local == remote);
+    assert_eq!(local_entry["inputs"], entry["inputs"]);
+    assert_eq!(local_entry["source"], serde_json::Value::Null);
+    let commit = repo().commits().pop().unwrap();
+    let source = serde_json::json!({
+        "endpoint": place.hub.endpoint(), "repository": ID, "revision": "main", "commit": commit,
+    });
+    assert_eq!(entry["source"], source);
+
+    // again, without the network
+    let args = ["convert", ID, "--offline", "--type", "q8_0", "-o", "offline"];
+    place.hub.forget();
+    place.run(&args).good();
+    let revision = ["convert", ID, "--revision", "v1", "--type", "q8_0", "-o", "tagged"];
+    assert!(place.hub.seen().is_empty());
+    place.run(&revision).good();
+    assert_eq!(made(&place.out("tagged")).1["source"]["revision"], "v1");
+    assert!(place.hub.seen_of(Side::Cdn, "").is_empty(), "the tag has the same files");
+    assert!(made(&place.out("offline")).0 == local);
+}
+
+#[test]
+fn every_command_takes_an_id() {
+    let place = Place::new();
+    place.run(&["inspect", ID]).good();
+    place.run(&["plan", ID, "--type", "q4_0"]).good();
+    place.run(&["types", ID]).good();
+    place.run(&["generate", ID, "-p", "The", "-n", "1"]).good();
+    place.run(&["convert", ID, "--type", "q8_0", "-o", "out"]).good();
+    place.run(&["verify", "out/model-q8_0.gguf", "--against", ID]).good();
+    let json = place.run(&["plan", ID, "--type", "q4_0", "--json", "-q"]).good();
+    assert!(json.stderr.is_empty(), "{}", json.stderr);
+    json.json();
+    assert_eq!(place.hub.seen_of(Side::Cdn, "").len(), 2, "weights and tokenizer, once");
+}
+
+#[test]
+fn a_killed_download_goes_on() {
+    let place = Place::new();
+    let args = ["convert", ID, "--type", "q8_0", "-o", "out"];
+    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, Fault::Stall(5_000_000));
+    let mut killed = place.command(&args).spawn().unwrap();
+    while place.part().and_then(|part| fs::metadata(part).ok()).is_none_or(|part| part.len() < 5_000_000) {
+        assert!(killed.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(!place.out("out").exists());
+    place.hub.heal();
+    place.hub.forget();
+    let run = place.run(&args).good();
+    assert!(run.stderr.contains("model.safetensors: continuing at 31 %"), "{}", run.stderr);
+    let ranges: Vec<_> = place.hub.seen_of(Side::Cdn, "").into_iter().filter_map(|seen| seen.range).collect();
+    assert_eq!(ranges, ["bytes=5000000-"]);
+    place.run(&["convert", fixture("e2b").to_str().unwrap(), "--type", "q8_0", "-o", "local"]).good();
+    assert!(made(&place.out("local")).0 == made(&place.out("out")).0);
+}
+
+#[test]
+fn a_flipped_byte_never_becomes_an_output() {
+    let place = Place::new();
+    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, Fault::Flip(8_000_000));
+    let run = place.run(&["convert", ID, "--type", "q8_0", "-o", "out"]);
+    assert!(run.refusal(3).contains("wrong SHA-256"), "{}", run.stderr);
+    assert!(!place.out("out").exists());
+}
+
+#[test]
+fn mistakes_are_found_before_the_download() {
+    let place = Place::new();
+    let run = place.run(&["convert", ID, "--recipe", "no-such-recipe", "-o", "out"]);
+    run.refusal(2);
+    assert!(place.hub.seen().is_empty(), "{:?}", place.hub.seen());
+}
+
+#[test]
+fn ids_and_paths_that_are_neither() {
+    let place = Place::new();
+    let run = place.run(&["inspect", "google/gemma-5"]);
+    let said = run.refusal(3);
+    assert!(
+        said.contains("no such model on") && said.contains("no file or folder google/gemma-5 either"),
+        "{said}"
+    );
+    let run = place.run(&["inspect", "google/gemma-5", "--offline"]);
+    assert!(run.refusal(3).contains("offline"), "{}", run.stderr);
+    // a folder of the same name wins
+    let folder = place.out("google/gemma-4-E2B-it");
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(fixture("e2b"), &folder).unwrap();
+    place.hub.forget();
+    place.run(&["inspect", ID]).good();
+    assert!(place.hub.seen().is_empty());
+    place.run(&["inspect", &format!("hf://{ID}")]).good();
+    assert!(!place.hub.seen().is_empty());
+}
+
+#[test]
+fn tokens_come_from_the_option_or_the_environment() {
+    let place = Place::of(repo().access(Access::Gated("hf_right".to_owned())));
+    place.hub.accept_token("hf_right");
+    let run = place.run(&["inspect", ID]);
+    assert!(run.refusal(4).contains("accept the terms"), "{}", run.stderr);
+    let run = place.run(&["inspect", ID, "--token", "hf_wrong"]);
+    assert!(run.refusal(4).contains("the option --token"), "{}", run.stderr);
+    let by_variable = place.command(&["inspect", ID]).env("HF_TOKEN", "hf_right").output().unwrap();
+    Run::of(by_variable).good();
+    place.run(&["inspect", ID, "--token", "hf_right"]).good();
+}
