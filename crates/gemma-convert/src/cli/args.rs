@@ -5,6 +5,7 @@ mod calibrate;
 mod draft;
 mod examples;
 mod jobs;
+mod pack;
 mod spelling;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use gemma_convert::{Chunks, Compute};
 pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
+pub(crate) use pack::{Pack, PackCommand};
 pub(crate) use spelling::normalised;
 
 /// Converts Gemma 4 checkpoints to GGUF files for llama.cpp and Ollama, with the bytes of llama.cpp's own tools, and to
@@ -72,6 +74,9 @@ pub(crate) enum Command {
     /// Draft models for speculative decoding
     #[command(after_help = examples::DRAFT)]
     Draft(Draft),
+    /// Put finished GGUF files where other programs find them
+    #[command(after_help = examples::PACK)]
+    Pack(Pack),
     /// List the recipes, with the size of each for a model
     #[command(after_help = examples::RECIPES)]
     Recipes(List),
