@@ -78,23 +78,11 @@ impl OutputFile {
         if is_stream(path) { OutputFile::stream(path) } else { OutputFile::partial(path, None) }
     }
 
-    /// As [`create`](Self::create), with the temporary in another folder of the same file system: for a folder of which
-    /// a running program reads every file. `stem` is the name of the temporary without its suffix.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub fn staged(path: &Path, stem: &Path) -> Result<OutputFile> {
-        OutputFile::at(path, with_suffix(stem, PARTIAL), None)
-    }
-
     fn partial(path: &Path, replaces: Option<FileKind>) -> Result<OutputFile> {
-        OutputFile::at(path, with_suffix(path, PARTIAL), replaces)
-    }
-
-    fn at(path: &Path, partial: PathBuf, replaces: Option<FileKind>) -> Result<OutputFile> {
         if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             return Err(is_folder(path));
         }
+        let partial = with_suffix(path, PARTIAL);
         let ((file, took_over), listed) = unfinished::file(partial.clone(), || open_locked(&partial))?;
         let place = Place::Partial { partial, replaces, _listed: listed };
         Ok(OutputFile { path: path.to_owned(), file, place, took_over })

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
-use base::{OutputFile, Task};
+use base::{OutputFile, Task, WorkFolder};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
@@ -102,8 +102,23 @@ pub(crate) fn place_bytes(bytes: &[u8], blob: &Path, folder: &Metadata) -> Resul
     Ok(Placement::Written)
 }
 
+/// Writes a manifest. It is prepared in a folder below `manifests` in which no server looks for manifests: those lie four
+/// levels deep.
+pub(crate) fn place_manifest(bytes: &[u8], path: &Path, manifests: &Path, owner: &Metadata) -> Result<()> {
+    let work = WorkFolder::create(manifests, "pack")?;
+    let staged = work.path().join("manifest");
+    place_bytes(bytes, &staged, owner)?;
+    let fail = |e| Error::write(path.display(), &e);
+    fs::rename(&staged, path).map_err(fail)?;
+    // where a folder cannot be flushed, the manifest is complete nevertheless
+    if let Some(Ok(folder)) = path.parent().map(File::open) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
 /// Publishes a file with the owner of its folder, readable for all as Ollama's own.
-pub(crate) fn publish(output: OutputFile, folder: &Metadata) -> Result<()> {
+fn publish(output: OutputFile, folder: &Metadata) -> Result<()> {
     let path = output.path().to_owned();
     system::make_readable(output.file()).map_err(|e| Error::write(path.display(), &e))?;
     system::give_to_owner(output.file(), folder);

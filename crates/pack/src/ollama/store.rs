@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use base::{OutputFile, Progress, Unit};
+use base::{Progress, Unit};
 use serde::Serialize;
 use tensor::{Error, Result};
 
@@ -171,8 +171,7 @@ impl OllamaStore {
             self.present(blob)?;
         }
 
-        let id = blob::sha256(&manifest);
-        let placements = self.write(&blobs, (&path, &manifest, &id), unchanged, progress)?;
+        let placements = self.write(&blobs, (&path, &manifest), unchanged, progress)?;
         let layers = blobs.into_iter().zip(placements).map(|(blob, placement)| StoredBlob {
             file: match blob.content {
                 Content::File(file, _) => Some(file.path().to_owned()),
@@ -185,7 +184,7 @@ impl OllamaStore {
             folder: self.folder.clone(),
             name: name.short(),
             full_name: name.to_string(),
-            id,
+            id: blob::sha256(&manifest),
             manifest: path,
             replaced: exists && !unchanged,
             unchanged,
@@ -197,7 +196,7 @@ impl OllamaStore {
     fn write(
         &self,
         blobs: &[Blob<'_>],
-        (path, manifest, id): (&Path, &[u8], &str),
+        (path, manifest): (&Path, &[u8]),
         unchanged: bool,
         progress: &dyn Progress,
     ) -> Result<Vec<Placement>> {
@@ -209,10 +208,8 @@ impl OllamaStore {
         if !unchanged {
             let parent = path.parent().unwrap_or(&manifests);
             blob::create_folders(parent).map_err(explained)?;
-            let staged = OutputFile::staged(path, &manifests.join(id)).map_err(explained)?;
-            std::io::Write::write_all(&mut staged.file(), manifest).map_err(|e| staged.fail(&e))?;
             let owner = fs::metadata(parent).map_err(|e| denied(parent, e))?;
-            blob::publish(staged, &owner).map_err(explained)?;
+            blob::place_manifest(manifest, path, &manifests, &owner).map_err(explained)?;
         }
         // a server that started meanwhile may have taken a blob for an old one
         for (again, placement) in self.place(blobs, &folder, progress)?.into_iter().zip(&mut placements) {
