@@ -329,6 +329,8 @@ impl Line {
     fn run(&self, folder: &Path) -> Result<(), String> {
         let mut command = Command::new(binary());
         command.args(&self.arguments).current_dir(folder).stdin(Stdio::null());
+        // without it `pack ollama` writes into the store of whoever runs the tests
+        command.env("OLLAMA_MODELS", folder.join("ollama-models"));
         if let Some(name) = &self.stdout {
             command.stdout(File::create(folder.join(name)).map_err(|error| error.to_string())?);
         }

@@ -39,6 +39,8 @@ mod multimodal;
 mod noise;
 mod offload;
 mod outputs;
+mod pack;
+mod pack_ollama;
 mod plans;
 mod protocol;
 mod qat;

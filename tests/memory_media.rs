@@ -287,3 +287,18 @@ fn impossible_images_and_sounds_are_refused() {
     }
     memory(&fixture("e2b"), &["--type", "q4_0", "--mmproj", "bf16", "--context", "1035"]).good();
 }
+
+/// Defaults refuse nothing: a model that has no room for them is planned without.
+#[test]
+fn a_model_of_a_short_context_is_planned_with_its_towers_alone() {
+    let folder = Folder::of("e2b");
+    folder.edit("config.json", |config| config["text_config"]["max_position_embeddings"] = 512.into());
+    let options = ["--type", "q4_0", "--mmproj", "bf16"];
+    let plan = memory(&folder.path(), &[&options[..], &["--json"]].concat()).good().json();
+    let estimate = only(&plan);
+    assert_eq!([&estimate["media"]["context"], &estimate["context"]].map(number), [0, 512]);
+    assert!(number(&estimate["weights"]["towers"]) > 1_000_000);
+    assert!(memory(&folder.path(), &options).good().stdout.contains("with no image and no sound"));
+    let said = memory(&folder.path(), &[&options[..], &["--audio-seconds", "30"]].concat());
+    assert!(said.refusal(2).contains("--context: no room"), "{}", said.stderr);
+}

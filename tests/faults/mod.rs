@@ -3,7 +3,7 @@
 //! llama.cpp runs without a word, with their causes.
 
 mod draft;
-mod edit;
+pub(crate) mod edit;
 mod folder;
 mod gguf_file;
 mod split;

@@ -6,6 +6,7 @@
 
 mod build;
 pub mod clients;
+pub mod ollama;
 mod step;
 pub mod wllama;
 

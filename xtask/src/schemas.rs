@@ -46,6 +46,7 @@ pub fn all() -> Vec<(&'static str, String)> {
         ("report.json", text(of::<verify::Report>(generator(), "verify --json, verify --report-json"))),
         ("manifest.json", text(of::<Manifest>(generator(), "manifest.json, NAME.manifest.json"))),
         ("plan.json", text(plan_document())),
+        ("ollama.json", text(of::<pack::ollama::OllamaPacked>(generator(), "pack ollama --json"))),
         ("measure.json", text(of::<draft::DraftReport>(generator(), "draft measure --json"))),
     ]
 }

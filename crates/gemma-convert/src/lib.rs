@@ -31,6 +31,7 @@
 //! | [`DraftConvert`], [`DraftExtract`] | checkpoint of a draft model, or layers of a model | files and [`Converted`] |
 //! | [`DraftMeasure`] | draft model, target, text | [`DraftReport`] |
 //! | [`Generate`] | model, prompt | [`Generated`] text |
+//! | [`PackOllama`] | finished GGUF files | a model in an Ollama store, or a Modelfile, and [`OllamaPacked`] |
 //!
 //! [`Model`] opens a checkpoint folder or a GGUF for programs that need more than a job. Work runs on the rayon pool of
 //! the caller; [`Progress`] receives progress and notes. Nothing here prints.
@@ -62,6 +63,7 @@ pub use jobs::*;
 pub use media::ImagePreprocess;
 pub use model::{Container, Model, ModelFile, refuse_part_of_a_folder};
 pub use options::{BudgetOptions, Chunks, Layers, RecipeOptions, TextOptions};
+pub use pack::ollama::{OllamaPacked, Placement, StoredModel};
 pub use plan::{
     Artifact, ArtifactEntry, Dropped, HubSource, Plan, Preset, Recipe, Sensitivity, Thresholds, byte_size,
 };

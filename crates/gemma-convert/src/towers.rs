@@ -159,13 +159,10 @@ impl<'m> TowerFile<'m> {
     /// # Errors
     /// `Io`.
     pub(crate) fn doubt(&self, model: &Model) -> Result<Option<String>> {
-        let (Source::Mmproj(mmproj), Container::Gguf(text, _)) = (&self.source, &model.container) else {
-            return Ok(None);
-        };
-        let differs = verify::differing_weights(text, mmproj)?;
-        Ok(differs.map(|name| {
-            format!("the mmproj file and the text model are of different checkpoints: their manifests list different {name}")
-        }))
+        match (&self.source, &model.container) {
+            (Source::Mmproj(mmproj), Container::Gguf(text, _)) => other_checkpoint(text, mmproj),
+            _ => Ok(None),
+        }
     }
 
     /// The soft tokens of an image or a sound, `[soft tokens, hidden]`.
@@ -282,6 +279,17 @@ impl<'m> TowerFile<'m> {
             }
         }
     }
+}
+
+/// A remark if a text model and an mmproj file were made from different checkpoints, as their manifests say.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn other_checkpoint(text: &GgufSet, mmproj: &GgufSet) -> Result<Option<String>> {
+    let differs = verify::differing_weights(text, mmproj)?;
+    Ok(differs.map(|name| {
+        format!("the mmproj file and the text model are of different checkpoints: their manifests list different {name}")
+    }))
 }
 
 /// A receiver of the states of a tower.

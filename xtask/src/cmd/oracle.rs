@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use xtask::oracle::{Oracle, Scope, clients, wllama};
+use xtask::oracle::{Oracle, Scope, clients, ollama, wllama};
 
 /// Find the real llama.cpp (LLAMA_BIN, LLAMA_SRC, LLAMA_PY), or build it once in the cache folder.
 #[derive(clap::Args)]
@@ -16,8 +16,8 @@ pub(crate) struct Args {
     /// Also fetch wllama, llama.cpp in WebAssembly, which is tested in a browser (needs npm)
     #[arg(long)]
     browser: bool,
-    /// Also install programs of others that read our files: the hub's parser, auditors, node-llama-cpp, mlx-lm, mistral.rs
-    /// (600 MB; needs npm)
+    /// Also install programs of others that read our files: the hub's parser, auditors, node-llama-cpp, mlx-lm, mistral.rs,
+    /// Ollama (600 MB; needs npm and Go)
     #[arg(long)]
     clients: bool,
 }
@@ -45,6 +45,10 @@ impl Args {
                 if !self.env {
                     println!("{:9}  {}", "client", client.name());
                 }
+            }
+            let ollama = ollama::Ollama::find_or_build(&oracle)?;
+            if !self.env {
+                println!("{:9}  {}", "ollama", ollama.program().display());
             }
         }
         Ok(())

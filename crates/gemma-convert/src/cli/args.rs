@@ -7,6 +7,7 @@ mod examples;
 mod jobs;
 #[cfg(feature = "hub")]
 mod models;
+mod pack;
 mod spelling;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
 #[cfg(feature = "hub")]
 pub(crate) use models::{HubOptions, Slot};
+pub(crate) use pack::{Pack, PackCommand};
 pub(crate) use spelling::normalised;
 
 /// Converts Gemma 4 checkpoints to GGUF files for llama.cpp and Ollama, with the bytes of llama.cpp's own tools, and to
@@ -76,6 +78,9 @@ pub(crate) enum Command {
     /// Draft models for speculative decoding
     #[command(after_help = examples::DRAFT)]
     Draft(Draft),
+    /// Put finished GGUF files where other programs find them
+    #[command(after_help = examples::PACK)]
+    Pack(Pack),
     /// List the recipes, with the size of each for a model
     #[command(after_help = examples::RECIPES)]
     Recipes(List),

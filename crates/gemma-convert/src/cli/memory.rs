@@ -88,7 +88,7 @@ impl MemoryPlan {
         let towers = self.mmproj.as_deref().unwrap_or("the folder's own towers");
         let mut text = format!(
             "with {}, by {towers}: {} tokens of the context",
-            parts.join(" and "),
+            if parts.is_empty() { "no image and no sound".to_owned() } else { parts.join(" and ") },
             grouped(media.context)
         );
         let batch = self.memory.batch;

@@ -55,6 +55,7 @@ fn run(args: &mut Args) -> Result<outcome::Output> {
         Command::Verify(verify) => commands::verify::run(verify),
         Command::Generate(generate) => commands::generate::run(generate, args.common.json),
         Command::Draft(draft) => commands::draft::run(draft),
+        Command::Pack(pack) => commands::pack::run(pack),
         Command::Recipes(list) => commands::list::recipes(list),
         Command::Types(list) => commands::list::types(list),
         Command::Completions(completions) => commands::packaging::completions(completions),

@@ -156,7 +156,18 @@ impl EstimateOptions {
         }
         let Some(towers) = Towers::from_json(&model.json, &model.config)? else { return Ok(conditions) };
         let budget = self.image_budget.or_else(|| image_budget(model)).unwrap_or(DEFAULT_BUDGET);
-        conditions.with_media(&model.config, Media::new(&towers, mmproj, budget as u64, seconds))
+        let with = |image, seconds| {
+            conditions.with_media(&model.config, Media::new(&towers, mmproj, image, seconds))
+        };
+        // a model of a shorter context than the defaults need: the towers alone
+        let is_default =
+            self.context.is_none() && self.image_budget.is_none() && self.audio_seconds.is_none();
+        with(budget as u64, seconds).or_else(|e| match is_default {
+            true => with(0, 0),
+            false => {
+                Err(e.help("‹image_budget› 70 and ‹audio_seconds› 0 are the smallest image and no sound."))
+            }
+        })
     }
 }
 

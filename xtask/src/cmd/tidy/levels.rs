@@ -19,7 +19,7 @@ const LEVELS: &[(u8, &[&str])] = &[
     (4, &["gemma", "text"]),
     (5, &["plan", "runtime"]),
     (6, &["convert", "eval", "generate", "footprint"]),
-    (7, &["verify", "calibrate", "draft"]),
+    (7, &["verify", "calibrate", "draft", "pack"]),
     (8, &["report"]),
     (9, &["gemma-convert"]),
 ];

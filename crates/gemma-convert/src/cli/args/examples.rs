@@ -44,6 +44,11 @@ Examples:
   gemma-convert draft convert gemma-4-E2B-it-assistant/ --target gemma-4-E2B-it/ --type q8_0 -o out/
   gemma-convert draft measure out/draft-q8_0.gguf --target out/model-q4_0.gguf --text prompts.txt";
 
+pub(super) const PACK: &str = "\
+Examples:
+  gemma-convert pack ollama out/ --name gemma4-e2b:q4_0
+  gemma-convert pack ollama out/model-q4_0.gguf out/mmproj-bf16.gguf --modelfile out/Modelfile";
+
 pub(super) const RECIPES: &str = "\
 Examples:
   gemma-convert recipes

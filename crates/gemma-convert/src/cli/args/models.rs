@@ -80,7 +80,8 @@ impl Command {
                 }
             },
             Command::Recipes(list) | Command::Types(list) => list.model.iter_mut().map(Slot::from).collect(),
-            Command::Completions(_) | Command::Man => Vec::new(),
+            // their files are GGUFs of this machine
+            Command::Pack(_) | Command::Completions(_) | Command::Man => Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod draft;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod list;
+pub(crate) mod pack;
 pub(crate) mod packaging;
 pub(crate) mod plan;
 pub(crate) mod sensitivity;

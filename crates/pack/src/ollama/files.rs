@@ -1,0 +1,156 @@
+//! The kind of each GGUF file, by `general.type` and `general.architecture`; the files of one model among others.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gguf::{GgufFile, Metadata};
+use serde::Serialize;
+use tensor::{Error, Result};
+
+/// The use of a file in a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum OllamaRole {
+    /// The text model.
+    Text,
+    /// The image and audio towers (mmproj).
+    Projector,
+    /// The draft model for speculative decoding, an assistant.
+    Draft,
+}
+
+impl OllamaRole {
+    /// The kind of file, for messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OllamaRole::Text => "text model",
+            OllamaRole::Projector => "projector (mmproj)",
+            OllamaRole::Draft => "draft model",
+        }
+    }
+}
+
+/// A GGUF file of a model.
+#[derive(Debug)]
+pub struct OllamaFile {
+    /// The use of the file.
+    pub role: OllamaRole,
+    /// SHA-256 of the file in hexadecimal, if the caller knows it: the file is then not read for it.
+    pub sha256: Option<String>,
+    pub(crate) gguf: GgufFile,
+}
+
+impl OllamaFile {
+    /// Path of the file.
+    pub fn path(&self) -> &Path {
+        self.gguf.path()
+    }
+
+    /// Size of the file in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.gguf.file_len()
+    }
+
+    /// The name without folders.
+    pub(crate) fn name(&self) -> String {
+        self.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        self.gguf.metadata()
+    }
+}
+
+/// The files of one model, found and not yet checked.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) text: OllamaFile,
+    pub(crate) projector: Option<OllamaFile>,
+    pub(crate) draft: Option<OllamaFile>,
+}
+
+/// Finds the files of one model. A folder stands for the GGUF files in it; those without a role are left out.
+pub(crate) fn find(paths: &[PathBuf]) -> Result<Found> {
+    let mut seen = HashSet::new();
+    let mut files = Vec::new();
+    for path in paths {
+        let is_folder = path.is_dir();
+        let members = if is_folder { gguf_files(path)? } else { vec![path.clone()] };
+        for member in members {
+            let gguf = GgufFile::open(&member)?;
+            let real = fs::canonicalize(&member).map_err(|e| Error::io(member.display(), &e))?;
+            match role(gguf.metadata()) {
+                Some(role) if seen.insert(real) => files.push(OllamaFile { role, sha256: None, gguf }),
+                None if !is_folder => return Err(without_role(&gguf)),
+                _ => {}
+            }
+        }
+    }
+    let mut of = |role| take(&mut files, role, paths);
+    let (text, projector, draft) =
+        (of(OllamaRole::Text)?, of(OllamaRole::Projector)?, of(OllamaRole::Draft)?);
+    let text = text.ok_or_else(|| {
+        Error::malformed(shown(paths), "no text model in GGUF")
+            .expected("a text model, and optionally its projector (mmproj) and draft model", "none")
+    })?;
+    Ok(Found { text, projector, draft })
+}
+
+/// The only file of a role, if there is one.
+fn take(files: &mut Vec<OllamaFile>, role: OllamaRole, paths: &[PathBuf]) -> Result<Option<OllamaFile>> {
+    let (mut of_role, rest) = std::mem::take(files).into_iter().partition(|file| file.role == role);
+    *files = rest;
+    let candidates: &mut Vec<OllamaFile> = &mut of_role;
+    if candidates.len() > 1 {
+        let names: Vec<_> = candidates.iter().map(|file| file.path().display().to_string()).collect();
+        return Err(Error::recipe(shown(paths), format!("more than one {}", role.name()))
+            .expected("one", format!("{}: {}", names.len(), names.join(", ")))
+            .help("A model of Ollama has one of each. Name the files instead of their folder."));
+    }
+    Ok(candidates.pop())
+}
+
+/// The role of a file with these keys. Parts of a split after the first have no keys, and none.
+fn role(metadata: &Metadata) -> Option<OllamaRole> {
+    let text = |key| metadata.typed::<&str>(key).ok().flatten();
+    match (text("general.type"), text("general.architecture")) {
+        (Some("mmproj" | "projector"), _) => Some(OllamaRole::Projector),
+        (Some("adapter" | "imatrix"), _) => None,
+        (_, Some("clip")) => Some(OllamaRole::Projector),
+        (_, Some("gemma4-assistant")) => Some(OllamaRole::Draft),
+        (_, Some("gemma4")) if metadata.get(base::STORE_KEY).is_none() => Some(OllamaRole::Text),
+        _ => None,
+    }
+}
+
+fn without_role(gguf: &GgufFile) -> Error {
+    let value = |key| gguf.metadata().typed::<&str>(key).ok().flatten().unwrap_or("none");
+    let found = format!("architecture {}, type {}", value("general.architecture"), value("general.type"));
+    let error = Error::unsupported(gguf.path().display(), "not a file of a Gemma 4 model for Ollama")
+        .expected("a text model, a projector (mmproj) or a draft model (gemma4-assistant)", found);
+    match gguf.metadata().get("split.no") {
+        Some(_) => error.help(crate::ollama::check::JOIN),
+        None => error,
+    }
+}
+
+/// The files of a folder whose names end in `.gguf`, sorted.
+fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let io = |e| Error::io(folder.display(), &e);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        if is_gguf && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn shown(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+}
