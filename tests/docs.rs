@@ -77,6 +77,7 @@ pages! {
     memory: "docs/memory.md", 1;
     mmproj: "docs/mmproj.md", 11;
     offload: "docs/offload.md", 5;
+    ollama: "docs/ollama.md", 6;
     plan: "docs/plan.md", 1;
     qat: "docs/qat.md", 3;
     safetensors: "docs/safetensors.md", 4;

@@ -74,7 +74,7 @@ impl Media {
         let media = Media {
             image: image.or(towers.embedders.map(|_| ImageReader::Embedder)),
             sound: sound.or(towers.embedders.and_then(|of| of.audio).map(SoundReader::Embedder)),
-            mmproj: mmproj.map_or(0, |file| file.tensors().map(|tensor| tensor.bytes).sum()),
+            mmproj: mmproj.map_or(0, payload),
             // the towers of a folder are BF16, as those of a checkpoint
             is_bf16: mmproj.is_none_or(|file| file.tensors().any(|tensor| tensor.desc.dtype == DType::BF16)),
             image_tokens: 0,
@@ -123,6 +123,11 @@ impl Media {
     pub(crate) fn weights(&self, artifact: &Artifact) -> u64 {
         if is_gguf(artifact) { self.mmproj } else { own_towers(artifact) }
     }
+}
+
+/// Bytes of the tensors with their padding: an mmproj file has a thousand scalars, which llama.cpp pads in memory too.
+fn payload(artifact: &Artifact) -> u64 {
+    artifact.files.iter().map(|file| file.bytes - file.header.len() as u64).sum()
 }
 
 /// Bytes of the towers in an artifact: 0 for a GGUF, and for safetensors of the text model alone.

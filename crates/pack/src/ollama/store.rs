@@ -229,17 +229,17 @@ impl OllamaStore {
             }
             let path = folder.join(blob.layer.blob_name());
             match &blob.content {
-                Content::Bytes(bytes) => blob::place_bytes(bytes, &path, &owner),
+                Content::Bytes(bytes) => blob::place_bytes(bytes, &path, &owner).map_err(explained),
                 Content::File(file, state) => {
                     let task = progress.begin("storing", blob.layer.size, Unit::Bytes);
                     state.check(file.path())?;
-                    let placement = blob::place_file(file.path(), &path, &owner, task.as_ref())?;
+                    let placed = blob::place_file(file.path(), &path, &owner, task.as_ref());
+                    let placement = placed.map_err(explained)?;
                     // a file that changed has bytes that the name does not promise
                     state.check(file.path()).inspect_err(|_| drop(fs::remove_file(&path)))?;
                     Ok(placement)
                 }
             }
-            .map_err(explained)
         };
         blobs.iter().map(place).collect()
     }
