@@ -12,7 +12,7 @@
 //! `clip_ctx` (tools/mtmd/clip.cpp) reads the weights of an mmproj file into its own memory, and has a compute buffer
 //! for images and one for sounds, which both stay. The formulas are a fit to what `llama-mtmd-cli` prints for the
 //! towers of E2B, 31B and 12B. For an image of fewer soft tokens than 280, or a sound of less than 30 seconds, they
-//! may be a fifth too small.
+//! may be a third too small.
 
 use gemma::{Attention, Config, ModelSpec};
 

@@ -29,7 +29,7 @@ pub(crate) fn escaped(json: &str) -> String {
 /// A finite f32 as Go writes it: `1`, `0.95`, `1e-7`, `1e+21`.
 pub(crate) fn float(value: f32) -> String {
     let size = value.abs();
-    if size != 0.0 && (size < 1e-6 || size >= 1e21) {
+    if size != 0.0 && !(1e-6..1e21).contains(&size) {
         let text = format!("{value:e}");
         return if size < 1.0 { text } else { text.replace('e', "e+") };
     }
