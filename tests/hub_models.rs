@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use testkit::hub::{Access, FakeHub, FakeRepo, Fault, Side};
+use testkit::hub::{Access, FakeHub, FakeRepo, HubFault, Side};
 
 use crate::support::{self, Run, WEIGHTS, fixture};
 
@@ -114,7 +114,7 @@ fn every_command_takes_an_id() {
 fn a_killed_download_goes_on() {
     let place = Place::new();
     let args = ["convert", ID, "--type", "q8_0", "-o", "out"];
-    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, Fault::Stall(5_000_000));
+    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, HubFault::Stall(5_000_000));
     let mut killed = place.command(&args).spawn().unwrap();
     while place.part().and_then(|part| fs::metadata(part).ok()).is_none_or(|part| part.len() < 5_000_000) {
         assert!(killed.try_wait().unwrap().is_none(), "it ended by itself");
@@ -136,7 +136,7 @@ fn a_killed_download_goes_on() {
 #[test]
 fn a_flipped_byte_never_becomes_an_output() {
     let place = Place::new();
-    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, Fault::Flip(8_000_000));
+    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, HubFault::Flip(8_000_000));
     let run = place.run(&["convert", ID, "--type", "q8_0", "-o", "out"]);
     assert!(run.refusal(3).contains("wrong SHA-256"), "{}", run.stderr);
     assert!(!place.out("out").exists());

@@ -62,7 +62,7 @@ use client::Client;
 pub use fetch::Snapshot;
 pub use model::{HubModel, MAIN, ModelArgument};
 pub use remote::RemoteModel;
-pub use settings::{ENDPOINT, Settings, Token};
+pub use settings::{ENDPOINT, HubToken, Settings};
 pub use stream::FileStream;
 pub use tree::RemoteFile;
 

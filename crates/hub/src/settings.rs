@@ -20,7 +20,7 @@ pub struct Settings {
     /// URL of the hub, without a slash at the end.
     pub endpoint: String,
     /// The access token.
-    pub token: Option<Token>,
+    pub token: Option<HubToken>,
     /// Folder of the cache: the one that contains `models--owner--name`.
     pub cache: PathBuf,
     /// True to use the cache alone.
@@ -41,23 +41,23 @@ pub struct Settings {
 
 /// An access token, and its source for messages.
 #[derive(Clone)]
-pub struct Token {
+pub struct HubToken {
     secret: String,
     source: String,
 }
 
-impl Token {
+impl HubToken {
     /// A token; `source` names in messages where it came from. White space around it is dropped.
     ///
     /// # Errors
     /// `Recipe` for text that cannot be a token.
-    pub fn new(secret: &str, source: impl Into<String>) -> Result<Token> {
+    pub fn new(secret: &str, source: impl Into<String>) -> Result<HubToken> {
         let (secret, source) = (secret.trim().to_owned(), source.into());
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Error::recipe(source, "not an access token")
                 .help("A token of the Hugging Face hub begins with hf_ and has no spaces."));
         }
-        Ok(Token { secret, source })
+        Ok(HubToken { secret, source })
     }
 
     /// The place where the token was found.
@@ -70,9 +70,9 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for HubToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token(from {})", self.source)
+        write!(f, "HubToken(from {})", self.source)
     }
 }
 
@@ -169,13 +169,13 @@ impl<G: Fn(&str) -> Option<OsString>> Variables<G> {
         })
     }
 
-    fn token(&self, home: &Path) -> Result<Option<Token>> {
+    fn token(&self, home: &Path) -> Result<Option<HubToken>> {
         if self.is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
             return Ok(None);
         }
         for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
             if let Some(secret) = self.text(name)?.filter(|secret| !secret.trim().is_empty()) {
-                return Token::new(&secret, format!("the variable {name}")).map(Some);
+                return HubToken::new(&secret, format!("the variable {name}")).map(Some);
             }
         }
         let path = self.path(&["HF_TOKEN_PATH"]).unwrap_or_else(|| home.join("token"));
@@ -185,7 +185,7 @@ impl<G: Fn(&str) -> Option<OsString>> Variables<G> {
         let source = format!("the file {}", path.display());
         let text = String::from_utf8(read_bounded(&path, MOST_TOKEN)?);
         let text = text.map_err(|_| Error::recipe(&source, "not UTF-8"))?;
-        if text.trim().is_empty() { Ok(None) } else { Token::new(&text, source).map(Some) }
+        if text.trim().is_empty() { Ok(None) } else { HubToken::new(&text, source).map(Some) }
     }
 
     fn is_on(&self, name: &str) -> bool {
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_token_is_not_shown() {
-        let token = Token::new("hf_secret", "a test").unwrap();
+        let token = HubToken::new("hf_secret", "a test").unwrap();
         assert!(!format!("{token:?}").contains("secret"));
     }
 }

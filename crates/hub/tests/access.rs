@@ -1,14 +1,14 @@
 //! Repositories: unknown, private, gated, renamed; revisions; tokens.
 
 use base::ErrorKind;
-use hub::{HubModel, ModelArgument, Settings, Token};
+use hub::{HubModel, HubToken, ModelArgument, Settings};
 use std::io::ErrorKind as IoKind;
 use testkit::hub::{Access, FakeHub, Side};
 
 use crate::support::{ID, Place, WEIGHTS, repo, sharded};
 
 fn with_token(place: &Place, token: &str) -> hub::Hub {
-    let token = Some(Token::new(token, "the variable HF_TOKEN").unwrap());
+    let token = Some(HubToken::new(token, "the variable HF_TOKEN").unwrap());
     place.client_with(Settings { token, ..place.settings() })
 }
 

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use base::Fault as At;
 use hub::{HubModel, Settings};
-use testkit::hub::{FakeRepo, Fault, Side};
+use testkit::hub::{FakeRepo, HubFault, Side};
 
 use crate::support::{ID, Place, SIZE, WEIGHTS, noise, repo, small_files};
 
 #[test]
 fn a_stream_reconnects_and_is_verified() {
-    for fault in [None, Some(Fault::Cut(1_000_000)), Some(Fault::Stall(999_999)), Some(Fault::status(503))] {
+    for fault in
+        [None, Some(HubFault::Cut(1_000_000)), Some(HubFault::Stall(999_999)), Some(HubFault::status(503))]
+    {
         let place = Place::new(repo());
         let client = place.client_with(Settings { read_timeout: Duration::from_secs(1), ..place.settings() });
         let remote = client.open(&HubModel::parse("google/gemma-4-E2B-it@v1").unwrap(), &place.log).unwrap();
@@ -34,8 +36,8 @@ fn a_stream_that_ignores_ranges_goes_on_at_its_offset() {
     let place = Place::new(repo());
     let client = place.client();
     let remote = client.open(&HubModel::parse("google/gemma-4-E2B-it@v1").unwrap(), &place.log).unwrap();
-    place.hub.plant(Side::Cdn, WEIGHTS, 1, Fault::Cut(1_000_000));
-    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, Fault::NoRange);
+    place.hub.plant(Side::Cdn, WEIGHTS, 1, HubFault::Cut(1_000_000));
+    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, HubFault::NoRange);
     let mut stream = remote.stream(remote.file(WEIGHTS).unwrap(), &place.log);
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
@@ -49,7 +51,7 @@ fn a_flipped_byte_is_found_at_the_end_of_a_stream() {
     let client = place.client();
     let remote = client.open(&HubModel::parse(ID).unwrap(), &place.log).unwrap();
     let file = remote.file(WEIGHTS).unwrap();
-    place.hub.plant(Side::Cdn, WEIGHTS, 1, Fault::Flip(SIZE - 1));
+    place.hub.plant(Side::Cdn, WEIGHTS, 1, HubFault::Flip(SIZE - 1));
     let mut stream = remote.stream(file, &place.log);
     std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
     assert_eq!(stream.finish().unwrap_err().fault(), At::Malformed);

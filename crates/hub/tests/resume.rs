@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hub::{Hub, HubModel, Settings};
-use testkit::hub::{Fault, Side, sha256};
+use testkit::hub::{HubFault, Side, sha256};
 
 use crate::support::{ID, Log, Place, SIZE, WEIGHTS, names, noise, repo};
 
@@ -25,8 +25,8 @@ fn unfinished(place: &Place) -> std::path::PathBuf {
 /// A cache in which a download has stopped after `bytes`.
 fn stopped_after(bytes: usize) -> Place {
     let place = Place::new(repo());
-    place.hub.plant(Side::Cdn, WEIGHTS, 1, Fault::Cut(bytes));
-    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, Fault::status(500));
+    place.hub.plant(Side::Cdn, WEIGHTS, 1, HubFault::Cut(bytes));
+    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, HubFault::status(500));
     place.fetch(ID).unwrap_err();
     assert_eq!(std::fs::metadata(unfinished(&place)).unwrap().len(), bytes as u64);
     place.hub.heal();
@@ -100,7 +100,7 @@ fn child() {
 #[test]
 fn a_killed_process_goes_on() {
     let place = Place::new(repo());
-    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, Fault::Stall(1_500_000));
+    place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, HubFault::Stall(1_500_000));
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "resume::child"])
         .env("CHILD_ENDPOINT", place.hub.endpoint())

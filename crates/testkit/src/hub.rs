@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use fault::{Fault, Side};
+pub use fault::{HubFault, Side};
 pub use repo::{Access, FakeRepo, git_sha1, sha256};
 pub use wire::Seen;
 
@@ -107,7 +107,7 @@ impl FakeHub {
 
     /// The next `times` requests to `side` whose path contains `part` get `fault`. At the CDN, `part` may also be the
     /// name of the file.
-    pub fn plant(&self, side: Side, part: &str, times: usize, fault: Fault) {
+    pub fn plant(&self, side: Side, part: &str, times: usize, fault: HubFault) {
         self.shared.state().planted.push(Planted { side, part: part.to_owned(), times, fault });
     }
 
@@ -177,8 +177,8 @@ fn serve(side: Side, mut stream: TcpStream, shared: &Shared) {
         let fault = state.strikes(&seen);
         let ports = api::Ports { hub: shared.hub.port(), cdn: shared.cdn.port() };
         let reply = match &fault {
-            Some(Fault::Status { status, headers }) => Reply::refusal(*status, headers),
-            Some(Fault::Portal) => Reply::portal(),
+            Some(HubFault::Status { status, headers }) => Reply::refusal(*status, headers),
+            Some(HubFault::Portal) => Reply::portal(),
             _ => state.answer(&seen, &ports, fault.as_ref()),
         };
         (reply, fault)

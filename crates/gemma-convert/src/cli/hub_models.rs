@@ -2,7 +2,7 @@
 //! the cache.
 
 use gemma_convert::{HubSource, Result};
-use hub::{Hub, HubModel, ModelArgument, Settings, Snapshot, Token};
+use hub::{Hub, HubModel, HubToken, ModelArgument, Settings, Snapshot};
 
 use super::args::{Args, HubOptions, Slot};
 use super::progress::{self, Console};
@@ -34,7 +34,7 @@ pub(crate) fn fetch(args: &mut Args) -> Result<()> {
 fn open(options: &HubOptions) -> Result<Hub> {
     let mut settings = Settings::from_env()?;
     if let Some(token) = &options.token {
-        settings.token = Some(Token::new(token, "the option --token")?);
+        settings.token = Some(HubToken::new(token, "the option --token")?);
     }
     settings.offline |= options.offline;
     if !settings.progress_bars {

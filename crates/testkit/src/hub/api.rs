@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::State;
-use super::fault::{Fault, Side};
+use super::fault::{HubFault, Side};
 use super::repo::{Access, FakeFile, FakeRepo, Files};
 use super::wire::{Reply, Seen, range};
 
@@ -14,14 +14,14 @@ pub(super) struct Ports {
 }
 
 impl State {
-    pub(super) fn answer(&self, seen: &Seen, ports: &Ports, fault: Option<&Fault>) -> Reply {
+    pub(super) fn answer(&self, seen: &Seen, ports: &Ports, fault: Option<&HubFault>) -> Reply {
         match seen.side {
             Side::Hub => self.hub(seen, ports, fault).unwrap_or_else(|refusal| refusal),
             Side::Cdn => self.cdn(seen, fault),
         }
     }
 
-    fn hub(&self, seen: &Seen, ports: &Ports, fault: Option<&Fault>) -> Result<Reply, Reply> {
+    fn hub(&self, seen: &Seen, ports: &Ports, fault: Option<&HubFault>) -> Result<Reply, Reply> {
         let token = seen.authorization.as_deref().and_then(|value| value.strip_prefix("Bearer "));
         if token.is_some_and(|token| !self.tokens.iter().any(|known| known == token)) {
             return Err(error(401, "", "Invalid credentials in Authorization header"));
@@ -87,7 +87,7 @@ impl State {
         }
     }
 
-    fn tree(&self, seen: &Seen, files: &Files, ports: &Ports, fault: Option<&Fault>) -> Reply {
+    fn tree(&self, seen: &Seen, files: &Files, ports: &Ports, fault: Option<&HubFault>) -> Reply {
         let cursor =
             seen.query.split('&').find_map(|part| part.strip_prefix("cursor=")?.parse().ok()).unwrap_or(0);
         let entries: Vec<Value> = files.iter().map(|(name, file)| entry(name, file, fault)).collect();
@@ -100,7 +100,7 @@ impl State {
         Reply::new(200, headers, Value::from(entries[cursor.min(end)..end].to_vec()).to_string())
     }
 
-    fn cdn(&self, seen: &Seen, fault: Option<&Fault>) -> Reply {
+    fn cdn(&self, seen: &Seen, fault: Option<&HubFault>) -> Reply {
         if seen.authorization.is_some() {
             return Reply::new(400, Vec::new(), "<Error><Code>InvalidArgument</Code></Error>");
         }
@@ -148,13 +148,13 @@ fn refs(repo: &FakeRepo) -> Reply {
 }
 
 /// An entry of the list of files.
-fn entry(name: &str, file: &FakeFile, fault: Option<&Fault>) -> Value {
+fn entry(name: &str, file: &FakeFile, fault: Option<&HubFault>) -> Value {
     let size = match fault {
-        Some(Fault::Size(size)) => *size,
+        Some(HubFault::Size(size)) => *size,
         _ => file.content.len() as u64,
     };
     let path = match fault {
-        Some(Fault::Path(path)) => path,
+        Some(HubFault::Path(path)) => path,
         _ => name,
     };
     let Some(pointer) = file.pointer else {
@@ -171,7 +171,7 @@ fn resolve(
     (commit, files): &(String, Files),
     path: &str,
     ports: &Ports,
-    fault: Option<&Fault>,
+    fault: Option<&HubFault>,
 ) -> Result<Reply, Reply> {
     let file = files.get(path).ok_or_else(no_entry)?;
     let etag = format!("\"{}\"", file.git_sha1);
@@ -183,7 +183,7 @@ fn resolve(
         return Ok(Reply::new(307, headers, ""));
     }
     let hash = &file.sha256;
-    let expires = if fault == Some(&Fault::Expired) { "past" } else { "future" };
+    let expires = if fault == Some(&HubFault::Expired) { "past" } else { "future" };
     headers.push(("X-Linked-ETag", format!("\"{hash}\"")));
     headers.push(("X-Linked-Size", file.content.len().to_string()));
     headers.push((
@@ -198,15 +198,15 @@ fn ranged(
     seen: &Seen,
     mut headers: Vec<(&'static str, String)>,
     content: &[u8],
-    fault: Option<&Fault>,
+    fault: Option<&HubFault>,
 ) -> Reply {
-    let asked = seen.range.as_deref().filter(|_| fault != Some(&Fault::NoRange));
+    let asked = seen.range.as_deref().filter(|_| fault != Some(&HubFault::NoRange));
     let Some(asked) = asked else { return Reply::new(200, headers, content) };
     let Some(mut part) = range(asked, content.len()) else {
         headers.push(("Content-Range", format!("bytes */{}", content.len())));
         return Reply::new(416, headers, "");
     };
-    if fault == Some(&Fault::OtherRange) {
+    if fault == Some(&HubFault::OtherRange) {
         part.start = part.start.saturating_sub(1);
     }
     headers.push(("Content-Range", format!("bytes {}-{}/{}", part.start, part.end - 1, content.len())));

@@ -14,7 +14,7 @@ pub enum Side {
 
 /// A fault of one answer. Positions count from the first byte of the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum HubFault {
     /// The connection ends after so many bytes of the body.
     Cut(usize),
     /// The byte at this position has another value.
@@ -44,15 +44,15 @@ pub enum Fault {
     Path(&'static str),
 }
 
-impl Fault {
+impl HubFault {
     /// A status without more headers.
-    pub fn status(status: u16) -> Fault {
-        Fault::Status { status, headers: Vec::new() }
+    pub fn status(status: u16) -> HubFault {
+        HubFault::Status { status, headers: Vec::new() }
     }
 
     /// A status with one more header.
-    pub fn status_with(status: u16, name: &'static str, value: &str) -> Fault {
-        Fault::Status { status, headers: vec![(name, value.to_owned())] }
+    pub fn status_with(status: u16, name: &'static str, value: &str) -> HubFault {
+        HubFault::Status { status, headers: vec![(name, value.to_owned())] }
     }
 }
 
@@ -62,12 +62,12 @@ pub(super) struct Planted {
     pub(super) side: Side,
     pub(super) part: String,
     pub(super) times: usize,
-    pub(super) fault: Fault,
+    pub(super) fault: HubFault,
 }
 
 impl State {
     /// The fault that strikes a request, if any.
-    pub(super) fn strikes(&mut self, seen: &Seen) -> Option<Fault> {
+    pub(super) fn strikes(&mut self, seen: &Seen) -> Option<HubFault> {
         let files = self.repos.iter().flat_map(|repo| &repo.commits).flat_map(|(_, files)| files);
         // URLs of the CDN have the hash of a file, and not its name
         let named: Vec<&str> = files

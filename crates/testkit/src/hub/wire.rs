@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 
-use super::fault::{Fault, Side};
+use super::fault::{HubFault, Side};
 
 /// A request that the fake hub has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,16 +81,16 @@ pub(super) fn write(
     stream: &mut TcpStream,
     seen: &Seen,
     mut reply: Reply,
-    fault: Option<&Fault>,
+    fault: Option<&HubFault>,
     stall: impl Fn(),
 ) -> io::Result<()> {
     match fault {
-        Some(Fault::Flip(at)) => {
+        Some(HubFault::Flip(at)) => {
             if let Some(byte) = reply.body.get_mut(*at) {
                 *byte ^= 1;
             }
         }
-        Some(Fault::Short(length)) => reply.body.truncate(*length),
+        Some(HubFault::Short(length)) => reply.body.truncate(*length),
         _ => {}
     }
     let mut head = format!("HTTP/1.1 {} Status\r\nConnection: close\r\n", reply.status);
@@ -103,8 +103,8 @@ pub(super) fn write(
         return stream.flush();
     }
     match fault {
-        Some(Fault::Cut(at)) => stream.write_all(&reply.body[..reply.body.len().min(*at)])?,
-        Some(Fault::Stall(at)) => {
+        Some(HubFault::Cut(at)) => stream.write_all(&reply.body[..reply.body.len().min(*at)])?,
+        Some(HubFault::Stall(at)) => {
             stream.write_all(&reply.body[..reply.body.len().min(*at)])?;
             stream.flush()?;
             stall();
