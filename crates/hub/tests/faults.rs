@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use base::{ErrorKind, HubFault as At};
+use base::{ErrorKind, Fault as At};
 use testkit::hub::{HubFault, Side};
 
 use crate::support::{Place, SIZE, WEIGHTS, noise, repo};
