@@ -56,7 +56,7 @@ fn every_preset_is_stocks_file() {
         // and the manifest says whose draft it is
         let manifest = support::json(&out.path().join("manifest.json"));
         let target = checkpoint::Checkpoint::open(fixture(name)).unwrap();
-        let fingerprint = plan::hex(&target.fingerprint().unwrap());
+        let fingerprint = base::hex(&target.fingerprint().unwrap());
         assert_eq!(manifest["artifacts"][0]["target"]["fingerprint"], fingerprint);
     }
 }

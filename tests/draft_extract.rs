@@ -151,7 +151,7 @@ fn weights_are_those_of_the_layers() {
     let target = &manifest["artifacts"][0]["target"];
     let fingerprint = checkpoint::Checkpoint::open(fixture("e2b")).unwrap().fingerprint().unwrap();
     assert_eq!(target["layers"], serde_json::json!(layers));
-    assert_eq!(target["fingerprint"], plan::hex(&fingerprint));
+    assert_eq!(target["fingerprint"], base::hex(&fingerprint));
 }
 
 /// Several types in one run, under names of their own beside the target; safetensors are a text model.

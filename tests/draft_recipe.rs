@@ -24,7 +24,7 @@ fn a_recipe_makes_target_and_draft() {
     assert_eq!(json["drafts"][0]["artifacts"][0]["outputs"][0]["name"], "draft-q8_0.gguf");
     let manifest = support::json(&out.join("manifest.json"));
     let entries = manifest["artifacts"].as_array().unwrap();
-    let fingerprint = plan::hex(&checkpoint::Checkpoint::open(&target).unwrap().fingerprint().unwrap());
+    let fingerprint = base::hex(&checkpoint::Checkpoint::open(&target).unwrap().fingerprint().unwrap());
     assert_eq!(entries.len(), 2);
     assert_eq!(entries.iter().filter(|entry| entry["target"]["fingerprint"] == fingerprint).count(), 1);
     // the recipe is in the manifest, and with it `verify` finds nothing amiss

@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 use xtask::oracle::ollama::Ollama;
 
@@ -117,17 +118,6 @@ fn accepted(log: &str) -> u64 {
     counts.map(|(_, counts)| counts.split_whitespace().next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-/// Bytes in Base64.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let group = |bytes: &[u8]| {
-        let bits = bytes.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - bytes.len()));
-        let digit = |at: usize| char::from(DIGITS[(bits >> (18 - 6 * at)) as usize & 63]);
-        (0..4).map(|at| if at <= bytes.len() { digit(at) } else { '=' }).collect::<String>()
-    };
-    bytes.chunks(3).map(group).collect()
-}
-
 #[test]
 fn a_running_server_runs_what_is_packed() {
     let Some(ollama) = Ollama::for_tests() else { return };
@@ -178,7 +168,7 @@ fn a_running_server_runs_what_is_packed() {
     // a model that can think does so unless it is told not to
     let plain = server.chat("tiny:q4_0", question.clone(), json!({ "think": false }));
     let mut seen = question.clone();
-    seen["images"] = json!([base64(&testkit::read(IMAGE))]);
+    seen["images"] = json!([BASE64_STANDARD.encode(testkit::read(IMAGE))]);
     let seen = server.chat("tiny:q4_0", seen, json!({}));
     let tokens = |answer: &Value| answer["prompt_eval_count"].as_u64().unwrap();
     assert!(tokens(&seen) >= tokens(&plain) + 78, "{plain} {seen}");

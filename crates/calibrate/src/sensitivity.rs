@@ -153,7 +153,7 @@ pub fn sensitivity(
     let mut found = match known {
         Some(known) => known,
         None => Sensitivity {
-            model: plan::hex(fingerprint),
+            model: base::hex(fingerprint),
             id,
             texts: text.names.clone(),
             tokens: text.tokens() as u64,

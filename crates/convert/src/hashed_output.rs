@@ -117,14 +117,14 @@ impl HashedOutput {
                 .expected(format!("{} bytes", self.len), hash.bytes)
                 .help("This is a fault of gemma-convert: please report it with the command."));
         }
-        Ok(plan::hex(&hash.state.clone().finalize()))
+        Ok(base::hex(&hash.state.clone().finalize()))
     }
 
     /// The SHA-256 of a written range in hex, read back from the file.
     pub(crate) fn digest_of(&self, offset: u64, len: u64) -> Result<String> {
         let mut hash = Hash { state: Sha256::new(), bytes: offset, buffer: Vec::new() };
         self.read_back(&mut hash, offset + len)?;
-        Ok(plan::hex(&hash.state.finalize()))
+        Ok(base::hex(&hash.state.finalize()))
     }
 
     /// The output file, ready to be published.

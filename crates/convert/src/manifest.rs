@@ -1,12 +1,11 @@
 //! The manifest on disk: read before a run, replaced atomically after it.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 use base::OutputFile;
 use plan::{FileEntry, MAX_MANIFEST, Manifest};
-use sha2::{Digest, Sha256};
 use tensor::{Error, Fault, Result};
 
 /// Reads a manifest; an empty one if the file does not exist.
@@ -29,20 +28,9 @@ pub(crate) fn read(path: &Path) -> Result<Manifest> {
 /// `Malformed` if there is no such file; `Io`.
 pub fn file_entry(path: &Path) -> Result<FileEntry> {
     let io = |e| Error::io(path.display(), &e);
-    let mut file = File::open(path).map_err(io)?;
-    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
-        let count = file.read(&mut buffer).map_err(io)?;
-        if count == 0 {
-            return Ok(FileEntry {
-                name: path.display().to_string(),
-                bytes,
-                sha256: plan::hex(&hash.finalize()),
-            });
-        }
-        hash.update(&buffer[..count]);
-        bytes += count as u64;
-    }
+    let file = File::open(path).map_err(io)?;
+    let (bytes, sha256) = base::sha256(file, &|_| ()).map_err(io)?;
+    Ok(FileEntry { name: path.display().to_string(), bytes, sha256 })
 }
 
 /// Writes a manifest to a temporary file beside `path`, so that only the renaming is left.

@@ -102,7 +102,7 @@ pub(crate) fn convert(
     let entry = |(input, hash): (&plan::InputFile, Sha256)| FileEntry {
         name: input.name.clone(),
         bytes: input.bytes,
-        sha256: plan::hex(&hash.finalize()),
+        sha256: base::hex(&hash.finalize()),
     };
     let inputs = plan.inputs.iter().zip(hashes).map(entry).collect();
     Ok(Passed { inputs, digests, repacked: repack_counts::repacked(&work, targets.len()) })

@@ -25,11 +25,7 @@ pub fn groups_in_memory<S: AsRef<[u32]>>(sequences: &[S], config: &Config, memor
 /// # Errors
 /// `Malformed` for a token beyond the vocabulary; `Io` for a source that cannot be read.
 pub fn embed<S: AsRef<[u32]>>(model: &Model<'_>, sequences: &[S]) -> Result<Vec<Batch>> {
-    let embed = |run: Range<usize>| {
-        let tokens: Vec<&[u32]> = sequences[run].iter().map(AsRef::as_ref).collect();
-        model.embed(&tokens)
-    };
-    groups(sequences, BATCH_TOKENS).into_iter().map(embed).collect()
+    embed_as(model, sequences, |sequence| vec![Segment::Tokens(sequence.as_ref())])
 }
 
 /// As [`embed`], for sequences that may have soft tokens: those of each file, by its number.
@@ -39,10 +35,21 @@ pub fn embed<S: AsRef<[u32]>>(model: &Model<'_>, sequences: &[S]) -> Result<Vec<
 ///
 /// # Panics
 /// When there are no soft tokens for a file, or more or fewer than its positions.
-pub fn embed_with(model: &Model<'_>, sequences: &[Sequence], soft_tokens: &[Matrix]) -> Result<Vec<Batch>> {
+pub fn embed_with<'s>(
+    model: &Model<'_>,
+    sequences: &'s [Sequence],
+    soft_tokens: &'s [Matrix],
+) -> Result<Vec<Batch>> {
+    embed_as(model, sequences, |sequence| segments(sequence, soft_tokens))
+}
+
+fn embed_as<'s, S: AsRef<[u32]>>(
+    model: &Model<'_>,
+    sequences: &'s [S],
+    segments: impl Fn(&'s S) -> Vec<Segment<'s>>,
+) -> Result<Vec<Batch>> {
     let embed = |run: Range<usize>| {
-        let segments: Vec<_> =
-            sequences[run].iter().map(|sequence| segments(sequence, soft_tokens)).collect();
+        let segments: Vec<_> = sequences[run].iter().map(&segments).collect();
         model.embed_segments(&segments.iter().map(|segments| &segments[..]).collect::<Vec<_>>())
     };
     groups(sequences, BATCH_TOKENS).into_iter().map(embed).collect()

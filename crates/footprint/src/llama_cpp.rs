@@ -16,7 +16,7 @@
 
 use gemma::{Attention, Config, ModelSpec};
 
-use super::media::{ImageReader, Media, SAMPLE_RATE, SoundReader};
+use super::media::{ImageReader, MEL_BINS, Media, SAMPLE_RATE, SoundReader};
 use super::{Conditions, entries};
 
 /// Contexts, and the cells of sliding layers, are multiples of this.
@@ -26,9 +26,6 @@ const F32: u64 = 4;
 
 /// BF16 or F16 copies of the inputs of a product.
 const HALF: u64 = 2;
-
-/// Mel bins of a frame, of which there are 100 a second.
-const MEL_BINS: u64 = 128;
 
 /// KV cells of a layer with its own K/V.
 pub(super) fn cells(config: &Config, attention: Attention, conditions: Conditions) -> u64 {

@@ -9,10 +9,13 @@ use tensor::{DType, Error, Result};
 use super::{Conditions, is_gguf};
 
 /// The side of a soft token of an image, in pixels. The runtime refuses towers with others.
-const SOFT_TOKEN_SIDE: u64 = 48;
+const SOFT_TOKEN_SIDE: u64 = ::media::SOFT_TOKEN_SIDE as u64;
 
 /// Samples a second.
-pub(crate) const SAMPLE_RATE: u64 = 16_000;
+pub(crate) const SAMPLE_RATE: u64 = ::media::SAMPLE_RATE as u64;
+
+/// Mel bins of a frame, of which there are 100 a second: four for a soft token.
+pub(crate) const MEL_BINS: u64 = ::media::MEL_BINS as u64;
 
 /// Soft tokens of a second of sound.
 const TOKENS_PER_SECOND: u64 = 25;

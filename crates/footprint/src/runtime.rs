@@ -9,19 +9,14 @@
 
 use gemma::{Attention, Config, ModelSpec};
 use plan::{Artifact, OutputTensor};
+use runtime::towers::TOWER_QUERIES;
 use runtime::{PLE_CACHE_BYTES, QUERIES_AT_A_TIME, SCRATCH_BYTES};
 use tensor::DType;
 
-use super::media::{ImageReader, Media, SAMPLE_RATE, SoundReader};
+use super::media::{ImageReader, MEL_BINS, Media, SAMPLE_RATE, SoundReader};
 use super::{Conditions, entries};
 
 const F32: u64 = 4;
-
-/// Queries of the image tower whose scores a thread holds.
-const TOWER_QUERIES: u64 = 128;
-
-/// Mel bins of a frame, of which four make a soft token.
-const MEL_BINS: u64 = 128;
 
 /// Maximum positions in a layer's KV cache: for a sliding layer, before positions that a piece pushes out of the
 /// window are dropped.
@@ -83,7 +78,7 @@ fn image(media: &Media, threads: u64) -> u64 {
         _ => 2 * (pixels / patches),
     };
     // bytes of the file's pixels, and in f32
-    let scores = threads * TOWER_QUERIES * patches;
+    let scores = threads * TOWER_QUERIES as u64 * patches;
     F32 * (patches * values + scores) + pixels * (1 + F32)
 }
 

@@ -8,7 +8,7 @@ use tensor::{Error, Result};
 use text::MediaFile;
 
 use crate::model::{Container, Model};
-use crate::towers::{MediaOptions, TowerFile};
+use crate::towers::{MediaOptions, OpenedMedia, TowerFile};
 
 /// Encodes each file with the towers of the artifact, and with those of the base. Both prepare files in the same way, that of the artifact,
 /// so that they have the same number of soft tokens and differ only by their weights.
@@ -47,11 +47,13 @@ impl<'m> ConversationMedia<'m> {
             Some(towers) => towers,
             towers => towers.insert(open(self.artifact, self.base, self.mmproj, self.compute)?),
         };
-        let soft_tokens = artifact.soft_tokens(file)?;
+        let opened = OpenedMedia::open(file)?;
+        let within = |e: Error| e.within(file.path().display());
+        let soft_tokens = artifact.soft_tokens(&opened).map_err(within)?;
         let count = soft_tokens.nrows();
         self.of_artifact.push(soft_tokens);
         if let Some(base) = base {
-            let soft_tokens = base.soft_tokens(file)?;
+            let soft_tokens = base.soft_tokens(&opened).map_err(within)?;
             if soft_tokens.nrows() != count {
                 return Err(Error::malformed(
                     file.path().display(),

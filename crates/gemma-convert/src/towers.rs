@@ -160,7 +160,9 @@ impl<'m> TowerFile<'m> {
     /// `Io`.
     pub(crate) fn doubt(&self, model: &Model) -> Result<Option<String>> {
         match (&self.source, &model.container) {
-            (Source::Mmproj(mmproj), Container::Gguf(text, _)) => other_checkpoint(text, mmproj),
+            (Source::Mmproj(mmproj), Container::Gguf(..)) => {
+                other_checkpoint(model.path(), mmproj.parts()[0].path())
+            }
             _ => Ok(None),
         }
     }
@@ -168,12 +170,9 @@ impl<'m> TowerFile<'m> {
     /// The soft tokens of an image or a sound, `[soft tokens, hidden]`.
     ///
     /// # Errors
-    /// Those of a file that cannot be read, or that the model does not read; `Unsupported` for a video.
-    pub(crate) fn soft_tokens(&self, file: &MediaFile) -> Result<Matrix> {
-        let opened = Opened::open(file)?;
-        opened
-            .soft_tokens(self, &self.encoder()?, &mut unobserved)
-            .map_err(|e| e.within(file.path().display()))
+    /// Those of an image or a sound that the model does not read.
+    pub(crate) fn soft_tokens(&self, opened: &OpenedMedia) -> Result<Matrix> {
+        opened.soft_tokens(self, &self.encoder()?, &mut unobserved)
     }
 
     /// The encoder of the reference runtime.
@@ -285,7 +284,7 @@ impl<'m> TowerFile<'m> {
 ///
 /// # Errors
 /// `Io`.
-pub(crate) fn other_checkpoint(text: &GgufSet, mmproj: &GgufSet) -> Result<Option<String>> {
+pub(crate) fn other_checkpoint(text: &Path, mmproj: &Path) -> Result<Option<String>> {
     let differs = verify::differing_weights(text, mmproj)?;
     Ok(differs.map(|name| {
         format!("the mmproj file and the text model are of different checkpoints: their manifests list different {name}")
@@ -298,16 +297,18 @@ type Observer<'a> = dyn FnMut(TowerStage, &Matrix) + 'a;
 fn unobserved(_: TowerStage, _: &Matrix) {}
 
 /// An image or a sound in memory.
-enum Opened {
+pub(crate) enum OpenedMedia {
     Image(Image),
     Sound(Sound),
 }
 
-impl Opened {
-    fn open(file: &MediaFile) -> Result<Opened> {
+impl OpenedMedia {
+    /// # Errors
+    /// Those of a file that cannot be read; `Unsupported` for a video.
+    pub(crate) fn open(file: &MediaFile) -> Result<OpenedMedia> {
         match file {
-            MediaFile::Image(path) => Image::open(path).map(Opened::Image),
-            MediaFile::Sound(path) => Sound::open(path).map(Opened::Sound),
+            MediaFile::Image(path) => Image::open(path).map(OpenedMedia::Image),
+            MediaFile::Sound(path) => Sound::open(path).map(OpenedMedia::Sound),
             MediaFile::Video(path) => {
                 Err(Error::unsupported(path.display(), "a video: its frames are images of their own"))
             }
@@ -321,16 +322,16 @@ impl Opened {
         observe: &mut Observer<'_>,
     ) -> Result<Matrix> {
         match self {
-            Opened::Image(image) => towers.image(encoder, image, towers.images, observe),
-            Opened::Sound(sound) => Ok(towers.sound(encoder, sound, observe)?.0),
+            OpenedMedia::Image(image) => towers.image(encoder, image, towers.images, observe),
+            OpenedMedia::Sound(sound) => Ok(towers.sound(encoder, sound, observe)?.0),
         }
     }
 
     /// A small PNG.
     fn picture(&self) -> Result<Vec<u8>> {
         match self {
-            Opened::Image(image) => image.picture(),
-            Opened::Sound(sound) => media::spectrogram(&sound.samples),
+            OpenedMedia::Image(image) => image.picture(),
+            OpenedMedia::Sound(sound) => media::spectrogram(&sound.samples),
         }
     }
 }
@@ -352,7 +353,7 @@ fn matrix(rows: usize, values: Vec<f32>) -> Matrix {
 /// Those of an mmproj file or a file that cannot be read; `Unsupported` for a video.
 pub fn soft_tokens(mmproj: &Path, file: &MediaFile) -> Result<Matrix> {
     let towers = TowerFile::mmproj(mmproj, Compute::detect()).map_err(|e| e.within(mmproj.display()))?;
-    towers.soft_tokens(file)
+    towers.soft_tokens(&OpenedMedia::open(file)?).map_err(|e| e.within(file.path().display()))
 }
 
 /// Compares the soft tokens of images and sounds that an mmproj file and its checkpoint make.
@@ -375,7 +376,7 @@ pub(crate) fn compare(
     let mut all = Vec::with_capacity(files.len());
     let task = progress.begin("features", files.len() as u64, Unit::Steps);
     for file in files {
-        let opened = Opened::open(file)?;
+        let opened = OpenedMedia::open(file)?;
         let soft_tokens = |towers: &TowerFile<'_>, encoder: &MediaEncoder<'_>, observe: &mut Observer<'_>| {
             opened.soft_tokens(towers, encoder, observe).map_err(|e| e.within(file.path().display()))
         };

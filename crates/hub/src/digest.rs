@@ -1,7 +1,6 @@
 //! The two hashes by which the hub identifies a file: SHA-256 of large files, git's SHA-1 of small ones.
 
-use std::fmt::Write as _;
-
+use base::hex;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -36,13 +35,6 @@ impl Hasher {
             Hasher::GitSha1(hash) => hex(&hash.finalize()),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // a String takes everything
-        text
-    })
 }
 
 #[cfg(test)]

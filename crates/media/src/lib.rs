@@ -42,8 +42,8 @@ pub use audio::{
 };
 pub use base::{Error, Result};
 pub use image::{
-    BUDGETS, Image, ImagePreprocess, MAX_IMAGE_BYTES, MAX_PIXELS, PATCH_SIDE, Patches, SOFT_TOKEN_SIDE,
-    resize,
+    BUDGETS, DEFAULT_BUDGET, Image, ImagePreprocess, MAX_IMAGE_BYTES, MAX_PIXELS, PATCH_SIDE, Patches,
+    SOFT_TOKEN_SIDE, resize,
 };
 pub use picture::spectrogram;
 pub use video::{

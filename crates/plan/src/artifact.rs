@@ -1,7 +1,6 @@
 //! The plan and its parts: plain, serialisable data.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use gemma::towers::{TowerChange, is_bound};
 use serde::{Deserialize, Serialize};
@@ -310,7 +309,7 @@ impl Plan {
     /// The digest covers the location of the weights, not the weights.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(&self.without_texts()).expect("a plan is plain data");
-        hex(&Sha256::digest(json))
+        base::hex(&Sha256::digest(json))
     }
 
     /// The plan without its texts for people: they may be worded differently in another version.
@@ -375,20 +374,11 @@ impl Artifact {
     }
 }
 
-/// Bytes in lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}"); // writing to a string cannot fail
-    }
-    text
-}
-
 fn digest_of<S: serde::Serializer>(header: &[u8], to: S) -> Result<S::Ok, S::Error> {
     use serde::ser::SerializeStruct;
     let mut fields = to.serialize_struct("header", 2)?;
     fields.serialize_field("bytes", &header.len())?;
-    fields.serialize_field("sha256", &hex(&Sha256::digest(header)))?;
+    fields.serialize_field("sha256", &base::hex(&Sha256::digest(header)))?;
     fields.end()
 }
 

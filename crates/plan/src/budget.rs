@@ -139,7 +139,7 @@ pub fn allocate(
 ) -> Result<Request> {
     let mut plain = request.clone();
     let Some(budget) = plain.recipe.budget.take() else { return Ok(plain) };
-    let fingerprint = crate::hex(&model.fingerprint);
+    let fingerprint = base::hex(&model.fingerprint);
     if sensitivity.model != fingerprint {
         return Err(Error::malformed("sensitivities", "measured on another model")
             .expected(fingerprint, &sensitivity.model)

@@ -54,7 +54,7 @@ pub use self::gguf::CALIBRATION;
 pub use self::imatrix::{GivenImportance, ImportanceKeys, ImportanceSource};
 pub use artifact::{
     Artifact, DraftTarget, Dropped, InputFile, Origin, OutputTensor, Pieces, Plan, PlannedFile, StoredChange,
-    StoredPiece, StoredScale, StoredTensor, hex,
+    StoredPiece, StoredScale, StoredTensor,
 };
 pub use budget::{Allocation, Budget, allocate, check_budget};
 pub use byte_size::byte_size;

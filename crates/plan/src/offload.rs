@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
-use crate::artifact::{OutputTensor, hex};
+use base::hex;
+
+use crate::artifact::OutputTensor;
 use crate::request::Request;
 
 #[derive(Deserialize)]

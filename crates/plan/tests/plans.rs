@@ -162,7 +162,7 @@ fn sensitivity(model: &ModelSpec, plan: &Plan) -> Sensitivity {
     };
     let tensors = plan.artifacts[0].files.iter().flat_map(|file| &file.tensors);
     Sensitivity {
-        model: plan::hex(&model.fingerprint),
+        model: base::hex(&model.fingerprint),
         id: "test".to_owned(),
         texts: Vec::new(),
         tokens: 1000,

@@ -57,7 +57,7 @@ pub use audio::AudioTower;
 pub use embedders::Embedder;
 pub use media::{MediaEncoder, SoundInput};
 pub use patches::ImagePatches;
-pub use vision::{Activation, VisionTower};
+pub use vision::{Activation, TOWER_QUERIES, VisionTower};
 pub use weights::{TowerForm, TowerWeights};
 
 /// What a tower makes of an image or a sound.

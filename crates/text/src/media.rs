@@ -151,8 +151,21 @@ pub fn media_of(messages: &[Value]) -> Result<(Vec<MediaFile>, Vec<Value>)> {
     Ok((files, messages))
 }
 
-/// Messages whose parts are one text, with a mark for each file: for chat templates that know no parts.
-pub fn flattened(messages: &[Value]) -> Vec<Value> {
+/// The text of messages with the marks of `files` files. A template that knows no parts of messages gets them as text.
+///
+/// # Errors
+/// Those of `render`.
+pub fn with_marks(
+    messages: &[Value],
+    files: usize,
+    render: impl Fn(&[Value]) -> Result<String>,
+) -> Result<String> {
+    let text = render(messages)?;
+    if MediaMark::all(&text).len() < files { render(&flattened(messages)) } else { Ok(text) }
+}
+
+/// Messages whose parts are one text, with a mark for each file.
+fn flattened(messages: &[Value]) -> Vec<Value> {
     let mut messages = messages.to_vec();
     for message in &mut messages {
         let Some(parts) = message["content"].as_array() else { continue };

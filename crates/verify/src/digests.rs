@@ -2,7 +2,7 @@
 //! cannot be reproduced from the checkpoint alone; the digests detect changes.
 
 use gguf::GgufSet;
-use plan::{TENSOR_DIGESTS, digest_of_entry, hex};
+use plan::{TENSOR_DIGESTS, digest_of_entry};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use tensor::{Result, TensorDesc, TensorSource};
@@ -61,5 +61,5 @@ fn sha256(artifact: &GgufSet, index: usize, desc: &TensorDesc) -> Result<String>
         state.update(&bytes);
         first += rows;
     }
-    Ok(hex(&state.finalize()))
+    Ok(base::hex(&state.finalize()))
 }

@@ -5,11 +5,9 @@
 //! folder.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-use plan::{ArtifactEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest, hex};
-use sha2::{Digest, Sha256};
+use plan::{ArtifactEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest};
 use tensor::{Error, Result};
 
 use crate::artifact::Part;
@@ -17,8 +15,6 @@ use crate::{Finding, Severity, Step};
 
 /// The most manifests of other files that are searched for a renamed file.
 const MAX_OTHERS: usize = 64;
-/// Bytes hashed per read.
-const PIECE: usize = 1 << 20;
 
 /// The entry of an artifact.
 #[derive(Clone, Debug)]
@@ -195,19 +191,9 @@ fn hashed(path: &Path, hashes: &mut HashMap<PathBuf, String>) -> Result<String> 
 /// # Errors
 /// `Io`.
 pub(crate) fn sha256(path: &Path, progress: &(dyn Fn(u64) + Sync)) -> Result<String> {
-    let io = |e| Error::io(path.display(), &e);
-    let mut file = base::open_regular(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; PIECE];
-    loop {
-        match file.read(&mut buffer).map_err(io)? {
-            0 => return Ok(hex(&hash.finalize())),
-            count => {
-                hash.update(&buffer[..count]);
-                progress(count as u64);
-            }
-        }
-    }
+    let file = base::open_regular(path)?;
+    let (_, sha256) = base::sha256(file, progress).map_err(|e| Error::io(path.display(), &e))?;
+    Ok(sha256)
 }
 
 #[cfg(test)]

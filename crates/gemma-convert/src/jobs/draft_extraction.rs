@@ -9,7 +9,7 @@ use std::path::Path;
 use base::{Progress, Unit, WorkFolder};
 use checkpoint::{Checkpoint, SafetensorsWriter};
 use draft::{Extraction, LayerSelection};
-use plan::{DraftTarget, Format, Request, hex};
+use plan::{DraftTarget, Format, Request};
 use tensor::{Error, Result, TensorDesc, TensorSink, TensorSource};
 use text::{Cut, Scored, Tokenizer};
 
@@ -112,7 +112,7 @@ impl DraftExtract {
             plan::plan(&draft, &shards(self.convert.compute.simd, &checkpoint, &draft, requests)?, requests)?;
         plan.target = Some(DraftTarget {
             variant: model.config.variant().map(str::to_owned),
-            fingerprint: hex(&model.fingerprint),
+            fingerprint: base::hex(&model.fingerprint),
             layers: Some(selection.layers.clone()),
         });
         let mut given = companions(&whole)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use base::Progress;
 use checkpoint::Checkpoint;
-use plan::{DraftRecipe, DraftTarget, FileEntry, Format, Request, hex};
+use plan::{DraftRecipe, DraftTarget, FileEntry, Format, Request};
 use quant::Simd;
 use tensor::{Error, Result};
 
@@ -126,7 +126,7 @@ fn planned(simd: Simd, draft: &Path, target: &Path, requests: &[Request]) -> Res
     let mut plan = plan::plan(&model, &shards(simd, &checkpoint, &model, requests)?, requests)?;
     plan.target = Some(DraftTarget {
         variant: target.config.variant().map(str::to_owned),
-        fingerprint: hex(&target.fingerprint),
+        fingerprint: base::hex(&target.fingerprint),
         layers: None,
     });
     let given = companions(&of_target)?;

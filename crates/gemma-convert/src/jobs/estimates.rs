@@ -3,7 +3,7 @@
 use footprint::{Conditions, Media, Memory, Verdict};
 use gemma::ModelSpec;
 use gemma::towers::Towers;
-use media::{ImagePreprocess, MAX_SECONDS};
+use media::{DEFAULT_BUDGET, ImagePreprocess, MAX_SECONDS};
 use plan::{Artifact, Format, Plan, Request, Shards};
 use tensor::{DType, Error, Result};
 
@@ -170,9 +170,6 @@ impl EstimateOptions {
         })
     }
 }
-
-/// transformers' default of soft tokens of an image.
-const DEFAULT_BUDGET: usize = 280;
 
 /// The towers that an estimate counts.
 #[derive(Clone, Copy)]

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use base::{Progress, Silent};
+use base::Progress;
 use generate::{DraftCounts, Sampler, Sampling, TokenStream};
 use runtime::Compute;
 use serde_json::Value;
 use tensor::{Error, Result};
-use text::{Chat, ChatTemplate, MediaFile, MediaMark};
+use text::{Chat, ChatTemplate, MediaFile};
 
 use crate::draft_model::DraftModel;
 use crate::model::Model;
@@ -245,12 +245,7 @@ impl Generate {
                     }
                     (true, true) => Vec::new(),
                 };
-                let mut text = rendered(model, &messages, *thinking, tools, progress)?;
-                if MediaMark::all(&text).len() < files.len() {
-                    // some templates know no parts of messages
-                    let flat = text::flattened(&messages);
-                    text = rendered(model, &flat, *thinking, tools, &Silent)?;
-                }
+                let text = rendered(model, &messages, files.len(), *thinking, tools, progress)?;
                 (text, files, true)
             }
         };
@@ -276,10 +271,11 @@ impl Generate {
     }
 }
 
-/// A conversation as text.
+/// A conversation as text, with the marks of `files` files.
 fn rendered(
     model: &Model,
     messages: &[Value],
+    files: usize,
     thinking: Option<bool>,
     tools: &[Value],
     progress: &dyn Progress,
@@ -296,13 +292,16 @@ fn rendered(
             progress.note(&format!("{setting} has no effect: the chat template does not read `{variable}`"));
         }
     }
-    ChatTemplate::new(template)?.render(&Chat {
-        messages,
-        tools,
-        add_generation_prompt: true,
-        enable_thinking: thinking,
-        bos_token: model.tokenizer.token(model.tokenizer.bos()).unwrap_or_default(),
-        ..Chat::default()
+    let template = ChatTemplate::new(template)?;
+    text::with_marks(messages, files, |messages| {
+        template.render(&Chat {
+            messages,
+            tools,
+            add_generation_prompt: true,
+            enable_thinking: thinking,
+            bos_token: model.tokenizer.token(model.tokenizer.bos()).unwrap_or_default(),
+            ..Chat::default()
+        })
     })
 }
 

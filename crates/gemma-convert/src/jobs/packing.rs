@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use base::{OutputFile, Progress};
-use gguf::GgufSet;
-use pack::ollama::{OllamaFile, OllamaModel, OllamaName, OllamaPacked, OllamaStore};
+use pack::ollama::{OllamaModel, OllamaName, OllamaPacked, OllamaStore};
 use tensor::{Error, Result};
 
 use crate::towers::other_checkpoint;
@@ -68,9 +67,7 @@ impl PackOllama {
             model.license = Some(license(file)?);
         }
         if let Some(projector) = &model.projector {
-            let open = |file: &OllamaFile| GgufSet::open(file.path());
-            let doubt = other_checkpoint(&open(&model.text)?, &open(projector)?)?;
-            model.notes.extend(doubt);
+            model.notes.extend(other_checkpoint(model.text.path(), projector.path())?);
         }
         model.notes.iter().for_each(|note| progress.note(note));
         match store {

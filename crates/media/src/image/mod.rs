@@ -15,7 +15,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
 
 pub use patches::{PATCH_SIDE, Patches, SOFT_TOKEN_SIDE};
-pub use preprocess::ImagePreprocess;
+pub use preprocess::{DEFAULT_BUDGET, ImagePreprocess};
 pub use resize::resize;
 pub use target::BUDGETS;
 

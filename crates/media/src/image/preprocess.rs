@@ -8,6 +8,9 @@ use base::{Error, Result};
 use super::target::{self, BUDGETS, TOKEN_PIXELS};
 use super::{Image, MAX_PIXELS, Patches, resize};
 
+/// transformers' default of the largest number of soft tokens of an image.
+pub const DEFAULT_BUDGET: usize = 280;
+
 /// How an image is resized before it is cut into patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImagePreprocess {
@@ -29,7 +32,7 @@ pub enum ImagePreprocess {
 
 impl ImagePreprocess {
     /// transformers' default: a budget of 280 soft tokens.
-    pub const TRANSFORMERS: ImagePreprocess = ImagePreprocess::Transformers { budget: 280 };
+    pub const TRANSFORMERS: ImagePreprocess = ImagePreprocess::Transformers { budget: DEFAULT_BUDGET };
     /// llama.cpp's default: 70 to 1120 soft tokens.
     pub const LLAMA_CPP: ImagePreprocess = ImagePreprocess::LlamaCpp { min_tokens: 70, max_tokens: 1120 };
 

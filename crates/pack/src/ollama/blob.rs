@@ -39,29 +39,15 @@ impl State {
 
 /// SHA-256 of bytes in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    base::hex(&Sha256::digest(bytes))
 }
 
 /// SHA-256 of a file in hexadecimal.
 pub(crate) fn sha256_of_file(path: &Path, task: &dyn Task) -> Result<String> {
-    let io = |e| Error::io(path.display(), &e);
-    let mut file = base::open_regular(path)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hex(&hash.finalize())),
-            Ok(count) => {
-                hash.update(&buffer[..count]);
-                task.advance(count as u64);
-            }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(io(e)),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let file = base::open_regular(path)?;
+    let (_, sha256) =
+        base::sha256(file, &|count| task.advance(count)).map_err(|e| Error::io(path.display(), &e))?;
+    Ok(sha256)
 }
 
 /// Gives the content of a file the name of a blob in `folder`, whose entry is `owner`.

@@ -37,8 +37,6 @@ impl OllamaRole {
 pub struct OllamaFile {
     /// The use of the file.
     pub role: OllamaRole,
-    /// SHA-256 of the file in hexadecimal, if the caller knows it: the file is then not read for it.
-    pub sha256: Option<String>,
     pub(crate) gguf: GgufFile,
 }
 
@@ -82,7 +80,7 @@ pub(crate) fn find(paths: &[PathBuf]) -> Result<Found> {
             let gguf = GgufFile::open(&member)?;
             let real = fs::canonicalize(&member).map_err(|e| Error::io(member.display(), &e))?;
             match role(gguf.metadata()) {
-                Some(role) if seen.insert(real) => files.push(OllamaFile { role, sha256: None, gguf }),
+                Some(role) if seen.insert(real) => files.push(OllamaFile { role, gguf }),
                 None if !is_folder => return Err(without_role(&gguf)),
                 _ => {}
             }

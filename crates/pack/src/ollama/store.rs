@@ -320,19 +320,15 @@ fn explained(error: Error) -> Error {
     )
 }
 
-/// The blobs of a model's layers. Files without a known SHA-256 are read.
+/// The blobs of a model's layers. The files are read for their SHA-256.
 fn blobs<'a>(model: &'a OllamaModel, progress: &dyn Progress) -> Result<Vec<Blob<'a>>> {
     let mut blobs = Vec::new();
     for file in model.files() {
         let state = State::of(file.path())?;
         let size = file.gguf.file_len();
-        let sha256 = match &file.sha256 {
-            Some(known) => known.to_lowercase(),
-            None => {
-                let task = progress.begin("hashing", size, Unit::Bytes);
-                blob::sha256_of_file(file.path(), task.as_ref())?
-            }
-        };
+        let task = progress.begin("hashing", size, Unit::Bytes);
+        let sha256 = blob::sha256_of_file(file.path(), task.as_ref())?;
+        drop(task);
         state.check(file.path())?;
         let (kind, from) = match file.role {
             OllamaRole::Text => ("model", None),

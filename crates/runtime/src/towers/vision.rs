@@ -12,6 +12,8 @@ use crate::math::{gelu_times, quick_gelu_times};
 use crate::norm::rms;
 use crate::{Matrix, RowMajor, rope};
 
+pub use attention::TOWER_QUERIES;
+
 /// The activation function of the feed-forward networks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activation {

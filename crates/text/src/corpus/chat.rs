@@ -11,7 +11,7 @@ use tensor::{Error, Result};
 
 use super::soft::Files;
 use super::{Cut, Scored, Sequence, answers, soft};
-use crate::media::{MediaMark, flattened, media_of};
+use crate::media::{MediaMark, media_of, with_marks};
 use crate::{Chat, ChatTemplate, Tokenizer};
 
 /// Maximum length of a conversation in bytes.
@@ -84,11 +84,7 @@ fn conversation(
             ..Chat::default()
         })
     };
-    let mut text = render(&messages)?;
-    if MediaMark::all(&text).len() < named.len() {
-        // some templates know no parts of messages
-        text = render(&flattened(&messages))?;
-    }
+    let text = with_marks(&messages, named.len(), render)?;
     let marks = MediaMark::all(&text);
     soft::check(&marks, &named, files)?;
     // exactly one BOS, whether or not the template writes it

@@ -15,8 +15,8 @@ use crate::norm::rms_in_place;
 use crate::towers::weights::PartWeights;
 use crate::{Matrix, rope};
 
-/// Queries in a block of the product with the keys.
-const QUERIES: usize = 128;
+/// Queries of the image tower in a block of the product with the keys; their scores are in memory, for each thread.
+pub const TOWER_QUERIES: usize = 128;
 
 impl VisionTower<'_> {
     /// The output of the attention of normalised states.
@@ -46,7 +46,7 @@ fn attend(simd: Simd, q: &Matrix, k: &Matrix, v: &Matrix, head_dim: usize) -> Ma
         let mut first = 0;
         let mut rest = out;
         while rest.nrows() > 0 {
-            let count = rest.nrows().min(QUERIES);
+            let count = rest.nrows().min(TOWER_QUERIES);
             let (block, others) = rest.split_at(Axis(0), count);
             blocks.push((q.slice_move(s![first..first + count, ..]), k, v, block));
             (first, rest) = (first + count, others);
