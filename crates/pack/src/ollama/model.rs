@@ -13,9 +13,9 @@ use super::license::license;
 use super::params::OllamaParams;
 
 /// The first version of Ollama that runs every Gemma 4 from separate text and mmproj files.
-const REQUIRES: &str = "0.30.5";
+pub(crate) const REQUIRES: &str = "0.30.5";
 /// The first one known to have the draft models of Gemma 4 (ggml-org/llama.cpp#23398): its llama.cpp is b9840.
-const REQUIRES_FOR_DRAFTS: &str = "0.31.0";
+pub(crate) const REQUIRES_FOR_DRAFTS: &str = "0.31.0";
 
 /// A model that Ollama can run.
 #[derive(Debug)]
