@@ -44,6 +44,8 @@ mod pack_ollama;
 mod plans;
 mod protocol;
 mod qat;
+#[cfg(feature = "hub")]
+mod release;
 mod report_files;
 mod report_page;
 mod runtime;

@@ -31,6 +31,7 @@
 //! | [`DraftConvert`], [`DraftExtract`] | checkpoint of a draft model, or layers of a model | files and [`Converted`] |
 //! | [`DraftMeasure`] | draft model, target, text | [`DraftReport`] |
 //! | [`Generate`] | model, prompt | [`Generated`] text |
+//! | [`Release`] | checkpoint, release recipe, texts | a folder of GGUF files with model card and checksums, and [`Released`] |
 //! | [`PackOllama`] | finished GGUF files | a model in an Ollama store, or a Modelfile, and [`OllamaPacked`] |
 //!
 //! [`Model`] opens a checkpoint folder or a GGUF for programs that need more than a job. Work runs on the rayon pool of
@@ -53,6 +54,7 @@ mod towers;
 
 pub use base::ErrorKind;
 pub use base::{Progress, Silent, Task, Unit};
+pub use convert::StreamedFiles;
 pub use draft::{DraftReport, LayerSelection};
 pub use draft_model::DraftModel;
 pub use eval::ModelInfo;

@@ -8,6 +8,7 @@ mod jobs;
 #[cfg(feature = "hub")]
 mod models;
 mod pack;
+mod release;
 mod spelling;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMea
 #[cfg(feature = "hub")]
 pub(crate) use models::{HubOptions, Slot};
 pub(crate) use pack::{Pack, PackCommand};
+pub(crate) use release::Release;
 pub(crate) use spelling::normalised;
 
 /// Converts Gemma 4 checkpoints to GGUF files for llama.cpp and Ollama, with the bytes of llama.cpp's own tools, and to
@@ -78,6 +80,9 @@ pub(crate) enum Command {
     /// Draft models for speculative decoding
     #[command(after_help = examples::DRAFT)]
     Draft(Draft),
+    /// Make the whole set of files of a model: quantized, verified, with model card and checksums
+    #[command(after_help = examples::RELEASE)]
+    Release(Release),
     /// Put finished GGUF files where other programs find them
     #[command(after_help = examples::PACK)]
     Pack(Pack),
@@ -171,6 +176,10 @@ pub(crate) struct Convert {
     /// Do not flush outputs to disk: a power cut may lose them; a killed run still leaves no incomplete file
     #[arg(long)]
     pub(crate) no_sync: bool,
+    /// Convert the weights of a model on the hub as they are downloaded, and keep no copy of them
+    #[cfg(feature = "hub")]
+    #[arg(long)]
+    pub(crate) stream: bool,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,
 }

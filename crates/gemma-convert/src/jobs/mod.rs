@@ -12,6 +12,7 @@ mod model_info;
 mod packing;
 mod planning;
 mod predictions;
+mod release;
 mod rounding;
 mod sensitivities;
 mod thresholds;
@@ -27,6 +28,7 @@ pub use generation::{Generate, Generated, PleReads, Prompt};
 pub use measurement::DraftMeasure;
 pub use packing::{OllamaTarget, PackOllama};
 pub use planning::{PlanOutcome, Planning};
+pub use release::{Release, Released};
 pub use sensitivities::MeasureSensitivity;
 pub use verification::Verify;
 

@@ -35,7 +35,7 @@ impl super::What {
 }
 
 impl super::CalibrationText {
-    fn options(&self) -> Result<TextOptions> {
+    pub(super) fn options(&self) -> Result<TextOptions> {
         Ok(TextOptions {
             files: self.text.clone(),
             chunks: self.chunks.clone(),
@@ -168,7 +168,7 @@ impl super::Generate {
 }
 
 /// The files of a prompt or a comparison, images first.
-fn images_and_sounds(images: &[PathBuf], sounds: &[PathBuf]) -> impl Iterator<Item = MediaFile> {
+pub(super) fn images_and_sounds(images: &[PathBuf], sounds: &[PathBuf]) -> impl Iterator<Item = MediaFile> {
     let images = images.iter().cloned().map(MediaFile::Image);
     images.chain(sounds.iter().cloned().map(MediaFile::Sound))
 }
@@ -247,7 +247,7 @@ impl super::Verify {
 }
 
 /// A size of memory in bytes. A small number without a unit, such as `--memory 2`, is refused as a mistake.
-fn memory(option: &str, text: &str) -> Result<u64> {
+pub(super) fn memory(option: &str, text: &str) -> Result<u64> {
     let bytes = byte_size(option, text)?;
     if bytes < 1 << 10 && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(
@@ -258,7 +258,7 @@ fn memory(option: &str, text: &str) -> Result<u64> {
 }
 
 /// The folder or file of the outputs.
-fn out(path: &Path) -> Result<PathBuf> {
+pub(super) fn out(path: &Path) -> Result<PathBuf> {
     /// Extensions of files that no recipe makes.
     const OTHERS: [&str; 9] = ["bin", "safetensors", "pt", "pth", "ggml", "onnx", "zip", "json", "sbs"];
     let refused =

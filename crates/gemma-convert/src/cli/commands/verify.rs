@@ -22,7 +22,7 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
 }
 
 /// Prints failures as annotations of a GitHub workflow, if the process runs in one.
-fn annotate(report: &Report) {
+pub(super) fn annotate(report: &Report) {
     /// GitHub shows ten annotations per step.
     const MOST: usize = 10;
     if std::env::var_os("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
