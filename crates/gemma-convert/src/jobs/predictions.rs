@@ -81,7 +81,8 @@ impl Verify {
             logits: writer.as_mut(),
             progress: &|done| task.advance(done),
         };
-        let tokens = eval::evaluate(&model, base, &sequences, options)?;
+        let mut results = eval::evaluate(&[&model], base, &sequences, options)?;
+        let tokens = results.pop().unwrap_or_else(|| Ok(Vec::new()))?;
         if let Some(figures) = eval::summarise(&tokens) {
             report.add(figures, tokens.len() as u64);
         }
