@@ -14,8 +14,11 @@ mod planning;
 mod predictions;
 mod rounding;
 mod sensitivities;
+mod set_files;
+mod set_verification;
 mod thresholds;
 mod verification;
+mod verification_steps;
 
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, presets, recipes};
@@ -28,6 +31,7 @@ pub use measurement::DraftMeasure;
 pub use packing::{OllamaTarget, PackOllama};
 pub use planning::{PlanOutcome, Planning};
 pub use sensitivities::MeasureSensitivity;
+pub use set_verification::VerifySet;
 pub use verification::Verify;
 
 pub(crate) use model_info::model_info;
