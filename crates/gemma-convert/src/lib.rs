@@ -28,6 +28,7 @@
 //! | [`Calibrate`] | model, text | an [`Importance`] matrix file |
 //! | [`MeasureSensitivity`] | checkpoint, text | a file of [`Sensitivity`] |
 //! | [`Verify`] | artifact, checkpoint, text | [`Report`] |
+//! | [`VerifySet`] | artifacts or the folder of a release, checkpoint, text | [`SetReport`] |
 //! | [`DraftConvert`], [`DraftExtract`] | checkpoint of a draft model, or layers of a model | files and [`Converted`] |
 //! | [`DraftMeasure`] | draft model, target, text | [`DraftReport`] |
 //! | [`Generate`] | model, prompt | [`Generated`] text |
@@ -76,7 +77,7 @@ pub use settings::rename_settings;
 pub use tensor::{DType, Error, Fault, Result};
 pub use text::{MediaFile, Scored};
 pub use towers::{MediaOptions, soft_tokens};
-pub use verify::{Finding, Outcome, Report, Severity};
+pub use verify::{Finding, Outcome, Report, SetReport, Severity, Unverified};
 
 /// Name and version of this program in manifests and reports.
 pub const TOOL: &str = concat!("gemma-convert ", env!("CARGO_PKG_VERSION"));

@@ -52,10 +52,10 @@ impl ModelFile {
             refuse_part_of_a_folder(path)?;
             return GgufSet::open(path).map(ModelFile::Gguf);
         }
-        Checkpoint::open(path).map(ModelFile::Folder).map_err(|error| match gguf_in(path) {
-            Some(name) => Error::malformed(path.display(), "not a folder of safetensors")
-                .expected("config.json and weights beside it", &name)
-                .help(format!("Name the file: {}", path.join(&name).display())),
+        Checkpoint::open(path).map(ModelFile::Folder).map_err(|error| match ggufs_in(path).first() {
+            Some(file) => Error::malformed(path.display(), "not a folder of safetensors")
+                .expected("config.json and weights beside it", file.file_name().unwrap_or_default().display())
+                .help(format!("Name the file: {}", file.display())),
             None => error,
         })
     }
@@ -127,14 +127,9 @@ pub fn refuse_part_of_a_folder(path: &Path) -> Result<()> {
         .help(format!("Give the folder: {}", folder.display())))
 }
 
-/// The first GGUF file in a folder that is not a checkpoint.
-fn gguf_in(folder: &Path) -> Option<String> {
-    if folder.join("config.json").exists() {
-        return None;
-    }
-    let names =
-        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| name.ends_with(".gguf")).min()
+/// The GGUF files in a folder that is not a checkpoint, sorted.
+pub(crate) fn ggufs_in(folder: &Path) -> Vec<PathBuf> {
+    if folder.join("config.json").exists() { Vec::new() } else { gguf::files_in(folder).unwrap_or_default() }
 }
 
 impl Model {

@@ -15,8 +15,11 @@ mod predictions;
 mod release;
 mod rounding;
 mod sensitivities;
+mod set_files;
+mod set_verification;
 mod thresholds;
 mod verification;
+mod verification_steps;
 
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, presets, recipes};
@@ -30,6 +33,7 @@ pub use packing::{OllamaTarget, PackOllama};
 pub use planning::{PlanOutcome, Planning};
 pub use release::{Release, Released};
 pub use sensitivities::MeasureSensitivity;
+pub use set_verification::VerifySet;
 pub use verification::Verify;
 
 pub(crate) use model_info::model_info;

@@ -78,7 +78,7 @@ pub(crate) fn find(paths: &[PathBuf], tag: Option<&str>) -> Result<Found> {
     let mut files = Vec::new();
     for path in paths {
         let is_folder = path.is_dir();
-        let members = if is_folder { gguf_files(path)? } else { vec![path.clone()] };
+        let members = if is_folder { gguf::files_in(path)? } else { vec![path.clone()] };
         for member in members {
             let gguf = GgufFile::open(&member)?;
             let real = fs::canonicalize(&member).map_err(|e| Error::io(member.display(), &e))?;
@@ -151,21 +151,6 @@ fn without_role(gguf: &GgufFile) -> Error {
         Some(_) => error.help(crate::ollama::check::JOIN),
         None => error,
     }
-}
-
-/// The files of a folder whose names end in `.gguf`, sorted.
-fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let io = |e| Error::io(folder.display(), &e);
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-        if is_gguf && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 fn shown(paths: &[PathBuf]) -> String {
