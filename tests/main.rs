@@ -63,3 +63,4 @@ mod verify;
 mod verify_bytes;
 mod verify_media;
 mod verify_safetensors;
+mod verify_set;
