@@ -82,7 +82,7 @@ pages! {
     plan: "docs/plan.md", 1;
     qat: "docs/qat.md", 3;
     safetensors: "docs/safetensors.md", 4;
-    verify: "docs/verify.md", 14;
+    verify: "docs/verify.md", 18;
     recipes: "recipes/README.md", 2;
     sfp8_safetensors: "formats/sfp8-safetensors.md", 2;
 }

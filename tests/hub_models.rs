@@ -122,7 +122,8 @@ fn a_stream_converts_to_the_same_bytes() {
     let args = |out| ["convert", ID, "--type", "q8_0", "--mmproj", "bf16", "-o", out];
     let usual = Place::new();
     usual.run(&args("out")).good();
-    for fault in [None, Some(HubFault::Cut(5_000_000)), Some(HubFault::status(503)), Some(HubFault::Expired)] {
+    for fault in [None, Some(HubFault::Cut(5_000_000)), Some(HubFault::status(503)), Some(HubFault::Expired)]
+    {
         let place = Place::new();
         if let Some(fault) = fault.clone() {
             place.hub.plant(Side::Hub, WEIGHTS, 1, fault);
@@ -130,9 +131,15 @@ fn a_stream_converts_to_the_same_bytes() {
         place.run(&[&args("out")[..], &["--stream"]].concat()).good();
         assert!(made(&usual.out("out")) == made(&place.out("out")), "{fault:?}");
         for name in ["model-q8_0.gguf", "mmproj-bf16.gguf"] {
-            assert!(fs::read(usual.out("out").join(name)).unwrap() == fs::read(place.out("out").join(name)).unwrap());
+            assert!(
+                fs::read(usual.out("out").join(name)).unwrap()
+                    == fs::read(place.out("out").join(name)).unwrap()
+            );
         }
-        assert_eq!(place.largest_blob(), Some(fs::metadata(fixture("e2b").join("tokenizer.json")).unwrap().len()));
+        assert_eq!(
+            place.largest_blob(),
+            Some(fs::metadata(fixture("e2b").join("tokenizer.json")).unwrap().len())
+        );
     }
     // weights of the cache are read there
     usual.hub.forget();
@@ -145,10 +152,7 @@ fn a_stream_converts_to_the_same_bytes() {
 fn a_stream_is_verified_and_refused_where_it_is_not_enough() {
     let place = Place::new();
     let convert = |more: &[&str]| place.run(&[&["convert", ID, "--stream", "-o", "out"], more].concat());
-    for more in [
-        &["--recipe", "q4_0-calibrated", "--text", "calib.txt"][..],
-        &["--recipe", "q4_0-qat"],
-    ] {
+    for more in [&["--recipe", "q4_0-calibrated", "--text", "calib.txt"][..], &["--recipe", "q4_0-qat"]] {
         assert!(convert(more).refusal(2).contains("more than once"));
     }
     assert!(place.hub.seen().is_empty());

@@ -195,7 +195,8 @@ fn the_tag_chooses_among_the_files_of_a_folder() {
         manifest["layers"].as_array().unwrap().iter().filter_map(|layer| layer["from"].as_str()).collect();
     assert_eq!(from, ["mmproj-q8_0.gguf", "draft-q8_0.gguf"]);
     // named files are a choice of the user
-    let named = [&files.text(), &files.home().join("gemma-BF16.gguf")].map(PathBuf::as_path);
+    let named = [files.text(), files.home().join("gemma-BF16.gguf")];
+    let named = named.each_ref().map(PathBuf::as_path);
     assert!(pack(&named, "tiny:q4_0", &files.store(), &[]).refusal(2).contains("more than one text model"));
 }
 

@@ -141,7 +141,10 @@ fn huggingface_hub_reads_the_card(release: &Path) {
     let data: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(data["base_model"], ID);
     assert_eq!(data["base_model_relation"], "quantized");
-    assert_eq!((&data["library_name"], &data["pipeline_tag"]), (&"gguf".into(), &"image-text-to-text".into()));
+    assert_eq!(
+        (&data["library_name"], &data["pipeline_tag"]),
+        (&"gguf".into(), &"image-text-to-text".into())
+    );
     assert!(data["tags"].as_array().unwrap().contains(&"gguf".into()), "{data}");
 }
 
@@ -172,14 +175,25 @@ fn llama_server_finds_each_file(release: &Path) {
         ];
         let args = ["-hf", &selector, "--spec-type", "draft-mtp"];
         let server = Server::start_with(&oracle, &args, &environment, &cache.path().join("log"));
-        let ours = run(["generate", release.join(model).to_str().unwrap(), "-p", "In 1912 the", "-n", "8", "--json", "-q"])
-            .good()
-            .json();
+        let ours = run([
+            "generate",
+            release.join(model).to_str().unwrap(),
+            "-p",
+            "In 1912 the",
+            "-n",
+            "8",
+            "--json",
+            "-q",
+        ])
+        .good()
+        .json();
         assert_eq!(server.complete("In 1912 the", 8)["content"], ours["text"], "{selector}");
         let fetched: BTreeSet<_> = hub
             .seen()
             .iter()
-            .filter_map(|seen| seen.path.rsplit_once("/resolve/")?.1.split_once('/').map(|(_, name)| name.to_owned()))
+            .filter_map(|seen| {
+                seen.path.rsplit_once("/resolve/")?.1.split_once('/').map(|(_, name)| name.to_owned())
+            })
             .filter(|name| name.ends_with(".gguf"))
             .collect();
         let draft = model.replace("gemma-4", "mtp-gemma-4");
@@ -205,8 +219,14 @@ fn the_default_is_calibrated_and_a_release_goes_on() {
     for name in ["README.md", "SHA256SUMS"] {
         assert!(!out.join(name).exists(), "{name}");
     }
-    let expected = ["imatrix-tiny.gguf", "mmproj-tiny-BF16.gguf", "mmproj-tiny-Q8_0.gguf", "tiny-Q4_0.gguf",
-        "tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"];
+    let expected = [
+        "imatrix-tiny.gguf",
+        "mmproj-tiny-BF16.gguf",
+        "mmproj-tiny-Q8_0.gguf",
+        "tiny-Q4_0.gguf",
+        "tiny-Q4_K_M.gguf",
+        "tiny-Q8_0.gguf",
+    ];
     assert_eq!(gguf_names(&out), expected);
 
     // the same again keeps the files
@@ -266,14 +286,22 @@ fn ambiguous_names_are_refused() {
         path.to_str().unwrap().to_owned()
     };
     for (text, more, problem) in [
-        ("text = [{ recipe = 'q4_0' }, { recipe = 'q4_0-offload' }]", &[][..], "two files of a release have this name"),
+        (
+            "text = [{ recipe = 'q4_0' }, { recipe = 'q4_0-offload' }]",
+            &[][..],
+            "two files of a release have this name",
+        ),
         (
             "text = [{ recipe = 'q4_0' }, { recipe = 'q4_0-offload' }]\nnames.text = '{name}-{recipe}-{TYPE}'",
             &[],
             "selects more than one file",
         ),
         ("text = [{ recipe = 'q4_0' }]", &["--name", "my-mtp-model"], "another kind"),
-        ("text = [{ recipe = 'q4_0' }]\ndraft = ['q8_0']\nnames.draft = 'draft-{name}-{TYPE}'", &[], "another kind"),
+        (
+            "text = [{ recipe = 'q4_0' }]\ndraft = ['q8_0']\nnames.draft = 'draft-{name}-{TYPE}'",
+            &[],
+            "another kind",
+        ),
         ("text = [{ recipe = 'q4_0' }]", &["--name", "a/b"], "not a part of a file name"),
         ("text = [{ recipe = 'fp8' }]", &[], "GGUF files only"),
         ("text = [{ recipe = 'q5_9' }]", &[], "no such recipe"),

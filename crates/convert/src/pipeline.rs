@@ -90,8 +90,12 @@ pub(crate) fn convert(
         failure: Mutex::new(None),
         large: Mutex::default(),
     };
-    let input =
-        Mutex::new(Input { blocks: work.blocks(), taken: 0, hashes: vec![Sha256::new(); plan.inputs.len()], stream });
+    let input = Mutex::new(Input {
+        blocks: work.blocks(),
+        taken: 0,
+        hashes: vec![Sha256::new(); plan.inputs.len()],
+        stream,
+    });
     let ended = (Mutex::new(false), Condvar::new());
     let digests = std::thread::scope(|threads| {
         if options.sync {
@@ -225,9 +229,10 @@ impl Pass<'_> {
     fn describe(&self, wanted: &Wanted, flaw: Flaw) -> Error {
         match flaw {
             Flaw::Of(error) => self.within(wanted, error),
-            Flaw::NotFinite if self.is_streamed => {
-                self.within(wanted, Error::malformed(format!("tensor {}", wanted.stored.tensor), "a value is not finite"))
-            }
+            Flaw::NotFinite if self.is_streamed => self.within(
+                wanted,
+                Error::malformed(format!("tensor {}", wanted.stored.tensor), "a value is not finite"),
+            ),
             Flaw::NotFinite => {
                 let read = |piece: &StoredPiece, at, out: &mut [u8]| {
                     self.checkpoint.read_at(piece.file, piece.offset + at, out)

@@ -35,11 +35,10 @@ pub(crate) fn check(plan: &Plan) -> Result<()> {
     };
     match tensors().find(|tensor| twice(tensor)) {
         None => Ok(()),
-        Some(tensor) => Err(Error::recipe(
-            "‹stream›",
-            format!("tensor {} is read more than once", tensor.desc.name),
-        )
-        .help("Download the model: leave ‹stream› out.")),
+        Some(tensor) => {
+            Err(Error::recipe("‹stream›", format!("tensor {} is read more than once", tensor.desc.name))
+                .help("Download the model: leave ‹stream› out."))
+        }
     }
 }
 

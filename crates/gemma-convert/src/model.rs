@@ -1,6 +1,7 @@
 //! A model from either container, with its tokenizer, chat template and suppressed tokens.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use checkpoint::Checkpoint;
 use eval::ModelInfo;
@@ -19,7 +20,7 @@ use crate::jobs::model_info;
 pub struct Model {
     path: PathBuf,
     pub(crate) container: Container,
-    pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) template: Option<String>,
     pub(crate) suppressed: Vec<u32>,
     compute: Compute,
@@ -166,7 +167,7 @@ impl Model {
         let suppressed = suppressed.into_iter().flatten().filter_map(serde_json::Value::as_u64);
         Ok(Model {
             path: checkpoint.dir().to_owned(),
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             template: model.templates.default.clone(),
             suppressed: suppressed.filter_map(|id| u32::try_from(id).ok()).collect(),
             container: Container::Checkpoint(Box::new(checkpoint), Box::new(model)),
@@ -185,7 +186,7 @@ impl Model {
         let metadata = set.metadata();
         let config = config(metadata, set.tensors()).map_err(within)?;
         let inventory = gemma::gguf_inventory(&config, set.tensors()).map_err(within)?;
-        let tokenizer = Tokenizer::from_metadata(metadata).map_err(within)?;
+        let tokenizer = Arc::new(Tokenizer::from_metadata(metadata).map_err(within)?);
         let template = metadata.typed::<&str>("tokenizer.chat_template").map_err(within)?.map(str::to_owned);
         let suppressed = metadata.typed::<&[i32]>("tokenizer.ggml.suppress_tokens").map_err(within)?;
         let suppressed =

@@ -369,12 +369,17 @@ pub(crate) struct Media {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Verify {
-    /// GGUF file (any part of a split) or folder of safetensors, also of a draft model
-    pub(crate) artifact: PathBuf,
+    /// GGUF files (any part of a split) or folders of safetensors, also of draft models; or the folder of a release, with all
+    /// its GGUF files. Several artifacts are compared with each other, and the base reads the text once
+    #[arg(required = true, value_name = "ARTIFACT")]
+    pub(crate) artifacts: Vec<PathBuf>,
     /// Base of the comparison: the checkpoint folder or its hub id, a GGUF of the same model, or llama-perplexity's file of base
     /// logits. Without it the artifact is checked alone
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<PathBuf>,
+    /// Checkpoint of the draft models among several artifacts, a folder or hub id
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) assistant: Option<PathBuf>,
     /// Text to predict: plain text, or a .jsonl file with a conversation (list of messages) in each line. Parts of messages
     /// may name images and sounds, by paths from the folder of that file
     #[arg(long, value_name = "FILE")]

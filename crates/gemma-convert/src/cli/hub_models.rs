@@ -1,12 +1,8 @@
 //! Ids of models on the Hugging Face hub in place of paths: the model is downloaded, and the path becomes its folder in
 //! the cache.
 
-use gemma_convert::{
-    Convert, Converted, Error, ErrorKind, HubSource, Progress, Result, StreamedFiles,
-};
-use hub::{
-    FileStream, Hub, HubModel, HubToken, MAIN, ModelArgument, RemoteModel, Settings, Snapshot,
-};
+use gemma_convert::{Convert, Converted, Error, ErrorKind, HubSource, Progress, Result, StreamedFiles};
+use hub::{FileStream, Hub, HubModel, HubToken, MAIN, ModelArgument, RemoteModel, Settings, Snapshot};
 use tempfile::TempDir;
 
 use super::args::{Args, Command, HubOptions, Release, Slot};

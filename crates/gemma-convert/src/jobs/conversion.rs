@@ -179,11 +179,7 @@ impl Convert {
     /// # Errors
     /// Those of [`run`](Self::run) and of the stream; `Recipe` for recipes that read the weights more than once: calibration, bit
     /// allocation, a quantization grid, a draft model.
-    pub fn run_streamed(
-        &self,
-        stream: &mut dyn StreamedFiles,
-        progress: &dyn Progress,
-    ) -> Result<Converted> {
+    pub fn run_streamed(&self, stream: &mut dyn StreamedFiles, progress: &dyn Progress) -> Result<Converted> {
         self.check_streamed()?;
         self.run_planned_from(Some(stream), progress, |requests, options| {
             Planned::new(&self.model, requests, &Costs::Unknown, options, progress)
@@ -203,8 +199,11 @@ impl Convert {
                 ("draft", recipe.draft.is_some()),
             ];
             if let Some((key, _)) = twice.iter().find(|(_, is_twice)| *is_twice) {
-                return Err(Error::recipe("‹stream›", format!("recipe {name} reads the weights more than once ({key})"))
-                    .help("Download the model: leave ‹stream› out."));
+                return Err(Error::recipe(
+                    "‹stream›",
+                    format!("recipe {name} reads the weights more than once ({key})"),
+                )
+                .help("Download the model: leave ‹stream› out."));
             }
         }
         Ok(())

@@ -10,8 +10,8 @@ use std::time::Instant;
 use base::Progress;
 use checkpoint::{Checkpoint, ModelCard};
 use footprint::Conditions;
-use gemma::{ModelSpec, hub_title};
 use gemma::towers::Towers;
+use gemma::{ModelSpec, hub_title};
 use pack::hub_files::HubRole;
 use plan::{HubSource, ReleaseRecipe, Request, Thresholds, release_name};
 use runtime::Compute;
@@ -151,7 +151,8 @@ impl Release {
         let model = ModelSpec::open(&checkpoint)?;
         let recipe = self.applicable(recipe, &model, progress)?;
         if model.card.license().is_none() {
-            progress.note("the checkpoint's README.md names no licence: neither do the files and the model card");
+            progress
+                .note("the checkpoint's README.md names no licence: neither do the files and the model card");
         }
         let assistant = self.assistant(&recipe, progress);
         let mut files = self.files(&recipe, &name, assistant.is_some())?;

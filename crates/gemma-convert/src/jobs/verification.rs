@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use base::{FileKind, OutputFile, Progress};
 use plan::Thresholds;
 use runtime::Compute;
-use tensor::{Fault, Result};
+use tensor::{Error, Fault, Result};
 use text::{MediaFile, Scored};
 use verify::Report;
 
@@ -123,6 +123,43 @@ impl Verify {
         })?;
         let replacing = |path: &PathBuf| OutputFile::replacing(path, FileKind::Logits, self.force);
         self.save_logits.as_ref().map(replacing).transpose()
+    }
+
+    /// Refuses settings that have no effect on these artifacts.
+    pub(super) fn check_effects(&self, all: &[&mut Verification<'_>], base: Option<&Against>) -> Result<()> {
+        if all.iter().all(|one| one.is_mmproj) && !self.texts.is_empty() {
+            return Err(Error::recipe(
+                "‹text›",
+                "an mmproj file makes no predictions without its text model",
+            )
+            .help("Verify the text model with the text."));
+        }
+        let limited = [
+            (self.thresholds.max_kld, "‹max_kld›"),
+            (self.thresholds.max_ppl_ratio, "‹max_ppl_ratio›"),
+            (self.thresholds.min_top1, "‹min_top1›"),
+        ];
+        let is_measured = base.is_some() && self.predicts(base);
+        if let Some((_, limit)) = limited.iter().find(|(limit, _)| limit.is_some() && !is_measured) {
+            return Err(Error::recipe(limit, "a limit of a figure that is not measured")
+                .help("Give the checkpoint with ‹against›, and a text with ‹text›."));
+        }
+        if self.thresholds.max_feature_error.is_some() && self.media.is_empty() {
+            return Err(Error::recipe("‹max_feature_error›", "a limit of a figure that is not measured")
+                .help("Give images or sounds with ‹image› and ‹audio›, for an mmproj file."));
+        }
+        if self.mmproj.is_some() && self.texts.is_empty() {
+            return Err(Error::recipe("‹mmproj›", "has no effect without conversations that name images or sounds")
+                .help("Give them with ‹text›, in a .jsonl file. To verify the mmproj file, name it as the artifact."));
+        }
+        if !self.media.is_empty() && !all.iter().any(|one| one.is_mmproj) {
+            return Err(Error::recipe(
+                "‹image›, ‹audio›",
+                "only towers make soft tokens of images and sounds",
+            )
+            .expected("an mmproj file", "a text model"));
+        }
+        Ok(())
     }
 
     pub(super) fn open_base(&self) -> Result<Option<Against>> {

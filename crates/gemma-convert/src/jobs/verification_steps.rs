@@ -2,10 +2,11 @@
 //! together.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use base::{OutputFile, Progress, Unit};
+use base::{OutputFile, Progress, Task, Unit};
 use eval::LogitsFile;
 use gemma::towers::MmprojView;
 use plan::{Format, Recipe, Shards, Thresholds};
@@ -29,7 +30,7 @@ pub(super) struct Verification<'b> {
     pub(super) against: Option<&'b Against>,
     /// `None` once it has been opened as a model.
     file: Option<ModelFile>,
-    is_mmproj: bool,
+    pub(super) is_mmproj: bool,
     pub(super) report: Report,
     of_recipe: Thresholds,
     /// The names in the manifest by the names of renamed files.
@@ -93,7 +94,14 @@ impl<'b> Verification<'b> {
         } else if verify::is_draft(file.artifact()) {
             "a draft model makes no predictions without its target (draft measure)"
         } else {
-            let opened = file.model().map(|model| model.with_compute(self.settings.compute));
+            let base = self.against.and_then(Against::model);
+            let opened = file.model().map(|mut model| {
+                // the base's tokenizer reads the text, and another one takes about 100 MB
+                if let Some(base) = base {
+                    model.tokenizer = Arc::clone(&base.tokenizer);
+                }
+                model.with_compute(self.settings.compute)
+            });
             return opened.map_err(|error| self.error = Some(error)).ok();
         };
         skip(&mut self.report, Step::Text, why);
@@ -121,6 +129,23 @@ impl<'b> Verification<'b> {
     }
 }
 
+/// Progress with the name of the artifact in its tasks.
+struct Named<'p> {
+    progress: &'p dyn Progress,
+    artifact: PathBuf,
+}
+
+impl Progress for Named<'_> {
+    fn begin(&self, name: &str, total: u64, unit: Unit) -> Box<dyn Task + '_> {
+        let artifact = self.artifact.file_name().unwrap_or_default().display();
+        self.progress.begin(&format!("{artifact}: {name}"), total, unit)
+    }
+
+    fn note(&self, note: &str) {
+        self.progress.note(note);
+    }
+}
+
 /// A report without an artifact.
 pub(super) fn empty_report() -> Report {
     Report { schema: SCHEMA, tool: TOOL.to_owned(), ..Report::default() }
@@ -139,8 +164,10 @@ pub(super) fn run_all(
     progress: &dyn Progress,
 ) -> Result<()> {
     settings.check_effects(all, base)?;
+    let is_set = all.len() > 1;
     for verification in all.iter_mut() {
-        match verification.compare(progress) {
+        let named = Named { progress, artifact: verification.settings.artifact.clone() };
+        match verification.compare(if is_set { &named } else { progress }) {
             Err(error) if error.fault() == Fault::Recipe => return Err(error),
             compared => verification.error = compared.err(),
         }
@@ -149,43 +176,6 @@ pub(super) fn run_all(
 }
 
 impl Verify {
-    /// Refuses settings that have no effect on these artifacts.
-    fn check_effects(&self, all: &[&mut Verification<'_>], base: Option<&Against>) -> Result<()> {
-        if all.iter().all(|one| one.is_mmproj) && !self.texts.is_empty() {
-            return Err(Error::recipe(
-                "‹text›",
-                "an mmproj file makes no predictions without its text model",
-            )
-            .help("Verify the text model with the text."));
-        }
-        let limited = [
-            (self.thresholds.max_kld, "‹max_kld›"),
-            (self.thresholds.max_ppl_ratio, "‹max_ppl_ratio›"),
-            (self.thresholds.min_top1, "‹min_top1›"),
-        ];
-        let is_measured = base.is_some() && self.predicts(base);
-        if let Some((_, limit)) = limited.iter().find(|(limit, _)| limit.is_some() && !is_measured) {
-            return Err(Error::recipe(limit, "a limit of a figure that is not measured")
-                .help("Give the checkpoint with ‹against›, and a text with ‹text›."));
-        }
-        if self.thresholds.max_feature_error.is_some() && self.media.is_empty() {
-            return Err(Error::recipe("‹max_feature_error›", "a limit of a figure that is not measured")
-                .help("Give images or sounds with ‹image› and ‹audio›, for an mmproj file."));
-        }
-        if self.mmproj.is_some() && self.texts.is_empty() {
-            return Err(Error::recipe("‹mmproj›", "has no effect without conversations that name images or sounds")
-                .help("Give them with ‹text›, in a .jsonl file. To verify the mmproj file, name it as the artifact."));
-        }
-        if !self.media.is_empty() && !all.iter().any(|one| one.is_mmproj) {
-            return Err(Error::recipe(
-                "‹image›, ‹audio›",
-                "only towers make soft tokens of images and sounds",
-            )
-            .expected("an mmproj file", "a text model"));
-        }
-        Ok(())
-    }
-
     /// Keys, tensors and weights.
     fn structure(
         &self,
@@ -318,7 +308,7 @@ impl Verify {
     }
 
     /// Whether the text step follows.
-    fn predicts(&self, against: Option<&Against>) -> bool {
+    pub(super) fn predicts(&self, against: Option<&Against>) -> bool {
         !self.texts.is_empty() || matches!(against, Some(Against::Logits(_)))
     }
 

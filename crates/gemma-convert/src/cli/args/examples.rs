@@ -31,6 +31,7 @@ pub(super) const VERIFY: &str = "\
 Examples:
   gemma-convert verify out/model-q4_0.gguf --against gemma-4-E2B-it/ --text eval.txt --max-kld 0.05
   gemma-convert verify out/model-q4_0.gguf --against gemma-4-E2B-it/ --html report.html --markdown report.md
+  gemma-convert verify out/ --against gemma-4-E2B-it/ --assistant gemma-4-E2B-it-assistant/ --text eval.txt
 
 Exit codes: 0 success, 1 a check or a limit failed, 2 usage, 3 bad input, 4 I/O error.";
 

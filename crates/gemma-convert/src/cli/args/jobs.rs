@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use gemma_convert::{
     BudgetOptions, Calibrate, Compute, Convert, DraftConvert, DraftExtract, DraftMeasure, Error,
     EstimateOptions, Generate, ImagePreprocess, MeasureSensitivity, MediaFile, MediaOptions, Planning,
-    Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions, Thresholds, Verify, byte_size,
+    Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions, Thresholds, Verify, VerifySet,
+    byte_size,
 };
 
 use super::Score;
@@ -214,9 +215,23 @@ fn random_seed() -> u64 {
 }
 
 impl super::Verify {
+    /// The job of several artifacts; `None` for one.
+    pub(crate) fn set_job(&self) -> Result<Option<VerifySet>> {
+        let (artifacts, assistant) = (self.artifacts.clone(), self.assistant.clone());
+        if VerifySet::is_set(&artifacts) {
+            return Ok(Some(VerifySet { artifacts, options: self.job()?, assistant }));
+        }
+        match assistant {
+            None => Ok(None),
+            Some(_) => Err(Error::recipe("--assistant", "has no effect with one artifact")
+                .help("Give the checkpoint of a draft model with --against.")),
+        }
+    }
+
+    /// The job of the first artifact.
     pub(crate) fn job(&self) -> Result<Verify> {
         Ok(Verify {
-            artifact: self.artifact.clone(),
+            artifact: self.artifacts.first().cloned().unwrap_or_default(),
             base: self.against.clone(),
             texts: self.text.clone(),
             context: self.context,

@@ -89,7 +89,8 @@ impl Command {
             Command::Calibrate(calibrate) => calibrate.model.iter_mut().map(Slot::from).collect(),
             Command::Sensitivity(sensitivity) => vec![(&mut sensitivity.model).into()],
             Command::Verify(verify) => {
-                verify.against.iter_mut().chain([&mut verify.artifact]).map(Slot::from).collect()
+                let bases = verify.against.iter_mut().chain(&mut verify.assistant);
+                bases.chain(&mut verify.artifacts).map(Slot::from).collect()
             }
             Command::Generate(generate) => {
                 generate.drafting.draft.iter_mut().chain([&mut generate.model]).map(Slot::from).collect()
