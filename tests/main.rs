@@ -48,6 +48,7 @@ mod qat;
 mod release;
 mod report_files;
 mod report_page;
+mod report_set;
 mod runtime;
 mod safetensors;
 mod safetensors_bad;
