@@ -210,7 +210,7 @@ fn the_default_is_calibrated_and_a_release_goes_on() {
     let out = home.path().join("out");
     copy_folder(&fixture("e2b"), &model);
     let calib = support::text("calib.txt");
-    let more = ["--text", calib.to_str().unwrap(), "--chunks", "2", "--quantized-by", "me"];
+    let more = ["--text", calib.to_str().unwrap(), "--chunks", "4", "--quantized-by", "me"];
 
     // a limit that no file meets: exit 1, and no document that says the release is good
     let failed = release(&model, &out, &[&more[..], &["--max-kld", "0", "--json"]].concat());

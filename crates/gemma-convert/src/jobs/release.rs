@@ -2,33 +2,28 @@
 
 mod documents;
 mod files;
+mod steps;
 mod texts;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use base::Progress;
 use checkpoint::{Checkpoint, ModelCard};
-use footprint::Conditions;
 use gemma::towers::Towers;
 use gemma::{ModelSpec, hub_title};
 use pack::hub_files::HubRole;
 use plan::{HubSource, ReleaseRecipe, Request, Thresholds, release_name};
 use runtime::Compute;
-use tensor::{DType, Error, Result};
+use tensor::{Error, Result};
 use text::MediaFile;
 use verify::SetReport;
 
 use self::documents::Documents;
-use self::files::{ReleaseFile, check, keep_grid};
-use super::drafts;
-use super::sensitivities::Costs;
-use super::{Calibrate, Convert, Converted, Planned, Verify, VerifySet};
+use self::files::{ReleaseFile, check};
+use super::Converted;
 use crate::options::{RecipeOptions, TextOptions};
 use crate::requests::{Destination, recipe_file, requests};
-
-/// Contexts of the memory estimates in the model card, in tokens.
-const CONTEXTS: [u64; 2] = [4096, 32_768];
 
 /// Makes the files of a release recipe, verifies them, and writes model card and checksums.
 #[derive(Clone, Debug)]
@@ -142,7 +137,7 @@ impl Release {
     /// Makes the release. Files that fail the verification stay in the folder, without model card and checksums.
     ///
     /// # Errors
-    /// Those of [`Convert::run`], [`Calibrate::run`] and [`Verify::run`]; `Recipe` for names by which llama.cpp would not find the files.
+    /// Those of [`Convert::run`](super::Convert::run), [`Calibrate::run`](super::Calibrate::run) and [`Verify::run`](super::Verify::run); `Recipe` for names by which llama.cpp would not find the files.
     pub fn run(&self, progress: &dyn Progress) -> Result<Released> {
         let start = Instant::now();
         let recipe = self.release_recipe()?;
@@ -157,11 +152,17 @@ impl Release {
         let assistant = self.assistant(&recipe, progress);
         let mut files = self.files(&recipe, &name, assistant.is_some())?;
         check(&files)?;
+        let reads_text = self.reads_text(&recipe)?;
         let documents = Documents::new(&self.out, self.force || self.skip_existing)?;
         std::fs::create_dir_all(&self.out).map_err(|e| Error::write(self.out.display(), &e))?;
 
         let importance = self.importance(&recipe, &name, progress)?;
-        let texts = self.calibration(&recipe)?;
+        let texts = match reads_text {
+            true => {
+                TextOptions { files: texts::calibration(&self.text.files, &self.out)?, ..self.text.clone() }
+            }
+            false => self.text.without_files(),
+        };
         let mut converted =
             vec![self.convert(&recipe, &mut files, (importance.as_deref(), &texts), &model, progress)?];
         if let Some(assistant) = &assistant {
@@ -283,136 +284,25 @@ impl Release {
         requests(&draft_recipes(recipe), &Destination::new(&self.out))
     }
 
-    /// The calibration text, if anything reads one.
-    fn calibration(&self, recipe: &ReleaseRecipe) -> Result<TextOptions> {
+    /// Whether a recipe of a text model reads the calibration text.
+    ///
+    /// # Errors
+    /// `Recipe` for a text that nothing reads.
+    fn reads_text(&self, recipe: &ReleaseRecipe) -> Result<bool> {
         let reads =
             |request: &Request| request.recipe.calibration.is_some() || request.recipe.budget.is_some();
-        if self.text_requests(recipe)?.iter().any(reads) {
-            let files = texts::calibration(&self.text.files, &self.out)?;
-            return Ok(TextOptions { files, ..self.text.clone() });
-        }
-        if !self.text.files.is_empty() && !recipe.needs_importance() {
+        let reads_text = self.text_requests(recipe)?.iter().any(reads);
+        if !self.text.files.is_empty() && !reads_text && !recipe.needs_importance() {
             return Err(Error::recipe(
                 "‹text›",
                 "has no effect: no recipe of the release needs a calibration text",
             ));
         }
-        Ok(self.text.without_files())
-    }
-
-    /// Collects the importance matrix.
-    fn importance(
-        &self,
-        recipe: &ReleaseRecipe,
-        name: &str,
-        progress: &dyn Progress,
-    ) -> Result<Option<PathBuf>> {
-        if !recipe.needs_importance() {
-            return Ok(None);
-        }
-        let out = self.out.join(format!("{}.gguf", ReleaseFile::importance(recipe, name).stem));
-        if self.skip_existing && out.is_file() {
-            progress.note(&format!("{} exists already and is used", out.display()));
-            return Ok(Some(out));
-        }
-        let files = texts::calibration(&self.text.files, &self.out)?;
-        let mut job = Calibrate::new(&self.model, &out);
-        job.text = TextOptions { files, ..self.text.clone() };
-        (job.context, job.force, job.compute) = (self.context, self.force, self.compute);
-        job.run(progress)?;
-        Ok(Some(out))
-    }
-
-    fn convert(
-        &self,
-        recipe: &ReleaseRecipe,
-        files: &mut [ReleaseFile],
-        (importance, texts): (Option<&Path>, &TextOptions),
-        model: &ModelSpec,
-        progress: &dyn Progress,
-    ) -> Result<Converted> {
-        let convert = Convert {
-            recipes: RecipeOptions {
-                importance: importance.map(Path::to_owned),
-                settings: self.metadata(self.source.as_ref(), &model.card),
-                ..text_recipes(recipe)
-            },
-            source: self.source.clone(),
-            text: texts.clone(),
-            force: self.force,
-            skip_existing: self.skip_existing,
-            sync: self.sync,
-            compute: self.compute,
-            ..Convert::new(&self.model, &self.out)
-        };
-        convert.run_planned(progress, |requests, options| {
-            for (number, (request, file)) in requests.iter_mut().zip(files.iter()).enumerate() {
-                request.stem.clone_from(&file.stem);
-                keep_grid(request);
-                if recipe.text.get(number).is_none_or(|text| !text.importance) {
-                    request.importance = None;
-                }
-            }
-            let costs = Costs::of(&convert.recipes.budget, texts, &options.folder, self.force, self.compute);
-            let planned = Planned::new(&self.model, requests, &costs, options, progress)?;
-            for (file, artifact) in files.iter_mut().zip(&planned.plan.artifacts) {
-                if file.role == HubRole::Model {
-                    file.memory = memory(model, artifact)?;
-                }
-            }
-            Ok(planned)
-        })
-    }
-
-    fn convert_draft(
-        &self,
-        recipe: &ReleaseRecipe,
-        files: &[ReleaseFile],
-        assistant: &Path,
-        progress: &dyn Progress,
-    ) -> Result<Converted> {
-        let card = Checkpoint::open(assistant)?.model_card()?;
-        let convert = Convert {
-            recipes: RecipeOptions {
-                settings: self.metadata(self.assistant_source.as_ref(), &card),
-                ..draft_recipes(recipe)
-            },
-            source: self.assistant_source.clone(),
-            force: self.force,
-            skip_existing: self.skip_existing,
-            sync: self.sync,
-            compute: self.compute,
-            ..Convert::new(assistant, &self.out)
-        };
-        let of_draft = files.iter().filter(|file| file.role == HubRole::Draft);
-        convert.run_planned(progress, |requests, options| {
-            for (request, file) in requests.iter_mut().zip(of_draft) {
-                request.stem.clone_from(&file.stem);
-                keep_grid(request);
-            }
-            drafts::planned(options.simd, assistant, &self.model, requests)
-        })
-    }
-
-    /// Verifies every file of the folder.
-    fn verify(&self, assistant: Option<PathBuf>, progress: &dyn Progress) -> Result<SetReport> {
-        let options = Verify {
-            texts: texts::evaluation(&self.evaluation.files, &self.out)?,
-            context: self.context,
-            chunks: self.evaluation.chunks.clone(),
-            text_memory: self.evaluation.memory,
-            media: self.media.clone(),
-            thresholds: self.thresholds,
-            keep_going: true,
-            require_manifest: true,
-            compute: self.compute,
-            ..Verify::new(&self.out).against(&self.model)
-        };
-        VerifySet { artifacts: vec![self.out.clone()], options, assistant }.run(progress)
+        Ok(reads_text)
     }
 }
 
-fn text_recipes(recipe: &ReleaseRecipe) -> RecipeOptions {
+pub(super) fn text_recipes(recipe: &ReleaseRecipe) -> RecipeOptions {
     RecipeOptions {
         recipes: recipe.text.iter().map(|text| text.recipe.clone()).collect(),
         mmproj: recipe.mmproj.clone(),
@@ -420,17 +310,6 @@ fn text_recipes(recipe: &ReleaseRecipe) -> RecipeOptions {
     }
 }
 
-fn draft_recipes(recipe: &ReleaseRecipe) -> RecipeOptions {
+pub(super) fn draft_recipes(recipe: &ReleaseRecipe) -> RecipeOptions {
     RecipeOptions { presets: recipe.draft.clone(), ..RecipeOptions::default() }
-}
-
-/// llama.cpp's memory for a text model at each context that the model has.
-fn memory(model: &ModelSpec, artifact: &plan::Artifact) -> Result<Vec<(u64, u64)>> {
-    let contexts = CONTEXTS.into_iter().filter(|context| *context <= model.config.context);
-    let at = |context| {
-        let conditions = Conditions::new(&model.config, context, DType::F16)?;
-        let memory = footprint::memory(model, artifact, conditions);
-        Ok(memory.needs.first().map(|need| (context, need.total)))
-    };
-    contexts.filter_map(|context| at(context).transpose()).collect()
 }
