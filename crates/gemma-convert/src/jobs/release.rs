@@ -158,6 +158,7 @@ impl Release {
         let mut files = self.files(&recipe, &name, assistant.is_some())?;
         check(&files)?;
         let documents = Documents::new(&self.out, self.force || self.skip_existing)?;
+        std::fs::create_dir_all(&self.out).map_err(|e| Error::write(self.out.display(), &e))?;
 
         let importance = self.importance(&recipe, &name, progress)?;
         let texts = self.calibration(&recipe)?;

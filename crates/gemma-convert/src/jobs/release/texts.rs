@@ -37,7 +37,6 @@ fn of(given: &[PathBuf], (name, text): (&str, &str), folder: &Path) -> Result<Ve
                 .help("Move it away, or name it as the text to use."));
         }
         Err(_) => {
-            fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
             write_whole(&path, |file| std::io::Write::write_all(file, text.as_bytes()))?;
         }
     }
