@@ -1,6 +1,6 @@
 //! Verification of several artifacts: the base reads the text once, and each artifact has the report that it has alone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use base::Progress;
@@ -109,13 +109,17 @@ impl VerifySet {
             run_all(&self.options, &mut opened, base.as_ref(), logits, progress)?;
         }
 
-        let mut renamed: HashMap<PathBuf, HashMap<String, String>> = HashMap::new();
+        // by folder: the GGUFs, and the names in the manifest of renamed ones
+        let mut ggufs: HashMap<PathBuf, BTreeMap<String, Option<String>>> = HashMap::new();
         for (path, opened) in all {
+            let ggufs = ggufs.entry(path.parent().unwrap_or(Path::new("")).to_owned()).or_default();
+            if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+                ggufs.insert(name.to_string_lossy().into_owned(), None);
+            }
             set.reports.push(match opened {
                 Err(error) => self.unread(&path, &error),
                 Ok(mut verification) => {
-                    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-                    renamed.entry(folder).or_default().extend(verification.renamed.drain());
+                    ggufs.extend(verification.renamed.drain().map(|(is, was)| (is, Some(was))));
                     if let Some(error) = verification.error.take() {
                         verification.report.findings.push(Finding::from(&error));
                     }
@@ -124,8 +128,7 @@ impl VerifySet {
             });
         }
         for folder in &files.folders {
-            let renamed = renamed.remove(folder).unwrap_or_default();
-            set.findings.extend(verify::contents(folder, &renamed)?);
+            set.findings.extend(verify::contents(folder, ggufs.get(folder).unwrap_or(&BTreeMap::new())));
         }
         Ok(set.concluded())
     }
