@@ -45,6 +45,7 @@ mod plans;
 mod protocol;
 mod qat;
 mod report_files;
+mod report_layout;
 mod report_page;
 mod runtime;
 mod safetensors;

@@ -30,6 +30,7 @@
 //! | `diagnose.rs`, `diagnose/` | causes of wrong tensors |
 //! | `pair.rs` | whether a text model and an mmproj file are of one checkpoint |
 //! | `report.rs` | the report document |
+//! | `usual.rs` | the usual error of each type |
 //!
 //! Presentation of reports is left to the crate `report`. Work runs on the caller's rayon pool.
 
@@ -58,6 +59,7 @@ mod structure;
 mod summary;
 mod sums;
 mod unread;
+mod usual;
 mod values;
 
 pub use alone::{is_draft, structure_alone};
@@ -72,3 +74,4 @@ pub use pair::differing_weights;
 pub use provenance::Provenance;
 pub use report::*;
 pub use structure::structure;
+pub use usual::usual_error;

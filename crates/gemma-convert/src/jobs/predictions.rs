@@ -85,6 +85,9 @@ impl Verify {
         if let Some(figures) = eval::summarise(&tokens) {
             report.add(figures, tokens.len() as u64);
         }
+        if let Some(text) = &mut report.text {
+            text.worst = eval::divergent_tokens(&tokens, &sequences, &reader.tokenizer);
+        }
         writer.map_or(Ok(()), LogitsWriter::finish)
     }
 

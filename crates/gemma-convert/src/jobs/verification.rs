@@ -14,7 +14,7 @@ use verify::{
     Artifact, Expected, Finding, Outcome, Provenance, Report, SCHEMA, Severity, Skipped, Step, Structure,
 };
 
-use super::model_info::artifact_info;
+use super::model_info::{artifact_info, hashed_files};
 use super::thresholds::{check, failed};
 use crate::TOOL;
 use crate::model::{Container, Model, ModelFile};
@@ -201,6 +201,9 @@ impl Verify {
             })?;
         }
         check(self.thresholds, of_recipe, &mut report);
+        let media = self.media.iter().map(MediaFile::path);
+        let given = self.mmproj.iter().chain(&self.texts).map(PathBuf::as_path);
+        report.run.files.extend(hashed_files(given.chain(media))?);
         report.passed = !failed(&report);
         report.compared = base.is_some();
         report.outcome = match (report.passed, report.compared) {
@@ -275,8 +278,10 @@ impl Verify {
         }
         report.allocation = provenance.entry.as_ref().and_then(|entry| entry.allocation.clone());
         timed(report, "files", |report| {
-            let task = progress.begin("files", provenance.bytes(), Unit::Bytes);
-            let (hashed, findings) = provenance.check_files(artifact, &|done| task.advance(done))?;
+            let task = progress.begin("files", provenance.bytes(artifact), Unit::Bytes);
+            let (files, findings) = provenance.check_files(artifact, &|done| task.advance(done))?;
+            let hashed = if provenance.entry.is_some() { files.len() as u64 } else { 0 };
+            report.run.files = files;
             report.structure =
                 Some(Structure { plan: provenance.plan.clone(), hashed, ..Structure::default() });
             report.findings.extend(findings);

@@ -4,6 +4,7 @@ use gemma_convert::{Report, Result, Severity};
 use report::Detail;
 
 use crate::cli::args;
+use crate::cli::invocation;
 use crate::cli::options;
 use crate::cli::outcome::{Output, tell};
 use crate::cli::progress::{self, Console};
@@ -14,6 +15,7 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
     let files = Reports::open(&args.reports, &[args.save_logits.as_ref()])?;
     let mut report = job.run(&Console::default())?;
     options::in_report(&mut report);
+    invocation::record(&mut report.run);
     let json = serde_json::to_value(&report).expect("a report is plain data");
     let unwritten = files.write(&json, || report::html(&report), || report::markdown(&report));
     let detail = if progress::is_verbose() { Detail::Full } else { Detail::Short };
