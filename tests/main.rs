@@ -44,9 +44,12 @@ mod pack_ollama;
 mod plans;
 mod protocol;
 mod qat;
+#[cfg(feature = "hub")]
+mod release;
 mod report_files;
 mod report_layout;
 mod report_page;
+mod report_set;
 mod runtime;
 mod safetensors;
 mod safetensors_bad;
@@ -62,3 +65,4 @@ mod verify;
 mod verify_bytes;
 mod verify_media;
 mod verify_safetensors;
+mod verify_set;

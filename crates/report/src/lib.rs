@@ -19,8 +19,9 @@
 //! | `verification.rs` | the page of a verification |
 //! | `scale.rs`, `svg.rs`, `plots/` | the plots of the HTML page, one file per plot |
 //! | `draft.rs` | the report of a draft model in all forms |
+//! | `set.rs` | the report of several artifacts in all forms |
 //!
-//! The only inputs are [`Report`](::verify::Report) and [`DraftReport`](::draft::DraftReport). The JSON of `--json` is
+//! The only inputs are [`Report`](::verify::Report), [`SetReport`](::verify::SetReport) and [`DraftReport`](::draft::DraftReport). The JSON of `--json` is
 //! these structures themselves: `docs/report.md`.
 
 mod bar;
@@ -33,6 +34,7 @@ mod number;
 mod place;
 mod plots;
 mod scale;
+mod set;
 mod svg;
 mod table;
 mod tables;
@@ -45,6 +47,7 @@ mod worst;
 
 pub use self::draft::{draft_html, draft_markdown, draft_text};
 pub use self::markdown::markdown;
+pub use self::set::{set_html, set_markdown, set_text};
 pub use self::table::{Table, grouped};
 pub use self::text::{Detail, text};
 pub use self::verification::html;

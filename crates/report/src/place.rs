@@ -4,7 +4,7 @@
 use std::path::{Component, Path};
 
 use eval::{Invocation, ModelInfo};
-use verify::Report;
+use verify::{Finding, Report, SetReport};
 
 /// A report with no absolute path.
 pub(super) fn relative(report: &Report) -> Report {
@@ -17,11 +17,7 @@ pub(super) fn relative(report: &Report) -> Report {
     }
     report.features.iter_mut().for_each(|features| known.path(&mut features.file));
     known.invocation(&mut report.run);
-    for finding in &mut report.findings {
-        known.text(&mut finding.place);
-        known.text(&mut finding.problem);
-        finding.expected.iter_mut().chain(&mut finding.found).for_each(|text| known.text(text));
-    }
+    report.findings.iter_mut().for_each(|finding| known.finding(finding));
     for skipped in &mut report.skipped {
         known.text(&mut skipped.why);
     }
@@ -29,6 +25,21 @@ pub(super) fn relative(report: &Report) -> Report {
         known.text(&mut structure.plan);
     }
     report
+}
+
+/// A report of a set with no absolute path.
+pub(super) fn relative_set(set: &SetReport) -> SetReport {
+    let mut set = set.clone();
+    let mut known = Known::default();
+    set.base.iter_mut().for_each(|base| known.model(base));
+    for report in &set.reports {
+        known.path(&mut report.artifact.path.clone());
+    }
+    set.unverified.iter_mut().for_each(|file| known.path(&mut file.path));
+    set.findings.iter_mut().for_each(|finding| known.finding(finding));
+    set.unverified.iter_mut().for_each(|file| known.text(&mut file.why));
+    set.reports.iter_mut().for_each(|report| *report = relative(report));
+    set
 }
 
 /// The absolute paths of a report, for texts that name them.
@@ -54,6 +65,12 @@ impl Known {
         // a folder stands in texts before the folder that it is in
         self.0.sort_by_key(|(long, _)| std::cmp::Reverse(long.len()));
         *path = short;
+    }
+
+    fn finding(&self, finding: &mut Finding) {
+        self.text(&mut finding.place);
+        self.text(&mut finding.problem);
+        finding.expected.iter_mut().chain(&mut finding.found).for_each(|text| self.text(text));
     }
 
     /// Shortens the paths in a text.
@@ -89,7 +106,7 @@ fn shortened(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use verify::{Finding, Severity, Step};
+    use verify::{Severity, Step};
 
     use super::*;
 

@@ -113,6 +113,11 @@ impl Provenance {
         })
     }
 
+    /// The names in the manifest by the names of renamed files.
+    pub fn renamed(&self) -> &HashMap<String, String> {
+        &self.renamed
+    }
+
     /// The number of bytes that [`Provenance::check_files`] hashes.
     pub fn bytes<'a>(&self, artifact: impl Into<Artifact<'a>>) -> u64 {
         match &self.entry {
