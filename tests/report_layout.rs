@@ -75,7 +75,7 @@ fn in_a_browser_everything_drawn_has_its_place() {
             assert_eq!(drawings.len(), drawn, "{place}");
             for drawing in drawings {
                 let size = ["width", "height", "shapes"].map(|key| drawing[key].as_f64().unwrap());
-                let least = if width > 760 { 700.0 } else { 320.0 };
+                let least = if width > 760 { 700.0 } else { 300.0 };
                 assert!(size[0] >= least && size[1] >= 60.0 && size[2] >= 5.0, "{place}: {drawing}");
                 assert!(drawing["letters"].as_f64() >= Some(9.0), "{place}: {drawing}");
                 assert_eq!(drawing["empty"], 0, "{place}: {drawing}");

@@ -114,13 +114,12 @@ impl Curve<'_> {
             svg.circle("p", place(point), 2.0, &title);
         }
         let mut labels = Vec::new();
-        for (class, text_class, name, value) in
-            [("mean", "l", "mean", self.mean), ("limit", "l bad", "limit", self.limit)]
-        {
-            let Some(value) = value else { continue };
+        let mean = self.mean.map(|mean| ("mean", "l", mean, number::significant(mean)));
+        let limit = self.limit.map(|limit| ("limit", "l bad", limit, number::tick(limit)));
+        for (class, text_class, value, text) in mean.into_iter().chain(limit) {
             let at = y.at(value);
             svg.line(class, [frame.left, at], [frame.right, at]);
-            labels.push((at, text_class, format!("{name} {}", number::significant(value))));
+            labels.push((at, text_class, format!("{class} {text}")));
         }
         frame.margin(&mut svg, labels);
         svg.finish()

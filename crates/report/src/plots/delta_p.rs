@@ -50,7 +50,7 @@ pub(crate) fn delta_p(delta_p: &DeltaP) -> Option<Plot> {
 
 fn draw(bins: &[Bin], reach: f64, label: &str, screen: Screen) -> String {
     let most = bins.iter().map(|bin| bin.2).max().unwrap_or(1);
-    let frame = Frame::new(screen, screen.of(24.0, 16.0), 252.0);
+    let frame = Frame::new(screen, 24.0, 252.0);
     let x = Scale::linear(-reach, reach, frame.left, frame.right);
     // The axis begins below 1, so that a single token has a height.
     let y = Scale::log(0.5, round_above(most as f64 * 1.05).max(2.0), frame.bottom, frame.top);

@@ -20,13 +20,13 @@ impl<'a> Letters<'a> {
         types.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
         let mut letters: Vec<(&str, char)> = Vec::new();
         for (dtype, _) in types {
-            let first = match dtype {
+            let first = match dtype.to_ascii_uppercase().as_str() {
                 "F32" => Some('F'),
                 "F16" => Some('H'),
                 "BF16" => Some('B'),
                 _ => dtype.chars().find(char::is_ascii_digit),
             };
-            let own = dtype.chars().rev().filter(char::is_ascii_alphanumeric);
+            let own = dtype.chars().rev().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_uppercase());
             let mut candidates = first.into_iter().chain(own).chain('a'..='z');
             let letter = candidates.find(|c| letters.iter().all(|(_, taken)| taken != c)).unwrap_or('?');
             letters.push((dtype, letter));

@@ -98,7 +98,7 @@ struct Frame {
 impl Frame {
     /// A plot area below a line of text, with room for the numbers of a vertical axis and a margin on the right.
     fn new(screen: Screen, margin: f64, bottom: f64) -> Frame {
-        Frame { left: screen.of(64.0, 48.0), top: 32.0, right: screen.width() - margin, bottom }
+        Frame { left: screen.of(64.0, 54.0), top: 32.0, right: screen.width() - margin, bottom }
     }
 
     /// Draws the vertical axis: grid lines at the ticks, their numbers, the title.
