@@ -14,7 +14,7 @@ use Align::{Left, Right};
 pub(super) fn block(page: &mut String, run: &Invocation, facts: &[(&str, &str)]) {
     page.push_str("<h2>How to repeat this</h2>\n");
     if !run.command.is_empty() {
-        let command = escape(&number::plain(&run.command));
+        let command = escape(&run.command);
         let _ = writeln!(page, "<pre><code>{command}</code></pre>");
     }
     let facts = [("date", run.date.as_str())].into_iter().chain(facts.iter().copied());
