@@ -47,6 +47,8 @@ mod qat;
 #[cfg(feature = "hub")]
 mod release;
 mod report_files;
+mod report_keys;
+mod report_layout;
 mod report_page;
 mod report_set;
 mod runtime;

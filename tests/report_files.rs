@@ -1,6 +1,7 @@
 //! The files that reports go to: each option over each thing that may be there already.
 //! What is in a report belongs in `verify.rs` and `report_page.rs`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -140,6 +141,76 @@ fn a_report_goes_where_a_shell_would_send_it() {
         artifact.report(option, &empty).good();
         assert!(fs::metadata(&empty).unwrap().len() > 0 || appends, "{option}");
     }
+}
+
+/// A report says how to repeat it: command, date, and the hash of what was read. The page names no folder.
+#[test]
+fn a_report_can_be_repeated() {
+    let artifact = Artifact::new();
+    let place = artifact.place();
+    let [page, json] = ["page.html", "report.json"].map(|name| place.join(name));
+    let (base, text) = (fixture("31b"), text("eval.txt"));
+    let args = [
+        OsStr::new("verify"),
+        artifact.file.as_os_str(),
+        OsStr::new("--against"),
+        base.as_os_str(),
+        OsStr::new("--text"),
+        text.as_os_str(),
+        OsStr::new("--html"),
+        page.as_os_str(),
+        OsStr::new("--report-json"),
+        json.as_os_str(),
+    ];
+    let run = |folder: &Path| {
+        let more = ["-c", "32", "--chunks", "2", "-q", "--token", "hf_secret"];
+        let mut verify = command(args.iter().copied().chain(more.iter().map(OsStr::new)));
+        let verify = verify.current_dir(folder).env("SOURCE_DATE_EPOCH", "1795992540");
+        let output = verify.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (support::json(&json), fs::read_to_string(&page).unwrap())
+    };
+    let (report, page) = run(artifact.folder.home());
+    let said = &report["run"];
+    assert_eq!(said["date"], "2026-11-29T22:49:00Z");
+    let out = artifact.folder.out();
+    let below = out.strip_prefix(artifact.folder.home()).unwrap().display().to_string();
+    assert_eq!(
+        said["command"],
+        format!(
+            "gemma-convert verify {below}/model-q4_0.gguf --against 31b --text eval.txt --html \
+             reports/page.html --report-json reports/report.json -c 32 --chunks 2 -q"
+        )
+    );
+    let read: Vec<_> = said["files"].as_array().unwrap().iter().map(|file| file["sha256"].clone()).collect();
+    assert_eq!(read, [support::sha256(&artifact.file), support::sha256(&text)]);
+
+    // the tokens that diverge most, in their text, with two guesses
+    let worst = report["text"]["worst"].as_array().unwrap();
+    let kld = |token: &serde_json::Value| token["kld"].as_f64().unwrap();
+    assert_eq!(worst.len(), 20);
+    assert!(worst.windows(2).all(|pair| kld(&pair[0]) >= kld(&pair[1])));
+    assert_eq!(kld(&worst[0]), report["kld"]["max"].as_f64().unwrap());
+    let whole = fs::read_to_string(&text).unwrap();
+    for token in worst {
+        let shown = format!("{}{}", token["before"].as_str().unwrap(), token["next"].as_str().unwrap());
+        assert!(whole.contains(shown.trim_start_matches('\u{fffd}')), "{shown:?}");
+        for model in ["base", "artifact"] {
+            let p = token[model]["p"].as_f64().unwrap();
+            assert!(p > 0.0 && p <= 1.0 && token[model]["text"].is_string(), "{token}");
+        }
+    }
+
+    for folder in [artifact.folder.home(), testkit::root().as_path()] {
+        assert!(!page.contains(folder.to_str().unwrap()), "{page}");
+    }
+    for shown in ["2026-11-29T22:49:00Z", &support::sha256(&artifact.file), "Tokens that diverge most"] {
+        assert!(page.contains(shown), "{shown}");
+    }
+    // the date and the place are all that a run adds, but for the times of the steps
+    let again = run(&testkit::root()).0;
+    assert_eq!((&again["run"]["date"], &again["run"]["files"]), (&said["date"], &said["files"]));
+    assert_eq!(again["text"], report["text"]);
 }
 
 /// What cannot be written is known before the work.

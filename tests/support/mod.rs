@@ -4,6 +4,7 @@
 
 pub(crate) mod chromium;
 pub(crate) mod held;
+pub(crate) mod html;
 pub(crate) mod refused;
 pub(crate) mod reports;
 

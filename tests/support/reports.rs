@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use eval::{Along, DeltaP, Document, EvaluatedText, Kld, ModelInfo, Perplexity};
+use eval::{
+    Along, DeltaP, DivergentToken, Document, EvaluatedText, FirstGuess, HashedFile, Invocation, Kld,
+    ModelInfo, Perplexity,
+};
 use plan::Allocation;
 use text::{Protocol, Scored};
 use verify::{
@@ -159,6 +162,7 @@ pub(crate) fn identical() -> Report {
     }
     let text = report.text.as_mut().unwrap();
     text.along.iter_mut().for_each(|point| point.kld = 0.0);
+    text.worst.clear();
     for document in &mut text.documents {
         (document.kld, document.top1, document.base) = (Some(0.0), Some(1.0), Some(document.artifact));
     }
@@ -213,6 +217,7 @@ pub(crate) fn one() -> Report {
     text.tokens = 1;
     text.documents.truncate(1);
     text.along = vec![Along { document: 0, token: 0, kld: 0.0312 }];
+    text.worst.truncate(1);
     report.delta_p = Some(DeltaP { mean: -0.01, rms: 0.01, quantiles: Vec::new(), histogram: vec![0, 1, 0] });
     report.intervals.clear();
     // a budget that left nothing to choose
@@ -321,6 +326,40 @@ fn model(path: &str, variant: &str, types: BTreeMap<String, u64>, weights: u64) 
     }
 }
 
+/// A command and two files.
+fn run() -> Invocation {
+    let file = |path: &str, bytes, digit: &str| HashedFile {
+        path: path.to_owned(),
+        bytes,
+        sha256: digit.repeat(64),
+    };
+    Invocation {
+        command: "gemma-convert verify out/model-q4_0.gguf --against checkpoints/model --text eval.txt"
+            .to_owned(),
+        date: "2026-11-29T22:49:00Z".to_owned(),
+        files: vec![file("out/model-q4_0.gguf", 3_199_998_976, "a"), file("eval.txt", 421_527, "b")],
+    }
+}
+
+/// A token that diverges much: text as it is found in files.
+fn divergent(number: usize) -> DivergentToken {
+    let guess = |text: &str, p| FirstGuess { text: text.to_owned(), p };
+    let befores = [
+        "The island lies in the north of the archipelago, and its harbour is open in",
+        "| year | inhabitants |\n|---|---|\n| 1911 |",
+        "<b>if</b> (a && b) {\n\t",
+    ];
+    DivergentToken {
+        document: number % 3,
+        token: 200 * number as u64,
+        kld: 3.87 / (number + 1) as f64,
+        before: befores[number % 3].to_owned(),
+        next: [" summer", " 4", "return"][number % 3].to_owned(),
+        base: guess([" summer", " 12", "\n"][number % 3], 0.612),
+        artifact: guess([" winter", " 12", "<|image|>"][number % 3], 0.233),
+    }
+}
+
 /// All steps ran; the divergence is near `kld`.
 fn measured(
     variant: &str,
@@ -375,6 +414,8 @@ fn measured(
     Report {
         schema: SCHEMA,
         tool: "gemma-convert 0.1.0".to_owned(),
+        compute: "avx512, amx".to_owned(),
+        run: run(),
         passed: true,
         outcome: Outcome::Passed,
         compared: true,
@@ -396,6 +437,7 @@ fn measured(
             tokens: 4320,
             media: 2,
             along,
+            worst: (0..20).map(divergent).collect(),
         }),
         perplexity: Some(Perplexity { base: Some(19.8123), artifact: 20.2343, ratio: Some(1.0213) }),
         kld: Some(Kld { mean: 0.0331, median: 0.0124, p99: 0.304, p999: 1.21, max: 3.87 }),

@@ -22,6 +22,7 @@
 //! | `output.rs` | atomic output files: the final name appears with the complete file |
 //! | `publication.rs` | several output files, renamed together |
 //! | `appended.rs` | text appended to a file |
+//! | `date.rs` | dates as text |
 //! | `digest.rs` | SHA-256 and hexadecimal digits |
 //! | `folder.rs` | a temporary folder of one run |
 //! | `kind.rs` | the kind of an existing file |
@@ -32,6 +33,7 @@
 //! | `unfinished.rs` | cleanup after an interruption |
 
 mod appended;
+mod date;
 mod digest;
 mod error;
 mod folder;
@@ -45,6 +47,7 @@ mod unfinished;
 mod visible;
 
 pub use appended::AppendedFile;
+pub use date::utc;
 pub use digest::{hex, sha256};
 pub use error::{Error, ErrorKind, Fault, Result};
 pub use folder::WorkFolder;

@@ -11,7 +11,7 @@
 //! memory bandwidth, `v` is 1. If each draft token were accepted with an independent probability α, a burst would yield
 //! `(1 − α^(γ+1)) / (1 − α)` tokens.
 
-use eval::{EvaluatedText, ModelInfo};
+use eval::{EvaluatedText, Invocation, ModelInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::{Overlap, Rollout};
@@ -30,6 +30,9 @@ pub struct DraftReport {
     pub schema: u32,
     /// Name and version of this program.
     pub tool: String,
+    /// The command, the date and the files of text.
+    #[serde(default)]
+    pub run: Invocation,
     /// The draft model.
     pub draft: ModelInfo,
     /// The target model.

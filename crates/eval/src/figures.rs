@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use text::{Corpus, Protocol, Scored};
 
+use crate::DivergentToken;
+
 /// A model file or folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -56,6 +58,9 @@ pub struct EvaluatedText {
     /// Mean KL divergences of short runs of scored tokens, in order: a few hundred, for a plot.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub along: Vec<Along>,
+    /// Tokens with the largest KL divergence, the largest first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub worst: Vec<DivergentToken>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]

@@ -27,21 +27,27 @@
 //! | `evaluate.rs`, `token.rs` | evaluation of several models on one text; log-likelihood and KL divergence by token |
 //! | `log_sum_exp.rs` | sums of exponentials over slices of a row of logits |
 //! | `statistics.rs`, `figures.rs` | perplexity, KL divergence, Δp and their intervals; the types of these figures |
+//! | `divergent.rs` | the tokens that diverge most, as text |
+//! | `invocation.rs` | what a report needs to be repeated |
 //! | `logits_file.rs` | llama-perplexity's file of base logits |
 //!
 //! Work runs on the caller's rayon pool.
 
+mod divergent;
 mod evaluate;
 mod figures;
+mod invocation;
 mod log_sum_exp;
 mod logits_file;
 mod statistics;
 pub mod stream;
 mod token;
 
+pub use divergent::{DivergentToken, FirstGuess, divergent_tokens};
 pub use evaluate::{Base, EvalOptions, SoftTokens, evaluate, mean_divergences, predictions, work};
 pub use figures::{Along, DeltaP, Document, EvaluatedText, Kld, ModelInfo, Perplexity};
+pub use invocation::{HashedFile, Invocation};
 pub use log_sum_exp::{ExpSums, exp_sums};
 pub use logits_file::{LogitsFile, LogitsWriter};
 pub use statistics::{Figures, summarise};
-pub use token::{Against, Token};
+pub use token::{Against, Guess, Token};

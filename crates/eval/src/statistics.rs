@@ -284,7 +284,11 @@ mod tests {
     use crate::Against;
 
     fn token(document: usize, nll: f64, base: f64, kld: f64) -> Token {
-        Token { document, nll, against: Some(Against { nll: base, kld, same_top: kld < 0.5 }) }
+        Token {
+            document,
+            nll,
+            against: Some(Against { nll: base, kld, same_top: kld < 0.5, ..Against::default() }),
+        }
     }
 
     #[test]

@@ -28,6 +28,19 @@ pub struct Against {
     pub kld: f64,
     /// Whether both models have the same most probable token.
     pub same_top: bool,
+    /// The artifact's most probable token.
+    pub guess: Guess,
+    /// The base's most probable token.
+    pub base_guess: Guess,
+}
+
+/// The most probable token of a prediction.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Guess {
+    /// Its id.
+    pub token: u32,
+    /// Its probability.
+    pub p: f32,
 }
 
 impl Token {
@@ -85,6 +98,12 @@ impl Side {
 
     fn nll(&self) -> f64 {
         self.log_sum() - f64::from(self.target)
+    }
+
+    /// The most probable token, with the logarithm of the sum over the vocabulary.
+    fn guess(&self, log_sum: f64) -> Guess {
+        let p = (f64::from(self.top.logit) - log_sum).exp();
+        Guess { token: self.top.token as u32, p: p as f32 }
     }
 }
 
@@ -148,11 +167,18 @@ impl Row {
         let scale = f64::from(self.base.top.logit).exp();
         let kld = scale * (self.cross + self.base.sum * self.artifact.log_sum());
         let nll = -f64::from(self.base.target);
-        Token { against: Some(Against { nll, ..self.against(kld) }), ..self.finish(document) }
+        let base_guess = self.base.guess(0.0);
+        Token { against: Some(Against { nll, base_guess, ..self.against(kld) }), ..self.finish(document) }
     }
 
     fn against(&self, kld: f64) -> Against {
-        Against { nll: self.base.nll(), kld, same_top: self.base.top.token == self.artifact.top.token }
+        Against {
+            nll: self.base.nll(),
+            kld,
+            same_top: self.base.top.token == self.artifact.top.token,
+            guess: self.artifact.guess(self.artifact.log_sum()),
+            base_guess: self.base.guess(self.base.log_sum()),
+        }
     }
 }
 
@@ -191,6 +217,12 @@ mod tests {
                 assert!((ours - exact).abs() < 2e-6 * exact.abs().max(1.0), "{ours} is not {exact}");
             }
             assert_eq!((token.document, against.same_top), (7, false));
+            for (guess, logits) in [(against.base_guess, &p), (against.guess, &q)] {
+                let top = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+                let z: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+                assert_eq!(guess.token as usize, top);
+                assert!((f64::from(guess.p) - f64::from(logits[top]).exp() / z).abs() < 1e-6, "{guess:?}");
+            }
             // log probabilities from a file are the same base
             let z = p.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
             let mut stored: Vec<f32> = p.iter().map(|&l| (f64::from(l) - z) as f32).collect();
@@ -198,6 +230,8 @@ mod tests {
             row.take_stored(Simd::detect(), 0, &q, &mut stored);
             let from_file = row.finish_against_stored(7).against.unwrap();
             assert!((from_file.kld - kld).abs() < 1e-5 && (from_file.nll - base).abs() < 1e-5);
+            assert_eq!(from_file.base_guess.token, against.base_guess.token);
+            assert!((from_file.base_guess.p - against.base_guess.p).abs() < 1e-5);
         }
     }
 

@@ -58,6 +58,7 @@ pub use base::{Progress, Silent, Task, Unit};
 pub use convert::StreamedFiles;
 pub use draft::{DraftReport, LayerSelection};
 pub use draft_model::DraftModel;
+pub use eval::Invocation;
 pub use eval::ModelInfo;
 pub use footprint::{Conditions, Engine, MediaTokens, Memory, Verdict, WeightMemory};
 pub use generate::{DraftCounts, Sampling};

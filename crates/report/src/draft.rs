@@ -1,11 +1,13 @@
-//! The report of a draft model in all forms: sentences, a table of burst sizes, a plot.
+//! The report of a draft model in all forms: sentences, tiles, a table of burst sizes, a plot.
 
 use std::fmt::Write;
 
 use draft::DraftReport;
 
+use super::html::{self, Narrow, Verdict};
 use super::tables::{Align, Cell, Grid, cell, exact, models_of};
-use super::{html, markdown, number, plots, text};
+use super::tile::{Tile, tiles};
+use super::{invocation, markdown, number, place, plots, terms, text};
 use crate::table::grouped;
 
 /// The report for a terminal. The verdict comes last, where it stays visible.
@@ -33,16 +35,34 @@ pub fn draft_markdown(report: &DraftReport) -> String {
     out
 }
 
-/// The report as a self-contained HTML page.
+/// The report as a self-contained HTML page. Absolute paths become relative.
 pub fn draft_html(report: &DraftReport) -> String {
+    let mut report = report.clone();
+    let mut known = place::Known::default();
+    known.model(&mut report.draft);
+    known.model(&mut report.target);
+    known.invocation(&mut report.run);
+    let report = &report;
     let mut page = html::open(&format!("Draft model {}", report.draft.path));
-    html::verdict(&mut page, report.measured.same_text, &verdict(report));
-    html::list(&mut page, &sentences(report));
-    html::section(&mut page, "Models", &models(report));
+    let mark = match (report.measured.same_text, is_faster(report)) {
+        (false, _) => Verdict::Bad,
+        (true, false) => Verdict::Mixed,
+        (true, true) => Verdict::Good,
+    };
+    html::verdict(&mut page, mark, &verdict(report));
+    tiles(&mut page, &head(report));
     html::figure(&mut page, plots::bursts(report));
-    html::section(&mut page, "Burst sizes", &bursts(report));
+    html::fold(&mut page, "Burst sizes", |page| {
+        html::table(page, "Burst sizes", &bursts(report), Narrow::Scrolls);
+    });
+    html::section(&mut page, "Models", &models(report));
+    invocation::block(&mut page, &report.run, &[("program", &report.tool)]);
     html::close(&mut page, &report.tool);
     page
+}
+
+fn is_faster(report: &DraftReport) -> bool {
+    report.measured.speedup > 1.0
 }
 
 fn verdict(report: &DraftReport) -> String {
@@ -50,11 +70,78 @@ fn verdict(report: &DraftReport) -> String {
     let implied = best.map_or(0.0, |best| best.implied);
     let same = if report.measured.same_text { "the same text" } else { "DIFFERENT TEXT" };
     format!(
-        "{} per burst: {same}, {} times as fast as the target alone ({} predicted from the measured costs)",
-        number::count(report.best, "draft token", "draft tokens"),
+        "{}: {}, {} times as fast as the target alone with {} per burst ({} predicted from the measured costs)",
+        if is_faster(report) { "Faster" } else { "Slower" },
+        same,
         number::significant(report.measured.speedup),
+        number::count(report.best, "draft token", "draft tokens"),
         number::significant(implied),
     )
+}
+
+/// The tiles: speed-up, acceptance rate, same token, cost.
+fn head(report: &DraftReport) -> Vec<Tile> {
+    let measured = &report.measured;
+    let tile = |title, value: String, exactly: f64, notes, term| Tile {
+        title,
+        value: exact(value, exactly),
+        unit: "",
+        notes,
+        verdict: None,
+        bar: None,
+        term,
+    };
+    let faster = is_faster(report);
+    let says = if faster { "faster than the target alone" } else { "slower than the target alone" };
+    vec![
+        Tile {
+            verdict: Some((faster, says.to_owned())),
+            ..tile(
+                "Speed-up",
+                format!("{}×", number::significant(measured.speedup)),
+                measured.speedup,
+                vec![
+                    format!(
+                        "{} tokens in {}, alone {}",
+                        grouped(report.said),
+                        number::duration(measured.seconds),
+                        number::duration(measured.alone_seconds)
+                    ),
+                    format!(
+                        "{} of {} draft tokens accepted",
+                        grouped(measured.taken),
+                        grouped(measured.drafted)
+                    ),
+                ],
+                &terms::SPEED_UP,
+            )
+        },
+        tile(
+            "Acceptance rate",
+            number::share(report.acceptance),
+            report.acceptance,
+            vec!["at temperature 1".to_owned()],
+            &terms::ACCEPTANCE,
+        ),
+        tile(
+            "Same top token",
+            number::share(report.top1),
+            report.top1,
+            vec![format!("of {} tokens of text", grouped(report.tokens))],
+            &terms::SAME_TOKEN,
+        ),
+        tile(
+            "Cost of a draft token",
+            number::percent(report.cost),
+            report.cost,
+            vec![format!(
+                "{}, a step of the target {}",
+                time(report.draft_seconds),
+                time(report.target_seconds)
+            )],
+            &terms::COST,
+        ),
+    ]
 }
 
 fn sentences(report: &DraftReport) -> Vec<String> {

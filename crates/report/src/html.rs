@@ -1,63 +1,15 @@
-//! The report as a self-contained HTML page: no script, no font, no request; images are in the page. Its content security policy
-//! makes the browser enforce that, whatever the names in a file contain.
+//! The elements of a self-contained HTML page: no script, no font, no request; images are in the page. Its content
+//! security policy makes the browser enforce that, whatever the names in a file contain.
 
 use std::fmt::Write;
 
 use base::GENERATOR;
-use base64::prelude::{BASE64_STANDARD, Engine};
-use verify::{FeatureErrors, Report};
 
-use super::number;
-use super::plots::{self, Plot};
+use super::plots::Plot;
 use super::svg::escape;
-use super::tables::{self, Align, Cell, Grid};
+use super::tables::{Align, Cell, Grid};
 
 const STYLE: &str = include_str!("page.css");
-/// The most findings that are shown.
-const FINDINGS: usize = 100;
-
-/// The HTML page of a verification: verdict, findings, figures, plots, tables.
-pub fn html(report: &Report) -> String {
-    let title = format!("Verification of {}", report.artifact.path);
-    let mut page = open(&title);
-    verdict(&mut page, report.passed, &tables::verdict(report));
-
-    let (findings, rest) = tables::findings(report, FINDINGS);
-    section(&mut page, "Findings", &findings);
-    if let Some(rest) = rest {
-        let _ = writeln!(page, "<p>{}</p>", escape(&rest));
-    }
-    section(&mut page, "Figures", &tables::figures(report));
-    section(&mut page, "Features", &tables::features(report));
-    pictures(&mut page, &report.features);
-    figure(&mut page, plots::towers(&report.features));
-    section(&mut page, "Models", &tables::models(report));
-    list(&mut page, &tables::steps(report));
-    plots_and_tables(&mut page, report);
-    let times = match tables::times(report) {
-        times if times.is_empty() => String::new(),
-        times => format!(" Time: {times}."),
-    };
-    close(&mut page, &format!("{}.{times}", report.tool));
-    page
-}
-
-/// The images and the spectrograms of the sounds, each with its error.
-fn pictures(page: &mut String, features: &[FeatureErrors]) {
-    if features.iter().all(|file| file.picture.is_empty()) {
-        return;
-    }
-    page.push_str("<div class=\"pictures\">\n");
-    for file in features.iter().filter(|file| !file.picture.is_empty()) {
-        let (name, data) = (escape(&file.file), BASE64_STANDARD.encode(&file.picture));
-        let error = number::percent(file.relative_rms);
-        let _ = writeln!(
-            page,
-            "<figure><img src=\"data:image/png;base64,{data}\" alt=\"{name}\"><figcaption>{name}: {error}</figcaption></figure>"
-        );
-    }
-    page.push_str("</div>\n");
-}
 
 /// The beginning of a page, up to its heading.
 pub(super) fn open(title: &str) -> String {
@@ -71,10 +23,36 @@ pub(super) fn open(title: &str) -> String {
     )
 }
 
-/// The sentence with the verdict.
-pub(super) fn verdict(page: &mut String, good: bool, text: &str) {
-    let class = if good { "pass" } else { "fail" };
-    let _ = writeln!(page, "<p class=\"verdict {class}\">{}</p>", escape(text));
+/// What a page says first: good, bad, or good with a reservation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Good,
+    Mixed,
+    Bad,
+}
+
+/// The sentence with the verdict, and a sign.
+pub(super) fn verdict(page: &mut String, verdict: Verdict, text: &str) {
+    let (class, sign) = match verdict {
+        Verdict::Good => ("pass", "✓"),
+        Verdict::Mixed => ("mixed", "!"),
+        Verdict::Bad => ("fail", "✗"),
+    };
+    let _ = writeln!(page, "<p class=\"verdict {class}\">{sign} {}</p>", escape(text));
+}
+
+/// A link to a definition.
+pub(super) fn link(address: &str) -> String {
+    format!("<a href=\"{}\" rel=\"noreferrer\">definition</a>", escape(address))
+}
+
+/// Content that the reader unfolds; nothing if it is empty.
+pub(super) fn fold(page: &mut String, summary: &str, content: impl FnOnce(&mut String)) {
+    let mut inner = String::new();
+    content(&mut inner);
+    if !inner.is_empty() {
+        let _ = write!(page, "<details>\n<summary>{}</summary>\n{inner}</details>\n", escape(summary));
+    }
 }
 
 /// A list of sentences; nothing if there are none.
@@ -94,53 +72,52 @@ pub(super) fn close(page: &mut String, foot: &str) {
     let _ = writeln!(page, "</main>\n<footer>{}</footer>\n</body>\n</html>", escape(foot));
 }
 
-fn plots_and_tables(page: &mut String, report: &Report) {
-    if let Some(allocation) = &report.allocation {
-        figure(page, plots::budget(allocation, report.kld.as_ref().map(|kld| kld.mean)));
-    }
-    if let Some(text) = &report.text {
-        figure(page, plots::along(report, text));
-        let documents = tables::documents(text);
-        if documents.rows.len() > 1 {
-            section(page, "Documents that diverge most", &documents);
-        }
-    }
-    if let Some(delta_p) = &report.delta_p {
-        figure(page, plots::delta_p(delta_p));
-        section(page, "Quantiles of Δp", &tables::quantiles(&delta_p.quantiles));
-    }
-    if let Some(tensors) = &report.tensors {
-        figure(page, plots::layers(tensors));
-        section(page, "Tensors with the largest error", &tables::worst(&tensors.tensors));
-        figure(page, plots::sizes(tensors));
-        section(page, "Size and error by role", &tables::roles(&tensors.roles));
-    }
-}
-
+/// A plot with its heading, and what it shows in words.
 pub(super) fn figure(page: &mut String, plot: Option<Plot>) {
-    let Some(Plot { title, caption, svg }) = plot else { return };
+    let Some(Plot { title, term, caption, drawings }) = plot else { return };
     let (heading, caption) = (escape(title), escape(&caption));
-    let _ = match svg {
-        Some(svg) => writeln!(
+    let caption = format!("{} {}<br>{caption}", escape(term.meaning), link(term.link));
+    let _ = match drawings {
+        Some([wide, narrow]) => writeln!(
             page,
-            "<h2>{heading}</h2>\n<figure>\n<figcaption>{caption}</figcaption>\n{}{svg}</section>\n</figure>",
-            scroll(title)
+            "<h2>{heading}</h2>\n<figure>\n<figcaption>{caption}</figcaption>\n{wide}{narrow}</figure>"
         ),
         None => writeln!(page, "<h2>{heading}</h2>\n<p>{caption}</p>"),
     };
 }
 
-/// A section that scrolls horizontally, also by keyboard, if its content is wider than the screen.
-fn scroll(label: &str) -> String {
-    format!("<section class=\"scroll\" tabindex=\"0\" aria-label=\"{}\">\n", escape(label))
+/// A heading and a table that scrolls; nothing if the table is empty.
+pub(super) fn section(page: &mut String, title: &str, grid: &Grid) {
+    if !grid.rows.is_empty() {
+        let _ = writeln!(page, "<h2>{}</h2>", escape(title));
+        table(page, title, grid, Narrow::Scrolls);
+    }
 }
 
-/// A heading and a table; nothing if the table is empty.
-pub(super) fn section(page: &mut String, title: &str, grid: &Grid) {
+/// What becomes of a table that is wider than the screen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Narrow {
+    /// It scrolls sideways, also by keyboard.
+    Scrolls,
+    /// Each row becomes a list of names and values.
+    Stacks,
+}
+
+/// A table; nothing if it is empty. `label` names it for screen readers.
+pub(super) fn table(page: &mut String, label: &str, grid: &Grid, narrow: Narrow) {
     if grid.rows.is_empty() {
         return;
     }
-    let _ = write!(page, "<h2>{}</h2>\n{}<table>\n<thead><tr>", escape(title), scroll(title));
+    let label = escape(label);
+    let _ = match narrow {
+        Narrow::Scrolls => {
+            write!(page, "<section class=\"scroll\" tabindex=\"0\" aria-label=\"{label}\">\n<table>\n")
+        }
+        Narrow::Stacks => {
+            write!(page, "<section class=\"scroll\" aria-label=\"{label}\">\n<table class=\"stack\">\n")
+        }
+    };
+    page.push_str("<thead><tr>");
     let right = |align| if align == Align::Right { " class=\"r\"" } else { "" };
     for (name, align) in &grid.head {
         let _ = match *name {
@@ -151,12 +128,14 @@ pub(super) fn section(page: &mut String, title: &str, grid: &Grid) {
     page.push_str("</tr></thead>\n<tbody>\n");
     for row in &grid.rows {
         page.push_str("<tr>");
-        for (index, (shown, (_, align))) in row.iter().zip(&grid.head).enumerate() {
+        for (index, (shown, (name, align))) in row.iter().zip(&grid.head).enumerate() {
             let (open, close) = if index == 0 { ("th scope=\"row\"", "th") } else { ("td", "td") };
             // Long text gets a minimum width before the table starts to scroll.
             let prose = *align == Align::Left && shown.text.chars().count() > 24;
             let class = if prose { " class=\"w\"" } else { right(*align) };
-            let _ = write!(page, "<{open}{class}{}</{close}>", cell(shown));
+            let names = narrow == Narrow::Stacks && index > 0 && !shown.text.is_empty();
+            let name = if names { format!(" data-name=\"{}\"", escape(name)) } else { String::new() };
+            let _ = write!(page, "<{open}{class}{name}{}</{close}>", cell(shown));
         }
         page.push_str("</tr>\n");
     }
@@ -166,11 +145,19 @@ pub(super) fn section(page: &mut String, title: &str, grid: &Grid) {
 /// The rest of a cell's opening tag, and its content.
 fn cell(cell: &Cell) -> String {
     let title = cell.title.as_ref().map(|title| format!(" title=\"{}\"", escape(title))).unwrap_or_default();
-    let text = escape(&cell.text);
-    let text = match cell.good {
-        _ if cell.code => format!("<code>{text}</code>"),
-        Some(good) => format!("<span class=\"{}\">{text}</span>", if good { "good" } else { "bad" }),
-        None => text,
-    };
+    let mut text = escape(&cell.text);
+    if cell.code {
+        text = format!("<code>{text}</code>");
+    }
+    if let Some(good) = cell.good {
+        let (class, sign) = if good { ("good", "✓") } else { ("bad", "✗") };
+        text = format!("<span class=\"{class}\">{sign} {text}</span>");
+    }
+    if let Some(note) = &cell.note {
+        text += &format!(" <small>{}</small>", escape(note));
+    }
+    if let Some(address) = cell.link {
+        text += &format!(" {}", link(address));
+    }
     format!("{title}>{text}")
 }

@@ -6,6 +6,7 @@ use verify::{Outcome, Report};
 
 use super::number;
 use super::tables::{self, Align, Cell, Grid};
+use super::{figures, tensors};
 
 /// The most findings that are shown; a summary may have 1 MiB.
 const FINDINGS: usize = 20;
@@ -25,7 +26,7 @@ pub fn markdown(report: &Report) -> String {
         render(&tables::models(report))
     );
     let (findings, rest) = tables::findings(report, FINDINGS);
-    for grid in [tables::figures(report), tables::features(report), findings] {
+    for grid in [figures::figures(report), tables::features(report), findings] {
         if !grid.rows.is_empty() {
             let _ = write!(text, "\n{}", render(&grid));
         }
@@ -38,7 +39,7 @@ pub fn markdown(report: &Report) -> String {
         let _ = writeln!(text, "- {}", escape(&line));
     }
     if let Some(tensors) = &report.tensors {
-        let _ = write!(text, "\n{}", render(&tables::roles(&tensors.roles)));
+        let _ = write!(text, "\n{}", render(&tensors::roles(&tensors.roles)));
     }
     let _ = writeln!(
         text,

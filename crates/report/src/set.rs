@@ -3,11 +3,12 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use eval::Invocation;
 use verify::{Finding, Outcome, Report, SetReport, Severity};
 
-use super::svg::escape;
+use super::html::{Narrow, Verdict};
 use super::tables::{self, Align, Cell, Grid, bytes, cell, exact, name};
-use super::{Detail, html, markdown, number, plots, text};
+use super::{Detail, figures, html, invocation, markdown, number, place, plots, tensors, text};
 use crate::table::grouped;
 
 /// The most findings that are shown.
@@ -83,37 +84,58 @@ pub fn set_markdown(set: &SetReport) -> String {
     out
 }
 
-/// The report of a set as a self-contained HTML page.
+/// The report of a set as a self-contained HTML page. Absolute paths become relative.
 pub fn set_html(set: &SetReport) -> String {
+    let set = &place::relative_set(set);
     let mut page =
         html::open(&format!("Verification of {}", number::count(set.reports.len(), "file", "files")));
-    html::verdict(&mut page, set.passed, &verdict(set));
+    let mark = match set.outcome {
+        Outcome::Passed => Verdict::Good,
+        Outcome::CheckedAlone => Verdict::Mixed,
+        Outcome::Failed => Verdict::Bad,
+    };
+    html::verdict(&mut page, mark, &verdict(set));
     html::section(&mut page, "Comparison", &comparison(set));
     html::list(&mut page, &remarks(set));
     html::figure(&mut page, plots::frontier(set));
     let found = found(set, Detail::Full);
-    html::section(&mut page, "Findings", &findings(&found));
+    let findings = findings(&found);
+    if !findings.rows.is_empty() {
+        page.push_str("<h2>Findings</h2>\n");
+        html::table(&mut page, "Findings", &findings, Narrow::Stacks);
+    }
     html::list(&mut page, &rest(&found).into_iter().chain(about(set)).collect::<Vec<_>>());
     page.push_str("<h2>Files</h2>\n");
     for (label, report) in labels(set).iter().zip(&set.reports) {
         details(&mut page, label, report);
     }
+    invocation::block(&mut page, &run(set), &[("program", &set.tool), ("arithmetic", &set.compute)]);
     html::close(&mut page, &format!("{}.", set.tool));
     page
 }
 
 /// A file with its figures, folded.
 fn details(page: &mut String, label: &str, report: &Report) {
-    let summary = format!("{label}: {}", tables::verdict(report));
-    let _ = writeln!(page, "<details>\n<summary>{}</summary>", escape(&summary));
-    html::list(page, &tables::steps(report));
-    html::section(page, "Figures", &tables::figures(report));
-    html::section(page, "Features", &tables::features(report));
-    if let Some(tensors) = &report.tensors {
-        html::section(page, "Tensors with the largest error", &tables::worst(&tensors.tensors));
-        html::section(page, "Size and error by role", &tables::roles(&tensors.roles));
+    html::fold(page, &format!("{label}: {}", tables::verdict(report)), |page| {
+        html::list(page, &tables::steps(report));
+        html::section(page, "Figures", &figures::explained(report));
+        html::section(page, "Features", &tables::features(report));
+        if let Some(errors) = &report.tensors {
+            html::section(page, "Tensors with the largest error", &tensors::worst(&errors.tensors));
+            html::section(page, "Size and error by role", &tensors::roles(&errors.roles));
+        }
+    });
+}
+
+/// The command, and the files of all reports, each once.
+fn run(set: &SetReport) -> Invocation {
+    let mut run = set.run.clone();
+    for file in set.reports.iter().flat_map(|report| &report.run.files) {
+        if !run.files.contains(file) {
+            run.files.push(file.clone());
+        }
     }
-    page.push_str("</details>\n");
+    run
 }
 
 /// The names of the files: without folders, unless two files then have one name.

@@ -28,10 +28,10 @@ impl fmt::Display for At {
 
 impl Svg {
     /// An empty drawing. `label` describes it for screen readers.
-    pub(super) fn new(width: f64, height: f64, label: &str) -> Svg {
+    pub(super) fn new(class: &str, width: f64, height: f64, label: &str) -> Svg {
         let label = escape(label);
         let out = format!(
-            "<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\" \
+            "<svg class=\"{class}\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\" \
              aria-label=\"{label}\">\n",
         );
         Svg { out }
@@ -83,6 +83,19 @@ impl Svg {
         };
         let (x, y, text) = (At(x), At(y), escape(text));
         let _ = writeln!(self.out, "<text class=\"{class}{anchor}\" x=\"{x}\" y=\"{y}\">{text}</text>");
+    }
+
+    /// Single characters, each centred at its place on a line.
+    pub(super) fn letters(&mut self, class: &str, y: f64, letters: &[(f64, char)]) {
+        let places: Vec<_> = letters.iter().map(|(x, _)| At(*x).to_string()).collect();
+        let text: String = letters.iter().map(|(_, letter)| *letter).collect();
+        let _ = writeln!(
+            self.out,
+            "<text class=\"{class} m\" x=\"{}\" y=\"{}\">{}</text>",
+            places.join(" "),
+            At(y),
+            escape(&text)
+        );
     }
 
     pub(super) fn finish(mut self) -> String {

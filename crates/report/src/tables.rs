@@ -1,16 +1,11 @@
-//! The contents of a report, independent of the form: verdict and tables.
+//! The contents of a report, independent of the form: verdict, findings, models, steps.
 
 use eval::{EvaluatedText, ModelInfo};
 use text::{Protocol, Scored};
-use verify::{Compared, Finding, Outcome, Report, RoleError, Severity, Step, TensorError};
+use verify::{Finding, Outcome, Report, Severity, Step};
 
 use super::number;
 use crate::table::grouped;
-
-/// The most tensors in the list of the largest errors.
-const WORST: usize = 20;
-/// The most documents in the list of the largest divergences.
-const DOCUMENTS: usize = 10;
 
 /// A table, which each form renders.
 pub(super) struct Grid {
@@ -34,6 +29,10 @@ pub(super) struct Cell {
     pub(super) code: bool,
     /// Whether the value is good or bad for the artifact.
     pub(super) good: Option<bool>,
+    /// A remark behind the text, on a page.
+    pub(super) note: Option<String>,
+    /// The definition of what the text explains, on a page.
+    pub(super) link: Option<&'static str>,
 }
 
 pub(super) fn cell(text: impl Into<String>) -> Cell {
@@ -272,178 +271,6 @@ fn text(text: &EvaluatedText) -> String {
         grouped(text.context as u64),
         number::count(text.tokens as usize, "token", "tokens"),
     )
-}
-
-/// The format of a figure.
-#[derive(Clone, Copy)]
-enum Unit {
-    /// A divergence.
-    Plain,
-    Perplexity,
-    Ratio,
-    Share,
-    /// A change of a probability.
-    Change,
-}
-
-impl Unit {
-    fn write(self, value: f64) -> String {
-        match self {
-            Unit::Plain => number::significant(value),
-            Unit::Perplexity => number::perplexity(value),
-            Unit::Ratio => number::ratio(value),
-            Unit::Share => number::share(value),
-            Unit::Change => number::percent(value),
-        }
-    }
-}
-
-type Get = fn(&Report) -> Option<f64>;
-
-/// Key in the JSON, name, unit, accessor.
-const FIGURES: &[(&str, &str, Unit, Get)] = &[
-    ("perplexity.base", "perplexity of the base", Unit::Perplexity, |r| r.perplexity.as_ref()?.base),
-    ("perplexity.artifact", "perplexity of the artifact", Unit::Perplexity, |r| {
-        Some(r.perplexity.as_ref()?.artifact)
-    }),
-    ("perplexity.ratio", "perplexity, artifact / base", Unit::Ratio, |r| r.perplexity.as_ref()?.ratio),
-    ("kld.mean", "KL divergence, mean (nats)", Unit::Plain, |r| Some(r.kld.as_ref()?.mean)),
-    ("kld.median", "KL divergence, median (nats)", Unit::Plain, |r| Some(r.kld.as_ref()?.median)),
-    ("kld.p99", "KL divergence, 99 % (nats)", Unit::Plain, |r| Some(r.kld.as_ref()?.p99)),
-    ("kld.p999", "KL divergence, 99.9 % (nats)", Unit::Plain, |r| Some(r.kld.as_ref()?.p999)),
-    ("kld.max", "KL divergence, largest (nats)", Unit::Plain, |r| Some(r.kld.as_ref()?.max)),
-    ("top1", "same most probable token", Unit::Share, |r| r.top1),
-    ("delta_p.mean", "Δp, mean", Unit::Change, |r| Some(r.delta_p.as_ref()?.mean)),
-    ("delta_p.rms", "Δp, RMS", Unit::Change, |r| Some(r.delta_p.as_ref()?.rms)),
-];
-
-/// Figures with intervals and limits.
-pub(super) fn figures(report: &Report) -> Grid {
-    let mut head = vec![("figure", Left), ("value", Right), ("95 % interval", Right)];
-    if !report.thresholds.is_empty() {
-        head.push(("limit", Left));
-    }
-    let row = |key: &str, label: Cell, unit: Unit, value: f64| {
-        let interval = report.intervals.get(key).map(|[low, high]| Cell {
-            title: Some(format!("{low} to {high}")),
-            ..cell(format!("{} to {}", unit.write(*low), unit.write(*high)))
-        });
-        let mut row = vec![label, exact(unit.write(value), value), interval.unwrap_or_default()];
-        if !report.thresholds.is_empty() {
-            row.push(limit(report, key, unit));
-        }
-        row
-    };
-    let mut rows = Vec::new();
-    for (key, label, unit, get) in FIGURES {
-        let label = Cell { title: Some((*key).to_owned()), ..cell(*label) };
-        rows.extend(get(report).map(|value| row(key, label, *unit, value)));
-    }
-    for threshold in &report.thresholds {
-        if !FIGURES.iter().any(|(key, _, _, get)| *key == threshold.figure && get(report).is_some()) {
-            rows.push(row(&threshold.figure, name(&threshold.figure), Unit::Plain, threshold.found));
-        }
-    }
-    Grid { head, rows }
-}
-
-fn limit(report: &Report, key: &str, unit: Unit) -> Cell {
-    let Some(threshold) = report.thresholds.iter().find(|threshold| threshold.figure == key) else {
-        return Cell::default();
-    };
-    let (sign, says) =
-        (if key == "top1" { "≥" } else { "≤" }, if threshold.holds { "holds" } else { "FAILS" });
-    Cell {
-        good: Some(threshold.holds),
-        ..exact(format!("{sign} {} {says}", unit.write(threshold.limit)), threshold.limit)
-    }
-}
-
-/// Types of a role, the largest first: `Q4_0, F32`.
-pub(super) fn types(role: &RoleError) -> String {
-    let mut types: Vec<_> = role.types.iter().collect();
-    types.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
-    types.iter().map(|(dtype, _)| number::plain(dtype)).collect::<Vec<_>>().join(", ")
-}
-
-/// Table of sizes and errors by role.
-pub(super) fn roles(roles: &[RoleError]) -> Grid {
-    let head = [("role", Left), ("tensors", Right), ("type", Left), ("base", Right), ("artifact", Right)];
-    let errors = [("relative error", Right), ("RMSE", Right), ("cosine", Right)];
-    let row = |role: &RoleError| {
-        vec![
-            name(&role.role),
-            cell(grouped(role.tensors)),
-            cell(types(role)),
-            bytes(role.base_bytes),
-            bytes(role.bytes),
-            exact(number::percent(role.relative), role.relative),
-            exact(number::significant(role.rmse), role.rmse),
-            exact(number::cosine(role.cosine), role.cosine),
-        ]
-    };
-    Grid { head: head.into_iter().chain(errors).collect(), rows: roles.iter().map(row).collect() }
-}
-
-/// Table of the tensors with the largest relative errors; exact tensors are left out.
-pub(super) fn worst(tensors: &[TensorError]) -> Grid {
-    let head =
-        [("tensor", Left), ("type", Left), ("size", Right), ("relative error", Right), ("RMSE", Right)];
-    let more = [("cosine", Right), ("worst block", Right), ("at row, column", Right), ("compared", Left)];
-    let mut worst: Vec<_> = tensors.iter().filter(|tensor| tensor.relative > 0.0).collect();
-    worst.sort_by(|a, b| b.relative.total_cmp(&a.relative));
-    let row = |tensor: &&TensorError| {
-        let block = &tensor.worst_block;
-        vec![
-            name(&tensor.name),
-            cell(number::plain(&tensor.dtype)),
-            bytes(tensor.bytes),
-            exact(number::percent(tensor.relative), tensor.relative),
-            exact(number::significant(tensor.rmse), tensor.rmse),
-            exact(number::cosine(tensor.cosine), tensor.cosine),
-            exact(number::percent(block.relative), block.relative),
-            cell(format!("{}, {}", grouped(block.row), grouped(block.column))),
-            cell(match tensor.compared {
-                Compared::Bytes => "bytes".to_owned(),
-                Compared::Limits => "limits".to_owned(),
-            }),
-        ]
-    };
-    Grid { head: head.into_iter().chain(more).collect(), rows: worst.iter().take(WORST).map(row).collect() }
-}
-
-/// Table of the documents with the largest KL divergence.
-pub(super) fn documents(text: &EvaluatedText) -> Grid {
-    let head = [("document", Right), ("tokens", Right), ("perplexity of the base", Right)];
-    let more =
-        [("of the artifact", Right), ("KL divergence (nats)", Right), ("same most probable token", Right)];
-    let mut worst: Vec<_> =
-        text.documents.iter().enumerate().filter(|(_, document)| document.kld > Some(0.0)).collect();
-    worst.sort_by(|(_, a), (_, b)| b.kld.unwrap_or(0.0).total_cmp(&a.kld.unwrap_or(0.0)));
-    let number =
-        |value: Option<f64>| value.map(|value| exact(number::significant(value), value)).unwrap_or_default();
-    let rows = worst.iter().take(DOCUMENTS).map(|(index, document)| {
-        vec![
-            cell(grouped(*index as u64)),
-            cell(grouped(document.tokens)),
-            number(document.base),
-            number(Some(document.artifact)),
-            number(document.kld),
-            document.top1.map(|share| exact(number::share(share), share)).unwrap_or_default(),
-        ]
-    });
-    Grid { head: head.into_iter().chain(more).collect(), rows: rows.collect() }
-}
-
-/// Table of the quantiles of Δp.
-pub(super) fn quantiles(quantiles: &[[f64; 2]]) -> Grid {
-    let row = |[share, value]: &[f64; 2]| {
-        vec![cell(format!("{} %", number::tick(share * 100.0))), exact(number::percent(*value), *value)]
-    };
-    Grid {
-        head: vec![("share of tokens", Right), ("Δp at most", Right)],
-        rows: quantiles.iter().map(row).collect(),
-    }
 }
 
 /// Times of the steps: `structure 80 ms, tensors 3.4 s`.

@@ -6,6 +6,7 @@ use verify::Report;
 
 use super::number;
 use super::tables::{self, Align, Grid};
+use super::{figures, tensors};
 use crate::table::Table;
 
 /// The amount of detail of a text report.
@@ -31,10 +32,10 @@ pub fn text(report: &Report, detail: Detail) -> String {
             let _ = writeln!(text, "{line}");
         }
         if let Some(tensors) = &report.tensors {
-            let _ = write!(text, "\n{}", render(&tables::roles(&tensors.roles)));
+            let _ = write!(text, "\n{}", render(&tensors::roles(&tensors.roles)));
         }
     }
-    let figures = tables::figures(report);
+    let figures = figures::figures(report);
     if !figures.rows.is_empty() {
         let _ = write!(text, "\n{}", render(&figures));
     }

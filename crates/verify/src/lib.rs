@@ -29,6 +29,7 @@
 //! | `integers.rs` | tensors of integers |
 //! | `diagnose.rs`, `diagnose/` | causes of wrong tensors |
 //! | `pair.rs` | whether a text model and an mmproj file are of one checkpoint |
+//! | `usual.rs` | the usual error of each type |
 //! | `contents.rs` | the files of a folder against its manifests |
 //! | `report.rs`, `set_report.rs` | the report documents, of an artifact and of a set |
 //!
@@ -61,6 +62,7 @@ mod structure;
 mod summary;
 mod sums;
 mod unread;
+mod usual;
 mod values;
 
 pub use alone::{is_draft, structure_alone};
@@ -77,3 +79,4 @@ pub use provenance::Provenance;
 pub use report::*;
 pub use set_report::{SetReport, Unverified};
 pub use structure::structure;
+pub use usual::usual_error;

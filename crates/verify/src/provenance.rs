@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use checkpoint::{Checkpoint, Shard};
+use eval::HashedFile;
 use gemma::{Config, ModelKind};
 use gguf::GgufSet;
 use imatrix::Importance;
@@ -20,7 +21,7 @@ use tensor::{Error, Result, TensorSource};
 
 use crate::artifact::{Artifact, Part, is_mmproj};
 use crate::digests::tensor_digests;
-use crate::manifest::{describing, inside, sha256};
+use crate::manifest::{describing, inside};
 use crate::{Finding, Severity, Step};
 
 /// Prefix of the tensors of a draft model's ordered embedding.
@@ -118,13 +119,15 @@ impl Provenance {
     }
 
     /// The number of bytes that [`Provenance::check_files`] hashes.
-    pub fn bytes(&self) -> u64 {
-        let files = self.entry.iter().flat_map(|entry| &entry.outputs);
-        files.fold(0, |sum, file| sum.saturating_add(file.bytes))
+    pub fn bytes<'a>(&self, artifact: impl Into<Artifact<'a>>) -> u64 {
+        match &self.entry {
+            Some(entry) => entry.outputs.iter().fold(0, |sum, file| sum.saturating_add(file.bytes)),
+            None => artifact.into().parts().iter().map(|part| part.len).sum(),
+        }
     }
 
     /// Compares names, sizes and SHA-256 of the artifact's files with the manifest; without one, compares the tensors
-    /// of a GGUF with the digests in its keys. Returns the number of hashed files. `progress` gets byte counts.
+    /// of a GGUF with the digests in its keys. Returns the files with their hashes. `progress` gets byte counts.
     ///
     /// # Errors
     /// `Io`.
@@ -132,15 +135,17 @@ impl Provenance {
         &self,
         artifact: impl Into<Artifact<'a>>,
         progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<(u64, Vec<Finding>)> {
+    ) -> Result<(Vec<HashedFile>, Vec<Finding>)> {
         let artifact = artifact.into();
+        let mut parts = artifact.parts();
+        let hashed = |part: &Part| self.hashed(part, progress);
         let Some(entry) = &self.entry else {
+            let files = parts.par_iter().map(hashed).collect::<Result<_>>()?;
             return match artifact {
-                Artifact::Gguf(set) => Ok((0, tensor_digests(set)?)),
-                Artifact::Folder(_) => Ok((0, Vec::new())),
+                Artifact::Gguf(set) => Ok((files, tensor_digests(set)?)),
+                Artifact::Folder(_) => Ok((files, Vec::new())),
             };
         };
-        let mut parts = artifact.parts();
         let mut findings = Vec::new();
         if let Artifact::Folder(folder) = artifact {
             let is = |part: &Part, name: &str| part.name == name || self.named(part) == name;
@@ -160,17 +165,15 @@ impl Provenance {
                 }
             }
         }
-        let checked = parts.par_iter().map(|part| {
+        let files: Vec<HashedFile> = parts.par_iter().map(hashed).collect::<Result<_>>()?;
+        findings.extend(parts.iter().zip(&files).filter_map(|(part, found)| {
             let called = self.named(part);
             match entry.outputs.iter().find(|file| file.name == called) {
-                Some(file) => self.changed(file, part, progress),
-                None => Ok(Some(failure(&part.name, "not one of the files that the manifest names"))),
+                Some(file) => changed(file, &part.name, found),
+                None => Some(failure(&part.name, "not one of the files that the manifest names")),
             }
-        });
-        let checked: Vec<Option<Finding>> = checked.collect::<Result<_>>()?;
-        let count = checked.len() as u64;
-        findings.extend(checked.into_iter().flatten());
-        Ok((count, findings))
+        }));
+        Ok((files, findings))
     }
 
     /// The name of a part in the manifest.
@@ -178,30 +181,30 @@ impl Provenance {
         self.renamed.get(&part.name).unwrap_or(&part.name)
     }
 
-    /// The finding about a file that differs from its entry in the manifest.
-    fn changed(
-        &self,
-        file: &FileEntry,
-        part: &Part,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<Option<Finding>> {
-        let problem = "not the file that the manifest describes: it was changed after it was written";
-        if part.len != file.bytes {
-            let sizes = (format!("{} bytes", file.bytes), format!("{} bytes", part.len));
-            return Ok(Some(failure(&part.name, problem).expected(sizes.0, sizes.1)));
-        }
-        let found = match self.hashes.get(&part.path) {
+    /// A part with its SHA-256, which finding the manifest may have needed already.
+    fn hashed(&self, part: &Part, progress: &(dyn Fn(u64) + Sync)) -> Result<HashedFile> {
+        match self.hashes.get(&part.path) {
             Some(known) => {
                 progress(part.len);
-                known.clone()
+                let path = part.path.display().to_string();
+                Ok(HashedFile { path, bytes: part.len, sha256: known.clone() })
             }
-            None => sha256(&part.path, progress)?,
-        };
-        let told = |finding: Finding| {
-            finding.expected(format!("SHA-256 {}", file.sha256), format!("SHA-256 {found}"))
-        };
-        Ok((found != file.sha256).then(|| told(failure(&part.name, problem))))
+            None => HashedFile::read(&part.path, progress),
+        }
     }
+}
+
+/// The finding about a file that differs from its entry in the manifest.
+fn changed(file: &FileEntry, name: &str, found: &HashedFile) -> Option<Finding> {
+    let finding = |expected: String, found: String| {
+        let problem = "not the file that the manifest describes: it was changed after it was written";
+        failure(name, problem).expected(expected, found)
+    };
+    if found.bytes != file.bytes {
+        return Some(finding(format!("{} bytes", file.bytes), format!("{} bytes", found.bytes)));
+    }
+    (found.sha256 != file.sha256)
+        .then(|| finding(format!("SHA-256 {}", file.sha256), format!("SHA-256 {}", found.sha256)))
 }
 
 /// The recipe of the preset that a GGUF names, its description, and the imatrix.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use eval::{DeltaP, EvaluatedText, Figures, Kld, ModelInfo, Perplexity};
+use eval::{DeltaP, EvaluatedText, Figures, Invocation, Kld, ModelInfo, Perplexity};
 use plan::Allocation;
 use serde::{Deserialize, Serialize};
 use tensor::Error;
@@ -28,6 +28,9 @@ pub struct Report {
     /// Vector instructions and kernel of the arithmetic: `avx512, amx`.
     #[serde(default)]
     pub compute: String,
+    /// The command, the date and the files.
+    #[serde(default)]
+    pub run: Invocation,
     /// Whether no finding is a failure.
     pub passed: bool,
     /// The outcome.

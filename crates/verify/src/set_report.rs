@@ -1,6 +1,6 @@
 //! The report of a set of artifacts. Its JSON is the document of `verify --json` for several files or a folder of GGUFs.
 
-use eval::ModelInfo;
+use eval::{Invocation, ModelInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::{Finding, Outcome, Report, Severity};
@@ -15,6 +15,9 @@ pub struct SetReport {
     pub tool: String,
     /// Vector instructions and kernel of the arithmetic: `avx512, amx`.
     pub compute: String,
+    /// The command and the date. The files are in the reports.
+    #[serde(default)]
+    pub run: Invocation,
     /// Whether no finding is a failure: of the set, or of an artifact.
     pub passed: bool,
     /// The worst outcome of the artifacts; failed, if a finding of the set is a failure.

@@ -6,6 +6,7 @@
 //! | `commands/` | one file per command: run the job, show the result |
 //! | `hub_models.rs` | models on the hub in place of folders |
 //! | `outcome.rs` | results and errors on stdout and stderr, exit codes |
+//! | `invocation.rs` | the command line and the date, for reports |
 //! | `options.rs` | names of options in errors and notes of the library |
 //! | `progress.rs`, `reports.rs`, `signals.rs` | progress bars; report files; Ctrl-C |
 //! | `memory.rs` | the table of memory estimates |
@@ -14,6 +15,7 @@ mod args;
 mod commands;
 #[cfg(feature = "hub")]
 mod hub_models;
+mod invocation;
 mod memory;
 mod options;
 mod outcome;

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use base::{Progress, Unit};
 use draft::{DraftReport, TokenRoles};
+use eval::Invocation;
 use runtime::Compute;
 use tensor::Result;
 use text::{Cut, Reader, Scored};
 
+use super::model_info::hashed_files;
 use super::rounding::corpus;
 use crate::TOOL;
 use crate::draft_model::DraftModel;
@@ -71,6 +73,10 @@ impl DraftMeasure {
             tool: TOOL.to_owned(),
             draft: opened_draft.info(),
             target: target.info(&self.target),
+            run: Invocation {
+                files: hashed_files(self.text.iter().map(PathBuf::as_path))?,
+                ..Invocation::default()
+            },
             ..measured
         })
     }

@@ -1,11 +1,12 @@
-//! The entry of a model in a report.
+//! The entries of models and files in a report.
 
 use std::path::Path;
 
-use eval::ModelInfo;
+use eval::{HashedFile, ModelInfo};
 use gemma::{Config, Inventory};
 use gguf::GgufFile;
 
+use tensor::Result;
 use verify::Artifact;
 
 /// The entry of an artifact, whose config may be broken.
@@ -24,6 +25,11 @@ pub(super) fn artifact_info(path: &Path, artifact: Artifact<'_>) -> ModelInfo {
             model_info(path, config.as_ref(), artifact, inventory.as_ref())
         }
     }
+}
+
+/// The files that were read, with their SHA-256. A pipe cannot be read a second time.
+pub(super) fn hashed_files<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<Vec<HashedFile>> {
+    paths.filter(|path| path.is_file()).map(|path| HashedFile::read(path, &|_| ())).collect()
 }
 
 /// The entry of a model in a report: over the tensors of the text model, or all tensors if these are not known.

@@ -100,6 +100,8 @@ impl Verify {
         logits: Option<OutputFile>,
         progress: &dyn Progress,
     ) -> Result<()> {
+        let of_base = against.and_then(Against::model);
+        let tokenizer = group.first().map(|(_, model)| &of_base.unwrap_or(*model).tokenizer);
         let (mut readers, mut models) = (Vec::new(), Vec::new());
         for (one, model) in group {
             self.remark(media, one, model)?;
@@ -113,7 +115,7 @@ impl Verify {
                 Err(error) => one.error = Some(error),
             }
         }
-        let base_model = against.and_then(Against::model).map(Model::runtime).transpose()?;
+        let base_model = of_base.map(Model::runtime).transpose()?;
         let base = match (against, &base_model) {
             (Some(Against::Logits(file)), _) => Some(Base::Logits(file)),
             (_, base) => base.as_ref().map(Base::Model),
@@ -137,6 +139,9 @@ impl Verify {
                 Ok(tokens) => {
                     if let Some(figures) = eval::summarise(&tokens) {
                         one.report.add(figures, tokens.len() as u64);
+                    }
+                    if let (Some(text), Some(tokenizer)) = (&mut one.report.text, tokenizer) {
+                        text.worst = eval::divergent_tokens(&tokens, sequences, tokenizer);
                     }
                 }
                 Err(error) => one.error = Some(error),

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use base::{OutputFile, Progress, Task, Unit};
-use eval::LogitsFile;
+use eval::{HashedFile, LogitsFile};
 use gemma::towers::MmprojView;
 use plan::{Format, Recipe, Shards, Thresholds};
 use runtime::Compute;
 use tensor::{Error, Fault, Result};
+use text::MediaFile;
 use verify::{
     Artifact, Expected, Finding, Outcome, Provenance, Report, SCHEMA, Severity, Skipped, Step, Structure,
 };
 
 use super::Verify;
-use super::model_info::artifact_info;
+use super::model_info::{artifact_info, hashed_files};
 use super::thresholds::{check, failed};
 use crate::TOOL;
 use crate::model::{Container, Model, ModelFile};
@@ -118,6 +119,7 @@ impl<'b> Verification<'b> {
         }
         let mut report = self.report;
         check(self.settings.thresholds, self.of_recipe, &mut report);
+        report.run.files.extend(self.settings.hashed_inputs()?);
         report.passed = !failed(&report);
         report.compared = self.against.is_some();
         report.outcome = match (report.passed, report.compared) {
@@ -237,8 +239,10 @@ impl Verify {
         }
         report.allocation = provenance.entry.as_ref().and_then(|entry| entry.allocation.clone());
         timed(report, "files", |report| {
-            let task = progress.begin("files", provenance.bytes(), Unit::Bytes);
-            let (hashed, findings) = provenance.check_files(artifact, &|done| task.advance(done))?;
+            let task = progress.begin("files", provenance.bytes(artifact), Unit::Bytes);
+            let (files, findings) = provenance.check_files(artifact, &|done| task.advance(done))?;
+            let hashed = if provenance.entry.is_some() { files.len() as u64 } else { 0 };
+            report.run.files = files;
             report.structure =
                 Some(Structure { plan: provenance.plan.clone(), hashed, ..Structure::default() });
             report.findings.extend(findings);
@@ -305,6 +309,13 @@ impl Verify {
         self.weights_step(report, verify::weights_of(artifact), progress, |_, done| {
             verify::weights_alone(artifact, self.compute.simd, done)
         })
+    }
+
+    /// The texts, images and sounds with their SHA-256.
+    pub(super) fn hashed_inputs(&self) -> Result<Vec<HashedFile>> {
+        let media = self.media.iter().map(MediaFile::path);
+        let given = self.mmproj.iter().chain(&self.texts).map(PathBuf::as_path);
+        hashed_files(given.chain(media))
     }
 
     /// Whether the text step follows.

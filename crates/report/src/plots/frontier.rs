@@ -2,11 +2,12 @@
 
 use verify::SetReport;
 
-use super::{Frame, Plot, WIDTH};
+use super::{Frame, Plot, Screen};
 use crate::number;
 use crate::scale::{Scale, round_above, round_below};
 use crate::set::{dominated, labels};
-use crate::svg::{Anchor, Svg};
+use crate::svg::Anchor;
+use crate::terms::KLD;
 
 /// The width of a character, at most, and the height of a line.
 const CHARACTER: f64 = 7.0;
@@ -30,10 +31,23 @@ pub(crate) fn frontier(set: &SetReport) -> Option<Plot> {
         [point.kld, point.kld].into_iter().chain(point.interval.into_iter().flatten()).collect::<Vec<_>>()
     };
     let positive = || points.iter().flat_map(all).filter(|kld| *kld > 0.0 && kld.is_finite());
-    let (low, high) = positive().zip(positive()).reduce(|(a, b), (c, d)| (a.min(c), b.max(d)))?;
+    let range = positive().zip(positive()).reduce(|(a, b), (c, d)| (a.min(c), b.max(d)))?;
+    let grey = if points.iter().any(|point| point.is_dominated) {
+        " Grey: another file is no larger and diverges less."
+    } else {
+        ""
+    };
+    let zeros =
+        if points.iter().any(|point| point.kld <= 0.0) { " A value of 0 is on the base line." } else { "" };
+    let caption = format!(
+        "Mean of each file with its 95 % interval, on a log scale, by the size of the file: lower and further left is better.{grey}{zeros}"
+    );
+    Some(Plot::new(title, &KLD, caption, |screen| draw(&points, range, title, screen)))
+}
+
+fn draw(points: &[Point], (low, high): (f64, f64), title: &str, screen: Screen) -> String {
     let zeros = points.iter().any(|point| point.kld <= 0.0);
-    let frame =
-        Frame { left: 64.0, top: 32.0, right: WIDTH - 24.0, bottom: if zeros { 332.0 } else { 352.0 } };
+    let frame = Frame::new(screen, screen.of(24.0, 12.0), if zeros { 332.0 } else { 352.0 });
     // Zeros have no place on a log scale: they are drawn on the base line below.
     let zero = Frame { bottom: 352.0, ..frame };
     let y = Scale::log(round_below(low / 1.05), round_above(high * 1.05), frame.bottom, frame.top);
@@ -53,21 +67,21 @@ pub(crate) fn frontier(set: &SetReport) -> Option<Plot> {
         number::significant(low),
         number::significant(high)
     );
-    let mut svg = Svg::new(WIDTH, 396.0, &label);
+    let mut svg = screen.svg(396.0, &label);
     frame.vertical(&mut svg, &y, &y.ticks(7), "nats per token");
     if zeros {
         svg.text("n", Anchor::End, [zero.left - 8.0, zero.bottom + 4.0], "0");
     }
-    zero.horizontal(&mut svg, &x, &x.ticks(8), number::tick, name);
+    zero.horizontal(&mut svg, &x, &x.ticks(screen.of(8, 4)), number::tick, name);
     let best: Vec<_> = points.iter().filter(|point| !point.is_dominated).map(place).collect();
     svg.path("k", &best);
-    for point in &points {
+    for point in points {
         let [at, _] = place(point);
         if let Some([low, high]) = point.interval.filter(|[low, high]| *low > 0.0 && high > low) {
             svg.line("a", [at, y.at(low)], [at, y.at(high)]);
         }
     }
-    for point in &points {
+    for point in points {
         let class = if point.is_dominated { "base" } else { "p" };
         let title = format!(
             "{}: {}, {}",
@@ -77,19 +91,10 @@ pub(crate) fn frontier(set: &SetReport) -> Option<Plot> {
         );
         svg.circle(class, place(point), 4.5, &title);
     }
-    for (point, (anchor, at)) in points.iter().zip(spread(&points, &zero, place)) {
+    for (point, (anchor, at)) in points.iter().zip(spread(points, &zero, place)) {
         svg.text("l", anchor, at, &point.label);
     }
-    let grey = if points.iter().any(|point| point.is_dominated) {
-        " Grey: another file is no larger and diverges less."
-    } else {
-        ""
-    };
-    let zeros = if zeros { " A value of 0 is on the base line." } else { "" };
-    let caption = format!(
-        "Mean KL divergence from the base with its 95 % interval, on a log scale, by the size of the file: lower and further left is better.{grey}{zeros}"
-    );
-    Some(Plot { title, caption, svg: Some(svg.finish()) })
+    svg.finish()
 }
 
 /// The files with a KL divergence, by size.

@@ -1,5 +1,5 @@
-//! The plots of the HTML page. Each takes its part of the report and gives a drawing, or a sentence if there is nothing
-//! to draw.
+//! The plots of the HTML page. Each takes its part of the report and gives two drawings, for a wide screen and for a
+//! phone, or a sentence if there is nothing to draw.
 
 mod along;
 mod budget;
@@ -7,6 +7,8 @@ mod bursts;
 mod delta_p;
 mod frontier;
 mod layers;
+mod letters;
+mod outliers;
 mod sizes;
 mod towers;
 
@@ -22,17 +24,67 @@ pub(super) use towers::towers;
 use super::number;
 use super::scale::Scale;
 use super::svg::{Anchor, Svg};
+use super::terms::Term;
 
-/// The width of every drawing in SVG units.
-const WIDTH: f64 = 880.0;
-
-/// A drawing with its title and caption.
+/// A plot with its title and caption.
 pub(super) struct Plot {
     pub(super) title: &'static str,
+    /// What is plotted.
+    pub(super) term: &'static Term,
     /// One or two sentences of plain text.
     pub(super) caption: String,
-    /// The drawing; `None` if the caption suffices.
-    pub(super) svg: Option<String>,
+    /// The drawings for a wide and a narrow screen; `None` if the caption suffices.
+    pub(super) drawings: Option<[String; 2]>,
+}
+
+impl Plot {
+    /// A plot that `draw` draws for each screen.
+    fn new(
+        title: &'static str,
+        term: &'static Term,
+        caption: String,
+        draw: impl Fn(Screen) -> String,
+    ) -> Plot {
+        Plot { title, term, caption, drawings: Some([draw(Screen::Wide), draw(Screen::Narrow)]) }
+    }
+
+    /// A sentence in place of a plot.
+    fn sentence(title: &'static str, term: &'static Term, caption: &str) -> Plot {
+        Plot { title, term, caption: caption.to_owned(), drawings: None }
+    }
+}
+
+/// The screen that a drawing is for. A drawing is stretched to the width of the page, so that its texts would be too
+/// small on a phone if there were only one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Screen {
+    Wide,
+    /// A phone, which has no tooltips either.
+    Narrow,
+}
+
+impl Screen {
+    /// The width of a drawing in SVG units.
+    fn width(self) -> f64 {
+        self.of(880.0, 344.0)
+    }
+
+    /// One of two values.
+    fn of<T>(self, wide: T, narrow: T) -> T {
+        match self {
+            Screen::Wide => wide,
+            Screen::Narrow => narrow,
+        }
+    }
+
+    fn is_wide(self) -> bool {
+        self == Screen::Wide
+    }
+
+    /// An empty drawing.
+    fn svg(self, height: f64, label: &str) -> Svg {
+        Svg::new(self.of("plot wide", "plot narrow"), self.width(), height, label)
+    }
 }
 
 /// The coordinates of the plot area.
@@ -44,6 +96,11 @@ struct Frame {
 }
 
 impl Frame {
+    /// A plot area below a line of text, with room for the numbers of a vertical axis and a margin on the right.
+    fn new(screen: Screen, margin: f64, bottom: f64) -> Frame {
+        Frame { left: screen.of(64.0, 54.0), top: 32.0, right: screen.width() - margin, bottom }
+    }
+
     /// Draws the vertical axis: grid lines at the ticks, their numbers, the title.
     fn vertical(&self, svg: &mut Svg, scale: &Scale, ticks: &[f64], title: &str) {
         for tick in ticks {
@@ -70,5 +127,18 @@ impl Frame {
             svg.text("n", Anchor::Middle, [x, self.bottom + 18.0], &write(*tick));
         }
         svg.text("t", Anchor::Middle, [f64::midpoint(self.left, self.right), self.bottom + 38.0], title);
+    }
+
+    /// Writes labels at these heights into the right margin, moved apart where they would lie on each other.
+    fn margin(&self, svg: &mut Svg, mut labels: Vec<(f64, &str, String)>) {
+        const LINE: f64 = 15.0;
+        labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut free = self.top;
+        for (index, (at, class, text)) in labels.iter().enumerate() {
+            let lowest = self.bottom - LINE * (labels.len() - 1 - index) as f64;
+            let y = at.min(lowest).max(free);
+            svg.text(class, Anchor::Start, [self.right + 8.0, y + 4.0], text);
+            free = y + LINE;
+        }
     }
 }

@@ -4,6 +4,7 @@ use gemma_convert::{Finding, Report, Result, SetReport, Severity};
 use report::Detail;
 
 use crate::cli::args;
+use crate::cli::invocation;
 use crate::cli::options;
 use crate::cli::outcome::{Output, tell};
 use crate::cli::progress::{self, Console};
@@ -19,6 +20,7 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         Some(set) => {
             let mut report = set.run(&console)?;
             options::in_set_report(&mut report);
+            invocation::record(&mut report.run);
             let json = serde_json::to_value(&report).expect("a report is plain data");
             let unwritten =
                 files.write(&json, || report::set_html(&report), || report::set_markdown(&report));
@@ -28,6 +30,7 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
         None => {
             let mut report = job.run(&console)?;
             options::in_report(&mut report);
+            invocation::record(&mut report.run);
             let json = serde_json::to_value(&report).expect("a report is plain data");
             let unwritten = files.write(&json, || report::html(&report), || report::markdown(&report));
             annotate(of_artifact(&report));
