@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Converts a model and verifies the outputs. Two steps of action.yml, which sets MODEL, RECIPE, TEXT, MAX_KLD,
+# CONVERT_OPTIONS and VERIFY_OPTIONS (its inputs), OUT and REPORTS (folders).
+#   quality.sh key   fetches the model, and prints what decides the bytes of the outputs, as outputs of the step
+#   quality.sh run   converts what OUT has not, verifies all of OUT, and fails if an output is not good
+# no -u: in the bash of macOS an empty array is unset
+set -eo pipefail
+
+# the words of texts
+read -r -d '' -a recipes <<<"${RECIPE?}" || true
+read -r -d '' -a convert_options <<<"${CONVERT_OPTIONS?}" || true
+read -r -d '' -a verify_options <<<"${VERIFY_OPTIONS?}" || true
+
+digest() { if command -v sha256sum >/dev/null; then sha256sum; else shasum --algorithm 256; fi | cut -c1-64; }
+
+# The commit of a model on the hub, or the digest of a folder.
+identity() {
+  if [ -d "${MODEL?}" ]; then
+    cat "$MODEL"/*.json "$MODEL"/*.safetensors | digest
+    return
+  fi
+  local id=${MODEL#hf://} revision=main
+  if [[ $id == *@* ]]; then revision=${id#*@} id=${id%%@*}; fi
+  gemma-convert inspect "$MODEL" --quiet >/dev/null
+  local cache=${HF_HUB_CACHE:-${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}/hub}
+  # a commit has no file there, and is itself what is asked for
+  cat "$cache/models--${id/\//--}/refs/$revision" 2>/dev/null || printf '%s' "$revision"
+}
+
+key() {
+  local model version
+  model=$(identity)
+  version=$(gemma-convert --version)
+  {
+    # of the version the line with the commit, without what the processor has
+    printf '%s\n' "${version%%$'\n'*}" "$model" "$RECIPE" "$CONVERT_OPTIONS"
+    # recipes, texts, importance matrices
+    for word in "${recipes[@]}" "${convert_options[@]}"; do
+      if [ -f "$word" ]; then digest <"$word"; fi
+    done
+  } | digest | sed 's/^/key=gemma-convert-/'
+  printf 'name=gemma-convert-%s\n' "$(printf '%s' "${recipes[*]}" | tr -c 'A-Za-z0-9._-' -)"
+}
+
+# report NAME ARTIFACT OPTION…
+report() {
+  local name=$1
+  shift
+  gemma-convert verify "$@" --against "$MODEL" --quiet --markdown "$GITHUB_STEP_SUMMARY" \
+    --report-json "$REPORTS/$name.json" --html "$REPORTS/$name.html" || status=$?
+}
+
+run() {
+  local options=() status=0 verified=0
+  for recipe in "${recipes[@]}"; do options+=(--recipe "$recipe"); done
+  gemma-convert convert "$MODEL" "${options[@]}" "${convert_options[@]}" -o "$OUT" --skip-existing
+  mkdir -p "$REPORTS"
+  local predictions=("${verify_options[@]}")
+  if [ -n "$TEXT" ]; then predictions+=(--text "$TEXT"); fi
+  if [ -n "$MAX_KLD" ]; then predictions+=(--max-kld "$MAX_KLD"); fi
+  for file in "$OUT"/*.gguf; do
+    local name=${file##*/}
+    case "$name" in
+      # of a split, the first part stands for all; towers have no predictions, and none of their options
+      '*.gguf') continue ;;
+      *-00001-of-[0-9]*.gguf) report "${name%.gguf}" "$file" "${predictions[@]}" ;;
+      *-of-[0-9]*.gguf) continue ;;
+      mmproj-*) report "${name%.gguf}" "$file" ;;
+      *) report "${name%.gguf}" "$file" "${predictions[@]}" ;;
+    esac
+    verified=$((verified + 1))
+  done
+  if [ -f "$OUT/config.json" ]; then
+    report safetensors "$OUT" "${predictions[@]}"
+    verified=$((verified + 1))
+  fi
+  if [ "$verified" = 0 ]; then
+    echo "::error::$OUT holds no output to verify"
+    exit 1
+  fi
+  return "$status"
+}
+
+case "$1" in key | run) "$1" ;; esac
