@@ -62,7 +62,7 @@ macro_rules! pages {
 
 // name: page, the least number of commands that it has
 pages! {
-    readme: "README.md", 11;
+    readme: "README.md", 12;
     budget: "docs/budget.md", 5;
     calibration: "docs/calibration.md", 1;
     choosing_a_type: "docs/choosing-a-type.md", 2;
@@ -78,10 +78,11 @@ pages! {
     mmproj: "docs/mmproj.md", 11;
     offload: "docs/offload.md", 5;
     ollama: "docs/ollama.md", 6;
+    release: "docs/release.md", 4;
     plan: "docs/plan.md", 1;
     qat: "docs/qat.md", 3;
     safetensors: "docs/safetensors.md", 4;
-    verify: "docs/verify.md", 14;
+    verify: "docs/verify.md", 18;
     recipes: "recipes/README.md", 2;
     sfp8_safetensors: "formats/sfp8-safetensors.md", 2;
 }

@@ -49,6 +49,12 @@ impl Place {
         self.home.path().join(name)
     }
 
+    /// The size of the largest file in the cache.
+    fn largest_blob(&self) -> Option<u64> {
+        let blobs = self.home.path().join("hf/hub/models--google--gemma-4-E2B-it/blobs");
+        fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).max()
+    }
+
     fn part(&self) -> Option<std::path::PathBuf> {
         let blobs = self.home.path().join("hf/hub/models--google--gemma-4-E2B-it/blobs");
         let entries = fs::read_dir(blobs).into_iter().flatten().map(|entry| entry.unwrap().path());
@@ -99,7 +105,6 @@ fn an_id_converts_to_the_bytes_of_the_folder() {
 fn every_command_takes_an_id() {
     let place = Place::new();
     place.run(&["inspect", ID]).good();
-    place.run(&["plan", ID, "--type", "q4_0"]).good();
     place.run(&["types", ID]).good();
     place.run(&["generate", ID, "-p", "The", "-n", "1"]).good();
     place.run(&["convert", ID, "--type", "q8_0", "-o", "out"]).good();
@@ -107,7 +112,87 @@ fn every_command_takes_an_id() {
     let json = place.run(&["plan", ID, "--type", "q4_0", "--json", "-q"]).good();
     assert!(json.stderr.is_empty(), "{}", json.stderr);
     json.json();
-    assert_eq!(place.hub.seen_of(Side::Cdn, "").len(), 2, "weights and tokenizer, once");
+    let whole = place.hub.seen_of(Side::Cdn, "").into_iter().filter(|seen| seen.range.is_none()).count();
+    assert_eq!(whole, 2, "weights and tokenizer, once");
+}
+
+/// The outputs and the manifest of `--stream` are those of a download; the cache gets no weights.
+#[test]
+fn a_stream_converts_to_the_same_bytes() {
+    let args = |out| ["convert", ID, "--type", "q8_0", "--mmproj", "bf16", "-o", out];
+    let usual = Place::new();
+    usual.run(&args("out")).good();
+    for fault in [None, Some(HubFault::Cut(5_000_000)), Some(HubFault::status(503)), Some(HubFault::Expired)]
+    {
+        let place = Place::new();
+        if let Some(fault) = fault.clone() {
+            // the first answer of the CDN is the header, which ends before the fault
+            let (side, times) =
+                if matches!(fault, HubFault::Cut(_)) { (Side::Cdn, 2) } else { (Side::Hub, 1) };
+            place.hub.plant(side, WEIGHTS, times, fault);
+        }
+        place.run(&[&args("out")[..], &["--stream"]].concat()).good();
+        let [whole, streamed] = [&usual, &place].map(|place| made(&place.out("out")).1);
+        for key in ["inputs", "outputs", "plan_sha256", "settings"] {
+            assert_eq!(whole[key], streamed[key], "{fault:?}");
+        }
+        for name in ["model-q8_0.gguf", "mmproj-bf16.gguf"] {
+            assert!(
+                fs::read(usual.out("out").join(name)).unwrap()
+                    == fs::read(place.out("out").join(name)).unwrap()
+            );
+        }
+        assert_eq!(
+            place.largest_blob(),
+            Some(fs::metadata(fixture("e2b").join("tokenizer.json")).unwrap().len())
+        );
+    }
+    // weights of the cache are read there
+    usual.hub.forget();
+    usual.run(&[&args("again")[..], &["--stream"]].concat()).good();
+    assert!(usual.hub.seen_of(Side::Cdn, "").is_empty());
+}
+
+/// A wrong byte never becomes a file, and what cannot be streamed is refused before anything is asked for.
+#[test]
+fn a_stream_is_verified_and_refused_where_it_is_not_enough() {
+    let place = Place::new();
+    let convert = |more: &[&str]| place.run(&[&["convert", ID, "--stream", "-o", "out"], more].concat());
+    for more in [&["--recipe", "q4_0-calibrated", "--text", "calib.txt"][..], &["--recipe", "q4_0-qat"]] {
+        assert!(convert(more).refusal(2).contains("more than once"));
+    }
+    assert!(place.hub.seen().is_empty());
+    assert!(convert(&["--recipe", "sfp8"]).refusal(2).contains("more than once"));
+    let folder = fixture("e2b");
+    let local = place.run(&["convert", folder.to_str().unwrap(), "--stream", "--type", "q8_0", "-o", "out"]);
+    assert!(local.refusal(2).contains("--stream"));
+    for at in [100, 9_000_000, fs::metadata(folder.join(WEIGHTS)).unwrap().len() as usize - 1] {
+        let place = Place::new();
+        place.run(&["inspect", ID]).good();
+        place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, HubFault::Flip(at));
+        place.run(&["convert", ID, "--stream", "--type", "q8_0", "-o", "out"]).refusal(3);
+        assert!(support::names(&place.out("out")).is_empty(), "{at}");
+    }
+}
+
+/// A plan by headers alone is the plan of the whole model.
+#[test]
+fn a_plan_downloads_no_weights() {
+    let place = Place::new();
+    let plan = |args: &[&str]| place.run(&[&["plan", ID, "--json"], args].concat()).good();
+    let by_headers = plan(&["--type", "q4_0", "--mmproj", "bf16"]);
+    assert!(by_headers.stderr.contains("only the headers were downloaded"), "{}", by_headers.stderr);
+    place.run(&["inspect", ID, "--tensors"]).good();
+    let bytes = |seen: &testkit::hub::Seen| seen.range.clone().unwrap_or_default();
+    let ranges: Vec<_> = place.hub.seen_of(Side::Cdn, "").iter().map(bytes).collect();
+    assert_eq!(ranges.iter().filter(|range| *range == "bytes=0-262143").count(), 2, "{ranges:?}");
+    assert!(ranges.len() == 3, "two headers and the tokenizer: {ranges:?}");
+
+    // a recipe that samples weights has them downloaded, and then they are used
+    let sampled = plan(&["--type", "q4_0", "--set", "types.lattice=auto"]);
+    assert!(!sampled.stderr.contains("only the headers"), "{}", sampled.stderr);
+    let whole = plan(&["--type", "q4_0", "--mmproj", "bf16"]);
+    assert_eq!(by_headers.json(), whole.json());
 }
 
 #[test]

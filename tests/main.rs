@@ -44,6 +44,8 @@ mod pack_ollama;
 mod plans;
 mod protocol;
 mod qat;
+#[cfg(feature = "hub")]
+mod release;
 mod report_files;
 mod report_page;
 mod runtime;
@@ -61,3 +63,4 @@ mod verify;
 mod verify_bytes;
 mod verify_media;
 mod verify_safetensors;
+mod verify_set;

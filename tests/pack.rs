@@ -173,13 +173,34 @@ fn a_folder_with_a_choice_is_refused() {
     fs::copy(files.text(), files.home().join("other.gguf")).unwrap();
     let refused = pack(&[files.home()], "tiny", &files.store(), &[]);
     let said = refused.refusal(2);
-    for word in ["more than one text model", "gemma-Q4_0.gguf", "other.gguf", "Name the files"] {
+    for word in ["more than one text model", "gemma-Q4_0.gguf", "other.gguf", "name the files"] {
         assert!(said.contains(word), "{said}");
     }
+    assert!(pack(&[files.home()], "tiny:q8_0", &files.store(), &[]).refusal(2).contains("NAME:q4_0"));
     let empty = tempfile::tempdir().unwrap();
     assert!(pack(&[empty.path()], "tiny", &files.store(), &[]).refusal(3).contains("no text model"));
     assert!(pack(&[&files.text()], "a/b/c/d", &files.store(), &[]).refusal(2).contains("host"));
     assert!(!files.store().exists());
+}
+
+/// The tag chooses the text model of a release, and its type the projector.
+#[test]
+fn the_tag_chooses_among_the_files_of_a_folder() {
+    let files = Files::new();
+    fs::copy(files.text(), files.home().join("gemma-BF16.gguf")).unwrap();
+    fs::copy(files.projector(), files.home().join("mmproj-q8_0.gguf")).unwrap();
+    pack(&[files.home()], "tiny:q4_0", &files.store(), &[]).good();
+    let manifest = json(&files.manifest("tiny:q4_0"));
+    let from: Vec<_> =
+        manifest["layers"].as_array().unwrap().iter().filter_map(|layer| layer["from"].as_str()).collect();
+    assert_eq!(from, ["mmproj-q8_0.gguf", "draft-q8_0.gguf"]);
+    // named files are a choice of the user
+    let (text, other) = (files.text(), files.home().join("gemma-BF16.gguf"));
+    assert!(
+        pack(&[&text, &other], "tiny:q4_0", &files.store(), &[])
+            .refusal(2)
+            .contains("more than one text model")
+    );
 }
 
 /// A change that makes a file unfit, and a word of the error.

@@ -18,6 +18,8 @@ use crate::support::{run, sha256};
 
 /// A tiny model is loaded in a second; a busy machine may take many times that.
 const DEADLINE: Duration = Duration::from_secs(180);
+/// A line of the log may come this long after the answer that it is about.
+const LOG_DEADLINE: Duration = Duration::from_secs(20);
 /// After this prompt the tiny e2b never has two tokens so near each other that another rounding would change the text.
 const PROMPT: &str = "In 1912 the";
 /// An image of 78 soft tokens.
@@ -159,6 +161,11 @@ fn a_running_server_runs_what_is_packed() {
         let theirs = server.generate(name, 24);
         assert_eq!(theirs["response"], ours["text"], "{name}");
         assert_eq!(theirs["eval_count"], 24, "{name}");
+    }
+    // the server writes its log after the answer
+    let begin = Instant::now();
+    while accepted(&server.said()) == 0 && begin.elapsed() < LOG_DEADLINE {
+        sleep(Duration::from_millis(50));
     }
     let said = server.said();
     assert!(said.contains("speculative implementation 'draft-mtp'"), "the draft is not loaded: {said}");

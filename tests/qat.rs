@@ -44,7 +44,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// A copy of the fixture, with the matrices whose name passes on a lattice.
-fn qat(scale: DType, of: impl Fn(&str) -> bool) -> Folder {
+pub(crate) fn qat(scale: DType, of: impl Fn(&str) -> bool) -> Folder {
     let folder = Folder::of("e2b");
     let mut random = SplitMix64(1);
     folder.reweigh(|weights| {

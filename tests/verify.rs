@@ -190,7 +190,8 @@ fn the_fast_kernel_does_not_diverge_from_the_reference() {
         let sequences = [text::Sequence { tokens, scored: (1..256).collect(), ..Default::default() }];
         let soft_tokens = eval::SoftTokens::default();
         let options = eval::EvalOptions { memory: 1 << 30, soft_tokens, logits: None, progress: &|_| {} };
-        let tokens = eval::evaluate(&tiles, Some(eval::Base::Model(&plain)), &sequences, options).unwrap();
+        let base = Some(eval::Base::Model(&plain));
+        let tokens = eval::evaluate(&[&tiles], base, &sequences, options).unwrap().remove(0).unwrap();
         let mean = tokens.iter().map(|token| token.against.unwrap().kld).sum::<f64>() / tokens.len() as f64;
         assert!(mean.abs() < 1e-7, "{name}: {mean}");
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Converts a model and verifies the outputs. Two steps of action.yml, which sets MODEL, RECIPE, TEXT, MAX_KLD,
 # CONVERT_OPTIONS and VERIFY_OPTIONS (its inputs), OUT and REPORTS (folders).
-#   quality.sh key   fetches the model, and prints what decides the bytes of the outputs, as outputs of the step
+#   quality.sh key   prints a digest of what decides the bytes of the outputs, as an output of the step
 #   quality.sh run   converts what OUT has not, verifies all of OUT, and fails if an output is not good
 # no -u: in the bash of macOS an empty array is unset
 set -eo pipefail
@@ -21,6 +21,7 @@ identity() {
   fi
   local id=${MODEL#hf://} revision=main
   if [[ $id == *@* ]]; then revision=${id#*@} id=${id%%@*}; fi
+  # headers alone; the cache then knows the commit
   gemma-convert inspect "$MODEL" --quiet >/dev/null
   local cache=${HF_HUB_CACHE:-${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}/hub}
   # a commit has no file there, and is itself what is asked for

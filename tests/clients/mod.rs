@@ -6,7 +6,7 @@ mod hub;
 pub(crate) mod images;
 mod merged;
 mod runtimes;
-mod server;
+pub(crate) mod server;
 
 use std::process::Command;
 

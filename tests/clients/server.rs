@@ -18,7 +18,7 @@ use crate::support::{convert, fixture, run};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A server on this machine. It ends with this.
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
     port: u16,
     log: std::path::PathBuf,
@@ -33,11 +33,22 @@ impl Drop for Server {
 
 impl Server {
     pub(super) fn start(oracle: &Oracle, model: &Path, more: &[&str], log: &Path) -> Server {
+        let args = [&["-m", model.to_str().unwrap()], more].concat();
+        Server::start_with(oracle, &args, &[], log)
+    }
+
+    /// Starts with these arguments, which name a model, and these variables of the environment.
+    pub(crate) fn start_with(
+        oracle: &Oracle,
+        args: &[&str],
+        environment: &[(&str, String)],
+        log: &Path,
+    ) -> Server {
         // free a moment ago; another process may take it, which the server then says
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut tool = oracle.runner("llama-server");
-        tool.arg("-m").arg(model).args(["-c", "512", "-t", "1", "-np", "1", "--host", "127.0.0.1"]);
-        tool.args(["--port", &port.to_string()]).args(more);
+        tool.args(args).args(["-c", "512", "-t", "1", "-np", "1", "--host", "127.0.0.1"]);
+        tool.args(["--port", &port.to_string()]).envs(environment.iter().map(|(name, value)| (name, value)));
         let out = File::create(log).unwrap();
         tool.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         let mut server = Server { child: tool.spawn().unwrap(), port, log: log.to_owned() };
@@ -70,7 +81,7 @@ impl Server {
         Some((head.split_whitespace().nth(1)?.parse().ok()?, body.to_owned()))
     }
 
-    fn complete(&self, prompt: &str, tokens: usize) -> Value {
+    pub(crate) fn complete(&self, prompt: &str, tokens: usize) -> Value {
         let body = json!({ "prompt": prompt, "n_predict": tokens, "temperature": 0, "return_tokens": true });
         self.post("/completion", &body)
     }

@@ -44,6 +44,7 @@ struct MemoryPlan {
 pub fn all() -> Vec<(&'static str, String)> {
     vec![
         ("report.json", text(of::<verify::Report>(generator(), "verify --json, verify --report-json"))),
+        ("set-report.json", text(of::<verify::SetReport>(generator(), "verify --json of several artifacts"))),
         ("manifest.json", text(of::<Manifest>(generator(), "manifest.json, NAME.manifest.json"))),
         ("plan.json", text(plan_document())),
         ("ollama.json", text(of::<pack::ollama::OllamaPacked>(generator(), "pack ollama --json"))),

@@ -43,9 +43,11 @@ mod reencode;
 mod repack_counts;
 mod run;
 mod schedule;
+mod streamed;
 
 pub use grid_survey::survey_grid;
 pub use manifest::file_entry;
 pub use preflight::{check, finished};
 pub use reencode::{Buffers, Encoding, Scales, Steps};
-pub use run::{Finished, Options, run};
+pub use run::{Finished, Options, run, run_streamed};
+pub use streamed::StreamedFiles;

@@ -19,6 +19,7 @@ use crate::hashed_output::{HashedOutput, locked};
 use crate::repack_counts;
 use crate::run::Options;
 use crate::schedule::{Block, ScaleTo, TensorRows, Use, Wanted, Work};
+use crate::streamed::{StreamedFiles, check_header};
 
 /// Bytes of output between two flushes, so that the disk works while the processors do.
 const FLUSH_BYTES: u64 = 64 << 20;
@@ -26,6 +27,8 @@ const FLUSH_BYTES: u64 = 64 << 20;
 /// The state that the workers share.
 struct Pass<'a> {
     checkpoint: &'a Checkpoint,
+    /// The files of the checkpoint have headers only.
+    is_streamed: bool,
     work: &'a Work<'a>,
     simd: Simd,
     targets: &'a [HashedOutput],
@@ -39,10 +42,22 @@ struct Pass<'a> {
 }
 
 /// The input. Blocks are taken, read and hashed sequentially.
-struct Input<I> {
+struct Input<'s, I> {
     blocks: I,
     taken: usize,
     hashes: Vec<Sha256>,
+    /// The source of the bytes, if they are not in the checkpoint's files.
+    stream: Option<&'s mut dyn StreamedFiles>,
+}
+
+impl<I> Input<'_, I> {
+    fn read(&mut self, checkpoint: &Checkpoint, block: &Block, bytes: &mut [u8]) -> Result<()> {
+        let Some(stream) = &mut self.stream else {
+            return checkpoint.read_at(block.file, block.offset, bytes);
+        };
+        stream.read(&checkpoint.shards()[block.file].name, block.offset, bytes)?;
+        check_header(checkpoint, block.file, block.offset, bytes)
+    }
 }
 
 /// The results of a pass.
@@ -54,9 +69,9 @@ pub(crate) struct Passed {
     pub(crate) repacked: Vec<Vec<RepackedTensor>>,
 }
 
-/// Reads the checkpoint once and writes every tensor of the plan that comes from it.
+/// Reads the checkpoint once, or the stream of its files, and writes every tensor of the plan that comes from it.
 pub(crate) fn convert(
-    checkpoint: &Checkpoint,
+    (checkpoint, stream): (&Checkpoint, Option<&mut dyn StreamedFiles>),
     plan: &Plan,
     options: &Options,
     targets: &[HashedOutput],
@@ -65,6 +80,7 @@ pub(crate) fn convert(
     let work = Work::new(plan, options.importance.as_deref(), &options.rounded)?;
     let pass = Pass {
         checkpoint,
+        is_streamed: stream.is_some(),
         work: &work,
         simd: options.simd,
         targets,
@@ -74,8 +90,12 @@ pub(crate) fn convert(
         failure: Mutex::new(None),
         large: Mutex::default(),
     };
-    let input =
-        Mutex::new(Input { blocks: work.blocks(), taken: 0, hashes: vec![Sha256::new(); plan.inputs.len()] });
+    let input = Mutex::new(Input {
+        blocks: work.blocks(),
+        taken: 0,
+        hashes: vec![Sha256::new(); plan.inputs.len()],
+        stream,
+    });
     let ended = (Mutex::new(false), Condvar::new());
     let digests = std::thread::scope(|threads| {
         if options.sync {
@@ -110,7 +130,7 @@ pub(crate) fn convert(
 
 impl Pass<'_> {
     /// Processes blocks until there are none left.
-    fn worker(&self, input: &Mutex<Input<impl Iterator<Item = Block>>>) {
+    fn worker(&self, input: &Mutex<Input<'_, impl Iterator<Item = Block> + Send>>) {
         let mut bytes = Vec::new();
         let (mut loaded, mut scratch) = (Loaded::default(), Scratch::default());
         while !self.stop.load(Ordering::Relaxed) {
@@ -119,7 +139,7 @@ impl Pass<'_> {
             let number = source.taken;
             source.taken += 1;
             bytes.resize(block.bytes, 0);
-            let read = self.checkpoint.read_at(block.file, block.offset, &mut bytes);
+            let read = source.read(self.checkpoint, &block, &mut bytes);
             // in order, because the lock is held
             source.hashes[block.file].update(&bytes);
             drop(source);
@@ -209,6 +229,10 @@ impl Pass<'_> {
     fn describe(&self, wanted: &Wanted, flaw: Flaw) -> Error {
         match flaw {
             Flaw::Of(error) => self.within(wanted, error),
+            Flaw::NotFinite if self.is_streamed => self.within(
+                wanted,
+                Error::malformed(format!("tensor {}", wanted.stored.tensor), "a value is not finite"),
+            ),
             Flaw::NotFinite => {
                 let read = |piece: &StoredPiece, at, out: &mut [u8]| {
                     self.checkpoint.read_at(piece.file, piece.offset + at, out)

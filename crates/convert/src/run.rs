@@ -18,6 +18,7 @@ use crate::hashed_output::HashedOutput;
 use crate::manifest;
 use crate::pipeline::{Passed, convert};
 use crate::preflight::{check, outputs, vacant};
+use crate::streamed::{self, StreamedFiles};
 use crate::{digests, repack_counts};
 
 /// Options of a run.
@@ -77,6 +78,30 @@ pub fn run(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Finished> {
+    run_from((checkpoint, None), plan, options, progress)
+}
+
+/// As [`run`], of a checkpoint whose files come in order and are not on the disk.
+///
+/// # Errors
+/// Those of [`run`] and of the stream; `Recipe` for a plan that reads a part of the weights twice.
+pub fn run_streamed(
+    checkpoint: &Checkpoint,
+    stream: &mut dyn StreamedFiles,
+    plan: &Plan,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Finished> {
+    streamed::check(plan)?;
+    run_from((checkpoint, Some(stream)), plan, options, progress)
+}
+
+fn run_from(
+    (checkpoint, mut stream): (&Checkpoint, Option<&mut dyn StreamedFiles>),
+    plan: &Plan,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Finished> {
     check(checkpoint, plan, options)?;
     let outputs = outputs(plan);
     let mut targets = Vec::with_capacity(outputs.len());
@@ -100,13 +125,15 @@ pub fn run(
         let names: Vec<_> = plan.artifacts.iter().map(|artifact| artifact.recipe.as_str()).collect();
         let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
         let task = progress.begin(&names.join(", "), bytes, Unit::Bytes);
-        let passed = convert(checkpoint, plan, options, &targets, &*task);
+        let stream = stream.as_mut().map(|stream| &mut **stream as &mut dyn StreamedFiles);
+        let passed = convert((checkpoint, stream), plan, options, &targets, &*task);
         (passed, companions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let Passed { mut inputs, mut digests, repacked } = passed?;
     inputs.extend(companions?);
     digests::fill_in(plan, &options.rounded, &targets, &mut digests)?;
     checkpoint.check_unchanged()?;
+    stream.map_or(Ok(()), StreamedFiles::finish)?;
     if options.sync {
         targets.iter().try_for_each(HashedOutput::flush)?;
     }

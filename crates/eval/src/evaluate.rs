@@ -1,11 +1,14 @@
-//! Evaluation of two models on one text. Each weight is read once, and logits are not stored.
+//! Evaluation of artifacts and their base on one text. Each weight is read once, and logits are not stored.
 //!
 //! As many sequences as fit in memory pass layer i, batch by batch, before layer i + 1. Between layers only their
-//! hidden states are kept. Then the heads of both models are multiplied in slices of the vocabulary, and [`Row`]
-//! accumulates the results.
+//! hidden states are kept. Then the heads of all models are multiplied in slices of the vocabulary, and [`Row`]
+//! accumulates the results of each artifact.
+
+use std::ops::Range;
 
 use gemma::Config;
 use ndarray::s;
+use quant::Simd;
 use rayon::prelude::*;
 use runtime::{Batch, Matrix, Model, RowMajor, activation_bytes_per_token};
 use tensor::{Error, Result};
@@ -21,7 +24,7 @@ const PIECE: usize = 8192;
 /// Scored positions computed together if whole rows are written to a file.
 const WHOLE_ROWS: usize = 64;
 
-/// The base that the artifact is compared with.
+/// The base that the artifacts are compared with.
 pub enum Base<'a> {
     /// A model, which reads the same text.
     Model(&'a Model<'a>),
@@ -32,7 +35,7 @@ pub enum Base<'a> {
 /// Soft tokens of the images and sounds in a text, `[soft tokens, hidden]`, by the number of the file.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SoftTokens<'a> {
-    /// Those that the artifact reads.
+    /// Those that the artifacts read.
     pub artifact: &'a [Matrix],
     /// Those that the base reads, if it is a model.
     pub base: &'a [Matrix],
@@ -44,7 +47,7 @@ pub struct EvalOptions<'a> {
     pub memory: u64,
     /// Soft tokens of the sequences; empty for text alone.
     pub soft_tokens: SoftTokens<'a>,
-    /// Writer for the logits of the base, or of the artifact if there is no base.
+    /// Writer for the logits of the base, or of the first artifact if the base is not a model.
     pub logits: Option<&'a mut LogitsWriter>,
     /// Gets progress steps, whose sum is [`work`].
     pub progress: &'a (dyn Fn(u64) + Sync),
@@ -56,43 +59,58 @@ pub fn work(configs: &[&Config], sequences: &[Sequence]) -> u64 {
     configs.iter().map(|config| (config.layers() + 1) as u64 * tokens as u64).sum()
 }
 
-/// The predictions of the scored tokens of each sequence by the artifact, and by the base if there is one, in order.
+/// The predictions of the scored tokens of each sequence by each artifact, and by the base if there is one, in order. The base
+/// reads the text once for all artifacts. An artifact that cannot be read has an error in its place, and the others are evaluated.
+///
+/// An artifact has the same bits in any company, unless the text takes more memory than there is: more models leave room for
+/// fewer sequences at a time, and products are rounded differently where other rows are beside them.
 ///
 /// # Errors
-/// The errors of the models and files; `Malformed` for vocabularies of different sizes.
+/// The errors of the base and of the file of logits. Those of an artifact, in its place: of the model; `Malformed` for a
+/// vocabulary of another size than the base's.
 pub fn evaluate(
-    artifact: &Model<'_>,
+    artifacts: &[&Model<'_>],
     base: Option<Base<'_>>,
     sequences: &[Sequence],
     mut options: EvalOptions<'_>,
-) -> Result<Vec<Token>> {
-    let vocab = artifact.config().vocab;
-    let base_vocab = match &base {
-        Some(Base::Model(model)) => model.config().vocab,
-        Some(Base::Logits(file)) => file.vocab() as u64,
-        None => vocab,
+) -> Result<Vec<Result<Vec<Token>>>> {
+    let Some(first) = artifacts.first() else { return Ok(Vec::new()) };
+    let (base_model, vocab) = match &base {
+        Some(Base::Model(model)) => (Some(*model), model.config().vocab),
+        Some(Base::Logits(file)) => (None, file.vocab() as u64),
+        None => (None, first.config().vocab),
     };
-    if base_vocab != vocab {
-        return Err(Error::malformed("vocabulary", "the two models do not have the same")
-            .expected(format!("{base_vocab} tokens"), vocab));
-    }
-    let (models, soft_tokens): (Vec<&Model<'_>>, _) = match &base {
-        Some(Base::Model(model)) => {
-            (vec![artifact, model], vec![options.soft_tokens.artifact, options.soft_tokens.base])
-        }
-        _ => (vec![artifact], vec![options.soft_tokens.artifact]),
-    };
-    let mut tokens = Vec::new();
+    let mut results: Vec<Result<Vec<Token>>> =
+        artifacts.iter().map(|artifact| same_vocabulary(artifact, vocab).map(|()| Vec::new())).collect();
+    let models: Vec<_> = artifacts.iter().copied().chain(base_model).collect();
+    let mut row = 0;
     for group in stream::groups(sequences, tokens_that_fit(&models, options.memory)) {
         let members = &sequences[group.clone()];
-        let states = models
-            .iter()
-            .zip(&soft_tokens)
-            .map(|(model, soft_tokens)| predictions(model, members, soft_tokens, options.progress))
-            .collect::<Result<Vec<_>>>()?;
-        score(&models, &states, base.as_ref(), group.start, members, &mut options, &mut tokens)?;
+        let mut readings = Vec::new();
+        for (model, tokens) in artifacts.iter().zip(&mut results).filter(|(_, tokens)| tokens.is_ok()) {
+            match predictions(model, members, options.soft_tokens.artifact, options.progress) {
+                Ok(states) => readings.push(Reading { model, states, tokens }),
+                Err(error) => *tokens = Err(error),
+            }
+        }
+        if readings.is_empty() {
+            break;
+        }
+        let of_base =
+            base_model.map(|model| predictions(model, members, options.soft_tokens.base, options.progress));
+        let scored = Scored::new(group.start, row, members);
+        row += scored.targets.len();
+        scored.score(vocab as usize, &mut readings, (base.as_ref(), of_base.transpose()?), &mut options)?;
     }
-    Ok(tokens)
+    Ok(results)
+}
+
+fn same_vocabulary(artifact: &Model<'_>, vocab: u64) -> Result<()> {
+    if artifact.config().vocab == vocab {
+        return Ok(());
+    }
+    Err(Error::malformed("vocabulary", "the two models do not have the same")
+        .expected(format!("{vocab} tokens"), artifact.config().vocab))
 }
 
 /// The number of tokens whose hidden states fit in memory, for the model that needs most.
@@ -164,63 +182,127 @@ fn predictors(batch: &Batch, sequences: &[Sequence]) -> Vec<usize> {
     members.flat_map(|(rows, s)| s.scored.iter().map(move |&position| rows.start + position - 1)).collect()
 }
 
-/// Multiplies the heads and appends the scored tokens of these sequences to `tokens`. `first` is the index of the first
-/// sequence.
-fn score(
-    models: &[&Model<'_>],
-    states: &[Matrix],
-    base: Option<&Base<'_>>,
-    first: usize,
-    sequences: &[Sequence],
-    options: &mut EvalOptions<'_>,
-    tokens: &mut Vec<Token>,
-) -> Result<()> {
-    let targets: Vec<(usize, u32)> = sequences
-        .iter()
-        .enumerate()
-        .flat_map(|(number, s)| s.scored.iter().map(move |&position| (first + number, s.tokens[position])))
-        .collect();
-    let (vocab, simd) = (models[0].config().vocab as usize, models[0].compute().simd);
-    let (rows, piece) = if options.logits.is_some() { (WHOLE_ROWS, vocab) } else { (ROWS, PIECE) };
-    let all: usize = sequences.iter().map(|s| s.tokens.len()).sum();
-    for start in (0..targets.len()).step_by(rows) {
-        let span = start..(start + rows).min(targets.len());
-        let stored_row = tokens.len();
-        let mut sums: Vec<Row> = targets[span.clone()].iter().map(|&(_, target)| Row::new(target)).collect();
-        let parts: Vec<Matrix> =
-            states.iter().map(|state| state.slice(s![span.clone(), ..]).to_owned()).collect();
-        for from in (0..vocab).step_by(piece) {
-            let range = from..(from + piece).min(vocab);
-            let logits = models
-                .iter()
-                .zip(&parts)
-                .map(|(model, part)| model.logits(part, range.start as u64..range.end as u64))
-                .collect::<Result<Vec<_>>>()?;
-            let base_logits = logits.get(1);
-            sums.par_iter_mut().enumerate().try_for_each_init(Vec::new, |bytes, (row, sums)| {
-                let artifact = logits[0].row_values(row);
-                if let Some(Base::Logits(file)) = base {
-                    let mut stored = vec![0.0; range.len()];
-                    file.read(stored_row + row, range.start, bytes, &mut stored)?;
-                    sums.take_stored(simd, range.start, artifact, &mut stored);
-                } else {
-                    sums.take(simd, range.start, artifact, base_logits.map(|logits| logits.row_values(row)));
-                }
-                Ok(())
-            })?;
-            if let (Some(writer), Some(logits)) = (&mut options.logits, logits.last()) {
-                (0..logits.nrows()).try_for_each(|row| writer.write(logits.row_values(row)))?;
-            }
-        }
-        for (sums, &(document, _)) in sums.iter().zip(&targets[span.clone()]) {
-            tokens.push(match base {
-                None => sums.finish(document),
-                Some(Base::Model(_)) => sums.finish_against(document),
-                Some(Base::Logits(_)) => sums.finish_against_stored(document),
-            });
-        }
-        let done = |rows: usize| (rows * all / targets.len()) as u64;
-        (options.progress)((done(span.end) - done(span.start)) * models.len() as u64);
+/// An artifact with its normalised final hidden states of a group of sequences, one row per scored token.
+struct Reading<'r> {
+    model: &'r Model<'r>,
+    states: Matrix,
+    tokens: &'r mut Result<Vec<Token>>,
+}
+
+/// The scored tokens of a group of sequences.
+struct Scored {
+    /// Index of the sequence, and the token.
+    targets: Vec<(usize, u32)>,
+    /// Index of the first of them among the scored tokens of all sequences.
+    row: usize,
+    /// Number of all tokens.
+    all: usize,
+}
+
+impl Scored {
+    /// `first` is the index of the first sequence.
+    fn new(first: usize, row: usize, sequences: &[Sequence]) -> Scored {
+        let targets = sequences.iter().enumerate().flat_map(|(number, s)| {
+            s.scored.iter().map(move |&position| (first + number, s.tokens[position]))
+        });
+        Scored { targets: targets.collect(), row, all: sequences.iter().map(|s| s.tokens.len()).sum() }
     }
-    Ok(())
+
+    /// Multiplies the heads and appends the tokens to those of each artifact. At a time there are logits of the base and of
+    /// one artifact.
+    fn score(
+        &self,
+        vocab: usize,
+        readings: &mut [Reading<'_>],
+        (base, of_base): (Option<&Base<'_>>, Option<Matrix>),
+        options: &mut EvalOptions<'_>,
+    ) -> Result<()> {
+        let simd = readings[0].model.compute().simd;
+        let (rows, piece) = if options.logits.is_some() { (WHOLE_ROWS, vocab) } else { (ROWS, PIECE) };
+        let models = (readings.len() + usize::from(of_base.is_some())) as u64;
+        for start in (0..self.targets.len()).step_by(rows) {
+            let span = start..(start + rows).min(self.targets.len());
+            let part = |states: &Matrix| states.slice(s![span.clone(), ..]).to_owned();
+            let of_base = of_base.as_ref().map(part);
+            let parts: Vec<Matrix> = readings.iter().map(|reading| part(&reading.states)).collect();
+            let sums: Vec<Row> =
+                self.targets[span.clone()].iter().map(|&(_, target)| Row::new(target)).collect();
+            let mut sums = vec![sums; readings.len()];
+            for from in (0..vocab).step_by(piece) {
+                let slice = from as u64..(from + piece).min(vocab) as u64;
+                let base_logits = match (base, &of_base) {
+                    (Some(Base::Model(model)), Some(states)) => Some(model.logits(states, slice.clone())?),
+                    (Some(Base::Logits(file)), _) => {
+                        Some(stored(file, self.row + span.start..self.row + span.end, &slice)?)
+                    }
+                    _ => None,
+                };
+                let mut writer = options.logits.as_deref_mut();
+                let mut write = |logits: &Matrix| match writer.take() {
+                    Some(writer) => {
+                        (0..logits.nrows()).try_for_each(|row| writer.write(logits.row_values(row)))
+                    }
+                    None => Ok(()),
+                };
+                if let (Some(logits), Some(_)) = (&base_logits, &of_base) {
+                    write(logits)?;
+                }
+                for ((reading, part), sums) in readings.iter_mut().zip(&parts).zip(&mut sums) {
+                    if reading.tokens.is_err() {
+                        continue;
+                    }
+                    match reading.model.logits(part, slice.clone()) {
+                        Ok(logits) => {
+                            take(simd, from, &logits, (base, base_logits.as_ref()), sums);
+                            write(&logits)?;
+                        }
+                        Err(error) => *reading.tokens = Err(error),
+                    }
+                }
+            }
+            for (reading, sums) in readings.iter_mut().zip(&sums) {
+                let Ok(tokens) = reading.tokens else { continue };
+                tokens.extend(sums.iter().zip(&self.targets[span.clone()]).map(|(sums, &(document, _))| {
+                    match base {
+                        None => sums.finish(document),
+                        Some(Base::Model(_)) => sums.finish_against(document),
+                        Some(Base::Logits(_)) => sums.finish_against_stored(document),
+                    }
+                }));
+            }
+            let done = |rows: usize| (rows * self.all / self.targets.len()) as u64;
+            (options.progress)((done(span.end) - done(span.start)) * models);
+        }
+        Ok(())
+    }
+}
+
+/// Adds a slice of the vocabulary, from token `from` on, to the sums of each row.
+fn take(
+    simd: Simd,
+    from: usize,
+    artifact: &Matrix,
+    (base, of_base): (Option<&Base<'_>>, Option<&Matrix>),
+    sums: &mut [Row],
+) {
+    sums.par_iter_mut().enumerate().for_each_init(Vec::new, |copy, (row, sums)| {
+        let (artifact, of_base) = (artifact.row_values(row), of_base.map(|logits| logits.row_values(row)));
+        match (base, of_base) {
+            (Some(Base::Logits(_)), Some(stored)) => {
+                copy.clear();
+                copy.extend_from_slice(stored);
+                sums.take_stored(simd, from, artifact, copy);
+            }
+            (_, of_base) => sums.take(simd, from, artifact, of_base),
+        }
+    });
+}
+
+/// Rows of a file of logits, `[rows, tokens]`, for a slice of the vocabulary.
+fn stored(file: &LogitsFile, rows: Range<usize>, slice: &Range<u64>) -> Result<Matrix> {
+    let (first, width) = (slice.start as usize, (slice.end - slice.start) as usize);
+    let mut logits = Matrix::zeros((rows.len(), width));
+    let values = logits.values_mut().par_chunks_mut(width).enumerate();
+    values.try_for_each_init(Vec::new, |bytes, (row, out)| file.read(rows.start + row, first, bytes, out))?;
+    Ok(logits)
 }

@@ -1,4 +1,4 @@
-//! Evaluation: two models over a corpus, layer by layer.
+//! Evaluation: artifacts and their base over a corpus, layer by layer.
 //!
 //! ```
 //! # let folder = testkit::fixtures("checkpoints/e2b");
@@ -13,8 +13,9 @@
 //! # let (artifact, base) = (open()?, open()?);
 //! let sequences = [text::Sequence { tokens: vec![2, 100, 101, 102], scored: vec![2, 3], media: vec![] }];
 //! let options = EvalOptions { memory: 1 << 30, soft_tokens: SoftTokens::default(), logits: None, progress: &|_| () };
-//! let tokens = evaluate(&artifact, Some(Base::Model(&base)), &sequences, options)?;
+//! let mut results = evaluate(&[&artifact], Some(Base::Model(&base)), &sequences, options)?;
 //!
+//! let tokens = results.remove(0)?; // of the first artifact
 //! assert_eq!(tokens.len(), 2); // one for each scored position
 //! assert!(tokens[0].against.unwrap().kld.abs() < 1e-6); // both are the same model here
 //! # Ok::<(), tensor::Error>(())
@@ -23,7 +24,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `stream.rs` | the loop that streams a text through the layers of a model, also for calibration |
-//! | `evaluate.rs`, `token.rs` | evaluation of two models on one text; log-likelihood and KL divergence by token |
+//! | `evaluate.rs`, `token.rs` | evaluation of several models on one text; log-likelihood and KL divergence by token |
 //! | `log_sum_exp.rs` | sums of exponentials over slices of a row of logits |
 //! | `statistics.rs`, `figures.rs` | perplexity, KL divergence, Δp and their intervals; the types of these figures |
 //! | `logits_file.rs` | llama-perplexity's file of base logits |

@@ -82,8 +82,13 @@ impl<'m> ConversationMedia<'m> {
         }
     }
 
-    /// Remarks about the towers, if a file was read: how files were prepared, and a doubt whether the mmproj file belongs to the model.
-    pub(crate) fn remarks(&self) -> Result<Option<(String, Option<String>)>> {
+    /// Whether a file was read.
+    pub(crate) fn is_used(&self) -> bool {
+        self.towers.is_some()
+    }
+
+    /// Remarks about the towers, if a file was read: how files were prepared, and a doubt whether the mmproj file belongs to `model`.
+    pub(crate) fn remarks(&self, model: &Model) -> Result<Option<(String, Option<String>)>> {
         let Some((artifact, base)) = &self.towers else { return Ok(None) };
         let whose = if base.is_some() || self.base.is_none() {
             ""
@@ -91,7 +96,7 @@ impl<'m> ConversationMedia<'m> {
             "; the base reads the artifact's soft tokens"
         };
         let way = format!("images and sounds are prepared and encoded as in {}{whose}", artifact.way());
-        Ok(Some((way, artifact.doubt(self.artifact)?)))
+        Ok(Some((way, artifact.doubt(model)?)))
     }
 }
 

@@ -28,9 +28,11 @@
 //! | [`Calibrate`] | model, text | an [`Importance`] matrix file |
 //! | [`MeasureSensitivity`] | checkpoint, text | a file of [`Sensitivity`] |
 //! | [`Verify`] | artifact, checkpoint, text | [`Report`] |
+//! | [`VerifySet`] | artifacts or the folder of a release, checkpoint, text | [`SetReport`] |
 //! | [`DraftConvert`], [`DraftExtract`] | checkpoint of a draft model, or layers of a model | files and [`Converted`] |
 //! | [`DraftMeasure`] | draft model, target, text | [`DraftReport`] |
 //! | [`Generate`] | model, prompt | [`Generated`] text |
+//! | [`Release`] | checkpoint, release recipe, texts | a folder of GGUF files with model card and checksums, and [`Released`] |
 //! | [`PackOllama`] | finished GGUF files | a model in an Ollama store, or a Modelfile, and [`OllamaPacked`] |
 //!
 //! [`Model`] opens a checkpoint folder or a GGUF for programs that need more than a job. Work runs on the rayon pool of
@@ -53,6 +55,7 @@ mod towers;
 
 pub use base::ErrorKind;
 pub use base::{Progress, Silent, Task, Unit};
+pub use convert::StreamedFiles;
 pub use draft::{DraftReport, LayerSelection};
 pub use draft_model::DraftModel;
 pub use eval::ModelInfo;
@@ -74,7 +77,7 @@ pub use settings::rename_settings;
 pub use tensor::{DType, Error, Fault, Result};
 pub use text::{MediaFile, Scored};
 pub use towers::{MediaOptions, soft_tokens};
-pub use verify::{Finding, Outcome, Report, Severity};
+pub use verify::{Finding, Outcome, Report, SetReport, Severity, Unverified};
 
 /// Name and version of this program in manifests and reports.
 pub const TOOL: &str = concat!("gemma-convert ", env!("CARGO_PKG_VERSION"));

@@ -1,6 +1,7 @@
 //! A model from either container, with its tokenizer, chat template and suppressed tokens.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use checkpoint::Checkpoint;
 use eval::ModelInfo;
@@ -19,7 +20,7 @@ use crate::jobs::model_info;
 pub struct Model {
     path: PathBuf,
     pub(crate) container: Container,
-    pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) template: Option<String>,
     pub(crate) suppressed: Vec<u32>,
     compute: Compute,
@@ -52,10 +53,10 @@ impl ModelFile {
             refuse_part_of_a_folder(path)?;
             return GgufSet::open(path).map(ModelFile::Gguf);
         }
-        Checkpoint::open(path).map(ModelFile::Folder).map_err(|error| match gguf_in(path) {
-            Some(name) => Error::malformed(path.display(), "not a folder of safetensors")
-                .expected("config.json and weights beside it", &name)
-                .help(format!("Name the file: {}", path.join(&name).display())),
+        Checkpoint::open(path).map(ModelFile::Folder).map_err(|error| match ggufs_in(path).first() {
+            Some(file) => Error::malformed(path.display(), "not a folder of safetensors")
+                .expected("config.json and weights beside it", file.file_name().unwrap_or_default().display())
+                .help(format!("Name the file: {}", file.display())),
             None => error,
         })
     }
@@ -127,14 +128,9 @@ pub fn refuse_part_of_a_folder(path: &Path) -> Result<()> {
         .help(format!("Give the folder: {}", folder.display())))
 }
 
-/// The first GGUF file in a folder that is not a checkpoint.
-fn gguf_in(folder: &Path) -> Option<String> {
-    if folder.join("config.json").exists() {
-        return None;
-    }
-    let names =
-        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| name.ends_with(".gguf")).min()
+/// The GGUF files in a folder that is not a checkpoint, sorted.
+pub(crate) fn ggufs_in(folder: &Path) -> Vec<PathBuf> {
+    if folder.join("config.json").exists() { Vec::new() } else { gguf::files_in(folder).unwrap_or_default() }
 }
 
 impl Model {
@@ -171,7 +167,7 @@ impl Model {
         let suppressed = suppressed.into_iter().flatten().filter_map(serde_json::Value::as_u64);
         Ok(Model {
             path: checkpoint.dir().to_owned(),
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             template: model.templates.default.clone(),
             suppressed: suppressed.filter_map(|id| u32::try_from(id).ok()).collect(),
             container: Container::Checkpoint(Box::new(checkpoint), Box::new(model)),
@@ -190,7 +186,7 @@ impl Model {
         let metadata = set.metadata();
         let config = config(metadata, set.tensors()).map_err(within)?;
         let inventory = gemma::gguf_inventory(&config, set.tensors()).map_err(within)?;
-        let tokenizer = Tokenizer::from_metadata(metadata).map_err(within)?;
+        let tokenizer = Arc::new(Tokenizer::from_metadata(metadata).map_err(within)?);
         let template = metadata.typed::<&str>("tokenizer.chat_template").map_err(within)?.map(str::to_owned);
         let suppressed = metadata.typed::<&[i32]>("tokenizer.ggml.suppress_tokens").map_err(within)?;
         let suppressed =

@@ -156,13 +156,21 @@ fn is_of_towers(rule: &str) -> bool {
     ["v.", "a.", "mm."].iter().any(|start| name.starts_with(start))
 }
 
+/// Name and TOML text of a recipe file, if this is the path of one and not the name of an embedded recipe.
+pub(crate) fn recipe_file(name: &str) -> Result<Option<(String, String)>> {
+    let path = Path::new(name);
+    if path.extension().is_none_or(|e| e != "toml") && !name.contains('/') {
+        return Ok(None);
+    }
+    let text = base::read_bounded(path, MAX_RECIPE).map_err(|e| e.moved(Fault::Recipe, name))?;
+    let text = String::from_utf8(text).map_err(|_| Error::recipe(name, "not UTF-8 text"))?;
+    Ok(Some((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text)))
+}
+
 /// Name and TOML text of an embedded recipe or of a file; if no recipe has this name, of a preset.
 pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
-    let path = Path::new(name);
-    if path.extension().is_some_and(|e| e == "toml") || name.contains('/') {
-        let text = base::read_bounded(path, MAX_RECIPE).map_err(|e| e.moved(Fault::Recipe, name))?;
-        let text = String::from_utf8(text).map_err(|_| Error::recipe(name, "not UTF-8 text"))?;
-        return Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text));
+    if let Some(found) = recipe_file(name)? {
+        return Ok(found);
     }
     if let (None, Ok(preset)) = (Recipe::embedded_text(name), Preset::named(name)) {
         return Ok((preset.name.clone(), Recipe::text_of_preset(&preset.name)));

@@ -65,8 +65,12 @@ fn version(model: &str) -> Option<String> {
     Some(versions.join("-")).filter(|v| !v.is_empty())
 }
 
-/// The title (`gemma-4-E2B-it` → `Gemma 4 E2B It`): lower-case words are capitalised unless they are a version.
-fn title(id: &str) -> String {
+/// The title of a model by its name on the hub: lower-case words are capitalised unless they are a version.
+///
+/// ```
+/// assert_eq!(gemma::hub_title("gemma-4-E2B-it"), "Gemma 4 E2B It");
+/// ```
+pub fn title(id: &str) -> String {
     let version = |word: &str| {
         let digits = word.strip_prefix('v').unwrap_or(word);
         let numbers = digits.split('.').all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));

@@ -41,6 +41,7 @@ pub use config::{Attention, Config, ModelKind, Rope};
 pub use draft::{DraftConfig, Ordered, is_assistant, same_tokens};
 pub use formats::TypePolicy;
 pub use from_gguf::{ROPE_FREQS, gguf_inventory};
+pub use hub_name::title as hub_title;
 pub use inventory::{Exclusion, Found, Inventory, Slot, inventory, is_role};
 pub use keys::{
     KeySources, MmprojSources, Parameters, is_known_key, is_known_mmproj_key, metadata, mmproj_metadata,

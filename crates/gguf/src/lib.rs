@@ -45,6 +45,6 @@ pub use file::GgufFile;
 pub use header::Header;
 pub use layout::{DEFAULT_ALIGNMENT, Layout, Placed, ggml_shape};
 pub use metadata::{FromValue, Metadata};
-pub use set::GgufSet;
-pub use split::{SET, SplitBy, SplitPart, group, part_name, parts, split};
+pub use set::{GgufSet, files_in};
+pub use split::{SET, SplitBy, SplitPart, group, part_name, part_prefix, parts, split};
 pub use value::{Array, Value};

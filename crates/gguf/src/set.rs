@@ -1,7 +1,7 @@
 //! A model in one file or in the parts of a split, presented as one source of tensors.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
@@ -135,6 +135,24 @@ impl PartId {
     fn file_name(self, prefix: &str) -> String {
         part_name(prefix, usize::from(self.number) + 1, self.count.into())
     }
+}
+
+/// The files of a folder whose names end in `.gguf`, sorted.
+///
+/// # Errors
+/// `Io`.
+pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let io = |e| Error::io(folder.display(), &e);
+    let mut files = Vec::new();
+    for entry in folder.read_dir().map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        if is_gguf && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Maximum bytes of all headers of a set: all of them stay in memory.

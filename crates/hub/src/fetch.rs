@@ -54,6 +54,17 @@ impl RemoteModel<'_> {
     /// `Target` for a cache that cannot be written and for insufficient disk space; `Malformed` for bytes with another
     /// hash than the hub's list; those of the network, after all retries.
     pub fn fetch(&self, reserve: u64, progress: &dyn Progress) -> Result<Snapshot> {
+        let (folder, index) = self.prepare(progress)?;
+        let mut files: Vec<_> = self.companions().chain(self.weights(index.as_deref())?).collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        self.fetch_files(&folder, &files, reserve, progress)?;
+        folder.set_commit(self.model().revision(), self.commit())?;
+        let files = files.into_iter().map(|file| file.path.clone()).collect();
+        Ok(self.snapshot(&folder, files))
+    }
+
+    /// The folder of the model in the cache, and the content of the index of the shards, if there is one.
+    pub(crate) fn prepare(&self, progress: &dyn Progress) -> Result<(RepoFolder, Option<Vec<u8>>)> {
         let folder = RepoFolder::new(&self.client().settings.cache, self.model().id());
         folder.create()?;
         folder.set_files(self.commit(), self.files())?;
@@ -64,15 +75,10 @@ impl RemoteModel<'_> {
             }
             None => None,
         };
-        let mut files: Vec<_> = self.companions().chain(self.weights(index.as_deref())?).collect();
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        self.fetch_files(&folder, &files, reserve, progress)?;
-        folder.set_commit(self.model().revision(), self.commit())?;
-        let files = files.into_iter().map(|file| file.path.clone()).collect();
-        Ok(self.snapshot(&folder, files))
+        Ok((folder, index))
     }
 
-    fn snapshot(&self, folder: &RepoFolder, files: Vec<String>) -> Snapshot {
+    pub(crate) fn snapshot(&self, folder: &RepoFolder, files: Vec<String>) -> Snapshot {
         Snapshot {
             folder: folder.snapshot(self.commit()),
             id: self.model().id().to_owned(),
@@ -83,7 +89,7 @@ impl RemoteModel<'_> {
         }
     }
 
-    fn fetch_files(
+    pub(crate) fn fetch_files(
         &self,
         folder: &RepoFolder,
         files: &[&RemoteFile],

@@ -29,6 +29,7 @@
 //! | `pull.rs` | bytes over as many connections as it takes |
 //! | `download.rs` | one file into the cache |
 //! | `fetch.rs` | the needed files, from the hub or from the cache alone |
+//! | `headers.rs` | the headers of weights alone, for a plan |
 //! | `stream.rs` | a file in order, without a copy |
 //! | `digest.rs` | hashes |
 //!
@@ -41,6 +42,7 @@ mod client;
 mod digest;
 mod download;
 mod fetch;
+mod headers;
 mod model;
 mod needed;
 mod pull;
@@ -52,6 +54,7 @@ mod stream;
 mod tree;
 mod url;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,12 +115,34 @@ impl Hub {
     /// # Errors
     /// As [`open`](Self::open) and [`RemoteModel::fetch`]; `Malformed` for files that the cache lacks in offline mode.
     pub fn fetch(&self, model: &HubModel, reserve: u64, progress: &dyn Progress) -> Result<Snapshot> {
+        self.find(model, progress, |remote| remote.fetch(reserve, progress))
+    }
+
+    /// As [`fetch`](Self::fetch), with the headers of missing weights alone, see [`RemoteModel::fetch_headers`].
+    ///
+    /// # Errors
+    /// As [`RemoteModel::fetch_headers`].
+    pub fn fetch_headers(
+        &self,
+        model: &HubModel,
+        folder: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Snapshot> {
+        self.find(model, progress, |remote| remote.fetch_headers(folder, progress))
+    }
+
+    fn find(
+        &self,
+        model: &HubModel,
+        progress: &dyn Progress,
+        fetch: impl FnOnce(&RemoteModel<'_>) -> Result<Snapshot>,
+    ) -> Result<Snapshot> {
         let settings = &self.client.settings;
         if settings.offline {
             return fetch::cached(&settings.cache, &settings.endpoint, model);
         }
         match self.open(model, progress) {
-            Ok(remote) => remote.fetch(reserve, progress),
+            Ok(remote) => fetch(&remote),
             Err(error)
                 if !self.client.was_answered()
                     && fetch::cached(&settings.cache, &settings.endpoint, model).is_ok() =>

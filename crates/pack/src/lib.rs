@@ -1,4 +1,5 @@
-//! Releases of finished GGUF files: a model in an Ollama store, or a Modelfile for `ollama create`.
+//! Releases of finished GGUF files: names by which llama.cpp finds them, model card, checksums; a model in an Ollama store, or a
+//! Modelfile for `ollama create`.
 //!
 //! ```
 //! use pack::ollama::OllamaName;
@@ -12,6 +13,16 @@
 //! [`ollama::OllamaModel::find`] finds text model, projector (mmproj) and draft model among GGUF files and checks that
 //! Ollama can run them. [`ollama::OllamaStore::add`] puts them into a store.
 //!
+//! | module | idea |
+//! |---|---|
+//! | `hub_files` | the files that `llama-server -hf OWNER/NAME:TAG` picks by their names |
+//! | `card` | the model card |
+//! | `checksums` | SHA256SUMS |
+//! | `ollama` | stores and Modelfiles |
+//!
 //! Not covered: how the files were made, upload, adapters.
 
+pub mod card;
+pub mod checksums;
+pub mod hub_files;
 pub mod ollama;

@@ -40,6 +40,7 @@ mod offload;
 mod output;
 mod presets;
 mod recipe;
+mod release;
 mod request;
 mod rules;
 mod safetensors;
@@ -75,6 +76,7 @@ pub use presets::{Preset, preset_names};
 pub use recipe::{
     DraftRecipe, Gelu, MaskedEmbedding, Mmproj, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via,
 };
+pub use release::{ReleaseNames, ReleaseRecipe, ReleaseText, release_name, release_stem};
 pub use request::{Request, Shards, plan};
 pub use safetensors::{OFFLOAD, OTHER};
 pub use schemes::{Scheme, scheme_names};

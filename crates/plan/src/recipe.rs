@@ -226,6 +226,12 @@ impl Recipe {
         all
     }
 
+    /// The names and TOML texts of the embedded release recipes.
+    pub(crate) fn embedded_releases() -> impl Iterator<Item = (String, &'static str)> {
+        let files = EMBEDDED.get_dir("release").into_iter().flat_map(Dir::files);
+        files.filter_map(|file| Some((stem(file.path())?, file.contents_utf8()?)))
+    }
+
     /// The TOML text of an embedded recipe.
     pub fn embedded_text(name: &str) -> Option<&'static str> {
         EMBEDDED.get_file(format!("{}.toml", name.to_ascii_lowercase()))?.contents_utf8()

@@ -17,8 +17,9 @@
 //! | `text.rs`, `markdown.rs`, `html.rs` | the three forms: terminal, Markdown, HTML |
 //! | `scale.rs`, `svg.rs`, `plots/` | the plots of the HTML page, one file per plot |
 //! | `draft.rs` | the report of a draft model in all forms |
+//! | `set.rs` | the report of several artifacts in all forms |
 //!
-//! The only inputs are [`Report`](::verify::Report) and [`DraftReport`](::draft::DraftReport). The JSON of `--json` is
+//! The only inputs are [`Report`](::verify::Report), [`SetReport`](::verify::SetReport) and [`DraftReport`](::draft::DraftReport). The JSON of `--json` is
 //! these structures themselves: `docs/report.md`.
 
 mod draft;
@@ -27,6 +28,7 @@ mod markdown;
 mod number;
 mod plots;
 mod scale;
+mod set;
 mod svg;
 mod table;
 mod tables;
@@ -35,5 +37,6 @@ mod text;
 pub use self::draft::{draft_html, draft_markdown, draft_text};
 pub use self::html::html;
 pub use self::markdown::markdown;
+pub use self::set::{set_html, set_markdown, set_text};
 pub use self::table::{Table, grouped};
 pub use self::text::{Detail, text};

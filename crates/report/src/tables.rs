@@ -40,11 +40,11 @@ pub(super) fn cell(text: impl Into<String>) -> Cell {
     Cell { text: text.into(), ..Cell::default() }
 }
 
-fn name(text: &str) -> Cell {
+pub(super) fn name(text: &str) -> Cell {
     Cell { text: number::plain(text), code: true, ..Cell::default() }
 }
 
-fn bytes(count: u64) -> Cell {
+pub(super) fn bytes(count: u64) -> Cell {
     Cell { title: Some(number::exact_bytes(count)), ..cell(number::bytes(count)) }
 }
 

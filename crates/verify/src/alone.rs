@@ -12,7 +12,7 @@ use gemma::{Config, ModelKind, ModelSpec, is_known_key, is_known_mmproj_key};
 use gguf::{GgufSet, Metadata};
 use plan::{Preset, preset_names};
 use serde_json::json;
-use tensor::{DType, Error, Result, TensorDesc, TensorSource};
+use tensor::{DType, Result, TensorDesc, TensorSource};
 use text::{Chat, ChatTemplate, Tokenizer};
 
 use crate::artifact::{Artifact, is_mmproj};
@@ -54,20 +54,11 @@ pub fn structure_alone<'a>(artifact: impl Into<Artifact<'a>>) -> Result<(Structu
         Ok(counts) => counts,
         Err(error) if error.fault() == tensor::Fault::Io => return Err(error),
         Err(error) => {
-            findings.push(of_error(&error));
+            findings.push(Finding::from(&error));
             (0, 0)
         }
     };
     Ok((Structure { plan: "its own keys".to_owned(), keys, tensors, hashed: 0 }, findings))
-}
-
-fn of_error(error: &Error) -> Finding {
-    let (expected, found) = error.expected_found().unzip();
-    Finding {
-        expected: expected.map(str::to_owned),
-        found: found.map(str::to_owned),
-        ..finding(Failure, error.place(), error.problem())
-    }
 }
 
 fn finding(severity: Severity, place: impl ToString, problem: impl ToString) -> Finding {
@@ -84,7 +75,7 @@ fn of_gguf(set: &GgufSet, findings: &mut Vec<Finding>) -> Result<(u64, u64)> {
     findings.extend(file_type(metadata, set.tensors()));
     match Tokenizer::from_metadata(metadata) {
         Ok(tokenizer) => findings.extend(round_trip(&tokenizer)),
-        Err(error) => findings.push(of_error(&error)),
+        Err(error) => findings.push(Finding::from(&error)),
     }
     if let Some(template) = metadata.typed::<&str>("tokenizer.chat_template")? {
         findings.extend(renders("key tokenizer.chat_template", template));
@@ -136,7 +127,7 @@ fn of_folder(checkpoint: &Checkpoint, findings: &mut Vec<Finding>) -> Result<(u6
     let model = ModelSpec::open_any(checkpoint)?;
     match Tokenizer::from_checkpoint(checkpoint) {
         Ok(tokenizer) => findings.extend(round_trip(&tokenizer)),
-        Err(error) => findings.push(of_error(&error)),
+        Err(error) => findings.push(Finding::from(&error)),
     }
     if let Some(template) = &model.templates.default {
         findings.extend(renders("chat template", template));
@@ -155,7 +146,7 @@ fn vocabulary(metadata: &Metadata, config: &Config) -> Vec<Finding> {
     let typed = |key: &str| format!("tokenizer.ggml.{key}");
     let tokens = match metadata.required::<&[String]>(&typed("tokens")) {
         Ok(tokens) => tokens,
-        Err(error) => return vec![of_error(&error)],
+        Err(error) => return vec![Finding::from(&error)],
     };
     let count = tokens.len();
     if count as u64 != config.vocab {
@@ -200,7 +191,7 @@ fn round_trip(tokenizer: &Tokenizer) -> Option<Finding> {
         let place = "tokenizer";
         let back = match tokenizer.encode(sample, false, false) {
             Ok(ids) => tokenizer.decode(&ids),
-            Err(error) => return Some(of_error(&error)),
+            Err(error) => return Some(Finding::from(&error)),
         };
         if back != *sample {
             let problem = "a text changes when it is tokenized and decoded";

@@ -29,13 +29,15 @@
 //! | `integers.rs` | tensors of integers |
 //! | `diagnose.rs`, `diagnose/` | causes of wrong tensors |
 //! | `pair.rs` | whether a text model and an mmproj file are of one checkpoint |
-//! | `report.rs` | the report document |
+//! | `contents.rs` | the files of a folder against its manifests |
+//! | `report.rs`, `set_report.rs` | the report documents, of an artifact and of a set |
 //!
 //! Presentation of reports is left to the crate `report`. Work runs on the caller's rayon pool.
 
 mod alone;
 mod alone_weights;
 mod artifact;
+mod contents;
 mod diagnose;
 mod digests;
 mod errors;
@@ -54,6 +56,7 @@ mod pair;
 mod provenance;
 mod reencode;
 mod report;
+mod set_report;
 mod structure;
 mod summary;
 mod sums;
@@ -63,6 +66,7 @@ mod values;
 pub use alone::{is_draft, structure_alone};
 pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored, is_mmproj};
+pub use contents::contents;
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
 pub use features::{FeatureErrors, StageError, StageErrors};
@@ -71,4 +75,5 @@ pub use form::form;
 pub use pair::differing_weights;
 pub use provenance::Provenance;
 pub use report::*;
+pub use set_report::{SetReport, Unverified};
 pub use structure::structure;

@@ -88,6 +88,12 @@ fn others(folder: &Path, known: &[PathBuf]) -> Vec<PathBuf> {
     paths
 }
 
+/// All manifests of a folder that can be read, up to a number.
+pub(crate) fn all(folder: &Path) -> Vec<(PathBuf, Manifest)> {
+    let paths = std::iter::once(Manifest::path(folder, None)).chain(others(folder, &[]));
+    paths.filter_map(|path| Some((path.clone(), open(&path).ok()??))).collect()
+}
+
 /// The entry with the content of the first part under another name. Otherwise the entry of a missing file with the same
 /// size: the file was renamed and changed.
 fn by_content(

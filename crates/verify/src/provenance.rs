@@ -112,6 +112,11 @@ impl Provenance {
         })
     }
 
+    /// The names in the manifest by the names of renamed files.
+    pub fn renamed(&self) -> &HashMap<String, String> {
+        &self.renamed
+    }
+
     /// The number of bytes that [`Provenance::check_files`] hashes.
     pub fn bytes(&self) -> u64 {
         let files = self.entry.iter().flat_map(|entry| &entry.outputs);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use eval::{DeltaP, EvaluatedText, Figures, Kld, ModelInfo, Perplexity};
 use plan::Allocation;
 use serde::{Deserialize, Serialize};
+use tensor::Error;
 use text::Remark;
 
 use crate::features::FeatureErrors;
@@ -157,6 +158,18 @@ impl Finding {
     #[must_use]
     pub fn expected(self, expected: impl ToString, found: impl ToString) -> Finding {
         Finding { expected: Some(expected.to_string()), found: Some(found.to_string()), ..self }
+    }
+}
+
+impl From<&Error> for Finding {
+    /// A failure of the structure.
+    fn from(error: &Error) -> Finding {
+        let (expected, found) = error.expected_found().unzip();
+        Finding {
+            expected: expected.map(str::to_owned),
+            found: found.map(str::to_owned),
+            ..Finding::new(Severity::Failure, Step::Structure, error.place(), error.problem())
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod jobs;
 #[cfg(feature = "hub")]
 mod models;
 mod pack;
+mod release;
 mod spelling;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMea
 #[cfg(feature = "hub")]
 pub(crate) use models::{HubOptions, Slot};
 pub(crate) use pack::{Pack, PackCommand};
+pub(crate) use release::Release;
 pub(crate) use spelling::normalised;
 
 /// Converts Gemma 4 checkpoints to GGUF files for llama.cpp and Ollama, with the bytes of llama.cpp's own tools, and to
@@ -78,6 +80,9 @@ pub(crate) enum Command {
     /// Draft models for speculative decoding
     #[command(after_help = examples::DRAFT)]
     Draft(Draft),
+    /// Make the whole set of files of a model: quantized, verified, with model card and checksums
+    #[command(after_help = examples::RELEASE)]
+    Release(Release),
     /// Put finished GGUF files where other programs find them
     #[command(after_help = examples::PACK)]
     Pack(Pack),
@@ -171,6 +176,10 @@ pub(crate) struct Convert {
     /// Do not flush outputs to disk: a power cut may lose them; a killed run still leaves no incomplete file
     #[arg(long)]
     pub(crate) no_sync: bool,
+    /// Convert the weights of a model on the hub as they are downloaded, and keep no copy of them
+    #[cfg(feature = "hub")]
+    #[arg(long)]
+    pub(crate) stream: bool,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,
 }
@@ -360,12 +369,17 @@ pub(crate) struct Media {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Verify {
-    /// GGUF file (any part of a split) or folder of safetensors, also of a draft model
-    pub(crate) artifact: PathBuf,
+    /// GGUF files (any part of a split) or folders of safetensors, also of draft models; or the folder of a release, with all
+    /// its GGUF files. Several artifacts are compared with each other, and the base reads the text once
+    #[arg(required = true, value_name = "ARTIFACT")]
+    pub(crate) artifacts: Vec<PathBuf>,
     /// Base of the comparison: the checkpoint folder or its hub id, a GGUF of the same model, or llama-perplexity's file of base
     /// logits. Without it the artifact is checked alone
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<PathBuf>,
+    /// Checkpoint of the draft models among several artifacts, a folder or hub id
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub(crate) assistant: Option<PathBuf>,
     /// Text to predict: plain text, or a .jsonl file with a conversation (list of messages) in each line. Parts of messages
     /// may name images and sounds, by paths from the folder of that file
     #[arg(long, value_name = "FILE")]

@@ -45,16 +45,21 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(args: &mut Args) -> Result<outcome::Output> {
     #[cfg(feature = "hub")]
-    hub_models::fetch(args)?;
+    let fetched = hub_models::fetch(args)?;
     match &args.command {
         Command::Inspect(inspect) => commands::inspect::run(inspect),
         Command::Plan(plan) => commands::plan::run(plan),
+        #[cfg(feature = "hub")]
+        Command::Convert(convert) if fetched.is_streamed() => {
+            commands::convert::run_by(|| fetched.convert(&convert.job()?))
+        }
         Command::Convert(convert) => commands::convert::run(convert),
         Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
         Command::Sensitivity(sensitivity) => commands::sensitivity::run(sensitivity),
         Command::Verify(verify) => commands::verify::run(verify),
         Command::Generate(generate) => commands::generate::run(generate, args.common.json),
         Command::Draft(draft) => commands::draft::run(draft),
+        Command::Release(release) => commands::release::run(release),
         Command::Pack(pack) => commands::pack::run(pack),
         Command::Recipes(list) => commands::list::recipes(list),
         Command::Types(list) => commands::list::types(list),

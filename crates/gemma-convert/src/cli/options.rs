@@ -1,6 +1,6 @@
 //! Names of options in errors and notes: the library writes a setting as `‹name›`, the command line shows `--name`.
 
-use gemma_convert::{Report, rename_settings};
+use gemma_convert::{Finding, Report, SetReport, rename_settings};
 
 /// Replaces the names of settings in a text of the library by options.
 pub(crate) fn with_options(text: &str) -> String {
@@ -12,10 +12,20 @@ pub(crate) fn with_options(text: &str) -> String {
 
 /// Replaces the names of settings in the texts of a report by options.
 pub(crate) fn in_report(report: &mut Report) {
-    for finding in &mut report.findings {
-        finding.problem = with_options(&finding.problem);
-    }
+    in_findings(&mut report.findings);
     for skipped in &mut report.skipped {
         skipped.why = with_options(&skipped.why);
+    }
+}
+
+/// The same, in the report of a set.
+pub(crate) fn in_set_report(set: &mut SetReport) {
+    set.reports.iter_mut().for_each(in_report);
+    in_findings(&mut set.findings);
+}
+
+fn in_findings(findings: &mut [Finding]) {
+    for finding in findings {
+        finding.problem = with_options(&finding.problem);
     }
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use base::Progress;
-use convert::Options;
-use plan::{Allocation, ArtifactEntry, FileEntry, HubSource, Plan, Request};
+use convert::{Options, StreamedFiles};
+use plan::{Allocation, ArtifactEntry, FileEntry, GridPolicy, HubSource, Plan, Request};
 use runtime::Compute;
-use tensor::Result;
+use tensor::{Error, Result};
 
 use super::Planned;
 use super::drafts;
@@ -173,9 +173,54 @@ impl Convert {
         Ok(converted)
     }
 
+    /// Converts a checkpoint whose weights come in order and are not on the disk: the files of [`model`](Self::model) have headers
+    /// only.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run) and of the stream; `Recipe` for recipes that read the weights more than once: calibration, bit
+    /// allocation, a quantization grid, a draft model.
+    pub fn run_streamed(&self, stream: &mut dyn StreamedFiles, progress: &dyn Progress) -> Result<Converted> {
+        self.check_streamed()?;
+        self.run_planned_from(Some(stream), progress, |requests, options| {
+            Planned::new(&self.model, requests, &Costs::Unknown, options, progress)
+        })
+    }
+
+    /// Whether a stream of the weights is enough, which they pass once.
+    ///
+    /// # Errors
+    /// `Recipe` for recipes that read them more than once.
+    pub fn check_streamed(&self) -> Result<()> {
+        for Request { name, recipe, .. } in requests(&self.recipes, &Destination::new(&self.out))? {
+            let twice = [
+                ("calibration", recipe.calibration.is_some()),
+                ("budget", recipe.budget.is_some() && self.recipes.budget.sensitivity.is_none()),
+                ("types.lattice", recipe.types.lattice != GridPolicy::Off),
+                ("draft", recipe.draft.is_some()),
+            ];
+            if let Some((key, _)) = twice.iter().find(|(_, is_twice)| *is_twice) {
+                return Err(Error::recipe(
+                    "‹stream›",
+                    format!("recipe {name} reads the weights more than once ({key})"),
+                )
+                .help("Download the model: leave ‹stream› out."));
+            }
+        }
+        Ok(())
+    }
+
     /// [`run`](Self::run) with the plan that `plan_for` makes, and without draft models.
     pub(crate) fn run_planned(
         &self,
+        progress: &dyn Progress,
+        plan_for: impl FnOnce(&mut Vec<Request>, &Options) -> Result<Planned>,
+    ) -> Result<Converted> {
+        self.run_planned_from(None, progress, plan_for)
+    }
+
+    fn run_planned_from(
+        &self,
+        stream: Option<&mut dyn StreamedFiles>,
         progress: &dyn Progress,
         plan_for: impl FnOnce(&mut Vec<Request>, &Options) -> Result<Planned>,
     ) -> Result<Converted> {
@@ -230,7 +275,10 @@ impl Convert {
             progress.note(note);
         }
         let start = Instant::now();
-        let finished = convert::run(checkpoint, plan, &options, progress)?;
+        let finished = match stream {
+            None => convert::run(checkpoint, plan, &options, progress)?,
+            Some(stream) => convert::run_streamed(checkpoint, stream, plan, &options, progress)?,
+        };
         calibrated.iter().flatten().for_each(Calibrated::remove);
         Ok(Converted {
             folder,

@@ -113,7 +113,7 @@ pub(super) fn companions(target: &Checkpoint) -> Result<Vec<FileEntry>> {
 }
 
 /// Opens both models, checks that they belong together, and plans the draft model.
-fn planned(simd: Simd, draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned> {
+pub(super) fn planned(simd: Simd, draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned> {
     let checkpoint = Checkpoint::open(draft)?.with_simd(simd);
     let model = gemma::ModelSpec::open_draft(&checkpoint)?;
     let of_target = Checkpoint::open(target)?;

@@ -12,10 +12,14 @@ mod model_info;
 mod packing;
 mod planning;
 mod predictions;
+mod release;
 mod rounding;
 mod sensitivities;
+mod set_files;
+mod set_verification;
 mod thresholds;
 mod verification;
+mod verification_steps;
 
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, presets, recipes};
@@ -27,7 +31,9 @@ pub use generation::{Generate, Generated, PleReads, Prompt};
 pub use measurement::DraftMeasure;
 pub use packing::{OllamaTarget, PackOllama};
 pub use planning::{PlanOutcome, Planning};
+pub use release::{Release, Released};
 pub use sensitivities::MeasureSensitivity;
+pub use set_verification::VerifySet;
 pub use verification::Verify;
 
 pub(crate) use model_info::model_info;

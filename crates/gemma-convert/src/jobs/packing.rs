@@ -14,7 +14,8 @@ const MAX_LICENSE: u64 = 1 << 20;
 /// Puts the GGUF files of one model into an Ollama store, or writes a Modelfile for `ollama create`.
 #[derive(Clone, Debug)]
 pub struct PackOllama {
-    /// Text model, and optionally projector (mmproj) and draft model; or the folder that holds them.
+    /// Text model, and optionally projector (mmproj) and draft model; or the folder that holds them. Of several text models in a
+    /// folder, such as a release, the tag of the name chooses.
     pub files: Vec<PathBuf>,
     /// The result.
     pub target: OllamaTarget,
@@ -62,7 +63,8 @@ impl PackOllama {
             }
             OllamaTarget::Modelfile(path) => Err(path),
         };
-        let mut model = OllamaModel::find(&self.files)?;
+        let tag = store.as_ref().ok().map(|(name, _)| name.tag());
+        let mut model = OllamaModel::find(&self.files, tag)?;
         if let Some(file) = &self.license {
             model.license = Some(license(file)?);
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
 use convert::Options;
-use plan::{FileEntry, Plan, Request};
+use plan::{FileEntry, GridPolicy, Plan, Request};
 use quant::Simd;
 use tensor::Result;
 
@@ -61,6 +61,16 @@ impl Planning {
     /// `Recipe` for unknown or contradicting ones; those of files that they name.
     pub fn check(&self) -> Result<()> {
         requests(&self.recipes, &Destination::new(&self.out)).map(drop)
+    }
+
+    /// Whether weights decide what is planned, and not their headers alone: a recipe that repacks a quantization grid (QAT)
+    /// samples them.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn samples_weights(&self) -> Result<bool> {
+        let requests = requests(&self.recipes, &Destination::new(&self.out))?;
+        Ok(requests.iter().any(|request| request.recipe.types.lattice != GridPolicy::Off))
     }
 
     /// Plans the outputs.

@@ -8,6 +8,8 @@ use gguf::{GgufFile, Metadata};
 use serde::Serialize;
 use tensor::{Error, Result};
 
+use crate::hub_files::{matches_tag, nearest};
+
 /// The use of a file in a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -69,13 +71,14 @@ pub(crate) struct Found {
     pub(crate) draft: Option<OllamaFile>,
 }
 
-/// Finds the files of one model. A folder stands for the GGUF files in it; those without a role are left out.
-pub(crate) fn find(paths: &[PathBuf]) -> Result<Found> {
+/// Finds the files of one model. A folder stands for the GGUF files in it; those without a role are left out. Of several text
+/// models of a folder, such as a release, the type in `tag` chooses one, and its name chooses among projectors and drafts.
+pub(crate) fn find(paths: &[PathBuf], tag: Option<&str>) -> Result<Found> {
     let mut seen = HashSet::new();
     let mut files = Vec::new();
     for path in paths {
         let is_folder = path.is_dir();
-        let members = if is_folder { gguf_files(path)? } else { vec![path.clone()] };
+        let members = if is_folder { gguf::files_in(path)? } else { vec![path.clone()] };
         for member in members {
             let gguf = GgufFile::open(&member)?;
             let real = fs::canonicalize(&member).map_err(|e| Error::io(member.display(), &e))?;
@@ -86,26 +89,42 @@ pub(crate) fn find(paths: &[PathBuf]) -> Result<Found> {
             }
         }
     }
-    let mut of = |role| take(&mut files, role, paths);
-    let (text, projector, draft) =
-        (of(OllamaRole::Text)?, of(OllamaRole::Projector)?, of(OllamaRole::Draft)?);
-    let text = text.ok_or_else(|| {
+    let of_tag = |names: &[String]| {
+        let mut matching = names.iter().filter(|name| tag.is_some_and(|tag| matches_tag(name, tag)));
+        matching.next().filter(|_| matching.next().is_none()).cloned()
+    };
+    let text = take(&mut files, OllamaRole::Text, paths, of_tag)?.ok_or_else(|| {
         Error::malformed(shown(paths), "no text model in GGUF")
             .expected("a text model, and optionally its projector (mmproj) and draft model", "none")
     })?;
+    let model = text.name();
+    let of_model = |names: &[String]| nearest(&model, names.iter().map(String::as_str)).map(str::to_owned);
+    let projector = take(&mut files, OllamaRole::Projector, paths, of_model)?;
+    let draft = take(&mut files, OllamaRole::Draft, paths, of_model)?;
     Ok(Found { text, projector, draft })
 }
 
-/// The only file of a role, if there is one.
-fn take(files: &mut Vec<OllamaFile>, role: OllamaRole, paths: &[PathBuf]) -> Result<Option<OllamaFile>> {
+/// The only file of a role, if there is one. If there are several and a folder holds them all, `choose` chooses one by name.
+fn take(
+    files: &mut Vec<OllamaFile>,
+    role: OllamaRole,
+    paths: &[PathBuf],
+    choose: impl Fn(&[String]) -> Option<String>,
+) -> Result<Option<OllamaFile>> {
     let (mut of_role, rest) = std::mem::take(files).into_iter().partition(|file| file.role == role);
     *files = rest;
     let candidates: &mut Vec<OllamaFile> = &mut of_role;
+    if candidates.len() > 1 && candidates.iter().all(|file| !paths.iter().any(|path| path == file.path())) {
+        let names: Vec<_> = candidates.iter().map(OllamaFile::name).collect();
+        if let Some(chosen) = choose(&names) {
+            candidates.retain(|file| file.name() == chosen);
+        }
+    }
     if candidates.len() > 1 {
         let names: Vec<_> = candidates.iter().map(|file| file.path().display().to_string()).collect();
         return Err(Error::recipe(shown(paths), format!("more than one {}", role.name()))
             .expected("one", format!("{}: {}", names.len(), names.join(", ")))
-            .help("A model of Ollama has one of each. Name the files instead of their folder."));
+            .help("A model of Ollama has one of each. Give the type as the tag of the name (NAME:q4_0), or name the files instead of their folder."));
     }
     Ok(candidates.pop())
 }
@@ -132,21 +151,6 @@ fn without_role(gguf: &GgufFile) -> Error {
         Some(_) => error.help(crate::ollama::check::JOIN),
         None => error,
     }
-}
-
-/// The files of a folder whose names end in `.gguf`, sorted.
-fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let io = |e| Error::io(folder.display(), &e);
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-        if is_gguf && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 fn shown(paths: &[PathBuf]) -> String {

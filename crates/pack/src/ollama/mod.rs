@@ -33,6 +33,7 @@ mod store;
 pub use documents::{OllamaConfig, OllamaDraft, OllamaLayer, OllamaManifest};
 pub use files::{OllamaFile, OllamaRole};
 pub use model::OllamaModel;
+pub(crate) use model::{REQUIRES, REQUIRES_FOR_DRAFTS};
 pub use name::OllamaName;
 pub use packed::{OllamaPacked, PackedFile};
 pub use params::OllamaParams;

@@ -13,9 +13,9 @@ use super::license::license;
 use super::params::OllamaParams;
 
 /// The first version of Ollama that runs every Gemma 4 from separate text and mmproj files.
-const REQUIRES: &str = "0.30.5";
+pub(crate) const REQUIRES: &str = "0.30.5";
 /// The first one known to have the draft models of Gemma 4 (ggml-org/llama.cpp#23398): its llama.cpp is b9840.
-const REQUIRES_FOR_DRAFTS: &str = "0.31.0";
+pub(crate) const REQUIRES_FOR_DRAFTS: &str = "0.31.0";
 
 /// A model that Ollama can run.
 #[derive(Debug)]
@@ -38,13 +38,14 @@ pub struct OllamaModel {
 
 impl OllamaModel {
     /// Finds the files of one model by their keys and checks that Ollama can run them. A folder stands for the GGUF files
-    /// in it; it must hold one text model, and at most one projector and one draft model.
+    /// in it; of several text models there `tag` chooses the one of this type, and its type chooses among projectors and
+    /// draft models.
     ///
     /// # Errors
     /// `Recipe` for more than one file of a kind; `Malformed` for no text model, damaged files and files that do not
     /// belong together; `Unsupported` or `Limit` for files that Ollama cannot run, such as splits.
-    pub fn find(paths: &[PathBuf]) -> Result<OllamaModel> {
-        let Found { text, projector, draft } = find(paths)?;
+    pub fn find(paths: &[PathBuf], tag: Option<&str>) -> Result<OllamaModel> {
+        let Found { text, projector, draft } = find(paths, tag)?;
         let config = check::text(&text)?;
         let senses = projector.as_ref().map(|file| check::projector(file, &config)).transpose()?;
         if let Some(draft) = &draft {

@@ -55,6 +55,11 @@ impl Part {
 }
 
 impl OllamaName {
+    /// The tag; `latest` if none was given.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
     /// The name without the parts that are Ollama's defaults, except the tag: as `ollama list` shows it.
     pub fn short(&self) -> String {
         let OllamaName { host, namespace, model, tag } = self;

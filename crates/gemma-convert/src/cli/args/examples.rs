@@ -31,6 +31,7 @@ pub(super) const VERIFY: &str = "\
 Examples:
   gemma-convert verify out/model-q4_0.gguf --against gemma-4-E2B-it/ --text eval.txt --max-kld 0.05
   gemma-convert verify out/model-q4_0.gguf --against gemma-4-E2B-it/ --html report.html --markdown report.md
+  gemma-convert verify out/ --against gemma-4-E2B-it/ --assistant gemma-4-E2B-it-assistant/ --text eval.txt
 
 Exit codes: 0 success, 1 a check or a limit failed, 2 usage, 3 bad input, 4 I/O error.";
 
@@ -43,6 +44,13 @@ pub(super) const DRAFT: &str = "\
 Examples:
   gemma-convert draft convert gemma-4-E2B-it-assistant/ --target gemma-4-E2B-it/ --type q8_0 -o out/
   gemma-convert draft measure out/draft-q8_0.gguf --target out/model-q4_0.gguf --text prompts.txt";
+
+pub(super) const RELEASE: &str = "\
+Examples:
+  gemma-convert release google/gemma-4-E2B-it -o out/
+  gemma-convert release gemma-4-E2B-it/ --recipe ggml-org --repository me/gemma-4-E2B-it-GGUF -o out/
+
+Exit codes: 0 success, 1 a file failed its verification, 2 usage, 3 bad input, 4 I/O error.";
 
 pub(super) const PACK: &str = "\
 Examples:

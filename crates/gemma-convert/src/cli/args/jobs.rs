@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use gemma_convert::{
     BudgetOptions, Calibrate, Compute, Convert, DraftConvert, DraftExtract, DraftMeasure, Error,
     EstimateOptions, Generate, ImagePreprocess, MeasureSensitivity, MediaFile, MediaOptions, Planning,
-    Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions, Thresholds, Verify, byte_size,
+    Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions, Thresholds, Verify, VerifySet,
+    byte_size,
 };
 
 use super::Score;
@@ -35,7 +36,7 @@ impl super::What {
 }
 
 impl super::CalibrationText {
-    fn options(&self) -> Result<TextOptions> {
+    pub(super) fn options(&self) -> Result<TextOptions> {
         Ok(TextOptions {
             files: self.text.clone(),
             chunks: self.chunks.clone(),
@@ -168,7 +169,7 @@ impl super::Generate {
 }
 
 /// The files of a prompt or a comparison, images first.
-fn images_and_sounds(images: &[PathBuf], sounds: &[PathBuf]) -> impl Iterator<Item = MediaFile> {
+pub(super) fn images_and_sounds(images: &[PathBuf], sounds: &[PathBuf]) -> impl Iterator<Item = MediaFile> {
     let images = images.iter().cloned().map(MediaFile::Image);
     images.chain(sounds.iter().cloned().map(MediaFile::Sound))
 }
@@ -214,9 +215,23 @@ fn random_seed() -> u64 {
 }
 
 impl super::Verify {
+    /// The job of several artifacts; `None` for one.
+    pub(crate) fn set_job(&self) -> Result<Option<VerifySet>> {
+        let (artifacts, assistant) = (self.artifacts.clone(), self.assistant.clone());
+        if VerifySet::is_set(&artifacts) {
+            return Ok(Some(VerifySet { artifacts, options: self.job()?, assistant }));
+        }
+        match assistant {
+            None => Ok(None),
+            Some(_) => Err(Error::recipe("--assistant", "has no effect with one artifact")
+                .help("Give the checkpoint of a draft model with --against.")),
+        }
+    }
+
+    /// The job of the first artifact.
     pub(crate) fn job(&self) -> Result<Verify> {
         Ok(Verify {
-            artifact: self.artifact.clone(),
+            artifact: self.artifacts.first().cloned().unwrap_or_default(),
             base: self.against.clone(),
             texts: self.text.clone(),
             context: self.context,
@@ -247,7 +262,7 @@ impl super::Verify {
 }
 
 /// A size of memory in bytes. A small number without a unit, such as `--memory 2`, is refused as a mistake.
-fn memory(option: &str, text: &str) -> Result<u64> {
+pub(super) fn memory(option: &str, text: &str) -> Result<u64> {
     let bytes = byte_size(option, text)?;
     if bytes < 1 << 10 && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(
@@ -258,7 +273,7 @@ fn memory(option: &str, text: &str) -> Result<u64> {
 }
 
 /// The folder or file of the outputs.
-fn out(path: &Path) -> Result<PathBuf> {
+pub(super) fn out(path: &Path) -> Result<PathBuf> {
     /// Extensions of files that no recipe makes.
     const OTHERS: [&str; 9] = ["bin", "safetensors", "pt", "pth", "ggml", "onnx", "zip", "json", "sbs"];
     let refused =

@@ -48,7 +48,9 @@ impl Command {
     pub(crate) fn check(&self) -> Result<()> {
         match self {
             Command::Plan(plan) => plan.job()?.check(),
+            Command::Convert(convert) if convert.stream => convert.job()?.check_streamed(),
             Command::Convert(convert) => convert.job()?.check(),
+            Command::Release(release) => release.job()?.check(),
             Command::Draft(draft) => match &draft.command {
                 DraftCommand::Convert(DraftConvert { convert, .. })
                 | DraftCommand::Extract(DraftExtract { convert, .. }) => convert.job()?.check(),
@@ -58,16 +60,37 @@ impl Command {
         }
     }
 
+    /// Whether the headers of the weights are enough.
+    ///
+    /// # Errors
+    /// Those of recipes.
+    pub(crate) fn needs_headers_only(&self) -> Result<bool> {
+        Ok(match self {
+            Command::Plan(plan) => !plan.job()?.samples_weights()?,
+            Command::Inspect(_) | Command::Recipes(_) | Command::Types(_) => true,
+            Command::Convert(convert) => convert.stream,
+            _ => false,
+        })
+    }
+
     /// The models that the command reads.
     pub(crate) fn models(&mut self) -> Vec<Slot<'_>> {
         match self {
             Command::Inspect(inspect) => vec![(&mut inspect.model).into()],
             Command::Plan(plan) => vec![(&mut plan.model).into()],
             Command::Convert(convert) => vec![convert.slot()],
+            Command::Release(release) => {
+                let assistant = release.assistant.as_mut();
+                let assistant =
+                    assistant.map(|path| Slot { path, source: Some(&mut release.assistant_source) });
+                let model = Slot { path: &mut release.model, source: Some(&mut release.source) };
+                std::iter::once(model).chain(assistant).collect()
+            }
             Command::Calibrate(calibrate) => calibrate.model.iter_mut().map(Slot::from).collect(),
             Command::Sensitivity(sensitivity) => vec![(&mut sensitivity.model).into()],
             Command::Verify(verify) => {
-                verify.against.iter_mut().chain([&mut verify.artifact]).map(Slot::from).collect()
+                let bases = verify.against.iter_mut().chain(&mut verify.assistant);
+                bases.chain(&mut verify.artifacts).map(Slot::from).collect()
             }
             Command::Generate(generate) => {
                 generate.drafting.draft.iter_mut().chain([&mut generate.model]).map(Slot::from).collect()

@@ -11,7 +11,12 @@ use crate::cli::outcome::Output;
 use crate::cli::progress::Console;
 
 pub(crate) fn run(args: &args::Convert) -> Result<Output> {
-    let converted = args.job()?.run(&Console::default())?;
+    run_by(|| args.job()?.run(&Console::default()))
+}
+
+/// The output of a conversion.
+pub(crate) fn run_by(job: impl FnOnce() -> Result<Converted>) -> Result<Output> {
+    let converted = job()?;
     Ok(Output::new(text(&converted), document(&converted)))
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod list;
 pub(crate) mod pack;
 pub(crate) mod packaging;
 pub(crate) mod plan;
+pub(crate) mod release;
 pub(crate) mod sensitivity;
 pub(crate) mod verify;
 

@@ -1,6 +1,6 @@
-//! `verify`: comparison of an artifact with its checkpoint, and the report in its forms.
+//! `verify`: comparison of artifacts with their checkpoint, and the report in its forms.
 
-use gemma_convert::{Report, Result, Severity};
+use gemma_convert::{Finding, Report, Result, SetReport, Severity};
 use report::Detail;
 
 use crate::cli::args;
@@ -10,30 +10,55 @@ use crate::cli::progress::{self, Console};
 use crate::cli::reports::Reports;
 
 pub(crate) fn run(args: &args::Verify) -> Result<Output> {
+    let set = args.set_job()?;
     let job = args.job()?;
     let files = Reports::open(&args.reports, &[args.save_logits.as_ref()])?;
-    let mut report = job.run(&Console::default())?;
-    options::in_report(&mut report);
-    let json = serde_json::to_value(&report).expect("a report is plain data");
-    let unwritten = files.write(&json, || report::html(&report), || report::markdown(&report));
+    let console = Console::default();
     let detail = if progress::is_verbose() { Detail::Full } else { Detail::Short };
-    annotate(&report);
-    Ok(Output { text: report::text(&report, detail), json, passed: report.passed, unwritten })
+    Ok(match set {
+        Some(set) => {
+            let mut report = set.run(&console)?;
+            options::in_set_report(&mut report);
+            let json = serde_json::to_value(&report).expect("a report is plain data");
+            let unwritten =
+                files.write(&json, || report::set_html(&report), || report::set_markdown(&report));
+            annotate(of_set(&report));
+            Output { text: report::set_text(&report, detail), json, passed: report.passed, unwritten }
+        }
+        None => {
+            let mut report = job.run(&console)?;
+            options::in_report(&mut report);
+            let json = serde_json::to_value(&report).expect("a report is plain data");
+            let unwritten = files.write(&json, || report::html(&report), || report::markdown(&report));
+            annotate(of_artifact(&report));
+            Output { text: report::text(&report, detail), json, passed: report.passed, unwritten }
+        }
+    })
+}
+
+/// The findings of an artifact, each with the path of the artifact.
+fn of_artifact(report: &Report) -> impl Iterator<Item = (&str, &Finding)> {
+    report.findings.iter().map(|finding| (report.artifact.path.as_str(), finding))
+}
+
+pub(super) fn of_set(report: &SetReport) -> impl Iterator<Item = (&str, &Finding)> {
+    let own = report.findings.iter().map(|finding| (finding.place.as_str(), finding));
+    own.chain(report.reports.iter().flat_map(of_artifact))
 }
 
 /// Prints failures as annotations of a GitHub workflow, if the process runs in one.
-fn annotate(report: &Report) {
+pub(super) fn annotate<'r>(findings: impl Iterator<Item = (&'r str, &'r Finding)>) {
     /// GitHub shows ten annotations per step.
     const MOST: usize = 10;
     if std::env::var_os("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
         return;
     }
-    let failures = report.findings.iter().filter(|finding| finding.severity == Severity::Failure);
-    for finding in failures.take(MOST) {
+    let failures = findings.filter(|(_, finding)| finding.severity == Severity::Failure);
+    for (artifact, finding) in failures.take(MOST) {
         let line = |text: &str| {
             base::visible_line(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
         };
-        let title = line(&report.artifact.path).replace(':', "%3A").replace(',', "%2C");
+        let title = line(artifact).replace(':', "%3A").replace(',', "%2C");
         tell(&format!("::error title={title}::{}: {}\n", line(&finding.place), line(&finding.problem)));
     }
 }
