@@ -43,43 +43,15 @@ key() {
   printf 'name=gemma-convert-%s\n' "$(printf '%s' "${recipes[*]}" | tr -c 'A-Za-z0-9._-' -)"
 }
 
-# report NAME ARTIFACT OPTION…
-report() {
-  local name=$1
-  shift
-  gemma-convert verify "$@" --against "$MODEL" --quiet --markdown "$GITHUB_STEP_SUMMARY" \
-    --report-json "$REPORTS/$name.json" --html "$REPORTS/$name.html" || status=$?
-}
-
 run() {
-  local options=() status=0 verified=0
+  local recipe options=() predictions=()
   for recipe in "${recipes[@]}"; do options+=(--recipe "$recipe"); done
   gemma-convert convert "$MODEL" "${options[@]}" "${convert_options[@]}" -o "$OUT" --skip-existing
-  mkdir -p "$REPORTS"
-  local predictions=("${verify_options[@]}")
   if [ -n "$TEXT" ]; then predictions+=(--text "$TEXT"); fi
   if [ -n "$MAX_KLD" ]; then predictions+=(--max-kld "$MAX_KLD"); fi
-  for file in "$OUT"/*.gguf; do
-    local name=${file##*/}
-    case "$name" in
-      # of a split, the first part stands for all; towers have no predictions, and none of their options
-      '*.gguf') continue ;;
-      *-00001-of-[0-9]*.gguf) report "${name%.gguf}" "$file" "${predictions[@]}" ;;
-      *-of-[0-9]*.gguf) continue ;;
-      mmproj-*) report "${name%.gguf}" "$file" ;;
-      *) report "${name%.gguf}" "$file" "${predictions[@]}" ;;
-    esac
-    verified=$((verified + 1))
-  done
-  if [ -f "$OUT/config.json" ]; then
-    report safetensors "$OUT" "${predictions[@]}"
-    verified=$((verified + 1))
-  fi
-  if [ "$verified" = 0 ]; then
-    echo "::error::$OUT holds no output to verify"
-    exit 1
-  fi
-  return "$status"
+  mkdir -p "$REPORTS"
+  gemma-convert verify "$OUT" --against "$MODEL" --quiet "${predictions[@]}" "${verify_options[@]}" \
+    --markdown "$GITHUB_STEP_SUMMARY" --report-json "$REPORTS/report.json" --html "$REPORTS/report.html"
 }
 
 case "$1" in key | run) "$1" ;; esac
