@@ -2,6 +2,7 @@
 
 mod bench;
 mod deny;
+mod dist;
 mod fixtures;
 mod fuzz;
 mod oracle;
@@ -17,6 +18,7 @@ pub(crate) enum Command {
     Fixtures(fixtures::Args),
     Fuzz(fuzz::Args),
     Deny(deny::Args),
+    Dist(dist::Args),
     Schema(schema::Args),
     Tidy(tidy::Args),
     Synth(synth::Args),
@@ -31,6 +33,7 @@ impl Command {
             Command::Fixtures(args) => args.run(),
             Command::Fuzz(args) => args.run(),
             Command::Deny(args) => args.run(),
+            Command::Dist(args) => args.run(),
             Command::Schema(args) => args.run(),
             Command::Tidy(args) => args.run(),
             Command::Synth(args) => args.run(),

@@ -12,7 +12,9 @@ mod type_names;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+
+use super::tools::output;
 
 /// Check crate levels, file layout, module docs, links and provenance.
 #[derive(clap::Args)]
@@ -94,10 +96,4 @@ fn entries(root: &Path) -> Result<Vec<Entry>> {
         entries.push(Entry { path: path.to_owned(), text, bytes });
     }
     Ok(entries)
-}
-
-fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(output.stdout)
 }

@@ -1,4 +1,4 @@
-//! Programs of cargo that a check needs: the one in `PATH`, or one that is installed once into the cache folder.
+//! Programs that a command runs. Those of cargo are the ones in `PATH`, or are installed once into the cache folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,4 +37,11 @@ pub(super) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(status.success(), "{command:?} failed");
     Ok(())
+}
+
+/// What a command that has to succeed prints.
+pub(super) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
 }

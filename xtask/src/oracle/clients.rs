@@ -57,6 +57,17 @@ pub const MLX: Client = Client {
 pub const MISTRAL_RS: Client =
     Client { name: "mistralrs-0.9.5", registry: Registry::PyPi, packages: &["mistralrs==0.9.5"] };
 
+/// What makes a wheel of a program, and what runs a program out of a wheel: maturin and uv.
+pub const PACKAGERS: Client = Client {
+    name: "maturin-1.16.0-uv-0.13.9",
+    registry: Registry::PyPi,
+    packages: &["maturin==1.16.0", "uv==0.13.9"],
+};
+
+/// A linker for versions of glibc that are older than this machine's.
+pub const ZIG: Client =
+    Client { name: "ziglang-0.15.2", registry: Registry::PyPi, packages: &["ziglang==0.15.2"] };
+
 /// All that [`Client::install`] is asked for by `cargo xtask oracle --clients`: about 600 MB.
 pub const ALL: [Client; 5] = [HUB, NODE_LLAMA_CPP, AUDITORS, MLX, MISTRAL_RS];
 

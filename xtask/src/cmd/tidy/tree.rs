@@ -15,6 +15,7 @@ const TOP: &[&str] = &[
     "Cargo.toml",
     "LICENSE",
     "README.md",
+    "action.yml",
     "clippy.toml",
     "crates",
     "deny.toml",
