@@ -194,7 +194,8 @@ fn a_report_can_be_repeated() {
     let whole = fs::read_to_string(&text).unwrap();
     for token in worst {
         let shown = format!("{}{}", token["before"].as_str().unwrap(), token["next"].as_str().unwrap());
-        assert!(whole.contains(shown.trim_start_matches('\u{fffd}')), "{shown:?}");
+        // a byte token is a part of a character
+        assert!(whole.contains(&shown) || shown.contains('\u{fffd}'), "{shown:?}");
         for model in ["base", "artifact"] {
             let p = token[model]["p"].as_f64().unwrap();
             assert!(p > 0.0 && p <= 1.0 && token[model]["text"].is_string(), "{token}");

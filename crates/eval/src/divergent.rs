@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 use text::{Sequence, Tokenizer};
 
-use crate::Token;
-use crate::token::Guess;
+use crate::{Against, Guess, Token};
 
 /// The most tokens of the list.
 const MOST: usize = 20;
@@ -59,19 +58,15 @@ pub fn divergent_tokens(
     // a stable sort: of equal divergences the first of the text is first
     worst.sort_by(|a, b| b.0.kld.total_cmp(&a.0.kld));
     worst.truncate(MOST);
-    let guess = |guess: Guess| FirstGuess { text: decoded(tokenizer, guess.token), p: f64::from(guess.p) };
-    let describe = |(against, document, (sequence, position), token): (
-        crate::Against,
-        usize,
-        (&Sequence, usize),
-        u64,
-    )| {
+    let guess = |guess: Guess| FirstGuess { text: tokenizer.decode(&[guess.token]), p: f64::from(guess.p) };
+    let describe = |(against, document, (sequence, position), token): (Against, _, (&Sequence, usize), _)| {
+        let before = &sequence.tokens[position.saturating_sub(BEFORE)..position];
         DivergentToken {
             document,
             token,
             kld: against.kld,
-            before: tokenizer.decode(&sequence.tokens[position.saturating_sub(BEFORE)..position]),
-            next: decoded(tokenizer, sequence.tokens[position]),
+            before: tokenizer.decode(before.strip_prefix(&[tokenizer.bos()]).unwrap_or(before)),
+            next: tokenizer.decode(&[sequence.tokens[position]]),
             base: guess(against.base_guess),
             artifact: guess(against.guess),
         }
@@ -79,20 +74,11 @@ pub fn divergent_tokens(
     worst.into_iter().map(describe).collect()
 }
 
-/// The text of a token; of a special token, which has none, its name.
-fn decoded(tokenizer: &Tokenizer, id: u32) -> String {
-    match tokenizer.decode(&[id]) {
-        text if text.is_empty() => tokenizer.token(id).unwrap_or_default().to_owned(),
-        text => text,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use checkpoint::Checkpoint;
 
     use super::*;
-    use crate::Against;
 
     #[test]
     fn the_worst_tokens_come_with_their_text() {
@@ -127,7 +113,7 @@ mod tests {
         let shown = format!("{}{}", first.before, first.next);
         assert!(all.ends_with(&shown) && first.before.len() > 10, "{shown:?} of {all:?}");
         assert_eq!(first.artifact, FirstGuess { text: tokenizer.decode(&tokens[1..2]), p: 0.25 });
-        assert_eq!(first.base, FirstGuess { text: "<bos>".to_owned(), p: 0.5 });
+        assert_eq!(first.base, FirstGuess { text: tokenizer.decode(&tokens[..1]), p: 0.5 });
         let alone = Token { against: None, ..scored[0] };
         assert_eq!(divergent_tokens(&[alone], &sequences, &tokenizer), []);
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{convert, verify};
 use crate::cli::args;
+use crate::cli::invocation;
 use crate::cli::options;
 use crate::cli::outcome::Output;
 use crate::cli::progress::Console;
@@ -21,6 +22,7 @@ const REPORT: &str = "report.json";
 pub(crate) fn run(args: &args::Release) -> Result<Output> {
     let mut released = args.job()?.run(&Console::default())?;
     options::in_set_report(&mut released.report);
+    invocation::record(&mut released.report.run);
     let report = serde_json::to_value(&released.report).expect("a report is plain data");
     let files = [
         (REPORT, FileKind::Report, format!("{report:#}\n")),
