@@ -229,11 +229,11 @@ fn a_page_says_how_to_repeat_it_and_not_where_it_was_made() {
     }
 
     let mut report = reports::good();
-    report.artifact.path = "/home/somebody/out/model-q4_0.gguf".to_owned();
-    report.base.as_mut().unwrap().path = "/home/somebody/checkpoints/model".to_owned();
-    report.text.as_mut().unwrap().files = vec!["/home/somebody/texts/eval.txt".to_owned()];
+    report.artifact.path = "/srv/somebody/out/model-q4_0.gguf".to_owned();
+    report.base.as_mut().unwrap().path = "/srv/somebody/checkpoints/model".to_owned();
+    report.text.as_mut().unwrap().files = vec!["/srv/somebody/texts/eval.txt".to_owned()];
     report.run.files[0].path = report.artifact.path.clone();
-    let problem = "not as in /home/somebody/out/manifest.json";
+    let problem = "not as in /srv/somebody/out/manifest.json";
     report.findings[0].problem = problem.to_owned();
     let page = report::html(&report);
     assert!(!page.contains("somebody"), "{page}");

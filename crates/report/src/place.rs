@@ -113,12 +113,12 @@ mod tests {
     #[test]
     fn absolute_paths_become_names() {
         let cases = [
-            ("/home/u/out/model.gguf", Some("model.gguf")),
-            ("/home/u/gemma-4-E2B/", Some("gemma-4-E2B")),
+            ("/srv/u/out/model.gguf", Some("model.gguf")),
+            ("/srv/u/gemma-4-E2B/", Some("gemma-4-E2B")),
             ("/", Some("/")),
             ("out/model.gguf", None),
             (
-                "/home/u/.cache/huggingface/hub/models--google--gemma-4-E2B-it/snapshots/0123456789abcdef",
+                "/srv/u/.cache/huggingface/hub/models--google--gemma-4-E2B-it/snapshots/0123456789abcdef",
                 Some("google/gemma-4-E2B-it@0123456789ab"),
             ),
         ];
@@ -129,14 +129,14 @@ mod tests {
 
     #[test]
     fn findings_do_not_say_where_a_file_was() {
-        let problem = "/home/u/models/base/config.json is not what /home/u/out/manifest.json names";
-        let place = "/home/u/models/base";
+        let problem = "/srv/u/models/base/config.json is not what /srv/u/out/manifest.json names";
+        let place = "/srv/u/models/base";
         let mut report = Report {
             findings: vec![Finding::new(Severity::Note, Step::Structure, place, problem)],
             ..Report::default()
         };
-        report.artifact.path = "/home/u/out/model.gguf".to_owned();
-        report.base = Some(ModelInfo { path: "/home/u/models/base".to_owned(), ..ModelInfo::default() });
+        report.artifact.path = "/srv/u/out/model.gguf".to_owned();
+        report.base = Some(ModelInfo { path: "/srv/u/models/base".to_owned(), ..ModelInfo::default() });
         let short = relative(&report);
         assert_eq!((short.artifact.path.as_str(), short.base.unwrap().path.as_str()), ("model.gguf", "base"));
         assert_eq!(short.findings[0].place, "base");
