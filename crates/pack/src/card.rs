@@ -182,18 +182,18 @@ impl Card {
 
     fn method(&self, text: &mut String) {
         let _ = write!(text, "## How the files were made\n\n```sh\n{}\n```\n\n", self.command);
-        let _ = write!(text, "- Program: {}\n", cell(&self.tool));
+        let _ = writeln!(text, "- Program: {}", cell(&self.tool));
         if let Some(commit) = &self.model.commit {
-            let _ = write!(text, "- Revision of the original model: `{commit}`\n");
+            let _ = writeln!(text, "- Revision of the original model: `{commit}`");
         }
         for file in self.files.iter().filter(|file| file.recipe.is_some()) {
             let recipe = file.recipe.as_deref().unwrap_or_default();
-            let _ = write!(text, "- `{}`: recipe `{recipe}`\n", file.path);
+            let _ = writeln!(text, "- `{}`: recipe `{recipe}`", file.path);
         }
         for (what, given) in [("Calibration", &self.calibration), ("Evaluation", &self.evaluation)] {
             let Some(given) = given else { continue };
             for (name, sha256) in &given.files {
-                let _ = write!(text, "- {what} text: {}, SHA-256 `{sha256}`\n", cell(name));
+                let _ = writeln!(text, "- {what} text: {}, SHA-256 `{sha256}`", cell(name));
             }
         }
         if self.model.license.is_some() {

@@ -65,7 +65,7 @@ impl Build {
         ensure!(messages.status.success(), "{cargo:?} failed");
         let messages = String::from_utf8(messages.stdout)?;
         let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let program = artifacts.filter_map(|artifact| Some(artifact["executable"].as_str()?.into())).last();
+        let program = artifacts.filter_map(|artifact| Some(artifact["executable"].as_str()?.into())).next_back();
         program.context("cargo names no program")
     }
 
