@@ -103,7 +103,7 @@ fn a_finding_of_many_files_is_shown_once() {
     for form in forms(&set) {
         let findings = form.split("<h2>Files</h2>").next().unwrap();
         assert_eq!(findings.matches("plain text meets a chat model").count(), 1, "{form}");
-        assert!(findings.contains("model-q4_0.gguf, model-q8_0.gguf, model-q5_0.gguf"), "{form}");
+        assert!(findings.contains("3 files"), "{form}");
     }
     set.reports.truncate(3);
     set.findings = vec![Finding::new(Severity::Failure, Step::Structure, "x.gguf", "missing")];

@@ -36,7 +36,7 @@ pub fn set_text(set: &SetReport, detail: Detail) -> String {
     for Found { finding, files } in found.iter().take(FINDINGS) {
         let [place, problem] = [&finding.place, &finding.problem].map(|text| number::plain(text));
         let (severity, step) = (tables::severity(finding.severity), tables::step(finding.step));
-        let files = files.join(", ");
+        let files = named(files);
         let _ = writeln!(out, "\n{severity} ({step}): {files}{}{place}\n  {problem}", separator(&files));
         for (what, value) in [("expected", &finding.expected), ("found", &finding.found)] {
             if let Some(value) = value {
@@ -255,6 +255,11 @@ struct Found<'r> {
     files: Vec<String>,
 }
 
+/// The names of a few files, or the number of many.
+fn named(files: &[String]) -> String {
+    if files.len() <= 2 { files.join(", ") } else { number::count(files.len(), "file", "files") }
+}
+
 /// The findings of the set and of its files, most severe first, each once. A short list leaves notes out.
 fn found(set: &SetReport, detail: Detail) -> Vec<Found<'_>> {
     let mut all: Vec<Found<'_>> = Vec::new();
@@ -280,7 +285,7 @@ fn findings(found: &[Found<'_>]) -> Grid {
     let row = |Found { finding, files }: &Found<'_>| {
         let shown = |text: &Option<String>| cell(number::plain(text.as_deref().unwrap_or_default()));
         vec![
-            name(&files.join(", ")),
+            name(&named(files)),
             Cell {
                 good: (finding.severity == Severity::Failure).then_some(false),
                 ..cell(tables::severity(finding.severity))

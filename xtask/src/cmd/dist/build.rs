@@ -65,12 +65,12 @@ impl Build {
         ensure!(messages.status.success(), "{cargo:?} failed");
         let messages = String::from_utf8(messages.stdout)?;
         let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let program = artifacts.filter_map(|artifact| Some(artifact["executable"].as_str()?.into())).next_back();
+        let program =
+            artifacts.filter_map(|artifact| Some(artifact["executable"].as_str()?.into())).next_back();
         program.context("cargo names no program")
     }
 
-    /// The environment of a command that compiles. Flags of the environment win: `.ci/run` sets this one for all stages, so
-    /// that the program shares its libraries with the tests.
+    /// The environment of a command that compiles. Flags of the environment win.
     pub(super) fn configure(&self, command: &mut Command) {
         let given = ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"];
         if given.iter().all(|name| std::env::var_os(name).is_none())
