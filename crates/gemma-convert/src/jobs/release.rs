@@ -25,6 +25,12 @@ use super::Converted;
 use crate::options::{RecipeOptions, TextOptions};
 use crate::requests::{Destination, recipe_file, requests};
 
+/// The release recipe without a choice.
+const DEFAULT_RECIPE: &str = "default";
+
+/// Tokens per chunk of plain text without a choice.
+const DEFAULT_CONTEXT: usize = 512;
+
 /// Makes the files of a release recipe, verifies them, and writes model card and checksums.
 #[derive(Clone, Debug)]
 pub struct Release {
@@ -93,14 +99,14 @@ impl Release {
             assistant: None,
             assistant_source: None,
             out: out.into(),
-            recipe: "default".to_owned(),
+            recipe: DEFAULT_RECIPE.to_owned(),
             name: None,
             repository: None,
             quantized_by: None,
             text: TextOptions::default(),
             evaluation: TextOptions::default(),
             media: Vec::new(),
-            context: 512,
+            context: DEFAULT_CONTEXT,
             thresholds: Thresholds::default(),
             force: false,
             skip_existing: false,

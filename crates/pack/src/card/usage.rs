@@ -7,6 +7,8 @@ use crate::ollama::{REQUIRES, REQUIRES_FOR_DRAFTS};
 
 use super::{Card, CardFile};
 
+/// The version of llama.cpp that the tests of this program run, see docs/clients.md.
+const TESTED_LLAMA_CPP: &str = "the one of llama-cpp-python 0.3.36";
 /// Browsers load files of at most 2 GB.
 const MOST_IN_BROWSERS: u64 = 2_000_000_000;
 
@@ -14,7 +16,10 @@ pub(super) fn usage(card: &Card, text: &mut String) {
     let Some(model) = recommended(card) else { return };
     let (repository, tag) = (&card.repository, &model.label);
     let has = |role| card.of(role).next().is_some();
-    let _ = write!(text, "## Use\n\n**llama.cpp**, any version with the architecture `gemma4`:\n\n```sh\n");
+    let _ = write!(
+        text,
+        "## Use\n\n**llama.cpp**, any version with the architecture `gemma4` (tested: {TESTED_LLAMA_CPP}):\n\n```sh\n"
+    );
     let towers =
         if has(HubRole::Mmproj) { "   # images and sounds too: the mmproj file is found" } else { "" };
     let _ = writeln!(text, "llama-server -hf {repository}:{tag}{towers}");

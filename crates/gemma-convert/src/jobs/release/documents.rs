@@ -12,8 +12,9 @@ use tensor::{Error, Result};
 use verify::{Report, SetReport};
 
 use super::files::ReleaseFile;
-use super::{Release, Released};
+use super::{DEFAULT_CONTEXT, DEFAULT_RECIPE, Release, Released};
 use crate::TOOL;
+use crate::options::Chunks;
 
 const CARD: &str = "README.md";
 const CHECKSUMS: &str = "SHA256SUMS";
@@ -176,14 +177,25 @@ fn command(job: &Release) -> String {
         None => file_name(&job.model),
     };
     let mut words = vec!["gemma-convert release".to_owned(), model, "-o OUT/".to_owned()];
-    if job.recipe != "default" {
+    let mut option = |name: &str, value: String| words.push(format!("{name} {value}"));
+    if job.recipe != DEFAULT_RECIPE {
         let recipe = Path::new(&job.recipe);
-        words.push(format!(
-            "--recipe {}",
-            if recipe.is_file() { file_name(recipe) } else { job.recipe.clone() }
-        ));
+        option("--recipe", if recipe.is_file() { file_name(recipe) } else { job.recipe.clone() });
     }
-    words.extend(job.text.files.iter().map(|file| format!("--text {}", file_name(file))));
-    words.extend(job.evaluation.files.iter().map(|file| format!("--eval {}", file_name(file))));
+    job.name.iter().for_each(|name| option("--name", name.clone()));
+    let assistant =
+        job.assistant_source.as_ref().map(|source| format!("{}@{}", source.repository, source.commit));
+    assistant.into_iter().for_each(|assistant| option("--assistant", assistant));
+    for (text, (file, chunks)) in
+        [(&job.text, ("--text", "--chunks")), (&job.evaluation, ("--eval", "--eval-chunks"))]
+    {
+        text.files.iter().for_each(|path| option(file, file_name(path)));
+        text.chunks
+            .iter()
+            .for_each(|Chunks(range)| option(chunks, format!("{}..{}", range.start, range.end)));
+    }
+    if job.context != DEFAULT_CONTEXT {
+        option("-c", job.context.to_string());
+    }
     words.join(" ")
 }
