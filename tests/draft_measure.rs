@@ -74,7 +74,7 @@ fn every_form_has_the_figures() {
         assert!(form.contains("189 tokens of text") && form.contains("the same text"), "{form}");
     }
     assert_eq!(markdown.lines().filter(|line| line.starts_with("| ")).count(), 1 + 2 + 1 + 8);
-    assert_eq!(html.matches("<svg").count(), 1);
+    assert_eq!(html.matches("<svg").count(), 2, "one drawing for wide windows, one for phones");
     assert!(html.contains("Speed-up by burst size") && !html.contains("NaN"), "{html}");
 }
 
