@@ -266,9 +266,15 @@ fn a_flag_takes_no_file() {
     let second = artifact.folder.out().join("second.gguf");
     fs::copy(&artifact.file, &second).unwrap();
     let before = support::sha256(&second);
+    // the name after it is another artifact
     for args in [
-        vec!["verify", "--json", second.to_str().unwrap(), file],
-        vec!["verify", file, "--json", second.to_str().unwrap()],
+        ["verify", "--json", second.to_str().unwrap(), file],
+        ["verify", file, "--json", second.to_str().unwrap()],
+    ] {
+        assert_eq!(run(args).good().json()["reports"].as_array().unwrap().len(), 2);
+        assert_eq!(support::sha256(&second), before, "{args:?}");
+    }
+    for args in [
         vec!["--json", "verify", file, "--html", second.to_str().unwrap()],
         vec!["verify", file, &format!("--json={}", second.display())],
     ] {

@@ -119,7 +119,7 @@ impl<'b> Verification<'b> {
         }
         let mut report = self.report;
         check(self.settings.thresholds, self.of_recipe, &mut report);
-        report.run.files.extend(self.settings.hashed_inputs()?);
+        report.run.files.extend(self.settings.hashed_inputs(report.text.is_some())?);
         report.passed = !failed(&report);
         report.compared = self.against.is_some();
         report.outcome = match (report.passed, report.compared) {
@@ -311,10 +311,11 @@ impl Verify {
         })
     }
 
-    /// The texts, images and sounds with their SHA-256.
-    pub(super) fn hashed_inputs(&self) -> Result<Vec<HashedFile>> {
+    /// The images and sounds, and the texts if they were read, with their SHA-256.
+    fn hashed_inputs(&self, reads_text: bool) -> Result<Vec<HashedFile>> {
         let media = self.media.iter().map(MediaFile::path);
-        let given = self.mmproj.iter().chain(&self.texts).map(PathBuf::as_path);
+        let texts = self.mmproj.iter().chain(&self.texts).filter(|_| reads_text);
+        let given = texts.map(PathBuf::as_path);
         hashed_files(given.chain(media))
     }
 
