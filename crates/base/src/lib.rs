@@ -26,6 +26,7 @@
 //! | `digest.rs` | SHA-256 and hexadecimal digits |
 //! | `folder.rs` | a temporary folder of one run |
 //! | `kind.rs` | the kind of an existing file |
+//! | `number.rs` | numbers as text |
 //! | `random.rs` | the pseudorandom generator |
 //! | `read.rs` | small files, up to a size limit |
 //! | `progress.rs` | progress of long work |
@@ -38,6 +39,7 @@ mod digest;
 mod error;
 mod folder;
 mod kind;
+mod number;
 mod output;
 mod progress;
 mod publication;
@@ -52,6 +54,7 @@ pub use digest::{hex, sha256};
 pub use error::{Error, ErrorKind, Fault, Result};
 pub use folder::WorkFolder;
 pub use kind::{FileKind, GENERATOR, STORE_KEY};
+pub use number::grouped;
 pub use output::{OutputFile, PARTIAL, write_whole};
 pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};

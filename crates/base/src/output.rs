@@ -158,6 +158,15 @@ impl OutputFile {
         sync_folder(&self.path)
     }
 
+    /// Writes the whole content, and [publishes](Self::publish) the file.
+    ///
+    /// # Errors
+    /// `Target`; the previous file is then still there.
+    pub fn publish_with(mut self, content: &[u8]) -> Result<()> {
+        self.file.write_all(content).map_err(|e| self.fail(&e))?;
+        self.publish()
+    }
+
     /// Renames the temporary, without flushing.
     pub(crate) fn rename(&mut self) -> Result<()> {
         if let Place::Partial { partial, replaces, .. } = &self.place {

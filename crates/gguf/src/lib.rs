@@ -46,5 +46,5 @@ pub use header::Header;
 pub use layout::{DEFAULT_ALIGNMENT, Layout, Placed, ggml_shape};
 pub use metadata::{FromValue, Metadata};
 pub use set::{GgufSet, files_in};
-pub use split::{SET, SplitBy, SplitPart, group, part_name, part_prefix, parts, split};
+pub use split::{SET, SplitBy, SplitPart, group, part_name, part_of, parts, split};
 pub use value::{Array, Value};

@@ -106,16 +106,17 @@ pub fn part_name(prefix: &str, number: usize, count: usize) -> String {
     format!("{prefix}-{number:05}-of-{count:05}.gguf")
 }
 
-/// The prefix in the file name of a part; `None` for other names.
+/// The prefix and the number in the file name of a part; `None` for other names.
 ///
 /// ```
-/// assert_eq!(gguf::part_prefix("model-00002-of-00003.gguf"), Some("model"));
-/// assert_eq!(gguf::part_prefix("model-q4_0.gguf"), None);
+/// assert_eq!(gguf::part_of("model-00002-of-00003.gguf"), Some(("model", 2)));
+/// assert_eq!(gguf::part_of("model-q4_0.gguf"), None);
 /// ```
-pub fn part_prefix(name: &str) -> Option<&str> {
+pub fn part_of(name: &str) -> Option<(&str, usize)> {
     let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
     let (prefix, number) = rest.rsplit_once('-')?;
-    (name == part_name(prefix, number.parse().ok()?, count.parse().ok()?)).then_some(prefix)
+    let number = number.parse().ok()?;
+    (name == part_name(prefix, number, count.parse().ok()?)).then_some((prefix, number))
 }
 
 #[cfg(test)]

@@ -9,9 +9,12 @@ mod usage;
 
 use std::fmt::Write;
 
+use base::grouped;
+
+use self::front_matter::front_matter;
 use crate::hub_files::HubRole;
 
-pub use front_matter::{CardModel, front_matter};
+pub use front_matter::CardModel;
 
 /// All that a model card tells.
 #[derive(Clone, Debug, Default)]
@@ -236,14 +239,6 @@ pub(crate) fn bytes(count: u64) -> String {
 
 fn tokens(count: u64) -> String {
     if count.is_multiple_of(1024) { format!("{}k", count / 1024) } else { count.to_string() }
-}
-
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let first = (digits.len() - 1) % 3 + 1;
-    let (head, tail) = digits.split_at(first);
-    let groups = tail.as_bytes().chunks(3).map(|group| String::from_utf8_lossy(group).into_owned());
-    std::iter::once(head.to_owned()).chain(groups).collect::<Vec<_>>().join(",")
 }
 
 fn names(text: &CardText) -> String {

@@ -33,21 +33,13 @@ impl HubRole {
     /// are found by the first.
     pub fn of(path: &str) -> Option<HubRole> {
         let stem = path.strip_suffix(".gguf")?;
-        if part_number(stem).is_some_and(|number| number != 1) {
+        if gguf::part_of(path).is_some_and(|(_, number)| number != 1) {
             return None;
         }
         let name = stem.rsplit('/').next().unwrap_or(stem);
         let word = WORDS.iter().find(|(word, _)| name.contains(word));
         Some(word.map_or(HubRole::Model, |(_, role)| *role))
     }
-}
-
-/// The number of a part of a split: 2 for `…-00002-of-00003`.
-fn part_number(stem: &str) -> Option<u32> {
-    let (rest, count) = stem.rsplit_once("-of-")?;
-    let (_, number) = rest.rsplit_once('-')?;
-    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    (is_number(count) && is_number(number)).then(|| number.parse().ok())?
 }
 
 /// Whether the selector `:TAG` matches a path: the tag, of any case, and `.` or `-` after it.
@@ -68,10 +60,9 @@ pub fn nearest<'a>(model: &str, others: impl IntoIterator<Item = &'a str>) -> Op
 
 /// The type in a name: its last word, without the number of a part.
 fn label(path: &str) -> &str {
-    let stem = path.strip_suffix(".gguf").unwrap_or(path);
-    let stem = match part_number(stem) {
-        Some(_) => &stem[..stem.len() - "-00001-of-00001".len()],
-        None => stem,
+    let stem = match gguf::part_of(path) {
+        Some((prefix, _)) => prefix,
+        None => path.strip_suffix(".gguf").unwrap_or(path),
     };
     stem.rsplit(['-', '.']).next().unwrap_or(stem)
 }

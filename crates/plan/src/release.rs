@@ -68,17 +68,6 @@ impl Default for ReleaseNames {
 }
 
 impl ReleaseRecipe {
-    /// The names of the embedded release recipes with their purposes, sorted.
-    pub fn embedded() -> Vec<(String, String)> {
-        let mut all: Vec<_> = Recipe::embedded_releases()
-            .filter_map(|(name, text)| {
-                Some((name.clone(), ReleaseRecipe::from_toml(text, &name).ok()?.purpose))
-            })
-            .collect();
-        all.sort();
-        all
-    }
-
     /// The TOML text of an embedded release recipe.
     ///
     /// # Errors
@@ -194,7 +183,8 @@ mod tests {
 
     #[test]
     fn embedded_ones_are_valid() {
-        let names: Vec<_> = ReleaseRecipe::embedded().into_iter().map(|(name, _)| name).collect();
+        let mut names: Vec<_> = Recipe::embedded_releases().map(|(name, _)| name).collect();
+        names.sort();
         assert_eq!(names, ["default", "ggml-org", "offload"]);
         for name in names {
             let recipe =

@@ -8,7 +8,7 @@ use super::html::{self, Narrow, Verdict};
 use super::tables::{Align, Cell, Grid, cell, exact, models_of};
 use super::tile::{Tile, tiles};
 use super::{invocation, markdown, number, place, plots, terms, text};
-use crate::table::grouped;
+use base::grouped;
 
 /// The report for a terminal. The verdict comes last, where it stays visible.
 pub fn draft_text(report: &DraftReport) -> String {

@@ -48,6 +48,7 @@ mod worst;
 pub use self::draft::{draft_html, draft_markdown, draft_text};
 pub use self::markdown::markdown;
 pub use self::set::{set_html, set_markdown, set_text};
-pub use self::table::{Table, grouped};
+pub use self::table::Table;
 pub use self::text::{Detail, text};
 pub use self::verification::html;
+pub use base::grouped;

@@ -1,6 +1,6 @@
 //! Formatting of numbers, and removal of control characters from names.
 
-use crate::table::grouped;
+use base::grouped;
 
 /// Three significant digits: `0.0331`, `12.3`, `1,234`, `1.20e-7`.
 pub(super) fn significant(value: f64) -> String {

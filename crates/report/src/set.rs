@@ -9,7 +9,7 @@ use verify::{Finding, Outcome, Report, SetReport, Severity};
 use super::html::{Narrow, Verdict};
 use super::tables::{self, Align, Cell, Grid, bytes, cell, exact, name};
 use super::{Detail, figures, html, invocation, markdown, number, place, plots, tensors, text};
-use crate::table::grouped;
+use base::grouped;
 
 /// The most findings that are shown.
 const FINDINGS: usize = 60;

@@ -5,7 +5,7 @@ use text::{Protocol, Scored};
 use verify::{Finding, Outcome, Report, Severity, Step};
 
 use super::number;
-use crate::table::grouped;
+use base::grouped;
 
 /// A table, which each form renders.
 pub(super) struct Grid {

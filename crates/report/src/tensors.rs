@@ -3,9 +3,9 @@
 use verify::{Compared, RoleError, TensorError};
 
 use super::number;
-use super::table::grouped;
 use super::tables::{Align, Grid, bytes, cell, exact, name};
 use Align::{Left, Right};
+use base::grouped;
 
 /// The most tensors in the list of the largest errors.
 const WORST: usize = 20;

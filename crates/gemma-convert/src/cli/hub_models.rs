@@ -26,13 +26,14 @@ pub(crate) fn fetch(args: &mut Args) -> Result<Fetched> {
     let is_hub =
         |slot: &Slot<'_>| matches!(ModelArgument::parse(slot.path.as_os_str()), Ok(ModelArgument::Hub(_)));
     let stream = matches!(&args.command, Command::Convert(convert) if convert.stream);
-    if args.command.models().iter().any(is_hub) {
+    let names_hub = args.command.models().iter().any(is_hub);
+    if names_hub {
         args.command.check()?;
     } else if stream {
         return Err(Error::recipe("--stream", "has no effect on a folder of this machine")
             .expected("the id of a model on the hub", "a path"));
     }
-    let headers_only = args.command.needs_headers_only()?;
+    let headers_only = names_hub && args.command.needs_headers_only()?;
     let mut fetched = Fetched::default();
     for slot in args.command.models() {
         let ModelArgument::Hub(model) = ModelArgument::parse(slot.path.as_os_str())? else { continue };

@@ -1,6 +1,5 @@
 //! Report files. They are opened before the work, so that no result is lost to a file that cannot be written.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use base::{AppendedFile, FileKind, OutputFile};
@@ -51,13 +50,9 @@ impl Reports {
         html: impl FnOnce() -> String,
         markdown: impl FnOnce() -> String,
     ) -> Vec<Error> {
-        let whole = |mut file: OutputFile, text: String| {
-            file.write_all(text.as_bytes()).map_err(|e| file.fail(&e))?;
-            file.publish()
-        };
         let written = [
-            self.json.map(|file| whole(file, format!("{json:#}\n"))),
-            self.html.map(|file| whole(file, html())),
+            self.json.map(|file| file.publish_with(format!("{json:#}\n").as_bytes())),
+            self.html.map(|file| file.publish_with(html().as_bytes())),
             self.markdown.map(|file| file.append(&markdown())),
         ];
         written.into_iter().flatten().filter_map(Result::err).collect()

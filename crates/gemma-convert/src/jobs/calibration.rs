@@ -1,6 +1,5 @@
 //! Collection of an importance matrix, and merging of several.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use base::{OutputFile, Progress, Unit};
@@ -73,7 +72,7 @@ impl Calibrate {
                 .help("Use ‹force› to replace it."));
         }
         // open before hours of work, and not only after them
-        let mut output = OutputFile::sequential(&self.out)?;
+        let output = OutputFile::sequential(&self.out)?;
         let mut found = match (&self.model, self.text.files.is_empty()) {
             (Some(model), false) => {
                 Some(self.collect(&Model::open(model)?.with_compute(self.compute), progress)?)
@@ -98,8 +97,7 @@ impl Calibrate {
         }
         let importance = found.ok_or_else(|| Error::recipe("calibrate", "nothing to write"))?;
         let bytes = importance.to_bytes().map_err(|e| e.within(self.out.display()))?;
-        output.write_all(&bytes).map_err(|e| output.fail(&e))?;
-        output.publish()?;
+        output.publish_with(&bytes)?;
         let unseen_matrices = importance.iter().map(|(_, entry)| entry.unseen().count()).sum();
         Ok(Calibrated { importance, unseen_matrices })
     }

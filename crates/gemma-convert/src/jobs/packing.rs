@@ -91,9 +91,7 @@ impl PackOllama {
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let text = model.modelfile(folder)?;
-        let mut output = OutputFile::sequential(path)?;
-        std::io::Write::write_all(&mut output, text.as_bytes()).map_err(|e| output.fail(&e))?;
-        output.publish()
+        OutputFile::sequential(path)?.publish_with(text.as_bytes())
     }
 }
 

@@ -10,6 +10,7 @@ use text::{Corpus, Cut};
 use verify::{Finding, Severity, Step};
 
 use super::Verify;
+use super::model_info::hashed_files;
 use super::verification_steps::{Against, Verification};
 use crate::conversation_media::ConversationMedia;
 use crate::model::Model;
@@ -27,6 +28,11 @@ impl Verify {
     ) -> Result<()> {
         let mut opened: Vec<_> =
             all.iter_mut().filter_map(|one| one.predicting().map(|model| (one, model))).collect();
+        // once for all artifacts: an mmproj file may be large
+        let inputs = match opened.is_empty() {
+            true => Vec::new(),
+            false => hashed_files(self.mmproj.iter().chain(&self.texts).map(PathBuf::as_path))?,
+        };
         let mut rest: Vec<_> = opened.iter_mut().map(|(one, model)| (&mut ***one, &*model)).collect();
         while let Some((first, artifact)) = rest.first() {
             let start = Instant::now();
@@ -50,6 +56,7 @@ impl Verify {
             rest = others;
             self.evaluate(&mut group, against, &corpus, &media, logits.take(), progress)?;
             for (one, _) in group {
+                one.report.run.files.extend(inputs.iter().cloned());
                 one.report.seconds.insert("text".to_owned(), start.elapsed().as_secs_f64());
             }
         }

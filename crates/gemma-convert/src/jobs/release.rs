@@ -156,9 +156,10 @@ impl Release {
                 .note("the checkpoint's README.md names no licence: neither do the files and the model card");
         }
         let assistant = self.assistant(&recipe, progress);
-        let mut files = self.files(&recipe, &name, assistant.is_some())?;
+        let requests = self.text_requests(&recipe)?;
+        let mut files = self.files(&recipe, &requests, &name, assistant.is_some())?;
         check(&files)?;
-        let reads_text = self.reads_text(&recipe)?;
+        let reads_text = self.reads_text(&recipe, &requests)?;
         let documents = Documents::new(&self.out, self.force || self.skip_existing)?;
         std::fs::create_dir_all(&self.out).map_err(|e| Error::write(self.out.display(), &e))?;
 
@@ -184,8 +185,9 @@ impl Release {
             seconds: 0.0,
         };
         if released.report.passed {
-            let card = documents.card(self, (&name, &model), &files, &released)?;
-            documents.write(&card, &files, importance.as_deref(), &mut released)?;
+            let importance = importance.as_deref().map(convert::file_entry).transpose()?;
+            let card = documents.card(self, (&name, &model), (&files, importance.as_ref()), &released)?;
+            documents.write(&card, (&files, importance.as_ref()), &mut released)?;
         }
         released.seconds = start.elapsed().as_secs_f64();
         Ok(released)
@@ -266,9 +268,15 @@ impl Release {
     }
 
     /// The files in the order of the requests: text models, mmproj files; then draft models, then the importance matrix.
-    fn files(&self, recipe: &ReleaseRecipe, name: &str, has_draft: bool) -> Result<Vec<ReleaseFile>> {
+    fn files(
+        &self,
+        recipe: &ReleaseRecipe,
+        requests: &[Request],
+        name: &str,
+        has_draft: bool,
+    ) -> Result<Vec<ReleaseFile>> {
         let mut files = Vec::new();
-        for (number, request) in self.text_requests(recipe)?.iter().enumerate() {
+        for (number, request) in requests.iter().enumerate() {
             let (role, template) = match number < recipe.text.len() {
                 true => (HubRole::Model, &recipe.names.text),
                 false => (HubRole::Mmproj, &recipe.names.mmproj),
@@ -294,10 +302,10 @@ impl Release {
     ///
     /// # Errors
     /// `Recipe` for a text that nothing reads.
-    fn reads_text(&self, recipe: &ReleaseRecipe) -> Result<bool> {
+    fn reads_text(&self, recipe: &ReleaseRecipe, requests: &[Request]) -> Result<bool> {
         let reads =
             |request: &Request| request.recipe.calibration.is_some() || request.recipe.budget.is_some();
-        let reads_text = self.text_requests(recipe)?.iter().any(reads);
+        let reads_text = requests.iter().any(reads);
         if !self.text.files.is_empty() && !reads_text && !recipe.needs_importance() {
             return Err(Error::recipe(
                 "‹text›",

@@ -41,8 +41,8 @@ impl SetFiles {
 
     fn add(&mut self, path: PathBuf) {
         let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-        let prefix = path.file_name().and_then(|name| gguf::part_prefix(name.to_str()?));
-        if self.seen.insert(prefix.map_or(real.clone(), |prefix| real.with_file_name(prefix))) {
+        let prefix = path.file_name().and_then(|name| gguf::part_of(name.to_str()?));
+        if self.seen.insert(prefix.map_or(real.clone(), |(prefix, _)| real.with_file_name(prefix))) {
             self.artifacts.push(path);
         }
     }

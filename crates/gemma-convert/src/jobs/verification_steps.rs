@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use base::{OutputFile, Progress, Task, Unit};
-use eval::{HashedFile, LogitsFile};
+use eval::LogitsFile;
 use gemma::towers::MmprojView;
 use plan::{Format, Recipe, Shards, Thresholds};
 use runtime::Compute;
@@ -119,7 +119,7 @@ impl<'b> Verification<'b> {
         }
         let mut report = self.report;
         check(self.settings.thresholds, self.of_recipe, &mut report);
-        report.run.files.extend(self.settings.hashed_inputs(report.text.is_some())?);
+        report.run.files.extend(hashed_files(self.settings.media.iter().map(MediaFile::path))?);
         report.passed = !failed(&report);
         report.compared = self.against.is_some();
         report.outcome = match (report.passed, report.compared) {
@@ -309,14 +309,6 @@ impl Verify {
         self.weights_step(report, verify::weights_of(artifact), progress, |_, done| {
             verify::weights_alone(artifact, self.compute.simd, done)
         })
-    }
-
-    /// The images and sounds, and the texts if they were read, with their SHA-256.
-    fn hashed_inputs(&self, reads_text: bool) -> Result<Vec<HashedFile>> {
-        let media = self.media.iter().map(MediaFile::path);
-        let texts = self.mmproj.iter().chain(&self.texts).filter(|_| reads_text);
-        let given = texts.map(PathBuf::as_path);
-        hashed_files(given.chain(media))
     }
 
     /// Whether the text step follows.

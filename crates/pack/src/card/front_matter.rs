@@ -24,7 +24,7 @@ pub struct CardModel {
 }
 
 /// The front matter with its two lines of hyphens.
-pub fn front_matter(card: &Card) -> String {
+pub(super) fn front_matter(card: &Card) -> String {
     let CardModel { base_model, license, license_details, languages, quantized_by, .. } = &card.model;
     let has_towers = card.of(HubRole::Mmproj).next().is_some();
     let mut lines = Vec::new();

@@ -7,8 +7,8 @@ use super::{Frame, Plot, Screen};
 use crate::number;
 use crate::scale::{Scale, round_above, round_below};
 use crate::svg::Anchor;
-use crate::table::grouped;
 use crate::terms::KLD;
+use base::grouped;
 
 /// The most documents with drawn boundaries; more would hide the curve.
 const BOUNDARIES: usize = 80;

@@ -21,8 +21,8 @@ pub(crate) fn budget(allocation: &Allocation, measured: Option<f64>) -> Option<P
     let mut caption = format!(
         "Predicted for each size from the sensitivities of single tensors ({} tokens). Chosen: {} bytes, predicted {} \
          nats per token.",
-        crate::table::grouped(allocation.tokens),
-        crate::table::grouped(allocation.bytes),
+        base::grouped(allocation.tokens),
+        base::grouped(allocation.bytes),
         number::significant(allocation.predicted_kld),
     );
     if let Some(measured) = measured {

@@ -6,8 +6,8 @@ use super::{Frame, Plot, Screen};
 use crate::number;
 use crate::scale::{Scale, round_above};
 use crate::svg::Anchor;
-use crate::table::grouped;
 use crate::terms::DELTA_P;
+use base::grouped;
 
 /// A bar: from, to, tokens.
 type Bin = (f64, f64, u64);

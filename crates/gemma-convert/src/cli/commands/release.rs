@@ -1,7 +1,6 @@
 //! `release`: the whole set of files of a model, verified, with model card and checksums.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use base::{FileKind, OutputFile};
 use gemma_convert::{Released, Result};
@@ -28,17 +27,13 @@ pub(crate) fn run(args: &args::Release) -> Result<Output> {
         (REPORT, FileKind::Report, format!("{report:#}\n")),
         (PAGE, FileKind::Page, report::set_html(&released.report)),
     ];
-    let written = files.map(|(name, kind, text)| put(&released.folder.join(name), kind, &text));
+    let written = files.map(|(name, kind, text)| {
+        OutputFile::replacing(&released.folder.join(name), kind, false)?.publish_with(text.as_bytes())
+    });
     let unwritten = written.into_iter().filter_map(Result::err).collect();
     verify::annotate(verify::of_set(&released.report));
     let (text, json) = (text(&released), document(&released, report));
     Ok(Output { text, json, passed: released.report.passed, unwritten })
-}
-
-fn put(path: &Path, kind: FileKind, text: &str) -> Result<()> {
-    let mut file = OutputFile::replacing(path, kind, false)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(|e| file.fail(&e))?;
-    file.publish()
 }
 
 fn text(released: &Released) -> String {

@@ -47,7 +47,7 @@ impl<'a> Documents<'a> {
         &self,
         job: &Release,
         (name, model): (&str, &ModelSpec),
-        files: &[ReleaseFile],
+        (files, importance): (&[ReleaseFile], Option<&FileEntry>),
         released: &Released,
     ) -> Result<Card> {
         let entries = || released.converted.iter().flat_map(|made| &made.artifacts);
@@ -55,8 +55,11 @@ impl<'a> Documents<'a> {
         for file in files {
             let outputs: Vec<FileEntry> = match file.role {
                 HubRole::Importance => {
-                    let path = self.folder.join(format!("{}.gguf", file.stem));
-                    vec![FileEntry { name: file_name(&path), ..convert::file_entry(&path)? }]
+                    let named = |entry: &FileEntry| FileEntry {
+                        name: file_name(Path::new(&entry.name)),
+                        ..entry.clone()
+                    };
+                    importance.map(named).into_iter().collect()
                 }
                 _ => entries()
                     .flat_map(|entry| &entry.outputs)
@@ -114,8 +117,7 @@ impl<'a> Documents<'a> {
     pub(super) fn write(
         &self,
         card: &Card,
-        files: &[ReleaseFile],
-        importance: Option<&Path>,
+        (files, importance): (&[ReleaseFile], Option<&FileEntry>),
         released: &mut Released,
     ) -> Result<()> {
         let text = card.markdown();
@@ -126,9 +128,7 @@ impl<'a> Documents<'a> {
             released.converted.iter().flat_map(|made| &made.artifacts).flat_map(|entry| &entry.outputs);
         let ours = outputs.filter(|out| files.iter().any(|file| file.has(&out.name)));
         sums.extend(ours.map(|out| (out.name.clone(), out.sha256.clone())));
-        if let Some(path) = importance {
-            sums.push((file_name(path), convert::file_entry(path)?.sha256));
-        }
+        sums.extend(importance.map(|entry| (file_name(Path::new(&entry.name)), entry.sha256.clone())));
         let sums = sums.iter().map(|(name, sha256)| (name.as_str(), sha256.as_str()));
         released.checksums = Some(self.put(CHECKSUMS, pack::checksums::sha256sums(sums).as_bytes())?);
         released.card = Some(self.folder.join(CARD));

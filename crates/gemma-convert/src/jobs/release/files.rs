@@ -59,9 +59,8 @@ impl ReleaseFile {
 
     /// Whether this file has a name: the file itself, or a part of it.
     pub(super) fn has(&self, name: &str) -> bool {
-        name.strip_suffix(".gguf").and_then(|stem| stem.strip_prefix(&self.stem)).is_some_and(|rest| {
-            rest.is_empty() || rest.len() == "-00001-of-00001".len() && rest.contains("-of-")
-        })
+        let part = gguf::part_of(name).map(|(prefix, _)| prefix);
+        part.or(name.strip_suffix(".gguf")) == Some(&*self.stem)
     }
 
     fn named(&self) -> NamedFile {
