@@ -226,6 +226,18 @@ fn what_cannot_be_read_is_refused() {
             assert!(run.refusal(2).contains(&help), "{}", run.stderr);
         }
     }
+    // a mark in a text, beside a part that is the place of its file
+    let messages = folder.home().join("messages.json");
+    let image = golden("wide.png");
+    for content in [
+        json!([{"type": "text", "text": "what does <|image|> mean?"}, {"type": "image", "path": image}]),
+        json!([{"type": "image", "path": image}, {"type": "text", "text": "and <|audio|>?"}]),
+    ] {
+        std::fs::write(&messages, json!([{"role": "user", "content": content}]).to_string()).unwrap();
+        let model = folder.path();
+        let run = run(["generate", model.to_str().unwrap(), "--messages", messages.to_str().unwrap()]);
+        assert!(run.refusal(2).contains("a text with the mark of a file"), "{}", run.stderr);
+    }
     // an image in the place of a sound
     let kinds = answer(&folder.path(), "Listen: <|audio|>", &["wide.png"], &[], &[]);
     assert!(kinds.refusal(2).contains("Give --audio FILE for each <|audio|>"), "{}", kinds.stderr);

@@ -324,6 +324,44 @@ fn ambiguous_names_are_refused() {
     assert!(refused.refusal(2).contains("Did you mean ggml-org?"), "{}", refused.stderr);
 }
 
+/// What is given is checked before anything is made.
+#[test]
+fn bad_inputs_are_refused_first() {
+    let home = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = home.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let image = testkit::fixtures("golden/multimodal/wide.png");
+    let missing = home.path().join("none").to_str().unwrap().to_owned();
+    let seen = format!(
+        r#"[{{"role": "user", "content": [{{"type": "image", "path": {image:?}}}]}}, {{"role": "assistant", "content": "It is wide."}}]"#
+    );
+    let cut = fs::read(&image).unwrap();
+    let (calib, model_31b) = (support::text("calib.txt"), fixture("31b"));
+    for (option, value, code, problem) in [
+        ("--eval", missing.clone(), 3, "none"),
+        ("--eval", home.path().to_str().unwrap().to_owned(), 3, "folder"),
+        ("--eval", file("latin1.txt", b"caf\xe9"), 3, "latin1.txt"),
+        ("--eval", file("empty.txt", b""), 2, "nothing in it to score"),
+        ("--eval", file("seen.jsonl", seen.as_bytes()), 2, "images or sounds"),
+        ("--image", file("cut.png", &cut[..cut.len() / 2]), 3, "cut.png"),
+        ("--audio", calib.to_str().unwrap().to_owned(), 3, "calib.txt"),
+        ("--assistant", missing, 3, "none"),
+        ("--assistant", model_31b.to_str().unwrap().to_owned(), 3, "31b"),
+        ("--repository", "me".to_owned(), 2, "owner/name"),
+        ("--repository", "a b/c d".to_owned(), 2, "owner/name"),
+        ("--repository", "a/b/c".to_owned(), 2, "owner/name"),
+    ] {
+        let out = home.path().join("out");
+        let refused = release(&fixture("e2b"), &out, &["--recipe", "ggml-org", option, &value]);
+        let message = refused.refusal(code);
+        assert!(message.contains(problem), "{option} {value}: {message}");
+        assert!(!out.exists(), "{option} {value}");
+    }
+}
+
 /// A README.md of somebody else is never replaced.
 #[test]
 fn documents_of_others_stay() {

@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 pub mod broken;
 pub mod keys;
 pub mod oracle;
-#[cfg(feature = "schema")]
 pub mod schemas;
 
 /// The folder for what is expensive to make and safe to delete: `$GEMMA_CONVERT_CACHE`, else `gemma-convert`

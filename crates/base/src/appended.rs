@@ -5,7 +5,8 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::kind::not_text;
-use crate::output::{is_folder, is_stream, own_stream};
+use crate::output::{is_folder, is_stream};
+use crate::system::own_stream;
 use crate::{Error, Result};
 
 /// A file to which a text will be appended. Links are followed; devices and pipes are written directly.

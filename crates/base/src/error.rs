@@ -120,11 +120,15 @@ impl Error {
         Self::target(place, problem).with_kind(ErrorKind::Exists)
     }
 
-    /// A failed system call on `place`. A missing input file is malformed input, not an I/O failure.
+    /// A failed system call on `place`. A missing input file and a folder in its place are malformed input, not I/O failures.
     pub fn io(place: impl fmt::Display, error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => {
                 Self::new(Fault::Malformed, place, error).with_kind(ErrorKind::Missing)
+            }
+            kind @ io::ErrorKind::IsADirectory => {
+                Self::new(Fault::Malformed, place, "a folder, where a file should be")
+                    .with_kind(ErrorKind::Io(kind))
             }
             kind => Self::new(Fault::Io, place, error).with_kind(ErrorKind::Io(kind)),
         }
@@ -173,10 +177,15 @@ impl Error {
         self
     }
 
-    /// Puts an outer place before the inner one: `model.safetensors: tensor x: …`.
+    /// Puts an outer place before the inner one: `model.safetensors: tensor x: …`. An error that names the outer place already stays as
+    /// it is.
     #[must_use]
     pub fn within(mut self, outer: impl fmt::Display) -> Self {
-        self.0.place = format!("{outer}: {}", self.0.place);
+        let outer = outer.to_string();
+        let is_named = |rest: &str| rest.is_empty() || rest.starts_with(':');
+        if !self.0.place.strip_prefix(&outer).is_some_and(is_named) {
+            self.0.place = format!("{outer}: {}", self.0.place);
+        }
         self
     }
 
@@ -258,6 +267,15 @@ fn copy_of(error: &io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_named_once() {
+        let place = |inner: &str| Error::malformed(inner, "bad").within("a.gguf").to_string();
+        assert_eq!(place("key k"), "a.gguf: key k: bad");
+        assert_eq!(place("a.gguf"), "a.gguf: bad");
+        assert_eq!(place("a.gguf: key k"), "a.gguf: key k: bad");
+        assert_eq!(place("a.gguf.partial"), "a.gguf: a.gguf.partial: bad");
+    }
 
     #[test]
     fn kinds_and_sources_are_for_code() {

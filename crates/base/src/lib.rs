@@ -29,6 +29,7 @@
 //! | `number.rs` | numbers as text |
 //! | `random.rs` | the pseudorandom generator |
 //! | `read.rs` | small files, up to a size limit |
+//! | `system.rs` | what operating systems do differently |
 //! | `progress.rs` | progress of long work |
 //! | `visible.rs` | text from files, made safe to show |
 //! | `unfinished.rs` | cleanup after an interruption |
@@ -45,6 +46,7 @@ mod progress;
 mod publication;
 mod random;
 mod read;
+mod system;
 mod unfinished;
 mod visible;
 
@@ -60,5 +62,6 @@ pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};
 pub use random::SplitMix64;
 pub use read::{is_plain_name, open_regular, read_all, read_bounded, read_regular};
+pub use system::{Positioned, free_space, symlink};
 pub use unfinished::{Listed, abandon, keeps};
 pub use visible::{visible, visible_json, visible_line};

@@ -7,13 +7,10 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
 use crate::kind::FileKind;
+use crate::system::{Positioned, is_at, open_itself, own_stream};
 use crate::unfinished::{self, Listed};
 use crate::{Error, Result};
 
@@ -266,25 +263,10 @@ pub(crate) fn is_stream(path: &Path) -> bool {
     special || in_proc
 }
 
-/// Stdout or stderr of this process, if `path` leads there. Otherwise a file to which one of them is redirected would
-/// be overwritten from its beginning.
-pub(crate) fn own_stream(path: &Path) -> Option<File> {
-    let wanted = fs::metadata(path).ok()?;
-    let (stdout, stderr) = (io::stdout(), io::stderr());
-    [stdout.as_fd(), stderr.as_fd()].into_iter().find_map(|stream| {
-        let file = File::from(stream.try_clone_to_owned().ok()?);
-        let found = file.metadata().ok()?;
-        ((found.dev(), found.ino()) == (wanted.dev(), wanted.ino())).then_some(file)
-    })
-}
-
 /// A new, empty and locked file at `partial`; true if it replaces an unfinished one.
 fn open_locked(partial: &Path) -> Result<(File, bool)> {
     let fail = |e: io::Error| Error::write(partial.display(), &e);
-    let is_here = |file: &File| {
-        let (there, opened) = (fs::symlink_metadata(partial), file.metadata());
-        there.is_ok_and(|t| opened.is_ok_and(|o| (t.dev(), t.ino()) == (o.dev(), o.ino())))
-    };
+    let is_here = |file: &File| is_at(file, partial);
     let lock = |file: &File| match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
@@ -316,8 +298,7 @@ fn open_locked(partial: &Path) -> Result<(File, bool)> {
             }
             Err(_) => continue,
         }
-        let flags = OFlags::NOFOLLOW.bits().cast_signed();
-        match OpenOptions::new().read(true).write(true).custom_flags(flags).open(partial) {
+        match open_itself(partial) {
             Ok(file) => {
                 lock(&file)?;
                 // Between opening and locking another run may have finished: then the file is its output, under its

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 
+use base::Positioned;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor};

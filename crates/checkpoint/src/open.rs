@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use base::Positioned;
 use quant::Simd;
 use serde_json::Value;
 use sha2::{Digest, Sha256};

@@ -10,9 +10,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use base::Positioned;
 use tensor::{Error, Result};
 
 const MAGIC: [u8; 4] = *b"SBS\n";

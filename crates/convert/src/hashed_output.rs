@@ -4,11 +4,10 @@
 //! prefix is read back (from the page cache, as it was just written).
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use base::OutputFile;
+use base::{OutputFile, Positioned};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 

@@ -32,13 +32,12 @@ pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<
     vacant(plan, options)?;
     let needed: u64 = outputs.iter().map(|output| output.bytes).sum();
     // if the free space is unknown, the writes themselves will fail
-    if let Ok(disk) = rustix::fs::statvfs(folder) {
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free < needed {
-            return Err(Error::target(folder.display(), "the disk is too full")
-                .expected(format!("{needed} bytes free"), free)
-                .help("Free some space, or choose another target."));
-        }
+    if let Some(free) = base::free_space(folder)
+        && free < needed
+    {
+        return Err(Error::target(folder.display(), "the disk is too full")
+            .expected(format!("{needed} bytes free"), free)
+            .help("Free some space, or choose another target."));
     }
     Ok(())
 }

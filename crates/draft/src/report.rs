@@ -12,6 +12,7 @@
 //! `(1 − α^(γ+1)) / (1 − α)` tokens.
 
 use eval::{EvaluatedText, Invocation, ModelInfo};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Overlap, Rollout};
@@ -23,8 +24,7 @@ pub const DRAFT_SCHEMA: u32 = 1;
 pub const LONGEST: usize = 8;
 
 /// The report of a draft model, printed by `draft measure --json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DraftReport {
     /// The schema number, [`DRAFT_SCHEMA`].
     pub schema: u32,
@@ -62,8 +62,7 @@ pub struct DraftReport {
 }
 
 /// Figures of one burst size with greedy decoding.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Burst {
     /// Burst size: draft tokens per pass.
     pub guesses: usize,
@@ -86,8 +85,7 @@ pub struct Burst {
 }
 
 /// A timed run of speculative decoding, compared with the target alone.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Measured {
     /// Burst size: draft tokens per pass.
     pub guesses: usize,

@@ -1,5 +1,6 @@
 //! The tokens at which the artifact's prediction diverges most from the base's, as text.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::{Sequence, Tokenizer};
 
@@ -11,8 +12,7 @@ const MOST: usize = 20;
 const BEFORE: usize = 24;
 
 /// A scored token with a large KL divergence.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DivergentToken {
     /// Index of the document.
     pub document: usize,
@@ -31,8 +31,7 @@ pub struct DivergentToken {
 }
 
 /// The most probable token of a prediction.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FirstGuess {
     /// The token.
     pub text: String,

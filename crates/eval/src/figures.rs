@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::{Corpus, Protocol, Scored};
 
 use crate::DivergentToken;
 
 /// A model file or folder.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelInfo {
     /// Path as given by the user.
     pub path: String,
@@ -36,8 +36,7 @@ impl ModelInfo {
 }
 
 /// An evaluated text: its protocol, and figures by document.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EvaluatedText {
     /// Division of the text into sequences.
     pub protocol: Protocol,
@@ -69,8 +68,7 @@ fn is_zero(count: &u64) -> bool {
 }
 
 /// Mean figures of a sequence.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Document {
     /// Number of scored tokens.
     pub tokens: u64,
@@ -88,8 +86,7 @@ pub struct Document {
 }
 
 /// A run of scored tokens.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Along {
     /// Index of the document.
     pub document: usize,
@@ -100,8 +97,7 @@ pub struct Along {
 }
 
 /// Perplexity: `exp` of the mean of `−ln p` of the next token in the text.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Perplexity {
     /// Perplexity of the base.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,8 +110,7 @@ pub struct Perplexity {
 }
 
 /// KL divergence `Σ p_base ln(p_base / p_artifact)` in nats per token.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Kld {
     /// Mean over tokens.
     pub mean: f64,
@@ -130,8 +125,7 @@ pub struct Kld {
 }
 
 /// `p_artifact − p_base` of the next token in the text.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeltaP {
     /// Mean over tokens.
     pub mean: f64,

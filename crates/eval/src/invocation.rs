@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor::Result;
 
 /// How a report was made.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Invocation {
     /// The command line, for a shell. Absolute paths are shortened, and a token of the hub is left out.
     #[serde(skip_serializing_if = "String::is_empty", default)]
@@ -21,8 +21,7 @@ pub struct Invocation {
 }
 
 /// A file that was read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HashedFile {
     /// Path as given by the user.
     pub path: String,

@@ -9,10 +9,9 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use base::OutputFile;
+use base::{OutputFile, Positioned};
 use tensor::{Error, Result};
 use text::Sequence;
 

@@ -3,14 +3,14 @@
 use gemma::ModelSpec;
 use plan::{Artifact, Format, GridPolicy, Recipe, Request, Shards, plan};
 use quant::GridSurvey;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tensor::Result;
 
 use super::{Conditions, Engine, MAX_CONTEXT, Memory, memory};
 
 /// Whether an artifact fits into a memory limit, and which alternatives do.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Verdict {
     /// The memory limit in bytes.
     pub limit: u64,
@@ -29,8 +29,7 @@ pub struct Verdict {
 }
 
 /// A recipe as an alternative.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Candidate {
     /// The recipe's name.
     pub recipe: String,

@@ -33,6 +33,7 @@ mod runtime;
 
 use gemma::{Attention, Config, ModelSpec};
 use plan::{Artifact, OTHER, Offloaded, Origin, OutputTensor};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tensor::{DType, Error, Result};
 
@@ -55,8 +56,7 @@ pub struct Conditions {
 }
 
 /// The program that runs a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum Engine {
     /// llama.cpp on a CPU, with one sequence and the defaults of its tools.
     #[serde(rename = "llama.cpp")]
@@ -67,8 +67,7 @@ pub enum Engine {
 }
 
 /// The memory of an artifact under given conditions.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Memory {
     /// Tokens of prompt and answer together.
     pub context: u64,
@@ -86,8 +85,7 @@ pub struct Memory {
 }
 
 /// Bytes of weights by placement.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct WeightMemory {
     /// Bytes that every token, image or sound reads.
     pub resident: u64,
@@ -102,8 +100,7 @@ pub struct WeightMemory {
 }
 
 /// The memory of an engine: in its process, and in the page cache.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct EngineMemory {
     /// The engine that these figures are for.
     pub engine: Engine,
@@ -133,8 +130,7 @@ pub struct EngineMemory {
 }
 
 /// The KV cache of layers of one kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct KvLayers {
     /// `sliding` or `full`; `shared` for layers that read the K/V of another.
     pub kind: &'static str,

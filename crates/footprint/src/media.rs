@@ -3,6 +3,7 @@
 use gemma::Config;
 use gemma::towers::{Audio, Towers, Vision};
 use plan::{Artifact, OTHER};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tensor::{DType, Error, Result};
 
@@ -55,8 +56,7 @@ pub(crate) enum SoundReader {
 }
 
 /// The image and the sound that an estimate counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct MediaTokens {
     /// Soft tokens of the image; 0 for none.
     pub image: u64,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use base::{Progress, Unit};
 use checkpoint::Checkpoint;
+use gemma::Normalisation;
 use gemma::towers::{GELU_KEY, TowerTensor, Towers};
 use gguf::GgufSet;
 use media::{
@@ -54,8 +55,12 @@ pub(crate) struct TowerFile<'m> {
     images: ImagePreprocess,
     sounds: AudioPreprocess,
     videos: VideoPreprocess,
+    colours: Normalisation,
     compute: Compute,
 }
+
+/// The field of the number of soft tokens of an image.
+const BUDGET_FIELD: &str = "processor_config.json: image_processor.max_soft_tokens";
 
 /// Where the weights are.
 enum Source<'m> {
@@ -106,7 +111,9 @@ impl<'m> TowerFile<'m> {
             Error::unsupported("model", "it reads neither images nor sounds")
                 .help("Its config has no vision_config and no audio_config: a text-only model.")
         })?;
+        spec.check_processor(&towers)?;
         let images = image_budget(spec).map(|budget| ImagePreprocess::Transformers { budget });
+        images.as_ref().map_or(Ok(()), ImagePreprocess::check).map_err(|e| e.within(BUDGET_FIELD))?;
         Ok(TowerFile {
             tensors: towers.find(checkpoint.tensors())?,
             towers,
@@ -115,6 +122,7 @@ impl<'m> TowerFile<'m> {
             images: images.unwrap_or(ImagePreprocess::TRANSFORMERS),
             sounds: AudioPreprocess::Transformers,
             videos: VideoPreprocess::Transformers,
+            colours: Normalisation::of_processor(spec.image_processor())?,
             compute,
         })
     }
@@ -130,6 +138,7 @@ impl<'m> TowerFile<'m> {
         Ok(TowerFile {
             tensors: towers.find_in_mmproj(set.tensors())?,
             towers,
+            colours: Normalisation::of_mmproj(set.metadata())?,
             activation: if exact == Some(true) { Activation::TanhGelu } else { Activation::QuickGelu },
             source: Source::Mmproj(Box::new(set)),
             images: ImagePreprocess::LLAMA_CPP,
@@ -141,8 +150,8 @@ impl<'m> TowerFile<'m> {
 
     /// The same towers, with files prepared and activations computed as by `other`.
     pub(crate) fn prepared_as(self, other: &TowerFile<'_>) -> TowerFile<'m> {
-        let TowerFile { activation, images, sounds, videos, .. } = *other;
-        TowerFile { activation, images, sounds, videos, ..self }
+        let TowerFile { activation, images, sounds, videos, colours, .. } = *other;
+        TowerFile { activation, images, sounds, videos, colours, ..self }
     }
 
     /// The program whose way of preparing files and computing activations this is.
@@ -250,7 +259,8 @@ impl<'m> TowerFile<'m> {
             return Err(Error::unsupported("model", "soft tokens of another size than any Gemma 4 has")
                 .expected(format!("{SOFT_TOKEN_SIDE} × {SOFT_TOKEN_SIDE} pixels"), side * pooling));
         }
-        let Patches { columns, rows, values, .. } = rule.patches(image, side)?;
+        let Normalisation { mean, deviation } = self.colours;
+        let Patches { columns, rows, values, .. } = rule.patches(image, side)?.normalised(mean, deviation);
         let values = matrix(columns * rows, values);
         Ok(encoder.image(&ImagePatches { columns, rows, values }, observe)?.soft_tokens)
     }
@@ -334,6 +344,14 @@ impl OpenedMedia {
             OpenedMedia::Sound(sound) => media::spectrogram(&sound.samples),
         }
     }
+}
+
+/// Reads images and sounds, so that a fault in one is seen before the work that comes first.
+///
+/// # Errors
+/// Those of [`OpenedMedia::open`].
+pub(crate) fn check_media(files: &[MediaFile]) -> Result<()> {
+    files.iter().try_for_each(|file| OpenedMedia::open(file).map(drop))
 }
 
 /// Soft tokens of an image by the processor config.

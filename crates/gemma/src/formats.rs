@@ -42,6 +42,18 @@ pub(crate) struct Class {
     pub(crate) default: BTreeMap<String, serde_json::Value>,
 }
 
+/// The table `formats/gemma4.processor.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Processor {
+    pub(crate) image: Fields,
+    pub(crate) mel: Fields,
+    pub(crate) samples: Fields,
+}
+
+/// Fields of a JSON block, with their values.
+pub(crate) type Fields = BTreeMap<String, serde_json::Value>;
+
 /// The table `formats/gemma4.tensors.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -209,6 +221,7 @@ macro_rules! table {
 
 table!(pub(crate) variants, Variants, "gemma4.variants.toml");
 table!(pub(crate) defaults, Defaults, "gemma4.defaults.toml");
+table!(pub(crate) processor, Processor, "gemma4.processor.toml");
 table!(text_tensors, Tensors, "gemma4.tensors.toml");
 table!(draft_tensors, DraftTensors, "gemma4-assistant.tensors.toml");
 table!(text_keys, Keys, "gemma4.keys.toml");

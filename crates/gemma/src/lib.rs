@@ -30,6 +30,7 @@ mod inventory;
 mod keys;
 mod llama_cpp;
 mod model;
+mod processor;
 mod sampling;
 mod special_tokens;
 pub mod towers;
@@ -48,6 +49,7 @@ pub use keys::{
 };
 pub use llama_cpp::KV_OWNERS;
 pub use model::ModelSpec;
+pub use processor::Normalisation;
 pub use vocabulary::Vocabulary;
 
 /// The names of the published variants.

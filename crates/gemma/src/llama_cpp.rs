@@ -30,10 +30,15 @@ pub(crate) fn has_image_blocks(hidden: u64) -> bool {
 }
 
 impl Config {
+    /// Whether an image is one batch in llama.cpp, since its soft tokens attend to each other: `--ubatch-size` has to be as large.
+    pub fn image_is_one_batch(&self) -> bool {
+        self.kind == ModelKind::Unified || has_image_blocks(self.hidden)
+    }
+
     /// A note for users of an mmproj file, if llama.cpp lets soft tokens of images attend to other positions than
     /// config.json does.
     pub fn image_note(&self) -> Option<String> {
-        let theirs = self.kind == ModelKind::Unified || has_image_blocks(self.hidden);
+        let theirs = self.image_is_one_batch();
         let ours = self.image_blocks || !self.causal;
         if theirs == ours {
             return None;
@@ -114,7 +119,7 @@ impl Config {
     /// KV-shared layers read, in llama.cpp, the K/V of the last two layers that have their own: a full layer those of
     /// the last, a sliding layer those of the one before.
     fn cache_note(&self) -> Option<String> {
-        debug_assert_ne!(self.kind, ModelKind::Draft);
+        assert_ne!(self.kind, ModelKind::Draft);
         let owners = self.layers().saturating_sub(self.shared_kv_layers as usize);
         if owners < KV_OWNERS {
             return Some(format!(

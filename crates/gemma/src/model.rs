@@ -5,6 +5,8 @@ use serde_json::Value;
 use tensor::{Result, TensorSource};
 
 use crate::config::ModelKind;
+use crate::processor::check_processor;
+use crate::towers::Towers;
 use crate::{Config, Inventory, Vocabulary, card, chat, inventory, sampling};
 
 /// All facts about a checkpoint except its weights.
@@ -114,6 +116,14 @@ impl ModelSpec {
     pub fn image_processor(&self) -> Option<&Value> {
         let processor = self.processor.as_ref()?;
         Some(processor.get("image_processor").filter(|block| block.is_object()).unwrap_or(processor))
+    }
+
+    /// Refuses a processor config that asks for another preparation of images or sounds than is built in.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the first field of another value.
+    pub fn check_processor(&self, towers: &Towers) -> Result<()> {
+        check_processor(self.processor.as_ref(), self.image_processor(), towers)
     }
 
     /// A note about conversations for users of a GGUF.

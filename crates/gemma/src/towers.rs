@@ -118,6 +118,16 @@ pub struct TowerTensor {
 const BOUNDS: [&str; 4] = ["input_max", "input_min", "output_max", "output_min"];
 
 impl Towers {
+    /// Whether an mmproj file can be made: llama.cpp knows none without an image tower.
+    pub fn reads_images(&self) -> bool {
+        self.vision.is_some() || self.embedders.is_some()
+    }
+
+    /// Whether sounds become soft tokens.
+    pub fn reads_sounds(&self) -> bool {
+        self.audio.is_some() || self.embedders.as_ref().is_some_and(|embedders| embedders.audio.is_some())
+    }
+
     /// Reads `vision_config` and `audio_config`. `None` for a model without either.
     ///
     /// # Errors

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use base::Positioned;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::header::Header;

@@ -152,7 +152,7 @@ impl RepoFolder {
     /// Puts a blob into the snapshot of a commit, by a relative link. Where the file system has no links, the snapshot
     /// gets the file itself.
     pub(crate) fn place(&self, commit: &str, file: &RemoteFile) -> Result<PathBuf> {
-        self.place_with(commit, file, |target, link| std::os::unix::fs::symlink(target, link))
+        self.place_with(commit, file, base::symlink)
     }
 
     fn place_with(
@@ -216,11 +216,7 @@ mod tests {
             assert!(repo.has_blob(&file) && repo.present(&commit, &file).is_none());
             let path = repo
                 .place_with(&commit, &file, |target, link| {
-                    if links {
-                        std::os::unix::fs::symlink(target, link)
-                    } else {
-                        Err(io::ErrorKind::Unsupported.into())
-                    }
+                    if links { base::symlink(target, link) } else { Err(io::ErrorKind::Unsupported.into()) }
                 })
                 .unwrap();
             assert_eq!(fs::read(&path).unwrap(), b"1234");

@@ -141,13 +141,12 @@ impl RemoteModel<'_> {
 
 fn check_space(cache: &Path, needed: u64) -> Result<()> {
     // if the free space is unknown, the writes themselves will fail
-    if let Ok(disk) = rustix::fs::statvfs(cache) {
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free < needed {
-            return Err(Error::target(cache.display(), "the disk is too full for the download")
-                .expected(format!("{needed} bytes free"), free)
-                .help("Free some space, or set HF_HUB_CACHE to a folder on another disk."));
-        }
+    if let Some(free) = base::free_space(cache)
+        && free < needed
+    {
+        return Err(Error::target(cache.display(), "the disk is too full for the download")
+            .expected(format!("{needed} bytes free"), free)
+            .help("Free some space, or set HF_HUB_CACHE to a folder on another disk."));
     }
     Ok(())
 }

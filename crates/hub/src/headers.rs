@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use base::{Error, Progress, Result};
@@ -36,7 +35,7 @@ impl RemoteModel<'_> {
             let failed = |e: &std::io::Error| Error::write(path.display(), e);
             path.parent().map_or(Ok(()), fs::create_dir_all).map_err(|e| failed(&e))?;
             match cache.present(self.commit(), file) {
-                Some(there) => symlink(there, &path).map_err(|e| failed(&e))?,
+                Some(there) => base::symlink(&there, &path).map_err(|e| failed(&e))?,
                 None => {
                     let header = self.safetensors_header(file, progress)?;
                     let write = |mut out: File| out.write_all(&header).and_then(|()| out.set_len(file.size));

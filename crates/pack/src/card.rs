@@ -168,7 +168,7 @@ impl Card {
     fn other_files(&self, text: &mut String) {
         let use_of = |role| match role {
             HubRole::Model => None,
-            HubRole::Mmproj => Some("images and sounds: the towers for any of the text models"),
+            HubRole::Mmproj => Some(self.model.mmproj_use()),
             HubRole::Draft => Some("a draft model for speculative decoding: faster, with the same text"),
             HubRole::Importance => Some("the importance matrix, to quantize other types"),
         };
@@ -180,7 +180,7 @@ impl Card {
         for (file, role) in others {
             row(text, &[self.link(file), bytes(file.bytes), role.to_owned()]);
         }
-        text.push_str("\n`SHA256SUMS` has the checksums of all files: `sha256sum -c SHA256SUMS`.\n\n");
+        text.push_str("\n`SHA256SUMS` has the checksums of the models and the model card: `sha256sum -c SHA256SUMS`.\n\n");
     }
 
     fn method(&self, text: &mut String) {

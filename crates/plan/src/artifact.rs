@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use gemma::towers::{TowerChange, is_bound};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tensor::{DType, TensorDesc};
@@ -14,8 +15,7 @@ use crate::output::Format;
 use crate::safetensors::OTHER;
 
 /// The inputs and outputs of a run.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Plan {
     /// The variant (`E2B`, …); `None` for a size without a name.
     pub variant: Option<&'static str>,
@@ -36,8 +36,7 @@ pub struct Plan {
 }
 
 /// The target of a draft model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DraftTarget {
     /// The variant (`E2B`, …); absent for a size without a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,8 +49,7 @@ pub struct DraftTarget {
 }
 
 /// A file of the checkpoint.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct InputFile {
     /// The file's name in the folder.
     pub name: String,
@@ -60,8 +58,7 @@ pub struct InputFile {
 }
 
 /// The files that one recipe produces.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Artifact {
     /// The recipe's name.
     pub recipe: String,
@@ -89,8 +86,7 @@ pub struct Artifact {
 }
 
 /// A file to write. Bytes outside the header and the tensors are zero.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PlannedFile {
     /// The file's name in the target folder.
     pub name: String,
@@ -98,7 +94,7 @@ pub struct PlannedFile {
     pub bytes: u64,
     /// All bytes before the first tensor. JSON holds their number and their SHA-256.
     #[serde(serialize_with = "digest_of")]
-    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Header"))]
+    #[schemars(with = "crate::schema::Header")]
     pub header: Vec<u8>,
     /// The tensors, in file order.
     pub tensors: Vec<OutputTensor>,
@@ -108,12 +104,11 @@ pub struct PlannedFile {
 }
 
 /// A tensor to write.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct OutputTensor {
     /// Name, type and shape in the file.
     #[serde(flatten, serialize_with = "described")]
-    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Described"))]
+    #[schemars(with = "crate::schema::Described")]
     pub desc: TensorDesc,
     /// The tensor's role by llama.cpp's name (`attn_q`, `ffn_down`, …).
     pub role: &'static str,
@@ -141,8 +136,7 @@ impl OutputTensor {
 }
 
 /// The source of a tensor's values.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// A tensor of the checkpoint.
@@ -155,21 +149,20 @@ pub enum Origin {
 }
 
 /// A tensor of the checkpoint as a source.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct StoredTensor {
     /// The tensor's name in the checkpoint.
     pub tensor: String,
     /// The tensor's type in the checkpoint.
     #[serde(serialize_with = "type_name")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[schemars(with = "String")]
     pub dtype: DType,
     /// The location of the rows, in order: one range of a file, or several if the tensor is stored in pieces.
     #[serde(flatten)]
     pub pieces: Pieces,
     /// The type to round to before encoding, if any.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_type_name")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    #[schemars(with = "Option<String>")]
     pub via: Option<DType>,
     /// The quantization uses the importance matrix.
     #[serde(rename = "steered", skip_serializing_if = "std::ops::Not::not")]
@@ -183,11 +176,10 @@ pub struct StoredTensor {
 }
 
 /// A change of the values of a tensor before encoding.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct StoredChange {
     /// The kind of change.
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[schemars(with = "String")]
     pub kind: TowerChange,
     /// The dimensions in the checkpoint, slowest first.
     pub shape: Vec<u64>,
@@ -217,8 +209,7 @@ impl StoredTensor {
 pub struct Pieces(Vec<StoredPiece>);
 
 /// A contiguous range of rows.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct StoredPiece {
     /// Index of the file in [`Plan::inputs`].
     pub file: usize,
@@ -276,12 +267,11 @@ impl Serialize for Pieces {
 }
 
 /// The location of an encoded tensor's scales in the checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct StoredScale {
     /// The scales' type.
     #[serde(serialize_with = "type_name")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[schemars(with = "String")]
     pub dtype: DType,
     /// Index of the file in [`Plan::inputs`].
     pub file: usize,
@@ -292,8 +282,7 @@ pub struct StoredScale {
 }
 
 /// A tensor that an output leaves out.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Dropped {
     /// The tensor's name in the checkpoint.
     pub tensor: String,

@@ -12,6 +12,7 @@ mod knapsack;
 use std::collections::HashSet;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result};
 
@@ -62,8 +63,7 @@ fn types() -> Vec<DType> {
 }
 
 /// The result of bit allocation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Allocation {
     /// Size of all files, in bytes.
     pub bytes: u64,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use gguf::Metadata;
 use imatrix::{Entry, Importance};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result, TensorDesc};
 
@@ -26,8 +27,7 @@ const CHUNKS: &str = "quantize.imatrix.chunks_count";
 const MOST_TEXT: usize = 127;
 
 /// The keys `quantize.imatrix.*` of a GGUF that was made with an imatrix.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImportanceKeys {
     /// The path of the imatrix file, as the user gave it.
     pub file: String,
@@ -85,8 +85,7 @@ fn short(text: &str) -> String {
 }
 
 /// The imatrix that an artifact is made with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ImportanceSource {
     /// The description that the keys contain.
     pub keys: ImportanceKeys,

@@ -44,7 +44,6 @@ mod release;
 mod request;
 mod rules;
 mod safetensors;
-#[cfg(feature = "schema")]
 mod schema;
 mod schemes;
 mod sensitivity;

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
 
@@ -20,16 +21,14 @@ pub const MAX_MANIFEST: u64 = 8 << 20;
 pub const MANIFEST_SUFFIX: &str = ".manifest.json";
 
 /// The manifest of a folder or a file.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
     /// One entry per recipe.
     pub artifacts: Vec<ArtifactEntry>,
 }
 
 /// The record of one recipe's output.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ArtifactEntry {
     /// The recipe's name.
     pub recipe: String,
@@ -65,8 +64,7 @@ pub struct ArtifactEntry {
 }
 
 /// A repository of the Hugging Face hub at a commit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HubSource {
     /// URL of the hub.
     pub endpoint: String,
@@ -79,8 +77,7 @@ pub struct HubSource {
 }
 
 /// A calibration text and its use.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CalibrationEntry {
     /// The text files, by the paths that the user gave.
     pub texts: Vec<FileEntry>,
@@ -97,8 +94,7 @@ pub struct CalibrationEntry {
 }
 
 /// A tensor that was repacked from its quantization grid.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RepackedTensor {
     /// The tensor's name in the GGUF.
     pub tensor: String,
@@ -111,8 +107,7 @@ pub struct RepackedTensor {
 }
 
 /// A file with its size and hash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileEntry {
     /// Name within its folder.
     pub name: String,

@@ -37,6 +37,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         .help("An imatrix has entries for the text model only."));
     }
     let towers = towers(model)?;
+    model.check_processor(&towers)?;
     let found = in_order(&towers, shards)?;
     let preset = Preset::named(&recipe.types.preset)?;
     let mut rules = Rules::new(recipe, preset, &model.config)?;

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use gemma::{Config, ModelSpec};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
@@ -35,8 +36,7 @@ enum Touched {
 }
 
 /// The part of an artifact that is in separate files, to be loaded on demand.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Offloaded {
     /// The class, see `formats/offload.toml`.
     pub class: &'static str,

@@ -86,6 +86,7 @@ pub(super) fn verdict(report: &Report) -> String {
             (report.structure.is_some(), "structure"),
             (report.tensors.is_some() || report.seconds.contains_key("tensors"), "tensors"),
             (report.text.is_some(), "text"),
+            (!report.features.is_empty(), "features"),
         ];
         let ran: Vec<_> = ran.iter().filter(|(ran, _)| *ran).map(|(_, step)| *step).collect();
         parts.push(if ran.is_empty() {

@@ -18,6 +18,7 @@ mod soft;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
 
@@ -53,8 +54,7 @@ pub struct Cut {
 }
 
 /// The rule for cutting a text and for the scored positions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Plain text in chunks of `context` tokens, with the second half of each scored, as in llama-perplexity. For
@@ -66,8 +66,7 @@ pub enum Protocol {
 }
 
 /// The scored part of a conversation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scored {
     /// All tokens but the first.

@@ -115,7 +115,7 @@ impl MediaMark {
 /// The files that parts of messages name, in order, and the messages with such parts in the form that chat templates know.
 ///
 /// # Errors
-/// `Recipe` for a part without a file, and for a file that is not local.
+/// `Recipe` for a part without a file, for a file that is not local, and for files beside a text that holds a mark itself.
 pub fn media_of(messages: &[Value]) -> Result<(Vec<MediaFile>, Vec<Value>)> {
     let mut messages = messages.to_vec();
     let mut files = Vec::new();
@@ -148,7 +148,29 @@ pub fn media_of(messages: &[Value]) -> Result<(Vec<MediaFile>, Vec<Value>)> {
             }
         }
     }
+    if !files.is_empty() {
+        check_texts(&messages)?;
+    }
     Ok((files, messages))
+}
+
+/// Refuses a text with a mark, which would take the place of a file.
+fn check_texts(messages: &[Value]) -> Result<()> {
+    for (number, message) in messages.iter().enumerate() {
+        let content = &message["content"];
+        let parts = content.as_array().into_iter().flatten().filter_map(|part| part["text"].as_str());
+        for text in content.as_str().into_iter().chain(parts) {
+            if let Some(mark) = MediaMark::all(text).first() {
+                return Err(Error::recipe(
+                    format!("‹messages›: message {}", number + 1),
+                    "a text with the mark of a file, in a conversation that names files as parts",
+                )
+                .expected(format!("no {}", mark.kind.mark()), "one")
+                .help("Write the mark in another way; a part is the place of its file."));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The text of messages with the marks of `files` files. A template that knows no parts of messages gets them as text.

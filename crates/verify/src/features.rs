@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sums::Sums;
 
 /// Errors of the soft tokens that the artifact makes of an image or a sound. The base computes as the artifact's reader does, with the same
 /// patches or spectrum, so that only the weights differ.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FeatureErrors {
     /// The image or the sound.
     pub file: String,
@@ -36,8 +36,7 @@ pub struct FeatureErrors {
 }
 
 /// The error of the states after a part of a tower.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageError {
     /// The part, by the name of the module in transformers.
     pub stage: String,

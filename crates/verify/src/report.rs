@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use eval::{DeltaP, EvaluatedText, Figures, Invocation, Kld, ModelInfo, Perplexity};
 use plan::Allocation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor::Error;
 use text::Remark;
@@ -18,8 +19,7 @@ use crate::features::FeatureErrors;
 pub const SCHEMA: u32 = 1;
 
 /// The report of a verification.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// The schema number, [`SCHEMA`].
     pub schema: u32,
@@ -104,8 +104,7 @@ impl Report {
 }
 
 /// The outcome of a verification.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// At least one finding is a failure.
@@ -118,8 +117,7 @@ pub enum Outcome {
 }
 
 /// Severity of a finding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Information.
@@ -131,8 +129,7 @@ pub enum Severity {
 }
 
 /// A finding.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// Severity of the finding.
     pub severity: Severity,
@@ -188,8 +185,7 @@ impl From<Remark> for Finding {
 }
 
 /// The steps in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
     /// Comparison of keys and tensors with the plan.
@@ -205,8 +201,7 @@ pub enum Step {
 }
 
 /// A step that did not run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Skipped {
     /// The skipped step.
     pub step: Step,
@@ -215,8 +210,7 @@ pub struct Skipped {
 }
 
 /// Result of the comparison with the plan.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Structure {
     /// The source of the plan: `manifest`, `recipe q4_0`, `general.file_type` …
     pub plan: String,
@@ -229,8 +223,7 @@ pub struct Structure {
 }
 
 /// Errors of the weights of all tensors.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Tensors {
     /// Figures by role, in the order of the file.
     pub roles: Vec<RoleError>,
@@ -239,8 +232,7 @@ pub struct Tensors {
 }
 
 /// Differences between the decoded weights `y` of a tensor and those of the base, `x`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TensorError {
     /// The tensor's name in the artifact.
     pub name: String,
@@ -274,8 +266,7 @@ pub struct TensorError {
 }
 
 /// The reference that the weights of a tensor were compared with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Compared {
     /// The bytes that quantizing the checkpoint gives.
@@ -286,8 +277,7 @@ pub enum Compared {
 }
 
 /// The block of a tensor with the largest relative error.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorstBlock {
     /// Row; all dimensions but the last are flattened.
     pub row: u64,
@@ -298,8 +288,7 @@ pub struct WorstBlock {
 }
 
 /// Errors of all tensors of a role.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RoleError {
     /// The role, as in [`TensorError::role`].
     pub role: String,
@@ -320,8 +309,7 @@ pub struct RoleError {
 }
 
 /// A threshold and its result.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Threshold {
     /// The figure: `kld.mean`, `perplexity.ratio`, `top1`.
     pub figure: String,

@@ -1,13 +1,13 @@
 //! The report of a set of artifacts. Its JSON is the document of `verify --json` for several files or a folder of GGUFs.
 
 use eval::{Invocation, ModelInfo};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Finding, Outcome, Report, Severity};
 
 /// The report of the verification of a set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SetReport {
     /// The schema number, [`SCHEMA`](crate::SCHEMA).
     pub schema: u32,
@@ -37,8 +37,7 @@ pub struct SetReport {
 }
 
 /// A file of a set that was not verified.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Unverified {
     /// The path.
     pub path: String,

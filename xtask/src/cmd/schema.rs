@@ -1,7 +1,4 @@
-//! `cargo xtask schema`: writes the JSON schemas of `docs/schemas`.
-//!
-//! They are derived from types of crates that no other tool here needs, so they are a feature of this one, and the command
-//! begins itself again with it.
+//! `cargo xtask schema`: writes the JSON schemas of `docs/schemas`, derived from the types that the crates serialise.
 
 use anyhow::Result;
 
@@ -10,7 +7,6 @@ use anyhow::Result;
 pub(crate) struct Args {}
 
 impl Args {
-    #[cfg(feature = "schema")]
     pub(crate) fn run(self) -> Result<()> {
         let folder = crate::root().join(xtask::schemas::FOLDER);
         std::fs::create_dir_all(&folder)?;
@@ -18,11 +14,5 @@ impl Args {
             std::fs::write(folder.join(name), text)?;
         }
         Ok(())
-    }
-
-    #[cfg(not(feature = "schema"))]
-    pub(crate) fn run(self) -> Result<()> {
-        let arguments = ["run", "--quiet", "--package", "xtask", "--features", "schema", "--", "schema"];
-        super::tools::run(crate::cargo().args(arguments))
     }
 }

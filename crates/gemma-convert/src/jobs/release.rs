@@ -2,6 +2,7 @@
 
 mod documents;
 mod files;
+mod inputs;
 mod steps;
 mod texts;
 
@@ -21,6 +22,7 @@ use verify::SetReport;
 
 use self::documents::Documents;
 use self::files::{ReleaseFile, check};
+use self::inputs::check_repository;
 use super::Converted;
 use crate::options::{RecipeOptions, TextOptions};
 use crate::requests::{Destination, recipe_file, requests};
@@ -128,6 +130,7 @@ impl Release {
     /// `Recipe` for unknown or contradicting recipes.
     pub fn check(&self) -> Result<()> {
         let recipe = self.release_recipe()?;
+        self.repository.as_deref().map_or(Ok(()), check_repository)?;
         self.text_requests(&recipe)?;
         self.draft_requests(&recipe).map(drop)
     }
@@ -147,6 +150,7 @@ impl Release {
     pub fn run(&self, progress: &dyn Progress) -> Result<Released> {
         let start = Instant::now();
         let recipe = self.release_recipe()?;
+        self.repository.as_deref().map_or(Ok(()), check_repository)?;
         let name = self.model_name()?;
         let checkpoint = Checkpoint::open(&self.model)?;
         let model = ModelSpec::open(&checkpoint)?;
@@ -159,6 +163,7 @@ impl Release {
         let requests = self.text_requests(&recipe)?;
         let mut files = self.files(&recipe, &requests, &name, assistant.is_some())?;
         check(&files)?;
+        self.check_inputs((&checkpoint, &model), &recipe, assistant.as_deref())?;
         let reads_text = self.reads_text(&recipe, &requests)?;
         let documents = Documents::new(&self.out, self.force || self.skip_existing)?;
         std::fs::create_dir_all(&self.out).map_err(|e| Error::write(self.out.display(), &e))?;
@@ -222,10 +227,11 @@ impl Release {
         model: &ModelSpec,
         progress: &dyn Progress,
     ) -> Result<ReleaseRecipe> {
-        if recipe.mmproj.is_empty() || Towers::from_json(&model.json, &model.config)?.is_some() {
+        let towers = Towers::from_json(&model.json, &model.config)?;
+        if recipe.mmproj.is_empty() || towers.is_some_and(|towers| towers.reads_images()) {
             return Ok(recipe);
         }
-        progress.note("the model has no image or audio tower: the release has no mmproj file");
+        progress.note("the model has no image tower: the release has no mmproj file");
         Ok(ReleaseRecipe { mmproj: Vec::new(), ..recipe })
     }
 

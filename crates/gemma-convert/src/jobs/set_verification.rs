@@ -17,6 +17,7 @@ use super::set_files::{SetFiles, is_set};
 use super::verification_steps::{Against, Verification, empty_report, run_all};
 use crate::TOOL;
 use crate::model::{Container, ModelFile};
+use crate::towers::check_media;
 
 /// Verifies a set of artifacts: files of any kind, or the folder of a release.
 ///
@@ -69,6 +70,7 @@ impl VerifySet {
                 .help("Verify the artifact alone."));
         }
         let files = SetFiles::of(&self.artifacts)?;
+        check_media(&self.options.media)?;
         let logits = self.options.begin()?;
         let base = self.options.open_base()?;
         let assistant = self.open_assistant()?;

@@ -6,6 +6,7 @@ use tensor::{Error, Result};
 
 use super::{Fact, KeySources, fact, fill};
 use crate::formats;
+use crate::processor::Normalisation;
 use crate::towers::Towers;
 
 /// The sources of an mmproj file's metadata.
@@ -36,14 +37,11 @@ const MEL_BINS: u64 = 128;
 /// `Malformed` for a processor config without mean and standard deviation or a value that does not fit its type; `Recipe` for an
 /// override that does not fit or has an unknown key.
 pub fn mmproj_metadata(from: &MmprojSources<'_>, file_type: u32) -> Result<Metadata> {
-    let (mean, deviation) = (
-        normalisation(from.image_processor, "image_mean")?,
-        normalisation(from.image_processor, "image_std")?,
-    );
+    agreed(from.image_processor)?;
+    let stated = |field: &str| from.image_processor.and_then(|fields| fields.get(field)).cloned();
     let table = formats::mmproj_keys();
     let own = |name: &str| match name {
-        "image_mean" => Some(mean.clone().into()),
-        "image_std" => Some(deviation.clone().into()),
+        "image_mean" | "image_std" => stated(name).map(Fact::from),
         _ => tower_fact(from, name).or_else(|| fact(from.general, name, file_type)),
     };
     fill(from.general, table, table.key.iter().collect(), &own)
@@ -52,7 +50,7 @@ pub fn mmproj_metadata(from: &MmprojSources<'_>, file_type: u32) -> Result<Metad
 fn tower_fact(from: &MmprojSources<'_>, name: &str) -> Option<Fact> {
     let Towers { vision, audio, embedders, hidden } = from.towers;
     let config = |section: &str, key: &str| from.json.get(section)?.get(key).filter(|value| !value.is_null());
-    let reads_sounds = audio.is_some() || embedders.is_some_and(|embedders| embedders.audio.is_some());
+    let reads_sounds = from.towers.reads_sounds();
     // the 12B has no towers: embedded patches and samples go to the projector, and its converter writes zeros
     let of_vision = |size: fn(&crate::towers::Vision) -> u64| vision.as_ref().map_or(0, size);
     let of_audio = |size: fn(&crate::towers::Audio) -> u64| audio.as_ref().map_or(0, size);
@@ -93,21 +91,17 @@ fn tower_fact(from: &MmprojSources<'_>, name: &str) -> Option<Fact> {
     })
 }
 
-/// Mean or standard deviation of the colour channels. The converter has no default either.
-fn normalisation(image_processor: Option<&Json>, field: &str) -> Result<Json> {
-    let found = image_processor.and_then(|fields| fields.get(field));
-    let is_good = |value: &&Json| {
-        value.as_array().is_some_and(|list| list.len() == 3 && list.iter().all(Json::is_number))
-    };
-    found.filter(is_good).cloned().ok_or_else(|| {
-        Error::malformed(
-            format!("processor_config.json: image_processor.{field}"),
-            "an mmproj file needs it, and there is no default",
-        )
-        .expected(
-            "three numbers, one for each colour channel",
-            found.map_or("nothing".to_owned(), Json::to_string),
-        )
-        .help("Copy processor_config.json from the original model; preprocessor_config.json is read too.")
-    })
+/// llama.cpp always normalises by the keys, transformers by `do_normalize`.
+fn agreed(image_processor: Option<&Json>) -> Result<()> {
+    let (theirs, own) =
+        (Normalisation::stated(image_processor)?, Normalisation::of_processor(image_processor)?);
+    if theirs == own {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        "processor_config.json: image_processor.do_normalize",
+        "llama.cpp would normalise images by image_mean and image_std, and transformers does not",
+    )
+    .expected("true, or a mean of 0 and a standard deviation of 1", format!("{:?} and {:?}", theirs.mean, theirs.deviation))
+    .help("Set do_normalize to true if the model was trained with it, else image_mean to [0, 0, 0] and image_std to [1, 1, 1]."))
 }

@@ -23,6 +23,7 @@ const WINDOW: u64 = 12;
 const SOFTCAP: f32 = 50.0;
 const RESIDUAL: f32 = 0.5;
 const TAPS: u64 = 5;
+const MEL_BINS: u64 = 128;
 
 impl Towers {
     /// The towers of an mmproj file.
@@ -46,6 +47,13 @@ impl Towers {
             embedders: None,
             hidden: file.count("clip.vision.projection_dim")?,
         };
+        if metadata.typed("clip.has_vision_encoder")? != Some(true) {
+            return Err(Error::malformed(
+                "key clip.has_vision_encoder",
+                "llama.cpp reads no images with this file",
+            )
+            .expected(true, "false, or no such key"));
+        }
         let reads_sounds = metadata.typed("clip.has_audio_encoder")?.unwrap_or(false);
         match projector {
             "gemma4v" => {
@@ -195,6 +203,11 @@ impl File<'_> {
         if projector != "gemma4a" {
             return Err(Error::unsupported("key clip.audio.projector_type", "not of such a Gemma 4")
                 .expected("gemma4a", projector));
+        }
+        let mel_bins = self.count("clip.audio.num_mel_bins")?;
+        if mel_bins != MEL_BINS {
+            return Err(Error::unsupported("key clip.audio.num_mel_bins", "not of a Gemma 4")
+                .expected(MEL_BINS, mel_bins));
         }
         let (hidden, heads) =
             (self.count("clip.audio.embedding_length")?, self.count("clip.audio.attention.head_count")?);

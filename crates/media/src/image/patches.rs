@@ -22,7 +22,7 @@ pub struct Patches {
     pub rows: usize,
     /// Pixels of the side of a patch.
     pub side: usize,
-    /// `columns · rows` patches of `side · side · 3` values in \[0, 1\]: row, column, channel inside of a patch.
+    /// `columns · rows` patches of `side · side · 3` values, in \[0, 1\] unless they are [normalised](Self::normalised): row, column, channel inside of a patch.
     pub values: Vec<f32>,
 }
 
@@ -54,6 +54,17 @@ impl Patches {
             }
         }
         Ok(Patches { columns: width / side, rows: height / side, side, values })
+    }
+
+    /// Subtracts the mean of each colour channel, and divides by its standard deviation.
+    #[must_use]
+    pub fn normalised(mut self, mean: [f32; 3], deviation: [f32; 3]) -> Patches {
+        for pixel in self.values.chunks_exact_mut(3) {
+            for channel in 0..3 {
+                pixel[channel] = (pixel[channel] - mean[channel]) / deviation[channel];
+            }
+        }
+        self
     }
 
     /// Values of a patch: 768, or 6912 for 12B.

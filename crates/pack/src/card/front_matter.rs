@@ -21,6 +21,19 @@ pub struct CardModel {
     pub languages: Vec<String>,
     /// Who made the release.
     pub quantized_by: Option<String>,
+    /// The model reads sounds, besides images.
+    pub reads_sounds: bool,
+    /// llama.cpp computes an image at once, however many soft tokens it has.
+    pub image_is_one_batch: bool,
+}
+
+impl CardModel {
+    pub(super) fn mmproj_use(&self) -> &'static str {
+        match self.reads_sounds {
+            true => "images and sounds: the towers for any of the text models",
+            false => "images: the tower for any of the text models",
+        }
+    }
 }
 
 /// The front matter with its two lines of hyphens.

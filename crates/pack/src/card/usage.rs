@@ -9,6 +9,8 @@ use super::{Card, CardFile};
 
 /// The version of llama.cpp that the tests of this program run, see docs/clients.md.
 const TESTED_LLAMA_CPP: &str = "the one of llama-cpp-python 0.3.36";
+/// Room for the largest image, 1,120 soft tokens, which llama.cpp computes at once.
+const IMAGE_BATCH: &str = " --ubatch-size 1120";
 /// Browsers load files of at most 2 GB.
 const MOST_IN_BROWSERS: u64 = 2_000_000_000;
 
@@ -20,13 +22,18 @@ pub(super) fn usage(card: &Card, text: &mut String) {
         text,
         "## Use\n\n**llama.cpp**, any version with the architecture `gemma4` (tested: {TESTED_LLAMA_CPP}):\n\n```sh\n"
     );
-    let towers =
-        if has(HubRole::Mmproj) { "   # images and sounds too: the mmproj file is found" } else { "" };
-    let _ = writeln!(text, "llama-server -hf {repository}:{tag}{towers}");
+    let (batch, towers) = match has(HubRole::Mmproj) {
+        true => (
+            if card.model.image_is_one_batch { IMAGE_BATCH } else { "" },
+            "   # with the mmproj file, which is found",
+        ),
+        false => ("", ""),
+    };
+    let _ = writeln!(text, "llama-server -hf {repository}:{tag}{batch}{towers}");
     if has(HubRole::Draft) {
         let _ = writeln!(
             text,
-            "llama-server -hf {repository}:{tag} --spec-type draft-mtp   # with the draft model"
+            "llama-server -hf {repository}:{tag}{batch} --spec-type draft-mtp   # with the draft model"
         );
     }
     text.push_str("```\n\n");

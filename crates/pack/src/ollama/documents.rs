@@ -3,6 +3,7 @@
 //! Sources: ollama/ollama `types/model/config.go`, `manifest/layer.go`, `manifest/manifest.go`, `format/format.go`,
 //! `fs/ggml/type.go`.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::go_json;
@@ -58,8 +59,7 @@ const FILE_TYPES: [&str; 41] = [
 ];
 
 /// The config of a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OllamaConfig {
     /// Always `gguf`.
     pub model_format: String,
@@ -87,8 +87,7 @@ pub struct OllamaConfig {
 }
 
 /// The entry of a draft model in a config.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OllamaDraft {
     /// Always `gguf`.
     pub model_format: String,
@@ -104,8 +103,7 @@ impl OllamaConfig {
 }
 
 /// A blob in a manifest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OllamaLayer {
     /// The kind of content.

@@ -5,14 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gguf::{GgufFile, Metadata};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tensor::{Error, Result};
 
 use crate::hub_files::{matches_tag, nearest};
 
 /// The use of a file in a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OllamaRole {
     /// The text model.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::documents::OllamaConfig;
@@ -11,8 +12,7 @@ use super::model::OllamaModel;
 use super::store::StoredModel;
 
 /// A model that was packed for Ollama.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct OllamaPacked {
     /// The version of the document: it grows when a key changes its meaning or goes.
     pub schema: u32,
@@ -33,8 +33,7 @@ pub struct OllamaPacked {
 }
 
 /// A file of a packed model.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PackedFile {
     /// The use of the file.
     pub role: OllamaRole,

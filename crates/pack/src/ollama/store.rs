@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use base::{Progress, Unit};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tensor::{Error, Result};
 
@@ -21,8 +22,7 @@ use super::name::OllamaName;
 const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// The way by which a blob came into the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
     /// The store had it.
@@ -36,8 +36,7 @@ pub enum Placement {
 }
 
 /// A model in a store.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct StoredModel {
     /// The folder of the store.
     pub folder: PathBuf,
@@ -58,8 +57,7 @@ pub struct StoredModel {
 }
 
 /// A blob of a model in a store.
-#[derive(Clone, Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct StoredBlob {
     /// The entry in the manifest.
     #[serde(flatten)]

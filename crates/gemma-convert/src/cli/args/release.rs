@@ -77,6 +77,11 @@ pub(crate) struct Release {
 }
 
 impl Release {
+    /// The repository where the release will be.
+    pub(crate) fn repository(&self) -> Option<&str> {
+        self.repository.as_deref()
+    }
+
     pub(crate) fn job(&self) -> Result<gemma_convert::Release> {
         Ok(gemma_convert::Release {
             model: self.model.clone(),

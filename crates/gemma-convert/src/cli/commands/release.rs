@@ -32,19 +32,19 @@ pub(crate) fn run(args: &args::Release) -> Result<Output> {
     });
     let unwritten = written.into_iter().filter_map(Result::err).collect();
     verify::annotate(verify::of_set(&released.report));
-    let (text, json) = (text(&released), document(&released, report));
+    let (text, json) = (text(&released, args.repository()), document(&released, report));
     Ok(Output { text, json, passed: released.report.passed, unwritten })
 }
 
-fn text(released: &Released) -> String {
+fn text(released: &Released, repository: Option<&str>) -> String {
     let mut text: String = released.converted.iter().map(convert::text).collect();
     text.push('\n');
     text.push_str(&report::set_text(&released.report, Detail::Short));
-    let folder = released.folder.display();
+    let (folder, repository) = (released.folder.display(), repository.unwrap_or("OWNER/NAME"));
     let _ = match (&released.card, &released.checksums) {
         (Some(card), Some(sums)) => writeln!(
             text,
-            "model card: {}\nchecksums: {}\nupload: hf upload OWNER/NAME {folder} .",
+            "model card: {}\nchecksums: {}\nupload: hf upload {repository} {folder} .",
             card.display(),
             sums.display()
         ),

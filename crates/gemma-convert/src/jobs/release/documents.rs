@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base::write_whole;
 use gemma::ModelSpec;
+use gemma::towers::Towers;
 use pack::card::{Card, CardFile, CardModel, CardQuality, CardText};
 use pack::hub_files::HubRole;
 use plan::FileEntry;
@@ -96,6 +97,9 @@ impl<'a> Documents<'a> {
                 license_details: details,
                 languages: card.languages(),
                 quantized_by: job.quantized_by.clone(),
+                reads_sounds: Towers::from_json(&model.json, &model.config)?
+                    .is_some_and(|towers| towers.reads_sounds()),
+                image_is_one_batch: model.config.image_is_one_batch(),
             },
             repository: job.repository.clone().unwrap_or_else(|| format!("OWNER/{name}-GGUF")),
             files: listed,

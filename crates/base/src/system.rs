@@ -1,0 +1,189 @@
+//! What operating systems do differently: positions in files, the identity of a file, links, free space.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+/// Reads and writes of an open file at a position, which any thread may call at any time.
+pub trait Positioned {
+    /// Fills `out` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file ends before; those of the system.
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all bytes from `offset` on.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+}
+
+impl Positioned for File {
+    #[cfg(unix)]
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(self, out, offset)
+    }
+
+    #[cfg(unix)]
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(self, bytes, offset)
+    }
+
+    #[cfg(windows)]
+    fn read_exact_at(&self, mut out: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !out.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(self, out, offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => (out, offset) = (&mut out[count..], offset + count as u64),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(windows)]
+    fn write_all_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match std::os::windows::fs::FileExt::seek_write(self, bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => (bytes, offset) = (&bytes[count..], offset + count as u64),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes `link`, which leads to the file `target`; a relative target begins at the link's folder.
+///
+/// # Errors
+/// Those of the system. Windows makes links for administrators and in developer mode only.
+pub fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::symlink(target, link);
+    #[cfg(windows)]
+    return std::os::windows::fs::symlink_file(target, link);
+}
+
+/// Bytes that this user may still write to the file system of a folder; `None` if the system does not tell.
+pub fn free_space(folder: &Path) -> Option<u64> {
+    fs4::available_space(folder).ok()
+}
+
+/// True if the open file is the one at `path`. A link there is another file.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (opened, there) = (file.metadata(), path.symlink_metadata());
+        opened.is_ok_and(|o| there.is_ok_and(|t| (o.dev(), o.ino()) == (t.dev(), t.ino())))
+    }
+    #[cfg(windows)]
+    {
+        let opened = file.try_clone().and_then(same_file::Handle::from_file);
+        let there = same_file::Handle::from_path(path);
+        !path.is_symlink() && opened.is_ok_and(|o| there.is_ok_and(|t| o == t))
+    }
+}
+
+/// Opens an existing file to read and write it. A link is not followed.
+pub(crate) fn open_itself(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    {
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags);
+    }
+    #[cfg(windows)]
+    {
+        const FILE_FLAG_OPEN_REPARSE_POINT: u32 = 0x0020_0000;
+        std::os::windows::fs::OpenOptionsExt::custom_flags(&mut options, FILE_FLAG_OPEN_REPARSE_POINT);
+    }
+    options.open(path)
+}
+
+/// Stdout or stderr of this process, if `path` leads there. Otherwise a file to which one of them is redirected would
+/// be overwritten from its beginning.
+#[cfg(unix)]
+pub(crate) fn own_stream(path: &Path) -> Option<File> {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    let wanted = path.metadata().ok()?;
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    [stdout.as_fd(), stderr.as_fd()].into_iter().find_map(|stream| {
+        let file = File::from(stream.try_clone_to_owned().ok()?);
+        let found = file.metadata().ok()?;
+        ((found.dev(), found.ino()) == (wanted.dev(), wanted.ino())).then_some(file)
+    })
+}
+
+/// Streams of the process have no path on this system.
+#[cfg(windows)]
+pub(crate) fn own_stream(_: &Path) -> Option<File> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_do_not_disturb_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let file = &file;
+                scope.spawn(move || {
+                    for at in (0..64).filter(|at| at % 4 == thread) {
+                        file.write_all_at(&[at as u8; 16], 16 * at).unwrap();
+                        let mut back = [0; 16];
+                        file.read_exact_at(&mut back, 16 * at).unwrap();
+                        assert_eq!(back, [at as u8; 16]);
+                    }
+                });
+            }
+        });
+        let mut beyond = [0; 17];
+        let error = file.read_exact_at(&mut beyond, 63 * 16).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_file_is_where_it_was_until_another_takes_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("a"), folder.path().join("b"));
+        std::fs::write(&path, "x").unwrap();
+        let file = open_itself(&path).unwrap();
+        assert!(is_at(&file, &path) && !is_at(&file, &other));
+        std::fs::write(&other, "x").unwrap();
+        assert!(!is_at(&file, &other));
+        std::fs::rename(&other, &path).unwrap();
+        assert!(!is_at(&file, &path));
+    }
+
+    /// Windows makes links for some users only.
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_not_its_target() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("a"), folder.path().join("link"));
+        std::fs::write(&path, "x").unwrap();
+        symlink(Path::new("a"), &link).unwrap();
+        assert_eq!(std::fs::read(&link).unwrap(), b"x");
+        let file = open_itself(&path).unwrap();
+        assert!(!is_at(&file, &link));
+        open_itself(&link).unwrap_err();
+    }
+
+    #[test]
+    fn a_disk_has_some_space() {
+        assert!(free_space(&std::env::temp_dir()).is_some_and(|bytes| bytes > 0));
+        assert_eq!(free_space(Path::new("no such folder/anywhere")), None);
+    }
+}
