@@ -151,7 +151,7 @@ fn trained_tables_have_the_bits_of_peft_and_untie_the_head() {
 fn dora_differs_from_peft_by_one_step_in_few_elements() {
     let checkpoint = merged("e2b", &[&golden("dora-rslora-e2b")]);
     differing(&checkpoint, "e2b", "dora-rslora-e2b");
-    let stored = testkit::read("golden/lora/dora-rslora-e2b/merged.safetensors");
+    let stored = testkit::read("golden/lora/dora-rslora-e2b.safetensors");
     let stored = SafeTensors::deserialize(&stored).unwrap();
     let (mut all, mut different) = (0, 0);
     for (name, view) in stored.iter() {
