@@ -31,6 +31,7 @@ const NAMES: &[(&str, &str)] = &[
     ("gemma-4-E2B-it-assistant", "fixtures/checkpoints/e2b-assistant"),
     ("gemma-4-26B-A4B-it", "fixtures/checkpoints/26b-a4b"),
     ("gemma-4-31B-it", "fixtures/checkpoints/31b"),
+    ("my-adapter", "fixtures/golden/lora/plain-e2b"),
 ];
 
 /// Texts are short beginnings of fixtures, so that the commands take seconds: a calibration wants 2,048 tokens.
@@ -63,6 +64,7 @@ macro_rules! pages {
 // name: page, the least number of commands that it has
 pages! {
     readme: "README.md", 12;
+    adapters: "docs/adapters.md", 4;
     budget: "docs/budget.md", 5;
     calibration: "docs/calibration.md", 1;
     choosing_a_type: "docs/choosing-a-type.md", 2;

@@ -101,6 +101,26 @@ fn an_id_converts_to_the_bytes_of_the_folder() {
     assert!(made(&place.out("offline")).0 == local);
 }
 
+/// An adapter on the hub, of a model on the hub that is streamed or not.
+#[test]
+fn an_adapter_may_be_an_id() {
+    let golden = testkit::fixtures("golden/lora/plain-e2b");
+    let adapter = FakeRepo::new("me/adapter").commit_folder(&golden);
+    let place = Place { hub: FakeHub::start([repo(), adapter]), home: tempfile::tempdir().unwrap() };
+    let (e2b, golden) = (fixture("e2b"), format!("{}:0.5", golden.display()));
+    let convert = |model: &str, adapter: &str, out: &str, more: &[&str]| {
+        let args = ["convert", model, "--lora", adapter, "--type", "q8_0", "-o", out];
+        place.run(&[&args[..], more].concat()).good();
+        made(&place.out(out))
+    };
+    let (local, _) = convert(e2b.to_str().unwrap(), &golden, "local", &[]);
+    let (streamed, entry) = convert(ID, "hf://me/adapter:0.5", "streamed", &["--stream"]);
+    assert!(place.largest_blob().is_none_or(|bytes| bytes < 1 << 20), "the model was downloaded");
+    assert!(streamed == local);
+    assert_eq!(entry["adapters"][0]["scale"], 0.5);
+    assert!(convert(ID, "me/adapter:0.5", "remote", &[]).0 == local);
+}
+
 #[test]
 fn every_command_takes_an_id() {
     let place = Place::new();

@@ -2,6 +2,7 @@
 //!
 //! Run the tests of one subject with `cargo test --release --test main traps::`.
 
+mod adapters;
 mod bad_input;
 mod bad_weights;
 mod broken;

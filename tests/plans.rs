@@ -69,7 +69,15 @@ fn shards(tensors: &[TensorDesc]) -> Shards<'_> {
     });
     let pieces = pieces.collect();
     let files = vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }];
-    Shards { files, tensors, pieces, encodings: Default::default(), surveys: Default::default() }
+    Shards {
+        files,
+        tensors,
+        pieces,
+        encodings: Default::default(),
+        surveys: Default::default(),
+        adapters: Vec::new(),
+        adapted: Default::default(),
+    }
 }
 
 /// Presets by the heading of their column in a type map.

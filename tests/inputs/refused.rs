@@ -15,39 +15,12 @@ fn empty(f: &Folder) {
     fs::create_dir(f.path()).unwrap();
 }
 
-fn adapter(f: &Folder, config: serde_json::Value) {
-    empty(f);
-    f.write("adapter_config.json", config.to_string());
-    f.write("adapter_model.safetensors", "x");
-    f.write("README.md", "");
-}
-
 #[test]
 fn what_is_no_model() {
     all_refused(
         Seen::Opening,
         Q4_0,
         &[
-            case(
-                "an adapter",
-                "31b",
-                &["a LoRA adapter of google/gemma-4-31B-it", "merge_and_unload"],
-                |f| {
-                    adapter(
-                        f,
-                        json!({ "peft_type": "LORA", "base_model_name_or_path": "google/gemma-4-31B-it" }),
-                    )
-                },
-            ),
-            case("a DoRA adapter", "31b", &["a DoRA adapter of google/x", "merge_and_unload"], |f| {
-                adapter(
-                    f,
-                    json!({ "peft_type": "LORA", "use_dora": true, "base_model_name_or_path": "google/x" }),
-                )
-            }),
-            case("another adapter", "31b", &["a IA3 adapter of y"], |f| {
-                adapter(f, json!({ "peft_type": "IA3", "base_model_name_or_path": "y" }))
-            }),
             case(
                 "an adapter beside a config",
                 "31b",

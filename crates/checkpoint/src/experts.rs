@@ -178,7 +178,7 @@ impl Layer<'_> {
         let rows = columns.iter().map(|column| column[0].rows).sum();
         let shape = [first.len() as u64, rows, model.desc.cols()];
         let desc = TensorDesc::new(joined_name(self.layer, parts[0]), model.desc.dtype, shape)?;
-        Ok(Entry { desc, code: model.code, pieces })
+        Ok(Entry { desc, code: model.code, pieces, changes: Vec::new() })
     }
 
     /// The experts of one part, by number.

@@ -202,10 +202,7 @@ fn adapter(dir: &Path, found: &[String]) -> Error {
     let of = text("base_model_name_or_path").map_or_else(String::new, |base| format!(" of {base}"));
     Error::unsupported(dir.display(), format!("a {kind} adapter{of}: no model by itself"))
         .expected("config.json and the weights of a model", some(found))
-        .help(
-            "Merge it into its base first: load both with peft, call merge_and_unload() and save_pretrained(), and give \
-             the folder that this writes.",
-        )
+        .help("Give its base, and this folder with ‹lora›: the adapter is merged as the base is read.")
 }
 
 /// The error for several files that each may be the model.

@@ -20,12 +20,16 @@
 //! Weights stored as 8-bit floats (FP8 of compressed-tensors, our SFP8) are presented as the values they encode, and
 //! layouts saved by other programs are presented in the layout of transformers (`view.rs`).
 //!
+//! Adapters (LoRA) are merged into the rows as they are read: [`Checkpoint::with_adapters`].
+//!
 //! [`Sbs`] lists the contents of gemma.cpp's container. The crate knows no model and no other container (PyTorch's
 //! `.bin` is refused with advice). It does not interpret the values of `config.json`: callers get the raw JSON.
 
+mod adapter;
 mod card;
 mod experts;
 mod files;
+mod fingerprint;
 mod float8;
 mod folder;
 mod header;
@@ -43,6 +47,7 @@ mod tokenizer;
 mod view;
 mod writer;
 
+pub use adapter::{AdaptedTensor, Adapter, AdapterFile, AdapterFolder, MergedAdapter};
 pub use card::ModelCard;
 pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};
 pub use folder::absent;

@@ -10,9 +10,10 @@ use std::time::SystemTime;
 use base::Positioned;
 use quant::Simd;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
+use crate::adapter::MergedAdapter;
+use crate::adapter::delta::FactorCache;
 use crate::float8::StoredEncoding;
 use crate::inputs::{self, Companion};
 use crate::pieces::{Entry, Piece};
@@ -27,20 +28,22 @@ pub const SET: &str = "set";
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
-    config: Value,
+    pub(crate) config: Value,
     pub(crate) companions: Vec<Companion>,
     /// False if `config` differs from the file.
     pub(crate) config_as_stored: bool,
     pub(crate) shards: Vec<Shard>,
     /// The tensors as presented; `entries` has the location of each.
-    tensors: Vec<TensorDesc>,
-    entries: Vec<Entry>,
-    notes: Vec<Note>,
+    pub(crate) tensors: Vec<TensorDesc>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) notes: Vec<Note>,
     beside: Vec<String>,
     /// Read when the folder was opened, if the file is valid.
     tokenizer: Option<Arc<TokenizerFile>>,
     /// Vector instructions for weights that are stored in 8 bits.
     pub(crate) simd: Simd,
+    pub(crate) adapters: Vec<MergedAdapter>,
+    pub(crate) factors: FactorCache,
 }
 
 /// One safetensors file of a checkpoint.
@@ -56,6 +59,8 @@ pub struct Shard {
     pub data_start: u64,
     /// The header's `__metadata__`.
     pub metadata: BTreeMap<String, String>,
+    /// Whether the file is an adapter's; its name is then its path. Adapters follow the files of the model.
+    pub is_adapter: bool,
     file: File,
     modified: Option<SystemTime>,
 }
@@ -108,6 +113,8 @@ impl Checkpoint {
             notes: [chosen, layout.note].into_iter().flatten().map(Note::place).collect(),
             tokenizer: None,
             simd: Simd::detect(),
+            adapters: Vec::new(),
+            factors: FactorCache::default(),
         };
         let mut entries: Vec<Entry> = Vec::new();
         let mut homes = HashMap::new();
@@ -280,7 +287,7 @@ impl Checkpoint {
         })
     }
 
-    /// Reads stored bytes of tensor `index` from byte `at` on, as if its pieces were contiguous, until `out` is full.
+    /// Reads stored bytes, without adapters, of tensor `index` from byte `at` on, as if its pieces were contiguous, until `out` is full.
     ///
     /// # Errors
     /// `Io`, or `Malformed` if a file has become shorter.
@@ -299,35 +306,6 @@ impl Checkpoint {
             start = end;
         }
         Ok(())
-    }
-
-    /// A digest of `config.json`, the headers and a sample of the weights: 64 KiB at the beginning, the middle and the
-    /// end of each shard, and 512 bytes at each of 256 places between, so that a fine-tune of a few matrices a layer
-    /// differs. Different digests mean different models; equal digests mean the same model, except for differences
-    /// that are constructed to evade the sample.
-    ///
-    /// # Errors
-    /// Those of [`read_at`](Self::read_at).
-    pub fn fingerprint(&self) -> Result<[u8; 32]> {
-        const PIECE: u64 = 64 << 10;
-        const PLACES: u64 = 256;
-        const PLACE: u64 = 512;
-        let mut hash = Sha256::new();
-        hash.update(self.config.to_string());
-        for (number, shard) in self.shards.iter().enumerate() {
-            hash.update(shard.len.to_le_bytes());
-            let last = shard.len.saturating_sub(PIECE);
-            let stretches =
-                [(0, shard.data_start), (shard.data_start, PIECE), (shard.len / 2, PIECE), (last, PIECE)];
-            let data = shard.len - shard.data_start;
-            let spread = (0..PLACES).map(|place| (shard.data_start + data / PLACES * place, PLACE));
-            for (from, len) in stretches.into_iter().chain(spread) {
-                let mut bytes = vec![0; len.min(shard.len - from) as usize];
-                self.read_at(number, from, &mut bytes)?;
-                hash.update(&bytes);
-            }
-        }
-        Ok(hash.finalize().into())
     }
 
     /// Checks that no shard and no [companion](Self::companions) has been written to since the folder was opened. Call
@@ -421,7 +399,7 @@ impl Checkpoint {
 }
 
 impl Shard {
-    fn open(dir: &Path, name: &str) -> Result<(Shard, Vec<(TensorDesc, u64)>)> {
+    pub(crate) fn open(dir: &Path, name: &str) -> Result<(Shard, Vec<(TensorDesc, u64)>)> {
         let path = dir.join(name);
         let (file, meta) = files::open(&path)?.ok_or_else(|| {
             Error::malformed(path.display(), "was removed while the folder was being opened")
@@ -434,6 +412,7 @@ impl Shard {
             len,
             data_start: header.data_start,
             metadata: header.metadata,
+            is_adapter: false,
             file,
             modified: meta.modified().ok(),
         };
@@ -465,7 +444,7 @@ impl TensorSource for Checkpoint {
         if row_bytes == 0 || out.is_empty() {
             return Ok(());
         }
-        let mut rest = out;
+        let mut rest = &mut *out;
         for piece in entry.rows(first, (rest.len() / row_bytes) as u64) {
             let (rows, after) = rest.split_at_mut(piece.rows as usize * row_bytes);
             match entry.code {
@@ -474,7 +453,7 @@ impl TensorSource for Checkpoint {
             }
             rest = after;
         }
-        Ok(())
+        self.merge_rows(index, first, out)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use tensor::{DType, TensorDesc};
 
+use crate::adapter::delta::Change;
 use crate::float8::Scale;
 use crate::open::Location;
 
@@ -23,13 +24,15 @@ pub(crate) struct Entry {
     /// The stored type, if it differs from the presented one.
     pub(crate) code: Option<DType>,
     pub(crate) pieces: Vec<Piece>,
+    /// Changes of the rows by adapters, in order.
+    pub(crate) changes: Vec<Change>,
 }
 
 impl Entry {
     /// A tensor as its shard stores it.
     pub(crate) fn stored(desc: TensorDesc, location: Location) -> Entry {
         let rows = desc.rows();
-        Entry { desc, code: None, pieces: vec![Piece { location, rows, scale: None }] }
+        Entry { desc, code: None, pieces: vec![Piece { location, rows, scale: None }], changes: Vec::new() }
     }
 
     /// Index of the shard that holds the first row.

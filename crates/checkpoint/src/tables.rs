@@ -7,8 +7,8 @@ use tensor::{Error, Result, TensorDesc};
 use crate::pieces::Entry;
 use crate::tokenizer::TokenizerFile;
 
-const EMBEDDING: &str = "embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
+pub(crate) const EMBEDDING: &str = "embed_tokens.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 const PER_LAYER: &str = "embed_tokens_per_layer.weight";
 /// The config fields that count the rows of [`EMBEDDING`] and [`PER_LAYER`].
 const SIZES: [(&str, &str); 2] = [("vocab_size", EMBEDDING), ("vocab_size_per_layer_input", PER_LAYER)];
@@ -16,7 +16,8 @@ const SIZES: [(&str, &str); 2] = [("vocab_size", EMBEDDING), ("vocab_size_per_la
 /// Prefixes of the text model, below which the embedding lies.
 const PREFIXES: [&str; 2] = ["model.language_model.", "model."];
 
-fn is(name: &str, table: &str) -> bool {
+/// Whether a name is that of a table of the text model.
+pub(crate) fn is(name: &str, table: &str) -> bool {
     name == table || PREFIXES.iter().any(|prefix| name.strip_prefix(prefix) == Some(table))
 }
 
@@ -29,7 +30,7 @@ pub(crate) fn text_config(config: &mut Value) -> &mut Value {
 }
 
 /// True if the head is tied to the embedding: the top level of the config takes precedence over its `text_config`.
-fn is_tied(config: &Value) -> bool {
+pub(crate) fn is_tied(config: &Value) -> bool {
     let said = |config: &Value| config.get("tie_word_embeddings").and_then(Value::as_bool);
     said(config).or_else(|| said(config.get("text_config")?)).unwrap_or(true)
 }

@@ -29,6 +29,8 @@ pub enum Topic {
     Form,
     /// A config field that contradicts the weights.
     Config,
+    /// A merged adapter.
+    Adapter,
 }
 
 impl Note {
@@ -42,6 +44,10 @@ impl Note {
 
     fn form(text: String) -> Note {
         Note { topic: Topic::Form, text }
+    }
+
+    pub(crate) fn adapter(text: String) -> Note {
+        Note { topic: Topic::Adapter, text }
     }
 
     fn config(text: String) -> Note {

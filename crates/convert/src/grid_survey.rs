@@ -37,7 +37,12 @@ pub fn survey_grid(
 fn survey_one(simd: Simd, checkpoint: &Checkpoint, index: usize) -> Result<Option<GridSurvey>> {
     let Some(desc) = checkpoint.tensors().get(index) else { return Ok(None) };
     let plain = matches!(desc.dtype, DType::BF16 | DType::F16 | DType::F32);
-    if !plain || checkpoint.encoding(index).is_some() || !desc.cols().is_multiple_of(BLOCK) {
+    // a sum with an adapter's product is on no grid
+    if !plain
+        || checkpoint.is_adapted(index)
+        || checkpoint.encoding(index).is_some()
+        || !desc.cols().is_multiple_of(BLOCK)
+    {
         return Ok(None);
     }
     let (blocks, block_bytes) = (desc.elements() / BLOCK, BLOCK * desc.dtype.block_bytes() as u64);

@@ -2,6 +2,7 @@
 //!
 //! Only tensors with a per-tensor scale (SFP8) other than 1 are read again, see `fp8_scales.rs`.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use plan::{FileEntry, Plan, RepackedTensor, StoredPiece};
 use quant::Simd;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use tensor::{Error, Result, TensorDesc};
+use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::encode::{Flaw, Loaded, Scratch, report};
 use crate::hashed_output::{HashedOutput, locked};
@@ -30,6 +31,8 @@ struct Pass<'a> {
     /// The files of the checkpoint have headers only.
     is_streamed: bool,
     work: &'a Work<'a>,
+    /// For each wanted tensor, its index in the checkpoint if an adapter changes it.
+    adapted: Vec<Option<usize>>,
     simd: Simd,
     targets: &'a [HashedOutput],
     progress: &'a dyn Task,
@@ -52,10 +55,11 @@ struct Input<'s, I> {
 
 impl<I> Input<'_, I> {
     fn read(&mut self, checkpoint: &Checkpoint, block: &Block, bytes: &mut [u8]) -> Result<()> {
-        let Some(stream) = &mut self.stream else {
+        let shard = &checkpoint.shards()[block.file];
+        let Some(stream) = self.stream.as_mut().filter(|_| !shard.is_adapter) else {
             return checkpoint.read_at(block.file, block.offset, bytes);
         };
-        stream.read(&checkpoint.shards()[block.file].name, block.offset, bytes)?;
+        stream.read(&shard.name, block.offset, bytes)?;
         check_header(checkpoint, block.file, block.offset, bytes)
     }
 }
@@ -81,6 +85,7 @@ pub(crate) fn convert(
     let pass = Pass {
         checkpoint,
         is_streamed: stream.is_some(),
+        adapted: adapted(checkpoint, &work),
         work: &work,
         simd: options.simd,
         targets,
@@ -143,7 +148,7 @@ impl Pass<'_> {
             // in order, because the lock is held
             source.hashes[block.file].update(&bytes);
             drop(source);
-            match read.and_then(|()| self.block(&block, &bytes, &mut loaded, &mut scratch)) {
+            match read.and_then(|()| self.block(&block, &mut bytes, &mut loaded, &mut scratch)) {
                 Ok(()) => self.progress.advance(block.bytes as u64),
                 Err(error) => return self.fail(number, error),
             }
@@ -159,9 +164,19 @@ impl Pass<'_> {
     }
 
     /// Encodes a block for all its uses.
-    fn block(&self, block: &Block, bytes: &[u8], loaded: &mut Loaded, scratch: &mut Scratch) -> Result<()> {
+    fn block(
+        &self,
+        block: &Block,
+        bytes: &mut [u8],
+        loaded: &mut Loaded,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let Some(rows) = &block.rows else { return Ok(()) };
         let wanted = &self.work.wanted[rows.tensor];
+        if !wanted.uses.iter().all(|to| to.rounded.is_some()) {
+            self.merge(rows, bytes)?;
+        }
+        let bytes = &*bytes;
         if !wanted.uses.iter().all(|to| to.copies(&wanted.stored) || to.rounded.is_some()) {
             self.load(wanted, rows, bytes, loaded)?;
         } else if wanted.finite {
@@ -212,6 +227,14 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Merges adapters into a block.
+    fn merge(&self, rows: &TensorRows, bytes: &mut [u8]) -> Result<()> {
+        match self.adapted[rows.tensor] {
+            Some(index) => self.checkpoint.merge_rows(index, rows.first, bytes),
+            None => Ok(()),
+        }
+    }
+
     /// Widens a block to f32, multiplied with its scales if it is encoded.
     fn load(&self, wanted: &Wanted, rows: &TensorRows, bytes: &[u8], loaded: &mut Loaded) -> Result<()> {
         let mut scales = Vec::new();
@@ -229,7 +252,7 @@ impl Pass<'_> {
     fn describe(&self, wanted: &Wanted, flaw: Flaw) -> Error {
         match flaw {
             Flaw::Of(error) => self.within(wanted, error),
-            Flaw::NotFinite if self.is_streamed => self.within(
+            Flaw::NotFinite if self.is_streamed || !self.checkpoint.adapters().is_empty() => self.within(
                 wanted,
                 Error::malformed(format!("tensor {}", wanted.stored.tensor), "a value is not finite"),
             ),
@@ -287,6 +310,7 @@ impl Pass<'_> {
                 let Some(rows) = &block.rows else { return Ok(()) };
                 bytes.resize(block.bytes, 0);
                 self.checkpoint.read_at(block.file, block.offset, bytes)?;
+                self.merge(rows, bytes)?;
                 self.load(wanted, rows, bytes, loaded)?;
                 let encoded = scratch.encode_by(self.simd, wanted, to, scale, loaded.values());
                 encoded.map_err(|flaw| self.describe(wanted, flaw))?;
@@ -341,6 +365,13 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// For each wanted tensor, its index in the checkpoint if an adapter changes it.
+fn adapted(checkpoint: &Checkpoint, work: &Work<'_>) -> Vec<Option<usize>> {
+    let changed = checkpoint.tensors().iter().enumerate().filter(|(index, _)| checkpoint.is_adapted(*index));
+    let changed: HashMap<&str, usize> = changed.map(|(index, desc)| (desc.name.as_str(), index)).collect();
+    work.wanted.iter().map(|wanted| changed.get(wanted.stored.tensor.as_str()).copied()).collect()
 }
 
 /// The end of `count` bytes at `offset`. It includes the padding after the tensor, which begins at `start`, if the

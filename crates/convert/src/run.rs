@@ -130,6 +130,8 @@ fn run_from(
         (passed, companions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let Passed { mut inputs, mut digests, repacked } = passed?;
+    // adapters have entries of their own
+    inputs.truncate(checkpoint.shards().iter().filter(|shard| !shard.is_adapter).count());
     inputs.extend(companions?);
     digests::fill_in(plan, &options.rounded, &targets, &mut digests)?;
     checkpoint.check_unchanged()?;
@@ -160,6 +162,7 @@ fn run_from(
                 tool: options.tool.clone(),
                 plan_sha256: plan.only(number).digest(),
                 source: options.source.clone(),
+                adapters: plan.adapters.clone(),
                 target: plan.target.clone(),
                 importance: artifact.importance.as_ref().map(|source| source.keys.clone()),
                 allocation: artifact.allocation.clone(),

@@ -55,6 +55,7 @@ mod towers;
 
 pub use base::ErrorKind;
 pub use base::{Progress, Silent, Task, Unit};
+pub use checkpoint::Adapter;
 pub use convert::StreamedFiles;
 pub use draft::{DraftReport, LayerSelection};
 pub use draft_model::DraftModel;

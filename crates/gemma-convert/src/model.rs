@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use checkpoint::Checkpoint;
+use checkpoint::{Adapter, Checkpoint};
 use eval::ModelInfo;
 use gemma::{Config, Inventory};
 use generate::Sampling;
@@ -61,6 +61,23 @@ impl ModelFile {
         })
     }
 
+    /// The same model with adapters merged into it as it is read.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::with_adapters`]; `Unsupported` for a GGUF.
+    pub fn with_adapters(self, adapters: &[Adapter]) -> Result<ModelFile> {
+        match self {
+            ModelFile::Folder(folder) => folder.with_adapters(adapters).map(ModelFile::Folder),
+            ModelFile::Gguf(set) if !adapters.is_empty() => {
+                let path = set.parts()[0].path().display();
+                Err(Error::unsupported(path, "an adapter is merged into a checkpoint, not into a GGUF")
+                    .expected("the folder of a checkpoint", "a GGUF file")
+                    .help("Give the checkpoint that the adapter was trained on."))
+            }
+            gguf => Ok(gguf),
+        }
+    }
+
     /// The same file, read with these vector instructions.
     #[must_use]
     pub fn with_simd(self, simd: Simd) -> ModelFile {
@@ -106,6 +123,11 @@ impl ModelFile {
     }
 }
 
+/// Opens a checkpoint with adapters merged into it.
+pub(crate) fn open_checkpoint(path: &Path, adapters: &[Adapter]) -> Result<Checkpoint> {
+    Checkpoint::open(path)?.with_adapters(adapters)
+}
+
 /// The reader of texts for a model of a checkpoint.
 pub(crate) fn reader<'a>(tokenizer: &'a Tokenizer, model: &'a gemma::ModelSpec) -> Reader<'a> {
     let template = model.templates.default.as_deref();
@@ -139,7 +161,15 @@ impl Model {
     /// # Errors
     /// `Malformed` for a damaged file, `Unsupported` for another kind of model, `Io`.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
-        ModelFile::open(path.as_ref())?.model()
+        Model::open_with(path, &[])
+    }
+
+    /// Like [`open`](Self::open), with adapters merged into the checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and [`ModelFile::with_adapters`].
+    pub fn open_with(path: impl AsRef<Path>, adapters: &[Adapter]) -> Result<Model> {
+        ModelFile::open(path.as_ref())?.with_adapters(adapters)?.model()
     }
 
     /// The same model with other arithmetic than the fastest of this machine.

@@ -12,6 +12,8 @@ pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = ".safetensors";
+/// Weights of an adapter by PEFT.
+const ADAPTER: &str = "adapter_model.safetensors";
 
 const NAMES: [&str; 19] = [
     "README.md",
@@ -50,7 +52,7 @@ pub(crate) fn is_companion(path: &str) -> bool {
 }
 
 /// The weights among `files`: the single file, the shards that `index` names, or else every safetensors file at the top
-/// that is not an adapter or a copy in another layout.
+/// that is not an adapter or a copy in another layout. A repository that has nothing else is that of the adapter.
 ///
 /// # Errors
 /// `Malformed` for an index that is damaged or names missing files; `Unsupported` for a repository without safetensors.
@@ -81,6 +83,9 @@ pub(crate) fn weights<'f>(
         !path.contains('/') && path.ends_with(WEIGHTS) && !other
     };
     let found: Vec<_> = files.iter().filter(|file| is_candidate(&file.path)).collect();
+    if let (true, Some(adapter)) = (found.is_empty(), find(ADAPTER)) {
+        return Ok(vec![adapter]);
+    }
     if found.is_empty() {
         let gguf = files.iter().any(|file| file.path.ends_with(".gguf"));
         let help = if gguf {
@@ -132,6 +137,7 @@ mod tests {
         assert_eq!(chosen(&["model.safetensors", "a.safetensors"], None).unwrap(), ["model.safetensors"]);
         let other = ["m.safetensors", "adapter_model.safetensors", "original/m.safetensors", "m.bin"];
         assert_eq!(chosen(&other, None).unwrap(), ["m.safetensors"]);
+        assert_eq!(chosen(&["adapter_config.json", ADAPTER], None).unwrap(), [ADAPTER]);
     }
 
     #[test]

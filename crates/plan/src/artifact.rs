@@ -10,6 +10,7 @@ use tensor::{DType, TensorDesc};
 
 use crate::budget::Allocation;
 use crate::imatrix::ImportanceSource;
+use crate::manifest::AdapterEntry;
 use crate::offload::Offloaded;
 use crate::output::Format;
 use crate::safetensors::OTHER;
@@ -21,8 +22,11 @@ pub struct Plan {
     pub variant: Option<&'static str>,
     /// The architecture that config.json names.
     pub architecture: String,
-    /// The checkpoint's files, in reading order.
+    /// The checkpoint's files and those of adapters, in reading order.
     pub inputs: Vec<InputFile>,
+    /// The adapters that are merged into the checkpoint, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<AdapterEntry>,
     /// Differences of the checkpoint from one that transformers saves, and how they are handled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

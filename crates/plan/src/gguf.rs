@@ -99,7 +99,7 @@ fn choose(
     let importance = request.importance.is_some() || recipe.calibration.is_some();
     let mut matcher = ImatrixMatcher::new(request.importance.as_ref());
     let mut rules = Rules::new(recipe, preset, config)?;
-    let mut lattice = OnLattice::new(recipe, preset, &shards.surveys);
+    let mut lattice = OnLattice::new(recipe, preset, shards);
     // presets count value projections in file order
     found.sort_by(|a, b| (a.slot.layer, &a.slot.gguf).cmp(&(b.slot.layer, &b.slot.gguf)));
     let values = found.iter().filter(|f| f.slot.role == "attn_v").count();

@@ -4,7 +4,7 @@
 //! Repacking as Q4_0 is lossless for such a tensor; the ordinary encoder of Q4_0 loses most of the gain of the
 //! training.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use gemma::{ModelSpec, TypePolicy};
 use quant::GridSurvey;
@@ -58,6 +58,10 @@ pub(crate) struct OnLattice<'a> {
     /// Empty if the recipe needs no survey.
     surveys: &'a HashMap<usize, GridSurvey>,
     asks: bool,
+    /// Tensors that adapters change.
+    adapted: &'a HashSet<usize>,
+    /// Number of tensors that are not surveyed, because an adapter changes them.
+    changed: usize,
     /// Number of tensors on a grid, and of those that are repacked.
     lie: usize,
     kept: usize,
@@ -68,10 +72,12 @@ pub(crate) struct OnLattice<'a> {
 }
 
 impl<'a> OnLattice<'a> {
-    pub(crate) fn new(recipe: &Recipe, preset: &Preset, surveys: &'a HashMap<usize, GridSurvey>) -> Self {
+    pub(crate) fn new(recipe: &Recipe, preset: &Preset, shards: &'a Shards<'_>) -> Self {
         let (asks, others) = (asks(recipe, Some(preset)), BTreeMap::new());
         let blocks = GridSurvey::default();
-        OnLattice { mode: recipe.types.lattice, surveys, asks, lie: 0, kept: 0, others, blocks }
+        let (surveys, adapted) = (&shards.surveys, &shards.adapted);
+        let mode = recipe.types.lattice;
+        OnLattice { mode, surveys, asks, adapted, changed: 0, lie: 0, kept: 0, others, blocks }
     }
 
     /// Whether the tensor should stay on its grid.
@@ -81,6 +87,7 @@ impl<'a> OnLattice<'a> {
 
     /// Counts a tensor of the chosen type. Returns the reason for the type if the tensor is repacked.
     pub(crate) fn sees(&mut self, index: usize, role: &'static str, dtype: DType) -> Option<String> {
+        self.changed += usize::from(self.asks && dtype != DType::F32 && self.adapted.contains(&index));
         let survey = self.surveys.get(&index).filter(|_| self.asks)?;
         self.blocks.telling += survey.telling;
         self.blocks.on += survey.on;
@@ -108,6 +115,18 @@ impl<'a> OnLattice<'a> {
         let GridSurvey { telling, on } = self.blocks;
         let lie = format!("{} of {all} tensors are on a 4-bit quantization grid (QAT)", self.lie);
         match self.mode {
+            GridPolicy::Require if self.changed > 0 => {
+                let problem = format!(
+                    "an adapter changes {} of the tensors to repack, which leaves no grid",
+                    self.changed
+                );
+                return Err(Error::recipe("types.lattice", problem)
+                    .expected(
+                        "weights on a 4-bit quantization grid (QAT)",
+                        "weights with an adapter merged into them",
+                    )
+                    .help("‹set› types.lattice=auto repacks the other tensors and rounds these."));
+            }
             GridPolicy::Require if self.lie == 0 => {
                 let share = 100.0 * on as f64 / telling.max(1) as f64;
                 return Err(Error::recipe(
@@ -131,6 +150,9 @@ impl<'a> OnLattice<'a> {
             GridPolicy::Off => {}
             GridPolicy::Auto | GridPolicy::Require => {
                 notes.push(format!("{lie}; {} are repacked as Q4_0{}", self.kept, self.besides()));
+                if self.changed > 0 {
+                    notes.push(format!("{} tensors that an adapter changes are rounded", self.changed));
+                }
                 if importance && self.kept > 0 {
                     notes.push(
                         "repacked tensors are not rounded: importance and calibration do not apply to them"

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use checkpoint::{AdapterFile, MergedAdapter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
@@ -41,6 +42,9 @@ pub struct ArtifactEntry {
     /// The repository of the hub from which the checkpoint came, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<HubSource>,
+    /// The adapters that were merged into the checkpoint, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<AdapterEntry>,
     /// The target model, if the output is a draft model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<DraftTarget>,
@@ -61,6 +65,36 @@ pub struct ArtifactEntry {
     pub inputs: Vec<FileEntry>,
     /// The files of the artifact.
     pub outputs: Vec<FileEntry>,
+}
+
+/// An adapter (LoRA) that is merged into a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AdapterEntry {
+    /// Its folder, by the path that the user gave.
+    pub folder: String,
+    /// Multiplies the scale that it was trained with.
+    pub scale: f64,
+    /// The program whose arithmetic the merge follows.
+    pub rule: String,
+    /// Config and weights, by their names in the folder.
+    pub files: Vec<FileEntry>,
+}
+
+impl AdapterEntry {
+    /// The entry of a merged adapter.
+    pub(crate) fn new(merged: &MergedAdapter) -> AdapterEntry {
+        let file = |file: &AdapterFile| FileEntry {
+            name: file.name.clone(),
+            bytes: file.bytes,
+            sha256: file.sha256.clone(),
+        };
+        AdapterEntry {
+            folder: merged.adapter.folder.display().to_string(),
+            scale: merged.adapter.scale,
+            rule: merged.rule.to_owned(),
+            files: merged.files.iter().map(file).collect(),
+        }
+    }
 }
 
 /// A repository of the Hugging Face hub at a commit.

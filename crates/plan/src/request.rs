@@ -12,6 +12,7 @@ use crate::artifact::{
 };
 use crate::budget::Allocation;
 use crate::imatrix::GivenImportance;
+use crate::manifest::AdapterEntry;
 use crate::offload::Offloaded;
 use crate::output::Format;
 use crate::recipe::{Recipe, UnusedKv};
@@ -54,6 +55,10 @@ pub struct Shards<'a> {
     pub encodings: HashMap<usize, StoredEncoding>,
     /// Grid surveys of the tensors that [`to_survey`](crate::to_survey) lists, by tensor index.
     pub surveys: HashMap<usize, GridSurvey>,
+    /// The adapters that are merged into the checkpoint, in order.
+    pub adapters: Vec<AdapterEntry>,
+    /// The tensors that they change, by index.
+    pub adapted: HashSet<usize>,
 }
 
 impl<'a> Shards<'a> {
@@ -67,6 +72,8 @@ impl<'a> Shards<'a> {
             pieces: (0..tensors.len()).map(|index| checkpoint.pieces(index).to_vec()).collect(),
             encodings: (0..tensors.len()).filter_map(|i| Some((i, checkpoint.encoding(i)?))).collect(),
             surveys: HashMap::new(),
+            adapters: checkpoint.adapters().iter().map(AdapterEntry::new).collect(),
+            adapted: (0..tensors.len()).filter(|index| checkpoint.is_adapted(*index)).collect(),
         }
     }
 }
@@ -109,6 +116,7 @@ pub fn plan(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Res
         variant: model.config.variant(),
         architecture: model.config.architecture.clone(),
         inputs: shards.files.clone(),
+        adapters: shards.adapters.clone(),
         notes: model.notes.clone(),
         artifacts,
         dropped,

@@ -1,5 +1,6 @@
-//! Checkpoint folders: whole checkpoints, companion files, every kind of damage, and the writer.
+//! Checkpoint folders: whole checkpoints, adapters, companion files, every kind of damage, and the writer.
 
+mod adapters;
 mod companions;
 mod damage;
 mod header;

@@ -5,6 +5,7 @@ mod calibrate;
 mod draft;
 mod examples;
 mod jobs;
+mod lora;
 #[cfg(feature = "hub")]
 mod models;
 mod pack;
@@ -21,6 +22,7 @@ use gemma_convert::{Chunks, Compute, HubSource};
 pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
+pub(crate) use lora::Lora;
 #[cfg(feature = "hub")]
 pub(crate) use models::{HubOptions, Slot};
 pub(crate) use pack::{Pack, PackCommand};
@@ -114,8 +116,11 @@ pub(crate) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
-    /// Checkpoint folder, hub id, GGUF file (any part of a split), importance matrix (GGUF or .dat) or .sbs file
+    /// Checkpoint folder, hub id, folder of an adapter, GGUF file (any part of a split), importance matrix (GGUF or .dat) or .sbs
+    /// file
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) lora: Lora,
     /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
@@ -125,6 +130,8 @@ pub(crate) struct Inspect {
 pub(crate) struct Plan {
     /// Checkpoint folder, or the id of a model on the hub
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) lora: Lora,
     #[command(flatten)]
     pub(crate) what: What,
     /// Folder, or for one output a file name that ends in .gguf
@@ -160,6 +167,8 @@ pub(crate) struct Convert {
     /// The repository from which the model was downloaded.
     #[arg(skip)]
     pub(crate) source: Option<HubSource>,
+    #[command(flatten)]
+    pub(crate) lora: Lora,
     #[command(flatten)]
     pub(crate) what: What,
     #[command(flatten)]
@@ -281,6 +290,8 @@ pub(crate) struct What {
 pub(crate) struct Generate {
     /// Checkpoint folder, hub id or GGUF file (any part of a split)
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) lora: Lora,
     /// The text to continue, or with --chat the message of the user; - for stdin
     #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "chat", "messages"])]
     pub(crate) prompt: Option<String>,
@@ -377,6 +388,8 @@ pub(crate) struct Verify {
     /// logits. Without it the artifact is checked alone
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) lora: Lora,
     /// Checkpoint of the draft models among several artifacts, a folder or hub id
     #[arg(long, value_name = "CHECKPOINT")]
     pub(crate) assistant: Option<PathBuf>,

@@ -27,11 +27,13 @@ pub(crate) fn fetch(args: &mut Args) -> Result<Fetched> {
         |slot: &Slot<'_>| matches!(ModelArgument::parse(slot.path.as_os_str()), Ok(ModelArgument::Hub(_)));
     let stream = matches!(&args.command, Command::Convert(convert) if convert.stream);
     let names_hub = args.command.models().iter().any(is_hub);
-    if names_hub {
-        args.command.check()?;
-    } else if stream {
+    let streams_hub = args.command.models().iter().any(|slot| is_hub(slot) && !slot.is_adapter);
+    if stream && !streams_hub {
         return Err(Error::recipe("--stream", "has no effect on a folder of this machine")
             .expected("the id of a model on the hub", "a path"));
+    }
+    if names_hub {
+        args.command.check()?;
     }
     let headers_only = names_hub && args.command.needs_headers_only()?;
     let mut fetched = Fetched::default();
@@ -41,8 +43,10 @@ pub(crate) fn fetch(args: &mut Args) -> Result<Fetched> {
             Some(hub) => hub,
             None => fetched.hub.insert(open(options)?),
         };
-        let model = at_revision(model, slot.path.to_str().unwrap_or_default(), options)?;
-        let snapshot = if headers_only {
+        // an adapter has a history of its own
+        let typed = slot.path.to_str().unwrap_or_default();
+        let model = if slot.is_adapter { model } else { at_revision(model, typed, options)? };
+        let snapshot = if headers_only && !slot.is_adapter {
             let folder = TempDir::new().map_err(|e| Error::write(std::env::temp_dir().display(), &e))?;
             let found = hub.fetch_headers(&model, folder.path(), &Console::default())?;
             if found.folder == folder.path() {

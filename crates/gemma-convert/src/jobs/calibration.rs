@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use base::{OutputFile, Progress, Unit};
 use calibrate::CalibrationTokens;
+use checkpoint::Adapter;
 use imatrix::Importance;
 use runtime::Compute;
 use tensor::{Error, Result};
@@ -17,6 +18,8 @@ use crate::options::TextOptions;
 pub struct Calibrate {
     /// The model: a checkpoint folder or a GGUF file. `None` to merge files only.
     pub model: Option<PathBuf>,
+    /// Adapters (LoRA) that are merged into the checkpoint, in order.
+    pub adapters: Vec<Adapter>,
     /// The text.
     pub text: TextOptions,
     /// Tokens per chunk of plain text; the most tokens of a conversation.
@@ -45,6 +48,7 @@ impl Calibrate {
     pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Calibrate {
         Calibrate {
             model: Some(model.into()),
+            adapters: Vec::new(),
             text: TextOptions::default(),
             context: 512,
             merge: Vec::new(),
@@ -74,9 +78,9 @@ impl Calibrate {
         // open before hours of work, and not only after them
         let output = OutputFile::sequential(&self.out)?;
         let mut found = match (&self.model, self.text.files.is_empty()) {
-            (Some(model), false) => {
-                Some(self.collect(&Model::open(model)?.with_compute(self.compute), progress)?)
-            }
+            (Some(model), false) => Some(
+                self.collect(&Model::open_with(model, &self.adapters)?.with_compute(self.compute), progress)?,
+            ),
             (Some(_), true) => {
                 return Err(
                     Error::recipe("calibrate", "no text to calibrate on").help("Give one with ‹text›.")

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use base::Progress;
+use checkpoint::Adapter;
 use convert::{Options, StreamedFiles};
 use plan::{Allocation, ArtifactEntry, FileEntry, GridPolicy, HubSource, Plan, Request};
 use runtime::Compute;
@@ -33,6 +34,8 @@ use draft::LayerSelection;
 pub struct Convert {
     /// The checkpoint folder.
     pub model: PathBuf,
+    /// Adapters (LoRA) that are merged into the checkpoint, in order.
+    pub adapters: Vec<Adapter>,
     /// The repository of the hub from which the checkpoint came, for the manifest.
     pub source: Option<HubSource>,
     /// The folder of the outputs, or the name of one `.gguf` file.
@@ -83,6 +86,7 @@ impl Convert {
     pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Convert {
         Convert {
             model: model.into(),
+            adapters: Vec::new(),
             source: None,
             out: out.into(),
             recipes: RecipeOptions::default(),
@@ -166,7 +170,7 @@ impl Convert {
             // sensitivities use the text even if a draft model does too
             let costs =
                 Costs::of(&self.recipes.budget, &self.text, &options.folder, self.force, self.compute);
-            Planned::new(&self.model, requests, &costs, options, progress)
+            Planned::new((&self.model, &self.adapters), requests, &costs, options, progress)
         })?;
         converted.drafts = made.drafts;
         converted.total_seconds = start.elapsed().as_secs_f64();
@@ -182,7 +186,7 @@ impl Convert {
     pub fn run_streamed(&self, stream: &mut dyn StreamedFiles, progress: &dyn Progress) -> Result<Converted> {
         self.check_streamed()?;
         self.run_planned_from(Some(stream), progress, |requests, options| {
-            Planned::new(&self.model, requests, &Costs::Unknown, options, progress)
+            Planned::new((&self.model, &self.adapters), requests, &Costs::Unknown, options, progress)
         })
     }
 

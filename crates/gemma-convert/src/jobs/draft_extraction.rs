@@ -16,7 +16,7 @@ use text::{Cut, Scored, Tokenizer};
 use super::drafts::{check_recipes, companions, draft_name};
 use super::rounding::corpus;
 use super::{Convert, Converted, Planned};
-use crate::model::reader;
+use crate::model::{open_checkpoint, reader};
 use crate::options::Layers;
 use crate::requests::{Destination, requests, shards};
 
@@ -90,7 +90,7 @@ impl DraftExtract {
         selection: &mut LayerSelection,
         progress: &dyn Progress,
     ) -> Result<Planned> {
-        let whole = Checkpoint::open(&self.convert.model)?;
+        let whole = open_checkpoint(&self.convert.model, &self.convert.adapters)?;
         let model = gemma::ModelSpec::open(&whole)?;
         *selection = match &self.layers {
             Layers::These(layers) => LayerSelection { layers: layers.clone(), ..LayerSelection::default() },
@@ -110,6 +110,7 @@ impl DraftExtract {
         let draft = gemma::ModelSpec::open(&checkpoint)?;
         let mut plan =
             plan::plan(&draft, &shards(self.convert.compute.simd, &checkpoint, &draft, requests)?, requests)?;
+        plan.adapters = plan::Shards::of(&whole).adapters;
         plan.target = Some(DraftTarget {
             variant: model.config.variant().map(str::to_owned),
             fingerprint: base::hex(&model.fingerprint),

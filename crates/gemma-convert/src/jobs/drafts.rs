@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use base::Progress;
-use checkpoint::Checkpoint;
+use checkpoint::{Adapter, Checkpoint};
 use plan::{DraftRecipe, DraftTarget, FileEntry, Format, Request};
 use quant::Simd;
 use tensor::{Error, Result};
 
 use super::draft_extraction::{CONTEXT, DraftExtract};
 use super::{Convert, Converted, Planned};
+use crate::model::open_checkpoint;
 use crate::options::{Layers, RecipeOptions};
 use crate::requests::{Destination, requests, shards};
 
@@ -28,13 +29,13 @@ impl DraftConvert {
     /// # Errors
     /// The errors of [`Convert::run`]; `Malformed` for an assistant of another target.
     pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
-        let Convert { model, out, recipes, .. } = &self.convert;
+        let Convert { model, adapters, out, recipes, .. } = &self.convert;
         self.convert.run_planned(progress, |requests, options| {
             check_recipes(recipes, requests)?;
             if Destination::new(out).file_name.is_none() {
                 requests.iter_mut().for_each(draft_name);
             }
-            planned(options.simd, model, &self.target, requests)
+            planned(options.simd, (model, adapters), (&self.target, &[]), requests)
         })
     }
 }
@@ -83,7 +84,7 @@ pub(super) fn of_recipes(job: &Convert, progress: &dyn Progress) -> Result<Recip
         match (&draft.assistant, layers) {
             (_, Some(layers)) => DraftExtract { layers, context: CONTEXT, convert }.run(progress),
             (Some(path), None) => {
-                let convert = Convert { model: path.into(), source: None, ..convert };
+                let convert = Convert { model: path.into(), adapters: Vec::new(), source: None, ..convert };
                 DraftConvert { target: job.model.clone(), convert }.run(progress)
             }
             (None, None) => Err(Error::recipe("[draft]", "no draft model")),
@@ -113,10 +114,15 @@ pub(super) fn companions(target: &Checkpoint) -> Result<Vec<FileEntry>> {
 }
 
 /// Opens both models, checks that they belong together, and plans the draft model.
-pub(super) fn planned(simd: Simd, draft: &Path, target: &Path, requests: &[Request]) -> Result<Planned> {
-    let checkpoint = Checkpoint::open(draft)?.with_simd(simd);
+pub(super) fn planned(
+    simd: Simd,
+    (draft, adapters): (&Path, &[Adapter]),
+    (target, adapters_of_target): (&Path, &[Adapter]),
+    requests: &[Request],
+) -> Result<Planned> {
+    let checkpoint = open_checkpoint(draft, adapters)?.with_simd(simd);
     let model = gemma::ModelSpec::open_draft(&checkpoint)?;
-    let of_target = Checkpoint::open(target)?;
+    let of_target = open_checkpoint(target, adapters_of_target)?;
     let target = gemma::ModelSpec::open(&of_target)?;
     model
         .config

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use base::Progress;
+use checkpoint::Adapter;
 use generate::{DraftCounts, Sampler, Sampling, TokenStream};
 use runtime::Compute;
 use serde_json::Value;
@@ -23,6 +24,8 @@ const TOKENS: usize = 128;
 pub struct Generate {
     /// A checkpoint folder or a GGUF file.
     pub model: PathBuf,
+    /// Adapters (LoRA) that are merged into the checkpoint, in order.
+    pub adapters: Vec<Adapter>,
     /// The prompt.
     pub prompt: Prompt,
     /// Images, sounds and videos of the prompt. In a text, `<|image|>`, `<|audio|>` and `<|video|>` are their places; in a conversation,
@@ -99,6 +102,7 @@ impl Generate {
     pub fn new(model: impl Into<PathBuf>, prompt: impl Into<String>) -> Generate {
         Generate {
             model: model.into(),
+            adapters: Vec::new(),
             prompt: Prompt::Text(prompt.into()),
             media: MediaOptions::default(),
             max_tokens: None,
@@ -135,7 +139,7 @@ impl Generate {
         progress: &dyn Progress,
         show: &mut dyn FnMut(&str) -> Result<bool>,
     ) -> Result<Generated> {
-        let model = Model::open(&self.model)?.with_compute(self.compute);
+        let model = Model::open_with(&self.model, &self.adapters)?.with_compute(self.compute);
         model.notes().iter().for_each(|note| progress.note(note));
         self.run_on(&model, progress, show)
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use base::{Progress, Unit};
+use checkpoint::Adapter;
 use draft::{DraftReport, TokenRoles};
 use eval::Invocation;
 use runtime::Compute;
@@ -23,6 +24,8 @@ pub struct DraftMeasure {
     pub draft: PathBuf,
     /// The target: checkpoint folder or GGUF file.
     pub target: PathBuf,
+    /// Adapters (LoRA) that are merged into the target, in order.
+    pub adapters: Vec<Adapter>,
     /// Plain text, or conversations in `.jsonl` files.
     pub text: Vec<PathBuf>,
     /// Tokens per chunk of plain text; the most tokens of a conversation.
@@ -39,6 +42,7 @@ impl DraftMeasure {
         DraftMeasure {
             draft: draft.into(),
             target: target.into(),
+            adapters: Vec::new(),
             text: Vec::new(),
             context: 512,
             chunks: Chunks(0..8),
@@ -58,7 +62,7 @@ impl DraftMeasure {
     /// # Errors
     /// `Recipe` without a text; `Malformed` or `Unsupported` for the models and the text; `Io`.
     pub fn run(&self, progress: &dyn Progress) -> Result<DraftReport> {
-        let target = Model::open(&self.target)?.with_compute(self.compute);
+        let target = Model::open_with(&self.target, &self.adapters)?.with_compute(self.compute);
         let opened_draft = DraftModel::open(&self.draft, &target)?;
         let model = target.runtime()?;
         let draft = opened_draft.runtime(target.config(), self.compute)?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use checkpoint::Checkpoint;
+use checkpoint::{Adapter, Checkpoint};
 use convert::Options;
 use plan::{FileEntry, GridPolicy, Plan, Request};
 use quant::Simd;
@@ -12,6 +12,7 @@ use super::estimates::{ArtifactMemory, EstimateOptions};
 use super::sensitivities::Costs;
 use base::{Progress, Silent};
 
+use crate::model::open_checkpoint;
 use crate::options::RecipeOptions;
 use crate::requests::{Destination, requests, shards};
 
@@ -20,6 +21,8 @@ use crate::requests::{Destination, requests, shards};
 pub struct Planning {
     /// The checkpoint folder.
     pub model: PathBuf,
+    /// Adapters (LoRA) that are merged into the checkpoint, in order.
+    pub adapters: Vec<Adapter>,
     /// The artifacts to plan.
     pub recipes: RecipeOptions,
     /// The folder of the outputs, or the name of one `.gguf` file.
@@ -42,6 +45,7 @@ impl Planning {
     pub fn new(model: impl Into<PathBuf>) -> Planning {
         Planning {
             model: model.into(),
+            adapters: Vec::new(),
             recipes: RecipeOptions::default(),
             out: ".".into(),
             estimate: EstimateOptions::default(),
@@ -81,7 +85,7 @@ impl Planning {
     pub fn run(&self) -> Result<PlanOutcome> {
         let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
         self.estimate.check(&requests)?;
-        let checkpoint = Checkpoint::open(&self.model)?;
+        let checkpoint = open_checkpoint(&self.model, &self.adapters)?;
         let model = gemma::ModelSpec::open(&checkpoint)?;
         let shards = shards(Simd::detect(), &checkpoint, &model, &requests)?;
         let costs = self.recipes.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
@@ -106,13 +110,13 @@ impl Planned {
     /// Opens a checkpoint and plans the requests, with bit allocation for those that have a budget. Before long work,
     /// `target` is checked for free space and existing files.
     pub(crate) fn new(
-        path: &Path,
+        (path, adapters): (&Path, &[Adapter]),
         requests: &mut [Request],
         costs: &Costs<'_>,
         target: &Options,
         progress: &dyn Progress,
     ) -> Result<Planned> {
-        let checkpoint = Checkpoint::open(path)?.with_simd(target.simd);
+        let checkpoint = open_checkpoint(path, adapters)?.with_simd(target.simd);
         let model = gemma::ModelSpec::open(&checkpoint)?;
         let shards = shards(target.simd, &checkpoint, &model, requests)?;
         let check = |plan: &Plan| convert::check(&checkpoint, plan, target);

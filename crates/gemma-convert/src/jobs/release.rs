@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use base::Progress;
-use checkpoint::{Checkpoint, ModelCard};
+use checkpoint::{Adapter, ModelCard};
 use gemma::towers::Towers;
 use gemma::{ModelSpec, hub_title};
 use pack::hub_files::HubRole;
@@ -24,6 +24,7 @@ use self::documents::Documents;
 use self::files::{ReleaseFile, check};
 use self::inputs::check_repository;
 use super::Converted;
+use crate::model::open_checkpoint;
 use crate::options::{RecipeOptions, TextOptions};
 use crate::requests::{Destination, recipe_file, requests};
 
@@ -38,6 +39,8 @@ const DEFAULT_CONTEXT: usize = 512;
 pub struct Release {
     /// The checkpoint folder.
     pub model: PathBuf,
+    /// Adapters (LoRA) that are merged into the checkpoint, in order.
+    pub adapters: Vec<Adapter>,
     /// The repository of the hub from which the checkpoint came.
     pub source: Option<HubSource>,
     /// The checkpoint folder of the assistant, the draft model. The default is a folder beside the checkpoint with the same name and
@@ -97,6 +100,7 @@ impl Release {
     pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Release {
         Release {
             model: model.into(),
+            adapters: Vec::new(),
             source: None,
             assistant: None,
             assistant_source: None,
@@ -152,7 +156,7 @@ impl Release {
         let recipe = self.release_recipe()?;
         self.repository.as_deref().map_or(Ok(()), check_repository)?;
         let name = self.model_name()?;
-        let checkpoint = Checkpoint::open(&self.model)?;
+        let checkpoint = open_checkpoint(&self.model, &self.adapters)?;
         let model = ModelSpec::open(&checkpoint)?;
         let recipe = self.applicable(recipe, &model, progress)?;
         if model.card.license().is_none() {

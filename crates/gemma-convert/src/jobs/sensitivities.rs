@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use base::{OutputFile, Progress, Unit, write_whole};
 use calibrate::{CalibrationTokens, sample, sensitivity, sensitivity_id, sensitivity_work};
-use checkpoint::Checkpoint;
+use checkpoint::{Adapter, Checkpoint};
 use plan::{Plan, Request, Sensitivity, Shards, allocate, check_budget};
 use runtime::{Compute, Weights};
 use tensor::{Error, Result, TensorSource};
 use text::Tokenizer;
 
 use crate::jobs::rounding::{names, sequences};
-use crate::model::reader;
+use crate::model::{open_checkpoint, reader};
 use crate::options::{BudgetOptions, TextOptions};
 
 /// The source of sensitivities, for requests with a budget.
@@ -164,6 +164,8 @@ fn keep(path: &Path, sensitivity: &Sensitivity) -> Result<()> {
 pub struct MeasureSensitivity {
     /// The checkpoint folder.
     pub model: PathBuf,
+    /// Adapters (LoRA) that are merged into the checkpoint, in order.
+    pub adapters: Vec<Adapter>,
     /// The text to measure on.
     pub text: TextOptions,
     /// Tokens per chunk of plain text; the most tokens of a conversation.
@@ -181,7 +183,8 @@ impl MeasureSensitivity {
     pub fn new(model: impl Into<PathBuf>, out: impl Into<PathBuf>) -> MeasureSensitivity {
         let (model, out) = (model.into(), out.into());
         let (text, compute) = (TextOptions::default(), Compute::detect());
-        MeasureSensitivity { model, text, context: CONTEXT, out, force: false, compute }
+        let adapters = Vec::new();
+        MeasureSensitivity { model, adapters, text, context: CONTEXT, out, force: false, compute }
     }
 
     /// Adds a text to measure on.
@@ -200,7 +203,7 @@ impl MeasureSensitivity {
         if self.text.files.is_empty() {
             return Err(Error::recipe("sensitivity", "no text to measure on").help("Give one with ‹text›."));
         }
-        let checkpoint = Checkpoint::open(&self.model)?.with_simd(self.compute.simd);
+        let checkpoint = open_checkpoint(&self.model, &self.adapters)?.with_simd(self.compute.simd);
         let model = gemma::ModelSpec::open(&checkpoint)?;
         model.notes.iter().for_each(|note| progress.note(note));
         let (text, context, path) = (&self.text, self.context, self.out.clone());

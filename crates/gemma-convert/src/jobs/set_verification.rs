@@ -137,7 +137,7 @@ impl VerifySet {
 
     fn open_assistant(&self) -> Result<Option<Against>> {
         let Some(path) = &self.assistant else { return Ok(None) };
-        let opened = Against::open(path, self.options.compute)?;
+        let opened = Against::open(path, &[], self.options.compute)?;
         match opened.model() {
             Some(model) if model.config().kind == ModelKind::Draft => Ok(Some(opened)),
             _ => Err(Error::recipe("‹assistant›", "not a draft model")

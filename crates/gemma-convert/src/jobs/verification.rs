@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use base::{FileKind, OutputFile, Progress};
+use checkpoint::Adapter;
 use plan::Thresholds;
 use runtime::Compute;
 use tensor::{Error, Fault, Result};
@@ -21,6 +22,8 @@ pub struct Verify {
     /// The base of the comparison: the checkpoint folder, a GGUF of the same model, or llama-perplexity's file of base
     /// logits. Without a base the artifact is checked alone.
     pub base: Option<PathBuf>,
+    /// Adapters (LoRA) that are merged into the base, in order.
+    pub adapters: Vec<Adapter>,
     /// Images and sounds whose soft tokens are compared, for an mmproj file and its checkpoint.
     pub media: Vec<MediaFile>,
     /// The mmproj file of a text model, for the images and sounds that conversations name. A folder has towers of its own.
@@ -62,6 +65,7 @@ impl Verify {
         Verify {
             artifact: artifact.into(),
             base: None,
+            adapters: Vec::new(),
             media: Vec::new(),
             mmproj: None,
             texts: Vec::new(),
@@ -163,6 +167,10 @@ impl Verify {
     }
 
     pub(super) fn open_base(&self) -> Result<Option<Against>> {
-        self.base.as_deref().map(|path| Against::open(path, self.compute)).transpose()
+        if self.base.is_none() && !self.adapters.is_empty() {
+            return Err(Error::recipe("‹lora›", "an adapter, but no checkpoint to merge it into")
+                .help("Give the checkpoint with ‹against›."));
+        }
+        self.base.as_deref().map(|path| Against::open(path, &self.adapters, self.compute)).transpose()
     }
 }

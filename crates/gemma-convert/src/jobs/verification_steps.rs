@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use base::{OutputFile, Progress, Task, Unit};
+use checkpoint::Adapter;
 use eval::LogitsFile;
 use gemma::towers::MmprojView;
 use plan::{Format, Recipe, Shards, Thresholds};
@@ -77,6 +78,11 @@ impl<'b> Verification<'b> {
         let Some(file) = &self.file else { return Ok(()) };
         let (artifact, report) = (file.artifact(), &mut self.report);
         let from = self.settings.provenance(artifact, report, progress)?;
+        let merged = from.entry.as_ref().map_or(0, |entry| entry.adapters.len());
+        if merged > 0 && self.settings.adapters.is_empty() && self.against.is_some() {
+            let problem = format!("{merged} adapters were merged into the base: give them with ‹lora›");
+            report.findings.push(Finding::new(Severity::Warning, Step::Structure, "manifest", problem));
+        }
         self.of_recipe = from.recipe.verify;
         self.renamed.clone_from(from.renamed());
         self.settings.structure(artifact, &from, self.against, report, progress)?;
@@ -347,11 +353,11 @@ pub(super) enum Against {
 }
 
 impl Against {
-    pub(super) fn open(path: &Path, compute: Compute) -> Result<Against> {
-        if LogitsFile::is_one(path) {
+    pub(super) fn open(path: &Path, adapters: &[Adapter], compute: Compute) -> Result<Against> {
+        if adapters.is_empty() && LogitsFile::is_one(path) {
             return LogitsFile::open(path).map(Against::Logits);
         }
-        let file = ModelFile::open(path)?;
+        let file = ModelFile::open(path)?.with_adapters(adapters)?;
         if file.is_mmproj() {
             return Err(Error::recipe("‹against›", "an mmproj file cannot be the base of a comparison")
                 .expected("the checkpoint folder", path.display()));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::CalibrationText;
+use super::{CalibrationText, Lora};
 
 /// The limit of a recipe with a budget.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -25,6 +25,8 @@ pub(crate) struct Budget {
 pub(crate) struct Sensitivity {
     /// Checkpoint folder, or the id of a model on the hub
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) lora: Lora,
     #[command(flatten)]
     pub(crate) text: CalibrationText,
     /// Tokens per chunk of plain text; the most tokens of a conversation

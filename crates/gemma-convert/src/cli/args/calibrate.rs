@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use gemma_convert::Chunks;
 
+use super::Lora;
+
 /// A calibration text.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CalibrationText {
@@ -29,6 +31,8 @@ pub(crate) struct Calibrate {
     /// Checkpoint folder, hub id or GGUF file
     #[arg(required_unless_present = "merge")]
     pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) lora: Lora,
     #[command(flatten)]
     pub(crate) text: CalibrationText,
     /// Tokens per chunk of plain text; the most tokens of a conversation

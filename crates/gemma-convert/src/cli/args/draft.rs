@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use gemma_convert::{Chunks, Layers};
 
-use super::{Convert, ReportFiles};
+use super::{Convert, Lora, ReportFiles};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Draft {
@@ -57,6 +57,8 @@ pub(crate) struct DraftMeasure {
     /// Target model: checkpoint folder, hub id or GGUF file
     #[arg(long, value_name = "MODEL")]
     pub(crate) target: PathBuf,
+    #[command(flatten)]
+    pub(crate) lora: Lora,
     /// Text for agreement and rollouts: plain text, or a .jsonl file with a conversation (list of messages) in each
     /// line
     #[arg(long, value_name = "FILE", required = true)]

@@ -14,6 +14,7 @@ Examples:
 pub(super) const CONVERT: &str = "\
 Examples:
   gemma-convert convert gemma-4-E2B-it/ --recipe q4_0 -o out/
+  gemma-convert convert gemma-4-E2B-it/ --lora my-adapter/ --recipe q4_0 -o out/
   gemma-convert convert gemma-4-E2B-it/ --type q8_0 --type q4_k_m -o out/ --skip-existing
   gemma-convert convert gemma-4-E2B-it/ --recipe q4_0-calibrated --text calib.txt -o out/";
 

@@ -49,6 +49,7 @@ impl super::Plan {
     pub(crate) fn job(&self) -> Result<Planning> {
         Ok(Planning {
             model: self.model.clone(),
+            adapters: self.lora.lora.clone(),
             recipes: self.what.options(),
             out: out(&self.out)?,
             estimate: EstimateOptions {
@@ -66,6 +67,7 @@ impl super::Convert {
     pub(crate) fn job(&self) -> Result<Convert> {
         Ok(Convert {
             model: self.model.clone(),
+            adapters: self.lora.lora.clone(),
             source: self.source.clone(),
             out: out(&self.out)?,
             recipes: self.what.options(),
@@ -95,6 +97,7 @@ impl super::DraftMeasure {
         Ok(DraftMeasure {
             draft: self.draft.clone(),
             target: self.target.clone(),
+            adapters: self.lora.lora.clone(),
             text: self.text.clone(),
             context: self.context,
             chunks: self.chunks.clone(),
@@ -107,6 +110,7 @@ impl super::Calibrate {
     pub(crate) fn job(&self) -> Result<Calibrate> {
         Ok(Calibrate {
             model: self.model.clone(),
+            adapters: self.lora.lora.clone(),
             text: self.text.options()?,
             context: self.context,
             merge: self.merge.clone(),
@@ -121,6 +125,7 @@ impl super::Sensitivity {
     pub(crate) fn job(&self) -> Result<MeasureSensitivity> {
         Ok(MeasureSensitivity {
             model: self.model.clone(),
+            adapters: self.lora.lora.clone(),
             text: self.text.options()?,
             context: self.context,
             out: self.out.clone(),
@@ -135,6 +140,7 @@ impl super::Generate {
     pub(crate) fn job(&self, prompt: Prompt, recommended: Option<Sampling>) -> Result<Generate> {
         Ok(Generate {
             model: self.model.clone(),
+            adapters: self.lora.lora.clone(),
             prompt,
             media: self.media.options()?,
             max_tokens: self.max_tokens,
@@ -233,6 +239,7 @@ impl super::Verify {
         Ok(Verify {
             artifact: self.artifacts.first().cloned().unwrap_or_default(),
             base: self.against.clone(),
+            adapters: self.lora.lora.clone(),
             texts: self.text.clone(),
             context: self.context,
             chunks: self.chunks.clone(),

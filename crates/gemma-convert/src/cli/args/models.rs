@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use gemma_convert::{HubSource, Result};
+use gemma_convert::{Adapter, HubSource, Result};
 
-use super::{Command, DraftCommand, DraftConvert, DraftExtract};
+use super::{Command, DraftCommand, DraftConvert, DraftExtract, Lora};
 
 /// Options for models on the Hugging Face hub.
 #[derive(Debug, clap::Args)]
@@ -26,18 +26,27 @@ pub(crate) struct Slot<'a> {
     pub(crate) path: &'a mut PathBuf,
     /// Where a repository is recorded, if the command records it.
     pub(crate) source: Option<&'a mut Option<HubSource>>,
+    /// Whether it is an adapter, whose weights are always needed.
+    pub(crate) is_adapter: bool,
 }
 
 impl<'a> From<&'a mut PathBuf> for Slot<'a> {
     fn from(path: &'a mut PathBuf) -> Slot<'a> {
-        Slot { path, source: None }
+        Slot { path, source: None, is_adapter: false }
     }
 }
 
 impl super::Convert {
-    fn slot(&mut self) -> Slot<'_> {
-        Slot { path: &mut self.model, source: Some(&mut self.source) }
+    fn slots(&mut self) -> Vec<Slot<'_>> {
+        let model = Slot { path: &mut self.model, source: Some(&mut self.source), is_adapter: false };
+        with(model, &mut self.lora)
     }
+}
+
+/// A model and the adapters that are merged into it.
+fn with<'a>(model: impl Into<Slot<'a>>, lora: &'a mut Lora) -> Vec<Slot<'a>> {
+    let adapter = |adapter: &'a mut Adapter| Slot { is_adapter: true, ..Slot::from(&mut adapter.folder) };
+    std::iter::once(model.into()).chain(lora.lora.iter_mut().map(adapter)).collect()
 }
 
 impl Command {
@@ -76,30 +85,39 @@ impl Command {
     /// The models that the command reads.
     pub(crate) fn models(&mut self) -> Vec<Slot<'_>> {
         match self {
-            Command::Inspect(inspect) => vec![(&mut inspect.model).into()],
-            Command::Plan(plan) => vec![(&mut plan.model).into()],
-            Command::Convert(convert) => vec![convert.slot()],
+            Command::Inspect(inspect) => with(&mut inspect.model, &mut inspect.lora),
+            Command::Plan(plan) => with(&mut plan.model, &mut plan.lora),
+            Command::Convert(convert) => convert.slots(),
             Command::Release(release) => {
                 let assistant = release.assistant.as_mut();
-                let assistant =
-                    assistant.map(|path| Slot { path, source: Some(&mut release.assistant_source) });
-                let model = Slot { path: &mut release.model, source: Some(&mut release.source) };
-                std::iter::once(model).chain(assistant).collect()
+                let source = Some(&mut release.assistant_source);
+                let assistant = assistant.map(|path| Slot { path, source, is_adapter: false });
+                let source = Some(&mut release.source);
+                let model = Slot { path: &mut release.model, source, is_adapter: false };
+                with(model, &mut release.lora).into_iter().chain(assistant).collect()
             }
-            Command::Calibrate(calibrate) => calibrate.model.iter_mut().map(Slot::from).collect(),
-            Command::Sensitivity(sensitivity) => vec![(&mut sensitivity.model).into()],
+            Command::Calibrate(calibrate) => match &mut calibrate.model {
+                Some(model) => with(model, &mut calibrate.lora),
+                None => Vec::new(),
+            },
+            Command::Sensitivity(sensitivity) => with(&mut sensitivity.model, &mut sensitivity.lora),
             Command::Verify(verify) => {
-                let bases = verify.against.iter_mut().chain(&mut verify.assistant);
-                bases.chain(&mut verify.artifacts).map(Slot::from).collect()
+                let base = verify.against.as_mut().map(|base| with(base, &mut verify.lora));
+                let others = verify.assistant.iter_mut().chain(&mut verify.artifacts);
+                base.into_iter().flatten().chain(others.map(Slot::from)).collect()
             }
             Command::Generate(generate) => {
-                generate.drafting.draft.iter_mut().chain([&mut generate.model]).map(Slot::from).collect()
+                let draft = generate.drafting.draft.iter_mut().map(Slot::from);
+                draft.chain(with(&mut generate.model, &mut generate.lora)).collect()
             }
             Command::Draft(draft) => match &mut draft.command {
-                DraftCommand::Convert(convert) => vec![convert.convert.slot(), (&mut convert.target).into()],
-                DraftCommand::Extract(extract) => vec![extract.convert.slot()],
+                DraftCommand::Convert(convert) => {
+                    convert.convert.slots().into_iter().chain([(&mut convert.target).into()]).collect()
+                }
+                DraftCommand::Extract(extract) => extract.convert.slots(),
                 DraftCommand::Measure(measure) => {
-                    vec![(&mut measure.draft).into(), (&mut measure.target).into()]
+                    let target = with(&mut measure.target, &mut measure.lora);
+                    std::iter::once((&mut measure.draft).into()).chain(target).collect()
                 }
             },
             Command::Recipes(list) | Command::Types(list) => list.model.iter_mut().map(Slot::from).collect(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use gemma_convert::{Chunks, HubSource, Result, TextOptions, Thresholds};
 
 use super::jobs::{images_and_sounds, memory, out};
-use super::{Arithmetic, CalibrationText};
+use super::{Arithmetic, CalibrationText, Lora};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Release {
@@ -14,6 +14,8 @@ pub(crate) struct Release {
     /// The repository from which the model was downloaded.
     #[arg(skip)]
     pub(crate) source: Option<HubSource>,
+    #[command(flatten)]
+    pub(crate) lora: Lora,
     /// Folder of the release
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
@@ -85,6 +87,7 @@ impl Release {
     pub(crate) fn job(&self) -> Result<gemma_convert::Release> {
         Ok(gemma_convert::Release {
             model: self.model.clone(),
+            adapters: self.lora.lora.clone(),
             source: self.source.clone(),
             assistant: self.assistant.clone(),
             assistant_source: self.assistant_source.clone(),

@@ -1,17 +1,19 @@
-//! `inspect`: the content of a checkpoint folder, a GGUF file, an importance matrix or an .sbs file.
+//! `inspect`: the content of a checkpoint folder, an adapter, a GGUF file, an importance matrix or an .sbs file.
 
+mod adapter;
 mod importance;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use ::checkpoint::{self, Checkpoint, Sbs, SbsTensor};
+use ::checkpoint::{self, AdapterFolder, Checkpoint, Sbs, SbsTensor};
 use ::gemma::ModelSpec;
 use ::gguf::{GgufSet, Value};
 use ::imatrix::Importance;
+use gemma_convert::Adapter;
 use serde_json::json;
-use tensor::{DType, Result, TensorDesc, TensorSource};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::cli::args;
 use crate::cli::outcome::Output;
@@ -20,8 +22,15 @@ use report::{Table, grouped};
 pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
     let path = &args.model;
     path.metadata().map_err(|e| checkpoint::absent(path, &e))?;
-    if path.is_dir() {
-        folder(path, args.tensors)
+    let adapters = &args.lora.lora;
+    if !adapters.is_empty() && (!path.is_dir() || AdapterFolder::is_one(path)) {
+        return Err(Error::recipe("‹lora›", "an adapter is merged into a checkpoint")
+            .expected("the folder of a checkpoint", path.display()));
+    }
+    if AdapterFolder::is_one(path) {
+        adapter::folder(path, args.tensors)
+    } else if path.is_dir() {
+        folder(path, adapters, args.tensors)
     } else if checkpoint::is_sbs(path) {
         sbs(path)
     } else if Importance::is_one(path) {
@@ -50,8 +59,8 @@ impl Listed<'_> {
     }
 }
 
-fn folder(path: &Path, list: bool) -> Result<Output> {
-    let checkpoint = Checkpoint::open(path)?;
+fn folder(path: &Path, adapters: &[Adapter], list: bool) -> Result<Output> {
+    let checkpoint = Checkpoint::open(path)?.with_adapters(adapters)?;
     let model = ModelSpec::open(&checkpoint)?;
     let config = &model.config;
     let tensors = checkpoint.tensors();

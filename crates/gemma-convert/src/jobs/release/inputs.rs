@@ -30,7 +30,8 @@ impl Release {
         check_media(&self.media)?;
         self.check_evaluation(checkpoint, model)?;
         if let Some(assistant) = assistant {
-            drafts::planned(self.compute.simd, assistant, &self.model, &self.draft_requests(recipe)?)?;
+            let requests = self.draft_requests(recipe)?;
+            drafts::planned(self.compute.simd, (assistant, &[]), (&self.model, &self.adapters), &requests)?;
         }
         Ok(())
     }

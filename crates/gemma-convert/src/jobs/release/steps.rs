@@ -38,6 +38,7 @@ impl Release {
         }
         let files = texts::calibration(&self.text.files, &self.out)?;
         let mut job = Calibrate::new(&self.model, &out);
+        job.adapters.clone_from(&self.adapters);
         job.text = TextOptions { files, ..self.text.clone() };
         (job.context, job.force, job.compute) = (self.context, self.force, self.compute);
         job.run(progress)?;
@@ -59,6 +60,7 @@ impl Release {
                 ..text_recipes(recipe)
             },
             source: self.source.clone(),
+            adapters: self.adapters.clone(),
             text: texts.clone(),
             force: self.force,
             skip_existing: self.skip_existing,
@@ -75,7 +77,7 @@ impl Release {
                 }
             }
             let costs = Costs::of(&convert.recipes.budget, texts, &options.folder, self.force, self.compute);
-            let planned = Planned::new(&self.model, requests, &costs, options, progress)?;
+            let planned = Planned::new((&self.model, &self.adapters), requests, &costs, options, progress)?;
             for (file, artifact) in files.iter_mut().zip(&planned.plan.artifacts) {
                 if file.role == HubRole::Model {
                     file.memory = memory(model, artifact)?;
@@ -111,13 +113,14 @@ impl Release {
                 request.stem.clone_from(&file.stem);
                 keep_grid(request);
             }
-            drafts::planned(options.simd, assistant, &self.model, requests)
+            drafts::planned(options.simd, (assistant, &[]), (&self.model, &self.adapters), requests)
         })
     }
 
     /// Verifies every file of the folder.
     pub(super) fn verify(&self, assistant: Option<PathBuf>, progress: &dyn Progress) -> Result<SetReport> {
         let options = Verify {
+            adapters: self.adapters.clone(),
             texts: texts::evaluation(&self.evaluation.files, &self.out)?,
             context: self.context,
             chunks: self.evaluation.chunks.clone(),
