@@ -130,7 +130,7 @@ fn a_trained_table_unties_the_head_of_a_gguf() {
     let out = home.path().join("out");
     let run = convert_with(&fixture("e2b"), &out, &adapter, &["--type", "bf16"]).good();
     assert!(run.stderr.contains("the head stays the old embedding"), "{}", run.stderr);
-    let set = gguf::GgufSet::open(&out.join("model-bf16.gguf")).unwrap();
+    let set = gguf::GgufSet::open(out.join("model-bf16.gguf")).unwrap();
     assert!(set.tensors().iter().any(|desc| desc.name == "output.weight"));
 }
 

@@ -186,7 +186,7 @@ fn conversations_come_from_a_file_or_from_stdin() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-convert"));
     command.arg("generate").arg(&model).args(["--chat", "-q", "-n", "8"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"Why?\n\nAnd then?\n").unwrap();
+    child.stdin.take().unwrap().write_all(b"Why?\n\nWhat is <|image|>?\nAnd then?\n").unwrap();
     let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     assert_eq!(said, format!("{first}\n{second}\n"));
 }

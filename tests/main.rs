@@ -43,6 +43,7 @@ mod outputs;
 mod pack;
 mod pack_ollama;
 mod plans;
+mod preparation;
 mod protocol;
 mod qat;
 #[cfg(feature = "hub")]

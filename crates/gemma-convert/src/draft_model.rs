@@ -39,7 +39,7 @@ impl DraftModel {
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
         let gemma::ModelSpec { config, inventory, .. } = gemma::ModelSpec::open_any(&checkpoint)?;
         let draft =
-            DraftModel { path: path.to_owned(), file: ModelFile::Folder(checkpoint), config, inventory };
+            DraftModel { path: path.to_owned(), file: ModelFile::folder(checkpoint), config, inventory };
         Ok((draft, tokenizer))
     }
 

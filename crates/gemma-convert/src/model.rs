@@ -39,10 +39,15 @@ pub enum ModelFile {
     /// A GGUF file or all parts of a split.
     Gguf(GgufSet),
     /// A folder of safetensors.
-    Folder(Checkpoint),
+    Folder(Box<Checkpoint>),
 }
 
 impl ModelFile {
+    /// A folder of safetensors.
+    pub(crate) fn folder(checkpoint: Checkpoint) -> ModelFile {
+        ModelFile::Folder(Box::new(checkpoint))
+    }
+
     /// Opens a GGUF file (any part of a split) or a folder of safetensors.
     ///
     /// # Errors
@@ -53,7 +58,7 @@ impl ModelFile {
             refuse_part_of_a_folder(path)?;
             return GgufSet::open(path).map(ModelFile::Gguf);
         }
-        Checkpoint::open(path).map(ModelFile::Folder).map_err(|error| match ggufs_in(path).first() {
+        Checkpoint::open(path).map(ModelFile::folder).map_err(|error| match ggufs_in(path).first() {
             Some(file) => Error::malformed(path.display(), "not a folder of safetensors")
                 .expected("config.json and weights beside it", file.file_name().unwrap_or_default().display())
                 .help(format!("Name the file: {}", file.display())),
@@ -67,7 +72,7 @@ impl ModelFile {
     /// Those of [`Checkpoint::with_adapters`]; `Unsupported` for a GGUF.
     pub fn with_adapters(self, adapters: &[Adapter]) -> Result<ModelFile> {
         match self {
-            ModelFile::Folder(folder) => folder.with_adapters(adapters).map(ModelFile::Folder),
+            ModelFile::Folder(folder) => folder.with_adapters(adapters).map(ModelFile::folder),
             ModelFile::Gguf(set) if !adapters.is_empty() => {
                 let path = set.parts()[0].path().display();
                 Err(Error::unsupported(path, "an adapter is merged into a checkpoint, not into a GGUF")
@@ -82,7 +87,7 @@ impl ModelFile {
     #[must_use]
     pub fn with_simd(self, simd: Simd) -> ModelFile {
         match self {
-            ModelFile::Folder(folder) => ModelFile::Folder(folder.with_simd(simd)),
+            ModelFile::Folder(folder) => ModelFile::folder(folder.with_simd(simd)),
             gguf => gguf,
         }
     }
@@ -96,7 +101,7 @@ impl ModelFile {
     pub fn artifact(&self) -> Artifact<'_> {
         match self {
             ModelFile::Gguf(set) => set.into(),
-            ModelFile::Folder(folder) => folder.into(),
+            ModelFile::Folder(folder) => (&**folder).into(),
         }
     }
 
@@ -107,7 +112,7 @@ impl ModelFile {
     pub fn model(self) -> Result<Model> {
         match self {
             ModelFile::Gguf(set) => Model::gguf(set),
-            ModelFile::Folder(folder) => Model::checkpoint(folder),
+            ModelFile::Folder(folder) => Model::checkpoint(*folder),
         }
     }
 
@@ -118,7 +123,7 @@ impl ModelFile {
     pub fn model_of_any_kind(self) -> Result<Model> {
         match self {
             ModelFile::Gguf(set) => Model::gguf_by(set, Config::any_from_metadata),
-            ModelFile::Folder(folder) => Model::checkpoint_by(folder, gemma::ModelSpec::open_any),
+            ModelFile::Folder(folder) => Model::checkpoint_by(*folder, gemma::ModelSpec::open_any),
         }
     }
 }

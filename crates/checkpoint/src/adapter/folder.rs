@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tensor::{Error, Result};
 
-use crate::adapter::part::{Part, PartChange, Stored};
+use crate::adapter::part::{Dropped, Part, PartChange, Stored};
 use crate::adapter::peft_config::PeftConfig;
 use crate::adapter::{mlx, peft};
 use crate::files;
@@ -43,7 +43,7 @@ pub struct AdapterFolder {
     pub(crate) is_old: bool,
     pub(crate) rule: &'static str,
     /// Tensors without effect, with reasons.
-    pub(crate) dropped: Vec<(String, &'static str)>,
+    pub(crate) dropped: Vec<Dropped>,
     config: Value,
 }
 

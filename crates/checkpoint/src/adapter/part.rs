@@ -12,6 +12,9 @@ pub(crate) struct Stored {
     pub(crate) offset: u64,
 }
 
+/// The name of a tensor without effect, and the reason.
+pub(crate) type Dropped = (String, &'static str);
+
 /// A part of an adapter.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use tensor::{Error, Result};
 
-use crate::adapter::part::{Factor, Kind, LowRank, Order, Part, PartChange, Stored};
+use crate::adapter::part::{Dropped, Factor, Kind, LowRank, Order, Part, PartChange, Stored};
 use crate::adapter::peft_config::PeftConfig;
 use crate::names::canonical;
 
@@ -44,10 +44,7 @@ const REFUSED: [(&str, &str); 3] = [
 ///
 /// # Errors
 /// `Malformed` for half a pair or a rank that differs from the config, `Unsupported` for tensors that cannot be merged.
-pub(crate) fn parts(
-    tensors: &[Stored],
-    config: &PeftConfig,
-) -> Result<(Vec<Part>, Vec<(String, &'static str)>)> {
+pub(crate) fn parts(tensors: &[Stored], config: &PeftConfig) -> Result<(Vec<Part>, Vec<Dropped>)> {
     let mut modules: BTreeMap<&str, BTreeMap<Half, &Stored>> = BTreeMap::new();
     let (mut parts, mut dropped) = (Vec::new(), Vec::new());
     for stored in tensors {

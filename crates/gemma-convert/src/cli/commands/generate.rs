@@ -86,6 +86,15 @@ fn converse(args: &args::Generate, model: &Model) -> Result<Output> {
         if line.is_empty() {
             continue;
         }
+        // the first message decides where files are; the history would change with a mark in a later one
+        let goes_on = messages.iter().any(|message| message["role"] == "user");
+        if goes_on && let Some(mark) = text::MediaMark::all(line).first() {
+            let mark = mark.kind.mark();
+            tell(&format!(
+                "this line is left out: it has {mark}, and files have their places in the first message\n"
+            ));
+            continue;
+        }
         messages.push(json!({ "role": "user", "content": line }));
         let prompt =
             Prompt::Chat { messages: messages.clone(), thinking: args.thinking, tools: tools.clone() };
