@@ -54,7 +54,7 @@ fn adapter(config: &Value, file: &str, tensors: &[Given<'_>]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
     let descs = tensors.iter().map(|(name, shape, _)| TensorDesc::new(*name, DType::F32, *shape).unwrap());
-    let writer = SafetensorsWriter::create(&dir.path().join(file), descs.collect(), &[]).unwrap();
+    let writer = SafetensorsWriter::create(dir.path().join(file), descs.collect(), &[]).unwrap();
     for (index, (_, _, values)) in tensors.iter().enumerate() {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         writer.write_rows(index, 0, &bytes).unwrap();
