@@ -344,7 +344,7 @@ fn bad_inputs_are_refused_first() {
         ("--eval", missing.clone(), 3, "none"),
         ("--eval", home.path().to_str().unwrap().to_owned(), 3, "folder"),
         ("--eval", file("latin1.txt", b"caf\xe9"), 3, "latin1.txt"),
-        ("--eval", file("empty.txt", b""), 2, "nothing in it to score"),
+        ("--eval", file("empty.txt", b""), 3, "empty"),
         ("--eval", file("seen.jsonl", seen.as_bytes()), 2, "images or sounds"),
         ("--image", file("cut.png", &cut[..cut.len() / 2]), 3, "cut.png"),
         ("--audio", calib.to_str().unwrap().to_owned(), 3, "calib.txt"),
