@@ -1,8 +1,11 @@
 //! SHA-256 of streams, and bytes in hexadecimal.
 
 use std::io::{self, ErrorKind, Read};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
+
+use crate::{Error, Result, open_regular};
 
 /// Bytes read at a time.
 const PIECE: usize = 1 << 20;
@@ -32,6 +35,14 @@ pub fn sha256(mut from: impl Read, progress: &(dyn Fn(u64) + Sync)) -> io::Resul
             Err(e) => return Err(e),
         }
     }
+}
+
+/// The length of a file in bytes, and its SHA-256 in hexadecimal. `progress` gets byte counts.
+///
+/// # Errors
+/// `Malformed` for anything but a regular file; `Io`.
+pub fn sha256_file(path: &Path, progress: &(dyn Fn(u64) + Sync)) -> Result<(u64, String)> {
+    sha256(open_regular(path)?, progress).map_err(|e| Error::io(path.display(), &e))
 }
 
 #[cfg(test)]

@@ -22,11 +22,14 @@ pub(crate) fn is(name: &str, table: &str) -> bool {
 }
 
 /// The config object of the text model: `text_config`, else the whole config.
-pub(crate) fn text_config(config: &mut Value) -> &mut Value {
-    match config.get("text_config") {
-        Some(text) if text.is_object() => &mut config["text_config"],
-        _ => config,
-    }
+pub(crate) fn text_config(config: &Value) -> &Value {
+    config.get("text_config").filter(|text| text.is_object()).unwrap_or(config)
+}
+
+/// As [`text_config`], to change it.
+fn text_config_mut(config: &mut Value) -> &mut Value {
+    let has_own = config.get("text_config").is_some_and(Value::is_object);
+    if has_own { &mut config["text_config"] } else { config }
 }
 
 /// True if the head is tied to the embedding: the top level of the config takes precedence over its `text_config`.
@@ -89,7 +92,7 @@ pub(crate) fn cut(
         .help("Tokens were added to the tokenizer, but not to every table: resize the model's embeddings, or take the tokenizer that it was trained with."));
     }
     let mut notes = Vec::new();
-    let text = text_config(config);
+    let text = text_config_mut(config);
     for (field, table) in SIZES {
         let (Some(rows), Some(said)) = (rows(table), text.get(field).and_then(Value::as_u64)) else {
             continue;

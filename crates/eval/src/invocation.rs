@@ -37,9 +37,7 @@ impl HashedFile {
     /// # Errors
     /// `Malformed` for anything but a regular file; `Io`.
     pub fn read(path: &Path, progress: &(dyn Fn(u64) + Sync)) -> Result<HashedFile> {
-        let file = base::open_regular(path)?;
-        let (bytes, sha256) =
-            base::sha256(file, progress).map_err(|e| tensor::Error::io(path.display(), &e))?;
+        let (bytes, sha256) = base::sha256_file(path, progress)?;
         Ok(HashedFile { path: path.display().to_string(), bytes, sha256 })
     }
 }

@@ -173,7 +173,7 @@ impl Builder<'_> {
 /// `Recipe` for messages without a text of the user.
 pub(crate) fn with_parts(messages: &[Value], files: &[MediaFile]) -> Result<Vec<Value>> {
     let mut messages = messages.to_vec();
-    if messages.iter().any(has_mark) {
+    if messages.iter().any(|message| !text::marks_of_message(message).is_empty()) {
         return Ok(messages);
     }
     let first = messages.iter_mut().find(|message| message["role"] == "user");
@@ -189,11 +189,4 @@ pub(crate) fn with_parts(messages: &[Value], files: &[MediaFile]) -> Result<Vec<
     let parts = files.iter().map(|file| json!({"type": file.kind().part()}));
     message["content"] = parts.chain(text).collect();
     Ok(messages)
-}
-
-/// Whether a text of a message has the place of a file.
-fn has_mark(message: &Value) -> bool {
-    let text_has = |text: &Value| text.as_str().is_some_and(|text| !MediaMark::all(text).is_empty());
-    let content = &message["content"];
-    text_has(content) || content.as_array().into_iter().flatten().any(|part| text_has(&part["text"]))
 }

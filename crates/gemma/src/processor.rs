@@ -46,15 +46,13 @@ impl Normalisation {
     /// # Errors
     /// `Malformed` for a missing or impossible one.
     pub fn stated(image_processor: Option<&Json>) -> Result<Normalisation> {
+        let place = |field: &str| place("image_processor", field);
         let [mean, deviation] = FIELDS.map(|field| {
             let found = image_processor.and_then(|fields| fields.get(field));
-            let numbers = found.and_then(Json::as_array).map(|list| list.iter().filter_map(Json::as_f64));
-            let numbers: Vec<f32> = numbers.into_iter().flatten().map(|number| number as f32).collect();
-            <[f32; 3]>::try_from(numbers).map_err(|_| {
-                Error::malformed(
-                    format!("processor_config.json: image_processor.{field}"),
-                    "an mmproj file needs it, and there is no default",
-                )
+            let number = |value: &Json| value.as_f64().map(|number| number as f32);
+            let numbers: Option<Vec<f32>> = found.and_then(Json::as_array).and_then(|list| list.iter().map(number).collect());
+            <[f32; 3]>::try_from(numbers.unwrap_or_default()).map_err(|_| {
+                Error::malformed(place(field), "an mmproj file needs it, and there is no default")
                 .expected(
                     "three numbers, one for each colour channel",
                     found.map_or("nothing".to_owned(), Json::to_string),
@@ -62,7 +60,6 @@ impl Normalisation {
                 .help("Copy processor_config.json from the original model; preprocessor_config.json is read too.")
             })
         });
-        let place = |field| format!("processor_config.json: image_processor.{field}");
         Normalisation { mean: mean?, deviation: deviation? }.checked(FIELDS.map(place))
     }
 
@@ -105,7 +102,7 @@ pub(crate) fn check_processor(
     towers: &Towers,
 ) -> Result<()> {
     let table = formats::processor();
-    if towers.vision.is_some() || towers.embedders.is_some() {
+    if towers.reads_images() {
         check_fields("image_processor", image_processor, &table.image)?;
     }
     let sounds = processor.and_then(|processor| processor.get("feature_extractor"));
@@ -128,7 +125,7 @@ fn check_fields(block: &str, fields: Option<&Json>, built_in: &formats::Fields) 
         };
         if !same {
             return Err(Error::unsupported(
-                format!("processor_config.json: {block}.{field}"),
+                place(block, field),
                 "images and sounds are prepared with another value, here and in llama.cpp",
             )
             .expected(known, found)
@@ -138,6 +135,10 @@ fn check_fields(block: &str, fields: Option<&Json>, built_in: &formats::Fields) 
         }
     }
     Ok(())
+}
+
+fn place(block: &str, field: &str) -> String {
+    format!("processor_config.json: {block}.{field}")
 }
 
 #[cfg(test)]
@@ -166,6 +167,7 @@ mod tests {
             ("image_std", json!([1, 1, 1, 1])),
             ("image_std", json!(1)),
             ("image_std", json!([1, 1, "1"])),
+            ("image_std", json!([1, "1", 1, 1])),
             ("image_std", json!([1, 1e300, 1])),
             ("image_mean", json!([0, 0, 1e300])),
             ("image_mean", json!(null)),

@@ -38,7 +38,7 @@ pub struct Towers {
 }
 
 /// Mel bins of the audio tower.
-const MEL_BINS: u64 = 128;
+pub(crate) const MEL_BINS: u64 = 128;
 
 /// Frequencies that are left of the mel bins after two convolutions of stride 2.
 const FREQUENCIES: u64 = MEL_BINS / 4;

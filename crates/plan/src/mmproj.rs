@@ -107,8 +107,7 @@ fn in_order(towers: &Towers, shards: &Shards<'_>) -> Result<Vec<TowerTensor>> {
 /// The image and audio parts of the model.
 fn towers(model: &ModelSpec) -> Result<Towers> {
     let towers = Towers::from_json(&model.json, &model.config)?;
-    let towers = towers.filter(|towers| towers.vision.is_some() || towers.embedders.is_some());
-    let towers = towers.ok_or_else(|| {
+    let towers = towers.filter(Towers::reads_images).ok_or_else(|| {
         Error::unsupported("mmproj", "this checkpoint has no image tower")
             .expected("a vision_config in config.json", "none")
             .help("A text-only fine-tune needs none: use the mmproj file of the original model with it.")

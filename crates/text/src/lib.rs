@@ -27,5 +27,5 @@ mod tokenizer;
 
 pub use chat::{Chat, ChatTemplate};
 pub use corpus::{Corpus, Cut, Protocol, Reader, Remark, Scored, Sequence, SoftSpan, SoftTokenCount, utf8};
-pub use media::{MediaFile, MediaKind, MediaMark, media_of, with_marks};
+pub use media::{MediaFile, MediaKind, MediaMark, marks_of_message, media_of, with_marks};
 pub use tokenizer::{Decoder, Tokenizer};

@@ -154,20 +154,23 @@ pub fn media_of(messages: &[Value]) -> Result<(Vec<MediaFile>, Vec<Value>)> {
     Ok((files, messages))
 }
 
+/// The marks in the texts of a message.
+pub fn marks_of_message(message: &Value) -> Vec<MediaMark> {
+    let content = &message["content"];
+    let parts = content.as_array().into_iter().flatten().filter_map(|part| part["text"].as_str());
+    content.as_str().into_iter().chain(parts).flat_map(MediaMark::all).collect()
+}
+
 /// Refuses a text with a mark, which would take the place of a file.
 fn check_texts(messages: &[Value]) -> Result<()> {
     for (number, message) in messages.iter().enumerate() {
-        let content = &message["content"];
-        let parts = content.as_array().into_iter().flatten().filter_map(|part| part["text"].as_str());
-        for text in content.as_str().into_iter().chain(parts) {
-            if let Some(mark) = MediaMark::all(text).first() {
-                return Err(Error::recipe(
-                    format!("‹messages›: message {}", number + 1),
-                    "a text with the mark of a file, in a conversation that names files as parts",
-                )
-                .expected(format!("no {}", mark.kind.mark()), "one")
-                .help("Write the mark in another way; a part is the place of its file."));
-            }
+        if let Some(mark) = marks_of_message(message).first() {
+            return Err(Error::recipe(
+                format!("‹messages›: message {}", number + 1),
+                "a text with the mark of a file, in a conversation that names files as parts",
+            )
+            .expected(format!("no {}", mark.kind.mark()), "one")
+            .help("Write the mark in another way; a part is the place of its file."));
         }
     }
     Ok(())

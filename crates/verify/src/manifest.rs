@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use plan::{ArtifactEntry, MANIFEST_SUFFIX, MAX_MANIFEST, Manifest};
-use tensor::{Error, Result};
+use tensor::Result;
 
 use crate::artifact::Part;
 use crate::{Finding, Severity, Step};
@@ -197,9 +197,7 @@ fn hashed(path: &Path, hashes: &mut HashMap<PathBuf, String>) -> Result<String> 
 /// # Errors
 /// `Io`.
 pub(crate) fn sha256(path: &Path, progress: &(dyn Fn(u64) + Sync)) -> Result<String> {
-    let file = base::open_regular(path)?;
-    let (_, sha256) = base::sha256(file, progress).map_err(|e| Error::io(path.display(), &e))?;
-    Ok(sha256)
+    base::sha256_file(path, progress).map(|(_, sha256)| sha256)
 }
 
 #[cfg(test)]

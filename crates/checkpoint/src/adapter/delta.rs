@@ -13,7 +13,6 @@ use tensor::{DType, Result};
 
 use crate::Checkpoint;
 use crate::adapter::part::{Factor, Kind, LowRank, Order, Stored};
-use crate::open::Location;
 
 /// Rows whose products are computed together.
 const ROWS: usize = 4;
@@ -241,11 +240,6 @@ fn round(simd: Simd, dtype: DType, values: &mut [f32]) {
     let mut bytes = vec![0; values.len() * dtype.block_bytes()];
     quant::encode(simd, dtype, values.len(), values, None, &mut bytes);
     quant::decode(simd, dtype, &bytes, values);
-}
-
-/// The position of a stored tensor.
-pub(crate) fn location(shard: usize, stored: &Stored) -> Location {
-    Location { shard, offset: stored.offset }
 }
 
 #[cfg(test)]

@@ -151,10 +151,7 @@ impl AdapterFolder {
     pub(crate) fn files(&self) -> Result<Vec<AdapterFile>> {
         let names = [CONFIG, &self.shard.name];
         let hashed = |name: &str| {
-            let path = self.dir.join(name);
-            let io = |e| Error::io(path.display(), &e);
-            let file = std::fs::File::open(&path).map_err(io)?;
-            let (bytes, sha256) = base::sha256(file, &|_| ()).map_err(io)?;
+            let (bytes, sha256) = base::sha256_file(&self.dir.join(name), &|_| ())?;
             Ok(AdapterFile { name: name.to_owned(), bytes, sha256 })
         };
         names.into_iter().map(hashed).collect()

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use tensor::{DType, Error, Result, TensorDesc};
 
-use crate::adapter::delta::{Change, Delta, location};
+use crate::adapter::delta::{Change, Delta};
 use crate::adapter::folder::{AdapterFile, AdapterFolder};
 use crate::adapter::part::{Kind, LowRank, Part, PartChange, Stored};
+use crate::open::Location;
 use crate::pieces::{Entry, Piece};
 use crate::tables::{EMBEDDING, HEAD, is, text_config};
 use crate::view::Note;
@@ -55,8 +56,8 @@ impl Checkpoint {
             let (rule, place) = (folder.rule, folder.shard.path.display().to_string());
             self.attach(folder, adapter).map_err(|e| e.within(place))?;
             self.adapters.push(MergedAdapter { adapter: adapter.clone(), rule, files });
+            self.tensors = self.entries.iter().map(|entry| entry.desc.clone()).collect();
         }
-        self.tensors = self.entries.iter().map(|entry| entry.desc.clone()).collect();
         Ok(self)
     }
 
@@ -218,8 +219,7 @@ impl Checkpoint {
 
     /// Whether a name is that of K or V of a layer that reads those of another. Only re-saved checkpoints lack them.
     fn is_unused_kv(&self, name: &str) -> bool {
-        let mut config = self.config.clone();
-        let text = text_config(&mut config);
+        let text = text_config(&self.config);
         let count = |key: &str| text.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
         let all = count("num_hidden_layers");
         let own = all.saturating_sub(count("num_kv_shared_layers"));
@@ -268,7 +268,8 @@ fn replacement(base: &Entry, shard: usize, stored: &Stored) -> Result<Entry> {
         return Err(Error::unsupported(place(), "the weights of the base are quantised"));
     }
     let desc = TensorDesc::new(&base.desc.name, stored.desc.dtype, base.desc.shape.clone())?;
-    let piece = Piece { location: location(shard, stored), rows: desc.rows(), scale: None };
+    let location = Location { shard, offset: stored.offset };
+    let piece = Piece { location, rows: desc.rows(), scale: None };
     // PEFT loads it into a parameter of the base's type
     let narrower = desc.dtype != base.desc.dtype;
     let changes = if narrower { vec![Change::Round(base.desc.dtype)] } else { Vec::new() };

@@ -7,7 +7,7 @@ use tensor::{Error, Result};
 use super::{Fact, KeySources, fact, fill};
 use crate::formats;
 use crate::processor::Normalisation;
-use crate::towers::Towers;
+use crate::towers::{MEL_BINS, Towers};
 
 /// The sources of an mmproj file's metadata.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,6 @@ const IMAGE_SIZE: u64 = 224;
 
 /// The values for keys that the config does not have, from the converter.
 const EPS: f64 = 1e-6;
-const MEL_BINS: u64 = 128;
 
 /// The metadata of an mmproj file, in file order. `file_type` is llama.cpp's number of the preset.
 ///

@@ -9,7 +9,7 @@ use gguf::{Metadata, ggml_shape};
 use tensor::{Error, Result, TensorDesc};
 
 use super::config::ROPE_BASE;
-use super::{Audio, Embedders, TowerTensor, Towers, Vision};
+use super::{Audio, Embedders, MEL_BINS, TowerTensor, Towers, Vision};
 use crate::config::field;
 use crate::formats;
 
@@ -23,7 +23,6 @@ const WINDOW: u64 = 12;
 const SOFTCAP: f32 = 50.0;
 const RESIDUAL: f32 = 0.5;
 const TAPS: u64 = 5;
-const MEL_BINS: u64 = 128;
 
 impl Towers {
     /// The towers of an mmproj file.

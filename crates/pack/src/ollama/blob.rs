@@ -44,10 +44,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 /// SHA-256 of a file in hexadecimal.
 pub(crate) fn sha256_of_file(path: &Path, task: &dyn Task) -> Result<String> {
-    let file = base::open_regular(path)?;
-    let (_, sha256) =
-        base::sha256(file, &|count| task.advance(count)).map_err(|e| Error::io(path.display(), &e))?;
-    Ok(sha256)
+    base::sha256_file(path, &|count| task.advance(count)).map(|(_, sha256)| sha256)
 }
 
 /// Gives the content of a file the name of a blob in `folder`, whose entry is `owner`.
