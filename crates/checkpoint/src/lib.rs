@@ -22,6 +22,8 @@
 //!
 //! Adapters (LoRA) are merged into the rows as they are read: [`Checkpoint::with_adapters`].
 //!
+//! A GGUF can take the place of a folder: [`Checkpoint::open_gguf`].
+//!
 //! [`Sbs`] lists the contents of gemma.cpp's container. The crate knows no model and no other container (PyTorch's
 //! `.bin` is refused with advice). It does not interpret the values of `config.json`: callers get the raw JSON.
 
@@ -32,6 +34,7 @@ mod files;
 mod fingerprint;
 mod float8;
 mod folder;
+mod from_gguf;
 mod header;
 mod inputs;
 mod names;

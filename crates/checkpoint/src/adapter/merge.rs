@@ -46,6 +46,12 @@ impl Checkpoint {
     /// Those of [`AdapterFolder::open`]; `Malformed` for parts whose tensor the checkpoint lacks or that have another
     /// shape, and for values that are not finite; `Unsupported` for weights that are quantised.
     pub fn with_adapters(mut self, adapters: &[Adapter]) -> Result<Checkpoint> {
+        if let (Some(_), false) = (&self.keys, adapters.is_empty()) {
+            let place = self.shards.first().map(|shard| shard.path.display().to_string()).unwrap_or_default();
+            return Err(Error::unsupported(place, "an adapter is merged into a checkpoint, not into a GGUF")
+                .expected("the folder of a checkpoint", "a GGUF file")
+                .help("Give the checkpoint that the adapter was trained on."));
+        }
         for adapter in adapters {
             if !adapter.scale.is_finite() {
                 return Err(Error::recipe(adapter.folder.display(), "not a scale")

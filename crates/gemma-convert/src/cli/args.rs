@@ -3,6 +3,7 @@
 mod budget;
 mod calibrate;
 mod draft;
+mod edit;
 mod examples;
 mod jobs;
 mod lora;
@@ -22,6 +23,7 @@ use gemma_convert::{Chunks, Compute, HubSource};
 pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
+pub(crate) use edit::Edit;
 pub(crate) use lora::Lora;
 #[cfg(feature = "hub")]
 pub(crate) use models::{HubOptions, Slot};
@@ -85,6 +87,9 @@ pub(crate) enum Command {
     /// Make the whole set of files of a model: quantized, verified, with model card and checksums
     #[command(after_help = examples::RELEASE)]
     Release(Release),
+    /// Change keys or the chat template of a finished GGUF, merge its parts, or split it; the tensors are copied
+    #[command(after_help = examples::EDIT)]
+    Edit(Edit),
     /// Put finished GGUF files where other programs find them
     #[command(after_help = examples::PACK)]
     Pack(Pack),

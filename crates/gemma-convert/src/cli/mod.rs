@@ -62,6 +62,7 @@ fn run(args: &mut Args) -> Result<outcome::Output> {
         Command::Generate(generate) => commands::generate::run(generate, args.common.json),
         Command::Draft(draft) => commands::draft::run(draft),
         Command::Release(release) => commands::release::run(release),
+        Command::Edit(edit) => commands::edit::run(edit),
         Command::Pack(pack) => commands::pack::run(pack),
         Command::Recipes(list) => commands::list::recipes(list),
         Command::Types(list) => commands::list::types(list),
