@@ -80,7 +80,10 @@ fn keys_change_and_tensors_do_not() {
     assert!(*after.metadata() == expected);
     let of_file = |file: &GgufFile| fs::read(file.path()).unwrap()[file.header_len() as usize..].to_vec();
     assert!(of_file(&before) == of_file(&after));
-    assert_eq!(names(home.path()), ["chat.jinja", "edited.gguf", "edited.gguf.manifest.json", "model.gguf", "model.gguf.manifest.json"]);
+    assert_eq!(
+        names(home.path()),
+        ["chat.jinja", "edited.gguf", "edited.gguf.manifest.json", "model.gguf", "model.gguf.manifest.json"]
+    );
 
     // the file is one that verify knows by its manifest and its type
     let model = fixture("e2b");
@@ -90,7 +93,8 @@ fn keys_change_and_tensors_do_not() {
     assert!(!texts.contains("another version") && !texts.contains("was changed after"), "{texts}");
     let args = ["verify", out.to_str().unwrap(), "--against", model.to_str().unwrap(), "--json"];
     let report = run(args).json();
-    let failures: Vec<_> = report["findings"].as_array().unwrap().iter().filter(|f| f["severity"] == "failure").collect();
+    let failures: Vec<_> =
+        report["findings"].as_array().unwrap().iter().filter(|f| f["severity"] == "failure").collect();
     let places: Vec<_> = failures.iter().map(|f| f["place"].as_str().unwrap()).collect();
     assert_eq!(places, ["key gemma4.context_length", "key tokenizer.chat_template"], "{failures:#?}");
 }
@@ -162,7 +166,11 @@ fn parts_are_kept_merged_and_split() {
     edit(&middle, &kept, &["--set", "general.name=Other"]).good();
     let made: Vec<_> = names(&kept).into_iter().filter(|name| name.ends_with(".gguf")).collect();
     assert_eq!(made, given);
-    let set = |folder: &Path, name: &str| match GgufFile::open(folder.join(name)).unwrap().metadata().get(gguf::SET) {
+    let set = |folder: &Path, name: &str| match GgufFile::open(folder.join(name))
+        .unwrap()
+        .metadata()
+        .get(gguf::SET)
+    {
         Some(Value::Str(set)) => set.clone(),
         other => panic!("{other:?}"),
     };
@@ -194,7 +202,8 @@ fn parts_are_kept_merged_and_split() {
 #[test]
 fn other_files_are_edited_too() {
     let home = tempfile::tempdir().unwrap();
-    let [mmproj, draft, edited] = ["mmproj.gguf", "draft.gguf", "edited.gguf"].map(|name| home.path().join(name));
+    let [mmproj, draft, edited] =
+        ["mmproj.gguf", "draft.gguf", "edited.gguf"].map(|name| home.path().join(name));
     convert(&fixture("e2b"), &mmproj, &["--mmproj", "f16"]).good();
     edit(&mmproj, &edited, &["--set", "general.name=Eyes", "--set", "general.alignment:u32=128"]).good();
     let file = GgufFile::open(&edited).unwrap();
@@ -215,7 +224,8 @@ fn other_files_are_edited_too() {
 fn the_real_programs_read_it() {
     let Some(oracle) = Oracle::for_tests() else { return };
     let (home, file) = made("e2b", "q4_0");
-    let [edited, again, merged] = ["edited.gguf", "again.gguf", "merged.gguf"].map(|name| home.path().join(name));
+    let [edited, again, merged] =
+        ["edited.gguf", "again.gguf", "merged.gguf"].map(|name| home.path().join(name));
     edit(&file, &edited, &["--set", "general.name=Edited", "--set", "general.alignment:u32=64"]).good();
     let logits = |model: &Path| {
         let saved = model.with_extension("logits");

@@ -10,9 +10,9 @@ use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
 
 use crate::adapter::delta::FactorCache;
+use crate::files;
 use crate::open::{Checkpoint, Location, Shard};
 use crate::pieces::Entry;
-use crate::files;
 
 impl Checkpoint {
     /// Opens a GGUF file, or all parts of a split, as a source of weights. Files beside it are not read; the
@@ -70,4 +70,11 @@ fn shard(part: &GgufFile) -> Result<Shard> {
         modified: meta.modified().ok(),
     };
     if meta.len() == shard.len { Ok(shard) } else { Err(shard.changed()) }
+}
+
+/// The error for adapters that are given with a GGUF.
+pub fn adapter_into_gguf(path: &Path) -> Error {
+    Error::unsupported(path.display(), "an adapter is merged into a checkpoint, not into a GGUF")
+        .expected("the folder of a checkpoint", "a GGUF file")
+        .help("Give the checkpoint that the adapter was trained on.")
 }

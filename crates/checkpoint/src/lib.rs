@@ -54,6 +54,7 @@ pub use adapter::{AdaptedTensor, Adapter, AdapterFile, AdapterFolder, MergedAdap
 pub use card::ModelCard;
 pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};
 pub use folder::absent;
+pub use from_gguf::adapter_into_gguf;
 pub use inputs::Companion;
 pub use open::{Checkpoint, Location, SET, Shard};
 pub use pieces::Piece;

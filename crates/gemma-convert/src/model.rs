@@ -74,10 +74,7 @@ impl ModelFile {
         match self {
             ModelFile::Folder(folder) => folder.with_adapters(adapters).map(ModelFile::folder),
             ModelFile::Gguf(set) if !adapters.is_empty() => {
-                let path = set.parts()[0].path().display();
-                Err(Error::unsupported(path, "an adapter is merged into a checkpoint, not into a GGUF")
-                    .expected("the folder of a checkpoint", "a GGUF file")
-                    .help("Give the checkpoint that the adapter was trained on."))
+                Err(checkpoint::adapter_into_gguf(set.parts()[0].path()))
             }
             gguf => Ok(gguf),
         }

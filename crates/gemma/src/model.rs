@@ -53,7 +53,10 @@ impl ModelSpec {
     /// # Errors
     /// Errors of [`Config::from_json`], [`inventory::inventory`] and [`Vocabulary::new`], with the file.
     pub fn open(checkpoint: &Checkpoint) -> Result<ModelSpec> {
-        ModelSpec::with(checkpoint, &ConfigReader { of_json: Config::from_json, of_keys: Config::from_metadata })
+        ModelSpec::with(
+            checkpoint,
+            &ConfigReader { of_json: Config::from_json, of_keys: Config::from_metadata },
+        )
     }
 
     /// Like [`ModelSpec::open`], for draft models only.
@@ -61,7 +64,10 @@ impl ModelSpec {
     /// # Errors
     /// Those of [`ModelSpec::open`].
     pub fn open_draft(checkpoint: &Checkpoint) -> Result<ModelSpec> {
-        ModelSpec::with(checkpoint, &ConfigReader { of_json: Config::draft_from_json, of_keys: Config::draft_from_metadata })
+        ModelSpec::with(
+            checkpoint,
+            &ConfigReader { of_json: Config::draft_from_json, of_keys: Config::draft_from_metadata },
+        )
     }
 
     /// Like [`ModelSpec::open`] or, for a draft model, [`ModelSpec::open_draft`].
@@ -69,7 +75,10 @@ impl ModelSpec {
     /// # Errors
     /// Those of [`ModelSpec::open`].
     pub fn open_any(checkpoint: &Checkpoint) -> Result<ModelSpec> {
-        ModelSpec::with(checkpoint, &ConfigReader { of_json: Config::any_from_json, of_keys: Config::any_from_metadata })
+        ModelSpec::with(
+            checkpoint,
+            &ConfigReader { of_json: Config::any_from_json, of_keys: Config::any_from_metadata },
+        )
     }
 
     fn with(checkpoint: &Checkpoint, read: &ConfigReader) -> Result<ModelSpec> {

@@ -242,3 +242,39 @@ impl From<&str> for Value {
         Value::Str(text.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_values_of_every_type() {
+        for name in Value::type_names() {
+            let text = match name {
+                "bool" => "true",
+                _ => "7",
+            };
+            assert_eq!(Value::from_text(name, text).unwrap().type_name(), name);
+            let list = format!("[{}]", if name == "string" { "\"a\"" } else { text });
+            let of = format!("array of {name}");
+            assert_eq!(Value::from_text(&of, &list).unwrap().type_name(), of);
+            assert_eq!(Value::from_text(&format!("[{name}]"), &list).unwrap().type_name(), of);
+        }
+        assert_eq!(Value::from_text("string", " \"as it is\" ").unwrap(), Value::from(" \"as it is\" "));
+        for (name, text) in [
+            ("u8", "256"),
+            ("i32", "1.5"),
+            ("f32", "inf"),
+            ("bool", "1"),
+            ("[u32]", "1"),
+            ("u7", "1"),
+            ("", ""),
+        ] {
+            assert_eq!(
+                Value::from_text(name, text).unwrap_err().fault(),
+                tensor::Fault::Recipe,
+                "{name} {text}"
+            );
+        }
+    }
+}

@@ -48,29 +48,30 @@ pub fn copy(
     let is_split = groups.len() > 1 || matches!(parts, Parts::Most(_));
     let header = Layout::new(metadata, shards.tensors.to_vec())?.header;
     let set = || base::hex(&Sha256::new().chain_update(fingerprint).chain_update(&header).finalize()[..16]);
-    let files = layouts(metadata, groups, is_split, stem, &set)?.into_iter().map(|(name, layout)| PlannedFile {
-        name,
-        bytes: layout.len,
-        header: layout.header,
-        copy: None,
-        tensors: layout
-            .tensors
-            .into_iter()
-            .filter_map(|placed| {
-                let index = *index.get(placed.desc.name.as_str())?;
-                Some(OutputTensor {
-                    bytes: placed.desc.byte_len(),
-                    desc: placed.desc,
-                    role: OTHER,
-                    layer: None,
-                    offset: placed.offset,
-                    why: "copied".to_owned(),
-                    free: false,
-                    from: Origin::Checkpoint(stored(shards, index, None)),
+    let files =
+        layouts(metadata, groups, is_split, stem, &set)?.into_iter().map(|(name, layout)| PlannedFile {
+            name,
+            bytes: layout.len,
+            header: layout.header,
+            copy: None,
+            tensors: layout
+                .tensors
+                .into_iter()
+                .filter_map(|placed| {
+                    let index = *index.get(placed.desc.name.as_str())?;
+                    Some(OutputTensor {
+                        bytes: placed.desc.byte_len(),
+                        desc: placed.desc,
+                        role: OTHER,
+                        layer: None,
+                        offset: placed.offset,
+                        why: "copied".to_owned(),
+                        free: false,
+                        from: Origin::Checkpoint(stored(shards, index, None)),
+                    })
                 })
-            })
-            .collect(),
-    });
+                .collect(),
+        });
     let artifact = Artifact {
         recipe: NAME.to_owned(),
         format: Format::Gguf,

@@ -139,9 +139,12 @@ fn without_folder(request: &Request, format: Format) -> Error {
         Format::Mmproj => "image and audio towers",
         _ => "config.json and the tokenizer files",
     };
-    Error::recipe(format!("recipe {}", request.name), format!("needs {needs}, which the GGUF of a text model does not have"))
-        .expected("the folder of a checkpoint", "a GGUF file")
-        .help("Give the checkpoint, or a recipe or type for a GGUF of the text model.")
+    Error::recipe(
+        format!("recipe {}", request.name),
+        format!("needs {needs}, which the GGUF of a text model does not have"),
+    )
+    .expected("the folder of a checkpoint", "a GGUF file")
+    .help("Give the checkpoint, or a recipe or type for a GGUF of the text model.")
 }
 
 /// The tensors to write, and those that the recipe leaves out.

@@ -66,7 +66,7 @@ pub(crate) enum Command {
     /// Show the outputs of a conversion, with sizes and a memory estimate; writes nothing
     #[command(after_help = examples::PLAN)]
     Plan(Plan),
-    /// Convert a checkpoint folder to GGUF (text model, mmproj), or to safetensors in other types or shards
+    /// Convert a checkpoint folder to GGUF (text model, mmproj), or to safetensors in other types or shards; or a GGUF to other types
     #[command(after_help = examples::CONVERT)]
     Convert(Convert),
     /// Collect an importance matrix (imatrix) on a text
@@ -109,7 +109,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Checkpoint folder or hub id, for sizes
+    /// Checkpoint folder, hub id or GGUF file, for sizes
     pub(crate) model: Option<PathBuf>,
 }
 
@@ -133,7 +133,7 @@ pub(crate) struct Inspect {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Plan {
-    /// Checkpoint folder, or the id of a model on the hub
+    /// Checkpoint folder, the id of a model on the hub, or a GGUF file (any part of a split)
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) lora: Lora,
@@ -167,7 +167,7 @@ pub(crate) struct Plan {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Convert {
-    /// Checkpoint folder, or the id of a model on the hub
+    /// Checkpoint folder, the id of a model on the hub, or a GGUF file (any part of a split)
     pub(crate) model: PathBuf,
     /// The repository from which the model was downloaded.
     #[arg(skip)]

@@ -117,8 +117,13 @@ impl Edit {
         if !changes.is_empty() {
             self.check(&metadata, &changes)?;
         }
-        for change in changes.iter().filter(|change| OF_MODEL.iter().any(|start| change.key.starts_with(start))) {
-            progress.note(&format!("{}: this key decides what the model computes or how it reads text", change.key));
+        for change in
+            changes.iter().filter(|change| OF_MODEL.iter().any(|start| change.key.starts_with(start)))
+        {
+            progress.note(&format!(
+                "{}: this key decides what the model computes or how it reads text",
+                change.key
+            ));
         }
         let Destination { folder, file_name } = Destination::new(&self.out);
         let stem = stem(file_name.as_deref().unwrap_or(&source.shards()[0].name)).to_owned();
@@ -198,8 +203,10 @@ impl Edit {
         let after = failures(&set.with_metadata(metadata.clone()))?;
         let Some(new) = after.into_iter().find(|finding| !before.contains(finding)) else { return Ok(()) };
         let keys: Vec<_> = changes.iter().map(|change| change.key.as_str()).collect();
-        let error = Error::recipe(&new.place, new.problem)
-            .help(format!("The file is consistent without the change of {}. No output was written.", keys.join(", ")));
+        let error = Error::recipe(&new.place, new.problem).help(format!(
+            "The file is consistent without the change of {}. No output was written.",
+            keys.join(", ")
+        ));
         Err(match (new.expected, new.found) {
             (Some(expected), Some(found)) => error.expected(expected, found),
             _ => error,
@@ -211,9 +218,9 @@ impl Edit {
 /// Gemma 4 files.
 fn value_of(setting: &str, source: &Metadata) -> Result<(String, Value)> {
     let place = || format!("‹set› {setting}");
-    let (key, text) = setting
-        .split_once('=')
-        .ok_or_else(|| Error::recipe(place(), "not a setting").expected("KEY=VALUE or KEY:TYPE=VALUE", setting))?;
+    let (key, text) = setting.split_once('=').ok_or_else(|| {
+        Error::recipe(place(), "not a setting").expected("KEY=VALUE or KEY:TYPE=VALUE", setting)
+    })?;
     let (key, given) = match key.split_once(':') {
         Some((key, kind)) => (key.trim(), Some(kind.trim().to_owned())),
         None => (key.trim(), None),
@@ -232,8 +239,11 @@ fn refuse_split(key: &str) -> Result<()> {
     if !key.starts_with(SPLIT) {
         return Ok(());
     }
-    Err(Error::recipe(format!("key {key}"), "it describes the parts of a file, and is set when they are written")
-        .help("‹merge› and ‹split_max_size› change the parts."))
+    Err(Error::recipe(
+        format!("key {key}"),
+        "it describes the parts of a file, and is set when they are written",
+    )
+    .help("‹merge› and ‹split_max_size› change the parts."))
 }
 
 /// The chat template in a file; line ends are those of transformers.
