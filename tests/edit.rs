@@ -128,7 +128,7 @@ fn a_change_that_breaks_the_model_is_refused() {
         (&["--set", "general.name"], &["KEY=VALUE"]),
         (&["--set", "split.count:u16=2"], &["split.count", "--merge"]),
         (&["--remove", "general.nmae"], &["general.nmae", "no such key"]),
-        (&["--set", "general.name=a", "--remove", "general.name"], &["general.name", "twice"]),
+        (&["--set", "general.type=a", "--remove", "general.type"], &["general.type", "twice"]),
         (&["--set", "general.architecture=gemma4"], &["nothing would change"]),
         (&["--set", "general.alignment:u32=48"], &["general.alignment", "power of two"]),
         (&[], &["nothing would change"]),

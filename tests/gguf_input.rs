@@ -79,7 +79,7 @@ fn options_have_the_effect_that_they_have_on_a_checkpoint() {
         &["--imatrix", matrix.to_str().unwrap()],
         &["--set", "unused_kv=drop"],
         &["--tensor-type", "ffn_down=q6_k", "--token-embd-type", "q8_0"],
-        &["--set", "kv.gemma4.context_length=4096", "--set", "metadata.name=Other"],
+        &["--set", "kv.gemma4.context_length=4096"],
     ];
     for (number, options) in options.iter().enumerate() {
         let [direct, ours] = ["direct", "ours"].map(|name| at(&format!("{name}-{number}.gguf")));

@@ -57,6 +57,7 @@ fn model(name: &str, tensors: &[TensorDesc]) -> ModelSpec {
         files: Vec::new(),
         fingerprint: [0; 32],
         config,
+        keys: None,
     }
 }
 
