@@ -64,6 +64,7 @@ mod target;
 mod tokenizer;
 mod traps;
 mod untrusted;
+mod variants;
 mod verify;
 mod verify_bytes;
 mod verify_media;

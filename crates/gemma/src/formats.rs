@@ -22,6 +22,9 @@ pub(crate) struct Named {
     pub(crate) name: String,
     pub(crate) layers: usize,
     pub(crate) hidden: u64,
+    pub(crate) full_attention_every: usize,
+    /// Field of `text_config` -> value; 0 if the variant has none.
+    pub(crate) sizes: BTreeMap<String, u64>,
 }
 
 /// The table `formats/gemma4.defaults.toml`.

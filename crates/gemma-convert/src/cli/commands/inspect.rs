@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use ::checkpoint::{self, AdapterFolder, Checkpoint, Sbs, SbsTensor};
-use ::gemma::ModelSpec;
+use ::gemma::{Departure, ModelSpec};
 use ::gguf::{GgufSet, Value};
 use ::imatrix::Importance;
 use gemma_convert::Adapter;
@@ -84,6 +84,7 @@ fn folder(path: &Path, adapters: &[Adapter], list: bool) -> Result<Output> {
     }
     let coded: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} weights as {kind}")).collect();
 
+    let (relative, departures) = config.departures().unwrap_or_default();
     let full = config.attention.iter().filter(|&&a| a == gemma::Attention::Full).count();
     let facts = [
         ("variant", config.variant().unwrap_or("none of the published sizes").to_owned()),
@@ -107,6 +108,7 @@ fn folder(path: &Path, adapters: &[Adapter], list: bool) -> Result<Output> {
     let json = json!({
         "kind": "checkpoint",
         "variant": config.variant(),
+        "departures": departures.iter().map(|d| json!({ "field": d.field, "published": d.published, "found": d.found })).collect::<Vec<_>>(),
         "architecture": config.architecture,
         "layers": config.layers(),
         "hidden_size": config.hidden,
@@ -117,6 +119,12 @@ fn folder(path: &Path, adapters: &[Adapter], list: bool) -> Result<Output> {
         "beside": checkpoint.beside(),
     });
     let mut text = render(&facts, &listed, list);
+    if !departures.is_empty() {
+        let _ = writeln!(text, "\nIt departs from the published {relative} in");
+    }
+    for Departure { field, published, found } in &departures {
+        let _ = writeln!(text, "  {field}: {found} (published: {published})");
+    }
     if !model.notes.is_empty() {
         text.push('\n');
     }
