@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use base::Task;
+use base::{Sha256, Task};
 use checkpoint::{Checkpoint, Location, Scale};
 use plan::{FileEntry, Plan, RepackedTensor, StoredPiece};
 use quant::Simd;
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::encode::{Flaw, Loaded, Scratch, report};
@@ -127,7 +126,7 @@ pub(crate) fn convert(
     let entry = |(input, hash): (&plan::InputFile, Sha256)| FileEntry {
         name: input.name.clone(),
         bytes: input.bytes,
-        sha256: base::hex(&hash.finalize()),
+        sha256: base::hex(&hash.finish()),
     };
     let inputs = plan.inputs.iter().zip(hashes).map(entry).collect();
     Ok(Passed { inputs, digests, repacked: repack_counts::repacked(&work, targets.len()) })
