@@ -46,7 +46,12 @@ impl Entry {
     /// A tensor as its shard stores it.
     pub(crate) fn stored(desc: TensorDesc, location: Location) -> Entry {
         let rows = desc.rows();
-        Entry { desc, code: None, pieces: vec![Piece { location, rows, scale: None, packed: None }], changes: Vec::new() }
+        Entry {
+            desc,
+            code: None,
+            pieces: vec![Piece { location, rows, scale: None, packed: None }],
+            changes: Vec::new(),
+        }
     }
 
     /// Index of the shard that holds the first row.
@@ -81,7 +86,8 @@ pub(crate) fn within(pieces: &[Piece], row_bytes: u64, first: u64, count: u64) -
             let mut part = Piece { rows: to - from, ..*piece };
             match part.packed.as_mut() {
                 Some(packed) => {
-                    let [start, end] = [skipped, skipped + part.rows].map(|row| packed.bytes * row / piece.rows);
+                    let [start, end] =
+                        [skipped, skipped + part.rows].map(|row| packed.bytes * row / piece.rows);
                     part.location.offset += start;
                     packed.first += skipped;
                     packed.bytes = end - start;
@@ -122,7 +128,8 @@ mod tests {
             Piece { location, rows, scale: None, packed }
         };
         let whole = [piece(100, 6, packed(0, 20))];
-        let parts: Vec<_> = [(0, 2), (2, 1), (3, 3)].iter().flat_map(|&(f, n)| within(&whole, 99, f, n)).collect();
+        let parts: Vec<_> =
+            [(0, 2), (2, 1), (3, 3)].iter().flat_map(|&(f, n)| within(&whole, 99, f, n)).collect();
         let expected =
             [piece(100, 2, packed(0, 6)), piece(106, 1, packed(2, 4)), piece(110, 3, packed(3, 10))];
         assert_eq!(parts, expected);

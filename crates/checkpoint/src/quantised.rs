@@ -159,7 +159,11 @@ pub(crate) fn unpack(
 }
 
 /// The first row of the table that describes a tensor as the codes of a weight.
-fn row_of(entry: &Entry, numbers: &HashMap<String, usize>, method: Option<&str>) -> Option<&'static PackedRow> {
+fn row_of(
+    entry: &Entry,
+    numbers: &HashMap<String, usize>,
+    method: Option<&str>,
+) -> Option<&'static PackedRow> {
     table().packed.iter().find(|row| {
         let Some(stem) = entry.desc.name.strip_suffix(row.codes.as_str()) else { return false };
         let by_method = method.is_some_and(|method| row.methods.iter().any(|own| own == method));

@@ -270,10 +270,13 @@ impl Pass<'_> {
             Flaw::NotFinite
                 if self.is_streamed
                     || wanted.stored.pieces.are_packed()
-                    || !self.checkpoint.adapters().is_empty() => self.within(
-                wanted,
-                Error::malformed(format!("tensor {}", wanted.stored.tensor), "a value is not finite"),
-            ),
+                    || !self.checkpoint.adapters().is_empty() =>
+            {
+                self.within(
+                    wanted,
+                    Error::malformed(format!("tensor {}", wanted.stored.tensor), "a value is not finite"),
+                )
+            }
             Flaw::NotFinite => {
                 let read = |piece: &StoredPiece, at, out: &mut [u8]| {
                     self.checkpoint.read_at(piece.file, piece.offset + at, out)

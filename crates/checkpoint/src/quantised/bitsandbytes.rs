@@ -25,7 +25,10 @@ pub(super) fn four_bits(parts: &Parts<'_>) -> Result<Packed> {
     let state = STATES.iter().find_map(|(name, suffix)| Some((*name, parts.get(suffix)?)));
     let (name, state) = match state {
         Some(found) => found,
-        None => (STATES[0].0, parts.need(STATES[0].1)?),
+        None => {
+            let (name, suffix) = STATES[usize::from(parts.config["bnb_4bit_quant_type"] == "fp4")];
+            (name, parts.need(suffix)?)
+        }
     };
     let facts: Value = serde_json::from_slice(&state.read(parts.checkpoint, 0, state.desc.byte_len())?)
         .map_err(|e| Error::malformed(format!("tensor {}", state.desc.name), format!("not JSON: {e}")))?;
@@ -39,11 +42,13 @@ pub(super) fn four_bits(parts: &Parts<'_>) -> Result<Packed> {
     };
     let shape: Option<Vec<u64>> =
         fact("shape")?.as_array().and_then(|dims| dims.iter().map(Value::as_u64).collect());
-    let shape = shape.filter(|shape| shape.len() > 1).ok_or_else(|| wrong("shape", "two or three lengths"))?;
+    let shape =
+        shape.filter(|shape| shape.len() > 1).ok_or_else(|| wrong("shape", "two or three lengths"))?;
     let cols = shape.last().copied().unwrap_or(0);
     let elements = shape.iter().try_fold(1u64, |all, dim| all.checked_mul(*dim));
     let elements = elements.filter(|n| *n > 0).ok_or_else(|| wrong("shape", "positive lengths"))?;
-    let block = |key: &str| fact(key)?.as_u64().filter(|n| *n > 0).ok_or_else(|| wrong(key, "a positive number"));
+    let block =
+        |key: &str| fact(key)?.as_u64().filter(|n| *n > 0).ok_or_else(|| wrong(key, "a positive number"));
     let size = block("blocksize")?;
     let dtype = match fact("dtype")?.as_str() {
         Some("float32") => DType::F32,
@@ -52,13 +57,18 @@ pub(super) fn four_bits(parts: &Parts<'_>) -> Result<Packed> {
         _ => return Err(wrong("dtype", "float32, float16 or bfloat16")),
     };
     if codes.desc.byte_len() != elements.div_ceil(2) {
-        return Err(codes.wrong("not the codes of its quant_state", format!("{} bytes", elements.div_ceil(2))));
+        return Err(
+            codes.wrong("not the codes of its quant_state", format!("{} bytes", elements.div_ceil(2)))
+        );
     }
     let blocks = elements.div_ceil(size);
     let absmax = parts.need(".weight.absmax")?.shaped(&[blocks])?;
-    let (absmax, form, nested) = if parts.get(".weight.nested_absmax").is_some() || facts.get("nested_blocksize").is_some() {
+    let (absmax, form, nested) = if parts.get(".weight.nested_absmax").is_some()
+        || facts.get("nested_blocksize").is_some()
+    {
         let block = block("nested_blocksize")?;
-        let scales = parts.need(".weight.nested_absmax")?.typed(&[DType::F32])?.shaped(&[blocks.div_ceil(block)])?;
+        let scales =
+            parts.need(".weight.nested_absmax")?.typed(&[DType::F32])?.shaped(&[blocks.div_ceil(block)])?;
         let offset =
             fact("nested_offset")?.as_f64().ok_or_else(|| wrong("nested_offset", "a number"))? as f32;
         let table = map(parts, ".weight.nested_quant_map", 256)?;
@@ -97,9 +107,13 @@ fn map(parts: &Parts<'_>, suffix: &str, count: u64) -> Result<Vec<f32>> {
 /// `Malformed` for parts that are missing or do not fit, `Unsupported` for layouts of old kernels.
 pub(super) fn int8(parts: &Parts<'_>) -> Result<Packed> {
     let codes = parts.codes().typed(&[DType::I8])?;
-    let [rows, cols] = codes.desc.shape[..] else { return Err(codes.wrong("wrong shape", "[rows, columns]")) };
+    let [rows, cols] = codes.desc.shape[..] else {
+        return Err(codes.wrong("wrong shape", "[rows, columns]"));
+    };
     let scales = parts.need(".SCB")?.typed(&[DType::F32])?.shaped(&[rows])?;
-    if let Some(format) = parts.get(".weight_format").map(|part: StoredPart| part.typed(&[DType::U8])).transpose()? {
+    if let Some(format) =
+        parts.get(".weight_format").map(|part: StoredPart| part.typed(&[DType::U8])).transpose()?
+    {
         let found = format.read(parts.checkpoint, 0, format.desc.byte_len().min(1))?;
         if found != [ROW_FORMAT] {
             return Err(Error::unsupported(

@@ -19,7 +19,9 @@ pub(super) fn packed(parts: &Parts<'_>) -> Result<Packed> {
     if codes.desc.dtype != DType::U8 {
         return integers(parts, codes, scales);
     }
-    let [rows, bytes] = codes.desc.shape[..] else { return Err(codes.wrong("wrong shape", "[rows, columns / 2]")) };
+    let [rows, bytes] = codes.desc.shape[..] else {
+        return Err(codes.wrong("wrong shape", "[rows, columns / 2]"));
+    };
     let cols = bytes * 2;
     let scales = scales.typed(&[DType::F8_E4M3, DType::U8])?;
     let groups = scales.desc.cols();
@@ -51,8 +53,10 @@ fn integers(parts: &Parts<'_>, codes: StoredPart, scales: StoredPart) -> Result<
     let size = shape.desc.dtype.block_bytes();
     let bytes = shape.read(parts.checkpoint, 0, shape.desc.byte_len())?;
     // the upper half of a 64-bit length is zero
-    let dims: Vec<u64> =
-        bytes.chunks_exact(size).map(|dim| u64::from(u32::from_le_bytes([dim[0], dim[1], dim[2], dim[3]]))).collect();
+    let dims: Vec<u64> = bytes
+        .chunks_exact(size)
+        .map(|dim| u64::from(u32::from_le_bytes([dim[0], dim[1], dim[2], dim[3]])))
+        .collect();
     let words = codes.desc.cols();
     let bits = (1..=8).find(|bits| dims.last().is_some_and(|cols| (cols * bits).div_ceil(32) == words));
     let [matrices @ .., rows, cols] = &dims[..] else {
@@ -126,19 +130,24 @@ pub(super) fn fp4(part: StoredPart, cols: u64) -> Codes {
 /// As [`packed`].
 pub(super) fn modelopt(parts: &Parts<'_>) -> Result<Packed> {
     let codes = parts.codes().typed(&[DType::U8])?;
-    let [rows, bytes] = codes.desc.shape[..] else { return Err(codes.wrong("wrong shape", "[rows, columns / 2]")) };
+    let [rows, bytes] = codes.desc.shape[..] else {
+        return Err(codes.wrong("wrong shape", "[rows, columns / 2]"));
+    };
     let cols = bytes * 2;
     let scales = parts.need(".weight_scale")?.typed(&[DType::F8_E4M3])?;
     let groups = scales.desc.cols();
     let scales = scales.shaped(&[rows, groups])?;
     let size = group_size(&scales, groups, cols)?;
     let form = Form::Multiplied { table: e4m3(), by: parts.one(".weight_scale_2")? };
+    let mut codes = fp4(codes, cols);
+    // its table has no negative zero
+    codes.values[8] = 0.0;
     Ok(Packed {
         name: parts.name(),
         dtype: DType::BF16,
         shape: vec![rows, cols],
         kind: format!("NVFP4 of NVIDIA ModelOpt, groups of {size}"),
-        codes: fp4(codes, cols),
+        codes,
         scales: Grid { part: scales, form, place: Place::Rows, groups },
         offsets: None,
         groups: Groups::Even(size),

@@ -53,8 +53,11 @@ fn bits(parts: &Parts<'_>) -> Result<u32> {
     }
     match said.as_u64() {
         Some(bits @ (2 | 4 | 8)) => Ok(bits as u32),
-        _ => Err(Error::malformed(format!("config.json: quantization_config: bits of {module}"), "not a width of codes")
-            .expected("num_bits 2, 4 or 8", said)),
+        _ => Err(Error::malformed(
+            format!("config.json: quantization_config: bits of {module}"),
+            "not a width of codes",
+        )
+        .expected("num_bits 2, 4 or 8", said)),
     }
 }
 
@@ -62,12 +65,16 @@ fn bits(parts: &Parts<'_>) -> Result<u32> {
 fn matches(pattern: &str, module: &str) -> Result<bool> {
     let compile = |pattern: &str| {
         Regex::new(pattern).map_err(|e| {
-            Error::unsupported("config.json: module_quant_configs", "a pattern of modules that cannot be read")
-                .expected("a regular expression without look-around, or with one at its end", pattern)
-                .with_source(e)
+            Error::unsupported(
+                "config.json: module_quant_configs",
+                "a pattern of modules that cannot be read",
+            )
+            .expected("a regular expression without look-around, or with one at its end", pattern)
+            .with_source(e)
         })
     };
-    let Some((before, ahead)) = pattern.strip_suffix(')').and_then(|pattern| pattern.split_once("(?!")) else {
+    let Some((before, ahead)) = pattern.strip_suffix(')').and_then(|pattern| pattern.split_once("(?!"))
+    else {
         return Ok(compile(pattern)?.is_match(module));
     };
     let (before, ahead) = (compile(before)?, compile(&format!("^(?:{ahead})"))?);
@@ -82,8 +89,7 @@ mod tests {
 
     #[test]
     fn patterns_of_the_published_config() {
-        let config: Value =
-            testkit::json("configs/gemma-4-E2B-it-qat-mobile.quantization_config.json");
+        let config: Value = testkit::json("configs/gemma-4-E2B-it-qat-mobile.quantization_config.json");
         let bits = |module: &str| {
             let patterns = config["module_quant_configs"].as_object().unwrap();
             let found = patterns.iter().find(|(pattern, _)| matches(pattern, module).unwrap());

@@ -25,7 +25,9 @@ pub(super) fn gptq_awq(parts: &Parts<'_>) -> Result<Packed> {
         return awq(parts, codes, (scales, zeros), (groups, rows));
     }
     if width != rows {
-        return Err(codes.wrong("its outputs are not those of its scales", format!("{rows} or {} columns", rows / 8)));
+        return Err(
+            codes.wrong("its outputs are not those of its scales", format!("{rows} or {} columns", rows / 8))
+        );
     }
     known_format(parts, &["gptq", "gptq_v2"])?;
     gptq(parts, codes, (scales, zeros), (groups, rows))
@@ -52,7 +54,9 @@ fn gptq(
 ) -> Result<Packed> {
     let bits = (zeros.desc.cols() * 32).checked_div(rows).unwrap_or(0);
     if ![2, 3, 4, 8].contains(&bits) || rows * bits != zeros.desc.cols() * 32 {
-        return Err(zeros.wrong("not the zero points of its scales", format!("2, 3, 4 or 8 bits for {rows} outputs")));
+        return Err(
+            zeros.wrong("not the zero points of its scales", format!("2, 3, 4 or 8 bits for {rows} outputs"))
+        );
     }
     let zeros = zeros.shaped(&[groups, rows * bits / 32])?;
     let bits = bits as u32;
@@ -70,7 +74,13 @@ fn gptq(
         dtype: scales.desc.dtype,
         shape: vec![rows, cols],
         kind: format!("GPTQ, {bits} bits, groups of {size}{order}"),
-        codes: Codes { part: codes, layout: Layout::Columns { width: rows }, bits, cols, values: unsigned(bits) },
+        codes: Codes {
+            part: codes,
+            layout: Layout::Columns { width: rows },
+            bits,
+            cols,
+            values: unsigned(bits),
+        },
         scales: Grid::columns(scales, groups),
         offsets: Some(Grid { part: zeros, form, place: Place::Columns, groups }),
         groups: columns,
@@ -92,7 +102,13 @@ fn awq(
         dtype: scales.desc.dtype,
         shape: vec![rows, cols],
         kind: format!("AWQ, 4 bits, groups of {size}"),
-        codes: Codes { part: codes, layout: Layout::Awq { width: rows / 8 }, bits: 4, cols, values: unsigned(4) },
+        codes: Codes {
+            part: codes,
+            layout: Layout::Awq { width: rows / 8 },
+            bits: 4,
+            cols,
+            values: unsigned(4),
+        },
         scales: Grid::columns(scales, groups),
         offsets: Some(Grid { part: zeros, form: Form::AwqAlong, place: Place::Columns, groups }),
         groups: Groups::Even(size),

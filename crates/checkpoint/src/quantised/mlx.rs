@@ -26,8 +26,8 @@ pub(super) fn mlx(parts: &Parts<'_>) -> Result<Packed> {
     let scales = scales.shaped(&[&shape[..], &[groups]].concat())?;
     // columns of a group times bits of a code
     let bits_of_group = (words * 32).checked_div(groups).filter(|n| *n > 0 && n * groups == words * 32);
-    let bits_of_group =
-        bits_of_group.ok_or_else(|| scales.wrong("its groups do not divide the codes", format!("of {words} words")))?;
+    let bits_of_group = bits_of_group
+        .ok_or_else(|| scales.wrong("its groups do not divide the codes", format!("of {words} words")))?;
     let is_affine = scales.desc.dtype != DType::U8;
     let (mode, size, bits) = if is_affine {
         let (size, bits) = settings(parts)?;
@@ -54,10 +54,15 @@ pub(super) fn mlx(parts: &Parts<'_>) -> Result<Packed> {
         "nvfp4" => Form::Plain { table: e4m3() },
         _ => Form::Plain { table: table(DType::U8) },
     };
-    let biases = |part: StoredPart| Ok(Grid::rows(part.typed(&[scales.desc.dtype])?.shaped(&scales.desc.shape)?, groups));
+    let biases = |part: StoredPart| {
+        Ok(Grid::rows(part.typed(&[scales.desc.dtype])?.shaped(&scales.desc.shape)?, groups))
+    };
     let offsets = is_affine.then(|| parts.need(".biases").and_then(biases)).transpose()?;
     if let Some(part) = parts.get(".global_scale") {
-        return Err(Error::unsupported(format!("tensor {}", part.desc.name), "a scale of the whole tensor in MLX's nvfp4"));
+        return Err(Error::unsupported(
+            format!("tensor {}", part.desc.name),
+            "a scale of the whole tensor in MLX's nvfp4",
+        ));
     }
     Ok(Packed {
         name: parts.name(),
@@ -85,7 +90,9 @@ fn settings(parts: &Parts<'_>) -> Result<(u64, u32)> {
     };
     match (number("group_size"), number("bits")) {
         (Some(size @ (16 | 32 | 64 | 128)), Some(bits @ 1..=8)) => Ok((size, bits as u32)),
-        (size, bits) => Err(Error::malformed("config.json: quantization", "not settings of MLX")
-            .expected("group_size 16, 32, 64 or 128, and bits from 1 to 8", format!("{size:?} and {bits:?}"))),
+        (size, bits) => Err(Error::malformed("config.json: quantization", "not settings of MLX").expected(
+            "group_size 16, 32, 64 or 128, and bits from 1 to 8",
+            format!("{size:?} and {bits:?}"),
+        )),
     }
 }

@@ -26,7 +26,10 @@ pub(super) fn scaled(parts: &Parts<'_>) -> Result<Packed> {
         let form = Form::Plain { table: table(part.desc.dtype) };
         Grid { part, form, place, groups }
     };
-    let offsets = zero.map(|part| part.typed(&[&[DType::I8], &FLOATS[..]].concat())?.shaped(&scales.desc.shape)).transpose()?.map(plain);
+    let offsets = zero
+        .map(|part| part.typed(&[&[DType::I8], &FLOATS[..]].concat())?.shaped(&scales.desc.shape))
+        .transpose()?
+        .map(plain);
     let (name, values) = match codes.desc.dtype {
         DType::I8 => ("int8", twos_complement(8)),
         _ => ("FP8", e4m3()),
@@ -56,9 +59,12 @@ pub(super) fn torchao(parts: &Parts<'_>) -> Result<Packed> {
     let facts = metadata.get(&parts.name()).and_then(|json| serde_json::from_str::<Value>(json).ok());
     let class = facts.as_ref().and_then(|facts| facts["_type"].as_str()).unwrap_or("no class");
     if !CLASSES.contains(&class) {
-        return Err(Error::unsupported(format!("tensor {}", codes.desc.name), "a class of torchao that is not decoded")
-            .expected(CLASSES.join(" or "), class)
-            .help("Give the BF16 checkpoint that it was made from."));
+        return Err(Error::unsupported(
+            format!("tensor {}", codes.desc.name),
+            "a class of torchao that is not decoded",
+        )
+        .expected(CLASSES.join(" or "), class)
+        .help("Give the BF16 checkpoint that it was made from."));
     }
     let packed = scaled(parts)?;
     let dtype = match facts.as_ref().and_then(|facts| facts["_data"]["dtype"]["_data"].as_str()) {
