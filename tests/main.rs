@@ -46,6 +46,7 @@ mod plans;
 mod preparation;
 mod protocol;
 mod qat;
+mod quantised;
 #[cfg(feature = "hub")]
 mod release;
 mod report_files;

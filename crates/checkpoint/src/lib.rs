@@ -53,7 +53,7 @@ pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};
 pub use folder::absent;
 pub use inputs::Companion;
 pub use open::{Checkpoint, Location, SET, Shard};
-pub use pieces::Piece;
+pub use pieces::{PackedRows, Piece};
 pub use sbs::{Sbs, SbsBlob, SbsTensor, is_sbs};
 pub use template::ChatTemplates;
 pub use tokenizer::{AddedToken, TokenizerFile};

@@ -17,6 +17,7 @@ use crate::adapter::delta::FactorCache;
 use crate::float8::StoredEncoding;
 use crate::inputs::{self, Companion};
 use crate::pieces::{Entry, Piece};
+use crate::quantised::Packed;
 use crate::view::{self, Note};
 use crate::{ChatTemplates, ModelCard, TokenizerFile, files, folder, header, shards, template};
 
@@ -44,6 +45,8 @@ pub struct Checkpoint {
     pub(crate) simd: Simd,
     pub(crate) adapters: Vec<MergedAdapter>,
     pub(crate) factors: FactorCache,
+    /// The weights that are decoded as they are read.
+    pub(crate) packed: Vec<Packed>,
 }
 
 /// One safetensors file of a checkpoint.
@@ -115,6 +118,7 @@ impl Checkpoint {
             simd: Simd::detect(),
             adapters: Vec::new(),
             factors: FactorCache::default(),
+            packed: Vec::new(),
         };
         let mut entries: Vec<Entry> = Vec::new();
         let mut homes = HashMap::new();
@@ -261,7 +265,7 @@ impl Checkpoint {
 
     /// Locations of the rows of tensor `index`, in row order: usually one piece, many for experts that are stored
     /// separately. A row takes the bytes of its type in the file; for an [encoded](Self::encoding) tensor one byte an
-    /// element.
+    /// element. Rows of a [packed](Self::is_packed) tensor are not in one place.
     pub fn pieces(&self, index: usize) -> &[Piece] {
         self.entries.get(index).map_or(&[], |entry| &entry.pieces)
     }
@@ -287,25 +291,9 @@ impl Checkpoint {
         })
     }
 
-    /// Reads stored bytes, without adapters, of tensor `index` from byte `at` on, as if its pieces were contiguous, until `out` is full.
-    ///
-    /// # Errors
-    /// `Io`, or `Malformed` if a file has become shorter.
-    pub fn read_stretch(&self, index: usize, at: u64, out: &mut [u8]) -> Result<()> {
-        let Some(entry) = self.entries.get(index) else { return Ok(()) };
-        let row_bytes = entry.row_bytes();
-        let (mut start, mut rest, mut at) = (0, out, at);
-        for piece in &entry.pieces {
-            let end = start + piece.rows * row_bytes;
-            if at < end && !rest.is_empty() {
-                let count = rest.len().min((end - at) as usize);
-                let (part, after) = rest.split_at_mut(count);
-                self.read_at(piece.location.shard, piece.location.offset + (at - start), part)?;
-                (rest, at) = (after, at + count as u64);
-            }
-            start = end;
-        }
-        Ok(())
+    /// Whether tensor `index` is decoded from packed weights: 4-bit codes with scales, for example.
+    pub fn is_packed(&self, index: usize) -> bool {
+        self.entries.get(index).is_some_and(Entry::is_packed)
     }
 
     /// Checks that no shard and no [companion](Self::companions) has been written to since the folder was opened. Call
@@ -447,9 +435,10 @@ impl TensorSource for Checkpoint {
         let mut rest = &mut *out;
         for piece in entry.rows(first, (rest.len() / row_bytes) as u64) {
             let (rows, after) = rest.split_at_mut(piece.rows as usize * row_bytes);
-            match entry.code {
-                Some(code) => self.read_coded(desc, code, &piece, rows)?,
-                None => self.read_at(piece.location.shard, piece.location.offset, rows)?,
+            match (piece.packed, entry.code) {
+                (Some(packed), _) => self.packed[packed.weight].read(self, packed.first, rows)?,
+                (None, Some(code)) => self.read_coded(desc, code, &piece, rows)?,
+                (None, None) => self.read_at(piece.location.shard, piece.location.offset, rows)?,
             }
             rest = after;
         }

@@ -269,7 +269,7 @@ fn replacement(base: &Entry, shard: usize, stored: &Stored) -> Result<Entry> {
     }
     let desc = TensorDesc::new(&base.desc.name, stored.desc.dtype, base.desc.shape.clone())?;
     let location = Location { shard, offset: stored.offset };
-    let piece = Piece { location, rows: desc.rows(), scale: None };
+    let piece = Piece { location, rows: desc.rows(), scale: None, packed: None };
     // PEFT loads it into a parameter of the base's type
     let narrower = desc.dtype != base.desc.dtype;
     let changes = if narrower { vec![Change::Round(base.desc.dtype)] } else { Vec::new() };

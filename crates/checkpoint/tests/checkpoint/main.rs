@@ -4,6 +4,7 @@ mod adapters;
 mod companions;
 mod damage;
 mod header;
+mod quantised;
 mod read;
 mod write;
 
