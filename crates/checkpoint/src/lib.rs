@@ -27,6 +27,7 @@
 
 mod adapter;
 mod card;
+mod compare;
 mod experts;
 mod files;
 mod fingerprint;
@@ -47,7 +48,9 @@ mod tokenizer;
 mod view;
 mod writer;
 
-pub use adapter::{AdaptedTensor, Adapter, AdapterFile, AdapterFolder, MergedAdapter};
+pub use adapter::{
+    AdaptedTensor, Adaptation, Adapter, AdapterFile, AdapterFolder, LowRankFactors, LowRankProduct, MergedAdapter,
+};
 pub use card::ModelCard;
 pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};
 pub use folder::absent;
