@@ -91,7 +91,8 @@ fn draft_models_of_merged_checkpoints() {
     });
     assert_same_files(&outs, 1);
     let unadapted = folder.home().join("unadapted");
-    let args = ["draft", "convert", fixture("e2b-assistant").to_str().unwrap(), "--target"].map(str::to_owned);
+    let args =
+        ["draft", "convert", fixture("e2b-assistant").to_str().unwrap(), "--target"].map(str::to_owned);
     let more = [fixture("e2b").display().to_string(), "--type".into(), "q8_0".into(), "-o".into()];
     run([&args[..], &more, &[unadapted.display().to_string()]].concat()).good();
     let file = "draft-q8_0.gguf";

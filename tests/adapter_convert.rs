@@ -27,7 +27,8 @@ pub(crate) fn adapt(adapter: &Path, base: &Path, out: &Path, more: &[&str]) -> R
 pub(crate) fn changed(name: &str, home: &Path, settings: &Value) -> PathBuf {
     let folder = home.join(format!("changed-{name}"));
     fs::create_dir_all(&folder).unwrap();
-    fs::copy(golden(name).join("adapter_model.safetensors"), folder.join("adapter_model.safetensors")).unwrap();
+    fs::copy(golden(name).join("adapter_model.safetensors"), folder.join("adapter_model.safetensors"))
+        .unwrap();
     let mut config = testkit::json(format!("golden/lora/{name}/adapter_config.json"));
     config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
     fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
@@ -73,7 +74,8 @@ fn an_adapter_has_the_bytes_of_the_stock_converter() {
         ("f32", "6b50345afebc4ad8d6b9eed9cad09d2e59474ef44fb02b40678a9ef47428b3e5"),
         ("q8_0", "0fd0b5cdd5501b0e7ee792afae5160bf7a14994c3ffc153899071736fd332486"),
     ] {
-        let made = adapt(&golden("plain-e2b"), &fixture("e2b"), &out, &["--type", dtype, "--force", "--json"]);
+        let made =
+            adapt(&golden("plain-e2b"), &fixture("e2b"), &out, &["--type", dtype, "--force", "--json"]);
         let made = made.good().json();
         assert_eq!(sha256(&out), digest, "{dtype}");
         assert_eq!((&made["sha256"], &made["alpha"]), (&json!(digest), &json!(16.0)));

@@ -57,7 +57,8 @@ fn divergence(oracle: &Oracle, base: &Path, adapter: Option<&Path>, merged: &Pat
     }
     good(&mut tool);
     let [merged, logits, eval] = [merged, &logits, &eval].map(|path| path.to_str().unwrap());
-    let args = ["verify", merged, "--against", logits, "--text", eval, "-c", "128", "--chunks", "2", "--json"];
+    let args =
+        ["verify", merged, "--against", logits, "--text", eval, "-c", "128", "--chunks", "2", "--json"];
     run(args).good().json()["kld"]["mean"].as_f64().unwrap()
 }
 

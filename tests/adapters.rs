@@ -137,8 +137,7 @@ fn a_trained_table_unties_the_head_of_a_gguf() {
 /// The logits of transformers for the weights that PEFT merges.
 #[test]
 fn merged_weights_compute_the_logits_of_transformers() {
-    for (base, adapter) in
-        [("e2b", "plain-e2b"), ("e2b", "dora-rslora-e2b"), ("26b-a4b", "experts-26b-a4b")]
+    for (base, adapter) in [("e2b", "plain-e2b"), ("e2b", "dora-rslora-e2b"), ("26b-a4b", "experts-26b-a4b")]
     {
         let adapters = [Adapter { folder: golden(adapter), scale: 1.0 }];
         let checkpoint = Checkpoint::open(fixture(base)).unwrap().with_adapters(&adapters).unwrap();

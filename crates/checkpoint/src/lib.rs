@@ -49,7 +49,8 @@ mod view;
 mod writer;
 
 pub use adapter::{
-    AdaptedTensor, Adaptation, Adapter, AdapterFile, AdapterFolder, LowRankFactors, LowRankProduct, MergedAdapter,
+    Adaptation, AdaptedTensor, Adapter, AdapterFile, AdapterFolder, LowRankFactors, LowRankProduct,
+    MergedAdapter,
 };
 pub use card::ModelCard;
 pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};

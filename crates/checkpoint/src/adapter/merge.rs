@@ -148,7 +148,8 @@ impl Checkpoint {
         }
         self.entries.remove(head);
         self.tensors.remove(head);
-        let text = format!("{HEAD} has the bytes of the embedding, to which it is tied: it is left out, as in PEFT");
+        let text =
+            format!("{HEAD} has the bytes of the embedding, to which it is tied: it is left out, as in PEFT");
         self.notes.push(Note::adapter(text));
         Ok(())
     }

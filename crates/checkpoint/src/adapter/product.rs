@@ -75,7 +75,8 @@ impl Checkpoint {
     /// Those of [`read_at`](Self::read_at) for the adapter's file.
     pub fn low_rank_factors(&self, index: usize) -> Result<Option<LowRankFactors>> {
         let Some(Adaptation::Product(product)) = self.adaptation(index) else { return Ok(None) };
-        let (matrices, rows, cols) = (product.stack.unwrap_or(1) as usize, product.rows, product.cols as usize);
+        let (matrices, rows, cols) =
+            (product.stack.unwrap_or(1) as usize, product.rows, product.cols as usize);
         let (rows, rank) = (rows as usize, product.rank as usize);
         let mut factors = LowRankFactors {
             left: vec![0.0; matrices * rows * rank],
@@ -91,7 +92,8 @@ impl Checkpoint {
             for (number, values) in left.chunks_exact(own).enumerate() {
                 let row = number / height * rows + delta.window.start as usize + number % height;
                 let target = &mut factors.left[row * rank + at..][..own];
-                let scaled = |value: &f32| if delta.scale == product.scale { *value } else { value * relative };
+                let scaled =
+                    |value: &f32| if delta.scale == product.scale { *value } else { value * relative };
                 target.iter_mut().zip(values).for_each(|(target, value)| *target = scaled(value));
             }
             for (matrix, values) in right.chunks_exact(own * cols).enumerate() {

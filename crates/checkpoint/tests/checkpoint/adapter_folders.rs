@@ -148,8 +148,7 @@ fn a_stored_head_that_is_tied_is_the_embedding() {
         Checkpoint::open(base.path()).unwrap().with_adapters(&[adapter]).unwrap()
     };
     let has_head = |checkpoint: &Checkpoint| checkpoint.tensors().iter().any(|desc| desc.name == HEAD);
-    let (a, b) =
-        (format!("{M}embed_tokens.lora_embedding_A"), format!("{M}embed_tokens.lora_embedding_B"));
+    let (a, b) = (format!("{M}embed_tokens.lora_embedding_A"), format!("{M}embed_tokens.lora_embedding_B"));
     let pair: [Given<'_>; 2] = [(&a, &[2, 2048], vec![0.5; 4096]), (&b, &[256, 2], vec![0.5; 512])];
     let adapted = adapter(&config(json!({})), "adapter_model.safetensors", &pair);
     let table = format!("{M}embed_tokens.weight");

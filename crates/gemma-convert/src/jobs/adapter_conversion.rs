@@ -147,7 +147,8 @@ impl AdapterConvert {
         output.set_len(layout.len)?;
         output.write_at(&layout.header, 0)?;
         let task = progress.begin("converting", layout.len, Unit::Bytes);
-        for ((pair, descs), placed) in inventory.pairs.iter().zip(&descs).zip(layout.tensors.chunks_exact(2)) {
+        for ((pair, descs), placed) in inventory.pairs.iter().zip(&descs).zip(layout.tensors.chunks_exact(2))
+        {
             let factor = relative(pair.alpha(), alpha);
             let encoded = convert::lora_bytes(checkpoint, pair.index, factor, descs)?;
             for (bytes, placed) in encoded.iter().zip(placed) {
@@ -186,8 +187,7 @@ impl AdaptedBase {
         let folder = Adapter { folder: adapter.to_owned(), scale: 1.0 };
         let checkpoint = Checkpoint::open(base)?.with_adapters(&[folder])?;
         let model = ModelSpec::open(&checkpoint)?;
-        let inventory =
-            AdapterInventory::of(&model, &checkpoint).map_err(|e| e.within(adapter.display()))?;
+        let inventory = AdapterInventory::of(&model, &checkpoint).map_err(|e| e.within(adapter.display()))?;
         Ok(AdaptedBase { checkpoint, model, inventory })
     }
 
