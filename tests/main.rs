@@ -2,6 +2,9 @@
 //!
 //! Run the tests of one subject with `cargo test --release --test main traps::`.
 
+mod adapter_commands;
+mod adapter_convert;
+mod adapter_judge;
 mod adapters;
 mod bad_input;
 mod bad_weights;

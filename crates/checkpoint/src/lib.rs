@@ -27,6 +27,7 @@
 
 mod adapter;
 mod card;
+mod compare;
 mod experts;
 mod files;
 mod fingerprint;
@@ -47,7 +48,10 @@ mod tokenizer;
 mod view;
 mod writer;
 
-pub use adapter::{AdaptedTensor, Adapter, AdapterFile, AdapterFolder, MergedAdapter};
+pub use adapter::{
+    Adaptation, AdaptedTensor, Adapter, AdapterFile, AdapterFolder, LowRankFactors, LowRankProduct,
+    MergedAdapter,
+};
 pub use card::ModelCard;
 pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};
 pub use folder::absent;

@@ -84,6 +84,11 @@ impl Checkpoint {
         Checkpoint { simd, ..self }
     }
 
+    /// The vector instructions with which it is read.
+    pub fn simd(&self) -> Simd {
+        self.simd
+    }
+
     /// Opens the folder: reads `config.json` and the headers of all shards, and checks them against each other and
     /// against the sizes of the files. `dir` may also be a repository in the hub's cache, or the output folder of a
     /// trainer.

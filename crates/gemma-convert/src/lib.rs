@@ -30,6 +30,7 @@
 //! | [`Verify`] | artifact, checkpoint, text | [`Report`] |
 //! | [`VerifySet`] | artifacts or the folder of a release, checkpoint, text | [`SetReport`] |
 //! | [`DraftConvert`], [`DraftExtract`] | checkpoint of a draft model, or layers of a model | files and [`Converted`] |
+//! | [`AdapterConvert`] | adapter (LoRA), checkpoint | a GGUF adapter and [`AdapterConverted`] |
 //! | [`DraftMeasure`] | draft model, target, text | [`DraftReport`] |
 //! | [`Generate`] | model, prompt | [`Generated`] text |
 //! | [`Release`] | checkpoint, release recipe, texts | a folder of GGUF files with model card and checksums, and [`Released`] |

@@ -18,6 +18,7 @@
 //! types, named sizes. The code here fills the tables with the values of `config.json` and of the tokenizer.
 //! Container formats are in `gguf` and `checkpoint`, the choice of types in `plan`.
 
+mod adapter;
 mod card;
 mod chat;
 mod config;
@@ -37,6 +38,7 @@ pub mod towers;
 mod variant;
 mod vocabulary;
 
+pub use adapter::{AdapterInventory, AdapterPair, adapter_metadata, is_adapter};
 pub use card::FIELDS as METADATA_FIELDS;
 pub use config::dialects::both_dialects;
 pub use config::{Attention, Config, ModelKind, Rope};

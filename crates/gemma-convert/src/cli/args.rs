@@ -1,5 +1,6 @@
 //! The arguments as typed. `args/jobs.rs` turns them into jobs of the library.
 
+mod adapter;
 mod budget;
 mod calibrate;
 mod draft;
@@ -19,6 +20,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 use gemma_convert::{Chunks, Compute, HubSource};
 
+pub(crate) use adapter::{AdapterArgs, AdapterCommand};
 pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
@@ -82,6 +84,9 @@ pub(crate) enum Command {
     /// Draft models for speculative decoding
     #[command(after_help = examples::DRAFT)]
     Draft(Draft),
+    /// Adapters (LoRA) as files of their own; `--lora` of other commands merges them
+    #[command(after_help = examples::ADAPTER)]
+    Adapter(AdapterArgs),
     /// Make the whole set of files of a model: quantized, verified, with model card and checksums
     #[command(after_help = examples::RELEASE)]
     Release(Release),

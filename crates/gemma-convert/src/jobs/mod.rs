@@ -1,5 +1,7 @@
 //! The jobs of the library, one file per job.
 
+mod adapter_conversion;
+mod adapter_verification;
 mod calibration;
 mod catalogue;
 mod conversion;
@@ -21,6 +23,7 @@ mod thresholds;
 mod verification;
 mod verification_steps;
 
+pub use adapter_conversion::{AdapterConvert, AdapterConverted, ConvertedPair, DroppedPair};
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, presets, recipes};
 pub use conversion::{Convert, Converted};

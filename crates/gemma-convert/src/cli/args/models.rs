@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use gemma_convert::{Adapter, HubSource, Result};
 
-use super::{Command, DraftCommand, DraftConvert, DraftExtract, Lora};
+use super::{AdapterCommand, Command, DraftCommand, DraftConvert, DraftExtract, Lora};
 
 /// Options for models on the Hugging Face hub.
 #[derive(Debug, clap::Args)]
@@ -45,8 +45,12 @@ impl super::Convert {
 
 /// A model and the adapters that are merged into it.
 fn with<'a>(model: impl Into<Slot<'a>>, lora: &'a mut Lora) -> Vec<Slot<'a>> {
-    let adapter = |adapter: &'a mut Adapter| Slot { is_adapter: true, ..Slot::from(&mut adapter.folder) };
+    let adapter = |adapter: &'a mut Adapter| adapter_slot(&mut adapter.folder);
     std::iter::once(model.into()).chain(lora.lora.iter_mut().map(adapter)).collect()
+}
+
+fn adapter_slot(path: &mut PathBuf) -> Slot<'_> {
+    Slot { is_adapter: true, ..path.into() }
 }
 
 impl Command {
@@ -65,6 +69,10 @@ impl Command {
                 | DraftCommand::Extract(DraftExtract { convert, .. }) => convert.job()?.check(),
                 DraftCommand::Measure(_) => Ok(()),
             },
+            Command::Adapter(adapter) => {
+                let AdapterCommand::Convert(convert) = &adapter.command;
+                convert.job()?.check()
+            }
             _ => Ok(()),
         }
     }
@@ -76,7 +84,7 @@ impl Command {
     pub(crate) fn needs_headers_only(&self) -> Result<bool> {
         Ok(match self {
             Command::Plan(plan) => !plan.job()?.samples_weights()?,
-            Command::Inspect(_) | Command::Recipes(_) | Command::Types(_) => true,
+            Command::Inspect(_) | Command::Adapter(_) | Command::Recipes(_) | Command::Types(_) => true,
             Command::Convert(convert) => convert.stream,
             _ => false,
         })
@@ -120,6 +128,10 @@ impl Command {
                     std::iter::once((&mut measure.draft).into()).chain(target).collect()
                 }
             },
+            Command::Adapter(adapter) => {
+                let AdapterCommand::Convert(convert) = &mut adapter.command;
+                vec![(&mut convert.base).into(), adapter_slot(&mut convert.adapter)]
+            }
             Command::Recipes(list) | Command::Types(list) => list.model.iter_mut().map(Slot::from).collect(),
             // their files are GGUFs of this machine
             Command::Pack(_) | Command::Completions(_) | Command::Man => Vec::new(),

@@ -142,10 +142,15 @@ fn gguf(path: &Path, list: bool) -> Result<Output> {
     let bytes: u64 = set.parts().iter().map(|part| part.file_len()).sum();
     let mut facts: Vec<(&str, String)> =
         vec![("files", format!("{} ({} bytes)", set.parts().len(), grouped(bytes)))];
+    let is_adapter = ::gemma::is_adapter(set.metadata());
+    if is_adapter {
+        let pairs = tensors.iter().filter(|desc| desc.name.ends_with(".lora_a")).count();
+        facts.push(("adapter", format!("{pairs} pairs of factors, for llama.cpp's programs")));
+    }
     facts.push(("weights", weights(&listed)));
     facts.extend(set.metadata().iter().map(|(key, value)| (key, short(value))));
     let json = json!({
-        "kind": "gguf",
+        "kind": if is_adapter { "gguf adapter" } else { "gguf" },
         "weights": listed.iter().map(|listed| listed.desc.elements()).sum::<u64>(),
         "files": set.parts().iter().map(|p| json!({ "name": p.path(), "bytes": p.file_len() })).collect::<Vec<_>>(),
         "metadata": set.metadata().iter().map(|(key, value)| (key.to_owned(), json!({ "type": value.type_name(), "value": short(value) }))).collect::<serde_json::Map<_, _>>(),
