@@ -72,9 +72,10 @@ pages! {
     commands: "docs/commands.md", 8;
     convert: "docs/convert.md", 8;
     drafts: "docs/drafts.md", 8;
+    edit: "docs/edit.md", 5;
     generate: "docs/generate.md", 13;
     importance: "docs/importance.md", 7;
-    inputs: "docs/inputs.md", 1;
+    inputs: "docs/inputs.md", 3;
     manifest: "docs/manifest.md", 1;
     memory: "docs/memory.md", 1;
     mmproj: "docs/mmproj.md", 11;

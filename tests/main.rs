@@ -25,8 +25,10 @@ mod draft_extract;
 mod draft_generate;
 mod draft_measure;
 mod draft_recipe;
+mod edit;
 mod faults;
 mod generate;
+mod gguf_input;
 #[cfg(feature = "hub")]
 mod hub_models;
 mod importance;

@@ -22,6 +22,8 @@
 //!
 //! Adapters (LoRA) are merged into the rows as they are read: [`Checkpoint::with_adapters`].
 //!
+//! A GGUF can take the place of a folder: [`Checkpoint::open_gguf`].
+//!
 //! [`Sbs`] lists the contents of gemma.cpp's container. The crate knows no model and no other container (PyTorch's
 //! `.bin` is refused with advice). It does not interpret the values of `config.json`: callers get the raw JSON.
 
@@ -33,6 +35,7 @@ mod files;
 mod fingerprint;
 mod float8;
 mod folder;
+mod from_gguf;
 mod header;
 mod inputs;
 mod names;
@@ -55,6 +58,7 @@ pub use adapter::{
 pub use card::ModelCard;
 pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};
 pub use folder::absent;
+pub use from_gguf::adapter_into_gguf;
 pub use inputs::Companion;
 pub use open::{Checkpoint, Location, SET, Shard};
 pub use pieces::{PackedRows, Piece};

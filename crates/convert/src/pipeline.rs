@@ -195,7 +195,7 @@ impl Pass<'_> {
                 continue;
             }
             if let Some((source, index)) = to.rounded {
-                let count = bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes();
+                let count = wanted.stored.dtype.elements(bytes.len()) / wanted.cols;
                 scratch.encoded.resize(count * to.desc.row_bytes() as usize, 0);
                 source.read_rows(index, rows.first, &mut scratch.encoded)?;
                 self.write(to, rows.first, &scratch.encoded)?;
@@ -212,7 +212,7 @@ impl Pass<'_> {
                     if quant::sfp8_scale(largest.so_far()) == 1.0 {
                         self.write_provisional(wanted, to, rows.first, values, scratch)?;
                     }
-                    let count = (bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes()) as u64;
+                    let count = (wanted.stored.dtype.elements(bytes.len()) / wanted.cols) as u64;
                     match largest.add(count, loaded.largest()) {
                         Some(most) if quant::sfp8_scale(most) == 1.0 => self.finish(to, 1.0)?,
                         Some(most) => locked(&self.large).push((rows.tensor, number, most)),

@@ -34,6 +34,7 @@
 //! | [`DraftMeasure`] | draft model, target, text | [`DraftReport`] |
 //! | [`Generate`] | model, prompt | [`Generated`] text |
 //! | [`Release`] | checkpoint, release recipe, texts | a folder of GGUF files with model card and checksums, and [`Released`] |
+//! | [`Edit`] | a GGUF, changes of keys | the same tensors under other keys, or in other parts, and [`Edited`] |
 //! | [`PackOllama`] | finished GGUF files | a model in an Ollama store, or a Modelfile, and [`OllamaPacked`] |
 //!
 //! [`Model`] opens a checkpoint folder or a GGUF for programs that need more than a job. Work runs on the rayon pool of

@@ -31,6 +31,7 @@ mod inventory;
 mod keys;
 mod llama_cpp;
 mod model;
+mod model_of_gguf;
 mod processor;
 mod sampling;
 mod special_tokens;
@@ -48,7 +49,8 @@ pub use from_gguf::{ROPE_FREQS, gguf_inventory};
 pub use hub_name::title as hub_title;
 pub use inventory::{Exclusion, Found, Inventory, Slot, inventory, is_role};
 pub use keys::{
-    KeySources, MmprojSources, Parameters, is_known_key, is_known_mmproj_key, metadata, mmproj_metadata,
+    KeySources, MmprojSources, Parameters, is_known_key, is_known_mmproj_key, metadata, metadata_of_gguf,
+    mmproj_metadata, value_type,
 };
 pub use llama_cpp::KV_OWNERS;
 pub use model::ModelSpec;

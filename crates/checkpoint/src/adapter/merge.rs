@@ -9,6 +9,7 @@ use tensor::{DType, Error, Result, TensorDesc};
 use crate::adapter::delta::{Change, Delta};
 use crate::adapter::folder::{AdapterFile, AdapterFolder};
 use crate::adapter::part::{Kind, LowRank, Part, PartChange, Stored};
+use crate::from_gguf::adapter_into_gguf;
 use crate::open::Location;
 use crate::pieces::{Entry, Piece};
 use crate::tables::{EMBEDDING, HEAD, is, text_config};
@@ -46,6 +47,9 @@ impl Checkpoint {
     /// Those of [`AdapterFolder::open`]; `Malformed` for parts whose tensor the checkpoint lacks or that have another
     /// shape, and for values that are not finite; `Unsupported` for weights that are quantised.
     pub fn with_adapters(mut self, adapters: &[Adapter]) -> Result<Checkpoint> {
+        if self.keys.is_some() && !adapters.is_empty() {
+            return Err(adapter_into_gguf(self.shards.first().map_or(&self.dir, |shard| &shard.path)));
+        }
         for adapter in adapters {
             if !adapter.scale.is_finite() {
                 return Err(Error::recipe(adapter.folder.display(), "not a scale")

@@ -4,6 +4,7 @@ mod adapter;
 mod budget;
 mod calibrate;
 mod draft;
+mod edit;
 mod examples;
 mod jobs;
 mod lora;
@@ -24,6 +25,7 @@ pub(crate) use adapter::{AdapterArgs, AdapterCommand};
 pub(crate) use budget::{Budget, Sensitivity};
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
+pub(crate) use edit::Edit;
 pub(crate) use lora::Lora;
 #[cfg(feature = "hub")]
 pub(crate) use models::{HubOptions, Slot};
@@ -66,7 +68,7 @@ pub(crate) enum Command {
     /// Show the outputs of a conversion, with sizes and a memory estimate; writes nothing
     #[command(after_help = examples::PLAN)]
     Plan(Plan),
-    /// Convert a checkpoint folder to GGUF (text model, mmproj), or to safetensors in other types or shards
+    /// Convert a checkpoint folder to GGUF (text model, mmproj), or to safetensors in other types or shards; or a GGUF to other types
     #[command(after_help = examples::CONVERT)]
     Convert(Convert),
     /// Collect an importance matrix (imatrix) on a text
@@ -90,6 +92,9 @@ pub(crate) enum Command {
     /// Make the whole set of files of a model: quantized, verified, with model card and checksums
     #[command(after_help = examples::RELEASE)]
     Release(Release),
+    /// Change keys or the chat template of a finished GGUF, merge its parts, or split it; the tensors are copied
+    #[command(after_help = examples::EDIT)]
+    Edit(Edit),
     /// Put finished GGUF files where other programs find them
     #[command(after_help = examples::PACK)]
     Pack(Pack),
@@ -109,7 +114,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Checkpoint folder or hub id, for sizes
+    /// Checkpoint folder, hub id or GGUF file, for sizes
     pub(crate) model: Option<PathBuf>,
 }
 
@@ -133,7 +138,7 @@ pub(crate) struct Inspect {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Plan {
-    /// Checkpoint folder, or the id of a model on the hub
+    /// Checkpoint folder, the id of a model on the hub, or a GGUF file (any part of a split)
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) lora: Lora,
@@ -167,7 +172,7 @@ pub(crate) struct Plan {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Convert {
-    /// Checkpoint folder, or the id of a model on the hub
+    /// Checkpoint folder, the id of a model on the hub, or a GGUF file (any part of a split)
     pub(crate) model: PathBuf,
     /// The repository from which the model was downloaded.
     #[arg(skip)]

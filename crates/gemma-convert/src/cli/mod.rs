@@ -63,6 +63,7 @@ fn run(args: &mut Args) -> Result<outcome::Output> {
         Command::Draft(draft) => commands::draft::run(draft),
         Command::Adapter(adapter) => commands::adapter::run(adapter),
         Command::Release(release) => commands::release::run(release),
+        Command::Edit(edit) => commands::edit::run(edit),
         Command::Pack(pack) => commands::pack::run(pack),
         Command::Recipes(list) => commands::list::recipes(list),
         Command::Types(list) => commands::list::types(list),

@@ -58,6 +58,12 @@ Examples:
 
 Exit codes: 0 success, 1 a file failed its verification, 2 usage, 3 bad input, 4 I/O error.";
 
+pub(super) const EDIT: &str = "\
+Examples:
+  gemma-convert edit out/model-q4_0.gguf --set general.name=\"My Gemma\" --chat-template chat.jinja -o edited.gguf
+  gemma-convert edit out/model-q8_0-00001-of-00003.gguf --merge -o whole.gguf
+  gemma-convert edit out/model-q8_0.gguf --split-max-size 2GB -o parts/";
+
 pub(super) const PACK: &str = "\
 Examples:
   gemma-convert pack ollama out/ --name gemma4-e2b:q4_0

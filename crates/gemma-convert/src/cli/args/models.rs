@@ -134,7 +134,7 @@ impl Command {
             }
             Command::Recipes(list) | Command::Types(list) => list.model.iter_mut().map(Slot::from).collect(),
             // their files are GGUFs of this machine
-            Command::Pack(_) | Command::Completions(_) | Command::Man => Vec::new(),
+            Command::Edit(_) | Command::Pack(_) | Command::Completions(_) | Command::Man => Vec::new(),
         }
     }
 }

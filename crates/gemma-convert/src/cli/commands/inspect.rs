@@ -204,7 +204,7 @@ fn role(name: &str) -> String {
 }
 
 /// A value as one short line.
-fn short(value: &Value) -> String {
+pub(super) fn short(value: &Value) -> String {
     const MOST: usize = 72;
     let text = match value {
         Value::Str(text) => format!("{text:?}"),

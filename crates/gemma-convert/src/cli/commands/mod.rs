@@ -4,6 +4,7 @@ pub(crate) mod adapter;
 pub(crate) mod calibrate;
 pub(crate) mod convert;
 pub(crate) mod draft;
+pub(crate) mod edit;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod list;
