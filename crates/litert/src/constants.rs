@@ -103,9 +103,12 @@ pub struct Constant {
 }
 
 impl Constant {
-    /// The name and the shape, for messages.
+    /// The end of the name, which is a long path of Python modules, and the shape; for messages.
     pub fn title(&self) -> String {
-        format!("{} [{}, {}]", self.name, self.rows, self.cols)
+        let parts: Vec<_> = self.name.trim_end_matches(';').split('/').collect();
+        let classes = parts[parts.len().saturating_sub(3)..].iter().map(|part| part.rsplit('.').next());
+        let name = classes.map(Option::unwrap_or_default).collect::<Vec<_>>().join("/");
+        format!("{name} [{}, {}]", self.rows, self.cols)
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use tensor::{Error, Result};
 
@@ -49,11 +50,14 @@ impl<'a> Flatbuffer<'a> {
             if pages.len() >= MAX_PAGES && !pages.contains_key(&page) {
                 pages.clear();
             }
-            if !pages.contains_key(&page) {
-                let len = PAGE.min(self.from.len() - page * PAGE);
-                pages.insert(page, crate::source::read(self.from, page * PAGE, len)?);
-            }
-            let bytes = &pages[&page][begin..];
+            let bytes = match pages.entry(page) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let len = PAGE.min(self.from.len() - page * PAGE);
+                    new.insert(crate::source::read(self.from, page * PAGE, len)?)
+                }
+            };
+            let bytes = &bytes[begin..];
             let count = bytes.len().min(N - done);
             out[done..done + count].copy_from_slice(&bytes[..count]);
             done += count;

@@ -5,6 +5,7 @@
 //! stay unused. Then follow the appended buffers in their old order, at multiples of 16, as ai-edge-quantizer writes them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use tensor::{Error, Result};
@@ -59,9 +60,9 @@ pub(crate) fn layout(model: &Model, retyped: &[Retyped<'_>]) -> Result<ModelLayo
     }
     for one in retyped {
         layout.patches.extend(one.types_at.iter().map(|at| (*at, vec![one.element.0])));
-        if !places.contains_key(&one.buffer) {
+        if let Entry::Vacant(inside) = places.entry(one.buffer) {
             let at = layout.new_table(model.buffers[one.buffer].reference)?;
-            places.insert(one.buffer, [at + OFFSET, at + SIZE]);
+            inside.insert([at + OFFSET, at + SIZE]);
         }
     }
     let new_len = |buffer| retyped.iter().find(|one| one.buffer == buffer).map(|one| one.len);
@@ -105,5 +106,49 @@ impl ModelLayout {
         self.len = vtable_at + bytes.len() as u64;
         self.patches.push((vtable_at, bytes));
         Ok(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tflite::Buffer;
+
+    fn buffer(range: Range<u64>, appended: Option<[u64; 2]>, reference: u64) -> Buffer {
+        Buffer { range, appended, reference }
+    }
+
+    /// A flatbuffer of 100 bytes with one buffer in it, and two after it, at 112 and 144.
+    #[test]
+    fn appended_buffers_move_up_and_one_inside_gets_a_table() {
+        let buffers = vec![
+            buffer(144..154, Some([24, 32]), 8),
+            buffer(112..132, Some([40, 48]), 12),
+            buffer(80..84, None, 16),
+        ];
+        let model = Model { subgraphs: Vec::new(), buffers, len: 154, flatbuffer_len: 112 };
+        let retyped = |buffer, len, types_at| Retyped { buffer, len, element: ElementType::INT8, types_at };
+        let moved = layout(&model, &[retyped(1, 40, &[60, 61]), retyped(2, 8, &[])]).unwrap();
+        // a vtable at 112, the table at 128, up to 152
+        assert_eq!([1, 0, 2].map(|n| moved.position(&model, n)), [160, 208, 224]);
+        assert_eq!(moved.len, 232);
+        assert_eq!(moved.copies, [(0..112, 0), (144..154, 208)]);
+        let value =
+            |at: u64| moved.patches.iter().find(|(place, _)| *place == at).map(|(_, bytes)| bytes.as_slice());
+        assert_eq!((value(60), value(61)), (Some([9].as_slice()), Some([9].as_slice())));
+        assert_eq!(value(16), Some((128u32 - 16).to_le_bytes().as_slice()));
+        let numbers = [(40, 160), (48, 40), (24, 208), (32, 10), (136, 224), (144, 8)];
+        for (at, number) in numbers {
+            assert_eq!(value(at), Some((number as u64).to_le_bytes().as_slice()), "{at}");
+        }
+    }
+
+    #[test]
+    fn without_other_types_nothing_moves() {
+        let buffers = vec![buffer(144..154, Some([24, 32]), 8)];
+        let model = Model { subgraphs: Vec::new(), buffers, len: 160, flatbuffer_len: 144 };
+        let same = layout(&model, &[]).unwrap();
+        assert_eq!((same.len, same.position(&model, 0)), (160, 144));
+        assert_eq!((same.copies, same.patches), (vec![(0..160, 0)], Vec::new()));
     }
 }

@@ -25,18 +25,23 @@ const CHUNK: u64 = 1 << 20;
 pub enum Types {
     /// As in the old bundle.
     Keep,
-    /// Constants with fewer bits get as many.
+    /// Integers with fewer bits get as many.
     AtLeast(IntegerBits),
+    /// All integers get as many bits.
+    Exactly(IntegerBits),
 }
 
 impl Types {
-    fn choose(self, encoding: Encoding) -> Encoding {
-        match (self, encoding) {
-            (Types::AtLeast(bits), Encoding::Integers(old)) if old.bits < bits => {
-                Encoding::Integers(Integers { bits, ..old })
-            }
-            _ => encoding,
-        }
+    /// The new encoding of rows of `cols` values.
+    fn choose(self, encoding: Encoding, cols: u64) -> Encoding {
+        let Encoding::Integers(old) = encoding else { return encoding };
+        let bits = match self {
+            Types::Keep => old.bits,
+            Types::AtLeast(bits) => bits.max(old.bits),
+            Types::Exactly(bits) => bits,
+        };
+        let new = Integers { bits, ..old };
+        if new.fits(cols as usize) { Encoding::Integers(new) } else { encoding }
     }
 }
 
@@ -151,7 +156,7 @@ impl Transplant {
             self.replacements.push(Replacement {
                 tensor: pair.tuned_index(assignment.tensors[0]),
                 before,
-                after: types.choose(before),
+                after: types.choose(before, *cols),
                 rows: *rows,
                 cols: *cols,
                 codes_at: new + layout.position(&mapped.model, *buffer),
@@ -231,7 +236,7 @@ fn model_layout(mapped: &Mapped, types: Types) -> Result<ModelLayout> {
         mapped.assignments.iter().map(|a| &a.constant)
     {
         let Some(before) = *encoding else { continue };
-        let after = types.choose(before);
+        let after = types.choose(before, *cols);
         if after != before {
             let (codes, _) = after.row_bytes(*cols as usize);
             retyped.push(Retyped {

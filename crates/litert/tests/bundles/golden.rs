@@ -1,13 +1,16 @@
 //! Bundles of the public exporter: what is read, and bundles with other weights, byte for byte.
 
-mod common;
-
 use std::collections::BTreeSet;
 
 use base::{OutputFile, Silent};
-use common::{base_checkpoint, bundle, expected, names, section_bytes, sha256, tuned_checkpoint, wanted};
-use litert::{Bundle, Mapped, SectionType, Source, Transplant, Types};
+use litert::{ALIGNMENT, Bundle, LlmMetadata, Mapped, SectionType, Source, Token, Transplant, Types};
+use quant::IntegerBits;
 use testkit::MemoryTensors;
+
+use crate::common::{
+    base_checkpoint, bundle, expected, names, quantized, section_bytes, sha256, tuned_checkpoint, wanted,
+    zero_scales,
+};
 
 const RECIPES: [&str; 4] = ["mixed48", "mixed48_b32", "wi2", "wi8"];
 
@@ -41,6 +44,37 @@ fn the_tokenizer_is_packed_and_unpacked() {
     assert!(serde_json::from_slice::<serde_json::Value>(&json).unwrap()["model"]["vocab"].is_object());
     let again = litert::pack_tokenizer(&json).unwrap();
     assert_eq!(litert::unpack_tokenizer(&again).unwrap(), json);
+}
+
+#[test]
+fn metadata_is_what_the_exporter_wrote() {
+    let file = bundle("wi2");
+    let bundle = Bundle::read(&file).unwrap();
+    let section = bundle.sections.iter().find(|s| s.content == SectionType::METADATA).unwrap();
+    let metadata = LlmMetadata::read(&section_bytes(&bundle, &file, section)).unwrap();
+    assert_eq!(metadata.start, Some(Token::Text("<bos>".into())));
+    assert!(
+        metadata.stop.contains(&Token::Ids(vec![1]))
+            && metadata.stop.contains(&Token::Text("<turn|>\n".into()))
+    );
+    assert_eq!((metadata.stop.len(), metadata.max_tokens, metadata.is_gemma4), (15, Some(64), true));
+    assert!(metadata.template.unwrap().starts_with("{{- bos_token -}}"));
+    assert_eq!(metadata.channels, ["thought"]);
+}
+
+/// Without any model to change, the written file is the one that was read.
+#[test]
+fn a_bundle_is_written_as_it_was_read() {
+    let base = base_checkpoint();
+    for recipe in RECIPES {
+        let file = bundle(recipe);
+        let bundle = Bundle::read(&file).unwrap();
+        assert!(transplant(&bundle, &file, &[], &base, &base, Types::Keep) == file, "{recipe}");
+        let mapped = litert::map(&bundle, &file, &base, &wanted(&base)).unwrap();
+        let mut same = transplant(&bundle, &file, &mapped, &base, &base, Types::Keep);
+        zero_scales(&mut same);
+        assert!(same == file, "{recipe}");
+    }
 }
 
 /// The mapping that was made by name when the bundle was exported: buffer and tensor of every weight.
@@ -88,7 +122,7 @@ fn a_transplant_has_the_bytes_of_an_export() {
             bytes[..bundle.sections[0].range.start as usize],
             file[..bundle.sections[0].range.start as usize]
         );
-        let changed = common::zero_scales(&mut bytes);
+        let changed = zero_scales(&mut bytes);
         assert_eq!(changed > 0, recipe == "mixed48_b32", "{recipe}: {changed} blocks");
         for section in expected()["recipes"][recipe]["tuned"]["sections"].as_array().unwrap() {
             let [begin, end] = ["begin", "end"].map(|key| section[key].as_u64().unwrap() as usize);
@@ -98,6 +132,31 @@ fn a_transplant_has_the_bytes_of_an_export() {
                 "{recipe}: {section}"
             );
         }
+    }
+}
+
+/// Constants with other types are those of the exporter's bundle with these types. The graphs are the same, so that tensors
+/// have the same index.
+#[test]
+fn other_types_have_the_constants_of_an_export() {
+    let base = base_checkpoint();
+    let (two, mixed, eight) = (bundle("wi2"), bundle("mixed48"), bundle("wi8"));
+    let cases = [
+        (&two, Types::AtLeast(IntegerBits::Eight), &eight),
+        (&mixed, Types::AtLeast(IntegerBits::Eight), &eight),
+        (&mixed, Types::Exactly(IntegerBits::Two), &two),
+        (&eight, Types::Exactly(IntegerBits::Two), &two),
+        (&mixed, Types::AtLeast(IntegerBits::Four), &mixed),
+    ];
+    for (number, (file, types, like)) in cases.into_iter().enumerate() {
+        let bundle = Bundle::read(file).unwrap();
+        let mapped = litert::map(&bundle, file, &base, &wanted(&base)).unwrap();
+        let changed = transplant(&bundle, file, &mapped, &base, &base, types);
+        assert_eq!(changed.len() % ALIGNMENT as usize, 0, "a padded file stays padded");
+        assert!(quantized(&changed) == quantized(like), "case {number}");
+        // and it is a bundle again
+        let bundle = Bundle::read(&changed).unwrap();
+        litert::map(&bundle, &changed, &base, &wanted(&base)).unwrap();
     }
 }
 

@@ -1,9 +1,10 @@
 //! The golden bundles of `fixtures/golden/litertlm`, and the checkpoint from which they were made.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::ops::Range;
 
-use litert::{Bundle, Model, Quantization, Section, SectionType, Source, Wanted};
+use litert::{Bundle, ElementType, Model, Quantization, Section, SectionType, Source, Wanted};
 use serde_json::Value;
 use tensor::{DType, TensorDesc, TensorSource};
 use testkit::MemoryTensors;
@@ -80,6 +81,29 @@ pub(crate) fn wanted(tensors: &MemoryTensors) -> Vec<Wanted> {
         of("tf_lite_embedder", &|name| name.ends_with("embed_tokens.weight")),
         of("tf_lite_per_layer_embedder", &|name| name.contains("embed_tokens_per_layer")),
     ]
+}
+
+/// Model, subgraph and index of a tensor; its type, codes and scales.
+type Quantized = BTreeMap<(String, usize, usize), (ElementType, Vec<u8>, Vec<u8>)>;
+
+/// Every tensor with scales of a channel.
+pub(crate) fn quantized(file: &Vec<u8>) -> Quantized {
+    let bundle = Bundle::read(file).unwrap();
+    let mut found = BTreeMap::new();
+    for section in bundle.sections.iter().filter(|section| section.content == SectionType::MODEL) {
+        let bytes = section_bytes(&bundle, file, section);
+        let model = Model::read(&bytes).unwrap();
+        let read = |range: Range<u64>| bytes[range.start as usize..range.end as usize].to_vec();
+        for (graph, subgraph) in model.subgraphs.iter().enumerate() {
+            for (index, tensor) in subgraph.tensors.iter().enumerate() {
+                let Quantization::Channel { scales, .. } = &tensor.quantization else { continue };
+                let codes = read(model.buffers[tensor.buffer].range.clone());
+                let place = (section.title(), graph, index);
+                found.insert(place, (tensor.element, codes, read(scales.clone())));
+            }
+        }
+    }
+    found
 }
 
 /// Sets the scales of blocks of zeros to 0, as ai-edge-quantizer writes them. Returns their number.
