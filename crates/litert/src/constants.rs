@@ -103,6 +103,18 @@ pub struct Constant {
 }
 
 impl Constant {
+    /// How the values are stored, in words: `INT4 in blocks of 32`.
+    pub fn kind(&self) -> String {
+        match self.encoding {
+            None => "another quantization".into(),
+            Some(encoding @ Encoding::Integers(Integers { block: Some(size), .. })) => {
+                format!("{} in blocks of {size}", encoding.element())
+            }
+            Some(encoding @ Encoding::Integers(_)) => format!("{} a row", encoding.element()),
+            Some(Encoding::Float32) => ElementType::FLOAT32.to_string(),
+        }
+    }
+
     /// The end of the name, which is a long path of Python modules, and the shape; for messages.
     pub fn title(&self) -> String {
         let parts: Vec<_> = self.name.trim_end_matches(';').split('/').collect();

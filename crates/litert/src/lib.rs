@@ -36,4 +36,4 @@ pub use metadata::{LlmMetadata, Token};
 pub use source::{FileSource, Part, Source};
 pub use tflite::{Buffer, ElementType, Model, Quantization, Subgraph, Tensor};
 pub use tokenizer::{pack_tokenizer, unpack_tokenizer};
-pub use transplant::{Replacement, Transplant, Types};
+pub use transplant::{BundleTypes, Replacement, Transplant};

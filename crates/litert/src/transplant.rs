@@ -22,7 +22,7 @@ const CHUNK: u64 = 1 << 20;
 
 /// The types of constants in the new bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Types {
+pub enum BundleTypes {
     /// As in the old bundle.
     Keep,
     /// Integers with fewer bits get as many.
@@ -31,14 +31,14 @@ pub enum Types {
     Exactly(IntegerBits),
 }
 
-impl Types {
+impl BundleTypes {
     /// The new encoding of rows of `cols` values.
     fn choose(self, encoding: Encoding, cols: u64) -> Encoding {
         let Encoding::Integers(old) = encoding else { return encoding };
         let bits = match self {
-            Types::Keep => old.bits,
-            Types::AtLeast(bits) => bits.max(old.bits),
-            Types::Exactly(bits) => bits,
+            BundleTypes::Keep => old.bits,
+            BundleTypes::AtLeast(bits) => bits.max(old.bits),
+            BundleTypes::Exactly(bits) => bits,
         };
         let new = Integers { bits, ..old };
         if new.fits(cols as usize) { Encoding::Integers(new) } else { encoding }
@@ -96,7 +96,8 @@ pub struct Transplant {
 }
 
 impl Transplant {
-    /// Places the weights of `tuned` where those of `base` are. Tensors are found by name.
+    /// Places the weights of `tuned` where those of `base` are. `counterparts` has, for a tensor of `base`, the index of the
+    /// same tensor in `tuned`.
     ///
     /// # Errors
     /// `Malformed` for a tensor that `tuned` lacks or that has another shape; `Unsupported` for tensors that share a
@@ -107,9 +108,10 @@ impl Transplant {
         mapped: &[Mapped],
         base: &dyn TensorSource,
         tuned: &dyn TensorSource,
-        types: Types,
+        counterparts: &BTreeMap<usize, usize>,
+        types: BundleTypes,
     ) -> Result<Transplant> {
-        let pair = Pair::new(base, tuned);
+        let pair = Pair { base, tuned, counterparts };
         let mut lengths: Vec<u64> = bundle.sections.iter().map(|s| s.range.end - s.range.start).collect();
         let mut models: BTreeMap<usize, (&Mapped, ModelLayout)> = BTreeMap::new();
         for mapped in mapped {
@@ -140,7 +142,7 @@ impl Transplant {
         pair: &Pair<'_>,
         mapped: &Mapped,
         layout: &ModelLayout,
-        types: Types,
+        types: BundleTypes,
         [old, new]: [u64; 2],
     ) {
         let copies = layout.copies.iter().map(|(from, to)| (old + from.start..old + from.end, new + to));
@@ -154,7 +156,7 @@ impl Transplant {
                 Scales::Buffer(buffer) => layout.position(&mapped.model, *buffer),
             };
             self.replacements.push(Replacement {
-                tensor: pair.tuned_index(assignment.tensors[0]),
+                tensor: pair.counterparts[&assignment.tensors[0]],
                 before,
                 after: types.choose(before, *cols),
                 rows: *rows,
@@ -230,7 +232,7 @@ impl Replacement {
     }
 }
 
-fn model_layout(mapped: &Mapped, types: Types) -> Result<ModelLayout> {
+fn model_layout(mapped: &Mapped, types: BundleTypes) -> Result<ModelLayout> {
     let mut retyped = Vec::new();
     for Constant { buffer, rows, cols, encoding, types_at, .. } in
         mapped.assignments.iter().map(|a| &a.constant)
@@ -270,25 +272,15 @@ fn without((from, to): (Range<u64>, u64), holes: &[Range<u64>]) -> Vec<(Range<u6
 struct Pair<'a> {
     base: &'a dyn TensorSource,
     tuned: &'a dyn TensorSource,
-    by_name: BTreeMap<&'a str, usize>,
+    counterparts: &'a BTreeMap<usize, usize>,
 }
 
 impl<'a> Pair<'a> {
-    fn new(base: &'a dyn TensorSource, tuned: &'a dyn TensorSource) -> Pair<'a> {
-        let by_name = tuned.tensors().iter().enumerate().map(|(n, desc)| (desc.name.as_str(), n)).collect();
-        Pair { base, tuned, by_name }
-    }
-
-    /// The index in `tuned` of a tensor that [`check`](Self::check) found.
-    fn tuned_index(&self, base: usize) -> usize {
-        self.by_name[self.base.tensors()[base].name.as_str()]
-    }
-
     fn weights(&self, index: usize) -> Result<(Weights<'a>, Weights<'a>)> {
         let base = Weights::new(self.base, index)?;
         let desc = base.desc();
         let place = format!("tensor {}", desc.name);
-        let tuned = self.by_name.get(desc.name.as_str()).ok_or_else(|| Error::missing(&place))?;
+        let tuned = self.counterparts.get(&index).ok_or_else(|| Error::missing(&place))?;
         let tuned = Weights::new(self.tuned, *tuned)?;
         if (tuned.desc().rows(), tuned.desc().cols()) != (desc.rows(), desc.cols()) {
             return Err(Error::malformed(place, "another shape than in the base checkpoint")

@@ -1,6 +1,7 @@
 //! The arguments as typed. `args/jobs.rs` turns them into jobs of the library.
 
 mod budget;
+mod bundle;
 mod calibrate;
 mod draft;
 mod examples;
@@ -20,6 +21,7 @@ use clap::{Parser, Subcommand};
 use gemma_convert::{Chunks, Compute, HubSource};
 
 pub(crate) use budget::{Budget, Sensitivity};
+pub(crate) use bundle::IntoBundle;
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
 pub(crate) use lora::Lora;
@@ -173,6 +175,8 @@ pub(crate) struct Convert {
     pub(crate) what: What,
     #[command(flatten)]
     pub(crate) text: CalibrationText,
+    #[command(flatten)]
+    pub(crate) bundle: IntoBundle,
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
@@ -187,7 +191,7 @@ pub(crate) struct Convert {
     pub(crate) no_sync: bool,
     /// Convert the weights of a model on the hub as they are downloaded, and keep no copy of them
     #[cfg(feature = "hub")]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "bundle")]
     pub(crate) stream: bool,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,

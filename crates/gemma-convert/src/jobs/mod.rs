@@ -1,5 +1,6 @@
 //! The jobs of the library, one file per job.
 
+mod bundle;
 mod calibration;
 mod catalogue;
 mod conversion;
@@ -21,6 +22,7 @@ mod thresholds;
 mod verification;
 mod verification_steps;
 
+pub use bundle::{ConvertBundle, ConvertedBundle};
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, presets, recipes};
 pub use conversion::{Convert, Converted};

@@ -1,11 +1,13 @@
 //! Files that lie, and checkpoints that do not belong to the bundle.
 
 use base::Fault;
-use litert::{Bundle, LlmMetadata, Mapped, Model, SectionType, Source, Transplant, Types, Wanted, constants};
+use litert::{
+    Bundle, BundleTypes, LlmMetadata, Mapped, Model, SectionType, Source, Transplant, Wanted, constants,
+};
 use tensor::{Result, TensorDesc, TensorSource};
 use testkit::{MemoryTensors, SplitMix64};
 
-use crate::common::{base_checkpoint, bundle, names, section_bytes, tuned_checkpoint, wanted};
+use crate::common::{base_checkpoint, bundle, counterparts, names, section_bytes, tuned_checkpoint, wanted};
 
 /// A change of a file, and what the error says.
 type Lie = (&'static str, fn(&mut Vec<u8>), &'static str);
@@ -114,7 +116,7 @@ fn map(file: &Vec<u8>, base: &MemoryTensors) -> Result<(Bundle, Vec<Mapped>)> {
 
 fn plan(file: &Vec<u8>, base: &MemoryTensors, tuned: &MemoryTensors) -> Result<Transplant> {
     let (bundle, mapped) = map(file, base)?;
-    Transplant::plan(&bundle, &mapped, base, tuned, Types::Keep)
+    Transplant::plan(&bundle, &mapped, base, tuned, &counterparts(base, tuned), BundleTypes::Keep)
 }
 
 #[test]

@@ -69,6 +69,13 @@ pub(crate) fn names(tensors: &MemoryTensors) -> Vec<String> {
     tensors.tensors().iter().map(|desc| desc.name.clone()).collect()
 }
 
+/// The tensors of the same name.
+pub(crate) fn counterparts(base: &MemoryTensors, tuned: &MemoryTensors) -> BTreeMap<usize, usize> {
+    let tuned = names(tuned);
+    let same = |name: &String| tuned.iter().position(|other| other == name);
+    names(base).iter().enumerate().filter_map(|(n, name)| Some((n, same(name)?))).collect()
+}
+
 /// The models of a text bundle, and their tensors.
 pub(crate) fn wanted(tensors: &MemoryTensors) -> Vec<Wanted> {
     let names = names(tensors);

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use base::{OutputFile, Silent};
-use litert::{ALIGNMENT, Bundle, LlmMetadata, Mapped, SectionType, Source, Token, Transplant, Types};
+use litert::{ALIGNMENT, Bundle, BundleTypes, LlmMetadata, Mapped, SectionType, Source, Token, Transplant};
 use quant::IntegerBits;
 use testkit::MemoryTensors;
 
 use crate::common::{
-    base_checkpoint, bundle, expected, names, quantized, section_bytes, sha256, tuned_checkpoint, wanted,
-    zero_scales,
+    base_checkpoint, bundle, counterparts, expected, names, quantized, section_bytes, sha256,
+    tuned_checkpoint, wanted, zero_scales,
 };
 
 const RECIPES: [&str; 4] = ["mixed48", "mixed48_b32", "wi2", "wi8"];
@@ -69,9 +69,9 @@ fn a_bundle_is_written_as_it_was_read() {
     for recipe in RECIPES {
         let file = bundle(recipe);
         let bundle = Bundle::read(&file).unwrap();
-        assert!(transplant(&bundle, &file, &[], &base, &base, Types::Keep) == file, "{recipe}");
+        assert!(transplant(&bundle, &file, &[], &base, &base, BundleTypes::Keep) == file, "{recipe}");
         let mapped = litert::map(&bundle, &file, &base, &wanted(&base)).unwrap();
-        let mut same = transplant(&bundle, &file, &mapped, &base, &base, Types::Keep);
+        let mut same = transplant(&bundle, &file, &mapped, &base, &base, BundleTypes::Keep);
         zero_scales(&mut same);
         assert!(same == file, "{recipe}");
     }
@@ -116,7 +116,7 @@ fn a_transplant_has_the_bytes_of_an_export() {
         let file = bundle(recipe);
         let bundle = Bundle::read(&file).unwrap();
         let mapped = litert::map(&bundle, &file, &base, &wanted(&base)).unwrap();
-        let mut bytes = transplant(&bundle, &file, &mapped, &base, &tuned, Types::Keep);
+        let mut bytes = transplant(&bundle, &file, &mapped, &base, &tuned, BundleTypes::Keep);
         assert_eq!(bytes.len(), file.len());
         assert_eq!(
             bytes[..bundle.sections[0].range.start as usize],
@@ -142,11 +142,11 @@ fn other_types_have_the_constants_of_an_export() {
     let base = base_checkpoint();
     let (two, mixed, eight) = (bundle("wi2"), bundle("mixed48"), bundle("wi8"));
     let cases = [
-        (&two, Types::AtLeast(IntegerBits::Eight), &eight),
-        (&mixed, Types::AtLeast(IntegerBits::Eight), &eight),
-        (&mixed, Types::Exactly(IntegerBits::Two), &two),
-        (&eight, Types::Exactly(IntegerBits::Two), &two),
-        (&mixed, Types::AtLeast(IntegerBits::Four), &mixed),
+        (&two, BundleTypes::AtLeast(IntegerBits::Eight), &eight),
+        (&mixed, BundleTypes::AtLeast(IntegerBits::Eight), &eight),
+        (&mixed, BundleTypes::Exactly(IntegerBits::Two), &two),
+        (&eight, BundleTypes::Exactly(IntegerBits::Two), &two),
+        (&mixed, BundleTypes::AtLeast(IntegerBits::Four), &mixed),
     ];
     for (number, (file, types, like)) in cases.into_iter().enumerate() {
         let bundle = Bundle::read(file).unwrap();
@@ -166,9 +166,9 @@ fn transplant(
     mapped: &[Mapped],
     base: &MemoryTensors,
     tuned: &MemoryTensors,
-    types: Types,
+    types: BundleTypes,
 ) -> Vec<u8> {
-    let plan = Transplant::plan(bundle, mapped, base, tuned, types).unwrap();
+    let plan = Transplant::plan(bundle, mapped, base, tuned, &counterparts(base, tuned), types).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tuned.litertlm");
     let out = OutputFile::create(&path).unwrap();
