@@ -38,6 +38,7 @@ mod judge_mmproj;
 mod keys;
 mod library;
 mod limits;
+mod litert;
 mod memory;
 mod memory_media;
 mod mmproj;

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod budget;
+mod bundle;
 mod calibrate;
 mod draft;
 mod edit;
@@ -23,6 +24,7 @@ use gemma_convert::{Chunks, Compute, HubSource};
 
 pub(crate) use adapter::{AdapterArgs, AdapterCommand};
 pub(crate) use budget::{Budget, Sensitivity};
+pub(crate) use bundle::IntoBundle;
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
 pub(crate) use edit::Edit;
@@ -183,6 +185,8 @@ pub(crate) struct Convert {
     pub(crate) what: What,
     #[command(flatten)]
     pub(crate) text: CalibrationText,
+    #[command(flatten)]
+    pub(crate) bundle: IntoBundle,
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
@@ -197,7 +201,7 @@ pub(crate) struct Convert {
     pub(crate) no_sync: bool,
     /// Convert the weights of a model on the hub as they are downloaded, and keep no copy of them
     #[cfg(feature = "hub")]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "bundle")]
     pub(crate) stream: bool,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,

@@ -2,6 +2,7 @@
 
 mod adapter_conversion;
 mod adapter_verification;
+mod bundle;
 mod calibration;
 mod catalogue;
 mod conversion;
@@ -25,6 +26,7 @@ mod verification;
 mod verification_steps;
 
 pub use adapter_conversion::{AdapterConvert, AdapterConverted, ConvertedPair, DroppedPair};
+pub use bundle::{ConvertBundle, ConvertedBundle};
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, presets, recipes};
 pub use conversion::{Convert, Converted};

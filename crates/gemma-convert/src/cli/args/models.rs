@@ -39,7 +39,8 @@ impl<'a> From<&'a mut PathBuf> for Slot<'a> {
 impl super::Convert {
     fn slots(&mut self) -> Vec<Slot<'_>> {
         let model = Slot { path: &mut self.model, source: Some(&mut self.source), is_adapter: false };
-        with(model, &mut self.lora)
+        let base = self.bundle.bundle_base.iter_mut().map(Slot::from);
+        with(model, &mut self.lora).into_iter().chain(base).collect()
     }
 }
 
@@ -61,6 +62,7 @@ impl Command {
     pub(crate) fn check(&self) -> Result<()> {
         match self {
             Command::Plan(plan) => plan.job()?.check(),
+            Command::Convert(convert) if convert.bundle.bundle.is_some() => Ok(()),
             Command::Convert(convert) if convert.stream => convert.job()?.check_streamed(),
             Command::Convert(convert) => convert.job()?.check(),
             Command::Release(release) => release.job()?.check(),

@@ -1,6 +1,8 @@
-//! `inspect`: the content of a checkpoint folder, an adapter, a GGUF file, an importance matrix or an .sbs file.
+//! `inspect`: the content of a checkpoint folder, an adapter, a GGUF file, an importance matrix, an .sbs file or a bundle of
+//! LiteRT-LM.
 
 mod adapter;
+mod bundle;
 mod importance;
 
 use std::collections::BTreeMap;
@@ -33,6 +35,8 @@ pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
         folder(path, adapters, args.tensors)
     } else if checkpoint::is_sbs(path) {
         sbs(path)
+    } else if litert::Bundle::is_one(path) {
+        bundle::file(path, args.tensors)
     } else if Importance::is_one(path) {
         importance::file(path, args.tensors)
     } else {
