@@ -64,7 +64,7 @@ macro_rules! pages {
 // name: page, the least number of commands that it has
 pages! {
     readme: "README.md", 12;
-    adapters: "docs/adapters.md", 4;
+    adapters: "docs/adapters.md", 7;
     budget: "docs/budget.md", 5;
     calibration: "docs/calibration.md", 1;
     choosing_a_type: "docs/choosing-a-type.md", 2;

@@ -53,6 +53,19 @@ fn the_bytes_are_those_of_the_checkpoint() {
     }
 }
 
+/// A blob of Ollama or of the hub's cache has no `.gguf` in its name.
+#[test]
+fn the_content_says_that_it_is_a_gguf() {
+    let (home, bf16) = source("31b", &["--type", "bf16"]);
+    let blob = home.path().join("sha256-0123");
+    fs::rename(&bf16, &blob).unwrap();
+    let out = home.path().join("out.gguf");
+    convert(&blob, &out, &["--type", "q8_0"]).good();
+    let direct = home.path().join("direct.gguf");
+    convert(&fixture("31b"), &direct, &["--type", "q8_0"]).good();
+    is_same(&out, &direct);
+}
+
 /// Settings of the recipe, an importance matrix, parts as source and as output.
 #[test]
 fn options_have_the_effect_that_they_have_on_a_checkpoint() {

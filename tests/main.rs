@@ -2,6 +2,9 @@
 //!
 //! Run the tests of one subject with `cargo test --release --test main traps::`.
 
+mod adapter_commands;
+mod adapter_convert;
+mod adapter_judge;
 mod adapters;
 mod bad_input;
 mod bad_weights;
@@ -35,6 +38,7 @@ mod judge_mmproj;
 mod keys;
 mod library;
 mod limits;
+mod litert;
 mod memory;
 mod memory_media;
 mod mmproj;
@@ -48,6 +52,7 @@ mod plans;
 mod preparation;
 mod protocol;
 mod qat;
+mod quantised;
 #[cfg(feature = "hub")]
 mod release;
 mod report_files;
@@ -66,6 +71,7 @@ mod target;
 mod tokenizer;
 mod traps;
 mod untrusted;
+mod variants;
 mod verify;
 mod verify_bytes;
 mod verify_media;

@@ -208,8 +208,7 @@ fn quantise(f: &Folder, dtype: &str, ends: &[&str], config: serde_json::Value) {
     f.reweigh(|w| {
         let weight = w.get(&format!("{Q_PROJ}.weight"));
         weight.dtype = dtype.to_owned();
-        let size = if dtype == "U32" { 4 } else { 1 };
-        weight.shape = vec![weight.data.len() as u64 / size];
+        weight.shape = vec![weight.data.len() as u64];
         for end in ends {
             w.add(&format!("{Q_PROJ}{end}"), "U8", &[4], 4);
         }
@@ -230,54 +229,23 @@ fn quantised_weights() {
         Seen::Opening,
         Q4_0,
         &[
-            case("NF4", "31b", says!("bitsandbytes 4-bit"), |f| {
-                let ends = [".weight.absmax", ".weight.quant_map", ".weight.quant_state.bitsandbytes__nf4"];
-                quantise(f, "U8", &ends, json!({ "quant_method": "bitsandbytes", "load_in_4bit": true }))
+            case("HQQ", "31b", says!("HQQ"), |f| {
+                quantise(f, "U8", &[".W_q"], json!({ "quant_method": "hqq" }))
             }),
-            case("NF4 without a config", "31b", says!("bitsandbytes 4-bit"), |f| {
-                quantise(f, "U8", &[".weight.quant_state.bitsandbytes__nf4"], json!(null))
+            case("quanto", "31b", says!("quanto"), |f| {
+                quantise(f, "I8", &[".weight._data", ".weight._scale"], json!({ "quant_method": "quanto" }))
             }),
-            case("LLM.int8", "31b", says!("bitsandbytes 8-bit"), |f| {
-                quantise(f, "I8", &[".SCB"], json!({ "quant_method": "bitsandbytes", "load_in_8bit": true }))
+            case("AutoRound", "31b", says!("AutoRound"), |f| {
+                quantise(f, "U8", &[".qweight", ".qzeros"], json!({ "quant_method": "auto-round" }))
             }),
-            case("GPTQ", "31b", says!("GPTQ"), |f| {
-                quantise(f, "U8", &[".qweight", ".qzeros", ".g_idx"], json!({ "quant_method": "gptq" }))
+            case("FP8 of FBGEMM", "31b", says!("FBGEMM"), |f| {
+                quantise(f, "F8_E4M3", &[".weight_scale"], json!({ "quant_method": "fbgemm_fp8" }))
             }),
-            case("AWQ", "31b", says!("AWQ"), |f| {
-                quantise(f, "U8", &[".qweight", ".qzeros"], json!({ "quant_method": "awq" }))
+            case("MXFP4 of transformers", "31b", says!("MXFP4"), |f| {
+                quantise(f, "U8", &["_blocks", "_scales"], json!({ "quant_method": "mxfp4" }))
             }),
-            case("MLX", "31b", says!("MLX"), |f| {
-                quantise(f, "U32", &[".scales", ".biases"], json!(null));
-                f.edit("config.json", |c| c["quantization"] = json!({ "bits": 4, "group_size": 64 }));
-            }),
-            case("NVFP4 of compressed-tensors", "31b", says!("NVFP4"), |f| {
-                let ends = [".weight_packed", ".weight_global_scale", ".weight_scale"];
-                quantise(
-                    f,
-                    "U8",
-                    &ends,
-                    json!({ "quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized" }),
-                )
-            }),
-            case("NVFP4 of ModelOpt", "31b", says!("ModelOpt"), |f| {
-                quantise(
-                    f,
-                    "U8",
-                    &[".weight_scale", ".weight_scale_2"],
-                    json!({ "quant_method": "modelopt" }),
-                )
-            }),
-            case("MXFP4", "31b", says!("MXFP4"), |f| {
-                quantise(
-                    f,
-                    "U8",
-                    &[".weight_packed", ".weight_scale"],
-                    json!({ "quant_method": "compressed-tensors" }),
-                )
-            }),
-            case("FP8 by blocks", "31b", says!("FP8 with a scale a block"), |f| {
-                quantise(f, "F8_E4M3", &[".weight_scale_inv"], json!({ "quant_method": "fp8" }))
-            }),
+            case("AQLM", "31b", says!("AQLM"), |f| quantise(f, "I8", &[], json!({ "quant_method": "aqlm" }))),
+            case("EETQ", "31b", says!("EETQ"), |f| quantise(f, "I8", &[], json!({ "quant_method": "eetq" }))),
             case("torchao", "31b", says!("torchao"), |f| {
                 quantise(f, "I8", &[], json!({ "quant_method": "torchao" }))
             }),

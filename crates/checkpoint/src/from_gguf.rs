@@ -45,6 +45,7 @@ impl Checkpoint {
             simd: Simd::detect(),
             adapters: Vec::new(),
             factors: FactorCache::default(),
+            packed: Vec::new(),
             keys: Some(set.metadata().clone()),
         })
     }

@@ -29,6 +29,7 @@
 
 mod adapter;
 mod card;
+mod compare;
 mod experts;
 mod files;
 mod fingerprint;
@@ -50,14 +51,17 @@ mod tokenizer;
 mod view;
 mod writer;
 
-pub use adapter::{AdaptedTensor, Adapter, AdapterFile, AdapterFolder, MergedAdapter};
+pub use adapter::{
+    Adaptation, AdaptedTensor, Adapter, AdapterFile, AdapterFolder, LowRankFactors, LowRankProduct,
+    MergedAdapter,
+};
 pub use card::ModelCard;
 pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};
 pub use folder::absent;
 pub use from_gguf::adapter_into_gguf;
 pub use inputs::Companion;
 pub use open::{Checkpoint, Location, SET, Shard};
-pub use pieces::Piece;
+pub use pieces::{PackedRows, Piece};
 pub use sbs::{Sbs, SbsBlob, SbsTensor, is_sbs};
 pub use template::ChatTemplates;
 pub use tokenizer::{AddedToken, TokenizerFile};

@@ -18,6 +18,7 @@ use crate::adapter::delta::FactorCache;
 use crate::float8::StoredEncoding;
 use crate::inputs::{self, Companion};
 use crate::pieces::{Entry, Piece};
+use crate::quantised::Packed;
 use crate::view::{self, Note};
 use crate::{ChatTemplates, ModelCard, TokenizerFile, files, folder, header, shards, template};
 
@@ -45,6 +46,8 @@ pub struct Checkpoint {
     pub(crate) simd: Simd,
     pub(crate) adapters: Vec<MergedAdapter>,
     pub(crate) factors: FactorCache,
+    /// The weights that are decoded as they are read.
+    pub(crate) packed: Vec<Packed>,
     /// The keys, if the weights are those of a GGUF.
     pub(crate) keys: Option<Metadata>,
 }
@@ -84,6 +87,11 @@ impl Checkpoint {
         Checkpoint { simd, ..self }
     }
 
+    /// The vector instructions with which it is read.
+    pub fn simd(&self) -> Simd {
+        self.simd
+    }
+
     /// Opens the folder: reads `config.json` and the headers of all shards, and checks them against each other and
     /// against the sizes of the files. `dir` may also be a repository in the hub's cache, or the output folder of a
     /// trainer.
@@ -118,6 +126,7 @@ impl Checkpoint {
             simd: Simd::detect(),
             adapters: Vec::new(),
             factors: FactorCache::default(),
+            packed: Vec::new(),
             keys: None,
         };
         let mut entries: Vec<Entry> = Vec::new();
@@ -265,7 +274,7 @@ impl Checkpoint {
 
     /// Locations of the rows of tensor `index`, in row order: usually one piece, many for experts that are stored
     /// separately. A row takes the bytes of its type in the file; for an [encoded](Self::encoding) tensor one byte an
-    /// element.
+    /// element. Rows of a [packed](Self::is_packed) tensor are not in one place.
     pub fn pieces(&self, index: usize) -> &[Piece] {
         self.entries.get(index).map_or(&[], |entry| &entry.pieces)
     }
@@ -291,25 +300,9 @@ impl Checkpoint {
         })
     }
 
-    /// Reads stored bytes, without adapters, of tensor `index` from byte `at` on, as if its pieces were contiguous, until `out` is full.
-    ///
-    /// # Errors
-    /// `Io`, or `Malformed` if a file has become shorter.
-    pub fn read_stretch(&self, index: usize, at: u64, out: &mut [u8]) -> Result<()> {
-        let Some(entry) = self.entries.get(index) else { return Ok(()) };
-        let row_bytes = entry.row_bytes();
-        let (mut start, mut rest, mut at) = (0, out, at);
-        for piece in &entry.pieces {
-            let end = start + piece.rows * row_bytes;
-            if at < end && !rest.is_empty() {
-                let count = rest.len().min((end - at) as usize);
-                let (part, after) = rest.split_at_mut(count);
-                self.read_at(piece.location.shard, piece.location.offset + (at - start), part)?;
-                (rest, at) = (after, at + count as u64);
-            }
-            start = end;
-        }
-        Ok(())
+    /// Whether tensor `index` is decoded from packed weights: 4-bit codes with scales, for example.
+    pub fn is_packed(&self, index: usize) -> bool {
+        self.entries.get(index).is_some_and(Entry::is_packed)
     }
 
     /// Checks that no shard and no [companion](Self::companions) has been written to since the folder was opened. Call
@@ -451,9 +444,10 @@ impl TensorSource for Checkpoint {
         let mut rest = &mut *out;
         for piece in entry.rows(first, (rest.len() / row_bytes) as u64) {
             let (rows, after) = rest.split_at_mut(piece.rows as usize * row_bytes);
-            match entry.code {
-                Some(code) => self.read_coded(desc, code, &piece, rows)?,
-                None => self.read_at(piece.location.shard, piece.location.offset, rows)?,
+            match (piece.packed, entry.code) {
+                (Some(packed), _) => self.packed[packed.weight].read(self, packed.first, rows)?,
+                (None, Some(code)) => self.read_coded(desc, code, &piece, rows)?,
+                (None, None) => self.read_at(piece.location.shard, piece.location.offset, rows)?,
             }
             rest = after;
         }

@@ -15,6 +15,20 @@ pub struct Piece {
     pub rows: u64,
     /// Scale by which the decoded values are multiplied, for 8-bit floats.
     pub scale: Option<Scale>,
+    /// For rows that are decoded from a packed weight; `location` is then that of its codes.
+    pub packed: Option<PackedRows>,
+}
+
+/// Rows of a packed weight: the checkpoint decodes them, because they are not contiguous bytes of a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PackedRows {
+    /// Index of the packed weight in the checkpoint.
+    pub(crate) weight: usize,
+    /// The first row of the piece in that weight.
+    pub(crate) first: u64,
+    /// The part of the codes that this piece accounts for, in bytes: proportional to its rows. It orders the reads;
+    /// the bytes of a row may lie elsewhere.
+    pub bytes: u64,
 }
 
 /// A tensor as presented, and the pieces that hold its rows, in row order.
@@ -32,12 +46,22 @@ impl Entry {
     /// A tensor as its shard stores it.
     pub(crate) fn stored(desc: TensorDesc, location: Location) -> Entry {
         let rows = desc.rows();
-        Entry { desc, code: None, pieces: vec![Piece { location, rows, scale: None }], changes: Vec::new() }
+        Entry {
+            desc,
+            code: None,
+            pieces: vec![Piece { location, rows, scale: None, packed: None }],
+            changes: Vec::new(),
+        }
     }
 
     /// Index of the shard that holds the first row.
     pub(crate) fn shard(&self) -> usize {
         self.pieces.first().map_or(0, |piece| piece.location.shard)
+    }
+
+    /// Whether the rows are decoded from packed weights.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.packed.is_some())
     }
 
     /// Stored bytes of a row.
@@ -61,7 +85,16 @@ pub(crate) fn within(pieces: &[Piece], row_bytes: u64, first: u64, count: u64) -
         if from < to {
             let skipped = from - at;
             let mut part = Piece { rows: to - from, ..*piece };
-            part.location.offset += skipped * row_bytes;
+            match part.packed.as_mut() {
+                Some(packed) => {
+                    let [start, end] =
+                        [skipped, skipped + part.rows].map(|row| packed.bytes * row / piece.rows);
+                    part.location.offset += start;
+                    packed.first += skipped;
+                    packed.bytes = end - start;
+                }
+                None => part.location.offset += skipped * row_bytes,
+            }
             if let Some(scale) = part.scale.as_mut().filter(|scale| scale.per_row) {
                 scale.location.offset += skipped * scale.dtype.block_bytes() as u64;
             }
@@ -78,10 +111,28 @@ mod tests {
 
     #[test]
     fn rows_of_pieces() {
-        let piece = |offset, rows| Piece { location: Location { shard: 0, offset }, rows, scale: None };
+        let piece = |offset, rows| {
+            let location = Location { shard: 0, offset };
+            Piece { location, rows, scale: None, packed: None }
+        };
         let pieces = [piece(100, 4), piece(40, 2), piece(0, 3)];
         assert_eq!(within(&pieces, 10, 0, 9), pieces);
         assert_eq!(within(&pieces, 10, 3, 4), [piece(130, 1), piece(40, 2), piece(0, 1)]);
         assert_eq!(within(&pieces, 10, 4, 0), []);
+    }
+
+    #[test]
+    fn rows_of_packed_pieces() {
+        let packed = |first, bytes| Some(PackedRows { weight: 7, first, bytes });
+        let piece = |offset, rows, packed| {
+            let location = Location { shard: 0, offset };
+            Piece { location, rows, scale: None, packed }
+        };
+        let whole = [piece(100, 6, packed(0, 20))];
+        let parts: Vec<_> =
+            [(0, 2), (2, 1), (3, 3)].iter().flat_map(|&(f, n)| within(&whole, 99, f, n)).collect();
+        let expected =
+            [piece(100, 2, packed(0, 6)), piece(106, 1, packed(2, 4)), piece(110, 3, packed(3, 10))];
+        assert_eq!(parts, expected);
     }
 }

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+use crate::quantised::Codec;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Table {
@@ -12,7 +14,9 @@ pub(crate) struct Table {
     pub(crate) wrapper_prefixes: Vec<String>,
     pub(crate) rename: Vec<Rename>,
     pub(crate) experts: Experts,
-    pub(crate) quantised: Vec<Quantised>,
+    pub(crate) packed: Vec<PackedRow>,
+    pub(crate) activations: Activations,
+    pub(crate) refused: Vec<Refused>,
     /// Names of quantisation methods for people, by `quant_method`.
     pub(crate) methods: BTreeMap<String, String>,
 }
@@ -35,9 +39,34 @@ pub(crate) struct Experts {
     pub(crate) gate_up: Vec<String>,
 }
 
+/// A way of quantisation that is decoded.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Quantised {
+pub(crate) struct PackedRow {
+    pub(crate) codec: Codec,
+    pub(crate) codes: String,
+    pub(crate) weight: String,
+    pub(crate) parts: Vec<String>,
+    #[serde(default)]
+    pub(crate) marks: Vec<String>,
+    #[serde(default)]
+    pub(crate) methods: Vec<String>,
+    #[serde(default)]
+    pub(crate) dtypes: Vec<String>,
+    #[serde(default)]
+    pub(crate) only: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Activations {
+    pub(crate) suffixes: Vec<String>,
+}
+
+/// A way of quantisation that is refused.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Refused {
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) methods: Vec<String>,

@@ -7,6 +7,7 @@ use tensor::Result;
 
 use crate::float8::is_fp8;
 use crate::pieces::Entry;
+use crate::quantised::Said;
 use crate::{Checkpoint, TokenizerFile, experts, names, quantised, tables};
 
 /// A difference between a folder and one saved by transformers.
@@ -29,6 +30,8 @@ pub enum Topic {
     Form,
     /// A config field that contradicts the weights.
     Config,
+    /// Weights that are quantised already.
+    Quantised,
     /// A merged adapter.
     Adapter,
 }
@@ -50,6 +53,10 @@ impl Note {
         Note { topic: Topic::Adapter, text }
     }
 
+    fn quantised(text: String) -> Note {
+        Note { topic: Topic::Quantised, text }
+    }
+
     fn config(text: String) -> Note {
         Note { topic: Topic::Config, text }
     }
@@ -65,9 +72,12 @@ pub(crate) fn present(checkpoint: Checkpoint, mut entries: Vec<Entry>) -> Result
 
     let renamed = names::unwrap(&mut entries, &file_of)?;
     let sfp8 = shards.iter().any(|shard| shard.metadata.get("format").is_some_and(|format| format == "sfp8"));
-    notes.extend(quantised::check(&entries, &mut config, sfp8, &file_of)?.map(Note::config));
-    // quantisation other than FP8 has been refused, or is a leftover in the config
+    let said = Said::of(&config);
     let fp8 = is_fp8(&config).unwrap_or(false);
+    quantised::refuse(&entries, said.as_ref(), &file_of)?;
+    let (packed, of_packed) = quantised::unpack(&checkpoint, &mut entries, said.as_ref(), fp8)?;
+    notes.extend(of_packed.into_iter().map(Note::quantised));
+    notes.extend(quantised::check(&entries, &mut config, said.as_ref(), sfp8, &file_of)?.map(Note::config));
     let mut entries = checkpoint.resolve(entries, fp8)?;
     form.extend(experts::join(&mut entries)?);
     form.extend(tables::embedding_of_head(&mut entries, &config));
@@ -77,15 +87,17 @@ pub(crate) fn present(checkpoint: Checkpoint, mut entries: Vec<Entry>) -> Result
     if let Some(tokenizer) = &tokenizer {
         form.extend(tables::cut(&mut entries, &mut config, tokenizer, &file_of)?);
     }
-    if renamed.is_some() || !form.is_empty() {
+    if renamed.is_some() || !form.is_empty() || !packed.is_empty() {
         // the order of the safetensors library: wide types first, then by name
         entries.sort_by(|a, b| {
-            let key =
-                |e: &Entry| (e.shard(), std::cmp::Reverse(e.code.unwrap_or(e.desc.dtype).block_bytes()));
+            let stored = |e: &Entry| e.code.filter(|_| !e.is_packed()).unwrap_or(e.desc.dtype);
+            let key = |e: &Entry| (e.shard(), std::cmp::Reverse(stored(e).block_bytes()));
             (key(a), &a.desc.name).cmp(&(key(b), &b.desc.name))
         });
     }
     notes.extend(renamed.map(Note::names));
     notes.extend(form.into_iter().map(Note::form));
-    Ok(checkpoint.with(entries, config, tokenizer, notes))
+    let mut checkpoint = checkpoint.with(entries, config, tokenizer, notes);
+    checkpoint.packed = packed;
+    Ok(checkpoint)
 }

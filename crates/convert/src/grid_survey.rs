@@ -45,15 +45,19 @@ fn survey_one(simd: Simd, checkpoint: &Checkpoint, index: usize) -> Result<Optio
     {
         return Ok(None);
     }
-    let (blocks, block_bytes) = (desc.elements() / BLOCK, BLOCK * desc.dtype.block_bytes() as u64);
+    let (blocks, cols, size) = (desc.elements() / BLOCK, desc.cols(), desc.dtype.block_bytes() as u64);
     let pieces = PIECES.min(blocks.div_ceil(PIECE));
     let (mut bytes, mut values, mut all) = (Vec::new(), Vec::new(), GridSurvey::default());
     for piece in 0..pieces {
         let first = blocks * piece / pieces;
         let count = PIECE.min(blocks * (piece + 1) / pieces - first);
-        bytes.resize((count * block_bytes) as usize, 0);
+        // the rows that contain the blocks
+        let rows = first * BLOCK / cols..((first + count) * BLOCK).div_ceil(cols);
+        bytes.resize(((rows.end - rows.start) * desc.row_bytes()) as usize, 0);
+        checkpoint.read_rows(index, rows.start, &mut bytes)?;
+        bytes.drain(..((first * BLOCK - rows.start * cols) * size) as usize);
+        bytes.truncate((count * BLOCK * size) as usize);
         values.resize((count * BLOCK) as usize, 0.0);
-        checkpoint.read_stretch(index, first * block_bytes, &mut bytes)?;
         quant::decode(simd, desc.dtype, &bytes, &mut values);
         if desc.dtype != DType::BF16 {
             bytes.resize(values.len() * DType::BF16.block_bytes(), 0);

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use base::Task;
+use base::{Sha256, Task};
 use checkpoint::{Checkpoint, Location, Scale};
 use plan::{FileEntry, Plan, RepackedTensor, StoredPiece};
 use quant::Simd;
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::encode::{Flaw, Loaded, Scratch, report};
@@ -31,8 +30,8 @@ struct Pass<'a> {
     /// The files of the checkpoint have headers only.
     is_streamed: bool,
     work: &'a Work<'a>,
-    /// For each wanted tensor, its index in the checkpoint if an adapter changes it.
-    adapted: Vec<Option<usize>>,
+    /// For each wanted tensor, its index in the checkpoint if an adapter changes it or it is decoded.
+    computed: Vec<Option<usize>>,
     simd: Simd,
     targets: &'a [HashedOutput],
     progress: &'a dyn Task,
@@ -85,7 +84,7 @@ pub(crate) fn convert(
     let pass = Pass {
         checkpoint,
         is_streamed: stream.is_some(),
-        adapted: adapted(checkpoint, &work),
+        computed: computed(checkpoint, &work),
         work: &work,
         simd: options.simd,
         targets,
@@ -127,7 +126,7 @@ pub(crate) fn convert(
     let entry = |(input, hash): (&plan::InputFile, Sha256)| FileEntry {
         name: input.name.clone(),
         bytes: input.bytes,
-        sha256: base::hex(&hash.finalize()),
+        sha256: base::hex(&hash.finish()),
     };
     let inputs = plan.inputs.iter().zip(hashes).map(entry).collect();
     Ok(Passed { inputs, digests, repacked: repack_counts::repacked(&work, targets.len()) })
@@ -144,12 +143,18 @@ impl Pass<'_> {
             let number = source.taken;
             source.taken += 1;
             bytes.resize(block.bytes, 0);
-            let read = source.read(self.checkpoint, &block, &mut bytes);
-            // in order, because the lock is held
-            source.hashes[block.file].update(&bytes);
-            drop(source);
+            let (read, taken) = if block.is_decoded {
+                drop(source);
+                (self.decode(&block, &mut bytes), 0)
+            } else {
+                let read = source.read(self.checkpoint, &block, &mut bytes);
+                // in order, because the lock is held
+                source.hashes[block.file].update(&bytes);
+                drop(source);
+                (read, block.bytes as u64)
+            };
             match read.and_then(|()| self.block(&block, &mut bytes, &mut loaded, &mut scratch)) {
-                Ok(()) => self.progress.advance(block.bytes as u64),
+                Ok(()) => self.progress.advance(taken),
                 Err(error) => return self.fail(number, error),
             }
         }
@@ -173,7 +178,7 @@ impl Pass<'_> {
     ) -> Result<()> {
         let Some(rows) = &block.rows else { return Ok(()) };
         let wanted = &self.work.wanted[rows.tensor];
-        if !wanted.uses.iter().all(|to| to.rounded.is_some()) {
+        if !block.is_decoded && !wanted.uses.iter().all(|to| to.rounded.is_some()) {
             self.merge(rows, bytes)?;
         }
         let bytes = &*bytes;
@@ -229,9 +234,18 @@ impl Pass<'_> {
 
     /// Merges adapters into a block.
     fn merge(&self, rows: &TensorRows, bytes: &mut [u8]) -> Result<()> {
-        match self.adapted[rows.tensor] {
+        match self.computed[rows.tensor] {
             Some(index) => self.checkpoint.merge_rows(index, rows.first, bytes),
             None => Ok(()),
+        }
+    }
+
+    /// Reads decoded rows, with adapters.
+    fn decode(&self, block: &Block, bytes: &mut [u8]) -> Result<()> {
+        let index = |rows: &TensorRows| Some((self.computed[rows.tensor]?, rows.first));
+        match block.rows.as_ref().and_then(index) {
+            Some((index, first)) => self.checkpoint.read_rows(index, first, bytes),
+            None => self.checkpoint.read_at(block.file, block.offset, bytes),
         }
     }
 
@@ -252,10 +266,16 @@ impl Pass<'_> {
     fn describe(&self, wanted: &Wanted, flaw: Flaw) -> Error {
         match flaw {
             Flaw::Of(error) => self.within(wanted, error),
-            Flaw::NotFinite if self.is_streamed || !self.checkpoint.adapters().is_empty() => self.within(
-                wanted,
-                Error::malformed(format!("tensor {}", wanted.stored.tensor), "a value is not finite"),
-            ),
+            Flaw::NotFinite
+                if self.is_streamed
+                    || wanted.stored.pieces.are_packed()
+                    || !self.checkpoint.adapters().is_empty() =>
+            {
+                self.within(
+                    wanted,
+                    Error::malformed(format!("tensor {}", wanted.stored.tensor), "a value is not finite"),
+                )
+            }
             Flaw::NotFinite => {
                 let read = |piece: &StoredPiece, at, out: &mut [u8]| {
                     self.checkpoint.read_at(piece.file, piece.offset + at, out)
@@ -309,8 +329,12 @@ impl Pass<'_> {
             let encode = |(bytes, loaded, scratch): &mut (Vec<u8>, Loaded, Scratch), block: &Block| {
                 let Some(rows) = &block.rows else { return Ok(()) };
                 bytes.resize(block.bytes, 0);
-                self.checkpoint.read_at(block.file, block.offset, bytes)?;
-                self.merge(rows, bytes)?;
+                if block.is_decoded {
+                    self.decode(block, bytes)?;
+                } else {
+                    self.checkpoint.read_at(block.file, block.offset, bytes)?;
+                    self.merge(rows, bytes)?;
+                }
                 self.load(wanted, rows, bytes, loaded)?;
                 let encoded = scratch.encode_by(self.simd, wanted, to, scale, loaded.values());
                 encoded.map_err(|flaw| self.describe(wanted, flaw))?;
@@ -367,9 +391,10 @@ impl Pass<'_> {
     }
 }
 
-/// For each wanted tensor, its index in the checkpoint if an adapter changes it.
-fn adapted(checkpoint: &Checkpoint, work: &Work<'_>) -> Vec<Option<usize>> {
-    let changed = checkpoint.tensors().iter().enumerate().filter(|(index, _)| checkpoint.is_adapted(*index));
+/// For each wanted tensor, its index in the checkpoint if an adapter changes it or it is decoded.
+fn computed(checkpoint: &Checkpoint, work: &Work<'_>) -> Vec<Option<usize>> {
+    let is_computed = |index: usize| checkpoint.is_adapted(index) || checkpoint.is_packed(index);
+    let changed = checkpoint.tensors().iter().enumerate().filter(|(index, _)| is_computed(*index));
     let changed: HashMap<&str, usize> = changed.map(|(index, desc)| (desc.name.as_str(), index)).collect();
     work.wanted.iter().map(|wanted| changed.get(wanted.stored.tensor.as_str()).copied()).collect()
 }

@@ -15,7 +15,7 @@ use crate::repack_counts::Count;
 /// its results stay in the L2 cache.
 const BLOCK_BYTES: u64 = 1 << 20;
 
-/// A range of an input file that is read at once.
+/// A range of an input file that is read at once, or rows that the checkpoint decodes.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     pub(crate) file: usize,
@@ -23,6 +23,8 @@ pub(crate) struct Block {
     pub(crate) bytes: usize,
     /// The rows in the range; `None` for bytes that are only hashed.
     pub(crate) rows: Option<TensorRows>,
+    /// The rows are decoded from packed weights, whose bytes have been hashed before.
+    pub(crate) is_decoded: bool,
 }
 
 /// Whole rows of a tensor that some output uses.
@@ -104,6 +106,8 @@ struct Stretch {
     tensor: usize,
     /// Index of the first row.
     first: u64,
+    /// Number of rows, if they are decoded from the packed weights in the range.
+    packed_rows: Option<u64>,
 }
 
 impl<'a> Work<'a> {
@@ -135,8 +139,9 @@ impl<'a> Work<'a> {
                 let mut first = 0;
                 for piece in stored.pieces.all().iter().filter(|piece| piece.bytes > 0) {
                     let range = piece.offset..piece.offset + piece.bytes;
-                    by_file[piece.file].push(Stretch { range, tensor: wanted.len(), first });
-                    first += piece.bytes / row;
+                    let packed_rows = piece.packed_rows;
+                    by_file[piece.file].push(Stretch { range, tensor: wanted.len(), first, packed_rows });
+                    first += piece.rows(row);
                 }
                 wanted.push(Wanted { stored: stored.clone(), cols, finite: false, uses: Vec::new() });
                 wanted.len() - 1
@@ -168,15 +173,29 @@ impl<'a> Work<'a> {
         Ok(Work { wanted, by_file, lens: plan.inputs.iter().map(|input| input.bytes).collect() })
     }
 
-    /// Blocks that cover every byte of every file once, in order.
+    /// Blocks that cover every byte of every file once, in order. Those of packed weights are followed by their decoded
+    /// rows.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = Block> {
         self.lens.iter().enumerate().flat_map(move |(file, &len)| {
             let mut at = 0;
             let mut stretches = self.by_file[file].iter();
             let mut current: Option<&Stretch> = stretches.next();
+            let mut decoded = 0;
             std::iter::from_fn(move || {
                 let block = match current {
-                    Some(Stretch { range, tensor, first }) if range.start <= at => {
+                    Some(Stretch { range, tensor, first, packed_rows: Some(rows) }) if range.end <= at => {
+                        let block = self.decoded(*tensor, (file, at), first + decoded, rows - decoded);
+                        decoded += (BLOCK_BYTES / self.row_bytes(*tensor)).max(1);
+                        if decoded >= *rows {
+                            (current, decoded) = (stretches.next(), 0);
+                        }
+                        return Some(block);
+                    }
+                    Some(Stretch { range, packed_rows: Some(_), .. }) if range.start <= at => {
+                        let bytes = BLOCK_BYTES.min(range.end - at);
+                        Block { file, offset: at, bytes: bytes as usize, rows: None, is_decoded: false }
+                    }
+                    Some(Stretch { range, tensor, first, .. }) if range.start <= at => {
                         let row = self.row_bytes(*tensor);
                         let rows = (BLOCK_BYTES / row).max(1);
                         let bytes = (rows * row).min(range.end - at);
@@ -184,12 +203,12 @@ impl<'a> Work<'a> {
                         if at + bytes == range.end {
                             current = stretches.next();
                         }
-                        Block { file, offset: at, bytes: bytes as usize, rows: Some(rows) }
+                        Block { file, offset: at, bytes: bytes as usize, rows: Some(rows), is_decoded: false }
                     }
                     next => {
                         let end = next.map_or(len, |stretch| stretch.range.start);
                         let bytes = BLOCK_BYTES.min(end - at);
-                        Block { file, offset: at, bytes: bytes as usize, rows: None }
+                        Block { file, offset: at, bytes: bytes as usize, rows: None, is_decoded: false }
                     }
                 };
                 at += block.bytes as u64;
@@ -204,16 +223,26 @@ impl<'a> Work<'a> {
         let step = (BLOCK_BYTES / row).max(1) * row;
         let mut first = 0;
         self.wanted[tensor].stored.pieces.all().iter().flat_map(move |piece| {
-            let StoredPiece { file, offset, bytes, .. } = *piece;
+            let StoredPiece { file, offset, packed_rows, .. } = *piece;
             let start = first;
-            first += bytes / row;
+            let bytes = piece.rows(row) * row;
+            first += piece.rows(row);
             (0..bytes.div_ceil(step)).map(move |n| Block {
                 file,
                 offset: offset + n * step,
                 bytes: step.min(bytes - n * step) as usize,
                 rows: Some(TensorRows { tensor, first: start + n * step / row }),
+                is_decoded: packed_rows.is_some(),
             })
         })
+    }
+
+    /// A block of decoded rows, at most `rows` from row `first` on.
+    fn decoded(&self, tensor: usize, (file, offset): (usize, u64), first: u64, rows: u64) -> Block {
+        let row = self.row_bytes(tensor);
+        let bytes = (BLOCK_BYTES / row).max(1).min(rows) * row;
+        let rows = Some(TensorRows { tensor, first });
+        Block { file, offset, bytes: bytes as usize, rows, is_decoded: true }
     }
 
     /// The location of the scales of `rows`, and the index of the first scale there. `None` if the tensor has no
@@ -222,7 +251,7 @@ impl<'a> Work<'a> {
         let row = self.row_bytes(rows.tensor);
         let mut first = 0;
         for piece in self.wanted[rows.tensor].stored.pieces.all() {
-            let end = first + piece.bytes / row;
+            let end = first + piece.rows(row);
             if rows.first < end {
                 return Some((piece.scale?, rows.first - first));
             }

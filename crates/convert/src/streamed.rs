@@ -28,7 +28,7 @@ pub trait StreamedFiles: Send {
 pub(crate) fn check(plan: &Plan) -> Result<()> {
     let tensors = || plan.artifacts.iter().flat_map(|artifact| artifact.tensors());
     let twice = |tensor: &OutputTensor| match &tensor.from {
-        Origin::Checkpoint(stored) => stored.pieces.are_scaled(),
+        Origin::Checkpoint(stored) => stored.pieces.are_scaled() || stored.pieces.are_packed(),
         // a scale of the whole tensor is known after its last row
         Origin::Scales(_) => tensor.desc.shape.is_empty(),
         Origin::Generated(_) => false,

@@ -127,7 +127,8 @@ impl ModelFile {
 
 /// Opens a checkpoint folder with adapters merged into it, or a GGUF in its place.
 pub(crate) fn open_checkpoint(path: &Path, adapters: &[Adapter]) -> Result<Checkpoint> {
-    let is_gguf = path.is_file() && path.extension().is_some_and(|extension| extension == "gguf");
+    let is_named_so = || path.is_file() && path.extension().is_some_and(|extension| extension == "gguf");
+    let is_gguf = gguf::is_gguf(path) || is_named_so();
     let opened = if is_gguf { Checkpoint::open_gguf(path)? } else { Checkpoint::open(path)? };
     opened.with_adapters(adapters)
 }

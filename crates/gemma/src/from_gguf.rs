@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use gguf::{Array, Metadata, Value};
 use tensor::{Error, Fault, Result, TensorDesc};
 
+use crate::adapter;
 use crate::config::{Attention, Config, ModelKind, Rope, check_donors};
 use crate::draft::{self, DraftConfig, Ordered};
 use crate::formats::{self, TypePolicy};
@@ -63,6 +64,10 @@ impl Config {
     }
 
     fn from_keys(metadata: &Metadata, tensors: &[TensorDesc], kind: ModelKind) -> Result<Config> {
+        if adapter::is_adapter(metadata) {
+            return Err(Error::unsupported("key general.type", "an adapter (LoRA): no model by itself")
+                .help("Give the model. Its programs take this file beside it; to merge it, give its folder with ‹lora›."));
+        }
         let keys = Keys { metadata, architecture: &formats::keys(kind).architecture };
         let architecture: &str = metadata.required("general.architecture")?;
         if architecture != keys.architecture {
@@ -384,6 +389,7 @@ fn rope_freqs(config: &Config) -> Slot {
         shape: vec![config.full_head_dim / 2],
         type_policy: TypePolicy::F32,
         unused: !config.attention.contains(&Attention::Full),
+        lora: false,
         unprefixed: true,
     }
 }

@@ -62,6 +62,17 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     fill(from, table, rows(table, from.vocabulary), &|name| fact(from, name, file_type))
 }
 
+/// The metadata of an adapter, in file order.
+pub(crate) fn adapter_metadata(from: &KeySources<'_>, alpha: f32) -> Result<Metadata> {
+    let table = formats::adapter_keys();
+    fill(from, table, table.key.iter().collect(), &|name| match name {
+        "type" => Some("adapter".into()),
+        "adapter_type" => Some("lora".into()),
+        "alpha" => Some(Fact::Typed(Value::F32(alpha))),
+        _ => fact(from, name, 0),
+    })
+}
+
 /// The values of `rows`, then the overrides.
 fn fill(
     from: &KeySources<'_>,

@@ -41,7 +41,7 @@ mod split;
 mod value;
 
 pub use dtype::{dtype_of, type_id};
-pub use file::GgufFile;
+pub use file::{GgufFile, is_gguf};
 pub use header::Header;
 pub use layout::{DEFAULT_ALIGNMENT, Layout, Placed, ggml_shape};
 pub use metadata::{FromValue, Metadata};

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use base::Sha256;
 use gemma::towers::{TowerChange, is_bound};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tensor::{DType, TensorDesc};
 
 use crate::budget::Allocation;
@@ -224,13 +224,24 @@ pub struct StoredPiece {
     /// The scales of encoded values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<StoredScale>,
+    /// Number of rows, where the checkpoint decodes them from a packed weight. The range is then a part of the packed
+    /// codes, and not these rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed_rows: Option<u64>,
+}
+
+impl StoredPiece {
+    /// Number of rows, of `row_bytes` each if they are not packed.
+    pub fn rows(&self, row_bytes: u64) -> u64 {
+        self.packed_rows.unwrap_or(self.bytes / row_bytes)
+    }
 }
 
 impl Pieces {
     /// Pieces in row order; an empty list becomes one empty piece.
     pub fn new(mut pieces: Vec<StoredPiece>) -> Pieces {
         if pieces.is_empty() {
-            pieces.push(StoredPiece { file: 0, offset: 0, bytes: 0, scale: None });
+            pieces.push(StoredPiece { file: 0, offset: 0, bytes: 0, scale: None, packed_rows: None });
         }
         Pieces(pieces)
     }
@@ -248,6 +259,11 @@ impl Pieces {
     /// Length of the tensor in the checkpoint, in bytes.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|piece| piece.bytes).sum()
+    }
+
+    /// Whether the checkpoint decodes the rows from a packed weight.
+    pub fn are_packed(&self) -> bool {
+        self.0.iter().any(|piece| piece.packed_rows.is_some())
     }
 
     /// Whether the values are encoded with scales.
@@ -302,7 +318,7 @@ impl Plan {
     /// The digest covers the location of the weights, not the weights.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(&self.without_texts()).expect("a plan is plain data");
-        base::hex(&Sha256::digest(json))
+        base::hex(&Sha256::of(json))
     }
 
     /// The plan without its texts for people: they may be worded differently in another version.
@@ -371,7 +387,7 @@ fn digest_of<S: serde::Serializer>(header: &[u8], to: S) -> Result<S::Ok, S::Err
     use serde::ser::SerializeStruct;
     let mut fields = to.serialize_struct("header", 2)?;
     fields.serialize_field("bytes", &header.len())?;
-    fields.serialize_field("sha256", &base::hex(&Sha256::digest(header)))?;
+    fields.serialize_field("sha256", &base::hex(&Sha256::of(header)))?;
     fields.end()
 }
 

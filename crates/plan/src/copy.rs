@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use base::Sha256;
 use gguf::{Layout, Metadata, SplitBy};
-use sha2::{Digest, Sha256};
 use tensor::{Result, TensorDesc};
 
 use crate::artifact::{Artifact, Origin, OutputTensor, Plan, PlannedFile};
@@ -47,7 +47,7 @@ pub fn copy(
     };
     let is_split = groups.len() > 1 || matches!(parts, Parts::Most(_));
     let header = Layout::new(metadata, shards.tensors.to_vec())?.header;
-    let set = || base::hex(&Sha256::new().chain_update(fingerprint).chain_update(&header).finalize()[..16]);
+    let set = || base::hex(&Sha256::of([&fingerprint, &header[..]].concat())[..16]);
     let files =
         layouts(metadata, groups, is_split, stem, &set)?.into_iter().map(|(name, layout)| PlannedFile {
             name,

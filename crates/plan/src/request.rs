@@ -179,7 +179,8 @@ pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> S
     let piece = |piece: &Piece| StoredPiece {
         file: piece.location.shard,
         offset: piece.location.offset,
-        bytes: piece.rows * row_bytes,
+        bytes: piece.packed.map_or(piece.rows * row_bytes, |packed| packed.bytes),
+        packed_rows: piece.packed.map(|_| piece.rows),
         scale: piece.scale.map(|scale| StoredScale {
             dtype: scale.dtype,
             file: scale.location.shard,

@@ -11,7 +11,9 @@ pub fn form(folder: &Checkpoint) -> Vec<Finding> {
     let finding = |severity, text: &str| Finding::new(severity, Step::Structure, &place, text);
     let notes = folder.notes().iter().map(|note| match note.topic {
         Topic::Names => finding(Severity::Failure, &note.text),
-        Topic::Place | Topic::Form | Topic::Config | Topic::Adapter => finding(Severity::Warning, &note.text),
+        Topic::Place | Topic::Form | Topic::Config | Topic::Quantised | Topic::Adapter => {
+            finding(Severity::Warning, &note.text)
+        }
     });
     let beside = folder.beside_note().map(|text| finding(Severity::Warning, &text));
     notes.chain(beside).collect()

@@ -57,6 +57,9 @@ impl Checkpoint {
             }
             let folder = AdapterFolder::open(&adapter.folder)?;
             let files = folder.files()?;
+            if folder.parts.iter().any(|part| part.target == HEAD || is(&part.target, EMBEDDING)) {
+                self.leave_out_tied_head()?;
+            }
             let (rule, place) = (folder.rule, folder.shard.path.display().to_string());
             self.attach(folder, adapter).map_err(|e| e.within(place))?;
             self.adapters.push(MergedAdapter { adapter: adapter.clone(), rule, files });
@@ -136,6 +139,22 @@ impl Checkpoint {
         self.entries.push(head);
         self.config["tie_word_embeddings"] = false.into();
         self.config_as_stored = false;
+        Ok(())
+    }
+
+    /// Leaves out a stored head that has the bytes of the embedding, if the config ties them: in transformers they are one
+    /// parameter, and what an adapter does to the embedding holds for the head.
+    fn leave_out_tied_head(&mut self) -> Result<()> {
+        let place = |table| self.tensors.iter().position(|desc| is(&desc.name, table));
+        let (Some(head), Some(embedding)) = (place(HEAD), place(EMBEDDING)) else { return Ok(()) };
+        if !tables::is_tied(&self.config) || !self.are_equal(embedding, head)? {
+            return Ok(());
+        }
+        self.entries.remove(head);
+        self.tensors.remove(head);
+        let text =
+            format!("{HEAD} has the bytes of the embedding, to which it is tied: it is left out, as in PEFT");
+        self.notes.push(Note::adapter(text));
         Ok(())
     }
 
@@ -273,7 +292,7 @@ fn replacement(base: &Entry, shard: usize, stored: &Stored) -> Result<Entry> {
     }
     let desc = TensorDesc::new(&base.desc.name, stored.desc.dtype, base.desc.shape.clone())?;
     let location = Location { shard, offset: stored.offset };
-    let piece = Piece { location, rows: desc.rows(), scale: None };
+    let piece = Piece { location, rows: desc.rows(), scale: None, packed: None };
     // PEFT loads it into a parameter of the base's type
     let narrower = desc.dtype != base.desc.dtype;
     let changes = if narrower { vec![Change::Round(base.desc.dtype)] } else { Vec::new() };

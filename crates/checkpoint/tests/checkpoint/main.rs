@@ -1,9 +1,11 @@
 //! Checkpoint folders: whole checkpoints, adapters, companion files, every kind of damage, and the writer.
 
+mod adapter_folders;
 mod adapters;
 mod companions;
 mod damage;
 mod header;
+mod quantised;
 mod read;
 mod write;
 

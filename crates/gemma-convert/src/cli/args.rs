@@ -1,6 +1,8 @@
 //! The arguments as typed. `args/jobs.rs` turns them into jobs of the library.
 
+mod adapter;
 mod budget;
+mod bundle;
 mod calibrate;
 mod draft;
 mod edit;
@@ -20,7 +22,9 @@ use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 use gemma_convert::{Chunks, Compute, HubSource};
 
+pub(crate) use adapter::{AdapterArgs, AdapterCommand};
 pub(crate) use budget::{Budget, Sensitivity};
+pub(crate) use bundle::IntoBundle;
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
 pub(crate) use edit::Edit;
@@ -84,6 +88,9 @@ pub(crate) enum Command {
     /// Draft models for speculative decoding
     #[command(after_help = examples::DRAFT)]
     Draft(Draft),
+    /// Adapters (LoRA) as files of their own; `--lora` of other commands merges them
+    #[command(after_help = examples::ADAPTER)]
+    Adapter(AdapterArgs),
     /// Make the whole set of files of a model: quantized, verified, with model card and checksums
     #[command(after_help = examples::RELEASE)]
     Release(Release),
@@ -178,6 +185,8 @@ pub(crate) struct Convert {
     pub(crate) what: What,
     #[command(flatten)]
     pub(crate) text: CalibrationText,
+    #[command(flatten)]
+    pub(crate) bundle: IntoBundle,
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
@@ -192,7 +201,7 @@ pub(crate) struct Convert {
     pub(crate) no_sync: bool,
     /// Convert the weights of a model on the hub as they are downloaded, and keep no copy of them
     #[cfg(feature = "hub")]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "bundle")]
     pub(crate) stream: bool,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,

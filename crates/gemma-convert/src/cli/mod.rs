@@ -61,6 +61,7 @@ fn run(args: &mut Args) -> Result<outcome::Output> {
         Command::Verify(verify) => commands::verify::run(verify),
         Command::Generate(generate) => commands::generate::run(generate, args.common.json),
         Command::Draft(draft) => commands::draft::run(draft),
+        Command::Adapter(adapter) => commands::adapter::run(adapter),
         Command::Release(release) => commands::release::run(release),
         Command::Edit(edit) => commands::edit::run(edit),
         Command::Pack(pack) => commands::pack::run(pack),

@@ -1,5 +1,8 @@
 //! The jobs of the library, one file per job.
 
+mod adapter_conversion;
+mod adapter_verification;
+mod bundle;
 mod calibration;
 mod catalogue;
 mod conversion;
@@ -22,6 +25,8 @@ mod thresholds;
 mod verification;
 mod verification_steps;
 
+pub use adapter_conversion::{AdapterConvert, AdapterConverted, ConvertedPair, DroppedPair};
+pub use bundle::{ConvertBundle, ConvertedBundle};
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, presets, recipes};
 pub use conversion::{Convert, Converted};

@@ -46,6 +46,11 @@ Examples:
   gemma-convert draft convert gemma-4-E2B-it-assistant/ --target gemma-4-E2B-it/ --type q8_0 -o out/
   gemma-convert draft measure out/draft-q8_0.gguf --target out/model-q4_0.gguf --text prompts.txt";
 
+pub(super) const ADAPTER: &str = "\
+Examples:
+  gemma-convert adapter convert my-adapter/ --base gemma-4-E2B-it/ -o adapter.gguf
+  gemma-convert adapter convert my-adapter/ --base gemma-4-E2B-it/ --type q8_0 -o adapter.gguf";
+
 pub(super) const RELEASE: &str = "\
 Examples:
   gemma-convert release google/gemma-4-E2B-it -o out/

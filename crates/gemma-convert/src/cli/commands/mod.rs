@@ -1,5 +1,6 @@
 //! One file per command: run the job of the library, show its result.
 
+pub(crate) mod adapter;
 pub(crate) mod calibrate;
 pub(crate) mod convert;
 pub(crate) mod draft;

@@ -1,0 +1,144 @@
+//! A weight that is stored as codes with scales: its rows are decoded on demand, from the ranges of the files that hold
+//! them.
+
+use quant::Simd;
+use tensor::{DType, Error, Result};
+
+use super::codes::Codes;
+use super::grid::Grid;
+use super::parts::StoredPart;
+use crate::Checkpoint;
+
+/// How codes become values. Every operation is f32; the result is rounded to the type of the weight once more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Rule {
+    /// (code − offset) · scale
+    ZeroPoint,
+    /// code · scale, rounded to the type, + offset: MLX on the CPU
+    Affine,
+    /// code · scale · factor
+    Factor(f32),
+}
+
+/// The scales that belong to a column.
+#[derive(Clone, Debug)]
+pub(crate) enum Groups {
+    /// Groups of so many columns; the last one may be shorter.
+    Even(u64),
+    /// Blocks of so many values of the whole tensor, which may reach over the end of a row.
+    Flat(u64),
+    /// A number of a group for each column (I32).
+    Listed(StoredPart),
+}
+
+/// A packed weight.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    /// Name of the decoded tensor.
+    pub(crate) name: String,
+    /// The type of the values: that which the library decodes to.
+    pub(crate) dtype: DType,
+    /// Shape of the decoded tensor.
+    pub(crate) shape: Vec<u64>,
+    /// Kind of quantisation, for people.
+    pub(crate) kind: String,
+    pub(crate) codes: Codes,
+    pub(crate) scales: Grid,
+    pub(crate) offsets: Option<Grid>,
+    pub(crate) groups: Groups,
+    pub(crate) rule: Rule,
+}
+
+impl Packed {
+    /// Decodes the rows from `first` on into `out`, in the type of the weight.
+    ///
+    /// # Errors
+    /// `Malformed` for a number of a group that does not exist and for values that are not finite; those of
+    /// [`Checkpoint::read_at`].
+    pub(crate) fn read(&self, checkpoint: &Checkpoint, first: u64, out: &mut [u8]) -> Result<()> {
+        let shard = self.codes.part.location.shard;
+        let within = |e: Error| {
+            e.within(format!("{}: tensor {}", checkpoint.shards()[shard].path.display(), self.name))
+        };
+        let cols = self.codes.cols as usize;
+        let rows = (out.len() / self.dtype.block_bytes() / cols) as u64;
+        let values = self.values(checkpoint, first, rows).map_err(within)?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let place = format!("row {}, column {}", first + (at / cols) as u64, at % cols);
+            return Err(within(
+                Error::malformed(place, "not a finite value").expected("a finite number", values[at]),
+            ));
+        }
+        match self.dtype {
+            DType::F32 => {
+                out.as_chunks_mut::<4>().0.iter_mut().zip(&values).for_each(|(o, v)| *o = v.to_le_bytes());
+            }
+            dtype => quant::encode(checkpoint.simd, dtype, cols, &values, None, out),
+        }
+        Ok(())
+    }
+
+    fn values(&self, checkpoint: &Checkpoint, first: u64, rows: u64) -> Result<Vec<f32>> {
+        let cols = self.codes.cols;
+        let mut values = self.codes.read(checkpoint, first, rows)?;
+        let (start, count) = match self.groups {
+            Groups::Flat(size) => {
+                let start = first * cols / size;
+                (start, ((first + rows) * cols).div_ceil(size) - start)
+            }
+            Groups::Even(_) | Groups::Listed(_) => (first, rows),
+        };
+        let scales = self.scales.read(checkpoint, start, count)?;
+        let offsets = self.offsets.as_ref().map(|grid| grid.read(checkpoint, start, count)).transpose()?;
+        let listed = self.listed(checkpoint)?;
+        let per_row = self.scales.groups as usize;
+        for row in 0..rows {
+            let place = |col: u64| match &self.groups {
+                Groups::Even(size) => row as usize * per_row + (col / size) as usize,
+                Groups::Flat(size) => (((first + row) * cols + col) / size - start) as usize,
+                Groups::Listed(_) => row as usize * per_row + listed[col as usize],
+            };
+            let values = &mut values[(row * cols) as usize..((row + 1) * cols) as usize];
+            for (value, col) in values.iter_mut().zip(0..) {
+                let at = place(col);
+                let offset = || offsets.as_ref().map_or(0.0, |offsets| offsets[at]);
+                match self.rule {
+                    Rule::ZeroPoint => *value = (*value - offset()) * scales[at],
+                    Rule::Affine => *value *= scales[at],
+                    Rule::Factor(factor) => *value = *value * scales[at] * factor,
+                }
+            }
+            if let (Rule::Affine, Some(offsets)) = (self.rule, &offsets) {
+                round(checkpoint.simd, self.dtype, values);
+                values.iter_mut().zip(0..).for_each(|(value, col)| *value += offsets[place(col)]);
+            }
+        }
+        Ok(values)
+    }
+
+    /// The group of each column, if the groups are listed.
+    fn listed(&self, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
+        let Groups::Listed(part) = &self.groups else { return Ok(Vec::new()) };
+        let bytes = part.read(checkpoint, 0, self.codes.cols * 4)?;
+        let groups = self.scales.groups;
+        let group = |(col, word): (usize, &[u8; 4])| {
+            let group = i32::from_le_bytes(*word);
+            u64::try_from(group).ok().filter(|group| *group < groups).map(|group| group as usize).ok_or_else(
+                || {
+                    Error::malformed(format!("tensor {}, column {col}", part.desc.name), "no such group")
+                        .expected(format!("0 to {}", groups - 1), group)
+                },
+            )
+        };
+        bytes.as_chunks::<4>().0.iter().enumerate().map(group).collect()
+    }
+}
+
+/// Rounds values to a float type.
+fn round(simd: Simd, dtype: DType, values: &mut [f32]) {
+    if dtype != DType::F32 {
+        let mut bytes = vec![0; values.len() * dtype.block_bytes()];
+        quant::encode(simd, dtype, values.len(), values, None, &mut bytes);
+        quant::decode(simd, dtype, &bytes, values);
+    }
+}
