@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use gguf::GgufFile;
 use tempfile::TempDir;
+use tensor::{DType, TensorDesc};
 use xtask::oracle::Oracle;
 
+use crate::faults::edit::Gguf;
 use crate::support::{convert, fixture, names, run, text};
 
 /// Types of every kind: plain, blocks of 32, blocks of 256 with other types for some layers, non-linear.
@@ -189,6 +191,18 @@ fn what_a_gguf_cannot_give_is_refused() {
         let error = run.refusal(*code);
         says.iter().for_each(|part| assert!(error.contains(part), "{args:?}: {error}"));
     }
+}
+
+/// A file in which Ollama's converter put the towers beside the text model.
+#[test]
+fn a_monolithic_file_of_ollama_is_named() {
+    let (home, file) = source("e2b", &["--type", "q8_0"]);
+    let mut gguf = Gguf::read(&file);
+    let desc = TensorDesc::new("v.blk.0.attn_q.weight", DType::F32, [4, 4]).unwrap();
+    gguf.tensors.push((desc, vec![0; 64]));
+    gguf.write(&file);
+    let refused = convert(&file, &home.path().join("out"), &["--type", "q4_0"]);
+    assert!(refused.refusal(3).contains("a monolithic file of Ollama"), "{}", refused.stderr);
 }
 
 /// The plan, the sizes of recipes and sensitivities of a GGUF.
