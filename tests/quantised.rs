@@ -74,7 +74,13 @@ fn gptq(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut
 fn packed(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise) {
     let groups = cols / GROUP;
     put(weights, format!("{name}.weight_packed"), "I32", &[rows, cols / 8], noise.codes(rows * cols / 2));
-    put(weights, format!("{name}.weight_scale"), "BF16", &[rows, groups], noise.scales(rows * groups, "BF16"));
+    put(
+        weights,
+        format!("{name}.weight_scale"),
+        "BF16",
+        &[rows, groups],
+        noise.scales(rows * groups, "BF16"),
+    );
     let shape = [rows, cols].iter().flat_map(|dim| dim.to_le_bytes()).collect();
     put(weights, format!("{name}.weight_shape"), "I64", &[2], shape);
 }

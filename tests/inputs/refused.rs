@@ -244,12 +244,8 @@ fn quantised_weights() {
             case("MXFP4 of transformers", "31b", says!("MXFP4"), |f| {
                 quantise(f, "U8", &["_blocks", "_scales"], json!({ "quant_method": "mxfp4" }))
             }),
-            case("AQLM", "31b", says!("AQLM"), |f| {
-                quantise(f, "I8", &[], json!({ "quant_method": "aqlm" }))
-            }),
-            case("EETQ", "31b", says!("EETQ"), |f| {
-                quantise(f, "I8", &[], json!({ "quant_method": "eetq" }))
-            }),
+            case("AQLM", "31b", says!("AQLM"), |f| quantise(f, "I8", &[], json!({ "quant_method": "aqlm" }))),
+            case("EETQ", "31b", says!("EETQ"), |f| quantise(f, "I8", &[], json!({ "quant_method": "eetq" }))),
             case("torchao", "31b", says!("torchao"), |f| {
                 quantise(f, "I8", &[], json!({ "quant_method": "torchao" }))
             }),
