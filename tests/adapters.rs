@@ -134,6 +134,32 @@ fn a_trained_table_unties_the_head_of_a_gguf() {
     assert!(set.tensors().iter().any(|desc| desc.name == "output.weight"));
 }
 
+/// The logits of transformers for the weights that PEFT merges.
+#[test]
+fn merged_weights_compute_the_logits_of_transformers() {
+    for (base, adapter) in [("e2b", "plain-e2b"), ("e2b", "dora-rslora-e2b"), ("26b-a4b", "experts-26b-a4b")]
+    {
+        let adapters = [Adapter { folder: golden(adapter), scale: 1.0 }];
+        let checkpoint = Checkpoint::open(fixture(base)).unwrap().with_adapters(&adapters).unwrap();
+        let config = gemma::Config::of_checkpoint(&checkpoint).unwrap();
+        let inventory = gemma::inventory(&config, checkpoint.tensors(), &|_| base.into()).unwrap();
+        let compute = runtime::Compute { kernel: runtime::Kernel::F32, ..runtime::Compute::detect() };
+        let weights = runtime::Weights::new(&checkpoint, &inventory, compute).unwrap();
+        let model = runtime::Model::new(&config, weights).unwrap();
+        let stored = testkit::read(format!("golden/lora/{adapter}/logits.safetensors"));
+        let mut stored = support::Weights::parse(&stored);
+        let tokens = stored.get("input_ids").data.as_chunks().0.iter();
+        let tokens: Vec<u32> = tokens.map(|bytes| u32::from_le_bytes(*bytes)).collect();
+        let hidden = model.forward(&tokens, &mut runtime::KvCache::new(&config), |_, _| ()).unwrap();
+        let found = model.head(&hidden).unwrap();
+        let expected = stored.get("logits_merged").data.as_chunks().0.iter();
+        let differences = found.iter().zip(expected).map(|(a, b)| (a - f32::from_le_bytes(*b)).abs());
+        let largest = differences.fold(0.0, f32::max);
+        assert_eq!(found.len() * 4, stored.get("logits_merged").data.len());
+        assert!(largest <= 1e-3, "{adapter}: {largest}");
+    }
+}
+
 #[test]
 fn commands_that_read_a_checkpoint_take_adapters() {
     let (e2b, adapter) = (fixture("e2b"), golden("plain-e2b"));

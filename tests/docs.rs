@@ -64,7 +64,7 @@ macro_rules! pages {
 // name: page, the least number of commands that it has
 pages! {
     readme: "README.md", 12;
-    adapters: "docs/adapters.md", 4;
+    adapters: "docs/adapters.md", 7;
     budget: "docs/budget.md", 5;
     calibration: "docs/calibration.md", 1;
     choosing_a_type: "docs/choosing-a-type.md", 2;
@@ -72,9 +72,10 @@ pages! {
     commands: "docs/commands.md", 8;
     convert: "docs/convert.md", 8;
     drafts: "docs/drafts.md", 8;
+    edit: "docs/edit.md", 5;
     generate: "docs/generate.md", 13;
     importance: "docs/importance.md", 7;
-    inputs: "docs/inputs.md", 1;
+    inputs: "docs/inputs.md", 3;
     manifest: "docs/manifest.md", 1;
     memory: "docs/memory.md", 1;
     mmproj: "docs/mmproj.md", 11;

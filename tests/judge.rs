@@ -16,8 +16,7 @@ fn ok(command: &mut Command) -> String {
     text
 }
 
-fn convert(checkpoint: &str, out: &Path, arguments: &[&str]) {
-    let model = testkit::fixtures("checkpoints").join(checkpoint);
+fn convert(model: &Path, out: &Path, arguments: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-convert"));
     ok(command.arg("convert").arg(model).args(arguments).arg("-o").arg(out));
 }
@@ -59,39 +58,43 @@ fn perplexity_of(file: &[u8]) -> f64 {
     (-sum / f64::from(count)).exp()
 }
 
-fn compare(checkpoint: &str) {
-    let Some(oracle) = Oracle::for_tests() else { return };
+/// Holds the logits of each type against those of llama.cpp's own file. Returns the perplexities; `None` without
+/// llama.cpp.
+pub(crate) fn compare(checkpoint: &Path, types: &[&str]) -> Option<Vec<f64>> {
+    let oracle = Oracle::for_tests()?;
     let dir = tempfile::tempdir().unwrap();
-    let types = ["q4_0", "q8_0", "q4_k_m"];
-    convert(checkpoint, dir.path(), &types.map(|t| ["--type", t]).concat());
+    let options: Vec<_> = types.iter().flat_map(|name| ["--type", name]).collect();
+    convert(checkpoint, dir.path(), &options);
 
     let base = dir.path().join("stock-bf16.gguf");
     let mut script = oracle.script("convert_hf_to_gguf.py");
-    ok(script
-        .arg(testkit::fixtures("checkpoints").join(checkpoint))
-        .args(["--outtype", "bf16", "--outfile"])
-        .arg(&base));
-    for preset in types {
+    ok(script.arg(checkpoint).args(["--outtype", "bf16", "--outfile"]).arg(&base));
+    let of_type = |preset: &&str| {
         let stock = dir.path().join(format!("stock-{preset}.gguf"));
         ok(oracle.tool("llama-quantize").arg(&base).arg(&stock).arg(preset.to_uppercase()));
         let (ours, perplexity) = self::perplexity(&oracle, &dir.path().join(format!("model-{preset}.gguf")));
-        assert!(
-            ours == self::perplexity(&oracle, &stock).0,
-            "{checkpoint} {preset}: other logits than stock's"
-        );
-        // a model that talks nonsense has a perplexity in the hundreds
-        assert!(perplexity < 20.0, "{checkpoint} {preset}: perplexity {perplexity}");
-    }
+        let place = checkpoint.display();
+        assert!(ours == self::perplexity(&oracle, &stock).0, "{place} {preset}: other logits than stock's");
+        perplexity
+    };
+    Some(types.iter().map(of_type).collect())
+}
+
+fn of_fixture(checkpoint: &str) {
+    let model = testkit::fixtures("checkpoints").join(checkpoint);
+    let Some(perplexities) = compare(&model, &["q4_0", "q8_0", "q4_k_m"]) else { return };
+    // a model that talks nonsense has a perplexity in the hundreds
+    assert!(perplexities.iter().all(|&perplexity| perplexity < 20.0), "{checkpoint}: {perplexities:?}");
 }
 
 #[test]
 fn per_layer_embeddings_and_shared_kv() {
-    compare("e2b");
+    of_fixture("e2b");
 }
 
 #[test]
 fn mixture_of_experts() {
-    compare("26b-a4b");
+    of_fixture("26b-a4b");
 }
 
 /// A split is loaded by its first part, and merged; the parts are those that `llama-gguf-split` makes of the whole file, but for
@@ -101,9 +104,10 @@ fn split_files() {
     let Some(oracle) = Oracle::for_tests() else { return };
     let dir = tempfile::tempdir().unwrap();
     let ours = dir.path().join("ours");
-    convert("31b", &ours, &["--type", "q8_0", "--split-max-size", "2MB"]);
+    let model = testkit::fixtures("checkpoints/31b");
+    convert(&model, &ours, &["--type", "q8_0", "--split-max-size", "2MB"]);
     let whole = dir.path().join("model-q8_0.gguf");
-    convert("31b", &whole, &["--type", "q8_0"]);
+    convert(&model, &whole, &["--type", "q8_0"]);
 
     let stock = dir.path().join("stock");
     std::fs::create_dir(&stock).unwrap();
@@ -137,7 +141,7 @@ fn copies_are_identical() {
     let dir = tempfile::tempdir().unwrap();
     let [ours, copy] = ["ours.gguf", "copy.gguf"].map(|name| dir.path().join(name));
     for preset in ["bf16", "q4_0", "q3_k_m"] {
-        convert("e2b", &ours, &["--type", preset, "--force"]);
+        convert(&testkit::fixtures("checkpoints/e2b"), &ours, &["--type", preset, "--force"]);
         ok(oracle.tool("llama-quantize").arg(&ours).arg(&copy).arg("COPY"));
         assert!(std::fs::read(&ours).unwrap() == std::fs::read(&copy).unwrap(), "{preset}");
     }

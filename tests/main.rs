@@ -2,6 +2,9 @@
 //!
 //! Run the tests of one subject with `cargo test --release --test main traps::`.
 
+mod adapter_commands;
+mod adapter_convert;
+mod adapter_judge;
 mod adapters;
 mod bad_input;
 mod bad_weights;
@@ -22,8 +25,10 @@ mod draft_extract;
 mod draft_generate;
 mod draft_measure;
 mod draft_recipe;
+mod edit;
 mod faults;
 mod generate;
+mod gguf_input;
 #[cfg(feature = "hub")]
 mod hub_models;
 mod importance;
@@ -33,6 +38,7 @@ mod judge_mmproj;
 mod keys;
 mod library;
 mod limits;
+mod litert;
 mod memory;
 mod memory_media;
 mod mmproj;
@@ -65,6 +71,7 @@ mod target;
 mod tokenizer;
 mod traps;
 mod untrusted;
+mod variants;
 mod verify;
 mod verify_bytes;
 mod verify_media;

@@ -57,6 +57,7 @@ fn model(name: &str, tensors: &[TensorDesc]) -> ModelSpec {
         files: Vec::new(),
         fingerprint: [0; 32],
         config,
+        keys: None,
     }
 }
 
@@ -65,7 +66,7 @@ fn shards(tensors: &[TensorDesc]) -> Shards<'_> {
     let pieces = tensors.iter().map(|t| {
         let location = Location { shard: 0, offset: at };
         at += t.byte_len();
-        vec![Piece { location, rows: t.rows(), scale: None }]
+        vec![Piece { location, rows: t.rows(), scale: None, packed: None }]
     });
     let pieces = pieces.collect();
     let files = vec![InputFile { name: "model.safetensors".to_owned(), bytes: at }];

@@ -13,7 +13,7 @@ use std::panic::catch_unwind;
 use testkit::SplitMix64;
 
 /// Changed files of each target: together a few minutes in a debug build.
-const CHANGES: [(&str, usize); 13] = [
+const CHANGES: [(&str, usize); 14] = [
     ("gguf", 15_000),
     ("safetensors", 30_000),
     ("index", 30_000),
@@ -27,6 +27,7 @@ const CHANGES: [(&str, usize); 13] = [
     ("logits", 30_000),
     ("image", 7_500),
     ("sound", 7_500),
+    ("litertlm", 1_500),
 ];
 
 fn crashes(target: &str) -> Vec<Vec<u8>> {

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 use crate::{Error, Result, open_regular};
 
@@ -17,6 +17,43 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(digits).collect()
 }
 
+/// A SHA-256 in progress. The code for processors without SHA instructions is what decides for this library: see
+/// docs/decisions/sha-256.md.
+#[derive(Clone)]
+pub struct Sha256(Context);
+
+impl Default for Sha256 {
+    fn default() -> Sha256 {
+        Sha256(Context::new(&SHA256))
+    }
+}
+
+impl Sha256 {
+    /// The hash of no bytes yet.
+    pub fn new() -> Sha256 {
+        Sha256::default()
+    }
+
+    /// The hash of these bytes.
+    pub fn of(bytes: impl AsRef<[u8]>) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(bytes);
+        hash.finish()
+    }
+
+    /// Appends bytes.
+    pub fn update(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.update(bytes.as_ref());
+    }
+
+    /// The hash of all bytes.
+    pub fn finish(self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.0.finish().as_ref());
+        digest
+    }
+}
+
 /// Reads a stream to its end: its length in bytes, and its SHA-256 in hexadecimal. `progress` gets byte counts.
 ///
 /// # Errors
@@ -25,7 +62,7 @@ pub fn sha256(mut from: impl Read, progress: &(dyn Fn(u64) + Sync)) -> io::Resul
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; PIECE]);
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return Ok((bytes, hex(&hash.finalize()))),
+            Ok(0) => return Ok((bytes, hex(&hash.finish()))),
             Ok(count) => {
                 hash.update(&buffer[..count]);
                 bytes += count as u64;
@@ -48,6 +85,20 @@ pub fn sha256_file(path: &Path, progress: &(dyn Fn(u64) + Sync)) -> Result<(u64,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// All lengths around a block, in one piece and in two, against another library.
+    #[test]
+    fn digests_are_those_of_sha2() {
+        use sha2::Digest;
+        let bytes: Vec<u8> = (0..300u32).map(|n| (n * n >> 3) as u8).collect();
+        for len in 0..=bytes.len() {
+            let expected: [u8; 32] = sha2::Sha256::digest(&bytes[..len]).into();
+            let mut parts = Sha256::new();
+            parts.update(&bytes[..len / 3]);
+            parts.update(&bytes[len / 3..len]);
+            assert_eq!((Sha256::of(&bytes[..len]), parts.finish()), (expected, expected), "{len} bytes");
+        }
+    }
 
     #[test]
     fn digests_are_those_of_sha256sum() {

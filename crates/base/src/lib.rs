@@ -52,7 +52,7 @@ mod visible;
 
 pub use appended::AppendedFile;
 pub use date::utc;
-pub use digest::{hex, sha256, sha256_file};
+pub use digest::{Sha256, hex, sha256, sha256_file};
 pub use error::{Error, ErrorKind, Fault, Result};
 pub use folder::WorkFolder;
 pub use kind::{FileKind, GENERATOR, STORE_KEY};

@@ -5,9 +5,8 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base::{FileKind, Listed, OutputFile};
+use base::{FileKind, Listed, OutputFile, Sha256};
 use gguf::{GgufFile, Layout, Metadata};
-use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::TensorReport;
@@ -33,7 +32,7 @@ pub fn store_id(parts: &[&[u8]], sequences: &[Vec<u32>]) -> String {
         hash.update((sequence.len() as u64).to_le_bytes());
         sequence.iter().for_each(|token| hash.update(token.to_le_bytes()));
     }
-    hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    base::hex(&hash.finish())
 }
 
 /// A folder of quantized layers, locked against other runs while the store exists.

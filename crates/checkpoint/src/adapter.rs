@@ -12,6 +12,8 @@ mod mlx;
 mod part;
 mod peft;
 mod peft_config;
+mod product;
 
 pub use folder::{AdaptedTensor, AdapterFile, AdapterFolder};
 pub use merge::{Adapter, MergedAdapter};
+pub use product::{Adaptation, LowRankFactors, LowRankProduct};

@@ -1,6 +1,6 @@
 //! The fingerprint of a checkpoint: a digest that tells models apart without reading all of their weights.
 
-use sha2::{Digest, Sha256};
+use base::Sha256;
 use tensor::Result;
 
 use crate::Checkpoint;
@@ -36,6 +36,6 @@ impl Checkpoint {
             hash.update(merged.adapter.scale.to_le_bytes());
             merged.files.iter().for_each(|file| hash.update(&file.sha256));
         }
-        Ok(hash.finalize().into())
+        Ok(hash.finish())
     }
 }

@@ -113,7 +113,7 @@ fn snapshot(repository: &Path) -> Result<(PathBuf, Option<String>)> {
 }
 
 /// The training step in a trainer's `checkpoint-500`.
-fn step(name: &str) -> Option<u64> {
+pub(crate) fn step(name: &str) -> Option<u64> {
     name.strip_prefix("checkpoint-")?.parse().ok()
 }
 

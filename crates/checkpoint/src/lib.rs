@@ -22,16 +22,20 @@
 //!
 //! Adapters (LoRA) are merged into the rows as they are read: [`Checkpoint::with_adapters`].
 //!
+//! A GGUF can take the place of a folder: [`Checkpoint::open_gguf`].
+//!
 //! [`Sbs`] lists the contents of gemma.cpp's container. The crate knows no model and no other container (PyTorch's
 //! `.bin` is refused with advice). It does not interpret the values of `config.json`: callers get the raw JSON.
 
 mod adapter;
 mod card;
+mod compare;
 mod experts;
 mod files;
 mod fingerprint;
 mod float8;
 mod folder;
+mod from_gguf;
 mod header;
 mod inputs;
 mod names;
@@ -47,10 +51,14 @@ mod tokenizer;
 mod view;
 mod writer;
 
-pub use adapter::{AdaptedTensor, Adapter, AdapterFile, AdapterFolder, MergedAdapter};
+pub use adapter::{
+    Adaptation, AdaptedTensor, Adapter, AdapterFile, AdapterFolder, LowRankFactors, LowRankProduct,
+    MergedAdapter,
+};
 pub use card::ModelCard;
 pub use float8::{Scale, StoredEncoding, decode, is_fp8, multiply};
 pub use folder::absent;
+pub use from_gguf::adapter_into_gguf;
 pub use inputs::Companion;
 pub use open::{Checkpoint, Location, SET, Shard};
 pub use pieces::{PackedRows, Piece};

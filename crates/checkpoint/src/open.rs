@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use base::Positioned;
+use gguf::Metadata;
 use quant::Simd;
 use serde_json::Value;
 use tensor::{Error, Result, TensorDesc, TensorSource};
@@ -28,7 +29,7 @@ pub const SET: &str = "set";
 /// An open model folder whose headers have been checked.
 #[derive(Debug)]
 pub struct Checkpoint {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     pub(crate) config: Value,
     pub(crate) companions: Vec<Companion>,
     /// False if `config` differs from the file.
@@ -38,18 +39,20 @@ pub struct Checkpoint {
     pub(crate) tensors: Vec<TensorDesc>,
     pub(crate) entries: Vec<Entry>,
     pub(crate) notes: Vec<Note>,
-    beside: Vec<String>,
+    pub(crate) beside: Vec<String>,
     /// Read when the folder was opened, if the file is valid.
-    tokenizer: Option<Arc<TokenizerFile>>,
+    pub(crate) tokenizer: Option<Arc<TokenizerFile>>,
     /// Vector instructions for weights that are stored in 8 bits.
     pub(crate) simd: Simd,
     pub(crate) adapters: Vec<MergedAdapter>,
     pub(crate) factors: FactorCache,
     /// The weights that are decoded as they are read.
     pub(crate) packed: Vec<Packed>,
+    /// The keys, if the weights are those of a GGUF.
+    pub(crate) keys: Option<Metadata>,
 }
 
-/// One safetensors file of a checkpoint.
+/// One file with weights: safetensors, or a GGUF.
 #[derive(Debug)]
 pub struct Shard {
     /// Path relative to the folder, with `/`.
@@ -60,12 +63,12 @@ pub struct Shard {
     pub len: u64,
     /// Offset of the first data byte.
     pub data_start: u64,
-    /// The header's `__metadata__`.
+    /// The header's `__metadata__`; empty for a GGUF.
     pub metadata: BTreeMap<String, String>,
     /// Whether the file is an adapter's; its name is then its path. Adapters follow the files of the model.
     pub is_adapter: bool,
-    file: File,
-    modified: Option<SystemTime>,
+    pub(crate) file: File,
+    pub(crate) modified: Option<SystemTime>,
 }
 
 /// Position of the first byte of a tensor, or of a [piece](Piece) of it.
@@ -82,6 +85,11 @@ impl Checkpoint {
     #[must_use]
     pub fn with_simd(self, simd: Simd) -> Checkpoint {
         Checkpoint { simd, ..self }
+    }
+
+    /// The vector instructions with which it is read.
+    pub fn simd(&self) -> Simd {
+        self.simd
     }
 
     /// Opens the folder: reads `config.json` and the headers of all shards, and checks them against each other and
@@ -119,6 +127,7 @@ impl Checkpoint {
             adapters: Vec::new(),
             factors: FactorCache::default(),
             packed: Vec::new(),
+            keys: None,
         };
         let mut entries: Vec<Entry> = Vec::new();
         let mut homes = HashMap::new();
@@ -407,7 +416,7 @@ impl Shard {
         Ok((shard, header.tensors))
     }
 
-    fn changed(&self) -> Error {
+    pub(crate) fn changed(&self) -> Error {
         let now = self.file.metadata().map_or("an unknown size".into(), |m| format!("{} bytes", m.len()));
         Error::malformed(self.path.display(), "the file was changed while it was being read")
             .expected(format!("{} bytes, not written to", self.len), now)

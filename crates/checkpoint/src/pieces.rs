@@ -66,7 +66,8 @@ impl Entry {
 
     /// Stored bytes of a row.
     pub(crate) fn row_bytes(&self) -> u64 {
-        self.desc.cols() * self.code.unwrap_or(self.desc.dtype).block_bytes() as u64
+        // rows are whole blocks: the description was checked, and encodings have blocks of one element
+        self.code.unwrap_or(self.desc.dtype).row_bytes(self.desc.cols()).unwrap_or(0)
     }
 
     /// The pieces of `count` rows from row `first` on.

@@ -45,7 +45,7 @@ impl Loaded {
         scales: &[f32],
     ) -> Result<(), Flaw> {
         let Wanted { stored, cols, uses, .. } = wanted;
-        self.values.resize(bytes.len() / stored.dtype.block_bytes(), 0.0);
+        self.values.resize(stored.dtype.elements(bytes.len()), 0.0);
         if stored.pieces.are_scaled() {
             let within = |e: Error| Flaw::Of(e.within(format!("tensor {}", stored.tensor)));
             checkpoint::decode(simd, stored.dtype, bytes, &mut self.values).map_err(within)?;
@@ -260,7 +260,7 @@ pub(crate) fn report(
 ) -> Result<Error> {
     const PIECE: u64 = 1 << 20;
     let dtype = wanted.stored.dtype;
-    let size = dtype.block_bytes() as u64;
+    let piece_bytes = PIECE / dtype.block_bytes() as u64 * dtype.block_bytes() as u64;
     let (mut count, mut first) = (0u64, None);
     let mut bytes = Vec::new();
     let mut values = Vec::new();
@@ -268,14 +268,14 @@ pub(crate) fn report(
     for stretch in wanted.stored.pieces.all() {
         let mut at = 0;
         while at < stretch.bytes {
-            let piece = PIECE.min(stretch.bytes - at);
+            let piece = piece_bytes.min(stretch.bytes - at);
             bytes.resize(piece as usize, 0);
-            values.resize((piece / size) as usize, 0.0);
+            values.resize(dtype.elements(piece as usize), 0.0);
             read(stretch, at, &mut bytes)?;
             quant::decode(simd, dtype, &bytes, &mut values);
             for (i, value) in values.iter().enumerate().filter(|(_, v)| !v.is_finite()) {
                 count += 1;
-                first.get_or_insert(((before + at) / size + i as u64, *value));
+                first.get_or_insert((dtype.elements((before + at) as usize) as u64 + i as u64, *value));
             }
             at += piece;
         }

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use base::{OutputFile, Positioned};
-use sha2::{Digest, Sha256};
+use base::{OutputFile, Positioned, Sha256};
 use tensor::{Error, Result};
 
 /// Bytes per read when hashing.
@@ -116,14 +115,14 @@ impl HashedOutput {
                 .expected(format!("{} bytes", self.len), hash.bytes)
                 .help("This is a fault of gemma-convert: please report it with the command."));
         }
-        Ok(base::hex(&hash.state.clone().finalize()))
+        Ok(base::hex(&hash.state.clone().finish()))
     }
 
     /// The SHA-256 of a written range in hex, read back from the file.
     pub(crate) fn digest_of(&self, offset: u64, len: u64) -> Result<String> {
         let mut hash = Hash { state: Sha256::new(), bytes: offset, buffer: Vec::new() };
         self.read_back(&mut hash, offset + len)?;
-        Ok(base::hex(&hash.state.finalize()))
+        Ok(base::hex(&hash.state.finish()))
     }
 
     /// The output file, ready to be published.
@@ -181,7 +180,7 @@ mod tests {
         assert!(HashedOutput::create(&path, 64).err().unwrap().problem().contains("another run"));
         // sha256 of 8 bytes of 2, 24 of 0, 32 of 1
         let bytes = [[2; 8].as_slice(), &[0; 24], &[1; 32]].concat();
-        let expected: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let expected: String = Sha256::of(&bytes).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(target.digest().unwrap(), expected);
         assert!(!path.exists());
         target.into_output().publish().unwrap();

@@ -36,6 +36,7 @@ mod encode;
 mod fp8_scales;
 mod grid_survey;
 mod hashed_output;
+mod lora;
 mod manifest;
 mod pipeline;
 mod preflight;
@@ -46,6 +47,7 @@ mod schedule;
 mod streamed;
 
 pub use grid_survey::survey_grid;
+pub use lora::{LORA_TYPES, lora_bytes, lora_tensors};
 pub use manifest::file_entry;
 pub use preflight::{check, finished};
 pub use reencode::{Buffers, Encoding, Scales, Steps};

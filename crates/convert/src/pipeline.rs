@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use base::Task;
+use base::{Sha256, Task};
 use checkpoint::{Checkpoint, Location, Scale};
 use plan::{FileEntry, Plan, RepackedTensor, StoredPiece};
 use quant::Simd;
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::encode::{Flaw, Loaded, Scratch, report};
@@ -127,7 +126,7 @@ pub(crate) fn convert(
     let entry = |(input, hash): (&plan::InputFile, Sha256)| FileEntry {
         name: input.name.clone(),
         bytes: input.bytes,
-        sha256: base::hex(&hash.finalize()),
+        sha256: base::hex(&hash.finish()),
     };
     let inputs = plan.inputs.iter().zip(hashes).map(entry).collect();
     Ok(Passed { inputs, digests, repacked: repack_counts::repacked(&work, targets.len()) })
@@ -196,7 +195,7 @@ impl Pass<'_> {
                 continue;
             }
             if let Some((source, index)) = to.rounded {
-                let count = bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes();
+                let count = wanted.stored.dtype.elements(bytes.len()) / wanted.cols;
                 scratch.encoded.resize(count * to.desc.row_bytes() as usize, 0);
                 source.read_rows(index, rows.first, &mut scratch.encoded)?;
                 self.write(to, rows.first, &scratch.encoded)?;
@@ -213,7 +212,7 @@ impl Pass<'_> {
                     if quant::sfp8_scale(largest.so_far()) == 1.0 {
                         self.write_provisional(wanted, to, rows.first, values, scratch)?;
                     }
-                    let count = (bytes.len() / wanted.cols / wanted.stored.dtype.block_bytes()) as u64;
+                    let count = (wanted.stored.dtype.elements(bytes.len()) / wanted.cols) as u64;
                     match largest.add(count, loaded.largest()) {
                         Some(most) if quant::sfp8_scale(most) == 1.0 => self.finish(to, 1.0)?,
                         Some(most) => locked(&self.large).push((rows.tensor, number, most)),

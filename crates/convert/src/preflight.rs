@@ -1,7 +1,7 @@
 //! Checks of the target folder, before anything is read and again once the temporary files exist.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
 use plan::{Artifact, ArtifactEntry, Manifest, Plan, PlannedFile};
@@ -29,6 +29,7 @@ pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<
     if outputs.iter().any(|output| output.name.ends_with(WEIGHTS)) {
         alone(checkpoint, &outputs, folder)?;
     }
+    not_the_source(checkpoint, &outputs, folder)?;
     vacant(plan, options)?;
     let needed: u64 = outputs.iter().map(|output| output.bytes).sum();
     // if the free space is unknown, the writes themselves will fail
@@ -40,6 +41,19 @@ pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<
             .help("Free some space, or choose another target."));
     }
     Ok(())
+}
+
+/// Refuses outputs that are files of the source.
+fn not_the_source(checkpoint: &Checkpoint, outputs: &[&PlannedFile], folder: &Path) -> Result<()> {
+    let sources: Vec<_> =
+        checkpoint.shards().iter().filter_map(|shard| shard.path.canonicalize().ok()).collect();
+    let paths = outputs.iter().map(|output| folder.join(&output.name));
+    let is_source = |path: &PathBuf| path.canonicalize().is_ok_and(|path| sources.contains(&path));
+    match paths.into_iter().find(is_source) {
+        None => Ok(()),
+        Some(path) => Err(Error::target(path.display(), "this is a file of the source")
+            .help("Choose another target: the source is read while the output is written.")),
+    }
 }
 
 /// Refuses outputs that already exist, unless they may be replaced.

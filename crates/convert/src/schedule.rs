@@ -135,7 +135,7 @@ impl<'a> Work<'a> {
             let key = (start.file, start.offset);
             let at = *number.entry(key).or_insert_with(|| {
                 let cols = stored.cols(&tensor.desc) as usize;
-                let row = (cols * stored.dtype.block_bytes()) as u64;
+                let row = stored.dtype.row_bytes(cols as u64).unwrap_or(0);
                 let mut first = 0;
                 for piece in stored.pieces.all().iter().filter(|piece| piece.bytes > 0) {
                     let range = piece.offset..piece.offset + piece.bytes;
@@ -262,8 +262,8 @@ impl<'a> Work<'a> {
 
     fn row_bytes(&self, tensor: usize) -> u64 {
         let Wanted { stored, cols, .. } = &self.wanted[tensor];
-        // the types of checkpoints have blocks of one element, and no wanted tensor is empty
-        *cols as u64 * stored.dtype.block_bytes() as u64
+        // whole blocks, and no wanted tensor is empty
+        stored.dtype.row_bytes(*cols as u64).unwrap_or(0)
     }
 }
 

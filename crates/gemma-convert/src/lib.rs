@@ -25,14 +25,17 @@
 //! |---|---|---|
 //! | [`Planning`] | checkpoint, recipes | [`Plan`]: every output tensor with its type, file and offset |
 //! | [`Convert`] | checkpoint, recipes, a text for error feedback (LDLQ) | files and [`Converted`] |
+//! | [`ConvertBundle`] | checkpoint, its base, a bundle of LiteRT-LM | a bundle and [`ConvertedBundle`] |
 //! | [`Calibrate`] | model, text | an [`Importance`] matrix file |
 //! | [`MeasureSensitivity`] | checkpoint, text | a file of [`Sensitivity`] |
 //! | [`Verify`] | artifact, checkpoint, text | [`Report`] |
 //! | [`VerifySet`] | artifacts or the folder of a release, checkpoint, text | [`SetReport`] |
 //! | [`DraftConvert`], [`DraftExtract`] | checkpoint of a draft model, or layers of a model | files and [`Converted`] |
+//! | [`AdapterConvert`] | adapter (LoRA), checkpoint | a GGUF adapter and [`AdapterConverted`] |
 //! | [`DraftMeasure`] | draft model, target, text | [`DraftReport`] |
 //! | [`Generate`] | model, prompt | [`Generated`] text |
 //! | [`Release`] | checkpoint, release recipe, texts | a folder of GGUF files with model card and checksums, and [`Released`] |
+//! | [`Edit`] | a GGUF, changes of keys | the same tensors under other keys, or in other parts, and [`Edited`] |
 //! | [`PackOllama`] | finished GGUF files | a model in an Ollama store, or a Modelfile, and [`OllamaPacked`] |
 //!
 //! [`Model`] opens a checkpoint folder or a GGUF for programs that need more than a job. Work runs on the rayon pool of
@@ -65,6 +68,7 @@ pub use footprint::{Conditions, Engine, MediaTokens, Memory, Verdict, WeightMemo
 pub use generate::{DraftCounts, Sampling};
 pub use imatrix::Importance;
 pub use jobs::*;
+pub use litert::BundleTypes;
 pub use media::ImagePreprocess;
 pub use model::{Container, Model, ModelFile, refuse_part_of_a_folder};
 pub use options::{BudgetOptions, Chunks, Layers, RecipeOptions, TextOptions};
@@ -72,7 +76,7 @@ pub use pack::ollama::{OllamaPacked, Placement, StoredModel};
 pub use plan::{
     Artifact, ArtifactEntry, Dropped, HubSource, Plan, Preset, Recipe, Sensitivity, Thresholds, byte_size,
 };
-pub use quant::Simd;
+pub use quant::{IntegerBits, Simd};
 pub use requests::Destination;
 pub use runtime::Compute;
 pub use settings::rename_settings;

@@ -74,10 +74,7 @@ impl ModelFile {
         match self {
             ModelFile::Folder(folder) => folder.with_adapters(adapters).map(ModelFile::folder),
             ModelFile::Gguf(set) if !adapters.is_empty() => {
-                let path = set.parts()[0].path().display();
-                Err(Error::unsupported(path, "an adapter is merged into a checkpoint, not into a GGUF")
-                    .expected("the folder of a checkpoint", "a GGUF file")
-                    .help("Give the checkpoint that the adapter was trained on."))
+                Err(checkpoint::adapter_into_gguf(set.parts()[0].path()))
             }
             gguf => Ok(gguf),
         }
@@ -128,9 +125,25 @@ impl ModelFile {
     }
 }
 
-/// Opens a checkpoint with adapters merged into it.
+/// Opens a checkpoint folder with adapters merged into it, or a GGUF in its place.
 pub(crate) fn open_checkpoint(path: &Path, adapters: &[Adapter]) -> Result<Checkpoint> {
-    Checkpoint::open(path)?.with_adapters(adapters)
+    let is_gguf = path.is_file() && path.extension().is_some_and(|extension| extension == "gguf");
+    let opened = if is_gguf { Checkpoint::open_gguf(path)? } else { Checkpoint::open(path)? };
+    opened.with_adapters(adapters)
+}
+
+/// [`open_checkpoint`] for a job that needs the files of a folder.
+///
+/// # Errors
+/// `Unsupported` for a GGUF.
+pub(crate) fn open_folder(path: &Path, adapters: &[Adapter], job: &str) -> Result<Checkpoint> {
+    let checkpoint = open_checkpoint(path, adapters)?;
+    if checkpoint.keys().is_none() {
+        return Ok(checkpoint);
+    }
+    Err(Error::unsupported(path.display(), format!("{job} is made from the folder of a checkpoint"))
+        .expected("a folder with config.json, tokenizer files and safetensors", "a GGUF file")
+        .help("`convert` makes other types of a GGUF, `edit` changes its keys and parts."))
 }
 
 /// The reader of texts for a model of a checkpoint.

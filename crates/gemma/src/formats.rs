@@ -22,6 +22,9 @@ pub(crate) struct Named {
     pub(crate) name: String,
     pub(crate) layers: usize,
     pub(crate) hidden: u64,
+    pub(crate) full_attention_every: usize,
+    /// Field of `text_config` -> value; 0 if the variant has none.
+    pub(crate) sizes: BTreeMap<String, u64>,
 }
 
 /// The table `formats/gemma4.defaults.toml`.
@@ -83,6 +86,8 @@ pub(crate) struct TensorRow {
     pub(crate) when: Vec<String>,
     #[serde(default)]
     pub(crate) store: TypePolicy,
+    #[serde(default)]
+    pub(crate) lora: bool,
     pub(crate) unused_when: Option<String>,
     #[serde(default)]
     pub(crate) unprefixed: bool,
@@ -149,6 +154,14 @@ pub(crate) struct Keys {
 #[serde(deny_unknown_fields)]
 struct DraftKeys {
     architecture: String,
+    after: String,
+    key: Vec<KeyRow>,
+}
+
+/// The table `formats/gemma4-adapter.keys.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdapterKeys {
     after: String,
     key: Vec<KeyRow>,
 }
@@ -226,6 +239,7 @@ table!(text_tensors, Tensors, "gemma4.tensors.toml");
 table!(draft_tensors, DraftTensors, "gemma4-assistant.tensors.toml");
 table!(text_keys, Keys, "gemma4.keys.toml");
 table!(draft_keys, DraftKeys, "gemma4-assistant.keys.toml");
+table!(own_adapter_keys, AdapterKeys, "gemma4-adapter.keys.toml");
 table!(own_mmproj_keys, Keys, "gemma4-mmproj.keys.toml");
 table!(pub(crate) towers, TowerTensors, "gemma4-mmproj.tensors.toml");
 table!(pub(crate) vocabulary, Vocabulary, "gemma4.vocabulary.toml");
@@ -266,6 +280,23 @@ pub(crate) fn mmproj_keys() -> &'static Keys {
     &OF_MMPROJ
 }
 
+/// The key table for adapters: `general.*` of text models with the first key of adapters among them, then the others.
+pub(crate) fn adapter_keys() -> &'static Keys {
+    static OF_ADAPTERS: LazyLock<Keys> = LazyLock::new(|| {
+        let (text, own) = (text_keys(), own_adapter_keys());
+        let of_card = |row: &&KeyRow| row.value.starts_with("card.") && row.value != "card.size_label";
+        let names = ["architecture", "type"];
+        let general = text.key.iter().filter(|row| names.contains(&row.value.as_str()) || of_card(row));
+        let mut key: Vec<KeyRow> = general.cloned().collect();
+        let place = key.iter().position(|row| row.key == own.after).map_or(key.len(), |at| at + 1);
+        let (first, others) = own.key.split_at(1);
+        key.extend(others.iter().cloned());
+        key.splice(place..place, first.iter().cloned());
+        Keys { architecture: text.architecture.clone(), key }
+    });
+    &OF_ADAPTERS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,6 +310,7 @@ mod tests {
             assert!(!keys(kind).key.is_empty());
         }
         assert!(!mmproj_keys().key.is_empty());
+        assert!(adapter_keys().key.iter().any(|row| row.key == own_adapter_keys().after));
         assert!(!vocabulary().visible.is_empty());
         assert!(!defaults().class.is_empty());
     }

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use gguf::{Array, Metadata, Value};
 use tensor::{Error, Fault, Result, TensorDesc};
 
+use crate::adapter;
 use crate::config::{Attention, Config, ModelKind, Rope, check_donors};
 use crate::draft::{self, DraftConfig, Ordered};
 use crate::formats::{self, TypePolicy};
@@ -20,6 +21,9 @@ use crate::llama_cpp::has_image_blocks;
 
 /// llama.cpp's cap of logits if the key is absent.
 const SOFTCAP: f32 = 30.0;
+
+/// Prefixes of the tensors of image and audio towers, which Ollama's converter writes into the file of the text model.
+const OF_TOWERS: [&str; 3] = ["v.", "a.", "mm."];
 
 /// The RoPE base if the keys are absent.
 const BASE: f32 = 1e4;
@@ -60,6 +64,10 @@ impl Config {
     }
 
     fn from_keys(metadata: &Metadata, tensors: &[TensorDesc], kind: ModelKind) -> Result<Config> {
+        if adapter::is_adapter(metadata) {
+            return Err(Error::unsupported("key general.type", "an adapter (LoRA): no model by itself")
+                .help("Give the model. Its programs take this file beside it; to merge it, give its folder with ‹lora›."));
+        }
         let keys = Keys { metadata, architecture: &formats::keys(kind).architecture };
         let architecture: &str = metadata.required("general.architecture")?;
         if architecture != keys.architecture {
@@ -354,6 +362,14 @@ pub fn gguf_inventory(config: &Config, tensors: &[TensorDesc]) -> Result<Invento
 
     let used: HashSet<usize> = text.iter().map(|found| found.index).collect();
     match tensors.iter().enumerate().find(|(index, _)| !used.contains(index)) {
+        Some((_, stray)) if OF_TOWERS.iter().any(|start| stray.name.starts_with(start)) => {
+            Err(Error::unsupported(
+                format!("tensor {}", stray.name),
+                "a monolithic file of Ollama: image and audio towers among the tensors of the text model",
+            )
+            .expected("a text model, and its towers in an mmproj file", "both in one file")
+            .help("Convert the checkpoint, with ‹mmproj› for the towers: llama.cpp does not load such a file either."))
+        }
         Some((_, stray)) => Err(Error::unsupported(
             format!("tensor {}", stray.name),
             "no Gemma 4 text model with the keys of this file uses it",
@@ -373,6 +389,7 @@ fn rope_freqs(config: &Config) -> Slot {
         shape: vec![config.full_head_dim / 2],
         type_policy: TypePolicy::F32,
         unused: !config.attention.contains(&Attention::Full),
+        lora: false,
         unprefixed: true,
     }
 }

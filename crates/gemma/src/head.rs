@@ -7,13 +7,10 @@
 
 use checkpoint::Checkpoint;
 use serde_json::Value;
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{Error, Result, TensorSource};
 
 use crate::config::{Config, ModelKind, field};
 use crate::inventory;
-
-/// Bytes per tensor that are compared at a time.
-const PIECE: u64 = 1 << 20;
 
 impl Config {
     /// The config of a text model's checkpoint, corrected by its weights: [`Config::tied`] is false if a head is
@@ -45,7 +42,7 @@ impl Config {
         if said
             && let Some(head) = head
             && let Some(embedding) = inventory::embedding(&config, tensors)
-            && !same_bytes(checkpoint, embedding, head)?
+            && !checkpoint.are_equal(embedding, head)?
         {
             config.tied = false;
             config.notes.push(format!(
@@ -68,27 +65,4 @@ impl Config {
             _ => Ok(config),
         }
     }
-}
-
-/// Whether two tensors have the same type, shape and bytes. Reads both side by side, some rows at a time.
-fn same_bytes(source: &dyn TensorSource, a: usize, b: usize) -> Result<bool> {
-    let [left, right]: [&TensorDesc; 2] = [&source.tensors()[a], &source.tensors()[b]];
-    if (left.dtype, &left.shape) != (right.dtype, &right.shape) {
-        return Ok(false);
-    }
-    let rows_at_a_time = (PIECE / left.row_bytes().max(1)).max(1);
-    let mut buffers = [Vec::new(), Vec::new()];
-    let mut first = 0;
-    while first < left.rows() {
-        let rows = rows_at_a_time.min(left.rows() - first);
-        for (buffer, index) in buffers.iter_mut().zip([a, b]) {
-            buffer.resize((rows * left.row_bytes()) as usize, 0);
-            source.read_rows(index, first, buffer)?;
-        }
-        if buffers[0] != buffers[1] {
-            return Ok(false);
-        }
-        first += rows;
-    }
-    Ok(true)
 }

@@ -28,6 +28,8 @@ pub struct Slot {
     pub type_policy: TypePolicy,
     /// K/V of a KV-shared layer: it may be present, but no computation reads it.
     pub unused: bool,
+    /// Whether llama.cpp applies adapters to it.
+    pub(crate) lora: bool,
     pub(crate) unprefixed: bool,
 }
 
@@ -98,6 +100,7 @@ fn slot(config: &Config, row: &'static TensorRow, layer: Option<usize>) -> Resul
         shape,
         type_policy: row.store,
         unused: row.unused_when.as_deref().is_some_and(|condition| holds(config, condition, layer)),
+        lora: row.lora,
         unprefixed: row.unprefixed,
     }))
 }

@@ -2,6 +2,7 @@
 //! filled with the values of a checkpoint.
 
 mod mmproj;
+mod of_gguf;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use crate::formats::{self, KeyRow, KeyType, Keys};
 use crate::{ModelSpec, Vocabulary, card};
 
 pub use mmproj::{MmprojSources, mmproj_metadata};
+pub use of_gguf::{metadata_of_gguf, value_type};
 
 /// The sources of a file's metadata.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +62,17 @@ pub fn metadata(from: &KeySources<'_>, file_type: u32) -> Result<Metadata> {
     fill(from, table, rows(table, from.vocabulary), &|name| fact(from, name, file_type))
 }
 
+/// The metadata of an adapter, in file order.
+pub(crate) fn adapter_metadata(from: &KeySources<'_>, alpha: f32) -> Result<Metadata> {
+    let table = formats::adapter_keys();
+    fill(from, table, table.key.iter().collect(), &|name| match name {
+        "type" => Some("adapter".into()),
+        "adapter_type" => Some("lora".into()),
+        "alpha" => Some(Fact::Typed(Value::F32(alpha))),
+        _ => fact(from, name, 0),
+    })
+}
+
 /// The values of `rows`, then the overrides.
 fn fill(
     from: &KeySources<'_>,
@@ -83,7 +96,13 @@ fn fill(
             metadata.insert(key, value);
         }
     }
-    for (key, json) in from.overrides {
+    set(table, from.overrides, &mut metadata)?;
+    Ok(metadata)
+}
+
+/// Sets the keys of a recipe's `[kv]`.
+fn set(table: &'static Keys, overrides: &BTreeMap<String, Json>, metadata: &mut Metadata) -> Result<()> {
+    for (key, json) in overrides {
         let place = format!("recipe: [kv] {key}");
         let row = row_of(table, key).ok_or_else(|| {
             Error::recipe(&place, "such a file has no such key")
@@ -101,7 +120,7 @@ fn fill(
         })?;
         metadata.insert(key.clone(), value);
     }
-    Ok(metadata)
+    Ok(())
 }
 
 /// Whether the table of keys for this kind of model lists the key.

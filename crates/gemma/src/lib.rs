@@ -18,6 +18,7 @@
 //! types, named sizes. The code here fills the tables with the values of `config.json` and of the tokenizer.
 //! Container formats are in `gguf` and `checkpoint`, the choice of types in `plan`.
 
+mod adapter;
 mod card;
 mod chat;
 mod config;
@@ -30,12 +31,15 @@ mod inventory;
 mod keys;
 mod llama_cpp;
 mod model;
+mod model_of_gguf;
 mod processor;
 mod sampling;
 mod special_tokens;
 pub mod towers;
+mod variant;
 mod vocabulary;
 
+pub use adapter::{AdapterInventory, AdapterPair, adapter_metadata, is_adapter};
 pub use card::FIELDS as METADATA_FIELDS;
 pub use config::dialects::both_dialects;
 pub use config::{Attention, Config, ModelKind, Rope};
@@ -45,28 +49,16 @@ pub use from_gguf::{ROPE_FREQS, gguf_inventory};
 pub use hub_name::title as hub_title;
 pub use inventory::{Exclusion, Found, Inventory, Slot, inventory, is_role};
 pub use keys::{
-    KeySources, MmprojSources, Parameters, is_known_key, is_known_mmproj_key, metadata, mmproj_metadata,
+    KeySources, MmprojSources, Parameters, is_known_key, is_known_mmproj_key, metadata, metadata_of_gguf,
+    mmproj_metadata, value_type,
 };
 pub use llama_cpp::KV_OWNERS;
 pub use model::ModelSpec;
 pub use processor::Normalisation;
+pub use variant::{Departure, variant_names};
 pub use vocabulary::Vocabulary;
-
-/// The names of the published variants.
-pub fn variant_names() -> impl Iterator<Item = &'static str> {
-    formats::variants().variant.iter().map(|variant| variant.name.as_str())
-}
 
 /// The `model_type` that transformers saves for an architecture of this family.
 pub fn model_type(architecture: &str) -> Option<&'static str> {
     formats::defaults().model_type.get(architecture).map(String::as_str)
-}
-
-impl Config {
-    /// The variant, if the size is a published one: `E2B`, `E4B`, `12B`, `26B-A4B`, `31B`.
-    pub fn variant(&self) -> Option<&'static str> {
-        let named = formats::variants().variant.iter();
-        let mut matching = named.filter(|v| v.layers == self.layers() && v.hidden == self.hidden);
-        matching.next().map(|v| v.name.as_str())
-    }
 }

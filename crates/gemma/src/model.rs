@@ -1,8 +1,9 @@
-//! The description of a checkpoint folder: config, tensors by role, tokenizer and companion files.
+//! The description of a checkpoint folder, or of a GGUF in its place: config, tensors by role, tokenizer and companion files.
 
 use checkpoint::{ChatTemplates, Checkpoint, ModelCard};
+use gguf::Metadata;
 use serde_json::Value;
-use tensor::{Result, TensorSource};
+use tensor::{Result, TensorDesc, TensorSource};
 
 use crate::config::ModelKind;
 use crate::processor::check_processor;
@@ -36,6 +37,14 @@ pub struct ModelSpec {
     pub files: Vec<(String, u64)>,
     /// The fingerprint, see [`Checkpoint::fingerprint`].
     pub fingerprint: [u8; 32],
+    /// The keys of the GGUF that takes the place of a folder. There are no companion files then.
+    pub keys: Option<Metadata>,
+}
+
+/// Reader of a config, from `config.json` or from the keys and tensors of a GGUF.
+pub(crate) struct ConfigReader {
+    pub(crate) of_json: fn(&Value) -> Result<Config>,
+    pub(crate) of_keys: fn(&Metadata, &[TensorDesc]) -> Result<Config>,
 }
 
 impl ModelSpec {
@@ -44,7 +53,10 @@ impl ModelSpec {
     /// # Errors
     /// Errors of [`Config::from_json`], [`inventory::inventory`] and [`Vocabulary::new`], with the file.
     pub fn open(checkpoint: &Checkpoint) -> Result<ModelSpec> {
-        ModelSpec::with(checkpoint, Config::from_json)
+        ModelSpec::with(
+            checkpoint,
+            &ConfigReader { of_json: Config::from_json, of_keys: Config::from_metadata },
+        )
     }
 
     /// Like [`ModelSpec::open`], for draft models only.
@@ -52,7 +64,10 @@ impl ModelSpec {
     /// # Errors
     /// Those of [`ModelSpec::open`].
     pub fn open_draft(checkpoint: &Checkpoint) -> Result<ModelSpec> {
-        ModelSpec::with(checkpoint, Config::draft_from_json)
+        ModelSpec::with(
+            checkpoint,
+            &ConfigReader { of_json: Config::draft_from_json, of_keys: Config::draft_from_metadata },
+        )
     }
 
     /// Like [`ModelSpec::open`] or, for a draft model, [`ModelSpec::open_draft`].
@@ -60,12 +75,18 @@ impl ModelSpec {
     /// # Errors
     /// Those of [`ModelSpec::open`].
     pub fn open_any(checkpoint: &Checkpoint) -> Result<ModelSpec> {
-        ModelSpec::with(checkpoint, Config::any_from_json)
+        ModelSpec::with(
+            checkpoint,
+            &ConfigReader { of_json: Config::any_from_json, of_keys: Config::any_from_metadata },
+        )
     }
 
-    fn with(checkpoint: &Checkpoint, config: fn(&Value) -> Result<Config>) -> Result<ModelSpec> {
+    fn with(checkpoint: &Checkpoint, read: &ConfigReader) -> Result<ModelSpec> {
+        if let Some(keys) = checkpoint.keys() {
+            return ModelSpec::of_keys(checkpoint, keys, read.of_keys);
+        }
         let dir = checkpoint.dir().display();
-        let config = Config::with_weights(checkpoint, config).map_err(|e| e.within(&dir))?;
+        let config = Config::with_weights(checkpoint, read.of_json).map_err(|e| e.within(&dir))?;
         let file_of = |index: usize| {
             let shard = checkpoint.location(index).map(|l| &checkpoint.shards()[l.shard]);
             shard.map_or_else(|| dir.to_string(), |shard| shard.path.display().to_string())
@@ -109,6 +130,7 @@ impl ModelSpec {
             files: checkpoint.files()?,
             fingerprint: checkpoint.fingerprint()?,
             config,
+            keys: None,
         })
     }
 

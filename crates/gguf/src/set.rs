@@ -77,6 +77,12 @@ impl GgufSet {
         Ok(GgufSet { parts, metadata, tensors, starts })
     }
 
+    /// The same tensors with other keys.
+    #[must_use]
+    pub fn with_metadata(self, metadata: Metadata) -> GgufSet {
+        GgufSet { metadata, ..self }
+    }
+
     /// The files, in part order.
     pub fn parts(&self) -> &[GgufFile] {
         &self.parts

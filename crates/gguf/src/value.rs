@@ -151,6 +151,23 @@ macro_rules! kinds {
                 }
             }
 
+            fn scalar(kind: &str, text: &str) -> Option<Value> {
+                $(if kind == Kind::$kind.name() { return text.parse().ok().map(Value::$variant); })*
+                None
+            }
+
+            fn list(kind: &str, text: &str) -> Option<Value> {
+                $(if kind == Kind::$kind.name() {
+                    return serde_json::from_str::<Vec<$type>>(text).ok().map(|items| Value::Array(Array::$variant(items)));
+                })*
+                None
+            }
+
+            /// The names of the scalar types.
+            pub fn type_names() -> impl Iterator<Item = &'static str> {
+                [$(Kind::$kind.name()),*].into_iter()
+            }
+
             /// Reads the type number and the value.
             pub(crate) fn read(input: &mut Input) -> Result<Value> {
                 match take_kind(input)? {
@@ -185,6 +202,32 @@ impl Array {
 }
 
 impl Value {
+    /// The value that a text has as this type: a [type name](Self::type_name), or `[u32]` for `array of u32`. A string is the text
+    /// itself, an array a JSON list.
+    ///
+    /// # Errors
+    /// `Recipe` for an unknown type, and for a text that is no value of the type. Numbers that are not finite are none.
+    pub fn from_text(type_name: &str, text: &str) -> Result<Value> {
+        let item = type_name.strip_prefix("array of ");
+        let item = item.or_else(|| type_name.strip_prefix('[')?.strip_suffix(']'));
+        let kind = item.unwrap_or(type_name);
+        if Value::type_names().all(|name| name != kind) {
+            let known: Vec<_> = Value::type_names().collect();
+            return Err(Error::recipe(format!("type {type_name:?}"), "GGUF has no such type of values")
+                .expected(format!("{}, or one of them in brackets", known.join(", ")), type_name));
+        }
+        let value = if item.is_some() { Value::list(kind, text) } else { Value::scalar(kind, text) };
+        let is_finite = |value: &Value| match value {
+            Value::F32(number) => number.is_finite(),
+            Value::F64(number) => number.is_finite(),
+            _ => true,
+        };
+        value.filter(is_finite).ok_or_else(|| {
+            let expected = if item.is_some() { format!("a JSON list of {kind}") } else { kind.to_owned() };
+            Error::recipe(format!("{text:?}"), "not a value of the key's type").expected(expected, text)
+        })
+    }
+
     /// Name of the type, such as `u32` or `array of string`.
     pub fn type_name(&self) -> String {
         match self {
@@ -197,5 +240,41 @@ impl Value {
 impl From<&str> for Value {
     fn from(text: &str) -> Value {
         Value::Str(text.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_values_of_every_type() {
+        for name in Value::type_names() {
+            let text = match name {
+                "bool" => "true",
+                _ => "7",
+            };
+            assert_eq!(Value::from_text(name, text).unwrap().type_name(), name);
+            let list = format!("[{}]", if name == "string" { "\"a\"" } else { text });
+            let of = format!("array of {name}");
+            assert_eq!(Value::from_text(&of, &list).unwrap().type_name(), of);
+            assert_eq!(Value::from_text(&format!("[{name}]"), &list).unwrap().type_name(), of);
+        }
+        assert_eq!(Value::from_text("string", " \"as it is\" ").unwrap(), Value::from(" \"as it is\" "));
+        for (name, text) in [
+            ("u8", "256"),
+            ("i32", "1.5"),
+            ("f32", "inf"),
+            ("bool", "1"),
+            ("[u32]", "1"),
+            ("u7", "1"),
+            ("", ""),
+        ] {
+            assert_eq!(
+                Value::from_text(name, text).unwrap_err().fault(),
+                tensor::Fault::Recipe,
+                "{name} {text}"
+            );
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! The two hashes by which the hub identifies a file: SHA-256 of large files, git's SHA-1 of small ones.
 
-use base::hex;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use base::{Sha256, hex};
+use sha1::{Digest, Sha1};
 
 /// A hash in progress.
 #[derive(Clone)]
@@ -31,7 +30,7 @@ impl Hasher {
     /// The hash in hexadecimal digits.
     pub(crate) fn finish(self) -> String {
         match self {
-            Hasher::Sha256(hash) => hex(&hash.finalize()),
+            Hasher::Sha256(hash) => hex(&hash.finish()),
             Hasher::GitSha1(hash) => hex(&hash.finalize()),
         }
     }

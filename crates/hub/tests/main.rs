@@ -7,3 +7,4 @@ mod python;
 mod ranges;
 mod resume;
 mod support;
+mod tls;

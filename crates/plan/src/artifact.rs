@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use base::Sha256;
 use gemma::towers::{TowerChange, is_bound};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tensor::{DType, TensorDesc};
 
 use crate::budget::Allocation;
@@ -318,7 +318,7 @@ impl Plan {
     /// The digest covers the location of the weights, not the weights.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(&self.without_texts()).expect("a plan is plain data");
-        base::hex(&Sha256::digest(json))
+        base::hex(&Sha256::of(json))
     }
 
     /// The plan without its texts for people: they may be worded differently in another version.
@@ -387,7 +387,7 @@ fn digest_of<S: serde::Serializer>(header: &[u8], to: S) -> Result<S::Ok, S::Err
     use serde::ser::SerializeStruct;
     let mut fields = to.serialize_struct("header", 2)?;
     fields.serialize_field("bytes", &header.len())?;
-    fields.serialize_field("sha256", &base::hex(&Sha256::digest(header)))?;
+    fields.serialize_field("sha256", &base::hex(&Sha256::of(header)))?;
     fields.end()
 }
 

@@ -1,6 +1,6 @@
 //! Planning a GGUF: the tensors of an artifact, their types and offsets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use gemma::{Attention, Found, KeySources, ModelSpec, Parameters};
 use gguf::{Layout, Metadata, SplitBy};
@@ -51,16 +51,21 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
     let parameters = parameters(model, &found);
     let found = found.into_iter().chain(kept).collect();
     let mut chosen = choose(model, shards, request, preset, found, &mut notes)?;
-    if model.config.attention.contains(&Attention::Full) {
+    notes.extend(requantised(&chosen));
+    if model.keys.is_none() && model.config.attention.contains(&Attention::Full) {
         chosen.push(rope_freqs(model)?);
     }
     // llama-quantize's order: the model's own tensors first, then block by block, bytewise by name
     chosen.sort_by(|a, b| (a.layer, &a.desc.name).cmp(&(b.layer, &b.desc.name)));
 
-    let mut metadata = gemma::metadata(
-        &KeySources { config: &config, ..KeySources::of(model, &recipe.metadata, &recipe.kv, parameters) },
-        preset.file_type,
-    )?;
+    let (names, kv, file_type) = (&recipe.metadata, &recipe.kv, preset.file_type);
+    let mut metadata = match &model.keys {
+        Some(keys) => gemma::metadata_of_gguf(keys, config.kind, names, kv, file_type)?,
+        None => {
+            let sources = KeySources { config: &config, ..KeySources::of(model, names, kv, parameters) };
+            gemma::metadata(&sources, file_type)?
+        }
+    };
     if let Some(given) = &request.importance {
         given.source.keys.append(&mut metadata);
     }
@@ -115,7 +120,7 @@ fn choose(
         let Decision { dtype, mut why, free } =
             rules.choose(slot, place, source, lattice.keeps(*index), notes)?;
         let desc = TensorDesc::new(&slot.gguf, dtype, gguf::ggml_shape(&slot.shape))?;
-        let mut stored = stored(shards, *index, via(shards, *index, dtype, recipe));
+        let mut stored = stored(shards, *index, via(model, source, dtype, recipe));
         if let Some(kept) = lattice.sees(*index, slot.role, dtype) {
             // the grid is compared with BF16 values
             (stored.lattice, stored.via) = (true, (source != DType::BF16).then_some(DType::BF16));
@@ -139,11 +144,40 @@ fn choose(
     Ok(chosen)
 }
 
-/// Weights that are not BF16 are rounded to it before quantization, unless the recipe sets `via = "none"`.
-fn via(shards: &Shards<'_>, index: usize, target: DType, recipe: &Recipe) -> Option<DType> {
-    let rounds =
-        recipe.types.via == Via::Bf16 && target.is_quantized() && shards.tensors[index].dtype != DType::BF16;
+/// Weights that are not BF16 are rounded to it before quantization, unless the recipe sets `via = "none"`. A GGUF is already the
+/// file between the two steps of llama.cpp.
+fn via(model: &ModelSpec, source: DType, target: DType, recipe: &Recipe) -> Option<DType> {
+    let rounds = model.keys.is_none()
+        && recipe.types.via == Via::Bf16
+        && target.is_quantized()
+        && source != DType::BF16;
     rounds.then_some(DType::BF16)
+}
+
+/// A warning about weights that are rounded though they are quantized in the source, to fewer bits than Q8_0 has.
+fn requantised(chosen: &[Chosen]) -> Option<String> {
+    let mut found: BTreeMap<DType, usize> = BTreeMap::new();
+    for chosen in chosen {
+        let Origin::Checkpoint(stored) = &chosen.from else { continue };
+        if is_below_q8_0(stored.dtype) && chosen.desc.dtype != stored.dtype {
+            *found.entry(stored.dtype).or_default() += 1;
+        }
+    }
+    if found.is_empty() {
+        return None;
+    }
+    let types: Vec<_> = found.iter().map(|(dtype, count)| format!("{count} in {dtype}")).collect();
+    Some(format!(
+        "tensors of the source are already quantized to fewer bits than Q8_0 has ({}): their rounding errors stay, and the errors of \
+         this conversion add to them. Convert the checkpoint, or a BF16 or Q8_0 file of it",
+        types.join(", ")
+    ))
+}
+
+/// Whether a type has fewer bits a weight than Q8_0.
+fn is_below_q8_0(dtype: DType) -> bool {
+    let bits = |dtype: DType| dtype.block_bytes() * DType::Q8_0.block_len() / dtype.block_len();
+    dtype.is_quantized() && bits(dtype) < DType::Q8_0.block_bytes()
 }
 
 /// The only tensor that is not in the checkpoint: the frequency factors of RoPE in full-attention layers.
@@ -183,29 +217,16 @@ fn lay_out(
         chosen.iter().partition(|c| classes.iter().any(|class| class.holds(c.role)));
     let descs = |chosen: Vec<&Chosen>| chosen.into_iter().map(|c| c.desc.clone()).collect::<Vec<_>>();
     let max = recipe.output.split_max_bytes()?;
-    let parts = if max.is_none() && last.is_empty() {
-        vec![(format!("{stem}.gguf"), Layout::new(metadata, descs(first))?)]
-    } else {
-        // offloaded tensors have parts of their own, at the end
-        let mut groups = Vec::new();
-        for tensors in [first, last].into_iter().filter(|tensors| !tensors.is_empty()) {
-            match max {
-                Some(max) => groups.extend(gguf::group(descs(tensors), SplitBy::Bytes(max))?),
-                None => groups.push(descs(tensors)),
-            }
+    let is_split = max.is_some() || !last.is_empty();
+    // offloaded tensors have parts of their own, at the end
+    let mut groups = Vec::new();
+    for tensors in [first, last].into_iter().filter(|tensors| !tensors.is_empty()) {
+        match max {
+            Some(max) => groups.extend(gguf::group(descs(tensors), SplitBy::Bytes(max))?),
+            None => groups.push(descs(tensors)),
         }
-        let parts = gguf::parts(metadata, groups)?;
-        let count = parts.len();
-        // parts of two conversions may have the same names and tensors: the id tells them apart
-        let set = (count > 1).then(|| set_id(model, request));
-        let layouts = parts.into_iter().enumerate().map(|(i, mut part)| {
-            if let Some(set) = &set {
-                part.metadata.append(gguf::SET, set.as_str());
-            }
-            Ok((gguf::part_name(stem, i + 1, count), Layout::new(&part.metadata, part.tensors)?))
-        });
-        layouts.collect::<Result<_>>()?
-    };
+    }
+    let parts = layouts(metadata, groups, is_split, stem, &|| set_id(model, request))?;
     let mut by_name: HashMap<String, Chosen> = chosen.into_iter().map(|c| (c.desc.name.clone(), c)).collect();
     let files = parts.into_iter().map(|(name, layout)| PlannedFile {
         name,
@@ -231,4 +252,29 @@ fn lay_out(
             .collect(),
     });
     Ok(files.collect())
+}
+
+/// The names and contents of the files of a GGUF: one file, or one part for each group of tensors. `set` is the id of the set.
+pub(crate) fn layouts(
+    metadata: &Metadata,
+    mut groups: Vec<Vec<TensorDesc>>,
+    is_split: bool,
+    stem: &str,
+    set: &dyn Fn() -> String,
+) -> Result<Vec<(String, Layout)>> {
+    if !is_split {
+        let tensors = groups.drain(..).flatten().collect();
+        return Ok(vec![(format!("{stem}.gguf"), Layout::new(metadata, tensors)?)]);
+    }
+    let parts = gguf::parts(metadata, groups)?;
+    let count = parts.len();
+    // parts of two conversions may have the same names and tensors: the id tells them apart
+    let set = (count > 1).then(set);
+    let layouts = parts.into_iter().enumerate().map(|(i, mut part)| {
+        if let Some(set) = &set {
+            part.metadata.append(gguf::SET, set.as_str());
+        }
+        Ok((gguf::part_name(stem, i + 1, count), Layout::new(&part.metadata, part.tensors)?))
+    });
+    layouts.collect()
 }

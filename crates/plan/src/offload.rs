@@ -5,10 +5,9 @@ use std::sync::LazyLock;
 use gemma::{Config, ModelSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tensor::{Error, Result};
 
-use base::hex;
+use base::{Sha256, hex};
 
 use crate::artifact::OutputTensor;
 use crate::request::Request;
@@ -61,7 +60,7 @@ pub(crate) fn set_id(model: &ModelSpec, request: &Request) -> String {
     if let Some(file) = request.importance.as_ref().and_then(|given| given.source.file.as_ref()) {
         hash.update(&file.sha256);
     }
-    hex(&hash.finalize()[..16])
+    hex(&hash.finish()[..16])
 }
 
 impl Class {

@@ -87,7 +87,11 @@ pub fn plan(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Res
     let mut artifacts: Vec<_> = requests
         .iter()
         .map(|request| {
-            let artifact = match request.recipe.output.format {
+            let format = request.recipe.output.format;
+            let artifact = match format {
+                Format::Mmproj | Format::Safetensors if model.keys.is_some() => {
+                    return Err(without_folder(request, format));
+                }
                 Format::Gguf => gguf::artifact,
                 Format::Mmproj => mmproj::artifact,
                 Format::Safetensors => safetensors::artifact,
@@ -129,6 +133,20 @@ pub(crate) fn dropped(shards: &Shards<'_>, index: usize, reason: &'static str) -
     Dropped { tensor: tensor.name.clone(), bytes: tensor.byte_len(), reason }
 }
 
+/// The error for an output that a GGUF has not the contents for.
+fn without_folder(request: &Request, format: Format) -> Error {
+    let needs = match format {
+        Format::Mmproj => "image and audio towers",
+        _ => "config.json and the tokenizer files",
+    };
+    Error::recipe(
+        format!("recipe {}", request.name),
+        format!("needs {needs}, which the GGUF of a text model does not have"),
+    )
+    .expected("the folder of a checkpoint", "a GGUF file")
+    .help("Give the checkpoint, or a recipe or type for a GGUF of the text model.")
+}
+
 /// The tensors to write, and those that the recipe leaves out.
 pub(crate) fn unused_kv<'m>(
     model: &'m ModelSpec,
@@ -156,7 +174,8 @@ pub(crate) fn unused_kv<'m>(
 pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> StoredTensor {
     let tensor = &shards.tensors[index];
     let dtype = shards.encodings.get(&index).map_or(tensor.dtype, |encoding| encoding.dtype);
-    let row_bytes = tensor.cols() * dtype.block_bytes() as u64;
+    // rows are whole blocks: the description was checked, and encodings have blocks of one element
+    let row_bytes = dtype.row_bytes(tensor.cols()).unwrap_or(0);
     let piece = |piece: &Piece| StoredPiece {
         file: piece.location.shard,
         offset: piece.location.offset,

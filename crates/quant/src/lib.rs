@@ -1,5 +1,5 @@
 //! Block codecs: convert rows of f32 to and from the types of GGUF files, with or without importance weights, and the
-//! 8-bit floats of safetensors files, see [`scale_is_apart`].
+//! 8-bit floats of safetensors files, see [`scale_is_apart`]. [`Integers`] are the weights of TFLite models.
 //!
 //! ```
 //! use quant::{Simd, decode, encode};
@@ -25,6 +25,7 @@ mod dot;
 mod feedback;
 mod float;
 mod grid;
+mod integers;
 mod lanes;
 mod search;
 mod simd;
@@ -33,6 +34,7 @@ mod types;
 pub use dot::{DOT_VECTORS, dot};
 pub use feedback::{PANEL, Panel, feeds_back, round_panel};
 pub use grid::{GridSurvey, RepackCounts, repack_q4_0, survey};
+pub use integers::{IntegerBits, Integers, ZERO_BLOCK};
 pub use simd::Simd;
 use tensor::DType;
 pub use types::sfp8::{sfp8_divide, sfp8_scale};

@@ -80,6 +80,11 @@ impl DType {
         (cols / block).checked_mul(self.block_bytes() as u64)
     }
 
+    /// Number of elements in `bytes` bytes of whole blocks.
+    pub const fn elements(self, bytes: usize) -> usize {
+        bytes / self.block_bytes() * self.block_len()
+    }
+
     /// True for types that pack several elements into a block.
     pub const fn is_quantized(self) -> bool {
         self.block_len() > 1

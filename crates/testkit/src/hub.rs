@@ -52,6 +52,7 @@ struct State {
     renamed: Vec<(String, String)>,
     tokens: Vec<String>,
     page: usize,
+    urls: api::Urls,
     planted: Vec<Planted>,
     seen: Vec<Seen>,
 }
@@ -71,7 +72,11 @@ impl FakeHub {
         let listen = || TcpListener::bind("127.0.0.1:0").expect("loopback");
         let (hub, cdn) = (listen(), listen());
         let address = |listener: &TcpListener| listener.local_addr().expect("a bound socket");
-        let state = State { repos: repos.into_iter().collect(), page: 1000, ..State::default() };
+        let urls = api::Urls {
+            hub: format!("http://{}", address(&hub)),
+            cdn: format!("http://localhost:{}", address(&cdn).port()),
+        };
+        let state = State { repos: repos.into_iter().collect(), page: 1000, urls, ..State::default() };
         let shared = Arc::new(Shared {
             hub: address(&hub),
             cdn: address(&cdn),
@@ -88,6 +93,16 @@ impl FakeHub {
     /// The value for `HF_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.shared.hub)
+    }
+
+    /// The URL of the CDN.
+    pub fn cdn(&self) -> String {
+        format!("http://{}", self.shared.cdn)
+    }
+
+    /// Names these URLs in answers, in place of its own: those of servers in front of it.
+    pub fn behind(&self, hub: &str, cdn: &str) {
+        self.shared.state().urls = api::Urls { hub: hub.to_owned(), cdn: cdn.to_owned() };
     }
 
     /// Requests so far.
@@ -175,11 +190,11 @@ fn serve(side: Side, mut stream: TcpStream, shared: &Shared) {
         let mut state = shared.state();
         state.seen.push(seen.clone());
         let fault = state.strikes(&seen);
-        let ports = api::Ports { hub: shared.hub.port(), cdn: shared.cdn.port() };
+        let urls = state.urls.clone();
         let reply = match &fault {
             Some(HubFault::Status { status, headers }) => Reply::refusal(*status, headers),
             Some(HubFault::Portal) => Reply::portal(),
-            _ => state.answer(&seen, &ports, fault.as_ref()),
+            _ => state.answer(&seen, &urls, fault.as_ref()),
         };
         (reply, fault)
     };

@@ -1,10 +1,10 @@
 //! Tensor digests among the keys of a calibrated GGUF. Error feedback depends on the calibration text, so the bytes
 //! cannot be reproduced from the checkpoint alone; the digests detect changes.
 
+use base::Sha256;
 use gguf::GgufSet;
 use plan::{TENSOR_DIGESTS, digest_of_entry};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use tensor::{Result, TensorDesc, TensorSource};
 
 use crate::{Finding, Severity, Step};
@@ -61,5 +61,5 @@ fn sha256(artifact: &GgufSet, index: usize, desc: &TensorDesc) -> Result<String>
         state.update(&bytes);
         first += rows;
     }
-    Ok(base::hex(&state.finalize()))
+    Ok(base::hex(&state.finish()))
 }

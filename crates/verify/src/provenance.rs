@@ -70,7 +70,10 @@ impl Provenance {
             }
             match recipe {
                 Ok(recipe) => {
-                    let (plan, binding) = ("manifest".to_owned(), true);
+                    // a checkpoint does not have the values that a GGUF was quantized from
+                    let binding = !entry.as_ref().is_some_and(is_from_gguf);
+                    let plan =
+                        if binding { "manifest" } else { "manifest, of a conversion of a GGUF" }.to_owned();
                     let found = Provenance {
                         recipe,
                         importance,
@@ -84,6 +87,8 @@ impl Provenance {
                     };
                     return Ok(found);
                 }
+                // of `edit`, which copies tensors
+                Err(_) if entry.as_ref().is_some_and(|entry| entry.settings.is_null()) => {}
                 // its hashes are still valid
                 Err(error) => findings.push(Finding::new(
                     Severity::Warning,
@@ -192,6 +197,11 @@ impl Provenance {
             None => HashedFile::read(&part.path, progress),
         }
     }
+}
+
+/// Whether the weights of an artifact come from a GGUF: they are the first inputs.
+fn is_from_gguf(entry: &ArtifactEntry) -> bool {
+    entry.inputs.first().is_some_and(|file| file.name.ends_with(".gguf"))
 }
 
 /// The finding about a file that differs from its entry in the manifest.

@@ -14,6 +14,7 @@ use eval::LogitsFile;
 use gemma::{Config, ModelSpec, Vocabulary};
 use gguf::Header;
 use imatrix::Importance;
+use litert::{Bundle, LlmMetadata, Model, SectionType, Source};
 use media::{AudioPreprocess, Image, ImagePreprocess, PATCH_SIDE, SAMPLE_RATE, Sound};
 use plan::{Manifest, Recipe, Request, Shards};
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ pub use seeds::seeds;
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("index", index),
@@ -41,6 +42,7 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("logits", logits),
     ("image", image),
     ("sound", sound),
+    ("litertlm", litertlm),
 ];
 
 /// Writes the seeds of a target into the folder that `FUZZ_SEEDS` names, for libFuzzer to begin with.
@@ -137,6 +139,30 @@ pub fn gguf(bytes: &[u8]) {
     if let Some(tokenizer) = told(Tokenizer::from_metadata(&header.metadata)) {
         use_tokenizer(&tokenizer);
     }
+}
+
+/// A bundle of LiteRT-LM, or one of its sections.
+pub fn litertlm(bytes: &[u8]) {
+    let file = bytes.to_vec();
+    if let Some(bundle) = told(Bundle::read(&file)) {
+        for section in &bundle.sections {
+            let part = told(bundle.part(&file, section)).expect("a section within the file");
+            match section.content {
+                SectionType::MODEL => {
+                    drop(told(Model::read(&part).and_then(|model| litert::constants(&model))))
+                }
+                SectionType::METADATA if part.len() < 1 << 16 => {
+                    let mut bytes = vec![0; part.len() as usize];
+                    told(part.read_at(0, &mut bytes).and_then(|()| LlmMetadata::read(&bytes)));
+                }
+                _ => {}
+            }
+        }
+        return;
+    }
+    told(Model::read(&file).and_then(|model| litert::constants(&model)));
+    told(LlmMetadata::read(bytes));
+    told(litert::unpack_tokenizer(bytes));
 }
 
 /// A shard.

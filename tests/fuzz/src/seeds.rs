@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 
 use checkpoint::ModelCard;
@@ -43,8 +44,21 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .iter()
             .flat_map(|ending| files("golden/media", ending))
             .collect(),
+        "litertlm" => bundles(),
         other => panic!("no target {other}"),
     }
+}
+
+/// A bundle, and its sections that are small.
+fn bundles() -> Vec<Vec<u8>> {
+    let packed = read("golden/litertlm/base.wi2.litertlm.gz");
+    let mut file = Vec::new();
+    flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut file).expect("a bundle");
+    let bundle = litert::Bundle::read(&file).expect("a bundle");
+    let small =
+        bundle.sections.iter().map(|section| section.range.start as usize..section.range.end as usize);
+    let small = small.filter(|range| range.len() < 100_000).map(|range| file[range].to_vec());
+    small.chain([file.clone()]).collect()
 }
 
 fn read(name: &str) -> Vec<u8> {

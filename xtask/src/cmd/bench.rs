@@ -3,6 +3,7 @@
 mod convert;
 mod files;
 mod formats;
+mod lora;
 mod measure;
 mod quality;
 mod towers;
@@ -20,6 +21,7 @@ pub(crate) struct Args {
 enum What {
     Convert(convert::Args),
     Formats(formats::Args),
+    Lora(lora::Args),
     Quality(quality::Args),
     Towers(towers::Args),
     Verify(verify::Args),
@@ -30,6 +32,7 @@ impl Args {
         match self.what {
             What::Convert(args) => args.run(),
             What::Formats(args) => args.run(),
+            What::Lora(args) => args.run(),
             What::Quality(args) => args.run(),
             What::Towers(args) => args.run(),
             What::Verify(args) => args.run(),

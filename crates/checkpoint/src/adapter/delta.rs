@@ -80,7 +80,7 @@ impl Checkpoint {
         quant::decode(self.simd, dtype, rows, &mut values);
         for change in &entry.changes {
             match change {
-                Change::Round(dtype) => round(self.simd, *dtype, &mut values),
+                Change::Round(dtype) => round(self.simd, *dtype, &mut values, &mut Vec::new()),
                 Change::Add(delta) => {
                     let factors = self.factors.get(delta, || delta.load(self))?;
                     delta.add_to(&factors, self.simd, first, cols, &mut values);
@@ -115,26 +115,32 @@ impl FactorCache {
 }
 
 impl Delta {
-    fn load(&self, checkpoint: &Checkpoint) -> Result<Factors> {
-        let LowRank { kind, rank, left, right, magnitude, .. } = &self.product;
+    /// Left and right factor in f32, matrix after matrix and row after row.
+    pub(crate) fn stored_factors(&self, checkpoint: &Checkpoint) -> Result<(Vec<f32>, Vec<f32>)> {
         let read = |factor: &Factor, rows: u64| -> Result<Vec<f32>> {
             let values = checkpoint.read_floats(self.shard, &factor.stored)?;
             Ok(in_rows(values, factor.order, self.matrices as usize, rows as usize))
         };
-        let mut left = read(left, self.window.end - self.window.start)?;
-        if matches!(kind, Kind::Mlx(_)) {
+        let LowRank { rank, left, right, .. } = &self.product;
+        Ok((read(left, self.window.end - self.window.start)?, read(right, *rank)?))
+    }
+
+    fn load(&self, checkpoint: &Checkpoint) -> Result<Factors> {
+        let (mut left, right) = self.stored_factors(checkpoint)?;
+        if matches!(self.product.kind, Kind::Mlx(_)) {
             let scale = self.scale as f32;
             left.iter_mut().for_each(|value| *value *= scale);
         }
-        let magnitude = magnitude.as_ref().map(|stored| checkpoint.read_floats(self.shard, stored));
-        Ok(Factors { left, right: read(right, *rank)?, magnitude: magnitude.transpose()? })
+        let magnitude = self.product.magnitude.as_ref();
+        let magnitude = magnitude.map(|stored| checkpoint.read_floats(self.shard, stored)).transpose()?;
+        Ok(Factors { left, right, magnitude })
     }
 
     /// Adds the product to the rows from `first` on, of `cols` values each, and rounds them.
     fn add_to(&self, factors: &Factors, simd: Simd, first: u64, cols: usize, values: &mut [f32]) {
         let rank = self.product.rank as usize;
         let height = self.window.end - self.window.start;
-        let mut delta = vec![0.0; ROWS * cols];
+        let (mut delta, mut bytes) = (vec![0.0; ROWS * cols], Vec::new());
         let (mut row, mut rest) = (first, values);
         while !rest.is_empty() {
             let (matrix, at) = (row / self.rows, row % self.rows);
@@ -157,7 +163,7 @@ impl Delta {
                     product(left, right, delta);
                 }
                 let magnitudes = magnitudes.map(|all| &all[number * ROWS..]);
-                self.finish(simd, cols, rows, delta, magnitudes);
+                self.finish(simd, (rows, delta), magnitudes, cols, &mut bytes);
             }
         }
     }
@@ -167,24 +173,24 @@ impl Delta {
     fn finish(
         &self,
         simd: Simd,
-        cols: usize,
-        rows: &mut [f32],
-        delta: &mut [f32],
+        (rows, delta): (&mut [f32], &mut [f32]),
         magnitudes: Option<&[f32]>,
+        cols: usize,
+        bytes: &mut Vec<u8>,
     ) {
         if !matches!(self.product.kind, Kind::Mlx(_)) {
             let scale = self.scale as f32;
             delta.iter_mut().for_each(|value| *value *= scale);
         }
         if self.product.kind != Kind::Linear {
-            round(simd, self.dtype, delta);
+            round(simd, self.dtype, delta, bytes);
         }
         rows.iter_mut().zip(delta.iter()).for_each(|(value, delta)| *value += delta);
         for (row, magnitude) in rows.chunks_exact_mut(cols).zip(magnitudes.into_iter().flatten()) {
             let factor = magnitude / norm(row);
             row.iter_mut().for_each(|value| *value *= factor);
         }
-        round(simd, self.dtype, rows);
+        round(simd, self.dtype, rows, bytes);
     }
 }
 
@@ -232,14 +238,14 @@ fn in_rows(values: Vec<f32>, order: Order, matrices: usize, rows: usize) -> Vec<
     }
 }
 
-/// Rounds values to a float type.
-fn round(simd: Simd, dtype: DType, values: &mut [f32]) {
+/// Rounds values to a float type. `bytes` is memory for the encoded values.
+fn round(simd: Simd, dtype: DType, values: &mut [f32], bytes: &mut Vec<u8>) {
     if dtype == DType::F32 {
         return;
     }
-    let mut bytes = vec![0; values.len() * dtype.block_bytes()];
-    quant::encode(simd, dtype, values.len(), values, None, &mut bytes);
-    quant::decode(simd, dtype, &bytes, values);
+    bytes.resize(values.len() * dtype.block_bytes(), 0);
+    quant::encode(simd, dtype, values.len(), values, None, bytes);
+    quant::decode(simd, dtype, bytes, values);
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use tensor::{Error, Result};
 use crate::adapter::part::{Dropped, Part, PartChange, Stored};
 use crate::adapter::peft_config::PeftConfig;
 use crate::adapter::{mlx, peft};
-use crate::files;
-use crate::folder::names;
+use crate::folder::{names, step};
 use crate::open::Shard;
+use crate::{files, shards};
 
 const CONFIG: &str = "adapter_config.json";
 const PEFT_WEIGHTS: &str = "adapter_model.safetensors";
@@ -61,9 +61,10 @@ pub struct AdaptedTensor {
 }
 
 impl AdapterFolder {
-    /// Whether a folder holds an adapter and no model.
+    /// Whether a folder holds an adapter and no model. Trainers may save the config of the base beside the adapter.
     pub fn is_one(dir: &Path) -> bool {
-        dir.join(CONFIG).is_file() && !dir.join("config.json").exists()
+        let has_model = || dir.join("config.json").exists() && !shards::is_empty(&names(dir));
+        dir.join(CONFIG).is_file() && !has_model()
     }
 
     /// Reads the config of an adapter and the header of its weights.
@@ -72,6 +73,9 @@ impl AdapterFolder {
     /// `Malformed` for a folder without an adapter and for contradictory contents, `Unsupported` for kinds of adapters
     /// and settings that cannot be merged.
     pub fn open(dir: &Path) -> Result<AdapterFolder> {
+        if !dir.is_dir() {
+            return Err(without_config(dir));
+        }
         let place = dir.join(CONFIG);
         let config = files::object(&place)?.ok_or_else(|| without_config(dir))?;
         let is_mlx = mlx::is_mlx(&config);
@@ -159,16 +163,22 @@ impl AdapterFolder {
 }
 
 fn without_config(dir: &Path) -> Error {
-    let here = names(dir);
-    let steps: Vec<_> = here.iter().filter(|name| dir.join(name).join(CONFIG).exists()).collect();
     let error = Error::malformed(dir.display(), "not the folder of an adapter");
+    if dir.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && dir.is_file() {
+        return error
+            .expected(format!("a folder with {CONFIG}"), "a GGUF file")
+            .help("A GGUF adapter is for llama.cpp's programs. Merge the folder that it was made from.");
+    }
     if !dir.is_dir() {
         return error.expected(format!("a folder with {CONFIG}"), "no folder");
     }
+    let here = names(dir);
+    let mut steps: Vec<_> = here.iter().filter(|name| dir.join(name).join(CONFIG).exists()).collect();
+    steps.sort_by_key(|name| step(name));
     match steps.last() {
-        Some(step) => error
+        Some(last) => error
             .expected(CONFIG, format!("{} folders with one", steps.len()))
-            .help(format!("Give one of them: {}", dir.join(step).display())),
+            .help(format!("Give one of them: {}", dir.join(last).display())),
         None if here.iter().any(|name| name == "config.json") => {
             error.expected(CONFIG, "config.json: a model").help("A merged model is converted as it is.")
         }

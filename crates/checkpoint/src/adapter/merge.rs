@@ -9,6 +9,7 @@ use tensor::{DType, Error, Result, TensorDesc};
 use crate::adapter::delta::{Change, Delta};
 use crate::adapter::folder::{AdapterFile, AdapterFolder};
 use crate::adapter::part::{Kind, LowRank, Part, PartChange, Stored};
+use crate::from_gguf::adapter_into_gguf;
 use crate::open::Location;
 use crate::pieces::{Entry, Piece};
 use crate::tables::{EMBEDDING, HEAD, is, text_config};
@@ -46,6 +47,9 @@ impl Checkpoint {
     /// Those of [`AdapterFolder::open`]; `Malformed` for parts whose tensor the checkpoint lacks or that have another
     /// shape, and for values that are not finite; `Unsupported` for weights that are quantised.
     pub fn with_adapters(mut self, adapters: &[Adapter]) -> Result<Checkpoint> {
+        if self.keys.is_some() && !adapters.is_empty() {
+            return Err(adapter_into_gguf(self.shards.first().map_or(&self.dir, |shard| &shard.path)));
+        }
         for adapter in adapters {
             if !adapter.scale.is_finite() {
                 return Err(Error::recipe(adapter.folder.display(), "not a scale")
@@ -53,6 +57,9 @@ impl Checkpoint {
             }
             let folder = AdapterFolder::open(&adapter.folder)?;
             let files = folder.files()?;
+            if folder.parts.iter().any(|part| part.target == HEAD || is(&part.target, EMBEDDING)) {
+                self.leave_out_tied_head()?;
+            }
             let (rule, place) = (folder.rule, folder.shard.path.display().to_string());
             self.attach(folder, adapter).map_err(|e| e.within(place))?;
             self.adapters.push(MergedAdapter { adapter: adapter.clone(), rule, files });
@@ -132,6 +139,22 @@ impl Checkpoint {
         self.entries.push(head);
         self.config["tie_word_embeddings"] = false.into();
         self.config_as_stored = false;
+        Ok(())
+    }
+
+    /// Leaves out a stored head that has the bytes of the embedding, if the config ties them: in transformers they are one
+    /// parameter, and what an adapter does to the embedding holds for the head.
+    fn leave_out_tied_head(&mut self) -> Result<()> {
+        let place = |table| self.tensors.iter().position(|desc| is(&desc.name, table));
+        let (Some(head), Some(embedding)) = (place(HEAD), place(EMBEDDING)) else { return Ok(()) };
+        if !tables::is_tied(&self.config) || !self.are_equal(embedding, head)? {
+            return Ok(());
+        }
+        self.entries.remove(head);
+        self.tensors.remove(head);
+        let text =
+            format!("{HEAD} has the bytes of the embedding, to which it is tied: it is left out, as in PEFT");
+        self.notes.push(Note::adapter(text));
         Ok(())
     }
 

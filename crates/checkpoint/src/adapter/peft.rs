@@ -23,9 +23,12 @@ enum Half {
     Magnitude,
 }
 
-const ENDINGS: [(&str, Half); 6] = [
+const ENDINGS: [(&str, Half); 8] = [
     (".lora_A.weight", Half::A),
     (".lora_B.weight", Half::B),
+    // with the adapter's name, as in a state dict that was not saved by PEFT
+    (".lora_A.default.weight", Half::A),
+    (".lora_B.default.weight", Half::B),
     (".lora_embedding_A", Half::EmbeddingA),
     (".lora_embedding_B", Half::EmbeddingB),
     (".lora_magnitude_vector", Half::Magnitude),

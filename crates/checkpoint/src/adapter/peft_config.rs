@@ -160,18 +160,20 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
+/// Initialisations that leave the base as it is.
+const PLAIN_INITS: [&str; 4] = ["eva", "gaussian", "mica", "orthogonal"];
+
 /// Initialisations such as PiSSA, OLoRA, CorDA and LoftQ change the weights of the base: the adapter belongs to those.
 fn check_init(value: &Value) -> Result<()> {
-    let is_plain = matches!(value, Value::Null | Value::Bool(_))
-        || ["gaussian", "orthogonal"].iter().any(|name| value == name);
-    if is_plain {
+    let is_named = |name: &str| PLAIN_INITS.iter().any(|plain| name.eq_ignore_ascii_case(plain));
+    if matches!(value, Value::Null | Value::Bool(_)) || value.as_str().is_some_and(is_named) {
         return Ok(());
     }
     Err(Error::unsupported(
         "init_lora_weights",
         "this initialisation changes the base, and the adapter belongs to the changed base",
     )
-    .expected("true, false, gaussian or orthogonal", value)
+    .expected(format!("true, false, {}", PLAIN_INITS.join(", ")), value)
     .help("Merge it with peft into the base that was saved with it, and give the merged folder."))
 }
 

@@ -1,5 +1,6 @@
 //! Checkpoint folders: whole checkpoints, adapters, companion files, every kind of damage, and the writer.
 
+mod adapter_folders;
 mod adapters;
 mod companions;
 mod damage;

@@ -1,8 +1,11 @@
 //! The arguments as typed. `args/jobs.rs` turns them into jobs of the library.
 
+mod adapter;
 mod budget;
+mod bundle;
 mod calibrate;
 mod draft;
+mod edit;
 mod examples;
 mod jobs;
 mod lora;
@@ -19,9 +22,12 @@ use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 use gemma_convert::{Chunks, Compute, HubSource};
 
+pub(crate) use adapter::{AdapterArgs, AdapterCommand};
 pub(crate) use budget::{Budget, Sensitivity};
+pub(crate) use bundle::IntoBundle;
 pub(crate) use calibrate::{Calibrate, CalibrationText};
 pub(crate) use draft::{Draft, DraftCommand, DraftConvert, DraftExtract, DraftMeasure, Drafting};
+pub(crate) use edit::Edit;
 pub(crate) use lora::Lora;
 #[cfg(feature = "hub")]
 pub(crate) use models::{HubOptions, Slot};
@@ -64,7 +70,7 @@ pub(crate) enum Command {
     /// Show the outputs of a conversion, with sizes and a memory estimate; writes nothing
     #[command(after_help = examples::PLAN)]
     Plan(Plan),
-    /// Convert a checkpoint folder to GGUF (text model, mmproj), or to safetensors in other types or shards
+    /// Convert a checkpoint folder to GGUF (text model, mmproj), or to safetensors in other types or shards; or a GGUF to other types
     #[command(after_help = examples::CONVERT)]
     Convert(Convert),
     /// Collect an importance matrix (imatrix) on a text
@@ -82,9 +88,15 @@ pub(crate) enum Command {
     /// Draft models for speculative decoding
     #[command(after_help = examples::DRAFT)]
     Draft(Draft),
+    /// Adapters (LoRA) as files of their own; `--lora` of other commands merges them
+    #[command(after_help = examples::ADAPTER)]
+    Adapter(AdapterArgs),
     /// Make the whole set of files of a model: quantized, verified, with model card and checksums
     #[command(after_help = examples::RELEASE)]
     Release(Release),
+    /// Change keys or the chat template of a finished GGUF, merge its parts, or split it; the tensors are copied
+    #[command(after_help = examples::EDIT)]
+    Edit(Edit),
     /// Put finished GGUF files where other programs find them
     #[command(after_help = examples::PACK)]
     Pack(Pack),
@@ -104,7 +116,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Checkpoint folder or hub id, for sizes
+    /// Checkpoint folder, hub id or GGUF file, for sizes
     pub(crate) model: Option<PathBuf>,
 }
 
@@ -128,7 +140,7 @@ pub(crate) struct Inspect {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Plan {
-    /// Checkpoint folder, or the id of a model on the hub
+    /// Checkpoint folder, the id of a model on the hub, or a GGUF file (any part of a split)
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) lora: Lora,
@@ -162,7 +174,7 @@ pub(crate) struct Plan {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Convert {
-    /// Checkpoint folder, or the id of a model on the hub
+    /// Checkpoint folder, the id of a model on the hub, or a GGUF file (any part of a split)
     pub(crate) model: PathBuf,
     /// The repository from which the model was downloaded.
     #[arg(skip)]
@@ -173,6 +185,8 @@ pub(crate) struct Convert {
     pub(crate) what: What,
     #[command(flatten)]
     pub(crate) text: CalibrationText,
+    #[command(flatten)]
+    pub(crate) bundle: IntoBundle,
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
@@ -187,7 +201,7 @@ pub(crate) struct Convert {
     pub(crate) no_sync: bool,
     /// Convert the weights of a model on the hub as they are downloaded, and keep no copy of them
     #[cfg(feature = "hub")]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "bundle")]
     pub(crate) stream: bool,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,

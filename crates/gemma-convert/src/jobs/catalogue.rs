@@ -7,6 +7,7 @@ use plan::{Preset, Recipe, Request, preset_names};
 use quant::Simd;
 use tensor::{Error, Result};
 
+use crate::model::open_checkpoint;
 use crate::requests::shards;
 
 /// A recipe or a preset.
@@ -54,7 +55,7 @@ pub fn presets(model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
 
 fn with_sizes(mut all: Vec<(CatalogueEntry, String)>, model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
     if let Some(path) = model {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = open_checkpoint(path, &[])?;
         let model = gemma::ModelSpec::open_any(&checkpoint)?;
         for (entry, text) in &mut all {
             entry.size = size(&entry.name, text, &checkpoint, &model).ok();

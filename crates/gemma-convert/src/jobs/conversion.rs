@@ -32,7 +32,7 @@ use draft::LayerSelection;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Convert {
-    /// The checkpoint folder.
+    /// The checkpoint folder, or a GGUF file.
     pub model: PathBuf,
     /// Adapters (LoRA) that are merged into the checkpoint, in order.
     pub adapters: Vec<Adapter>,

@@ -16,7 +16,7 @@ use text::{Cut, Scored, Tokenizer};
 use super::drafts::{check_recipes, companions, draft_name};
 use super::rounding::corpus;
 use super::{Convert, Converted, Planned};
-use crate::model::{open_checkpoint, reader};
+use crate::model::{open_folder, reader};
 use crate::options::Layers;
 use crate::requests::{Destination, requests, shards};
 
@@ -90,7 +90,7 @@ impl DraftExtract {
         selection: &mut LayerSelection,
         progress: &dyn Progress,
     ) -> Result<Planned> {
-        let whole = open_checkpoint(&self.convert.model, &self.convert.adapters)?;
+        let whole = open_folder(&self.convert.model, &self.convert.adapters, "an extracted draft model")?;
         let model = gemma::ModelSpec::open(&whole)?;
         *selection = match &self.layers {
             Layers::These(layers) => LayerSelection { layers: layers.clone(), ..LayerSelection::default() },

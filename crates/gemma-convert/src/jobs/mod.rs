@@ -1,10 +1,14 @@
 //! The jobs of the library, one file per job.
 
+mod adapter_conversion;
+mod adapter_verification;
+mod bundle;
 mod calibration;
 mod catalogue;
 mod conversion;
 mod draft_extraction;
 mod drafts;
+mod edit;
 mod estimates;
 mod generation;
 mod measurement;
@@ -21,11 +25,14 @@ mod thresholds;
 mod verification;
 mod verification_steps;
 
+pub use adapter_conversion::{AdapterConvert, AdapterConverted, ConvertedPair, DroppedPair};
+pub use bundle::{ConvertBundle, ConvertedBundle};
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, presets, recipes};
 pub use conversion::{Convert, Converted};
 pub use draft_extraction::DraftExtract;
 pub use drafts::DraftConvert;
+pub use edit::{Edit, Edited, KeyChange};
 pub use estimates::{ArtifactMemory, EstimateOptions};
 pub use generation::{Generate, Generated, PleReads, Prompt};
 pub use measurement::DraftMeasure;

@@ -19,7 +19,7 @@ use crate::requests::{Destination, requests, shards};
 /// Plans the outputs of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Planning {
-    /// The checkpoint folder.
+    /// The checkpoint folder, or a GGUF file.
     pub model: PathBuf,
     /// Adapters (LoRA) that are merged into the checkpoint, in order.
     pub adapters: Vec<Adapter>,

@@ -24,7 +24,7 @@ use self::documents::Documents;
 use self::files::{ReleaseFile, check};
 use self::inputs::check_repository;
 use super::Converted;
-use crate::model::open_checkpoint;
+use crate::model::open_folder;
 use crate::options::{RecipeOptions, TextOptions};
 use crate::requests::{Destination, recipe_file, requests};
 
@@ -156,7 +156,7 @@ impl Release {
         let recipe = self.release_recipe()?;
         self.repository.as_deref().map_or(Ok(()), check_repository)?;
         let name = self.model_name()?;
-        let checkpoint = open_checkpoint(&self.model, &self.adapters)?;
+        let checkpoint = open_folder(&self.model, &self.adapters, "a release")?;
         let model = ModelSpec::open(&checkpoint)?;
         let recipe = self.applicable(recipe, &model, progress)?;
         if model.card.license().is_none() {

@@ -162,7 +162,7 @@ fn keep(path: &Path, sensitivity: &Sensitivity) -> Result<()> {
 /// Measures the sensitivity of each tensor of a checkpoint: the KL divergence caused by quantizing it alone.
 #[derive(Clone, Debug)]
 pub struct MeasureSensitivity {
-    /// The checkpoint folder.
+    /// The checkpoint folder, or a GGUF file.
     pub model: PathBuf,
     /// Adapters (LoRA) that are merged into the checkpoint, in order.
     pub adapters: Vec<Adapter>,

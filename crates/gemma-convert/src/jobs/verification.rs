@@ -10,6 +10,7 @@ use tensor::{Error, Fault, Result};
 use text::{MediaFile, Scored};
 use verify::Report;
 
+use super::adapter_verification;
 use super::verification_steps::{Against, Verification, run_all};
 use crate::model::ModelFile;
 use crate::options::Chunks;
@@ -113,6 +114,11 @@ impl Verify {
     pub fn run(&self, progress: &dyn Progress) -> Result<Report> {
         let logits = self.begin()?;
         let file = ModelFile::open(&self.artifact)?.with_simd(self.compute.simd);
+        if let ModelFile::Gguf(set) = &file
+            && gemma::is_adapter(set.metadata())
+        {
+            return adapter_verification::verify(self, set);
+        }
         let base = self.open_base()?;
         let mut verification = Verification::new(self.clone(), file, base.as_ref());
         run_all(self, &mut [&mut verification], base.as_ref(), logits, progress)?;

@@ -396,7 +396,11 @@ fn skip(report: &mut Report, step: Step, why: &str) {
 }
 
 /// Runs a step and records its wall time.
-fn timed(report: &mut Report, step: &str, run: impl FnOnce(&mut Report) -> Result<()>) -> Result<()> {
+pub(super) fn timed(
+    report: &mut Report,
+    step: &str,
+    run: impl FnOnce(&mut Report) -> Result<()>,
+) -> Result<()> {
     let start = Instant::now();
     run(report)?;
     report.seconds.insert(step.to_owned(), start.elapsed().as_secs_f64());

@@ -5,8 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
-use base::{OutputFile, Task, WorkFolder};
-use sha2::{Digest, Sha256};
+use base::{OutputFile, Sha256, Task, WorkFolder};
 use tensor::{Error, Result};
 
 use super::store::Placement;
@@ -39,7 +38,7 @@ impl State {
 
 /// SHA-256 of bytes in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    base::hex(&Sha256::digest(bytes))
+    base::hex(&Sha256::of(bytes))
 }
 
 /// SHA-256 of a file in hexadecimal.

@@ -7,21 +7,22 @@ use super::fault::{HubFault, Side};
 use super::repo::{Access, FakeFile, FakeRepo, Files};
 use super::wire::{Reply, Seen, range};
 
-/// Ports of the two servers.
-pub(super) struct Ports {
-    pub(super) hub: u16,
-    pub(super) cdn: u16,
+/// URLs of the two servers, as clients see them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Urls {
+    pub(super) hub: String,
+    pub(super) cdn: String,
 }
 
 impl State {
-    pub(super) fn answer(&self, seen: &Seen, ports: &Ports, fault: Option<&HubFault>) -> Reply {
+    pub(super) fn answer(&self, seen: &Seen, urls: &Urls, fault: Option<&HubFault>) -> Reply {
         match seen.side {
-            Side::Hub => self.hub(seen, ports, fault).unwrap_or_else(|refusal| refusal),
+            Side::Hub => self.hub(seen, urls, fault).unwrap_or_else(|refusal| refusal),
             Side::Cdn => self.cdn(seen, fault),
         }
     }
 
-    fn hub(&self, seen: &Seen, ports: &Ports, fault: Option<&HubFault>) -> Result<Reply, Reply> {
+    fn hub(&self, seen: &Seen, urls: &Urls, fault: Option<&HubFault>) -> Result<Reply, Reply> {
         let token = seen.authorization.as_deref().and_then(|value| value.strip_prefix("Bearer "));
         if token.is_some_and(|token| !self.tokens.iter().any(|known| known == token)) {
             return Err(error(401, "", "Invalid credentials in Authorization header"));
@@ -54,10 +55,10 @@ impl State {
         match rest.as_slice() {
             ["api"] => Ok(info(repo, at("main")?)),
             ["api", "revision", revision] => Ok(info(repo, at(revision)?)),
-            ["api", "tree", revision] => Ok(self.tree(seen, &at(revision)?.1, ports, fault)),
+            ["api", "tree", revision] => Ok(self.tree(seen, &at(revision)?.1, urls, fault)),
             ["api", "refs"] => Ok(refs(repo)),
             ["resolve", revision, path @ ..] => {
-                resolve(repo, at(revision)?, &decode(&path.join("/")), ports, fault)
+                resolve(repo, at(revision)?, &decode(&path.join("/")), urls, fault)
             }
             ["cached", revision, path @ ..] => {
                 let (commit, files) = at(revision)?;
@@ -87,14 +88,14 @@ impl State {
         }
     }
 
-    fn tree(&self, seen: &Seen, files: &Files, ports: &Ports, fault: Option<&HubFault>) -> Reply {
+    fn tree(&self, seen: &Seen, files: &Files, urls: &Urls, fault: Option<&HubFault>) -> Reply {
         let cursor =
             seen.query.split('&').find_map(|part| part.strip_prefix("cursor=")?.parse().ok()).unwrap_or(0);
         let entries: Vec<Value> = files.iter().map(|(name, file)| entry(name, file, fault)).collect();
         let end = (cursor + self.page).min(entries.len());
         let mut headers = vec![("Content-Type", "application/json".to_owned())];
         if end < entries.len() {
-            let next = format!("http://127.0.0.1:{}{}?recursive=true&cursor={end}", ports.hub, seen.path);
+            let next = format!("{}{}?recursive=true&cursor={end}", urls.hub, seen.path);
             headers.push(("Link", format!("<{next}>; rel=\"next\"")));
         }
         Reply::new(200, headers, Value::from(entries[cursor.min(end)..end].to_vec()).to_string())
@@ -170,7 +171,7 @@ fn resolve(
     repo: &FakeRepo,
     (commit, files): &(String, Files),
     path: &str,
-    ports: &Ports,
+    urls: &Urls,
     fault: Option<&HubFault>,
 ) -> Result<Reply, Reply> {
     let file = files.get(path).ok_or_else(no_entry)?;
@@ -186,10 +187,7 @@ fn resolve(
     let expires = if fault == Some(&HubFault::Expired) { "past" } else { "future" };
     headers.push(("X-Linked-ETag", format!("\"{hash}\"")));
     headers.push(("X-Linked-Size", file.content.len().to_string()));
-    headers.push((
-        "Location",
-        format!("http://localhost:{}/blob/{hash}?expires={expires}&signature=s", ports.cdn),
-    ));
+    headers.push(("Location", format!("{}/blob/{hash}?expires={expires}&signature=s", urls.cdn)));
     Ok(Reply::new(302, headers, ""))
 }
 

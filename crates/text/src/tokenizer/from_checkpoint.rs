@@ -15,6 +15,9 @@ impl Tokenizer {
     /// `Malformed` as in [`checkpoint::TokenizerFile::read`], and for a vocabulary without all byte tokens or merges
     /// of unknown tokens; `Unsupported` for a tokenizer other than Gemma's.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Tokenizer> {
+        if let Some(keys) = checkpoint.keys() {
+            return Tokenizer::from_metadata(keys).map_err(|e| e.within(checkpoint.dir().display()));
+        }
         let place = checkpoint.dir().join("tokenizer.json");
         let file = checkpoint.tokenizer()?;
         let settings = checkpoint.tokenizer_config()?.unwrap_or_default();

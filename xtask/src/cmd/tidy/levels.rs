@@ -15,7 +15,7 @@ const LEVELS: &[(u8, &[&str])] = &[
     (0, &["base"]),
     (1, &["tensor"]),
     (2, &["quant", "gguf", "hub", "media"]),
-    (3, &["checkpoint", "imatrix"]),
+    (3, &["checkpoint", "imatrix", "litert"]),
     (4, &["gemma", "text"]),
     (5, &["plan", "runtime"]),
     (6, &["convert", "eval", "generate", "footprint"]),

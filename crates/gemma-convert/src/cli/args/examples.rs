@@ -46,12 +46,23 @@ Examples:
   gemma-convert draft convert gemma-4-E2B-it-assistant/ --target gemma-4-E2B-it/ --type q8_0 -o out/
   gemma-convert draft measure out/draft-q8_0.gguf --target out/model-q4_0.gguf --text prompts.txt";
 
+pub(super) const ADAPTER: &str = "\
+Examples:
+  gemma-convert adapter convert my-adapter/ --base gemma-4-E2B-it/ -o adapter.gguf
+  gemma-convert adapter convert my-adapter/ --base gemma-4-E2B-it/ --type q8_0 -o adapter.gguf";
+
 pub(super) const RELEASE: &str = "\
 Examples:
   gemma-convert release google/gemma-4-E2B-it -o out/
   gemma-convert release gemma-4-E2B-it/ --recipe ggml-org --repository me/gemma-4-E2B-it-GGUF -o out/
 
 Exit codes: 0 success, 1 a file failed its verification, 2 usage, 3 bad input, 4 I/O error.";
+
+pub(super) const EDIT: &str = "\
+Examples:
+  gemma-convert edit out/model-q4_0.gguf --set general.name=\"My Gemma\" --chat-template chat.jinja -o edited.gguf
+  gemma-convert edit out/model-q8_0-00001-of-00003.gguf --merge -o whole.gguf
+  gemma-convert edit out/model-q8_0.gguf --split-max-size 2GB -o parts/";
 
 pub(super) const PACK: &str = "\
 Examples:

@@ -65,6 +65,9 @@ impl super::Plan {
 
 impl super::Convert {
     pub(crate) fn job(&self) -> Result<Convert> {
+        if self.bundle.bundle.is_some() {
+            return Err(Error::recipe("‹bundle›", "only `convert` puts weights into a bundle"));
+        }
         Ok(Convert {
             model: self.model.clone(),
             adapters: self.lora.lora.clone(),

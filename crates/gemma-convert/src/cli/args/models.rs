@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use gemma_convert::{Adapter, HubSource, Result};
 
-use super::{Command, DraftCommand, DraftConvert, DraftExtract, Lora};
+use super::{AdapterCommand, Command, DraftCommand, DraftConvert, DraftExtract, Lora};
 
 /// Options for models on the Hugging Face hub.
 #[derive(Debug, clap::Args)]
@@ -39,14 +39,19 @@ impl<'a> From<&'a mut PathBuf> for Slot<'a> {
 impl super::Convert {
     fn slots(&mut self) -> Vec<Slot<'_>> {
         let model = Slot { path: &mut self.model, source: Some(&mut self.source), is_adapter: false };
-        with(model, &mut self.lora)
+        let base = self.bundle.bundle_base.iter_mut().map(Slot::from);
+        with(model, &mut self.lora).into_iter().chain(base).collect()
     }
 }
 
 /// A model and the adapters that are merged into it.
 fn with<'a>(model: impl Into<Slot<'a>>, lora: &'a mut Lora) -> Vec<Slot<'a>> {
-    let adapter = |adapter: &'a mut Adapter| Slot { is_adapter: true, ..Slot::from(&mut adapter.folder) };
+    let adapter = |adapter: &'a mut Adapter| adapter_slot(&mut adapter.folder);
     std::iter::once(model.into()).chain(lora.lora.iter_mut().map(adapter)).collect()
+}
+
+fn adapter_slot(path: &mut PathBuf) -> Slot<'_> {
+    Slot { is_adapter: true, ..path.into() }
 }
 
 impl Command {
@@ -57,6 +62,7 @@ impl Command {
     pub(crate) fn check(&self) -> Result<()> {
         match self {
             Command::Plan(plan) => plan.job()?.check(),
+            Command::Convert(convert) if convert.bundle.bundle.is_some() => Ok(()),
             Command::Convert(convert) if convert.stream => convert.job()?.check_streamed(),
             Command::Convert(convert) => convert.job()?.check(),
             Command::Release(release) => release.job()?.check(),
@@ -65,6 +71,10 @@ impl Command {
                 | DraftCommand::Extract(DraftExtract { convert, .. }) => convert.job()?.check(),
                 DraftCommand::Measure(_) => Ok(()),
             },
+            Command::Adapter(adapter) => {
+                let AdapterCommand::Convert(convert) = &adapter.command;
+                convert.job()?.check()
+            }
             _ => Ok(()),
         }
     }
@@ -76,7 +86,7 @@ impl Command {
     pub(crate) fn needs_headers_only(&self) -> Result<bool> {
         Ok(match self {
             Command::Plan(plan) => !plan.job()?.samples_weights()?,
-            Command::Inspect(_) | Command::Recipes(_) | Command::Types(_) => true,
+            Command::Inspect(_) | Command::Adapter(_) | Command::Recipes(_) | Command::Types(_) => true,
             Command::Convert(convert) => convert.stream,
             _ => false,
         })
@@ -120,9 +130,13 @@ impl Command {
                     std::iter::once((&mut measure.draft).into()).chain(target).collect()
                 }
             },
+            Command::Adapter(adapter) => {
+                let AdapterCommand::Convert(convert) = &mut adapter.command;
+                vec![(&mut convert.base).into(), adapter_slot(&mut convert.adapter)]
+            }
             Command::Recipes(list) | Command::Types(list) => list.model.iter_mut().map(Slot::from).collect(),
             // their files are GGUFs of this machine
-            Command::Pack(_) | Command::Completions(_) | Command::Man => Vec::new(),
+            Command::Edit(_) | Command::Pack(_) | Command::Completions(_) | Command::Man => Vec::new(),
         }
     }
 }

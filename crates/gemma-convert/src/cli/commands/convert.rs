@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use gemma_convert::{Converted, Result};
+use gemma_convert::{Converted, ConvertedBundle, Result};
 use report::{Table, grouped};
 use serde_json::{Value, json};
 
@@ -11,7 +11,34 @@ use crate::cli::outcome::Output;
 use crate::cli::progress::Console;
 
 pub(crate) fn run(args: &args::Convert) -> Result<Output> {
-    run_by(|| args.job()?.run(&Console::default()))
+    match args.bundle_job()? {
+        Some(job) => Ok(bundle(&job.run(&Console::default())?)),
+        None => run_by(|| args.job()?.run(&Console::default())),
+    }
+}
+
+/// The output of a conversion into a bundle of LiteRT-LM.
+fn bundle(converted: &ConvertedBundle) -> Output {
+    let ConvertedBundle { path, bytes, sha256, constants, retyped, growth, copied } = converted;
+    let mut table = Table::new(&["file", "bytes", "sha256"]);
+    table.row(vec![path.display().to_string(), grouped(*bytes), sha256.clone()]);
+    let mut text = table.render();
+    let _ = writeln!(text, "{constants} constants written");
+    if *retyped > 0 {
+        let _ =
+            writeln!(text, "{retyped} of them with more bits: the file grows by {} bytes", grouped(*growth));
+    }
+    let _ = writeln!(text, "copied: {}", copied.join(", "));
+    let json = json!({
+        "file": path,
+        "bytes": bytes,
+        "sha256": sha256,
+        "constants": constants,
+        "retyped": retyped,
+        "growth": growth,
+        "copied": copied,
+    });
+    Output::new(text, json)
 }
 
 /// The output of a conversion.

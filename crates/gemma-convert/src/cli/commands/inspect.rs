@@ -1,6 +1,8 @@
-//! `inspect`: the content of a checkpoint folder, an adapter, a GGUF file, an importance matrix or an .sbs file.
+//! `inspect`: the content of a checkpoint folder, an adapter, a GGUF file, an importance matrix, an .sbs file or a bundle of
+//! LiteRT-LM.
 
 mod adapter;
+mod bundle;
 mod importance;
 
 use std::collections::BTreeMap;
@@ -8,7 +10,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use ::checkpoint::{self, AdapterFolder, Checkpoint, Sbs, SbsTensor};
-use ::gemma::ModelSpec;
+use ::gemma::{Departure, ModelSpec};
 use ::gguf::{GgufSet, Value};
 use ::imatrix::Importance;
 use gemma_convert::Adapter;
@@ -33,6 +35,8 @@ pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
         folder(path, adapters, args.tensors)
     } else if checkpoint::is_sbs(path) {
         sbs(path)
+    } else if litert::Bundle::is_one(path) {
+        bundle::file(path, args.tensors)
     } else if Importance::is_one(path) {
         importance::file(path, args.tensors)
     } else {
@@ -84,6 +88,7 @@ fn folder(path: &Path, adapters: &[Adapter], list: bool) -> Result<Output> {
     }
     let coded: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} weights as {kind}")).collect();
 
+    let (relative, departures) = config.departures().unwrap_or_default();
     let full = config.attention.iter().filter(|&&a| a == gemma::Attention::Full).count();
     let facts = [
         ("variant", config.variant().unwrap_or("none of the published sizes").to_owned()),
@@ -107,6 +112,7 @@ fn folder(path: &Path, adapters: &[Adapter], list: bool) -> Result<Output> {
     let json = json!({
         "kind": "checkpoint",
         "variant": config.variant(),
+        "departures": departures.iter().map(|d| json!({ "field": d.field, "published": d.published, "found": d.found })).collect::<Vec<_>>(),
         "architecture": config.architecture,
         "layers": config.layers(),
         "hidden_size": config.hidden,
@@ -117,6 +123,12 @@ fn folder(path: &Path, adapters: &[Adapter], list: bool) -> Result<Output> {
         "beside": checkpoint.beside(),
     });
     let mut text = render(&facts, &listed, list);
+    if !departures.is_empty() {
+        let _ = writeln!(text, "\nIt departs from the published {relative} in");
+    }
+    for Departure { field, published, found } in &departures {
+        let _ = writeln!(text, "  {field}: {found} (published: {published})");
+    }
     if !model.notes.is_empty() {
         text.push('\n');
     }
@@ -134,10 +146,15 @@ fn gguf(path: &Path, list: bool) -> Result<Output> {
     let bytes: u64 = set.parts().iter().map(|part| part.file_len()).sum();
     let mut facts: Vec<(&str, String)> =
         vec![("files", format!("{} ({} bytes)", set.parts().len(), grouped(bytes)))];
+    let is_adapter = ::gemma::is_adapter(set.metadata());
+    if is_adapter {
+        let pairs = tensors.iter().filter(|desc| desc.name.ends_with(".lora_a")).count();
+        facts.push(("adapter", format!("{pairs} pairs of factors, for llama.cpp's programs")));
+    }
     facts.push(("weights", weights(&listed)));
     facts.extend(set.metadata().iter().map(|(key, value)| (key, short(value))));
     let json = json!({
-        "kind": "gguf",
+        "kind": if is_adapter { "gguf adapter" } else { "gguf" },
         "weights": listed.iter().map(|listed| listed.desc.elements()).sum::<u64>(),
         "files": set.parts().iter().map(|p| json!({ "name": p.path(), "bytes": p.file_len() })).collect::<Vec<_>>(),
         "metadata": set.metadata().iter().map(|(key, value)| (key.to_owned(), json!({ "type": value.type_name(), "value": short(value) }))).collect::<serde_json::Map<_, _>>(),
@@ -191,7 +208,7 @@ fn role(name: &str) -> String {
 }
 
 /// A value as one short line.
-fn short(value: &Value) -> String {
+pub(super) fn short(value: &Value) -> String {
     const MOST: usize = 72;
     let text = match value {
         Value::Str(text) => format!("{text:?}"),

@@ -1,8 +1,10 @@
 //! One file per command: run the job of the library, show its result.
 
+pub(crate) mod adapter;
 pub(crate) mod calibrate;
 pub(crate) mod convert;
 pub(crate) mod draft;
+pub(crate) mod edit;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod list;

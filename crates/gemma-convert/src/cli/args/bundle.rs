@@ -1,0 +1,62 @@
+//! The arguments of a conversion into a bundle of LiteRT-LM.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use gemma_convert::{BundleTypes, ConvertBundle, Result};
+
+/// Conversion into a bundle of LiteRT-LM.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Bundles of LiteRT-LM for phones")]
+pub(crate) struct IntoBundle {
+    /// Put the weights into this .litertlm file, whose graph, tokenizer and other models stay; -o names the new file
+    #[arg(
+        long,
+        value_name = "FILE",
+        group = "outputs",
+        requires = "bundle_base",
+        conflicts_with_all = ["recipes", "types", "mmproj", "skip_existing"]
+    )]
+    pub(crate) bundle: Option<PathBuf>,
+    /// The checkpoint from which the bundle was made: folder, or the id of a model on the hub
+    #[arg(long, value_name = "BASE", requires = "bundle")]
+    pub(crate) bundle_base: Option<PathBuf>,
+    /// The fewest bits of a weight: constants of the bundle that have fewer get another type
+    #[arg(long, value_name = "TYPE", requires = "bundle", default_value = "int4")]
+    pub(crate) bundle_types: Fewest,
+}
+
+/// The fewest bits of a weight in a bundle.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Fewest {
+    /// The types of the bundle. Int2 is for checkpoints that were trained for it
+    Keep,
+    /// At least four bits
+    #[default]
+    Int4,
+    /// At least eight bits
+    Int8,
+}
+
+impl super::Convert {
+    /// The conversion into a bundle, if that is what the arguments say.
+    pub(crate) fn bundle_job(&self) -> Result<Option<ConvertBundle>> {
+        let (Some(bundle), Some(base)) = (&self.bundle.bundle, &self.bundle.bundle_base) else {
+            return Ok(None);
+        };
+        let types = match self.bundle.bundle_types {
+            Fewest::Keep => BundleTypes::Keep,
+            Fewest::Int4 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Four),
+            Fewest::Int8 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Eight),
+        };
+        Ok(Some(ConvertBundle {
+            model: self.model.clone(),
+            adapters: self.lora.lora.clone(),
+            bundle: bundle.clone(),
+            base: base.clone(),
+            out: self.out.clone(),
+            types,
+            force: self.force,
+        }))
+    }
+}

@@ -1,0 +1,219 @@
+//! Conversion into a bundle of LiteRT-LM: the weights of a fine-tune take the place of those of its base.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base::{OutputFile, Progress};
+use checkpoint::{Adapter, Checkpoint};
+use gemma::{Config, Found, Inventory};
+use litert::{Bundle, BundleTypes, FileSource, Mapped, Section, SectionType, Transplant, Wanted};
+use tensor::{Error, Result, TensorSource};
+
+use crate::model::open_checkpoint;
+
+/// Type of the sections with the text model, and the role of the tensor that is all of its weights; none for all but the
+/// per-layer embeddings.
+const MODELS: [(&str, Option<&str>); 3] = [
+    ("tf_lite_prefill_decode", None),
+    ("tf_lite_embedder", Some("token_embd")),
+    ("tf_lite_per_layer_embedder", Some(PLE)),
+];
+const PLE: &str = "per_layer_token_embd";
+
+/// Files of a checkpoint whose content is in a bundle, too.
+const COMPANIONS: [&str; 2] = ["tokenizer.json", "chat_template.jinja"];
+/// The largest of them.
+const MAX_COMPANION: u64 = 256 << 20;
+
+/// Puts the weights of a fine-tune into a bundle that was made from its base. Graph, tokenizer, metadata and other models of
+/// the bundle stay as they are.
+#[derive(Clone, Debug)]
+pub struct ConvertBundle {
+    /// The checkpoint folder of the fine-tune.
+    pub model: PathBuf,
+    /// Adapters (LoRA) that are merged into it, in order.
+    pub adapters: Vec<Adapter>,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// The checkpoint folder from which the bundle was made.
+    pub base: PathBuf,
+    /// The file to write; its name ends in `.litertlm`.
+    pub out: PathBuf,
+    /// Types of the weights.
+    pub types: BundleTypes,
+    /// Replaces an existing file.
+    pub force: bool,
+}
+
+/// The result.
+#[derive(Clone, Debug)]
+pub struct ConvertedBundle {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: String,
+    /// Number of constants that were written.
+    pub constants: usize,
+    /// Number of constants with another type than in the given bundle.
+    pub retyped: usize,
+    /// Bytes by which these types make the file larger.
+    pub growth: u64,
+    /// Sections that were copied.
+    pub copied: Vec<String>,
+}
+
+impl ConvertBundle {
+    /// Finds the weights of the base in the bundle, and writes the bundle with those of the fine-tune.
+    ///
+    /// # Errors
+    /// Those of [`litert::map`] and [`Transplant::plan`]; `Recipe` for a name with another ending; `Target` for a file that
+    /// exists.
+    pub fn run(&self, progress: &dyn Progress) -> Result<ConvertedBundle> {
+        self.check_out()?;
+        let base = Text::open(open_checkpoint(&self.base, &[])?)?;
+        let tuned = Text::open(open_checkpoint(&self.model, &self.adapters)?)?;
+        let file = FileSource::open(&self.bundle)?;
+        let within = |e: Error| e.within(self.bundle.display());
+        let bundle = Bundle::read(&file).map_err(within)?;
+        let mapped = litert::map(&bundle, &file, &base.checkpoint, &base.wanted()).map_err(within)?;
+        let plan = Transplant::plan(
+            &bundle,
+            &mapped,
+            &base.checkpoint,
+            &tuned.checkpoint,
+            &base.counterparts(&tuned),
+            self.types,
+        )
+        .map_err(within)?;
+        let copied: Vec<&Section> = copied(&bundle, &mapped).collect();
+        for note in self.companions().into_iter().chain(towers(&copied, &base, &tuned)?) {
+            progress.note(&note);
+        }
+        let out = OutputFile::create(&self.out)?;
+        plan.write(&file, &tuned.checkpoint, &out, rayon::current_num_threads(), progress)?;
+        out.publish()?;
+        let (bytes, sha256) = base::sha256_file(&self.out, &|_| ())?;
+        let retyped = plan.replacements.iter().filter(|replacement| replacement.before != replacement.after);
+        Ok(ConvertedBundle {
+            path: self.out.clone(),
+            bytes,
+            sha256,
+            constants: plan.replacements.len(),
+            retyped: retyped.count(),
+            growth: plan.file_len.saturating_sub(bundle.file_len()),
+            copied: copied.into_iter().map(Section::title).collect(),
+        })
+    }
+
+    fn check_out(&self) -> Result<()> {
+        if self.out.extension().is_none_or(|extension| extension != "litertlm") {
+            return Err(Error::recipe("‹out›", "not the name of a bundle")
+                .expected("a name that ends in .litertlm", self.out.display()));
+        }
+        if !self.force && self.out.exists() {
+            return Err(Error::exists(self.out.display(), "the file exists")
+                .help("Choose another name, or use ‹force› to replace it."));
+        }
+        Ok(())
+    }
+
+    /// Notes about files that differ from those of the base, which the bundle keeps.
+    fn companions(&self) -> Vec<String> {
+        let read = |folder: &Path, name: &str| {
+            let path = folder.join(name);
+            fs::metadata(&path).is_ok().then(|| base::read_regular(&path, MAX_COMPANION).ok()).flatten()
+        };
+        let differs = |name: &&&str| {
+            let (base, tuned) = (read(&self.base, name), read(&self.model, name));
+            base.is_some() && tuned.is_some() && base != tuned
+        };
+        let note =
+            |name| format!("{name} of the fine-tune differs from that of its base, which the bundle keeps");
+        COMPANIONS.iter().filter(differs).map(note).collect()
+    }
+}
+
+/// Sections that stay as they are.
+fn copied<'a>(bundle: &'a Bundle, mapped: &[Mapped]) -> impl Iterator<Item = &'a Section> {
+    let replaced: Vec<usize> = mapped.iter().map(|mapped| mapped.section).collect();
+    bundle.sections.iter().enumerate().filter(move |(number, _)| !replaced.contains(number)).map(|(_, s)| s)
+}
+
+/// A note if the bundle keeps models and the fine-tune has other weights than its base outside of the text model.
+fn towers(copied: &[&Section], base: &Text, tuned: &Text) -> Result<Option<String>> {
+    let models: Vec<_> = copied.iter().filter(|section| section.content == SectionType::MODEL).collect();
+    if models.is_empty() {
+        return Ok(None);
+    }
+    let tensors = tuned.checkpoint.tensors();
+    for dropped in &base.inventory.dropped {
+        let desc = &base.checkpoint.tensors()[dropped.index];
+        let Some(index) = tensors.iter().position(|other| other.name == desc.name) else { continue };
+        if &tensors[index] != desc || !same_bytes((base, dropped.index), (tuned, index))? {
+            let models: Vec<_> = models.iter().map(|section| section.title()).collect();
+            return Ok(Some(format!(
+                "{} of the fine-tune differs from its base, to which these models of the bundle belong: {}",
+                desc.name,
+                models.join(", ")
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// Compares two tensors of the same description.
+fn same_bytes((a, index): (&Text, usize), (b, other): (&Text, usize)) -> Result<bool> {
+    const CHUNK: u64 = 1 << 20;
+    let desc = &a.checkpoint.tensors()[index];
+    let step = (CHUNK / desc.row_bytes().max(1)).max(1);
+    for first in (0..desc.rows()).step_by(step as usize) {
+        let len = step.min(desc.rows() - first) * desc.row_bytes();
+        let (mut mine, mut theirs) = (vec![0; len as usize], vec![0; len as usize]);
+        a.checkpoint.read_rows(index, first, &mut mine)?;
+        b.checkpoint.read_rows(other, first, &mut theirs)?;
+        if mine != theirs {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A checkpoint and the tensors of its text model.
+struct Text {
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+}
+
+impl Text {
+    fn open(checkpoint: Checkpoint) -> Result<Text> {
+        let dir = checkpoint.dir().display().to_string();
+        let config = Config::from_json(checkpoint.config()).map_err(|e| e.within(&dir))?;
+        let inventory = gemma::inventory(&config, checkpoint.tensors(), &|_| dir.clone())?;
+        Ok(Text { checkpoint, inventory })
+    }
+
+    /// The tensors that are computed with.
+    fn used(&self) -> impl Iterator<Item = &Found> {
+        self.inventory.text.iter().filter(|found| !found.slot.unused)
+    }
+
+    fn wanted(&self) -> Vec<Wanted> {
+        let has_ple = self.used().any(|found| found.slot.role == PLE);
+        let models = MODELS.into_iter().filter(|(_, role)| has_ple || *role != Some(PLE));
+        let wanted = models.map(|(model, only)| {
+            let is_in = |role: &str| only.map_or(role != PLE, |only| role == only);
+            let tensors = self.used().filter(|found| is_in(found.slot.role)).map(|found| found.index);
+            Wanted { model_type: model.into(), tensors: tensors.collect() }
+        });
+        wanted.collect()
+    }
+
+    /// The index of each tensor, and that of the same one in another checkpoint.
+    fn counterparts(&self, other: &Text) -> BTreeMap<usize, usize> {
+        let others: BTreeMap<&str, usize> = other.used().map(|f| (f.slot.gguf.as_str(), f.index)).collect();
+        self.used().filter_map(|f| Some((f.index, *others.get(f.slot.gguf.as_str())?))).collect()
+    }
+}

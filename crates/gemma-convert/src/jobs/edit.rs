@@ -1,0 +1,266 @@
+//! Editing: other keys for a finished GGUF, or other parts. The tensors are copied.
+
+use std::path::{Path, PathBuf};
+
+use base::Progress;
+use checkpoint::Checkpoint;
+use convert::Options;
+use gguf::{GgufSet, Metadata, Value};
+use plan::{ArtifactEntry, Parts, Shards, byte_size};
+use quant::Simd;
+use tensor::{Error, Result};
+use verify::{Finding, Severity, structure_alone};
+
+use crate::TOOL;
+use crate::requests::Destination;
+
+const TEMPLATE: &str = "tokenizer.chat_template";
+/// Prefix of the keys that describe the parts of a split.
+const SPLIT: &str = "split.";
+/// Prefixes of keys that change what is computed.
+const OF_MODEL: [&str; 3] = ["gemma4", "tokenizer.ggml.", "clip."];
+/// The longest chat template in bytes.
+const MAX_TEMPLATE: u64 = 8 << 20;
+
+/// Changes keys of a GGUF (text model, draft model or mmproj file), merges its parts, or splits it.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    /// The file; of a split, any part.
+    pub file: PathBuf,
+    /// Keys to set, as `KEY=VALUE`, or `KEY:TYPE=VALUE` for a key of another type or one that no Gemma 4 file has.
+    pub set: Vec<String>,
+    /// Keys to remove.
+    pub remove: Vec<String>,
+    /// A file with the chat template.
+    pub chat_template: Option<PathBuf>,
+    /// The most bytes of tensors in a part: `2GB`.
+    pub split_max_size: Option<String>,
+    /// Writes one file, from the parts of a split.
+    pub merge: bool,
+    /// The folder of the outputs, or the name of a `.gguf` file.
+    pub out: PathBuf,
+    /// Replaces existing outputs.
+    pub force: bool,
+    /// Flushes outputs to disk before they get their final names.
+    pub sync: bool,
+}
+
+/// A key that was set, changed or removed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyChange {
+    /// The key.
+    pub key: String,
+    /// Its value before; `None` for a new key.
+    pub before: Option<Value>,
+    /// Its value after; `None` for a removed key.
+    pub after: Option<Value>,
+}
+
+/// The result of editing.
+#[derive(Clone, Debug)]
+pub struct Edited {
+    /// The folder of the outputs.
+    pub folder: PathBuf,
+    /// The changed keys, in the order of the options.
+    pub changes: Vec<KeyChange>,
+    /// The manifest's entry: inputs and outputs with sizes and SHA-256.
+    pub artifact: ArtifactEntry,
+    /// The path of the manifest.
+    pub manifest: PathBuf,
+}
+
+impl Edit {
+    /// An edit without changes yet.
+    pub fn new(file: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Edit {
+        Edit {
+            file: file.into(),
+            set: Vec::new(),
+            remove: Vec::new(),
+            chat_template: None,
+            split_max_size: None,
+            merge: false,
+            out: out.into(),
+            force: false,
+            sync: true,
+        }
+    }
+
+    /// Sets a key: `general.name=My Gemma`.
+    #[must_use]
+    pub fn set(mut self, setting: impl Into<String>) -> Edit {
+        self.set.push(setting.into());
+        self
+    }
+
+    /// Removes a key.
+    #[must_use]
+    pub fn remove(mut self, key: impl Into<String>) -> Edit {
+        self.remove.push(key.into());
+        self
+    }
+
+    /// Writes the file with the changes.
+    ///
+    /// # Errors
+    /// `Recipe` for a key that is not there or whose value does not fit, and for a change after which the keys would contradict each
+    /// other or the tensors; `Malformed` or `Unsupported` for the file; `Target` for existing outputs or too little free space; `Io`.
+    /// After an error, no output has appeared.
+    pub fn run(&self, progress: &dyn Progress) -> Result<Edited> {
+        let parts = self.parts()?;
+        let source = Checkpoint::open_gguf(&self.file)?;
+        let (metadata, changes) = self.edited(source.keys().unwrap_or(&Metadata::new()))?;
+        if changes.is_empty() && parts == Parts::Kept {
+            return Err(Error::recipe(self.file.display(), "nothing would change").help(
+                "‹set› and ‹remove› change keys, ‹chat_template› the template, ‹merge› and ‹split_max_size› the parts.",
+            ));
+        }
+        if !changes.is_empty() {
+            self.check(&metadata, &changes)?;
+        }
+        for change in
+            changes.iter().filter(|change| OF_MODEL.iter().any(|start| change.key.starts_with(start)))
+        {
+            progress.note(&format!(
+                "{}: this key decides what the model computes or how it reads text",
+                change.key
+            ));
+        }
+        let Destination { folder, file_name } = Destination::new(&self.out);
+        let stem = stem(file_name.as_deref().unwrap_or(&source.shards()[0].name)).to_owned();
+        let plan = plan::copy((&Shards::of(&source), source.fingerprint()?), &metadata, parts, &stem)?;
+        let options = Options {
+            folder: folder.clone(),
+            named: file_name,
+            force: self.force,
+            sync: self.sync,
+            simd: Simd::detect(),
+            importance: None,
+            rounded: Vec::new(),
+            calibrations: Vec::new(),
+            inputs: Vec::new(),
+            settings: Vec::new(),
+            source: None,
+            tool: TOOL.to_owned(),
+        };
+        let mut finished = convert::run(&source, &plan, &options, progress)?;
+        Ok(Edited { folder, changes, artifact: finished.artifacts.remove(0), manifest: finished.manifest })
+    }
+
+    /// The files to write.
+    fn parts(&self) -> Result<Parts> {
+        match (&self.split_max_size, self.merge) {
+            (Some(_), true) => {
+                Err(Error::recipe("‹merge›", "contradicts ‹split_max_size›").help("Give one of the two."))
+            }
+            (Some(size), false) => byte_size("‹split_max_size›", size).map(Parts::Most),
+            (None, true) => Ok(Parts::Merged),
+            (None, false) => Ok(Parts::Kept),
+        }
+    }
+
+    /// The keys after the changes, and the changes. A setting that changes nothing is left out.
+    fn edited(&self, source: &Metadata) -> Result<(Metadata, Vec<KeyChange>)> {
+        let mut metadata = source.clone();
+        for key in &self.remove {
+            let key = key.trim();
+            refuse_split(key)?;
+            metadata.remove(key).ok_or_else(|| {
+                Error::recipe(format!("‹remove› {key}"), "the file has no such key")
+                    .help("`gemma-convert inspect` lists the keys of a file.")
+            })?;
+        }
+        let mut touched: Vec<String> = self.remove.iter().map(|key| key.trim().to_owned()).collect();
+        for setting in &self.set {
+            let (key, value) = value_of(setting, source)?;
+            refuse_split(&key)?;
+            metadata.insert(&key, value);
+            touched.push(key);
+        }
+        if let Some(file) = &self.chat_template {
+            metadata.insert(TEMPLATE, template(file)?.as_str());
+            touched.push(TEMPLATE.to_owned());
+        }
+        let mut seen = std::collections::HashSet::new();
+        if let Some(twice) = touched.iter().find(|key| !seen.insert(key.as_str())) {
+            return Err(Error::recipe(format!("key {twice}"), "it is changed twice"));
+        }
+        let change = |key: String| {
+            let (before, after) = (source.get(&key).cloned(), metadata.get(&key).cloned());
+            (before != after).then_some(KeyChange { key, before, after })
+        };
+        let changes = touched.into_iter().filter_map(change).collect();
+        Ok((metadata, changes))
+    }
+
+    /// Refuses changes after which the file fails a check that it passes now.
+    fn check(&self, metadata: &Metadata, changes: &[KeyChange]) -> Result<()> {
+        let failures = |set: &GgufSet| -> Result<Vec<Finding>> {
+            let (_, findings) = structure_alone(set)?;
+            Ok(findings.into_iter().filter(|finding| finding.severity == Severity::Failure).collect())
+        };
+        let set = GgufSet::open(&self.file)?;
+        let before = failures(&set)?;
+        let after = failures(&set.with_metadata(metadata.clone()))?;
+        let Some(new) = after.into_iter().find(|finding| !before.contains(finding)) else { return Ok(()) };
+        let keys: Vec<_> = changes.iter().map(|change| change.key.as_str()).collect();
+        let error = Error::recipe(&new.place, new.problem).help(format!(
+            "The file is consistent without the change of {}. No output was written.",
+            keys.join(", ")
+        ));
+        Err(match (new.expected, new.found) {
+            (Some(expected), Some(found)) => error.expected(expected, found),
+            _ => error,
+        })
+    }
+}
+
+/// Key and value of a setting. The type is the one in the setting, else that of the value in the file, else that of the key in other
+/// Gemma 4 files.
+fn value_of(setting: &str, source: &Metadata) -> Result<(String, Value)> {
+    let place = || format!("‹set› {setting}");
+    let (key, text) = setting.split_once('=').ok_or_else(|| {
+        Error::recipe(place(), "not a setting").expected("KEY=VALUE or KEY:TYPE=VALUE", setting)
+    })?;
+    let (key, given) = match key.split_once(':') {
+        Some((key, kind)) => (key.trim(), Some(kind.trim().to_owned())),
+        None => (key.trim(), None),
+    };
+    let of_file = || source.get(key).map(Value::type_name);
+    let known = || gemma::value_type(key, text).map(str::to_owned);
+    let kind = given.or_else(of_file).or_else(known).ok_or_else(|| {
+        Error::recipe(place(), "neither the file nor any Gemma 4 file has this key, so its type is unknown")
+            .expected("KEY:TYPE=VALUE, such as my.key:string=text", setting)
+    })?;
+    let value = Value::from_text(&kind, text).map_err(|e| e.within(format!("‹set› {key}")))?;
+    Ok((key.to_owned(), value))
+}
+
+fn refuse_split(key: &str) -> Result<()> {
+    if !key.starts_with(SPLIT) {
+        return Ok(());
+    }
+    Err(Error::recipe(
+        format!("key {key}"),
+        "it describes the parts of a file, and is set when they are written",
+    )
+    .help("‹merge› and ‹split_max_size› change the parts."))
+}
+
+/// The chat template in a file; line ends are those of transformers.
+fn template(file: &Path) -> Result<String> {
+    let text = String::from_utf8(base::read_bounded(file, MAX_TEMPLATE)?)
+        .map_err(|e| Error::malformed(file.display(), "not a text in UTF-8").with_source(e.utf8_error()))?;
+    if text.trim().is_empty() {
+        return Err(Error::malformed(file.display(), "an empty chat template")
+            .help(format!("‹remove› {TEMPLATE} removes the template.")));
+    }
+    Ok(text.replace("\r\n", "\n"))
+}
+
+/// The name of a file without `.gguf` and without the number of a part.
+fn stem(name: &str) -> &str {
+    match gguf::part_of(name) {
+        Some((prefix, _)) => prefix,
+        None => name.strip_suffix(".gguf").unwrap_or(name),
+    }
+}

@@ -1,0 +1,39 @@
+//! Bundles of LiteRT-LM (`.litertlm`), from which phones, Raspberry Pi and desktops run Gemma 4.
+//!
+//! A bundle holds TFLite models, a tokenizer and metadata. For one architecture and one set of export flags the graph of a
+//! model is always the same: only weights and their scales differ. So a bundle of a fine-tune is that of its base with
+//! other bytes in place of the weights, and Google's exporter, which needs 64 GB of memory for E2B, is not needed.
+//!
+//! 1. [`Bundle::read`] reads the header: sections, their types and positions.
+//! 2. [`Model::read`] reads a TFLite model: tensors, quantization, buffers. [`constants`] are those that may be weights.
+//! 3. [`map`] finds the tensor of the base checkpoint that each constant holds, by its bytes, or refuses.
+//! 4. [`Transplant`] places the weights of another checkpoint, and writes the bundle in one pass.
+//!
+//! Reading is bounded: a position or a length that leads beyond the file is an error, and items are limited. Files are read
+//! at positions, so that no model is in memory.
+//!
+//! Not covered: graphs without a bundle to take them from, fused matrices, activations with static scales, bundles of the
+//! runtime for the web. This crate knows no name of a tensor: the caller says which tensors belong to which model.
+//!
+//! Sources: see `bundle.rs`, `tflite.rs`, `flatbuffer.rs` and `metadata.rs`; of the codecs, `integers.rs` of `quant`.
+
+mod bundle;
+mod constants;
+mod flatbuffer;
+mod mapping;
+mod metadata;
+mod retype;
+mod source;
+mod tflite;
+mod tokenizer;
+mod transplant;
+mod weights;
+
+pub use bundle::{ALIGNMENT, Bundle, Items, Layout, Section, SectionType, Value};
+pub use constants::{Constant, Encoding, constants, static_activation};
+pub use mapping::{Assignment, Mapped, Wanted, map};
+pub use metadata::{LlmMetadata, Token};
+pub use source::{FileSource, Part, Source};
+pub use tflite::{Buffer, ElementType, Model, Quantization, Subgraph, Tensor};
+pub use tokenizer::{pack_tokenizer, unpack_tokenizer};
+pub use transplant::{BundleTypes, Replacement, Transplant};

@@ -1,0 +1,234 @@
+//! Which tensor of a checkpoint is which constant: the tensor that, encoded, has the bytes of the constant.
+//!
+//! Names in an exported graph do not say it: norms are `arith.constant12`, and a gate and its up projection have one
+//! name. So the checkpoint from which the bundle was made must be given. Constants with equal bytes share a buffer in a
+//! bundle; then it stands for several tensors, which must stay equal.
+
+use std::collections::BTreeSet;
+
+use tensor::{Error, Result, TensorSource};
+
+use crate::bundle::{Bundle, SectionType};
+use crate::constants::{Constant, Encoding, Scales, constants, static_activation};
+use crate::source::{self, Part, Source};
+use crate::tflite::Model;
+use crate::weights::{Weights, rows_at_once};
+
+/// The model of the runtime for the web, which is no TFLite graph.
+const WEB_MODEL: &str = "tf_lite_artisan_text_decoder";
+/// Names that an error lists.
+const LISTED: usize = 5;
+
+/// A model whose weights are to be found.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The key `model_type` of its section.
+    pub model_type: String,
+    /// Indices of the checkpoint's tensors that it holds, all of them.
+    pub tensors: Vec<usize>,
+}
+
+/// A constant, and the tensors that it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The constant.
+    pub constant: Constant,
+    /// Indices of tensors of the checkpoint. All have the same values.
+    pub tensors: Vec<usize>,
+}
+
+/// A model and its weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Index of its section.
+    pub section: usize,
+    /// The model.
+    pub model: Model,
+    /// The constants that are weights.
+    pub assignments: Vec<Assignment>,
+    /// Scalars of the checkpoint that the exporter left out, because a factor of 1 changes nothing.
+    pub folded: Vec<usize>,
+}
+
+/// Finds the weights of each wanted model in the bundle.
+///
+/// # Errors
+/// `Unsupported` for a bundle of the web runtime, for weights in other sections, and for activations with static scales;
+/// `Malformed` for a bundle without one of the models, for constants that are weights and equal no tensor of `base`, for
+/// tensors without a constant, and for constants that may be one of several tensors; those of reading.
+pub fn map(
+    bundle: &Bundle,
+    from: &dyn Source,
+    base: &dyn TensorSource,
+    wanted: &[Wanted],
+) -> Result<Vec<Mapped>> {
+    if bundle.sections.iter().any(|section| section.model_type() == Some(WEB_MODEL)) {
+        return Err(Error::unsupported(WEB_MODEL, "a bundle of the runtime for the web")
+            .help("Its weights are not in a TFLite graph. Use a bundle for phones and desktops."));
+    }
+    let mut mapped = Vec::new();
+    for wanted in wanted {
+        let is_it = |section: &&crate::bundle::Section| {
+            section.content == SectionType::MODEL && section.model_type() == Some(&wanted.model_type)
+        };
+        let mut sections = bundle.sections.iter().filter(is_it);
+        let section =
+            sections.next().ok_or_else(|| Error::missing(format!("model {}", wanted.model_type)))?;
+        if sections.next().is_some() {
+            return Err(Error::unsupported(section.title(), "the bundle has two models of this type"));
+        }
+        let part = bundle.part(from, section)?;
+        let number = bundle.sections.iter().position(|s| s == section).unwrap_or_default();
+        let found = map_model(number, &part, base, &wanted.tensors);
+        mapped.push(found.map_err(|e| e.within(section.title()))?);
+    }
+    Ok(mapped)
+}
+
+fn map_model(section: usize, part: &Part<'_>, base: &dyn TensorSource, tensors: &[usize]) -> Result<Mapped> {
+    let model = Model::read(part)?;
+    if let Some(tensor) = static_activation(&model) {
+        return Err(Error::unsupported(format!("tensor {}", tensor.name), "a value with a static scale")
+            .expected("weights with scales only", "activations with scales")
+            .help("The scales were measured with the weights of the bundle, and do not fit others."));
+    }
+    let weights = tensors.iter().map(|&n| Weights::new(base, n)).collect::<Result<Vec<_>>>()?;
+    let mut assignments = Vec::new();
+    let mut left = Vec::new();
+    for constant in constants(&model)? {
+        let found = equal_to(&model, part, &constant, &weights)?;
+        let found: Vec<usize> = found.into_iter().map(|n| tensors[n]).collect();
+        if !found.is_empty() {
+            assignments.push(Assignment { constant, tensors: found });
+        } else if constant.encoding != Some(Encoding::Float32) {
+            left.push(constant);
+        }
+    }
+    let assigned: BTreeSet<usize> = assignments.iter().flat_map(|a| &a.tensors).copied().collect();
+    let mut folded = Vec::new();
+    let mut unassigned = Vec::new();
+    for (&index, weights) in tensors.iter().zip(&weights).filter(|(index, _)| !assigned.contains(index)) {
+        let is_one = weights.desc().elements() == 1 && weights.rows(0, 1)? == [1.0];
+        if is_one { folded.push(index) } else { unassigned.push(weights.desc().name.clone()) }
+    }
+    if !left.is_empty() || !unassigned.is_empty() {
+        return Err(not_a_bijection(assignments.len(), &left, &unassigned));
+    }
+    check_ambiguous(&assignments, base)?;
+    Ok(Mapped { section, model, assignments, folded })
+}
+
+fn not_a_bijection(assigned: usize, left: &[Constant], unassigned: &[String]) -> Error {
+    let list = |names: Vec<String>| {
+        let more = names.len().saturating_sub(LISTED);
+        let first = names.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        match (names.len(), more) {
+            (0, _) => "none".into(),
+            (_, 0) => first,
+            _ => format!("{first} and {more} more"),
+        }
+    };
+    let unhandled = left.iter().filter(|constant| constant.encoding.is_none()).count();
+    let problem = format!(
+        "its weights are not those of the base checkpoint: {assigned} constants found; constants without a tensor: {}; tensors \
+         without a constant: {}",
+        list(left.iter().map(Constant::title).collect()),
+        list(unassigned.to_vec()),
+    );
+    let error = Error::malformed("weights", problem);
+    if unhandled > 0 {
+        return error.help(format!(
+            "{unhandled} of these constants have a kind of quantization that this tool does not write."
+        ));
+    }
+    error.help(
+        "The base must be the checkpoint from which the bundle was made, with min-max rounding and without fused \
+         matrices.",
+    )
+}
+
+/// A tensor has one constant in a model, or as many as equal tensors share.
+fn check_ambiguous(assignments: &[Assignment], base: &dyn TensorSource) -> Result<()> {
+    for assignment in assignments {
+        let same = assignments.iter().filter(|other| other.tensors == assignment.tensors).count();
+        if same > assignment.tensors.len() {
+            let name = &base.tensors()[assignment.tensors[0]].name;
+            let problem = format!("{same} constants have the values of this tensor");
+            return Err(Error::unsupported(format!("tensor {name}"), problem)
+                .expected(assignment.tensors.len(), &assignment.constant.name));
+        }
+    }
+    Ok(())
+}
+
+/// Indices in `weights` of the tensors whose encoded bytes are those of the constant.
+fn equal_to(
+    model: &Model,
+    part: &Part<'_>,
+    constant: &Constant,
+    weights: &[Weights<'_>],
+) -> Result<Vec<usize>> {
+    let Some(encoding) = constant.encoding else { return Ok(Vec::new()) };
+    let (rows, cols) = (constant.rows, constant.cols);
+    let few = [0, rows / 2, rows.saturating_sub(1)].map(|row| (row, 1));
+    let step = rows_at_once(cols);
+    let mut equal = Vec::new();
+    for (number, tensor) in weights.iter().enumerate() {
+        let desc = tensor.desc();
+        if (desc.rows(), desc.cols()) != (rows, cols) {
+            continue;
+        }
+        let all = (0..rows).step_by(step as usize).map(|first| (first, step.min(rows - first)));
+        let mut is_equal = true;
+        for (first, count) in few.into_iter().chain(all) {
+            let (codes, scales) = encoding.encode(cols as usize, &tensor.rows(first, count)?);
+            is_equal = has_rows(model, part, constant, encoding, first, (&codes, &scales))?;
+            if !is_equal {
+                break;
+            }
+        }
+        if is_equal {
+            equal.push(number);
+        }
+    }
+    Ok(equal)
+}
+
+/// True if the constant has these codes and scales from row `first` on, in every copy of its scales.
+fn has_rows(
+    model: &Model,
+    part: &Part<'_>,
+    constant: &Constant,
+    encoding: Encoding,
+    first: u64,
+    (codes, scales): (&[u8], &[u8]),
+) -> Result<bool> {
+    let (code_bytes, scale_bytes) = encoding.row_bytes(constant.cols as usize);
+    let start = model.buffers[constant.buffer].range.start;
+    if source::read(part, start + first * code_bytes as u64, codes.len() as u64)? != codes {
+        return Ok(false);
+    }
+    for copy in &constant.scales {
+        let start = match copy {
+            Scales::Vector(range) => range.start,
+            Scales::Buffer(buffer) => model.buffers[*buffer].range.start,
+        };
+        let stored = source::read(part, start + first * scale_bytes as u64, scales.len() as u64)?;
+        if !same_scales(encoding, &stored, scales) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// True for equal scales. A block of zeros may have the scale 0 in the bundle, as ai-edge-quantizer writes it.
+fn same_scales(encoding: Encoding, stored: &[u8], encoded: &[u8]) -> bool {
+    let is_block = matches!(encoding, Encoding::Integers(integers) if integers.block.is_some());
+    let zero_block = quant::ZERO_BLOCK.to_le_bytes();
+    stored == encoded
+        || is_block
+            && stored
+                .chunks_exact(2)
+                .zip(encoded.chunks_exact(2))
+                .all(|(stored, encoded)| stored == encoded || stored == [0, 0] && encoded == zero_block)
+}

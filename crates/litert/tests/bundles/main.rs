@@ -1,0 +1,5 @@
+//! Bundles of the public exporter.
+
+mod bad;
+mod common;
+mod golden;

@@ -1,0 +1,221 @@
+//! Signed integers of 2, 4 and 8 bits whose scales are stored apart: the weights of TFLite models.
+//!
+//! Two's complement, the first code in the lowest bits of a byte. The rule is that of ai-edge-quantizer 0.10.0
+//! (`uniform_quantize_tensor.py`, symmetric min-max), in f32: the scale is the largest magnitude (at least 1e-9) divided
+//! by the largest code, a code is the quotient rounded half to even. A scale is one f32 a row, or one f16 a block; the
+//! scale of a block is rounded to BF16 before the codes are computed.
+//!
+//! One difference: where ai-edge-quantizer gives a block the scale 0, this codec writes 2⁻¹⁴. The runtime refuses to load
+//! a scale of 0. The codes are 0 either way.
+
+use crate::float::{f16_to_f32, f32_to_bf16, f32_to_f16, nearest_int};
+use crate::max_abs;
+
+/// The f16 scale of blocks whose scale would be 0: the smallest normal f16, 2⁻¹⁴.
+pub const ZERO_BLOCK: u16 = 0x0400;
+
+/// The smallest bound of a row's values in ai-edge-quantizer.
+const MIN_BOUND: f32 = 1e-9;
+
+/// The bits of a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum IntegerBits {
+    /// Codes from −2 to 1.
+    Two,
+    /// Codes from −8 to 7.
+    Four,
+    /// Codes from −127 to 127.
+    Eight,
+}
+
+impl IntegerBits {
+    /// Number of codes in a byte.
+    pub const fn per_byte(self) -> usize {
+        match self {
+            IntegerBits::Two => 4,
+            IntegerBits::Four => 2,
+            IntegerBits::Eight => 1,
+        }
+    }
+
+    /// The smallest and the largest code that is written.
+    const fn range(self) -> (f32, f32) {
+        match self {
+            IntegerBits::Two => (-2.0, 1.0),
+            IntegerBits::Four => (-8.0, 7.0),
+            IntegerBits::Eight => (-127.0, 127.0),
+        }
+    }
+}
+
+/// Integers of a matrix, and the values that share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Integers {
+    /// The bits of a code.
+    pub bits: IntegerBits,
+    /// Values of a row that share an f16 scale; `None` for one f32 scale a row.
+    pub block: Option<usize>,
+}
+
+impl Integers {
+    /// Checks that rows of `cols` values are whole bytes and whole blocks.
+    pub fn fits(self, cols: usize) -> bool {
+        let whole = |of: usize| of > 0 && cols.is_multiple_of(of);
+        cols > 0 && whole(self.bits.per_byte()) && self.block.is_none_or(whole)
+    }
+
+    /// Bytes of the codes of a row.
+    pub fn code_bytes(self, cols: usize) -> usize {
+        cols / self.bits.per_byte()
+    }
+
+    /// Bytes of the scales of a row.
+    pub fn scale_bytes(self, cols: usize) -> usize {
+        self.block.map_or(1, |block| cols / block) * self.scale_size()
+    }
+
+    /// Bytes of a scale.
+    const fn scale_size(self) -> usize {
+        if self.block.is_some() { 2 } else { 4 }
+    }
+
+    /// Encodes whole rows of `cols` finite values. `codes` and `scales` have exactly the size of the results.
+    ///
+    /// # Panics
+    /// If `cols` does not [fit](Self::fits), or the sizes do not match.
+    pub fn encode(self, cols: usize, x: &[f32], codes: &mut [u8], scales: &mut [u8]) {
+        self.check(cols, x.len(), codes.len(), scales.len());
+        let group = self.block.unwrap_or(cols);
+        let (_, most) = self.bits.range();
+        let groups = x.chunks_exact(group).zip(codes.chunks_exact_mut(self.code_bytes(group)));
+        for ((x, codes), stored) in groups.zip(scales.chunks_exact_mut(self.scale_size())) {
+            let exact = max_abs(x).max(MIN_BOUND) / most;
+            let scale = if self.block.is_some() {
+                let rounded = f32_to_f16(f32::from_bits(u32::from(f32_to_bf16(exact)) << 16));
+                let half = if rounded == 0 { ZERO_BLOCK } else { rounded };
+                stored.copy_from_slice(&half.to_le_bytes());
+                f16_to_f32(half)
+            } else {
+                stored.copy_from_slice(&exact.to_le_bytes());
+                exact
+            };
+            match self.bits {
+                IntegerBits::Two => pack::<4>(x, scale, self.bits.range(), codes),
+                IntegerBits::Four => pack::<2>(x, scale, self.bits.range(), codes),
+                IntegerBits::Eight => pack::<1>(x, scale, self.bits.range(), codes),
+            }
+        }
+    }
+
+    /// Decodes whole rows: code times scale.
+    ///
+    /// # Panics
+    /// As [`encode`](Self::encode).
+    pub fn decode(self, cols: usize, codes: &[u8], scales: &[u8], out: &mut [f32]) {
+        self.check(cols, out.len(), codes.len(), scales.len());
+        let group = self.block.unwrap_or(cols);
+        let groups = out.chunks_exact_mut(group).zip(codes.chunks_exact(self.code_bytes(group)));
+        for ((out, codes), stored) in groups.zip(scales.chunks_exact(self.scale_size())) {
+            let scale = match *stored {
+                [a, b] => f16_to_f32(u16::from_le_bytes([a, b])),
+                [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+                _ => unreachable!("a scale has 2 or 4 bytes"),
+            };
+            match self.bits {
+                IntegerBits::Two => unpack::<4>(codes, scale, out),
+                IntegerBits::Four => unpack::<2>(codes, scale, out),
+                IntegerBits::Eight => unpack::<1>(codes, scale, out),
+            }
+        }
+    }
+
+    fn check(self, cols: usize, values: usize, codes: usize, scales: usize) {
+        assert!(self.fits(cols), "rows of {cols} values do not fit {self:?}");
+        assert!(values > 0 && values.is_multiple_of(cols), "{values} values are not whole rows of {cols}");
+        let rows = values / cols;
+        assert_eq!(codes, rows * self.code_bytes(cols), "bytes of the codes");
+        assert_eq!(scales, rows * self.scale_bytes(cols), "bytes of the scales");
+    }
+}
+
+/// Packs `N` codes into each byte.
+fn pack<const N: usize>(x: &[f32], scale: f32, (least, most): (f32, f32), out: &mut [u8]) {
+    let bits = 8 / N;
+    let mask = (1u32 << bits) - 1;
+    for (out, x) in out.iter_mut().zip(x.as_chunks::<N>().0) {
+        let byte = x.iter().enumerate().fold(0, |byte, (n, x)| {
+            // the bounds are integers, so clipping may come before rounding
+            let code = nearest_int((x / scale).clamp(least, most)) as u32;
+            byte | (code & mask) << (n * bits)
+        });
+        *out = byte as u8;
+    }
+}
+
+/// Unpacks `N` codes from each byte.
+fn unpack<const N: usize>(codes: &[u8], scale: f32, out: &mut [f32]) {
+    let bits = 8 / N;
+    for (out, &byte) in out.as_chunks_mut::<N>().0.iter_mut().zip(codes) {
+        for (n, out) in out.iter_mut().enumerate() {
+            // to the top of the byte, and back with the sign
+            let code = (byte << (8 - bits - n * bits)) as i8 >> (8 - bits);
+            *out = f32::from(code) * scale;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(
+        bits: IntegerBits,
+        block: Option<usize>,
+        cols: usize,
+        x: &[f32],
+    ) -> (Vec<u8>, Vec<u8>, Vec<f32>) {
+        let integers = Integers { bits, block };
+        let rows = x.len() / cols;
+        let mut codes = vec![0; rows * integers.code_bytes(cols)];
+        let mut scales = vec![0; rows * integers.scale_bytes(cols)];
+        integers.encode(cols, x, &mut codes, &mut scales);
+        let mut back = vec![f32::NAN; x.len()];
+        integers.decode(cols, &codes, &scales, &mut back);
+        (codes, scales, back)
+    }
+
+    /// Worked by hand from the rule: bound 7, scale 1 at four bits.
+    #[test]
+    fn codes_are_rounded_half_to_even_low_nibble_first() {
+        let x = [7.0, -7.0, 0.5, 1.5, -0.5, -1.5, 2.5, 0.0];
+        let (codes, scales, back) = round_trip(IntegerBits::Four, None, 8, &x);
+        assert_eq!(codes, [0x97, 0x20, 0xe0, 0x02]);
+        assert_eq!(scales, 1f32.to_le_bytes());
+        assert_eq!(back, [7.0, -7.0, 0.0, 2.0, 0.0, -2.0, 2.0, 0.0]);
+        let (codes, ..) = round_trip(IntegerBits::Two, None, 8, &[1.0, -1.0, 0.0, 0.4, 0.6, -0.6, -1.0, 1.0]);
+        assert_eq!(codes, [0b00_00_11_01, 0b01_11_11_01]);
+    }
+
+    #[test]
+    fn a_block_of_zeros_has_a_scale_that_the_runtime_loads() {
+        let x = [[0.0; 32], [0.25; 32]].concat();
+        let (codes, scales, back) = round_trip(IntegerBits::Four, Some(32), 64, &x);
+        assert_eq!(scales[..2], ZERO_BLOCK.to_le_bytes());
+        assert_eq!(codes[..16], [0; 16]);
+        // 0.25 / 7, rounded to BF16
+        assert_eq!(f16_to_f32(u16::from_le_bytes([scales[2], scales[3]])), 0.035_644_53);
+        assert_eq!(back[32], 0.035_644_53 * 7.0);
+        let (_, scales, back) = round_trip(IntegerBits::Eight, None, 4, &[0.0; 4]);
+        assert_eq!(scales, (MIN_BOUND / 127.0).to_le_bytes());
+        assert_eq!(back, [0.0; 4]);
+    }
+
+    #[test]
+    fn rows_must_be_whole_bytes_and_blocks() {
+        let four = |block| Integers { bits: IntegerBits::Four, block };
+        assert!(four(None).fits(6) && four(Some(32)).fits(64));
+        assert!(
+            !four(None).fits(5) && !four(Some(32)).fits(48) && !four(Some(0)).fits(64) && !four(None).fits(0)
+        );
+    }
+}
