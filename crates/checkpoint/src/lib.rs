@@ -17,8 +17,9 @@
 //! [`Checkpoint::open`] reads and checks the headers of all shards, but no weights; rows are read on demand from their
 //! position in the file. [`SafetensorsWriter`] writes one safetensors file, row by row.
 //!
-//! Weights stored as 8-bit floats (FP8 of compressed-tensors, our SFP8) are presented as the values they encode, and
-//! layouts saved by other programs are presented in the layout of transformers (`view.rs`).
+//! Weights that are quantised already are presented as the values they encode (`float8.rs`: FP8 of compressed-tensors and
+//! our SFP8; `quantised.rs`: the kinds of other programs), and layouts saved by other programs in the layout of
+//! transformers (`view.rs`).
 //!
 //! Adapters (LoRA) are merged into the rows as they are read: [`Checkpoint::with_adapters`].
 //!

@@ -96,8 +96,8 @@ impl Checkpoint {
     /// against the sizes of the files. `dir` may also be a repository in the hub's cache, or the output folder of a
     /// trainer.
     ///
-    /// Weights are presented in the layout that transformers saves, in whatever layout they are stored: 8-bit floats as
-    /// the values they encode (see [`encoding`](Self::encoding)), names without wrapper prefixes, the experts of a
+    /// Weights are presented in the layout that transformers saves, in whatever layout they are stored: quantised ones as
+    /// the values they encode (see [`encoding`](Self::encoding) and [`is_packed`](Self::is_packed)), names without wrapper prefixes, the experts of a
     /// layer in one tensor (see [`pieces`](Self::pieces)), tables without padding rows. [`notes`](Self::notes) lists
     /// the differences.
     ///

@@ -87,8 +87,9 @@ pub(crate) fn within(pieces: &[Piece], row_bytes: u64, first: u64, count: u64) -
             let mut part = Piece { rows: to - from, ..*piece };
             match part.packed.as_mut() {
                 Some(packed) => {
-                    let [start, end] =
-                        [skipped, skipped + part.rows].map(|row| packed.bytes * row / piece.rows);
+                    let bytes = u128::from(packed.bytes);
+                    let at = |row: u64| (bytes * u128::from(row) / u128::from(piece.rows)) as u64;
+                    let (start, end) = (at(skipped), at(skipped + part.rows));
                     part.location.offset += start;
                     packed.first += skipped;
                     packed.bytes = end - start;

@@ -177,6 +177,7 @@ fn row_of(
 }
 
 fn build(parts: &Parts<'_>) -> Result<Packed> {
+    parts.codes().filled()?;
     match parts.row.codec {
         Codec::Compressed => compressed::packed(parts),
         Codec::GptqAwq => gptq::gptq_awq(parts),

@@ -76,17 +76,13 @@ fn integers(parts: &Parts<'_>, codes: StoredPart, scales: StoredPart) -> Result<
     }
     let size = group_size(&scales, groups, *cols)?;
     let bits = bits as u32;
-    let offsets = match parts.get(".weight_zero_point") {
-        Some(_) if !matrices.is_empty() => {
-            return Err(codes.wrong("zero points of several matrices", "a matrix"));
+    let offsets = match parts.zero_points(".weight_zero_point")? {
+        Some(part) if !matrices.is_empty() => {
+            return Err(part.wrong("zero points of several matrices", "a matrix"));
         }
         Some(part) => {
             let part = part.typed(&[DType::I32])?.shaped(&[(rows * u64::from(bits)).div_ceil(32), groups])?;
             Some(Grid { part, form: Form::Down { bits }, place: Place::Rows, groups })
-        }
-        None if is_asymmetric(parts) => {
-            parts.need(".weight_zero_point")?;
-            None
         }
         None => None,
     };
@@ -107,14 +103,6 @@ fn integers(parts: &Parts<'_>, codes: StoredPart, scales: StoredPart) -> Result<
         groups: Groups::Even(size),
         rule: Rule::ZeroPoint,
         shape: dims,
-    })
-}
-
-/// Whether every group of the config has zero points.
-fn is_asymmetric(parts: &Parts<'_>) -> bool {
-    let groups = parts.config["config_groups"].as_object();
-    groups.is_some_and(|groups| {
-        !groups.is_empty() && groups.values().all(|group| group["weights"]["symmetric"] == false)
     })
 }
 

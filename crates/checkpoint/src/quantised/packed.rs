@@ -91,27 +91,21 @@ impl Packed {
         let scales = self.scales.read(checkpoint, start, count)?;
         let offsets = self.offsets.as_ref().map(|grid| grid.read(checkpoint, start, count)).transpose()?;
         let listed = self.listed(checkpoint)?;
-        let per_row = self.scales.groups as usize;
-        for row in 0..rows {
-            let place = |col: u64| match &self.groups {
-                Groups::Even(size) => row as usize * per_row + (col / size) as usize,
-                Groups::Flat(size) => (((first + row) * cols + col) / size - start) as usize,
-                Groups::Listed(_) => row as usize * per_row + listed[col as usize],
-            };
-            let values = &mut values[(row * cols) as usize..((row + 1) * cols) as usize];
-            for (value, col) in values.iter_mut().zip(0..) {
-                let at = place(col);
-                let offset = || offsets.as_ref().map_or(0.0, |offsets| offsets[at]);
-                match self.rule {
-                    Rule::ZeroPoint => *value = (*value - offset()) * scales[at],
-                    Rule::Affine => *value *= scales[at],
-                    Rule::Factor(factor) => *value = *value * scales[at] * factor,
-                }
+        let runs = Runs { packed: self, first, start, listed: &listed };
+        match (self.rule, &offsets) {
+            (Rule::ZeroPoint, Some(offsets)) => runs.apply(&mut values, |run, at| {
+                run.iter_mut().for_each(|value| *value = (*value - offsets[at]) * scales[at]);
+            }),
+            (Rule::Factor(factor), _) => runs.apply(&mut values, |run, at| {
+                run.iter_mut().for_each(|value| *value = *value * scales[at] * factor);
+            }),
+            (Rule::ZeroPoint | Rule::Affine, _) => {
+                runs.apply(&mut values, |run, at| run.iter_mut().for_each(|value| *value *= scales[at]));
             }
-            if let (Rule::Affine, Some(offsets)) = (self.rule, &offsets) {
-                round(checkpoint.simd, self.dtype, values);
-                values.iter_mut().zip(0..).for_each(|(value, col)| *value += offsets[place(col)]);
-            }
+        }
+        if let (Rule::Affine, Some(offsets)) = (self.rule, &offsets) {
+            round(checkpoint.simd, self.dtype, &mut values);
+            runs.apply(&mut values, |run, at| run.iter_mut().for_each(|value| *value += offsets[at]));
         }
         Ok(values)
     }
@@ -131,6 +125,39 @@ impl Packed {
             )
         };
         bytes.as_chunks::<4>().0.iter().enumerate().map(group).collect()
+    }
+}
+
+/// The values that share a scale, in rows from `first` on.
+struct Runs<'a> {
+    packed: &'a Packed,
+    first: u64,
+    /// The first block of the scales that were read, of flat groups.
+    start: u64,
+    listed: &'a [usize],
+}
+
+impl Runs<'_> {
+    /// Calls `f` for each run of values with the index of its scale.
+    fn apply(&self, values: &mut [f32], mut f: impl FnMut(&mut [f32], usize)) {
+        let (cols, per_row) = (self.packed.codes.cols, self.packed.scales.groups as usize);
+        for (row, mut rest) in values.chunks_exact_mut(cols as usize).enumerate() {
+            let mut col = 0;
+            while !rest.is_empty() {
+                let (at, len) = match self.packed.groups {
+                    Groups::Even(size) => (row * per_row + (col / size) as usize, size - col % size),
+                    Groups::Flat(size) => {
+                        let element = (self.first + row as u64) * cols + col;
+                        ((element / size - self.start) as usize, size - element % size)
+                    }
+                    Groups::Listed(_) => (row * per_row + self.listed[col as usize], 1),
+                };
+                let run;
+                (run, rest) = rest.split_at_mut((len as usize).min(rest.len()));
+                col += run.len() as u64;
+                f(run, at);
+            }
+        }
     }
 }
 

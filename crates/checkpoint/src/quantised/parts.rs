@@ -59,6 +59,17 @@ impl StoredPart {
         Err(self.wrong("wrong type for a part of a quantised weight", names.join(" or ")))
     }
 
+    /// Checks that there are elements: then the file bounds all lengths.
+    ///
+    /// # Errors
+    /// `Malformed`.
+    pub(crate) fn filled(self) -> Result<StoredPart> {
+        if self.desc.elements() > 0 {
+            return Ok(self);
+        }
+        Err(self.wrong("a part of a quantised weight is empty", "elements"))
+    }
+
     /// Checks the shape.
     ///
     /// # Errors
@@ -116,9 +127,9 @@ impl Parts<'_> {
     /// As [`get`](Self::get).
     ///
     /// # Errors
-    /// `Malformed` if it is missing.
+    /// `Malformed` if it is missing or empty.
     pub(crate) fn need(&self, suffix: &str) -> Result<StoredPart> {
-        self.get(suffix).ok_or_else(|| {
+        let part = self.get(suffix).ok_or_else(|| {
             let name = format!("{}{suffix}", self.stem());
             Error::malformed(
                 format!("tensor {}", self.codes().desc.name),
@@ -126,7 +137,20 @@ impl Parts<'_> {
             )
             .expected(&name, "no such tensor")
             .help("Is every shard there? Codes without their scales are worth nothing.")
-        })
+        })?;
+        part.filled()
+    }
+
+    /// The zero points, if they exist.
+    ///
+    /// # Errors
+    /// `Malformed` if they are missing though every group of compressed-tensors' config has them.
+    pub(crate) fn zero_points(&self, suffix: &str) -> Result<Option<StoredPart>> {
+        let groups = self.config["config_groups"].as_object();
+        let has_all = groups.is_some_and(|groups| {
+            !groups.is_empty() && groups.values().all(|group| group["weights"]["symmetric"] == false)
+        });
+        if has_all { self.need(suffix).map(Some) } else { Ok(self.get(suffix)) }
     }
 
     /// The only value of a part.

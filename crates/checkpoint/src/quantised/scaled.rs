@@ -21,7 +21,7 @@ pub(super) fn scaled(parts: &Parts<'_>) -> Result<Packed> {
     };
     let scales = parts.need(&parts.row.parts[0])?.typed(&[&FLOATS[..], &[DType::U8]].concat())?;
     let Shape { place, groups, size, words } = shape(&scales, matrices, (rows, cols), parts.config)?;
-    let zero = parts.row.parts.get(1).and_then(|suffix| parts.get(suffix));
+    let zero = parts.row.parts.get(1).map_or(Ok(None), |suffix| parts.zero_points(suffix))?;
     let plain = |part: StoredPart| {
         let form = Form::Plain { table: table(part.desc.dtype) };
         Grid { part, form, place, groups }
