@@ -84,9 +84,9 @@ fn draft_models_of_merged_checkpoints() {
     assert_same_files(&outs, 1);
 
     let q = "model.layers.0.self_attn.q_proj.weight";
-    let assistant = adapter("e2b-assistant", &[q]);
+    let (assistant, target) = (adapter("e2b-assistant", &[q]), fixture("e2b"));
     let (folder, outs) = both("e2b-assistant", assistant.path(), &|model, out| {
-        let [model, out, target] = [model, out, &fixture("e2b")].map(|path| path.to_str().unwrap());
+        let [model, out, target] = [model, out, &target].map(|path| path.to_str().unwrap());
         strings(["draft", "convert", model, "--target", target, "--type", "q8_0", "-o", out])
     });
     assert_same_files(&outs, 1);
