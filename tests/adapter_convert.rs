@@ -115,6 +115,45 @@ fn alpha_and_factors_have_the_scale_of_the_adapter() {
     assert!(refused.refusal(3).contains("a scale of 0"), "{}", refused.stderr);
 }
 
+#[test]
+fn an_adapter_of_mlx_is_that_of_peft_transposed() {
+    let home = tempfile::tempdir().unwrap();
+    let module = "layers.0.self_attn.q_proj";
+    let value = |row: usize, col: usize| ((row * 41 + col * 7) % 255) as f32 / 1024.0;
+    // rows and columns of each tensor, and whether it is transposed
+    let file = |names: [String; 2], transposed: bool| {
+        let mut weights = Weights::default();
+        for (name, [rows, cols]) in names.iter().zip([[2, 256], [256, 2]]) {
+            let shape = if transposed { [cols as u64, rows as u64] } else { [rows as u64, cols as u64] };
+            weights.add(name, "F32", &shape, 4 * rows * cols);
+            let tensor = weights.tensors.last_mut().unwrap();
+            for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
+                let at = if transposed { col * rows + row } else { row * cols + col };
+                tensor.poke(at, value(row, col));
+            }
+        }
+        weights
+    };
+    let peft = ["lora_A", "lora_B"].map(|end| format!("{M}{module}.{end}.weight"));
+    let config = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 40 });
+    let peft = folder(home.path(), &config, &file(peft, false));
+    let mlx = home.path().join("mlx");
+    fs::create_dir(&mlx).unwrap();
+    let names = ["lora_a", "lora_b"].map(|end| format!("language_model.model.{module}.{end}"));
+    fs::write(mlx.join("adapters.safetensors"), file(names, true).to_bytes()).unwrap();
+    let config = json!({ "fine_tune_type": "lora", "lora_parameters": { "rank": 2, "scale": 20.0 } });
+    fs::write(mlx.join("adapter_config.json"), config.to_string()).unwrap();
+    let [peft, mlx] = [peft, mlx].map(|adapter| {
+        let out = home.path().join("adapter.gguf");
+        adapt(&adapter, &fixture("e2b"), &out, &["--force"]).good();
+        let file = GgufFile::open(out).unwrap();
+        let pair = ["lora_a", "lora_b"].map(|end| floats(&file, &format!("blk.0.attn_q.weight.{end}")));
+        (alpha(&file), pair)
+    });
+    assert_eq!(peft, mlx);
+    assert_eq!(peft.0, 40.0);
+}
+
 /// PEFT's layout of experts, and llama.cpp's: the products of the file are those of the merge.
 #[test]
 fn experts_are_stacks_of_matrices() {
@@ -173,7 +212,7 @@ fn what_has_no_effect_is_listed() {
     let q = ("base_model.model.model.language_model.layers.0.self_attn.q_proj", [256, 256]);
     let wrapped = format!("base_model.model.{tower}");
     let k = format!("{M}layers.6.self_attn.k_proj");
-    let adapter = zeros(home.path(), &[q, (&wrapped, shape(tower)), (&k, [64, 256])]);
+    let adapter = zeros(home.path(), &[q, (wrapped.as_str(), shape(tower)), (k.as_str(), [64, 256])]);
     let made = adapt(&adapter, &fixture("e2b"), &out, &["--json"]).good();
     let json = made.json();
     assert_eq!(json["pairs"].as_array().unwrap().len(), 1);
@@ -188,7 +227,7 @@ fn what_has_no_effect_is_listed() {
     let made = adapt(&adapter, &original.path(), &out, &["--force"]).good();
     assert!(made.stdout.contains(name) && made.stdout.contains("no computation reads it"), "{}", made.stdout);
 
-    let only_tower = zeros(home.path(), &[(&wrapped, shape(tower))]);
+    let only_tower = zeros(home.path(), &[(wrapped.as_str(), shape(tower))]);
     let refused = adapt(&only_tower, &fixture("e2b"), &home.path().join("none.gguf"), &[]);
     assert!(refused.refusal(3).contains("1 others (image tower"), "{}", refused.stderr);
 }
@@ -248,7 +287,7 @@ fn a_gguf_adapter_is_listed_and_is_no_model() {
     for line in ["19 pairs of factors", "adapter.lora.alpha", "Plain E2B"] {
         assert!(listed.stdout.contains(line), "{line}: {}", listed.stdout);
     }
-    assert_eq!(run(["inspect", file, "--json"]).good().json()["kind"], "gguf adapter");
+    assert_eq!(run(["inspect", file, "--json"]).good().json()["kind"], "gguf_adapter");
     let generated = run(["generate", file, "--prompt", "The"]);
     assert!(generated.refusal(3).contains("an adapter (LoRA): no model by itself"), "{}", generated.stderr);
     let merged = run(["plan", e2b, "--type", "q4_0", "--lora", file]);
@@ -262,7 +301,7 @@ fn verification_compares_an_adapter_with_its_folder() {
     let home = tempfile::tempdir().unwrap();
     let (e2b, out) = (fixture("e2b"), home.path().join("adapter.gguf"));
     let verify = |adapter: &Path, more: &[&str]| {
-        let [file, base, adapter] = [&out, &e2b, adapter].map(|path| path.to_str().unwrap());
+        let [adapter, file, base] = [adapter, &out, &e2b].map(|path| path.to_str().unwrap());
         run([&["verify", file, "--against", base, "--lora", adapter], more].concat())
     };
     let rslora = changed("plain-e2b", home.path(), &json!({ "use_rslora": true }));

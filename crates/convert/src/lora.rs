@@ -14,7 +14,7 @@ pub const LORA_TYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::
 pub fn lora_tensors(name: &str, product: &LowRankProduct, dtype: DType) -> Result<[TensorDesc; 2]> {
     let LowRankProduct { stack, rows, cols, rank, .. } = *product;
     let desc = |end: &str, rows: u64, cols: u64| {
-        let dtype = if cols % dtype.block_len() as u64 == 0 { dtype } else { DType::F16 };
+        let dtype = if cols.is_multiple_of(dtype.block_len() as u64) { dtype } else { DType::F16 };
         let shape: Vec<u64> = stack.into_iter().chain([rows, cols]).collect();
         TensorDesc::new(format!("{name}.{end}"), dtype, shape)
     };

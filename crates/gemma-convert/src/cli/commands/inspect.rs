@@ -154,7 +154,7 @@ fn gguf(path: &Path, list: bool) -> Result<Output> {
     facts.push(("weights", weights(&listed)));
     facts.extend(set.metadata().iter().map(|(key, value)| (key, short(value))));
     let json = json!({
-        "kind": if is_adapter { "gguf adapter" } else { "gguf" },
+        "kind": if is_adapter { "gguf_adapter" } else { "gguf" },
         "weights": listed.iter().map(|listed| listed.desc.elements()).sum::<u64>(),
         "files": set.parts().iter().map(|p| json!({ "name": p.path(), "bytes": p.file_len() })).collect::<Vec<_>>(),
         "metadata": set.metadata().iter().map(|(key, value)| (key.to_owned(), json!({ "type": value.type_name(), "value": short(value) }))).collect::<serde_json::Map<_, _>>(),
