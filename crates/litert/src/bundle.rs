@@ -74,7 +74,7 @@ impl fmt::Display for SectionType {
 
 /// A value of a key.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub enum ItemValue {
     /// An integer of any width.
     Integer(i128),
     /// A float of any width.
@@ -85,19 +85,19 @@ pub enum Value {
     Text(String),
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for ItemValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Value::Integer(value) => value.fmt(f),
-            Value::Float(value) => value.fmt(f),
-            Value::Bool(value) => value.fmt(f),
-            Value::Text(value) => value.fmt(f),
+            ItemValue::Integer(value) => value.fmt(f),
+            ItemValue::Float(value) => value.fmt(f),
+            ItemValue::Bool(value) => value.fmt(f),
+            ItemValue::Text(value) => value.fmt(f),
         }
     }
 }
 
 /// Keys and values, in file order.
-pub type Items = Vec<(String, Value)>;
+pub type Items = Vec<(String, ItemValue)>;
 
 /// A section.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,7 +116,7 @@ impl Section {
     /// The key `model_type` of a model, such as `tf_lite_prefill_decode`.
     pub fn model_type(&self) -> Option<&str> {
         self.items.iter().find_map(|(key, value)| match value {
-            Value::Text(text) if key == "model_type" => Some(text.as_str()),
+            ItemValue::Text(text) if key == "model_type" => Some(text.as_str()),
             _ => None,
         })
     }
@@ -205,12 +205,12 @@ impl Bundle {
     ///
     /// # Panics
     /// If there is not one length a section.
-    pub fn with_lengths(&self, lengths: &[u64]) -> Layout {
+    pub fn with_lengths(&self, lengths: &[u64]) -> BundleLayout {
         assert_eq!(lengths.len(), self.sections.len(), "one length a section");
         let unchanged = self.sections.iter().zip(lengths).all(|(s, len)| s.range.end - s.range.start == *len);
         if unchanged {
             let ranges = self.sections.iter().map(|section| section.range.clone()).collect();
-            return Layout { header: self.header.clone(), ranges, file_len: self.file_len };
+            return BundleLayout { header: self.header.clone(), ranges, file_len: self.file_len };
         }
         let mut header = self.header.clone();
         let mut end = header.len() as u64;
@@ -225,13 +225,13 @@ impl Bundle {
         }
         let old_end = self.sections.last().map_or(0, |section| section.range.end);
         let padded = self.file_len > old_end;
-        Layout { header, ranges, file_len: if padded { end.next_multiple_of(ALIGNMENT) } else { end } }
+        BundleLayout { header, ranges, file_len: if padded { end.next_multiple_of(ALIGNMENT) } else { end } }
     }
 }
 
 /// The positions of everything in a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Layout {
+pub struct BundleLayout {
     /// The first bytes.
     pub header: Vec<u8>,
     /// The range of each section; zeros between them.
@@ -287,18 +287,18 @@ fn read_items(table: &Table<'_>, slot: u64) -> Result<Items> {
         let wrong = |what| Error::malformed(format!("key {key}"), what);
         let value = pair.table(2)?.ok_or_else(|| wrong("it has no value"))?;
         let value = match pair.u8(1)? {
-            1 => Value::Integer(value.u8(0)?.into()),
-            2 => Value::Integer(value.u8(0)?.cast_signed().into()),
-            3 => Value::Integer(value.u16(0)?.into()),
-            4 => Value::Integer(value.u16(0)?.cast_signed().into()),
-            5 => Value::Integer(value.u32(0)?.into()),
-            6 => Value::Integer(value.i32(0)?.into()),
-            7 => Value::Float(f32::from_bits(value.u32(0)?).into()),
-            8 => Value::Bool(value.u8(0)? != 0),
-            9 => Value::Text(value.string(0)?.ok_or_else(|| wrong("it has no value"))?),
-            10 => Value::Integer(value.u64(0)?.into()),
-            11 => Value::Integer(value.u64(0)?.cast_signed().into()),
-            12 => Value::Float(f64::from_bits(value.u64(0)?)),
+            1 => ItemValue::Integer(value.u8(0)?.into()),
+            2 => ItemValue::Integer(value.u8(0)?.cast_signed().into()),
+            3 => ItemValue::Integer(value.u16(0)?.into()),
+            4 => ItemValue::Integer(value.u16(0)?.cast_signed().into()),
+            5 => ItemValue::Integer(value.u32(0)?.into()),
+            6 => ItemValue::Integer(value.i32(0)?.into()),
+            7 => ItemValue::Float(f32::from_bits(value.u32(0)?).into()),
+            8 => ItemValue::Bool(value.u8(0)? != 0),
+            9 => ItemValue::Text(value.string(0)?.ok_or_else(|| wrong("it has no value"))?),
+            10 => ItemValue::Integer(value.u64(0)?.into()),
+            11 => ItemValue::Integer(value.u64(0)?.cast_signed().into()),
+            12 => ItemValue::Float(f64::from_bits(value.u64(0)?)),
             _ => return Err(wrong("its value has an unknown type")),
         };
         items.push((key, value));

@@ -12,35 +12,35 @@ use crate::tflite::{ElementType, Model, Quantization, Tensor};
 
 /// How values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Encoding {
+pub enum ConstantEncoding {
     /// f32 values.
     Float32,
     /// Codes, and scales in another place.
     Integers(Integers),
 }
 
-impl Encoding {
+impl ConstantEncoding {
     /// True if rows of `cols` values can be encoded one by one.
     pub(crate) fn fits(self, cols: usize) -> bool {
         match self {
-            Encoding::Float32 => cols > 0,
-            Encoding::Integers(integers) => integers.fits(cols),
+            ConstantEncoding::Float32 => cols > 0,
+            ConstantEncoding::Integers(integers) => integers.fits(cols),
         }
     }
 
     /// Bytes of the codes and of the scales of a row.
     pub(crate) fn row_bytes(self, cols: usize) -> (usize, usize) {
         match self {
-            Encoding::Float32 => (4 * cols, 0),
-            Encoding::Integers(integers) => (integers.code_bytes(cols), integers.scale_bytes(cols)),
+            ConstantEncoding::Float32 => (4 * cols, 0),
+            ConstantEncoding::Integers(integers) => (integers.code_bytes(cols), integers.scale_bytes(cols)),
         }
     }
 
     /// Encodes whole rows: codes and scales.
     pub(crate) fn encode(self, cols: usize, x: &[f32]) -> (Vec<u8>, Vec<u8>) {
         match self {
-            Encoding::Float32 => (x.iter().flat_map(|x| x.to_le_bytes()).collect(), Vec::new()),
-            Encoding::Integers(integers) => {
+            ConstantEncoding::Float32 => (x.iter().flat_map(|x| x.to_le_bytes()).collect(), Vec::new()),
+            ConstantEncoding::Integers(integers) => {
                 let rows = x.len() / cols;
                 let mut codes = vec![0; rows * integers.code_bytes(cols)];
                 let mut scales = vec![0; rows * integers.scale_bytes(cols)];
@@ -53,8 +53,8 @@ impl Encoding {
     /// The type of the elements.
     pub fn element(self) -> ElementType {
         match self {
-            Encoding::Float32 => ElementType::FLOAT32,
-            Encoding::Integers(integers) => match integers.bits {
+            ConstantEncoding::Float32 => ElementType::FLOAT32,
+            ConstantEncoding::Integers(integers) => match integers.bits {
                 IntegerBits::Two => ElementType::INT2,
                 IntegerBits::Four => ElementType::INT4,
                 IntegerBits::Eight => ElementType::INT8,
@@ -93,7 +93,7 @@ pub struct Constant {
     /// Number of values in a row.
     pub cols: u64,
     /// How the values are stored; `None` for quantization that this tool does not handle.
-    pub encoding: Option<Encoding>,
+    pub encoding: Option<ConstantEncoding>,
     /// The largest number of inputs of operators that read it in a subgraph.
     pub uses: usize,
     /// The copies of its scales.
@@ -107,11 +107,11 @@ impl Constant {
     pub fn kind(&self) -> String {
         match self.encoding {
             None => "another quantization".into(),
-            Some(encoding @ Encoding::Integers(Integers { block: Some(size), .. })) => {
+            Some(encoding @ ConstantEncoding::Integers(Integers { block: Some(size), .. })) => {
                 format!("{} in blocks of {size}", encoding.element())
             }
-            Some(encoding @ Encoding::Integers(_)) => format!("{} a row", encoding.element()),
-            Some(Encoding::Float32) => ElementType::FLOAT32.to_string(),
+            Some(encoding @ ConstantEncoding::Integers(_)) => format!("{} a row", encoding.element()),
+            Some(ConstantEncoding::Float32) => ElementType::FLOAT32.to_string(),
         }
     }
 
@@ -201,11 +201,11 @@ fn constant(model: &Model, subgraph: &[Tensor], tensor: &Tensor) -> Result<Optio
         _ => None,
     };
     let (encoding, scales) = match (bits, &tensor.quantization) {
-        (None, Quantization::None) => (Some(Encoding::Float32), None),
+        (None, Quantization::None) => (Some(ConstantEncoding::Float32), None),
         (Some(bits), Quantization::Channel { scales, dimension: 0 })
             if scales.end - scales.start == 4 * rows && shape.len() == 2 =>
         {
-            let encoding = Encoding::Integers(Integers { bits, block: None });
+            let encoding = ConstantEncoding::Integers(Integers { bits, block: None });
             (Some(encoding), Some(Scales::Vector(scales.clone())))
         }
         (Some(bits), Quantization::Block { scales, size }) => {
@@ -217,7 +217,7 @@ fn constant(model: &Model, subgraph: &[Tensor], tensor: &Tensor) -> Result<Optio
                 return Err(Error::malformed(place(), "its scales do not fit its shape")
                     .expected(format!("{expected} bytes"), found));
             }
-            let encoding = Encoding::Integers(Integers { bits, block: Some(*size as usize) });
+            let encoding = ConstantEncoding::Integers(Integers { bits, block: Some(*size as usize) });
             (Some(encoding), Some(Scales::Buffer(buffer)))
         }
         _ => (None, None),

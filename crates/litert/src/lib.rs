@@ -29,10 +29,10 @@ mod tokenizer;
 mod transplant;
 mod weights;
 
-pub use bundle::{ALIGNMENT, Bundle, Items, Layout, Section, SectionType, Value};
-pub use constants::{Constant, Encoding, constants, static_activation};
+pub use bundle::{ALIGNMENT, Bundle, BundleLayout, ItemValue, Items, Section, SectionType};
+pub use constants::{Constant, ConstantEncoding, constants, static_activation};
 pub use mapping::{Assignment, Mapped, Wanted, map};
-pub use metadata::{LlmMetadata, Token};
+pub use metadata::{LlmMetadata, MetadataToken};
 pub use source::{FileSource, Part, Source};
 pub use tflite::{Buffer, ElementType, Model, Quantization, Subgraph, Tensor};
 pub use tokenizer::{pack_tokenizer, unpack_tokenizer};

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use tensor::{Error, Result, TensorSource};
 
-use crate::bundle::{Bundle, SectionType};
-use crate::constants::{Constant, Encoding, Scales, constants, static_activation};
+use crate::bundle::{Bundle, Section, SectionType};
+use crate::constants::{Constant, ConstantEncoding, Scales, constants, static_activation};
 use crate::source::{self, Part, Source};
 use crate::tflite::Model;
 use crate::weights::{Weights, rows_at_once};
@@ -68,17 +68,16 @@ pub fn map(
     }
     let mut mapped = Vec::new();
     for wanted in wanted {
-        let is_it = |section: &&crate::bundle::Section| {
+        let of_type = |(_, section): &(usize, &Section)| {
             section.content == SectionType::MODEL && section.model_type() == Some(&wanted.model_type)
         };
-        let mut sections = bundle.sections.iter().filter(is_it);
-        let section =
-            sections.next().ok_or_else(|| Error::missing(format!("model {}", wanted.model_type)))?;
+        let mut sections = bundle.sections.iter().enumerate().filter(of_type);
+        let missing = || Error::missing(format!("model {}", wanted.model_type));
+        let (number, section) = sections.next().ok_or_else(missing)?;
         if sections.next().is_some() {
             return Err(Error::unsupported(section.title(), "the bundle has two models of this type"));
         }
         let part = bundle.part(from, section)?;
-        let number = bundle.sections.iter().position(|s| s == section).unwrap_or_default();
         let found = map_model(number, &part, base, &wanted.tensors);
         mapped.push(found.map_err(|e| e.within(section.title()))?);
     }
@@ -100,7 +99,7 @@ fn map_model(section: usize, part: &Part<'_>, base: &dyn TensorSource, tensors: 
         let found: Vec<usize> = found.into_iter().map(|n| tensors[n]).collect();
         if !found.is_empty() {
             assignments.push(Assignment { constant, tensors: found });
-        } else if constant.encoding != Some(Encoding::Float32) {
+        } else if constant.encoding != Some(ConstantEncoding::Float32) {
             left.push(constant);
         }
     }
@@ -199,7 +198,7 @@ fn has_rows(
     model: &Model,
     part: &Part<'_>,
     constant: &Constant,
-    encoding: Encoding,
+    encoding: ConstantEncoding,
     first: u64,
     (codes, scales): (&[u8], &[u8]),
 ) -> Result<bool> {
@@ -222,8 +221,8 @@ fn has_rows(
 }
 
 /// True for equal scales. A block of zeros may have the scale 0 in the bundle, as ai-edge-quantizer writes it.
-fn same_scales(encoding: Encoding, stored: &[u8], encoded: &[u8]) -> bool {
-    let is_block = matches!(encoding, Encoding::Integers(integers) if integers.block.is_some());
+fn same_scales(encoding: ConstantEncoding, stored: &[u8], encoded: &[u8]) -> bool {
+    let is_block = matches!(encoding, ConstantEncoding::Integers(integers) if integers.block.is_some());
     let zero_block = quant::ZERO_BLOCK.to_le_bytes();
     stored == encoded
         || is_block

@@ -11,8 +11,8 @@ const GEMMA4: u64 = 8;
 
 /// A token: ids, or text that the tokenizer encodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Token {
-    /// Token ids in order.
+pub enum MetadataToken {
+    /// MetadataToken ids in order.
     Ids(Vec<u64>),
     /// Text.
     Text(String),
@@ -22,9 +22,9 @@ pub enum Token {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LlmMetadata {
     /// The token before a prompt.
-    pub start: Option<Token>,
+    pub start: Option<MetadataToken>,
     /// Tokens that end an answer.
-    pub stop: Vec<Token>,
+    pub stop: Vec<MetadataToken>,
     /// The largest number of tokens in the KV cache.
     pub max_tokens: Option<u64>,
     /// True for a model of the type Gemma 4.
@@ -66,7 +66,7 @@ impl LlmMetadata {
     }
 }
 
-fn read_token(bytes: &[u8]) -> Result<Option<Token>> {
+fn read_token(bytes: &[u8]) -> Result<Option<MetadataToken>> {
     let mut token = None;
     each(bytes, &mut |number, value| {
         match (number, value) {
@@ -84,9 +84,9 @@ fn read_token(bytes: &[u8]) -> Result<Option<Token>> {
                     }
                     Ok(())
                 })?;
-                token = Some(Token::Ids(ids));
+                token = Some(MetadataToken::Ids(ids));
             }
-            (2, Field::Bytes(string)) => token = Some(Token::Text(text(string)?)),
+            (2, Field::Bytes(string)) => token = Some(MetadataToken::Text(text(string)?)),
             _ => {}
         }
         Ok(())

@@ -10,8 +10,8 @@ use base::{OutputFile, Progress, Unit};
 use quant::{IntegerBits, Integers};
 use tensor::{Error, Result, TensorSource};
 
-use crate::bundle::{Bundle, Layout};
-use crate::constants::{Constant, Encoding, Scales};
+use crate::bundle::{Bundle, BundleLayout};
+use crate::constants::{Constant, ConstantEncoding, Scales};
 use crate::mapping::Mapped;
 use crate::retype::{ModelLayout, Retyped, layout};
 use crate::source::{self, Source};
@@ -33,15 +33,15 @@ pub enum BundleTypes {
 
 impl BundleTypes {
     /// The new encoding of rows of `cols` values.
-    fn choose(self, encoding: Encoding, cols: u64) -> Encoding {
-        let Encoding::Integers(old) = encoding else { return encoding };
+    fn choose(self, encoding: ConstantEncoding, cols: u64) -> ConstantEncoding {
+        let ConstantEncoding::Integers(old) = encoding else { return encoding };
         let bits = match self {
             BundleTypes::Keep => old.bits,
             BundleTypes::AtLeast(bits) => bits.max(old.bits),
             BundleTypes::Exactly(bits) => bits,
         };
         let new = Integers { bits, ..old };
-        if new.fits(cols as usize) { Encoding::Integers(new) } else { encoding }
+        if new.fits(cols as usize) { ConstantEncoding::Integers(new) } else { encoding }
     }
 }
 
@@ -51,9 +51,9 @@ pub struct Replacement {
     /// Index of the tensor in the new checkpoint.
     pub tensor: usize,
     /// How it is stored in the old bundle.
-    pub before: Encoding,
+    pub before: ConstantEncoding,
     /// How it will be stored.
-    pub after: Encoding,
+    pub after: ConstantEncoding,
     rows: u64,
     cols: u64,
     /// Positions in the file of the codes, and of each copy of the scales.
@@ -63,7 +63,7 @@ pub struct Replacement {
 
 impl Replacement {
     /// Bytes of codes and one copy of scales in an encoding.
-    fn bytes(&self, encoding: Encoding) -> u64 {
+    fn bytes(&self, encoding: ConstantEncoding) -> u64 {
         let (codes, scales) = encoding.row_bytes(self.cols as usize);
         self.rows * (codes + scales) as u64
     }
@@ -120,7 +120,7 @@ impl Transplant {
             lengths[mapped.section] = layout.len;
             models.insert(mapped.section, (mapped, layout));
         }
-        let Layout { header, ranges, file_len } = bundle.with_lengths(&lengths);
+        let BundleLayout { header, ranges, file_len } = bundle.with_lengths(&lengths);
         let mut plan =
             Transplant { replacements: Vec::new(), file_len, copies: Vec::new(), patches: vec![(0, header)] };
         for (number, (section, range)) in bundle.sections.iter().zip(&ranges).enumerate() {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use base::{OutputFile, Silent};
-use litert::{ALIGNMENT, Bundle, BundleTypes, LlmMetadata, Mapped, SectionType, Source, Token, Transplant};
+use litert::{
+    ALIGNMENT, Bundle, BundleTypes, LlmMetadata, Mapped, MetadataToken, SectionType, Source, Transplant,
+};
 use quant::IntegerBits;
 use testkit::MemoryTensors;
 
@@ -52,10 +54,10 @@ fn metadata_is_what_the_exporter_wrote() {
     let bundle = Bundle::read(&file).unwrap();
     let section = bundle.sections.iter().find(|s| s.content == SectionType::METADATA).unwrap();
     let metadata = LlmMetadata::read(&section_bytes(&bundle, &file, section)).unwrap();
-    assert_eq!(metadata.start, Some(Token::Text("<bos>".into())));
+    assert_eq!(metadata.start, Some(MetadataToken::Text("<bos>".into())));
     assert!(
-        metadata.stop.contains(&Token::Ids(vec![1]))
-            && metadata.stop.contains(&Token::Text("<turn|>\n".into()))
+        metadata.stop.contains(&MetadataToken::Ids(vec![1]))
+            && metadata.stop.contains(&MetadataToken::Text("<turn|>\n".into()))
     );
     assert_eq!((metadata.stop.len(), metadata.max_tokens, metadata.is_gemma4), (15, Some(64), true));
     assert!(metadata.template.unwrap().starts_with("{{- bos_token -}}"));

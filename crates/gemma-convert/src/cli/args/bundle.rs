@@ -7,9 +7,9 @@ use gemma_convert::{BundleTypes, ConvertBundle, Result};
 
 /// Conversion into a bundle of LiteRT-LM.
 #[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "Bundles of LiteRT-LM for phones")]
 pub(crate) struct IntoBundle {
-    /// Put the weights into this .litertlm file, whose graph, tokenizer and other models stay; -o names the new file
+    /// For LiteRT-LM on phones: put the weights into this .litertlm file, whose graph, tokenizer and other models stay. -o names the
+    /// new file
     #[arg(
         long,
         value_name = "FILE",

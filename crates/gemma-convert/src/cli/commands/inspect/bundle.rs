@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use litert::{Bundle, Constant, FileSource, LlmMetadata, Model, Section, SectionType, Source, Token};
+use litert::{Bundle, Constant, FileSource, LlmMetadata, MetadataToken, Model, Section, SectionType, Source};
 use serde_json::{Value, json};
 use tensor::{Error, Result};
 
@@ -76,9 +76,9 @@ fn metadata(part: &dyn Source, text: &mut String) -> Result<Value> {
     let mut bytes = vec![0; part.len() as usize];
     part.read_at(0, &mut bytes)?;
     let LlmMetadata { start, stop, max_tokens, is_gemma4, template, channels } = LlmMetadata::read(&bytes)?;
-    let shown = |token: &Token| match token {
-        Token::Ids(ids) => ids.iter().map(u64::to_string).collect::<Vec<_>>().join(" "),
-        Token::Text(text) => format!("{text:?}"),
+    let shown = |token: &MetadataToken| match token {
+        MetadataToken::Ids(ids) => ids.iter().map(u64::to_string).collect::<Vec<_>>().join(" "),
+        MetadataToken::Text(text) => format!("{text:?}"),
     };
     let stop: Vec<_> = stop.iter().map(shown).collect();
     let start = start.as_ref().map(shown);
