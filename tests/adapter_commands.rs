@@ -123,7 +123,7 @@ fn sensitivities_of_merged_checkpoints() {
     let calib = text("calib.txt");
     let (_folder, outs) = both("e2b", &golden("plain-e2b"), &|model, out| {
         let [model, out, text] = [model, out, &calib].map(|path| path.to_str().unwrap());
-        strings(["sensitivity", model, "--text", text, "--chunks", "1", "-c", "64", "-o", out])
+        strings(["sensitivity", model, "--text", text, "--chunks", "1", "-c", "256", "-o", out])
     });
     let [merged, with_lora]: [Value; 2] = outs.each_ref().map(|path| json(path));
     assert!(!merged["tensors"].as_object().unwrap().is_empty());
