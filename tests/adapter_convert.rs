@@ -61,6 +61,16 @@ fn floats(file: &GgufFile, name: &str) -> (TensorDesc, Vec<f32>) {
     (desc, bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
+/// The columns of a BF16 tensor of a checkpoint, and its values.
+fn values(checkpoint: &Checkpoint, name: &str) -> (usize, Vec<f32>) {
+    let index = checkpoint.tensors().iter().position(|desc| desc.name == name).unwrap();
+    let desc = &checkpoint.tensors()[index];
+    let mut bytes = vec![0; desc.byte_len() as usize];
+    checkpoint.read_rows(index, 0, &mut bytes).unwrap();
+    let value = |bytes: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+    (desc.cols() as usize, bytes.as_chunks().0.iter().map(value).collect())
+}
+
 fn alpha(file: &GgufFile) -> f32 {
     file.metadata().required("adapter.lora.alpha").unwrap()
 }
@@ -154,7 +164,7 @@ fn an_adapter_of_mlx_is_that_of_peft_transposed() {
     assert_eq!(peft.0, 40.0);
 }
 
-/// PEFT's layout of experts, and llama.cpp's: the products of the file are those of the merge.
+/// PEFT's layout of experts, and llama.cpp's: the products of the file are those of the merge, times the scale of the expert.
 #[test]
 fn experts_are_stacks_of_matrices() {
     let home = tempfile::tempdir().unwrap();
@@ -174,23 +184,23 @@ fn experts_are_stacks_of_matrices() {
         ("ffn_down_exps", format!("{layer}.experts.down_proj")),
         ("attn_q", format!("{layer}.self_attn.q_proj.weight")),
     ] {
-        let index = plain.tensors().iter().position(|desc| desc.name == hf).unwrap();
-        let rows_of = |checkpoint: &Checkpoint| {
-            let mut bytes = vec![0; checkpoint.tensors()[index].byte_len() as usize];
-            checkpoint.read_rows(index, 0, &mut bytes).unwrap();
-            testkit::floats(&bytes)
+        let (cols, old) = values(&plain, &hf);
+        let (_, new) = values(&merged, &hf);
+        // the model multiplies the output of an expert; llama.cpp not that of the product
+        let output_scale = match gguf {
+            "ffn_down_exps" => values(&plain, &format!("{layer}.router.per_expert_scale")).1,
+            _ => vec![1.0; 8],
         };
-        let (old, new) = (rows_of(&plain), rows_of(&merged));
         let (_, a) = floats(&file, &format!("blk.0.{gguf}.weight.lora_a"));
         let (desc, b) = floats(&file, &format!("blk.0.{gguf}.weight.lora_b"));
         let (rows, rank) = (desc.shape[desc.shape.len() - 2] as usize, 2);
-        let (cols, scale) = (plain.tensors()[index].cols() as usize, alpha(&file) / rank as f32);
+        let scale = alpha(&file) / rank as f32;
         assert!(old != new);
         for (at, (old, new)) in old.iter().zip(&new).enumerate() {
             let (row, col) = (at / cols, at % cols);
             let matrix = row / rows;
             let products = (0..rank).map(|k| b[row * rank + k] * a[(matrix * rank + k) * cols + col]);
-            let product = products.sum::<f32>() * scale;
+            let product = products.sum::<f32>() * scale / output_scale[matrix];
             // the sum is rounded to BF16, for experts the product too
             let step = (old + product).abs() + product.abs();
             assert!((old + product - new).abs() <= step / 256.0, "{gguf} {row} {col}: {product}");

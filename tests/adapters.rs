@@ -146,7 +146,7 @@ fn merged_weights_compute_the_logits_of_transformers() {
         let compute = runtime::Compute { kernel: runtime::Kernel::F32, ..runtime::Compute::detect() };
         let weights = runtime::Weights::new(&checkpoint, &inventory, compute).unwrap();
         let model = runtime::Model::new(&config, weights).unwrap();
-        let stored = testkit::read(format!("golden/lora/{adapter}/logits.safetensors"));
+        let stored = testkit::read(format!("golden/lora/logits/{adapter}.safetensors"));
         let mut stored = support::Weights::parse(&stored);
         let tokens = stored.get("input_ids").data.as_chunks().0.iter();
         let tokens: Vec<u32> = tokens.map(|bytes| u32::from_le_bytes(*bytes)).collect();

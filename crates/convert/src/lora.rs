@@ -2,7 +2,8 @@
 //! `NAME.lora_a` is the right factor and `NAME.lora_b` the left one.
 
 use checkpoint::{Checkpoint, LowRankProduct};
-use tensor::{DType, Error, Result, TensorDesc};
+use gemma::AdapterPair;
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 /// The types of adapters. Factors whose rows are not whole blocks of [`DType::Q8_0`] are F16.
 pub const LORA_TYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::Q8_0];
@@ -21,21 +22,32 @@ pub fn lora_tensors(name: &str, product: &LowRankProduct, dtype: DType) -> Resul
     Ok([desc("lora_a", rank, cols)?, desc("lora_b", rows, rank)?])
 }
 
-/// The bytes of both factors of the product for tensor `index`, the left one multiplied by `factor`. Both are in memory.
+/// The bytes of both factors of a product, the left one multiplied by `factor` and by the scale of the output. Both are in memory.
 ///
 /// # Errors
 /// Those of [`Checkpoint::low_rank_factors`]; `Unsupported` for values that the type cannot hold.
 pub fn lora_bytes(
     checkpoint: &Checkpoint,
-    index: usize,
+    pair: &AdapterPair,
     factor: f64,
     descs: &[TensorDesc; 2],
 ) -> Result<[Vec<u8>; 2]> {
-    let Some(mut factors) = checkpoint.low_rank_factors(index)? else {
-        return Err(Error::unsupported(format!("tensor number {index}"), "no product of low rank"));
+    let Some(mut factors) = checkpoint.low_rank_factors(pair.index)? else {
+        return Err(Error::unsupported(format!("tensor {}", pair.name), "no product of low rank"));
     };
     if factor != 1.0 {
         factors.left.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+    }
+    if let Some(index) = pair.output_scale {
+        let desc = &checkpoint.tensors()[index];
+        let mut bytes = vec![0; desc.byte_len() as usize];
+        checkpoint.read_rows(index, 0, &mut bytes)?;
+        let mut scales = vec![0.0; desc.elements() as usize];
+        quant::decode(checkpoint.simd(), desc.dtype, &bytes, &mut scales);
+        let matrix = factors.left.len() / scales.len().max(1);
+        for (values, scale) in factors.left.chunks_mut(matrix.max(1)).zip(scales) {
+            values.iter_mut().for_each(|value| *value *= scale);
+        }
     }
     let encoded = |desc: &TensorDesc, values: &[f32]| {
         let mut bytes = vec![0; desc.byte_len() as usize];

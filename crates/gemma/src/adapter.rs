@@ -28,6 +28,9 @@ pub struct AdapterPair {
     pub name: String,
     /// The product.
     pub product: LowRankProduct,
+    /// The index of the tensor with a factor for each matrix of the stack (`NAME.scale` beside `NAME.weight`). The model
+    /// multiplies the whole output by it, llama.cpp only what the stored weight gives: `lora_b` has to hold it.
+    pub output_scale: Option<usize>,
 }
 
 /// What an adapter changes in a text model.
@@ -86,7 +89,11 @@ impl AdapterInventory {
                     .help(MERGE));
                 }
             };
-            found.pairs.push(AdapterPair { index, name: slot.gguf.clone(), product });
+            let scale = slot.gguf.strip_suffix(".weight").map(|stem| format!("{stem}.scale"));
+            let output_scale =
+                model.inventory.text.iter().find(|other| Some(&other.slot.gguf) == scale.as_ref());
+            let output_scale = output_scale.map(|other| other.index);
+            found.pairs.push(AdapterPair { index, name: slot.gguf.clone(), product, output_scale });
         }
         let others = model.inventory.dropped.iter();
         found.dropped.extend(others.filter(|other| checkpoint.adaptation(other.index).is_some()).cloned());

@@ -150,7 +150,7 @@ impl AdapterConvert {
         for ((pair, descs), placed) in inventory.pairs.iter().zip(&descs).zip(layout.tensors.chunks_exact(2))
         {
             let factor = relative(pair.alpha(), alpha);
-            let encoded = convert::lora_bytes(checkpoint, pair.index, factor, descs)?;
+            let encoded = convert::lora_bytes(checkpoint, pair, factor, descs)?;
             for (bytes, placed) in encoded.iter().zip(placed) {
                 output.write_at(bytes, placed.offset)?;
                 task.advance(bytes.len() as u64);

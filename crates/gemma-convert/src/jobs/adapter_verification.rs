@@ -118,7 +118,7 @@ fn pair_problem(
     }
     // without alpha llama.cpp multiplies by 1 instead of alpha / rank
     let factor = if alpha == 0.0 { pair.product.scale } else { relative(pair.alpha(), alpha) };
-    let encoded = convert::lora_bytes(&base.checkpoint, pair.index, factor, &descs)?;
+    let encoded = convert::lora_bytes(&base.checkpoint, pair, factor, &descs)?;
     for (index, expected) in [a, b].into_iter().zip(encoded) {
         let mut stored = vec![0; expected.len()];
         set.read_rows(index, 0, &mut stored)?;
