@@ -125,8 +125,10 @@ fn says(artifact: &Path, against: &Path) -> (String, bool) {
 /// The findings of the steps that need no text, each only if those before found no failure.
 fn verified(artifact: &Path, against: &Path) -> Result<Vec<Finding>> {
     let (set, folder);
+    let mut form = Vec::new();
     let artifact: verify::Artifact = if artifact.is_dir() {
         folder = Checkpoint::open(artifact)?;
+        form = verify::form(&folder);
         (&folder).into()
     } else {
         set = GgufSet::open(artifact)?;
@@ -140,6 +142,7 @@ fn verified(artifact: &Path, against: &Path) -> Result<Vec<Finding>> {
     let expected = Expected::of_checkpoint(&checkpoint, &model, &from, Simd::detect())?;
     let failed = |findings: &[Finding]| findings.iter().any(|f| f.severity == Severity::Failure);
     if !failed(&findings) {
+        findings.extend(form);
         findings.extend(verify::structure(artifact, &expected)?.1);
     }
     if !failed(&findings) {

@@ -32,6 +32,8 @@ pub enum Topic {
     Config,
     /// Weights that are quantised already.
     Quantised,
+    /// Weights that are quantised already, which the config does not say.
+    Undeclared,
     /// A merged adapter.
     Adapter,
 }
@@ -47,6 +49,13 @@ impl Note {
 
     fn form(text: String) -> Note {
         Note { topic: Topic::Form, text }
+    }
+
+    fn undeclared(count: usize) -> Note {
+        let text = format!(
+            "config.json has no quantization_config, but {count} weights are quantised: other programs take their codes for weights"
+        );
+        Note { topic: Topic::Undeclared, text }
     }
 
     pub(crate) fn adapter(text: String) -> Note {
@@ -76,6 +85,9 @@ pub(crate) fn present(checkpoint: Checkpoint, mut entries: Vec<Entry>) -> Result
     let fp8 = is_fp8(&config).unwrap_or(false);
     quantised::refuse(&entries, said.as_ref(), &file_of)?;
     let (packed, of_packed) = quantised::unpack(&checkpoint, &mut entries, said.as_ref(), fp8)?;
+    if said.is_none() && !packed.is_empty() {
+        notes.push(Note::undeclared(packed.len()));
+    }
     notes.extend(of_packed.into_iter().map(Note::quantised));
     notes.extend(quantised::check(&entries, &mut config, said.as_ref(), sfp8, &file_of)?.map(Note::config));
     let mut entries = checkpoint.resolve(entries, fp8)?;
