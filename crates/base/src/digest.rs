@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn digests_are_those_of_sha2() {
         use sha2::Digest;
-        let bytes: Vec<u8> = (0..300u32).map(|n| (n * n >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..300u32).map(|n| ((n * n) >> 3) as u8).collect();
         for len in 0..=bytes.len() {
             let expected: [u8; 32] = sha2::Sha256::digest(&bytes[..len]).into();
             let mut parts = Sha256::new();
