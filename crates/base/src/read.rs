@@ -38,6 +38,26 @@ pub fn open_regular(path: &Path) -> Result<File> {
     File::open(path).map_err(io)
 }
 
+/// Whether a regular file begins with these bytes.
+///
+/// # Errors
+/// Those of [`open_regular`].
+pub fn begins_with(path: &Path, magic: &[u8]) -> Result<bool> {
+    let mut start = Vec::new();
+    let read = open_regular(path)?.take(magic.len() as u64).read_to_end(&mut start);
+    read.map_err(|e| Error::io(path.display(), &e))?;
+    Ok(start == magic)
+}
+
+/// Reads a text of at most `most` bytes.
+///
+/// # Errors
+/// `Malformed` for anything but UTF-8; those of [`read_bounded`].
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    String::from_utf8(read_bounded(path, most)?)
+        .map_err(|e| Error::malformed(path.display(), "not a text in UTF-8").with_source(e.utf8_error()))
+}
+
 /// Reads a stream to its end; `place` names it in errors.
 ///
 /// # Errors

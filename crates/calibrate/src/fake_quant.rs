@@ -1,7 +1,5 @@
 //! Fake quantization: tensors that are quantized when they are read, to run a model with one tensor in another type.
 
-use std::ops::Range;
-
 use quant::Simd;
 use tensor::{Result, TensorDesc, TensorSource};
 
@@ -50,7 +48,7 @@ impl TensorSource for FakeQuantSource<'_> {
         };
         let FakeQuant { of, desc, importance } = &self.roundings[number];
         let rows = out.len() as u64 / desc.row_bytes();
-        let values = values(self.simd, self.base, *of, first..first + rows)?;
+        let values = quant::decode_rows(self.simd, self.base, *of, first..first + rows)?;
         let cols = desc.cols() as usize;
         for (row, (values, out)) in
             values.chunks_exact(cols).zip(out.chunks_exact_mut(desc.row_bytes() as usize)).enumerate()
@@ -60,22 +58,6 @@ impl TensorSource for FakeQuantSource<'_> {
         }
         Ok(())
     }
-}
-
-/// Rows of a tensor, decoded to f32.
-pub(crate) fn values(
-    simd: Simd,
-    source: &dyn TensorSource,
-    index: usize,
-    rows: Range<u64>,
-) -> Result<Vec<f32>> {
-    let desc = &source.tensors()[index];
-    let count = rows.end - rows.start;
-    let mut bytes = vec![0; (count * desc.row_bytes()) as usize];
-    source.read_rows(index, rows.start, &mut bytes)?;
-    let mut values = vec![0.0; (count * desc.cols()) as usize];
-    quant::decode(simd, desc.dtype, &bytes, &mut values);
-    Ok(values)
 }
 
 /// The importance of the matrix (expert) that a row belongs to.

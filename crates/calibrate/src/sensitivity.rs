@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use runtime::{Batch, Compute, Matrix, Model, RowMajor, Weights, activation_bytes_per_token};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
-use crate::fake_quant::{FakeQuant, FakeQuantSource, of_row, values};
+use crate::fake_quant::{FakeQuant, FakeQuantSource, of_row};
 use crate::ple_imatrix;
 use crate::resume::store_id;
 use crate::tokens::CalibrationTokens;
@@ -215,7 +215,7 @@ fn errors(
     let (mut size, mut bytes, mut rounded) = (0.0, Vec::new(), vec![0.0; cols]);
     for n in 0..count {
         let row = n * rows / count;
-        let x = values(simd, source, index, row..row + 1)?;
+        let x = quant::decode_rows(simd, source, index, row..row + 1)?;
         let weights = importance.map(|all| of_row(all, desc, row));
         let weighted = |of: &dyn Fn(usize) -> f64| -> f64 {
             (0..cols).map(|col| weights.map_or(1.0, |w| f64::from(w[col])) * of(col)).sum()

@@ -30,7 +30,6 @@
 
 mod adapter;
 mod card;
-mod compare;
 mod experts;
 mod files;
 mod fingerprint;
@@ -43,6 +42,7 @@ mod names;
 mod open;
 mod pieces;
 mod quantised;
+mod round;
 mod sbs;
 mod shards;
 mod table;

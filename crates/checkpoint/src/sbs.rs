@@ -9,7 +9,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use base::Positioned;
@@ -61,8 +60,7 @@ pub struct SbsTensor {
 
 /// True if the file begins with the magic of an `.sbs` file.
 pub fn is_sbs(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == MAGIC
+    base::begins_with(path, &MAGIC).unwrap_or(false)
 }
 
 impl Sbs {

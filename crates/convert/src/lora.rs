@@ -39,11 +39,8 @@ pub fn lora_bytes(
         factors.left.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
     }
     if let Some(index) = pair.output_scale {
-        let desc = &checkpoint.tensors()[index];
-        let mut bytes = vec![0; desc.byte_len() as usize];
-        checkpoint.read_rows(index, 0, &mut bytes)?;
-        let mut scales = vec![0.0; desc.elements() as usize];
-        quant::decode(checkpoint.simd(), desc.dtype, &bytes, &mut scales);
+        let rows = checkpoint.tensors()[index].rows();
+        let scales = quant::decode_rows(checkpoint.simd(), checkpoint, index, 0..rows)?;
         let matrix = factors.left.len() / scales.len().max(1);
         for (values, scale) in factors.left.chunks_mut(matrix.max(1)).zip(scales) {
             values.iter_mut().for_each(|value| *value *= scale);

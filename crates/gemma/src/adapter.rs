@@ -64,31 +64,22 @@ impl AdapterInventory {
                 found.dropped.push(Exclusion { index, reason });
                 continue;
             }
-            let place = || format!("tensor {}", checkpoint.tensors()[index].name);
             let product = match adaptation {
-                Adaptation::Product(product) if slot.lora => product,
-                Adaptation::Product(_) => {
-                    return Err(Error::unsupported(
-                        place(),
-                        format!("llama.cpp applies no adapter to {}", slot.gguf),
-                    )
-                    .help(MERGE));
-                }
+                Adaptation::Product(product) if slot.lora => Ok(product),
+                Adaptation::Product(_) => Err(format!("llama.cpp applies no adapter to {}", slot.gguf)),
                 Adaptation::Replacement => {
-                    return Err(Error::unsupported(
-                        place(),
-                        "the adapter replaces it, and a GGUF adapter has products of low rank only",
-                    )
-                    .help(MERGE));
+                    Err("the adapter replaces it, and a GGUF adapter has products of low rank only"
+                        .to_owned())
                 }
                 Adaptation::Magnitudes => {
-                    return Err(Error::unsupported(
-                        place(),
-                        "the adapter has magnitudes of its rows (DoRA), which llama.cpp does not read",
-                    )
-                    .help(MERGE));
+                    Err("the adapter has magnitudes of its rows (DoRA), which llama.cpp does not read"
+                        .to_owned())
                 }
             };
+            let product = product.map_err(|problem| {
+                let place = format!("tensor {}", checkpoint.tensors()[index].name);
+                Error::unsupported(place, problem).help(MERGE)
+            })?;
             let scale = slot.gguf.strip_suffix(".weight").map(|stem| format!("{stem}.scale"));
             let output_scale =
                 model.inventory.text.iter().find(|other| Some(&other.slot.gguf) == scale.as_ref());

@@ -42,7 +42,7 @@ impl Config {
         if said
             && let Some(head) = head
             && let Some(embedding) = inventory::embedding(&config, tensors)
-            && !checkpoint.are_equal(embedding, head)?
+            && !tensor::are_equal((checkpoint, embedding), (checkpoint, head))?
         {
             config.tied = false;
             config.notes.push(format!(

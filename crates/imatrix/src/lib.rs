@@ -32,7 +32,7 @@ mod merge;
 mod statistics;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 use base::write_whole;
@@ -154,8 +154,5 @@ enum Form {
 }
 
 fn kind(path: &Path) -> Result<Form> {
-    let io = |e| Error::io(path.display(), &e);
-    let mut magic = Vec::new();
-    base::open_regular(path)?.take(4).read_to_end(&mut magic).map_err(io)?;
-    Ok(if magic == b"GGUF" { Form::Gguf } else { Form::Other })
+    Ok(if base::begins_with(path, b"GGUF")? { Form::Gguf } else { Form::Other })
 }

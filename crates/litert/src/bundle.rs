@@ -12,8 +12,6 @@
 //! files have section types that the schema lacks.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -145,10 +143,7 @@ pub struct Bundle {
 impl Bundle {
     /// True for a file that begins as a bundle does.
     pub fn is_one(path: &Path) -> bool {
-        let mut start = [0; MAGIC.len()];
-        path.is_file()
-            && File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok()
-            && &start == MAGIC
+        base::begins_with(path, MAGIC).unwrap_or(false)
     }
 
     /// Reads the header.

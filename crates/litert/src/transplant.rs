@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base::{OutputFile, Progress, Unit};
 use quant::{IntegerBits, Integers};
+use rayon::prelude::*;
 use tensor::{Error, Result, TensorSource};
 
 use crate::bundle::{Bundle, BundleLayout};
@@ -167,7 +167,7 @@ impl Transplant {
         }
     }
 
-    /// Writes the bundle. `from` is the old one; `threads` threads encode.
+    /// Writes the bundle. `from` is the old one. The threads of rayon encode.
     ///
     /// # Errors
     /// Those of reading and writing; `Malformed` for weights that are not finite.
@@ -176,7 +176,6 @@ impl Transplant {
         from: &dyn Source,
         tuned: &dyn TensorSource,
         out: &OutputFile,
-        threads: usize,
         progress: &dyn Progress,
     ) -> Result<()> {
         out.set_len(self.file_len)?;
@@ -192,21 +191,9 @@ impl Transplant {
             out.write_at(bytes, *at)?;
         }
         let pieces: Vec<(&Replacement, u64)> = self.replacements.iter().flat_map(pieces).collect();
-        let next = AtomicUsize::new(0);
-        let work = || {
-            while let Some((replacement, first)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-                task.advance(replacement.write(tuned, *first, out)?);
-            }
+        pieces.into_par_iter().try_for_each(|(replacement, first)| {
+            task.advance(replacement.write(tuned, first, out)?);
             Ok(())
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(work)).collect();
-            let mine = work();
-            let theirs = workers.into_iter().map(|worker| match worker.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            theirs.fold(mine, Result::and)
         })
     }
 }

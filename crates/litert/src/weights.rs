@@ -44,10 +44,7 @@ impl<'a> Weights<'a> {
     /// Those of the source; `Malformed` for values that are not finite.
     pub(crate) fn rows(&self, first: u64, count: u64) -> Result<Vec<f32>> {
         let desc = self.desc();
-        let mut bytes = vec![0; (count * desc.row_bytes()) as usize];
-        self.source.read_rows(self.index, first, &mut bytes)?;
-        let mut values = vec![0.0; (count * desc.cols()) as usize];
-        quant::decode(Simd::detect(), desc.dtype, &bytes, &mut values);
+        let values = quant::decode_rows(Simd::detect(), self.source, self.index, first..first + count)?;
         if let Some(at) = quant::first_beyond(&values, f32::MAX) {
             let row = first + at as u64 / desc.cols();
             return Err(Error::malformed(

@@ -1,13 +1,11 @@
 //! Planning a copy of a GGUF: the same tensors under other keys, in one file or in parts.
 
-use std::collections::HashMap;
-
 use base::Sha256;
 use gguf::{Layout, Metadata, SplitBy};
 use tensor::{Result, TensorDesc};
 
-use crate::artifact::{Artifact, Origin, OutputTensor, Plan, PlannedFile};
-use crate::gguf::layouts;
+use crate::artifact::{Artifact, Origin, Plan};
+use crate::gguf::{Chosen, files};
 use crate::output::Format;
 use crate::request::{Shards, stored};
 use crate::safetensors::OTHER;
@@ -38,8 +36,6 @@ pub fn copy(
     stem: &str,
 ) -> Result<Plan> {
     let tensors = shards.tensors.to_vec();
-    let index: HashMap<&str, usize> =
-        shards.tensors.iter().enumerate().map(|(index, desc)| (desc.name.as_str(), index)).collect();
     let groups = match parts {
         Parts::Merged => vec![tensors],
         Parts::Most(max) => gguf::group(tensors, SplitBy::Bytes(max))?,
@@ -48,35 +44,20 @@ pub fn copy(
     let is_split = groups.len() > 1 || matches!(parts, Parts::Most(_));
     let header = Layout::new(metadata, shards.tensors.to_vec())?.header;
     let set = || base::hex(&Sha256::of([&fingerprint, &header[..]].concat())[..16]);
-    let files =
-        layouts(metadata, groups, is_split, stem, &set)?.into_iter().map(|(name, layout)| PlannedFile {
-            name,
-            bytes: layout.len,
-            header: layout.header,
-            copy: None,
-            tensors: layout
-                .tensors
-                .into_iter()
-                .filter_map(|placed| {
-                    let index = *index.get(placed.desc.name.as_str())?;
-                    Some(OutputTensor {
-                        bytes: placed.desc.byte_len(),
-                        desc: placed.desc,
-                        role: OTHER,
-                        layer: None,
-                        offset: placed.offset,
-                        why: "copied".to_owned(),
-                        free: false,
-                        from: Origin::Checkpoint(stored(shards, index, None)),
-                    })
-                })
-                .collect(),
-        });
+    let copied = shards.tensors.iter().enumerate().map(|(index, desc)| Chosen {
+        desc: desc.clone(),
+        role: OTHER,
+        layer: None,
+        why: "copied".to_owned(),
+        free: false,
+        from: Origin::Checkpoint(stored(shards, index, None)),
+    });
+    let files = files(metadata, groups, is_split, stem, &set, copied.collect())?;
     let artifact = Artifact {
         recipe: NAME.to_owned(),
         format: Format::Gguf,
         preset: "copy",
-        files: files.collect(),
+        files,
         offloaded: Vec::new(),
         importance: None,
         allocation: None,

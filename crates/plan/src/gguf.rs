@@ -22,13 +22,13 @@ use crate::rules::{Decision, Rules};
 pub const CALIBRATION: &str = "gemma-convert.calibration.method";
 
 /// A tensor of an artifact before it has a file and an offset.
-struct Chosen {
-    desc: TensorDesc,
-    role: &'static str,
-    layer: Option<usize>,
-    why: String,
-    free: bool,
-    from: Origin,
+pub(crate) struct Chosen {
+    pub(crate) desc: TensorDesc,
+    pub(crate) role: &'static str,
+    pub(crate) layer: Option<usize>,
+    pub(crate) why: String,
+    pub(crate) free: bool,
+    pub(crate) from: Origin,
 }
 
 pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
@@ -226,7 +226,19 @@ fn lay_out(
             None => groups.push(descs(tensors)),
         }
     }
-    let parts = layouts(metadata, groups, is_split, stem, &|| set_id(model, request))?;
+    files(metadata, groups, is_split, stem, &|| set_id(model, request), chosen)
+}
+
+/// The files of a GGUF: one, or one part for each group of tensors. `set` is the id of the set, `chosen` has the tensors of all groups.
+pub(crate) fn files(
+    metadata: &Metadata,
+    groups: Vec<Vec<TensorDesc>>,
+    is_split: bool,
+    stem: &str,
+    set: &dyn Fn() -> String,
+    chosen: Vec<Chosen>,
+) -> Result<Vec<PlannedFile>> {
+    let parts = layouts(metadata, groups, is_split, stem, set)?;
     let mut by_name: HashMap<String, Chosen> = chosen.into_iter().map(|c| (c.desc.name.clone(), c)).collect();
     let files = parts.into_iter().map(|(name, layout)| PlannedFile {
         name,
@@ -254,8 +266,8 @@ fn lay_out(
     Ok(files.collect())
 }
 
-/// The names and contents of the files of a GGUF: one file, or one part for each group of tensors. `set` is the id of the set.
-pub(crate) fn layouts(
+/// Names and contents of the files.
+fn layouts(
     metadata: &Metadata,
     mut groups: Vec<Vec<TensorDesc>>,
     is_split: bool,

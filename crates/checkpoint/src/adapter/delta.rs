@@ -9,10 +9,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quant::Simd;
-use tensor::{DType, Result};
+use tensor::{DType, Result, TensorDesc};
 
 use crate::Checkpoint;
 use crate::adapter::part::{Factor, Kind, LowRank, Order, Stored};
+use crate::open::Location;
+use crate::round::round;
 
 /// Rows whose products are computed together.
 const ROWS: usize = 4;
@@ -92,11 +94,16 @@ impl Checkpoint {
     }
 
     /// A stored tensor of shard `shard`, in f32.
-    pub(crate) fn read_floats(&self, shard: usize, stored: &Stored) -> Result<Vec<f32>> {
-        let mut bytes = vec![0; stored.desc.byte_len() as usize];
-        self.read_at(shard, stored.offset, &mut bytes)?;
-        let mut values = vec![0.0; stored.desc.elements() as usize];
-        quant::decode(self.simd, stored.desc.dtype, &bytes, &mut values);
+    fn read_floats(&self, shard: usize, stored: &Stored) -> Result<Vec<f32>> {
+        self.floats_at(Location { shard, offset: stored.offset }, &stored.desc)
+    }
+
+    /// A tensor at a place in a file, in f32.
+    pub(crate) fn floats_at(&self, place: Location, desc: &TensorDesc) -> Result<Vec<f32>> {
+        let mut bytes = vec![0; desc.byte_len() as usize];
+        self.read_at(place.shard, place.offset, &mut bytes)?;
+        let mut values = vec![0.0; desc.elements() as usize];
+        quant::decode(self.simd, desc.dtype, &bytes, &mut values);
         Ok(values)
     }
 }
@@ -236,16 +243,6 @@ fn in_rows(values: Vec<f32>, order: Order, matrices: usize, rows: usize) -> Vec<
             .flat_map(|start| values[start..].iter().step_by(matrices).take(cols).copied())
             .collect(),
     }
-}
-
-/// Rounds values to a float type. `bytes` is memory for the encoded values.
-fn round(simd: Simd, dtype: DType, values: &mut [f32], bytes: &mut Vec<u8>) {
-    if dtype == DType::F32 {
-        return;
-    }
-    bytes.resize(values.len() * dtype.block_bytes(), 0);
-    quant::encode(simd, dtype, values.len(), values, None, bytes);
-    quant::decode(simd, dtype, bytes, values);
 }
 
 #[cfg(test)]

@@ -147,7 +147,7 @@ impl Checkpoint {
     fn leave_out_tied_head(&mut self) -> Result<()> {
         let place = |table| self.tensors.iter().position(|desc| is(&desc.name, table));
         let (Some(head), Some(embedding)) = (place(HEAD), place(EMBEDDING)) else { return Ok(()) };
-        if !tables::is_tied(&self.config) || !self.are_equal(embedding, head)? {
+        if !tables::is_tied(&self.config) || !tensor::are_equal((self, embedding), (self, head))? {
             return Ok(());
         }
         self.entries.remove(head);

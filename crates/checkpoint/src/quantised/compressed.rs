@@ -19,26 +19,35 @@ pub(super) fn packed(parts: &Parts<'_>) -> Result<Packed> {
     if codes.desc.dtype != DType::U8 {
         return integers(parts, codes, scales);
     }
+    four_bit_floats(parts, codes, scales.typed(&[DType::F8_E4M3, DType::U8])?, |dtype| match dtype {
+        DType::U8 => Ok(("MXFP4 of compressed-tensors", Form::Plain { table: table(DType::U8) })),
+        _ => {
+            let by = parts.one(".weight_global_scale")?;
+            Ok(("NVFP4 of compressed-tensors", Form::Divided { table: e4m3(), by }))
+        }
+    })
+}
+
+/// FP4 codes, two a byte, with scales for groups of columns. `form` has the name and the form of scales of a type.
+fn four_bit_floats(
+    parts: &Parts<'_>,
+    codes: StoredPart,
+    scales: StoredPart,
+    form: impl FnOnce(DType) -> Result<(&'static str, Form)>,
+) -> Result<Packed> {
     let [rows, bytes] = codes.desc.shape[..] else {
         return Err(codes.wrong("wrong shape", "[rows, columns / 2]"));
     };
     let cols = bytes * 2;
-    let scales = scales.typed(&[DType::F8_E4M3, DType::U8])?;
     let groups = scales.desc.cols();
     let scales = scales.shaped(&[rows, groups])?;
     let size = group_size(&scales, groups, cols)?;
-    let (name, form) = match scales.desc.dtype {
-        DType::U8 => ("MXFP4", Form::Plain { table: table(DType::U8) }),
-        _ => {
-            let by = parts.one(".weight_global_scale")?;
-            ("NVFP4", Form::Divided { table: e4m3(), by })
-        }
-    };
+    let (name, form) = form(scales.desc.dtype)?;
     Ok(Packed {
         name: parts.name(),
         dtype: DType::BF16,
         shape: vec![rows, cols],
-        kind: format!("{name} of compressed-tensors, groups of {size}"),
+        kind: format!("{name}, groups of {size}"),
         codes: fp4(codes, cols),
         scales: Grid { part: scales, form, place: Place::Rows, groups },
         offsets: None,
@@ -118,27 +127,12 @@ pub(super) fn fp4(part: StoredPart, cols: u64) -> Codes {
 /// As [`packed`].
 pub(super) fn modelopt(parts: &Parts<'_>) -> Result<Packed> {
     let codes = parts.codes().typed(&[DType::U8])?;
-    let [rows, bytes] = codes.desc.shape[..] else {
-        return Err(codes.wrong("wrong shape", "[rows, columns / 2]"));
-    };
-    let cols = bytes * 2;
     let scales = parts.need(".weight_scale")?.typed(&[DType::F8_E4M3])?;
-    let groups = scales.desc.cols();
-    let scales = scales.shaped(&[rows, groups])?;
-    let size = group_size(&scales, groups, cols)?;
-    let form = Form::Multiplied { table: e4m3(), by: parts.one(".weight_scale_2")? };
-    let mut codes = fp4(codes, cols);
+    let mut packed = four_bit_floats(parts, codes, scales, |_| {
+        let by = parts.one(".weight_scale_2")?;
+        Ok(("NVFP4 of NVIDIA ModelOpt", Form::Multiplied { table: e4m3(), by }))
+    })?;
     // its table has no negative zero
-    codes.values[8] = 0.0;
-    Ok(Packed {
-        name: parts.name(),
-        dtype: DType::BF16,
-        shape: vec![rows, cols],
-        kind: format!("NVFP4 of NVIDIA ModelOpt, groups of {size}"),
-        codes,
-        scales: Grid { part: scales, form, place: Place::Rows, groups },
-        offsets: None,
-        groups: Groups::Even(size),
-        rule: Rule::ZeroPoint,
-    })
+    packed.codes.values[8] = 0.0;
+    Ok(packed)
 }

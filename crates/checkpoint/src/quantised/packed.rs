@@ -1,13 +1,13 @@
 //! A weight that is stored as codes with scales: its rows are decoded on demand, from the ranges of the files that hold
 //! them.
 
-use quant::Simd;
 use tensor::{DType, Error, Result};
 
 use super::codes::Codes;
 use super::grid::Grid;
 use super::parts::StoredPart;
 use crate::Checkpoint;
+use crate::round::round;
 
 /// How codes become values. Every operation is f32; the result is rounded to the type of the weight once more.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,7 +104,7 @@ impl Packed {
             }
         }
         if let (Rule::Affine, Some(offsets)) = (self.rule, &offsets) {
-            round(checkpoint.simd, self.dtype, &mut values);
+            round(checkpoint.simd, self.dtype, &mut values, &mut Vec::new());
             runs.apply(&mut values, |run, at| run.iter_mut().for_each(|value| *value += offsets[at]));
         }
         Ok(values)
@@ -158,14 +158,5 @@ impl Runs<'_> {
                 f(run, at);
             }
         }
-    }
-}
-
-/// Rounds values to a float type.
-fn round(simd: Simd, dtype: DType, values: &mut [f32]) {
-    if dtype != DType::F32 {
-        let mut bytes = vec![0; values.len() * dtype.block_bytes()];
-        quant::encode(simd, dtype, values.len(), values, None, &mut bytes);
-        quant::decode(simd, dtype, &bytes, values);
     }
 }

@@ -35,10 +35,7 @@ impl StoredPart {
 
     /// Reads the whole tensor, of floats.
     pub(crate) fn floats(&self, checkpoint: &Checkpoint) -> Result<Vec<f32>> {
-        let bytes = self.read(checkpoint, 0, self.desc.byte_len())?;
-        let mut values = vec![0.0; self.desc.elements() as usize];
-        quant::decode(checkpoint.simd, self.desc.dtype, &bytes, &mut values);
-        Ok(values)
+        checkpoint.floats_at(self.location, &self.desc)
     }
 
     /// The error for a tensor with another type or shape.

@@ -6,7 +6,6 @@ use base::{OutputFile, Progress, Unit};
 use checkpoint::{Adapter, Checkpoint, ModelCard};
 use gemma::{AdapterInventory, ModelSpec, adapter_metadata, hub_title};
 use gguf::Layout;
-use quant::Simd;
 use serde::Serialize;
 use tensor::{DType, Error, Result, TensorSource};
 
@@ -36,8 +35,6 @@ pub struct AdapterConvert {
     pub dtype: DType,
     /// Replaces an existing file.
     pub force: bool,
-    /// Vector instructions; the bytes are the same with any.
-    pub simd: Simd,
 }
 
 /// A converted adapter.
@@ -90,7 +87,6 @@ impl AdapterConvert {
             out: out.into(),
             dtype: DType::F32,
             force: false,
-            simd: Simd::detect(),
         }
     }
 

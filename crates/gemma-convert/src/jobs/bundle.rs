@@ -93,7 +93,7 @@ impl ConvertBundle {
             progress.note(&note);
         }
         let out = OutputFile::create(&self.out)?;
-        plan.write(&file, &tuned.checkpoint, &out, rayon::current_num_threads(), progress)?;
+        plan.write(&file, &tuned.checkpoint, &out, progress)?;
         out.publish()?;
         let (bytes, sha256) = base::sha256_file(&self.out, &|_| ())?;
         let retyped = plan.replacements.iter().filter(|replacement| replacement.before != replacement.after);
@@ -152,7 +152,7 @@ fn towers(copied: &[&Section], base: &Text, tuned: &Text) -> Result<Option<Strin
     for dropped in &base.inventory.dropped {
         let desc = &base.checkpoint.tensors()[dropped.index];
         let Some(index) = tensors.iter().position(|other| other.name == desc.name) else { continue };
-        if &tensors[index] != desc || !same_bytes((base, dropped.index), (tuned, index))? {
+        if !tensor::are_equal((&base.checkpoint, dropped.index), (&tuned.checkpoint, index))? {
             let models: Vec<_> = models.iter().map(|section| section.title()).collect();
             return Ok(Some(format!(
                 "{} of the fine-tune differs from its base, to which these models of the bundle belong: {}",
@@ -162,23 +162,6 @@ fn towers(copied: &[&Section], base: &Text, tuned: &Text) -> Result<Option<Strin
         }
     }
     Ok(None)
-}
-
-/// Compares two tensors of the same description.
-fn same_bytes((a, index): (&Text, usize), (b, other): (&Text, usize)) -> Result<bool> {
-    const CHUNK: u64 = 1 << 20;
-    let desc = &a.checkpoint.tensors()[index];
-    let step = (CHUNK / desc.row_bytes().max(1)).max(1);
-    for first in (0..desc.rows()).step_by(step as usize) {
-        let len = step.min(desc.rows() - first) * desc.row_bytes();
-        let (mut mine, mut theirs) = (vec![0; len as usize], vec![0; len as usize]);
-        a.checkpoint.read_rows(index, first, &mut mine)?;
-        b.checkpoint.read_rows(other, first, &mut theirs)?;
-        if mine != theirs {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// A checkpoint and the tensors of its text model.

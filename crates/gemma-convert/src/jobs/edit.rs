@@ -248,8 +248,7 @@ fn refuse_split(key: &str) -> Result<()> {
 
 /// The chat template in a file; line ends are those of transformers.
 fn template(file: &Path) -> Result<String> {
-    let text = String::from_utf8(base::read_bounded(file, MAX_TEMPLATE)?)
-        .map_err(|e| Error::malformed(file.display(), "not a text in UTF-8").with_source(e.utf8_error()))?;
+    let text = base::read_text(file, MAX_TEMPLATE)?;
     if text.trim().is_empty() {
         return Err(Error::malformed(file.display(), "an empty chat template")
             .help(format!("‹remove› {TEMPLATE} removes the template.")));

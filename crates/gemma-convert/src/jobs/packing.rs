@@ -66,7 +66,7 @@ impl PackOllama {
         let tag = store.as_ref().ok().map(|(name, _)| name.tag());
         let mut model = OllamaModel::find(&self.files, tag)?;
         if let Some(file) = &self.license {
-            model.license = Some(license(file)?);
+            model.license = Some(base::read_text(file, MAX_LICENSE)?);
         }
         if let Some(projector) = &model.projector {
             model.notes.extend(other_checkpoint(model.text.path(), projector.path())?);
@@ -93,10 +93,4 @@ impl PackOllama {
         let text = model.modelfile(folder)?;
         OutputFile::sequential(path)?.publish_with(text.as_bytes())
     }
-}
-
-/// The text of a license file.
-fn license(file: &Path) -> Result<String> {
-    String::from_utf8(base::read_bounded(file, MAX_LICENSE)?)
-        .map_err(|e| Error::malformed(file.display(), "not a text in UTF-8").with_source(e.utf8_error()))
 }

@@ -174,7 +174,7 @@ fn transplant(
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tuned.litertlm");
     let out = OutputFile::create(&path).unwrap();
-    plan.write(file, tuned, &out, 2, &Silent).unwrap();
+    plan.write(file, tuned, &out, &Silent).unwrap();
     out.publish().unwrap();
     std::fs::read(path).unwrap()
 }

@@ -111,8 +111,7 @@ fn run_ours(
     outputs.done_with(&name)?;
     digests.dedup();
     ensure!(digests.len() == 1, "{preset}: the runs gave different bytes: {}", digests.join(", "));
-    costs.sort_by_key(|cost| cost.wall);
-    let cost = costs[(costs.len() - 1) / 2];
+    let cost = measure::median(costs);
     Ok((Row { what: format!("gemma-convert {preset}"), cost, bytes }, digests.remove(0)))
 }
 

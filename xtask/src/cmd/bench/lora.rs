@@ -61,8 +61,7 @@ impl Args {
                 costs.push(measure::run(&mut command)?);
             }
             remove(&out)?;
-            costs.sort_by_key(|cost| cost.wall);
-            let Cost { wall, user, system, peak } = costs[(costs.len() - 1) / 2];
+            let Cost { wall, user, system, peak } = measure::median(costs);
             let [wall, user, system] = [wall, user, system].map(|time| time.as_secs_f64());
             let what = if merged { format!("{}, --lora", self.preset) } else { self.preset.clone() };
             println!("| {what} | {wall:.2} | {user:.2} | {system:.2} | {} |", peak >> 20);

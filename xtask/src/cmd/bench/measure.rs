@@ -27,6 +27,12 @@ impl Cost {
     }
 }
 
+/// The median by wall time; of an even number the shorter one.
+pub(super) fn median(mut costs: Vec<Cost>) -> Cost {
+    costs.sort_by_key(|cost| cost.wall);
+    costs[(costs.len() - 1) / 2]
+}
+
 /// Runs the command to its end. Its output is shown only when it fails.
 pub(super) fn run(command: &mut Command) -> Result<Cost> {
     let log = tempfile::tempfile()?;
