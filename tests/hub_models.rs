@@ -173,6 +173,34 @@ fn a_stream_converts_to_the_same_bytes() {
     assert!(usual.hub.seen_of(Side::Cdn, "").is_empty());
 }
 
+/// Each part of a conversion downloads the ranges that it needs, and joined they are the single run.
+#[test]
+fn parts_are_streamed() {
+    let (usual, what) = (Place::new(), ["--type", "q8_0", "--mmproj", "bf16"]);
+    usual.run(&[&["convert", ID, "-o", "out"], &what[..]].concat()).good();
+    let machines = [Place::new(), Place::new(), Place::new()];
+    let mut folders = Vec::new();
+    for (number, machine) in (1..).zip(&machines) {
+        let part = format!("{number}/3");
+        machine.run(&[&["convert", ID, "--stream", "--part", &part, "-o", "out"], &what[..]].concat()).good();
+        let begins: Vec<_> = machine.hub.seen_of(Side::Cdn, WEIGHTS).into_iter().filter_map(|seen| seen.range).collect();
+        assert!(number == 1 || begins.iter().any(|range| !range.starts_with("bytes=0-")), "{begins:?}");
+        folders.push(machine.out("out"));
+    }
+    let join: Vec<&str> = ["join"].into_iter().chain(folders.iter().map(|folder| folder.to_str().unwrap())).collect();
+    // the parts come from hubs of different addresses
+    assert!(machines[0].run(&join).code == Some(3));
+    let one = Place::new();
+    for number in 1..=3 {
+        let part = format!("{number}/3");
+        one.run(&[&["convert", ID, "--stream", "--part", &part, "-o", "out"], &what[..]].concat()).good();
+    }
+    one.run(&["join", "out"]).good();
+    for name in ["model-q8_0.gguf", "mmproj-bf16.gguf"] {
+        assert!(fs::read(usual.out("out").join(name)).unwrap() == fs::read(one.out("out").join(name)).unwrap());
+    }
+}
+
 /// A wrong byte never becomes a file, and what cannot be streamed is refused before anything is asked for.
 #[test]
 fn a_stream_is_verified_and_refused_where_it_is_not_enough() {

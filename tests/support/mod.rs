@@ -7,6 +7,7 @@ pub(crate) mod held;
 pub(crate) mod html;
 pub(crate) mod refused;
 pub(crate) mod reports;
+pub(crate) mod slurm;
 
 use std::ffi::OsStr;
 use std::fs;

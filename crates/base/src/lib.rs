@@ -62,6 +62,6 @@ pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};
 pub use random::SplitMix64;
 pub use read::{begins_with, is_plain_name, open_regular, read_all, read_bounded, read_regular, read_text};
-pub use system::{Positioned, free_space, symlink};
+pub use system::{Positioned, free_space, host_name, symlink};
 pub use unfinished::{Listed, abandon, keeps};
 pub use visible::{visible, visible_json, visible_line};

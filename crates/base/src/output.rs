@@ -33,6 +33,10 @@ enum Place {
     Partial { partial: PathBuf, replaces: Option<FileKind>, _listed: Listed },
     /// A device, a pipe or a stream of this process, written directly.
     Stream,
+    /// A file that other processes write too. It stays when this process ends, whatever happens.
+    Shared,
+    /// A complete file under another name, which it keeps until it is published.
+    Adopted { from: PathBuf },
     /// The file has its final name.
     Published,
 }
@@ -73,6 +77,43 @@ impl OutputFile {
     /// As [`create`](Self::create).
     pub fn sequential(path: &Path) -> Result<OutputFile> {
         if is_stream(path) { OutputFile::stream(path) } else { OutputFile::partial(path, None) }
+    }
+
+    /// Opens a file in which several processes write ranges of their own, and creates it if it is missing. It is not
+    /// temporary: nothing removes or renames it, until a process that has it alone [adopts](Self::adopt) it.
+    ///
+    /// # Errors
+    /// `Target`, also if a process has adopted it.
+    pub fn shared(path: &Path) -> Result<OutputFile> {
+        let fail = |e: io::Error| Error::write(path.display(), &e);
+        match OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(fail(e)),
+        }
+        let file = open_itself(path).map_err(fail)?;
+        match file.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(path)),
+            Err(TryLockError::Error(e)) => return Err(fail(e)),
+        }
+        Ok(OutputFile { path: path.to_owned(), file, place: Place::Shared, took_over: false })
+    }
+
+    /// Opens the file `from`, which exists, to give it the name `path`. Until then it stays what and where it is.
+    ///
+    /// # Errors
+    /// `Target`, also while another process has the file open as [shared](Self::shared) or adopted.
+    pub fn adopt(from: &Path, path: &Path) -> Result<OutputFile> {
+        let fail = |e: io::Error| Error::write(from.display(), &e);
+        let file = open_itself(from).map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(from)),
+            Err(TryLockError::Error(e)) => return Err(fail(e)),
+        }
+        let place = Place::Adopted { from: from.to_owned() };
+        Ok(OutputFile { path: path.to_owned(), file, place, took_over: false })
     }
 
     fn partial(path: &Path, replaces: Option<FileKind>) -> Result<OutputFile> {
@@ -155,6 +196,15 @@ impl OutputFile {
         sync_folder(&self.path)
     }
 
+    /// As [`publish`](Self::publish), without waiting for the disk.
+    ///
+    /// # Errors
+    /// `Target`; the previous file is then still there.
+    pub fn publish_unsynced(mut self) -> Result<()> {
+        let _whole = unfinished::publishing();
+        self.rename()
+    }
+
     /// Writes the whole content, and [publishes](Self::publish) the file.
     ///
     /// # Errors
@@ -170,6 +220,10 @@ impl OutputFile {
             // checked again: the file may have appeared in the meantime
             may_replace(&self.path, *replaces)?;
             fs::rename(partial, &self.path).map_err(|e| self.fail(&e))?;
+            self.place = Place::Published;
+        }
+        if let Place::Adopted { from } = &self.place {
+            fs::rename(from, &self.path).map_err(|e| self.fail(&e))?;
             self.place = Place::Published;
         }
         Ok(())
@@ -222,6 +276,10 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn in_use(path: &Path) -> Error {
+    Error::target(path.display(), "another process is writing this file").help("Wait for it to end.")
 }
 
 pub(crate) fn is_folder(path: &Path) -> Error {

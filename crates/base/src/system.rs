@@ -73,6 +73,14 @@ pub fn free_space(folder: &Path) -> Option<u64> {
     fs4::available_space(folder).ok()
 }
 
+/// The name of this machine; empty if the system does not tell.
+pub fn host_name() -> String {
+    #[cfg(unix)]
+    return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(windows)]
+    return std::env::var("COMPUTERNAME").unwrap_or_default();
+}
+
 /// True if the open file is the one at `path`. A link there is another file.
 pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]

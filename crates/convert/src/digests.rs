@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use plan::Plan;
+use plan::{FileEntry, Plan};
 use rayon::prelude::*;
 use tensor::{Result, TensorSource};
 
 use crate::hashed_output::HashedOutput;
 
 /// Fills in the digests in the headers of artifacts with calibrated tensors (`rounded`). `targets` are the completely
-/// written files of the plan, in order, and `files` their SHA-256, which this updates for changed files.
+/// written files of the plan, in order, and `files` their entries, of which this updates the SHA-256 of changed files.
 pub(crate) fn fill_in(
     plan: &Plan,
     rounded: &[Option<Arc<dyn TensorSource>>],
     targets: &[HashedOutput],
-    files: &mut [String],
+    files: &mut [FileEntry],
 ) -> Result<()> {
     let mut first = 0;
     for (number, artifact) in plan.artifacts.iter().enumerate() {
@@ -33,10 +33,10 @@ pub(crate) fn fill_in(
                 Ok((tensor.desc.name.as_str(), target.digest_of(tensor.offset, tensor.bytes)?))
             })
             .collect::<Result<_>>()?;
-        for ((file, target), sha256) in places.into_iter().zip(&mut files[start..]) {
+        for ((file, target), entry) in places.into_iter().zip(&mut files[start..]) {
             if let Some(header) = plan::with_digests(file, &digests)? {
                 target.write_provisional(0, &header)?;
-                *sha256 = target.digest_of(0, file.bytes)?;
+                entry.sha256 = target.digest_of(0, file.bytes)?;
             }
         }
     }

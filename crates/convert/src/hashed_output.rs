@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use base::{OutputFile, Positioned, Sha256};
+use plan::FileRange;
 use tensor::{Error, Result};
 
 /// Bytes per read when hashing.
@@ -38,7 +39,15 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl HashedOutput {
     /// Opens the temporary file for `path` with a length of `len` bytes, all zero.
     pub(crate) fn create(path: &Path, len: u64) -> Result<HashedOutput> {
-        let output = OutputFile::create(path)?;
+        HashedOutput::of(OutputFile::create(path)?, len)
+    }
+
+    /// Opens a file of `len` bytes in which several processes write ranges of their own. Bytes that none wrote are zero.
+    pub(crate) fn shared(path: &Path, len: u64) -> Result<HashedOutput> {
+        HashedOutput::of(OutputFile::shared(path)?, len)
+    }
+
+    fn of(output: OutputFile, len: u64) -> Result<HashedOutput> {
         output.set_len(len)?;
         let hash = Hash { state: Sha256::new(), bytes: 0, buffer: Vec::new() };
         Ok(HashedOutput { output, len, done: Mutex::default(), hash: Mutex::new(hash) })
@@ -106,16 +115,22 @@ impl HashedOutput {
         self.output.file().sync_all().map_err(|e| self.fail(&e))
     }
 
-    /// Hashes the rest and returns the SHA-256 in hex. Call it when everything is written.
-    pub(crate) fn digest(&self) -> Result<String> {
-        let mut hash = locked(&self.hash);
-        self.hash_to(&mut hash, u64::MAX)?;
-        if hash.bytes != self.len {
-            return Err(Error::target(self.output.path().display(), "a range of the file was never written")
-                .expected(format!("{} bytes", self.len), hash.bytes)
-                .help("This is a fault of gemma-convert: please report it with the command."));
-        }
-        Ok(base::hex(&hash.state.clone().finish()))
+    /// Hashes the rest, and returns the written ranges with their SHA-256. Call it when everything is written.
+    pub(crate) fn ranges(&self) -> Result<Vec<FileRange>> {
+        let written: Vec<(u64, u64)> =
+            locked(&self.done).0.iter().map(|(start, end)| (*start, *end)).collect();
+        let range = |(start, end): (u64, u64)| {
+            let sha256 = match start {
+                0 => {
+                    let mut hash = locked(&self.hash);
+                    self.hash_to(&mut hash, u64::MAX)?;
+                    base::hex(&hash.state.clone().finish())
+                }
+                _ => self.digest_of(start, end - start)?,
+            };
+            Ok(FileRange { offset: start, bytes: end - start, sha256 })
+        };
+        written.into_iter().map(range).collect()
     }
 
     /// The SHA-256 of a written range in hex, read back from the file.
@@ -175,13 +190,15 @@ mod tests {
         let path = dir.path().join("x.gguf");
         let target = HashedOutput::create(&path, 64).unwrap();
         target.write(32, &[1; 32], 64).unwrap();
-        assert!(target.digest().is_err(), "the beginning is missing");
+        let ranges = target.ranges().unwrap();
+        assert_eq!(ranges.iter().map(|range| (range.offset, range.bytes)).collect::<Vec<_>>(), [(32, 32)]);
         target.write(0, &[2; 8], 32).unwrap();
         assert!(HashedOutput::create(&path, 64).err().unwrap().problem().contains("another run"));
         // sha256 of 8 bytes of 2, 24 of 0, 32 of 1
         let bytes = [[2; 8].as_slice(), &[0; 24], &[1; 32]].concat();
         let expected: String = Sha256::of(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(target.digest().unwrap(), expected);
+        let whole = FileRange { offset: 0, bytes: 64, sha256: expected };
+        assert_eq!(target.ranges().unwrap(), [whole]);
         assert!(!path.exists());
         target.into_output().publish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes);

@@ -14,6 +14,7 @@
 //!     tool: "example".to_owned(),
 //!     // and no imatrix, no tensors that are quantized already
 //!     # named: None,
+//!     # part: None,
 //!     # force: false,
 //!     # importance: None,
 //!     # rounded: Vec::new(),
@@ -30,16 +31,24 @@
 //! Workers take row blocks in input order, encode them for every artifact and write each result at its offset; memory
 //! is workers × a block, whatever the model's size. The crate knows nothing of model architectures. An output gets
 //! its final name only when it is complete and on disk; hashes are computed in the same pass.
+//!
+//! A run may be one of several parts (`part.rs`), processes on any machines that write into `parts-ID` (`part_folder.rs`); [`join`] makes
+//! the outputs of it.
 
 mod digests;
 mod encode;
 mod fp8_scales;
 mod grid_survey;
 mod hashed_output;
+mod input_hashes;
+mod join;
 mod lora;
 mod manifest;
+mod part;
+mod part_folder;
 mod pipeline;
 mod preflight;
+mod publish;
 mod reencode;
 mod repack_counts;
 mod run;
@@ -47,8 +56,10 @@ mod schedule;
 mod streamed;
 
 pub use grid_survey::survey_grid;
+pub use join::{JoinOptions, join};
 pub use lora::{LORA_TYPES, lora_bytes, lora_tensors};
 pub use manifest::file_entry;
+pub use part::{Part, PartSize, part_sizes};
 pub use preflight::{check, finished};
 pub use reencode::{Buffers, Encoding, Scales, Steps};
 pub use run::{Finished, Options, run, run_streamed};

@@ -30,7 +30,7 @@ pub fn file_entry(path: &Path) -> Result<FileEntry> {
     let io = |e| Error::io(path.display(), &e);
     let file = File::open(path).map_err(io)?;
     let (bytes, sha256) = base::sha256(file, &|_| ()).map_err(io)?;
-    Ok(FileEntry { name: path.display().to_string(), bytes, sha256 })
+    Ok(FileEntry { name: path.display().to_string(), bytes, sha256, ..FileEntry::default() })
 }
 
 /// Writes a manifest to a temporary file beside `path`, so that only the renaming is left.

@@ -7,19 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use base::{Sha256, Task};
+use base::Task;
 use checkpoint::{Checkpoint, Location, Scale};
-use plan::{FileEntry, Plan, RepackedTensor, StoredPiece};
+use plan::{FileEntry, FileRange, Plan, RepackedTensor, StoredPiece};
 use quant::Simd;
 use rayon::prelude::*;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::encode::{Flaw, Loaded, Scratch, report};
 use crate::hashed_output::{HashedOutput, locked};
-use crate::repack_counts;
+use crate::input_hashes::InputHashes;
 use crate::run::Options;
 use crate::schedule::{Block, ScaleTo, TensorRows, Use, Wanted, Work};
 use crate::streamed::{StreamedFiles, check_header};
+use crate::{part, repack_counts};
 
 /// Bytes of output between two flushes, so that the disk works while the processors do.
 const FLUSH_BYTES: u64 = 64 << 20;
@@ -47,7 +48,7 @@ struct Pass<'a> {
 struct Input<'s, I> {
     blocks: I,
     taken: usize,
-    hashes: Vec<Sha256>,
+    hashes: InputHashes,
     /// The source of the bytes, if they are not in the checkpoint's files.
     stream: Option<&'s mut dyn StreamedFiles>,
 }
@@ -66,13 +67,14 @@ impl<I> Input<'_, I> {
 /// The results of a pass.
 pub(crate) struct Passed {
     pub(crate) inputs: Vec<FileEntry>,
-    /// SHA-256 of each target.
-    pub(crate) digests: Vec<String>,
+    /// The written ranges of each target.
+    pub(crate) written: Vec<Vec<FileRange>>,
     /// Results of repacking tensors from their quantization grid, by target.
     pub(crate) repacked: Vec<Vec<RepackedTensor>>,
 }
 
-/// Reads the checkpoint once, or the stream of its files, and writes every tensor of the plan that comes from it.
+/// Reads the checkpoint once, or the stream of its files, and writes every tensor of the plan that comes from it; of both, what belongs
+/// to the part of the options.
 pub(crate) fn convert(
     (checkpoint, stream): (&Checkpoint, Option<&mut dyn StreamedFiles>),
     plan: &Plan,
@@ -94,14 +96,10 @@ pub(crate) fn convert(
         failure: Mutex::new(None),
         large: Mutex::default(),
     };
-    let input = Mutex::new(Input {
-        blocks: work.blocks(),
-        taken: 0,
-        hashes: vec![Sha256::new(); plan.inputs.len()],
-        stream,
-    });
+    let blocks = part::blocks(&work, options.part.unwrap_or_default());
+    let input = Mutex::new(Input { blocks, taken: 0, hashes: InputHashes::default(), stream });
     let ended = (Mutex::new(false), Condvar::new());
-    let digests = std::thread::scope(|threads| {
+    let written = std::thread::scope(|threads| {
         if options.sync {
             threads.spawn(|| pass.flush_until(&ended));
         }
@@ -111,25 +109,23 @@ pub(crate) fn convert(
             }
         });
         pass.encode_large();
-        let digests = match locked(&pass.failure).take() {
+        let written = match locked(&pass.failure).take() {
             Some((_, error)) => Err(error),
-            None => targets.par_iter().map(HashedOutput::digest).collect(),
+            None => targets.par_iter().map(HashedOutput::ranges).collect(),
         };
         *locked(&ended.0) = true;
         ended.1.notify_all();
-        digests
+        written
     })?;
     if let Some((_, error)) = locked(&pass.failure).take() {
         return Err(error);
     }
     let hashes = input.into_inner().unwrap_or_else(PoisonError::into_inner).hashes;
-    let entry = |(input, hash): (&plan::InputFile, Sha256)| FileEntry {
-        name: input.name.clone(),
-        bytes: input.bytes,
-        sha256: base::hex(&hash.finish()),
-    };
-    let inputs = plan.inputs.iter().zip(hashes).map(entry).collect();
-    Ok(Passed { inputs, digests, repacked: repack_counts::repacked(&work, targets.len()) })
+    Ok(Passed {
+        inputs: hashes.finish(&plan.inputs),
+        written,
+        repacked: repack_counts::repacked(&work, targets.len()),
+    })
 }
 
 impl Pass<'_> {
@@ -149,7 +145,7 @@ impl Pass<'_> {
             } else {
                 let read = source.read(self.checkpoint, &block, &mut bytes);
                 // in order, because the lock is held
-                source.hashes[block.file].update(&bytes);
+                source.hashes.add(block.file, block.offset, &bytes);
                 drop(source);
                 (read, block.bytes as u64)
             };

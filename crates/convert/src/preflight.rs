@@ -8,6 +8,7 @@ use plan::{Artifact, ArtifactEntry, Manifest, Plan, PlannedFile};
 use tensor::{Error, Result};
 
 use crate::manifest;
+use crate::part::part_sizes;
 use crate::run::Options;
 
 const WEIGHTS: &str = ".safetensors";
@@ -31,7 +32,13 @@ pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<
     }
     not_the_source(checkpoint, &outputs, folder)?;
     vacant(plan, options)?;
-    let needed: u64 = outputs.iter().map(|output| output.bytes).sum();
+    let needed = match options.part {
+        None => outputs.iter().map(|output| output.bytes).sum(),
+        Some(part) => {
+            let sizes = part_sizes(plan, options.importance.as_deref(), part.count())?;
+            sizes[part.number() as usize - 1].output
+        }
+    };
     // if the free space is unknown, the writes themselves will fail
     if let Some(free) = base::free_space(folder)
         && free < needed
@@ -71,6 +78,19 @@ pub(crate) fn vacant(plan: &Plan, options: &Options) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses outputs that already exist, unless they may be replaced: those of a finished job.
+pub(crate) fn refuse_existing<'a>(
+    folder: &Path,
+    mut names: impl Iterator<Item = &'a str>,
+    force: bool,
+) -> Result<()> {
+    match names.find(|name| !force && folder.join(name).symlink_metadata().is_ok()) {
+        None => Ok(()),
+        Some(name) => Err(Error::exists(folder.join(name).display(), "the output exists already")
+            .help("Use ‹force› to replace it.")),
+    }
 }
 
 /// For each artifact of the plan, its manifest entry if the folder already has it: made by this same plan, every

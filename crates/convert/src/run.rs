@@ -5,19 +5,23 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{Progress, Publication, Unit};
+use base::{Progress, Unit};
 use checkpoint::{Checkpoint, Companion};
 use imatrix::Importance;
 use plan::{
     Artifact, ArtifactEntry, CalibrationEntry, FileEntry, HubSource, Manifest, Origin, Plan, PlannedFile,
+    RepackedTensor,
 };
 use quant::Simd;
 use tensor::{Error, Result, TensorSource};
 
 use crate::hashed_output::HashedOutput;
 use crate::manifest;
+use crate::part::{Part, part_sizes};
+use crate::part_folder::PartFolder;
 use crate::pipeline::{Passed, convert};
 use crate::preflight::{check, outputs, vacant};
+use crate::publish::publish;
 use crate::streamed::{self, StreamedFiles};
 use crate::{digests, repack_counts};
 
@@ -26,6 +30,8 @@ use crate::{digests, repack_counts};
 pub struct Options {
     /// The folder to write to; created if missing.
     pub folder: PathBuf,
+    /// The part of the outputs to make; `None` for all of them. Parts become files by [`join`](crate::join).
+    pub part: Option<Part>,
     /// The file name that the user gave, if the target is a file.
     pub named: Option<String>,
     /// Replace existing files.
@@ -63,8 +69,10 @@ impl Options {
 pub struct Finished {
     /// The manifest entries of the artifacts, in plan order.
     pub artifacts: Vec<ArtifactEntry>,
-    /// The path of the manifest.
+    /// The path of the manifest; of a part, that of its record.
     pub manifest: PathBuf,
+    /// Bytes of the checkpoint that were read.
+    pub input_bytes: u64,
 }
 
 /// Executes `plan` on the current rayon pool.
@@ -104,136 +112,126 @@ fn run_from(
 ) -> Result<Finished> {
     check(checkpoint, plan, options)?;
     let outputs = outputs(plan);
+    let parts = options.part.map(|part| PartFolder::of(checkpoint, plan, part, options)).transpose()?;
+    let folder = parts.as_ref().map_or(options.folder.as_path(), PartFolder::path);
     let mut targets = Vec::with_capacity(outputs.len());
     for output in &outputs {
-        let path = options.folder.join(&output.name);
+        let path = folder.join(&output.name);
         if let Some(folder) = path.parent().filter(|_| output.name.contains('/')) {
             fs::create_dir_all(folder).map_err(|e| Error::write(folder.display(), &e))?;
         }
-        let target = HashedOutput::create(&path, output.bytes)?;
+        let target = match parts {
+            Some(_) => HashedOutput::shared(&path, output.bytes)?,
+            None => HashedOutput::create(&path, output.bytes)?,
+        };
         if target.took_over() {
             progress.note(&format!("{}: an unfinished file of an earlier run is replaced", output.name));
         }
-        write_fixed(&target, output, checkpoint)?;
+        if options.part.is_none_or(Part::is_first) {
+            write_fixed(&target, output, checkpoint)?;
+        }
         targets.push(target);
     }
     // checked again, now that no other run can be making the same outputs
     vacant(plan, options)?;
 
+    let input_bytes = input_bytes(plan, options)?;
     let (passed, companions) = std::thread::scope(|threads| {
         let companions = threads.spawn(|| companions(checkpoint));
         let names: Vec<_> = plan.artifacts.iter().map(|artifact| artifact.recipe.as_str()).collect();
-        let bytes = plan.inputs.iter().map(|input| input.bytes).sum();
-        let task = progress.begin(&names.join(", "), bytes, Unit::Bytes);
+        let task = progress.begin(&names.join(", "), input_bytes, Unit::Bytes);
         let stream = stream.as_mut().map(|stream| &mut **stream as &mut dyn StreamedFiles);
         let passed = convert((checkpoint, stream), plan, options, &targets, &*task);
         (passed, companions.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let Passed { mut inputs, mut digests, repacked } = passed?;
+    let Passed { mut inputs, written, repacked } = passed?;
     // adapters have entries of their own
     inputs.truncate(checkpoint.shards().iter().filter(|shard| !shard.is_adapter).count());
     inputs.extend(companions?);
-    digests::fill_in(plan, &options.rounded, &targets, &mut digests)?;
+    let files = outputs.iter().zip(written);
+    let mut files: Vec<FileEntry> = files
+        .map(|(output, ranges)| FileEntry::of_ranges(output.name.clone(), output.bytes, ranges))
+        .collect();
+    if options.part.is_none() {
+        files.iter().try_for_each(|file| whole(&options.folder, file))?;
+    }
+    digests::fill_in(plan, &options.rounded, &targets, &mut files)?;
     checkpoint.check_unchanged()?;
     stream.map_or(Ok(()), StreamedFiles::finish)?;
     if options.sync {
         targets.iter().try_for_each(HashedOutput::flush)?;
     }
-    let mut files = outputs.iter().zip(digests).map(|(output, sha256)| FileEntry {
-        name: output.name.clone(),
-        bytes: output.bytes,
-        sha256,
-    });
-    let mut repacked = repacked.into_iter();
-    let artifacts: Vec<_> = plan
-        .artifacts
-        .iter()
-        .enumerate()
-        .map(|(number, artifact)| {
-            let outputs: Vec<FileEntry> = files.by_ref().take(artifact.files.len()).collect();
-            // a copy has the bytes of the original
-            let copies = artifact.files.iter().zip(&outputs).filter_map(|(file, output)| {
-                let name = file.copy.clone().filter(|name| inputs.iter().all(|input| input.name != *name))?;
-                Some(FileEntry { name, ..output.clone() })
-            });
-            ArtifactEntry {
-                recipe: artifact.recipe.clone(),
-                settings: options.settings.get(number).cloned().unwrap_or_default(),
-                tool: options.tool.clone(),
-                plan_sha256: plan.only(number).digest(),
-                source: options.source.clone(),
-                adapters: plan.adapters.clone(),
-                target: plan.target.clone(),
-                importance: artifact.importance.as_ref().map(|source| source.keys.clone()),
-                allocation: artifact.allocation.clone(),
-                calibration: options.calibrations.get(number).cloned().flatten(),
-                repacked: repacked.by_ref().take(artifact.files.len()).flatten().collect(),
-                inputs: inputs
-                    .iter()
-                    .cloned()
-                    .chain(copies)
-                    .chain(options.inputs.get(number).into_iter().flatten().cloned())
-                    .chain(artifact.importance.iter().flat_map(|source| &source.file).cloned())
-                    .collect(),
-                outputs,
-            }
-        })
-        .collect();
-    drop(files);
+    let artifacts = entries(plan, options, &inputs, files, repacked);
+    if let Some(parts) = parts {
+        let record = parts.record(&artifacts, options.sync)?;
+        return Ok(Finished { artifacts, manifest: record, input_bytes });
+    }
     for entry in &artifacts {
         repack_counts::notes(&entry.recipe, &entry.repacked).iter().for_each(|note| progress.note(note));
     }
-    let manifest = options.manifest();
-    publish(targets, plan, &artifacts, options)?;
-    Ok(Finished { artifacts, manifest })
+    let outputs = targets.into_iter().map(HashedOutput::into_output).collect();
+    publish(outputs, &artifacts, &options.manifest(), options.sync)?;
+    Ok(Finished { artifacts, manifest: options.manifest(), input_bytes })
 }
 
-/// Renames all outputs and the manifest to their final names, or none. All steps that can run out of space precede
-/// the first output.
-fn publish(
-    targets: Vec<HashedOutput>,
+/// The bytes of the input that the run reads.
+fn input_bytes(plan: &Plan, options: &Options) -> Result<u64> {
+    let Some(part) = options.part else { return Ok(plan.inputs.iter().map(|input| input.bytes).sum()) };
+    let sizes = part_sizes(plan, options.importance.as_deref(), part.count())?;
+    Ok(sizes[part.number() as usize - 1].input)
+}
+
+/// Checks that every byte of an output was written.
+fn whole(folder: &Path, file: &FileEntry) -> Result<()> {
+    if !file.sha256.is_empty() {
+        return Ok(());
+    }
+    let written: u64 = file.ranges.iter().map(|range| range.bytes).sum();
+    Err(Error::target(folder.join(&file.name).display(), "a range of the file was never written")
+        .expected(format!("{} bytes", file.bytes), written)
+        .help("This is a fault of gemma-convert: please report it with the command."))
+}
+
+/// The manifest entries of the artifacts. `files` are all outputs, and `repacked` the counts of each, in plan order.
+fn entries(
     plan: &Plan,
-    artifacts: &[ArtifactEntry],
     options: &Options,
-) -> Result<()> {
-    let manifest_path = &options.manifest();
-    let fail = |e: std::io::Error| Error::write(options.folder.display(), &e);
-    let folder = File::open(&options.folder).map_err(fail)?;
-    // another run may be adding to the manifest; the lock is released with the file
-    folder.lock().map_err(fail)?;
-    let mut manifest = manifest::read(manifest_path)?;
-    // the old files will be replaced: their entries must not outlive them
-    let forgot = manifest.forget(artifacts.iter().flat_map(|a| &a.outputs).map(|file| file.name.as_str()));
-    let without = forgot.then(|| manifest::stage(&manifest, manifest_path)).transpose()?;
-    let mut outputs = targets.into_iter().map(HashedOutput::into_output);
-    let sets: Vec<Vec<base::OutputFile>> =
-        plan.artifacts.iter().map(|artifact| outputs.by_ref().take(artifact.files.len()).collect()).collect();
-
-    let mut publication = Publication::new();
-    if let Some(without) = without {
-        publication.place(without)?;
-    }
-    // after the other one is in place
-    manifest.artifacts.extend_from_slice(artifacts);
-    let manifest = manifest::stage(&manifest, manifest_path)?;
-    let heads: Vec<_> = plan.artifacts.iter().map(head).collect();
-    for (set, head) in sets.iter().zip(&heads) {
-        head.and_then(|head| set.get(head)).map_or(Ok(()), |file| publication.set_aside(file.path()))?;
-    }
-    for (mut set, head) in sets.into_iter().zip(heads) {
-        let last = head.map(|head| set.remove(head));
-        set.into_iter().chain(last).try_for_each(|file| publication.place(file))?;
-    }
-    publication.place(manifest)?;
-    publication.commit(options.sync)
-}
-
-/// Index of the file without which no reader opens the set: the config of a folder, the first part of a split.
-fn head(artifact: &Artifact) -> Option<usize> {
-    if artifact.files.len() < 2 {
-        return None;
-    }
-    Some(artifact.files.iter().position(|file| file.name == "config.json").unwrap_or(0))
+    inputs: &[FileEntry],
+    files: Vec<FileEntry>,
+    repacked: Vec<Vec<RepackedTensor>>,
+) -> Vec<ArtifactEntry> {
+    let (mut files, mut repacked) = (files.into_iter(), repacked.into_iter());
+    let entry = |(number, artifact): (usize, &Artifact)| {
+        let outputs: Vec<FileEntry> = files.by_ref().take(artifact.files.len()).collect();
+        // a copy has the bytes of the original
+        let copies = artifact.files.iter().zip(&outputs).filter_map(|(file, output)| {
+            let name = file.copy.clone().filter(|name| inputs.iter().all(|input| input.name != *name))?;
+            Some(FileEntry { name, ..output.clone() })
+        });
+        ArtifactEntry {
+            recipe: artifact.recipe.clone(),
+            settings: options.settings.get(number).cloned().unwrap_or_default(),
+            tool: options.tool.clone(),
+            plan_sha256: plan.only(number).digest(),
+            source: options.source.clone(),
+            adapters: plan.adapters.clone(),
+            target: plan.target.clone(),
+            importance: artifact.importance.as_ref().map(|source| source.keys.clone()),
+            allocation: artifact.allocation.clone(),
+            calibration: options.calibrations.get(number).cloned().flatten(),
+            repacked: repacked.by_ref().take(artifact.files.len()).flatten().collect(),
+            inputs: inputs
+                .iter()
+                .cloned()
+                .chain(copies)
+                .chain(options.inputs.get(number).into_iter().flatten().cloned())
+                .chain(artifact.importance.iter().flat_map(|source| &source.file).cloned())
+                .collect(),
+            outputs,
+            parts: Vec::new(),
+        }
+    };
+    plan.artifacts.iter().enumerate().map(entry).collect()
 }
 
 /// Size and SHA-256 of the companion files of the checkpoint that were read besides the weights. The caller checks

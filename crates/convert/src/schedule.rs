@@ -90,6 +90,13 @@ impl Use<'_> {
     }
 }
 
+impl Wanted<'_> {
+    /// Whether one process must have all rows: a scale of the whole tensor depends on each of them.
+    pub(crate) fn is_indivisible(&self) -> bool {
+        self.uses.iter().any(|to| to.scale.as_ref().is_some_and(|scale| scale.largest.is_some()))
+    }
+}
+
 /// All tensors that a plan uses, and their ranges in the files.
 pub(crate) struct Work<'a> {
     pub(crate) wanted: Vec<Wanted<'a>>,

@@ -4,11 +4,12 @@ use checkpoint::Checkpoint;
 use plan::{Origin, OutputTensor, Plan};
 use tensor::{Error, Result};
 
-/// The files of weights in the order of the plan's inputs, each from its beginning to its end.
+/// The files of weights in the order of the plan's inputs, each from its beginning to its end; for a part of a run, ranges of them.
 ///
 /// The folder of the checkpoint has files of the same names and sizes, of which only the headers are read.
 pub trait StreamedFiles: Send {
-    /// Fills `out` with the next bytes of the file `name`, which are those at `offset`. The next file begins after the last byte of this one.
+    /// Fills `out` with the next bytes of the file `name`, which are those at `offset`. The next file begins after the last byte of this
+    /// one; a part of a run leaves ranges out.
     ///
     /// # Errors
     /// Those of the source.

@@ -36,6 +36,7 @@ fn made(from: &Path, out: &Path, types: &[&str], threads: usize) -> Result<BTree
     let requests: Vec<Request> = types.iter().map(request).collect();
     let plan = plan::plan(&model, &Shards::of(&checkpoint), &requests)?;
     let options = Options {
+        part: None,
         folder: out.to_owned(),
         named: None,
         force: false,

@@ -128,9 +128,9 @@ impl<'h> RemoteModel<'h> {
         self.files.iter().find(|file| file.path == INDEX)
     }
 
-    /// A whole file in order, from the hub. [`FileStream::finish`] decides whether its bytes were right.
-    pub fn stream<'a>(&'a self, file: &'a RemoteFile, progress: &'a dyn Progress) -> FileStream<'a> {
-        FileStream::new(self, file, progress)
+    /// A file in order from the offset `start` on, from the hub. [`FileStream::finish`] decides whether its bytes were right.
+    pub fn stream<'a>(&'a self, file: &'a RemoteFile, start: u64, progress: &'a dyn Progress) -> FileStream<'a> {
+        FileStream::new(self, file, start, progress)
     }
 
     /// A part of a file. The bytes are not verified: there is no hash of a part.

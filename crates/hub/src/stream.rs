@@ -19,6 +19,7 @@ pub struct FileStream<'a> {
     file: &'a RemoteFile,
     place: String,
     hasher: Hasher,
+    start: u64,
     offset: u64,
 }
 
@@ -26,18 +27,20 @@ impl<'a> FileStream<'a> {
     pub(crate) fn new(
         remote: &'a RemoteModel<'a>,
         file: &'a RemoteFile,
+        start: u64,
         progress: &'a dyn Progress,
     ) -> FileStream<'a> {
         FileStream {
-            pull: Pull::new(remote, file, 0..file.size, progress),
+            pull: Pull::new(remote, file, start..file.size, progress),
             file,
             place: format!("{}: {}", remote.model(), file.path),
             hasher: file.hasher(),
-            offset: 0,
+            start,
+            offset: start,
         }
     }
 
-    /// The number of bytes read so far.
+    /// The offset of the next byte.
     pub fn offset(&self) -> u64 {
         self.offset
     }
@@ -63,6 +66,14 @@ impl<'a> FileStream<'a> {
                 .expected(format!("{} bytes", self.file.size), self.offset));
         }
         verify(self.file, self.hasher, &self.place)
+    }
+
+    /// Ends the reading of a range, which is verified if it is the whole file: there is no hash of a range.
+    ///
+    /// # Errors
+    /// `Malformed` for bytes of a whole file that differ from those of the hub's list.
+    pub fn finish_range(self) -> Result<()> {
+        if self.start == 0 && self.offset == self.file.size { self.finish() } else { Ok(()) }
     }
 }
 

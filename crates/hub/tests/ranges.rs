@@ -21,7 +21,7 @@ fn a_stream_reconnects_and_is_verified() {
         if let Some(fault) = fault.clone() {
             place.hub.plant(Side::Cdn, WEIGHTS, 1, fault);
         }
-        let mut stream = remote.stream(file, &place.log);
+        let mut stream = remote.stream(file, 0, &place.log);
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
         assert_eq!(stream.offset(), SIZE as u64);
@@ -38,7 +38,7 @@ fn a_stream_that_ignores_ranges_goes_on_at_its_offset() {
     let remote = client.open(&HubModel::parse("google/gemma-4-E2B-it@v1").unwrap(), &place.log).unwrap();
     place.hub.plant(Side::Cdn, WEIGHTS, 1, HubFault::Cut(1_000_000));
     place.hub.plant(Side::Cdn, WEIGHTS, usize::MAX, HubFault::NoRange);
-    let mut stream = remote.stream(remote.file(WEIGHTS).unwrap(), &place.log);
+    let mut stream = remote.stream(remote.file(WEIGHTS).unwrap(), 0, &place.log);
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     stream.finish().unwrap();
@@ -52,11 +52,11 @@ fn a_flipped_byte_is_found_at_the_end_of_a_stream() {
     let remote = client.open(&HubModel::parse(ID).unwrap(), &place.log).unwrap();
     let file = remote.file(WEIGHTS).unwrap();
     place.hub.plant(Side::Cdn, WEIGHTS, 1, HubFault::Flip(SIZE - 1));
-    let mut stream = remote.stream(file, &place.log);
+    let mut stream = remote.stream(file, 0, &place.log);
     std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
     assert_eq!(stream.finish().unwrap_err().fault(), At::Malformed);
 
-    let mut stream = remote.stream(file, &place.log);
+    let mut stream = remote.stream(file, 0, &place.log);
     stream.read_exact(&mut [0; 10]).unwrap();
     let error = stream.finish().unwrap_err();
     assert_eq!(error.expected_found(), Some(("3000000 bytes", "10")));

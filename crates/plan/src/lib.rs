@@ -66,8 +66,8 @@ pub use device_map::device_map;
 pub use digests::{TENSOR_DIGESTS, digest_of_entry, with_digests};
 pub use grid::{GridPolicy, to_survey};
 pub use manifest::{
-    AdapterEntry, ArtifactEntry, CalibrationEntry, FileEntry, HubSource, MANIFEST_SUFFIX, MAX_MANIFEST,
-    Manifest, RepackedTensor,
+    AdapterEntry, ArtifactEntry, CalibrationEntry, FileEntry, FileRange, HubSource, MANIFEST_SUFFIX,
+    MAX_MANIFEST, Manifest, PartHost, RepackedTensor,
 };
 pub use mmproj::tower_tensors;
 pub use names::stem;

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use base::Sha256;
 use checkpoint::{AdapterFile, MergedAdapter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,18 @@ pub struct ArtifactEntry {
     pub inputs: Vec<FileEntry>,
     /// The files of the artifact.
     pub outputs: Vec<FileEntry>,
+    /// The machines that made it, if it was made in parts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartHost>,
+}
+
+/// The machine that made a part of an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PartHost {
+    /// The part, such as `3/8`.
+    pub part: String,
+    /// The name of the machine.
+    pub host: String,
 }
 
 /// An adapter (LoRA) that is merged into a checkpoint.
@@ -87,6 +100,7 @@ impl AdapterEntry {
             name: file.name.clone(),
             bytes: file.bytes,
             sha256: file.sha256.clone(),
+            ranges: Vec::new(),
         };
         AdapterEntry {
             folder: merged.adapter.folder.display().to_string(),
@@ -141,14 +155,57 @@ pub struct RepackedTensor {
 }
 
 /// A file with its size and hash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileEntry {
     /// Name within its folder.
     pub name: String,
     /// Size in bytes.
     pub bytes: u64,
+    /// SHA-256 in hexadecimal. Absent if no process had the whole file: `ranges` has those of its ranges.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
+    /// The ranges that processes had, one for each part of a job, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<FileRange>,
+}
+
+/// A range of a file with its hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FileRange {
+    /// Offset of the first byte.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
     /// SHA-256 in hexadecimal.
     pub sha256: String,
+}
+
+impl FileEntry {
+    /// A file of which these ranges were hashed, ascending and disjoint; one that is the whole file gives its hash.
+    pub fn of_ranges(name: String, bytes: u64, mut ranges: Vec<FileRange>) -> FileEntry {
+        let sha256 = match &mut ranges[..] {
+            [] if bytes == 0 => base::hex(&Sha256::of(b"")),
+            [whole] if (whole.offset, whole.bytes) == (0, bytes) => std::mem::take(&mut whole.sha256),
+            _ => return FileEntry { name, bytes, sha256: String::new(), ranges },
+        };
+        FileEntry { name, bytes, sha256, ranges: Vec::new() }
+    }
+
+    /// The ranges that were hashed, ascending: one, if it is the whole file.
+    pub fn hashed(&self) -> Vec<FileRange> {
+        match self.sha256.as_str() {
+            "" => self.ranges.clone(),
+            sha256 => vec![FileRange { offset: 0, bytes: self.bytes, sha256: sha256.to_owned() }],
+        }
+    }
+
+    /// Whether a range that both entries have has another content in `other`.
+    pub fn differs_from(&self, other: &FileEntry) -> bool {
+        let others = other.hashed();
+        let same_place = |a: &FileRange, b: &FileRange| (a.offset, a.bytes) == (b.offset, b.bytes);
+        let differs = |a: &FileRange| others.iter().any(|b| same_place(a, b) && a.sha256 != b.sha256);
+        self.bytes != other.bytes || self.hashed().iter().any(differs)
+    }
 }
 
 impl Manifest {

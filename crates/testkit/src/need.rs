@@ -14,6 +14,8 @@ pub enum Need {
     Browser,
     /// Programs of others that read our files.
     Clients,
+    /// A Slurm, which starts on this machine.
+    Slurm,
     /// AMX tiles.
     Amx,
     /// The AVX-512 subsets of the codecs.
@@ -31,6 +33,7 @@ impl Need {
             Need::Oracle => "GEMMA_CONVERT_ORACLE",
             Need::Browser => "GEMMA_CONVERT_BROWSER",
             Need::Clients => "GEMMA_CONVERT_CLIENTS",
+            Need::Slurm => "GEMMA_CONVERT_SLURM",
             Need::Amx => "GEMMA_CONVERT_AMX",
             Need::Avx512 => "GEMMA_CONVERT_AVX512",
             Need::Mounts => "GEMMA_CONVERT_MOUNTS",

@@ -20,7 +20,7 @@ use crate::manifest::describing;
 pub fn differing_weights(text: &Path, mmproj: &Path) -> Result<Option<String>> {
     let of_text = weights(text)?;
     let differs =
-        |file: &FileEntry| of_text.iter().any(|known| known.name == file.name && known.sha256 != file.sha256);
+        |file: &FileEntry| of_text.iter().any(|known| known.name == file.name && known.differs_from(file));
     Ok(weights(mmproj)?.into_iter().find(differs).map(|file| file.name))
 }
 

@@ -12,6 +12,7 @@ mod lora;
 #[cfg(feature = "hub")]
 mod models;
 mod pack;
+mod part;
 mod release;
 mod spelling;
 
@@ -32,6 +33,7 @@ pub(crate) use lora::Lora;
 #[cfg(feature = "hub")]
 pub(crate) use models::{HubOptions, Slot};
 pub(crate) use pack::{Pack, PackCommand};
+pub(crate) use part::PartArgs;
 pub(crate) use release::Release;
 pub(crate) use spelling::normalised;
 
@@ -73,6 +75,9 @@ pub(crate) enum Command {
     /// Convert a checkpoint folder to GGUF (text model, mmproj), or to safetensors in other types or shards; or a GGUF to other types
     #[command(after_help = examples::CONVERT)]
     Convert(Convert),
+    /// Make the outputs of a conversion from its parts, which `convert --part` has made
+    #[command(after_help = examples::JOIN)]
+    Join(Join),
     /// Collect an importance matrix (imatrix) on a text
     #[command(after_help = examples::CALIBRATE)]
     Calibrate(Calibrate),
@@ -156,6 +161,9 @@ pub(crate) struct Plan {
     /// shorter
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N")]
     pub(crate) context: Option<u64>,
+    /// Show what each of N parts reads and writes, for `convert --part`
+    #[arg(long, value_name = "N")]
+    pub(crate) parts: Option<u32>,
     /// List every tensor: type, shape, file, offset, bytes and the reason for the type
     #[arg(long)]
     pub(crate) tensors: bool,
@@ -190,6 +198,8 @@ pub(crate) struct Convert {
     /// Folder, or for one output a file name that ends in .gguf
     #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) part: PartArgs,
     /// Replace existing outputs
     #[arg(long)]
     pub(crate) force: bool,
@@ -205,6 +215,22 @@ pub(crate) struct Convert {
     pub(crate) stream: bool,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Join {
+    /// The targets of the parts: one folder that all have written to, or several
+    #[arg(required = true, value_name = "FOLDER")]
+    pub(crate) folders: Vec<PathBuf>,
+    /// Folder of the outputs; by default the first of the folders
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
+    /// Replace existing outputs
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not flush outputs to disk
+    #[arg(long)]
+    pub(crate) no_sync: bool,
 }
 
 /// The arithmetic of a job.

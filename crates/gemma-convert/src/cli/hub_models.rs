@@ -83,26 +83,29 @@ impl Fetched {
             return job.run(&Console::default());
         };
         let remote = hub.open(model, &console)?;
-        job.run_streamed(&mut Shards { remote: &remote, progress: &console, current: None }, &console)
+        let whole = job.part.is_none();
+        job.run_streamed(&mut Shards { remote: &remote, progress: &console, whole, current: None }, &console)
     }
 }
 
-/// The shards of a model on the hub, one after the other.
+/// The shards of a model on the hub, one after the other, or the ranges of them that a part of a conversion needs.
 struct Shards<'a> {
     remote: &'a RemoteModel<'a>,
     progress: &'a Console,
+    /// Every byte of every shard is read, and verified.
+    whole: bool,
     current: Option<(&'a str, FileStream<'a>)>,
 }
 
 impl StreamedFiles for Shards<'_> {
     fn read(&mut self, name: &str, offset: u64, out: &mut [u8]) -> Result<()> {
-        if self.current.as_ref().is_none_or(|(current, _)| *current != name) {
+        let is_next = |(current, stream): &(&str, FileStream<'_>)| *current == name && stream.offset() == offset;
+        if !self.current.as_ref().is_some_and(is_next) {
             self.finish()?;
             let file = self.remote.file(name)?;
-            self.current = Some((&file.path, self.remote.stream(file, self.progress)));
+            self.current = Some((&file.path, self.remote.stream(file, offset, self.progress)));
         }
         let Some((_, stream)) = &mut self.current else { return Ok(()) };
-        assert_eq!(stream.offset(), offset, "{name} is read in order");
         let mut filled = 0;
         while filled < out.len() {
             match stream.read_next(&mut out[filled..])? {
@@ -114,7 +117,11 @@ impl StreamedFiles for Shards<'_> {
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.current.take().map_or(Ok(()), |(_, stream)| stream.finish())
+        match self.current.take() {
+            None => Ok(()),
+            Some((_, stream)) if self.whole => stream.finish(),
+            Some((_, stream)) => stream.finish_range(),
+        }
     }
 }
 

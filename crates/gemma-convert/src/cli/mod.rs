@@ -56,6 +56,7 @@ fn run(args: &mut Args) -> Result<outcome::Output> {
             commands::convert::run_by(|| fetched.convert(&convert.job()?))
         }
         Command::Convert(convert) => commands::convert::run(convert),
+        Command::Join(join) => commands::join::run(join),
         Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
         Command::Sensitivity(sensitivity) => commands::sensitivity::run(sensitivity),
         Command::Verify(verify) => commands::verify::run(verify),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use base::Progress;
 use checkpoint::Adapter;
-use convert::{Options, StreamedFiles};
+use convert::{Options, Part, StreamedFiles};
 use plan::{Allocation, ArtifactEntry, FileEntry, GridPolicy, HubSource, Plan, Request};
 use runtime::Compute;
 use tensor::{Error, Result};
@@ -44,6 +44,8 @@ pub struct Convert {
     pub recipes: RecipeOptions,
     /// The calibration text, for error feedback and sensitivities.
     pub text: TextOptions,
+    /// The part to make, if the outputs are made by several processes; [`Join`](super::Join) makes the outputs then.
+    pub part: Option<Part>,
     /// Replaces existing outputs.
     pub force: bool,
     /// Skips an artifact that exists already, complete and made by the same plan with the same texts.
@@ -91,6 +93,7 @@ impl Convert {
             out: out.into(),
             recipes: RecipeOptions::default(),
             text: TextOptions::default(),
+            part: None,
             force: false,
             skip_existing: false,
             sync: true,
@@ -163,6 +166,7 @@ impl Convert {
     pub fn run(&self, progress: &dyn Progress) -> Result<Converted> {
         // draft models come first: they are small, and reveal unsuitable options early
         let start = Instant::now();
+        self.check_part()?;
         let made = drafts::of_recipes(self, progress)?;
         let text = if made.text_is_used { self.text.without_files() } else { self.text.clone() };
         let of_model = Convert { text, ..self.clone() };
@@ -195,6 +199,7 @@ impl Convert {
     /// # Errors
     /// `Recipe` for recipes that read them more than once.
     pub fn check_streamed(&self) -> Result<()> {
+        self.check_part()?;
         for Request { name, recipe, .. } in requests(&self.recipes, &Destination::new(&self.out))? {
             let twice = [
                 ("calibration", recipe.calibration.is_some()),
@@ -208,6 +213,27 @@ impl Convert {
                     format!("recipe {name} reads the weights more than once ({key})"),
                 )
                 .help("Download the model: leave ‹stream› out."));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a part of what no part can do alone.
+    fn check_part(&self) -> Result<()> {
+        let Some(part) = self.part else { return Ok(()) };
+        for Request { name, recipe, .. } in requests(&self.recipes, &Destination::new(&self.out))? {
+            let whole = [
+                ("calibration", recipe.calibration.is_some(), "Run it without ‹part›."),
+                (
+                    "budget",
+                    recipe.budget.is_some() && self.recipes.budget.sensitivity.is_none(),
+                    "Measure the sensitivities first, and give them with ‹sensitivity›.",
+                ),
+                ("draft", recipe.draft.is_some(), "Convert the draft model with a command of its own."),
+            ];
+            if let Some((key, _, help)) = whole.into_iter().find(|(_, is_whole, _)| *is_whole) {
+                let problem = format!("recipe {name} has a step that needs the whole model ({key})");
+                return Err(Error::recipe(format!("‹part› {part}"), problem).help(help));
             }
         }
         Ok(())
@@ -234,6 +260,7 @@ impl Convert {
         let Destination { folder, file_name } = destination;
         let mut options = Options {
             folder: folder.clone(),
+            part: self.part,
             named: file_name,
             force: self.force,
             sync: self.sync,
@@ -290,7 +317,7 @@ impl Convert {
             artifacts: skipped.into_iter().chain(finished.artifacts).collect(),
             manifest: finished.manifest,
             allocations: plan.artifacts.iter().filter_map(|artifact| artifact.allocation.clone()).collect(),
-            input_bytes: plan.inputs.iter().map(|input| input.bytes).sum(),
+            input_bytes: finished.input_bytes,
             seconds: start.elapsed().as_secs_f64(),
             total_seconds: job_start.elapsed().as_secs_f64(),
             drafts: Vec::new(),

@@ -129,6 +129,7 @@ impl Edit {
         let stem = stem(file_name.as_deref().unwrap_or(&source.shards()[0].name)).to_owned();
         let plan = plan::copy((&Shards::of(&source), source.fingerprint()?), &metadata, parts, &stem)?;
         let options = Options {
+            part: None,
             folder: folder.clone(),
             named: file_name,
             force: self.force,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use checkpoint::{Adapter, Checkpoint};
-use convert::Options;
+use convert::{Options, PartSize};
 use plan::{FileEntry, GridPolicy, Plan, Request};
 use quant::Simd;
 use tensor::Result;
@@ -29,6 +29,8 @@ pub struct Planning {
     pub out: PathBuf,
     /// Settings of the memory estimate.
     pub estimate: EstimateOptions,
+    /// The number of parts of which sizes are wanted.
+    pub parts: Option<u32>,
 }
 
 /// A plan with memory estimates.
@@ -38,6 +40,8 @@ pub struct PlanOutcome {
     pub plan: Plan,
     /// The memory estimates of each text model: with each mmproj file, if any is planned.
     pub memory: Vec<ArtifactMemory>,
+    /// The sizes of the parts, if they are wanted.
+    pub parts: Vec<PartSize>,
 }
 
 impl Planning {
@@ -49,6 +53,7 @@ impl Planning {
             recipes: RecipeOptions::default(),
             out: ".".into(),
             estimate: EstimateOptions::default(),
+            parts: None,
         }
     }
 
@@ -93,7 +98,10 @@ impl Planning {
         let plan = plan::plan(&model, &shards, &requests)?;
         let memory = self.estimate.estimates(&model, &shards, &plan)?;
         drop(shards);
-        Ok(PlanOutcome { plan, memory })
+        let importance = requests.iter().find_map(|request| request.importance.as_ref()?.entries.clone());
+        let sizes = |count| convert::part_sizes(&plan, importance.as_deref(), count);
+        let parts = self.parts.map(sizes).transpose()?.unwrap_or_default();
+        Ok(PlanOutcome { plan, memory, parts })
     }
 }
 

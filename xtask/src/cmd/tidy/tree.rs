@@ -17,6 +17,7 @@ const TOP: &[&str] = &[
     "README.md",
     "action.yml",
     "clippy.toml",
+    "contrib",
     "crates",
     "deny.toml",
     "docs",

@@ -18,6 +18,12 @@ Examples:
   gemma-convert convert gemma-4-E2B-it/ --type q8_0 --type q4_k_m -o out/ --skip-existing
   gemma-convert convert gemma-4-E2B-it/ --recipe q4_0-calibrated --text calib.txt -o out/";
 
+pub(super) const JOIN: &str = "\
+Examples:
+  gemma-convert convert gemma-4-31B-it/ --recipe q4_k_m --part 3/8 -o out/
+  gemma-convert join out/
+  gemma-convert join from-machine-1/ from-machine-2/ -o out/";
+
 pub(super) const CALIBRATE: &str = "\
 Examples:
   gemma-convert calibrate gemma-4-E2B-it/ --text calib.txt -o imatrix.gguf

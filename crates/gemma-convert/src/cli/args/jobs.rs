@@ -52,6 +52,7 @@ impl super::Plan {
             adapters: self.lora.lora.clone(),
             recipes: self.what.options(),
             out: out(&self.out)?,
+            parts: self.parts,
             estimate: EstimateOptions {
                 context: self.context,
                 kv_type: self.kv_type.as_deref().map(str::parse).transpose()?,
@@ -75,6 +76,7 @@ impl super::Convert {
             out: out(&self.out)?,
             recipes: self.what.options(),
             text: self.text.options()?,
+            part: self.part.part()?,
             force: self.force,
             skip_existing: self.skip_existing,
             sync: !self.no_sync,

@@ -136,7 +136,11 @@ impl Command {
             }
             Command::Recipes(list) | Command::Types(list) => list.model.iter_mut().map(Slot::from).collect(),
             // their files are GGUFs of this machine
-            Command::Edit(_) | Command::Pack(_) | Command::Completions(_) | Command::Man => Vec::new(),
+            Command::Edit(_)
+            | Command::Join(_)
+            | Command::Pack(_)
+            | Command::Completions(_)
+            | Command::Man => Vec::new(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! `convert`: conversion of a checkpoint to GGUF or safetensors.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use gemma_convert::{Converted, ConvertedBundle, Result};
+use gemma_convert::{ArtifactEntry, Converted, ConvertedBundle, Result};
 use report::{Table, grouped};
 use serde_json::{Value, json};
 
@@ -50,12 +51,7 @@ pub(crate) fn run_by(job: impl FnOnce() -> Result<Converted>) -> Result<Output> 
 /// Table of the outputs with their SHA-256, those of draft models first.
 pub(super) fn text(converted: &Converted) -> String {
     let mut text: String = converted.drafts.iter().map(self::text).collect();
-    let mut table = Table::new(&["file", "bytes", "sha256"]);
-    for file in converted.artifacts.iter().flat_map(|artifact| &artifact.outputs) {
-        let path = converted.folder.join(&file.name).display().to_string();
-        table.row(vec![path, grouped(file.bytes), file.sha256.clone()]);
-    }
-    text.push_str(&table.render());
+    text.push_str(&files(&converted.folder, &converted.artifacts));
     if !converted.skipped.is_empty() {
         let _ = writeln!(text, "skipped, because they exist: {}", converted.skipped.join(", "));
     }
@@ -87,6 +83,20 @@ pub(super) fn text(converted: &Converted) -> String {
         }
     }
     text
+}
+
+/// Table of the files of artifacts with their SHA-256, or the number of bytes that are in a part.
+pub(super) fn files(folder: &Path, artifacts: &[ArtifactEntry]) -> String {
+    let mut table = Table::new(&["file", "bytes", "sha256"]);
+    for file in artifacts.iter().flat_map(|artifact| &artifact.outputs) {
+        let path = folder.join(&file.name).display().to_string();
+        let sha256 = match file.sha256.as_str() {
+            "" => format!("in part: {} bytes", grouped(file.ranges.iter().map(|range| range.bytes).sum())),
+            sha256 => sha256.to_owned(),
+        };
+        table.row(vec![path, grouped(file.bytes), sha256]);
+    }
+    table.render()
 }
 
 /// The document of `--json`.

@@ -7,6 +7,7 @@ pub(crate) mod draft;
 pub(crate) mod edit;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod join;
 pub(crate) mod list;
 pub(crate) mod pack;
 pub(crate) mod packaging;

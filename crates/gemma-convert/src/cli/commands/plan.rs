@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use gemma_convert::{Artifact, Dropped, Plan, Result};
+use gemma_convert::{Artifact, Dropped, PartSize, Plan, Result};
 use report::{Table, grouped};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::args;
 use crate::cli::memory::{self, MemoryPlan};
@@ -27,7 +27,12 @@ pub(crate) fn run(args: &args::Plan) -> Result<Output> {
         }
     }
     json["memory"] = serde_json::to_value(&memory).expect("estimates are plain data");
-    let text = describe(&plan, &memory, args.tensors);
+    let mut text = describe(&plan, &memory, args.tensors);
+    if !outcome.parts.is_empty() {
+        text.push_str(&parts(&outcome.parts).render());
+        json["parts"] =
+            outcome.parts.iter().map(|part| json!({"input": part.input, "output": part.output})).collect();
+    }
     Ok(Output { passed: memory.iter().all(MemoryPlan::fits), ..Output::new(text, json) })
 }
 
@@ -68,6 +73,15 @@ fn describe(plan: &Plan, memory: &[MemoryPlan], with_tensors: bool) -> String {
     }
     dropped("not in any output", &plan.dropped, &mut text);
     text
+}
+
+/// What each part of a conversion reads and writes.
+fn parts(sizes: &[PartSize]) -> Table {
+    let mut table = Table::new(&["part", "bytes read", "bytes written"]);
+    for (number, size) in (1..).zip(sizes) {
+        table.row(vec![format!("{number}/{}", sizes.len()), grouped(size.input), grouped(size.output)]);
+    }
+    table
 }
 
 fn tensors(artifact: &Artifact) -> Table {

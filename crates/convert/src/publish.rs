@@ -1,0 +1,59 @@
+//! The end of a run: all outputs and the manifest get their names together.
+
+use std::fs::File;
+use std::path::Path;
+
+use base::{OutputFile, Publication};
+use plan::ArtifactEntry;
+use tensor::{Error, Result};
+
+use crate::manifest;
+
+/// Renames all outputs and the manifest to their final names, or none. `outputs` are the files of the artifacts, in order. All steps that
+/// can run out of space precede the first output.
+pub(crate) fn publish(
+    outputs: Vec<OutputFile>,
+    artifacts: &[ArtifactEntry],
+    manifest_path: &Path,
+    sync: bool,
+) -> Result<()> {
+    let folder =
+        manifest_path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let fail = |e: std::io::Error| Error::write(folder.display(), &e);
+    let folder = File::open(folder).map_err(fail)?;
+    // another run may be adding to the manifest; the lock is released with the file
+    folder.lock().map_err(fail)?;
+    let mut manifest = manifest::read(manifest_path)?;
+    // the old files will be replaced: their entries must not outlive them
+    let forgot = manifest.forget(artifacts.iter().flat_map(|a| &a.outputs).map(|file| file.name.as_str()));
+    let without = forgot.then(|| manifest::stage(&manifest, manifest_path)).transpose()?;
+    let mut outputs = outputs.into_iter();
+    let sets: Vec<Vec<OutputFile>> =
+        artifacts.iter().map(|artifact| outputs.by_ref().take(artifact.outputs.len()).collect()).collect();
+
+    let mut publication = Publication::new();
+    if let Some(without) = without {
+        publication.place(without)?;
+    }
+    // after the other one is in place
+    manifest.artifacts.extend_from_slice(artifacts);
+    let manifest = manifest::stage(&manifest, manifest_path)?;
+    let heads: Vec<_> = artifacts.iter().map(head).collect();
+    for (set, head) in sets.iter().zip(&heads) {
+        head.and_then(|head| set.get(head)).map_or(Ok(()), |file| publication.set_aside(file.path()))?;
+    }
+    for (mut set, head) in sets.into_iter().zip(heads) {
+        let last = head.map(|head| set.remove(head));
+        set.into_iter().chain(last).try_for_each(|file| publication.place(file))?;
+    }
+    publication.place(manifest)?;
+    publication.commit(sync)
+}
+
+/// Index of the file without which no reader opens the set: the config of a folder, the first part of a split.
+fn head(artifact: &ArtifactEntry) -> Option<usize> {
+    if artifact.outputs.len() < 2 {
+        return None;
+    }
+    Some(artifact.outputs.iter().position(|file| file.name == "config.json").unwrap_or(0))
+}

@@ -1,0 +1,47 @@
+//! The job file for Slurm, run by a real Slurm: a part is cancelled and run again, a node is drained, and the artifact is that of
+//! the single run.
+
+use std::path::Path;
+
+use crate::support::slurm::Slurm;
+use crate::support::{convert, fixture, sha256};
+
+#[test]
+fn an_array_of_parts_survives_a_cancelled_task_and_a_drained_node() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(slurm) = Slurm::start(&home.path().join("slurm"), 3) else { return };
+    let (from, single, out) = (fixture("e2b"), home.path().join("single"), home.path().join("out"));
+    convert(&from, &single, &["--type", "q6_k"]).good();
+
+    let program = Path::new(env!("CARGO_BIN_EXE_gemma-convert"));
+    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let submit = |script: &Path, args: &[&str]| {
+        let mut command = slurm.command(script);
+        command.args(args).env("PATH", &path).envs([("CPUS", "1"), ("MEM", "0")]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    // nothing starts yet
+    slurm.call("scontrol", &["update", "PartitionName=all", "State=DOWN"]);
+    let (model, target) = (from.to_str().unwrap(), out.to_str().unwrap());
+    let script = testkit::root().join("contrib/slurm.sh");
+    let join: u32 = submit(&script, &["6", model, target, "--type", "q6_k"]).parse().unwrap();
+    slurm.call("scancel", &[&format!("{}_3", join - 1)]);
+    slurm.call("scontrol", &["update", "PartitionName=all", "State=UP"]);
+    slurm.call("scontrol", &["update", "NodeName=n2", "State=DRAIN", "Reason=test"]);
+    // the task that joins cannot run any more, and goes
+    slurm.drained();
+    assert!(!out.join("model-q6_k.gguf").exists());
+
+    let again = format!("gemma-convert convert {model} -o {target} --type q6_k --part 3/6 && gemma-convert join {target}");
+    submit(Path::new("sbatch"), &["--wait", "--output=again.log", &format!("--wrap={again}")]);
+    let log = std::fs::read_to_string(home.path().join("slurm/again.log")).unwrap();
+    assert_eq!(sha256(&out.join("model-q6_k.gguf")), sha256(&single.join("model-q6_k.gguf")), "{log}");
+
+    // an array that nothing disturbs
+    let other = home.path().join("other");
+    submit(&script, &["4", model, other.to_str().unwrap(), "--type", "q6_k"]);
+    slurm.drained();
+    assert_eq!(sha256(&other.join("model-q6_k.gguf")), sha256(&single.join("model-q6_k.gguf")));
+}
