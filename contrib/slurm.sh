@@ -12,5 +12,5 @@ shift 3
 array=$(sbatch --parsable --job-name=gemma-parts --array="1-$parts" --cpus-per-task="${CPUS:-4}" --mem="${MEM:-1G}" \
   --output="%x-%A-%a.log" --wrap="$(printf '%q ' gemma-convert convert "$model" -o "$out" "$@" --part auto)")
 # `afterok` of an array waits for all of its tasks
-sbatch --parsable --job-name=gemma-join --dependency="afterok:$array" --kill-on-invalid-dep=yes --cpus-per-task=1 --mem=1G \
+sbatch --parsable --job-name=gemma-join --dependency="afterok:$array" --kill-on-invalid-dep=yes --cpus-per-task=1 --mem="${MEM:-1G}" \
   --output="%x-%j.log" --wrap="$(printf '%q ' gemma-convert join "$out")"

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -197,15 +198,14 @@ fn the_same_part_may_run_twice_at_once_and_be_killed() {
     run(convert_args(&from, &single, &what)).good();
     let start = |number: u32| {
         let args = convert_args(&from, &out, &[&what[..], &["--part", &format!("{number}/2")]].concat());
-        command(args).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+        command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let mut killed = start(1);
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert!(join(&[home.path(), &out], &[]).code != Some(0), "part 2 has never run");
-    let mut running = [start(2), start(1), start(2), start(1)];
-    for child in &mut running {
-        assert!(child.wait().unwrap().success());
+    for child in [start(2), start(1), start(2), start(1)] {
+        Run::of(child.wait_with_output().unwrap()).good();
     }
     join(&[&out], &[]).good();
     assert_eq!(files(&out), files(&single));

@@ -17,7 +17,7 @@ fn an_array_of_parts_survives_a_cancelled_task_and_a_drained_node() {
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let submit = |script: &Path, args: &[&str]| {
         let mut command = slurm.command(script);
-        command.args(args).env("PATH", &path).envs([("CPUS", "1"), ("MEM", "0")]);
+        command.args(args).env("PATH", &path).envs([("CPUS", "1"), ("MEM", "500M")]);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()

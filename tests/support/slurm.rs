@@ -19,7 +19,9 @@ pub(crate) struct Slurm {
 impl Slurm {
     /// Starts a controller and `nodes` nodes named n1, n2 … with one processor each. `None` where Slurm is not installed.
     pub(crate) fn start(folder: &Path, nodes: usize) -> Option<Slurm> {
-        let is_there = |program: &str| Command::new(program).arg("-V").stdout(Stdio::null()).status().is_ok();
+        let is_there = |program: &str| {
+            Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+        };
         let all = ["slurmctld", "slurmd", "sbatch", "munged"].into_iter().all(is_there);
         let by_root = said(Command::new("id").arg("-u")).trim() == "0";
         Need::Slurm.found((all && by_root).then_some(()), "no root, or Slurm (slurm-wlm and munge) is not installed")?;
@@ -66,7 +68,7 @@ impl Slurm {
         for node in 1..=nodes as u32 {
             let _ = writeln!(
                 config,
-                "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={} CPUs=1 State=UNKNOWN",
+                "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={} CPUs=1 RealMemory=2000 State=UNKNOWN",
                 port + node
             );
         }

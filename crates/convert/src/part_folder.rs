@@ -88,6 +88,9 @@ impl PartFolder {
             artifacts: artifacts.to_vec(),
         };
         let text = serde_json::to_vec_pretty(&record).map_err(|e| Error::target(path.display(), e))?;
+        // the same part may be running twice; the lock is released with the file
+        let folder = base::lockable(&self.path).map_err(|e| Error::write(self.path.display(), &e))?;
+        folder.lock().map_err(|e| Error::write(self.path.display(), &e))?;
         let output = OutputFile::create(&path)?;
         output.write_at(&text, 0)?;
         if sync { output.publish() } else { output.publish_unsynced() }?;
