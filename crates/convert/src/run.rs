@@ -198,7 +198,7 @@ fn publish(
 ) -> Result<()> {
     let manifest_path = &options.manifest();
     let fail = |e: std::io::Error| Error::write(options.folder.display(), &e);
-    let folder = File::open(&options.folder).map_err(fail)?;
+    let folder = base::lockable(&options.folder).map_err(fail)?;
     // another run may be adding to the manifest; the lock is released with the file
     folder.lock().map_err(fail)?;
     let mut manifest = manifest::read(manifest_path)?;
