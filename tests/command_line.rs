@@ -124,12 +124,19 @@ fn lists_have_what_there_is() {
         assert_eq!(row["bytes"], plan["artifacts"][0]["files"][0]["bytes"], "{row}");
     }
     let recipes = run(["recipes", &model]).good().stdout;
-    for name in ["q4_0", "auto", "fp8", "q4_0-offload"] {
+    for name in ["q4_0", "auto", "fp8", "q4_0-offload", "ggml-org"] {
         assert!(
             recipes.lines().any(|line| line.split_whitespace().next() == Some(name)),
             "{name}: {recipes}"
         );
     }
+    let recipes = run(["recipes", "--json"]).good().json();
+    let of_releases = recipes["release_recipes"].as_array().unwrap();
+    assert!(of_releases.iter().any(|recipe| recipe["name"] == "default"), "{recipes}");
+    assert!(
+        recipes["recipes"].as_array().unwrap().iter().all(|recipe| recipe["name"] != "default"),
+        "{recipes}"
+    );
 }
 
 #[test]

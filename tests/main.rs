@@ -56,6 +56,7 @@ mod qat;
 mod quantised;
 #[cfg(feature = "hub")]
 mod release;
+mod release_resumed;
 mod report_files;
 mod report_keys;
 mod report_layout;

@@ -18,7 +18,7 @@ use tensor::DType;
 const ID: &str = "google/gemma-4-E2B-it";
 
 /// Fast settings of the verification.
-const SHORT: [&str; 5] = ["-q", "-c", "128", "--eval-chunks", "2"];
+pub(crate) const SHORT: [&str; 5] = ["-q", "-c", "128", "--eval-chunks", "2"];
 
 /// A hub with the tiny E2B and its assistant, and a folder.
 struct Place {
@@ -55,11 +55,11 @@ impl Place {
 }
 
 /// A release of a folder.
-fn release(model: &Path, out: &Path, more: &[&str]) -> Run {
+pub(crate) fn release(model: &Path, out: &Path, more: &[&str]) -> Run {
     run([&["release", model.to_str().unwrap(), "-o", out.to_str().unwrap()][..], &SHORT, more].concat())
 }
 
-fn gguf_names(folder: &Path) -> Vec<String> {
+pub(crate) fn gguf_names(folder: &Path) -> Vec<String> {
     names(folder).into_iter().filter(|name| name.ends_with(".gguf")).collect()
 }
 
@@ -256,6 +256,35 @@ fn the_default_is_calibrated_and_a_release_goes_on() {
     assert!(shown.stdout.contains("quantized_by"), "{}", shown.stdout);
 }
 
+/// The draft model's checkpoint is named in the recipe, by its id: also beside a model of this machine.
+#[test]
+fn a_recipe_names_the_assistant() {
+    let assistant = FakeRepo::new("me/drafter").commit_folder(&fixture("e2b-assistant"));
+    let place = Place { hub: FakeHub::start([assistant]), home: tempfile::tempdir().unwrap() };
+    let recipe = place.home.path().join("mine.toml");
+    let of = |assistant: &str| {
+        let draft = format!("[draft]\ntypes = ['q8_0']\nassistant = {assistant:?}");
+        fs::write(&recipe, format!("text = [{{ recipe = 'q8_0' }}]\n{draft}")).unwrap();
+        let args = [&["release", "tiny", "-o", "out", "--recipe", "mine.toml"][..], &SHORT].concat();
+        Run::of(place.command(&args).output().unwrap())
+    };
+    copy_folder(&fixture("e2b"), &place.home.path().join("tiny"));
+    of("me/nothing").refusal(3);
+    assert!(!place.out().exists());
+    of("me/drafter").good();
+    assert_eq!(gguf_names(&place.out()), ["mtp-tiny-Q8_0.gguf", "tiny-Q8_0.gguf"]);
+    let manifest = json(&place.out().join("manifest.json")).to_string();
+    assert!(manifest.contains(r#""repository":"me/drafter""#), "{manifest}");
+}
+
+#[test]
+fn a_release_is_not_streamed() {
+    let place = Place::new();
+    let refused = place.release(&["--stream"]);
+    assert!(refused.refusal(2).contains("convert --stream"), "{}", refused.stderr);
+    assert!(place.hub.seen().is_empty());
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for name in names(from) {
@@ -302,7 +331,7 @@ fn ambiguous_names_are_refused() {
         ),
         ("text = [{ recipe = 'q4_0' }]", &["--name", "my-mtp-model"], "another kind"),
         (
-            "text = [{ recipe = 'q4_0' }]\ndraft = ['q8_0']\nnames.draft = 'draft-{name}-{TYPE}'",
+            "text = [{ recipe = 'q4_0' }]\ndraft.types = ['q8_0']\nnames.draft = 'draft-{name}-{TYPE}'",
             &[],
             "another kind",
         ),

@@ -1,5 +1,6 @@
 //! The subcommands.
 
+mod aarch64;
 mod bench;
 mod deny;
 mod dist;
@@ -15,6 +16,7 @@ mod tools;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Oracle(oracle::Args),
+    Aarch64(aarch64::Args),
     Fixtures(fixtures::Args),
     Fuzz(fuzz::Args),
     Deny(deny::Args),
@@ -30,6 +32,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Command::Oracle(args) => args.run(),
+            Command::Aarch64(args) => args.run(),
             Command::Fixtures(args) => args.run(),
             Command::Fuzz(args) => args.run(),
             Command::Deny(args) => args.run(),

@@ -9,7 +9,7 @@ use crate::unfinished::{self, Listed};
 use crate::{Error, Result};
 
 /// The file that is locked while the folder is in use, and marks it as a folder of this tool.
-const LOCK: &str = ".gemma-convert.lock";
+pub(crate) const LOCK: &str = ".gemma-convert.lock";
 
 /// A folder for one run. It is removed with its contents on drop.
 #[derive(Debug)]

@@ -26,6 +26,7 @@
 //! | `digest.rs` | SHA-256 and hexadecimal digits |
 //! | `folder.rs` | a temporary folder of one run |
 //! | `kind.rs` | the kind of an existing file |
+//! | `names.rs` | names of files and of repositories |
 //! | `number.rs` | numbers as text |
 //! | `random.rs` | the pseudorandom generator |
 //! | `read.rs` | small files, up to a size limit |
@@ -40,6 +41,7 @@ mod digest;
 mod error;
 mod folder;
 mod kind;
+mod names;
 mod number;
 mod output;
 mod progress;
@@ -56,12 +58,12 @@ pub use digest::{Sha256, hex, sha256, sha256_file};
 pub use error::{Error, ErrorKind, Fault, Result};
 pub use folder::WorkFolder;
 pub use kind::{FileKind, GENERATOR, STORE_KEY};
+pub use names::{is_plain_name, is_repository_id};
 pub use number::grouped;
 pub use output::{OutputFile, PARTIAL, write_whole};
 pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};
 pub use random::SplitMix64;
-pub use read::{begins_with, is_plain_name, open_regular, read_all, read_bounded, read_regular, read_text};
-pub use system::{Positioned, free_space, host_name, symlink};
+pub use system::{Positioned, free_space, host_name, lockable, symlink};
 pub use unfinished::{Listed, abandon, keeps};
 pub use visible::{visible, visible_json, visible_line};

@@ -1,4 +1,5 @@
-//! What operating systems do differently: positions in files, the identity of a file, links, free space.
+//! What operating systems do differently: positions in files, the identity of a file, links, locks of folders, free
+//! space.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -66,6 +67,27 @@ pub fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     return std::os::unix::fs::symlink(target, link);
     #[cfg(windows)]
     return std::os::windows::fs::symlink_file(target, link);
+}
+
+/// Opens what a run locks to have a folder for itself: the folder. Windows does not lock folders: there it is a file in
+/// the folder, which disappears with its last handle.
+///
+/// # Errors
+/// Those of the system.
+pub fn lockable(folder: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    return File::open(folder);
+    #[cfg(windows)]
+    {
+        use std::os::windows::fs::OpenOptionsExt;
+        const GENERIC_READ_WRITE: u32 = 0xc000_0000;
+        const DELETE: u32 = 0x0001_0000;
+        const FILE_FLAG_DELETE_ON_CLOSE: u32 = 0x0400_0000;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        options.access_mode(GENERIC_READ_WRITE | DELETE).custom_flags(FILE_FLAG_DELETE_ON_CLOSE);
+        options.open(folder.join(crate::folder::LOCK))
+    }
 }
 
 /// Bytes that this user may still write to the file system of a folder; `None` if the system does not tell.
@@ -187,6 +209,18 @@ mod tests {
         let file = open_itself(&path).unwrap();
         assert!(!is_at(&file, &link));
         open_itself(&link).unwrap_err();
+    }
+
+    #[test]
+    fn a_folder_is_locked_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = lockable(folder.path()).unwrap();
+        first.try_lock().unwrap();
+        let second = lockable(folder.path()).unwrap();
+        second.try_lock().unwrap_err();
+        drop((first, second));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        lockable(folder.path()).unwrap().try_lock().unwrap();
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl CalibrationStore {
         let folder = folder.into();
         let fail = |e: std::io::Error| Error::write(folder.display(), &e);
         fs::create_dir_all(&folder).map_err(fail)?;
-        let lock = File::open(&folder).map_err(fail)?;
+        let lock = base::lockable(&folder).map_err(fail)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

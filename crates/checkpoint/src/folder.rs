@@ -24,12 +24,8 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 pub fn absent(given: &Path, error: &io::Error) -> Error {
     let failed = Error::io(given.display(), error);
     let text = given.to_string_lossy();
-    let is_part = |part: &str| {
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c))
-    };
-    let is_id = text.split_once('/').is_some_and(|(owner, name)| {
-        is_part(owner) && is_part(name) && !owner.starts_with('.') && !Path::new(owner).exists()
-    });
+    let id = text.split_once('@').map_or(&*text, |(id, _)| id);
+    let is_id = base::is_repository_id(id) && given.parent().is_some_and(|owner| !owner.exists());
     if error.kind() != io::ErrorKind::NotFound || !is_id {
         return failed;
     }

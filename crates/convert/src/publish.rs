@@ -1,6 +1,5 @@
 //! The end of a run: all outputs and the manifest get their names together.
 
-use std::fs::File;
 use std::path::Path;
 
 use base::{OutputFile, Publication};
@@ -20,7 +19,7 @@ pub(crate) fn publish(
     let folder =
         manifest_path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fail = |e: std::io::Error| Error::write(folder.display(), &e);
-    let folder = File::open(folder).map_err(fail)?;
+    let folder = base::lockable(folder).map_err(fail)?;
     // another run may be adding to the manifest; the lock is released with the file
     folder.lock().map_err(fail)?;
     let mut manifest = manifest::read(manifest_path)?;

@@ -75,7 +75,8 @@ pub use model::{Container, Model, ModelFile, refuse_part_of_a_folder};
 pub use options::{BudgetOptions, Chunks, Layers, RecipeOptions, TextOptions};
 pub use pack::ollama::{OllamaPacked, Placement, StoredModel};
 pub use plan::{
-    Artifact, ArtifactEntry, Dropped, HubSource, Plan, Preset, Recipe, Sensitivity, Thresholds, byte_size,
+    Artifact, ArtifactEntry, Dropped, HubSource, Plan, Preset, Recipe, ReleaseDraft, Sensitivity, Thresholds,
+    byte_size,
 };
 pub use quant::{IntegerBits, Simd};
 pub use requests::Destination;

@@ -11,12 +11,11 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use base::{Error, Result, is_plain_name, visible_line};
+use base::{Error, Result, is_plain_name, is_repository_id, visible_line};
 
 /// The revision of a model without one.
 pub const MAIN: &str = "main";
 const SCHEME: &str = "hf://";
-const MOST_PART: usize = 96;
 const MOST_REVISION: usize = 255;
 const FILE_ENDINGS: [&str; 8] =
     [".gguf", ".safetensors", ".json", ".toml", ".txt", ".imatrix", ".dat", ".bin"];
@@ -36,7 +35,7 @@ impl HubModel {
     /// # Errors
     /// `Recipe` for an id or a revision that the hub does not permit.
     pub fn new(id: &str, revision: &str) -> Result<HubModel> {
-        if !is_id(id) {
+        if !is_repository_id(id) {
             return Err(Error::recipe(visible_line(id), "not an id of a model on the hub")
                 .help("An id has the form owner/name, of letters, digits, '-', '_' and '.'."));
         }
@@ -113,25 +112,11 @@ impl ModelArgument {
         }
         let id = text.split_once('@').map_or(text, |(id, _)| id);
         let is_file = FILE_ENDINGS.iter().any(|ending| id.ends_with(ending));
-        if is_file || !is_id(id) || exists(path) {
+        if is_file || !is_repository_id(id) || exists(path) {
             return Ok(ModelArgument::Path(path.to_owned()));
         }
         Ok(ModelArgument::Hub(HubModel { may_be_path: true, ..HubModel::parse(text)? }))
     }
-}
-
-/// The hub's rule for `owner/name`. Source: `validate_repo_id` of huggingface_hub.
-pub(crate) fn is_id(text: &str) -> bool {
-    let part = |part: &str| {
-        let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let ends = |c: char| "-.".contains(c);
-        (1..=MOST_PART).contains(&part.len())
-            && part.chars().all(letter)
-            && !part.starts_with(ends)
-            && !part.ends_with(ends)
-    };
-    let outside = text.contains("--") || text.contains("..") || text.ends_with(".git");
-    text.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name)) && !outside
 }
 
 /// True for a name of a branch, a tag or a commit that is safe as a path and in a URL.

@@ -1,12 +1,12 @@
 //! A model on the hub at one commit: its files, whole or in ranges.
 
-use base::{Error, Progress, Result, read_all, visible_line};
+use base::{Error, Progress, Result, is_repository_id, read_all, visible_line};
 use hf_hub::{Repo, RepoType};
 use serde::Deserialize;
 
 use crate::cache::RepoFolder;
 use crate::client::{Answer, Client};
-use crate::model::{HubModel, is_commit, is_id};
+use crate::model::{HubModel, is_commit};
 use crate::needed::{self, INDEX};
 use crate::pull::{Pull, not_a_hub};
 use crate::refusal::refusal;
@@ -62,7 +62,7 @@ impl<'h> RemoteModel<'h> {
         let body = json(client, model, &place, MOST_INFO, progress)?.0;
         // a page of a login form is no JSON
         let info: Info = serde_json::from_slice(&body).map_err(|e| not_a_hub(&place).with_source(e))?;
-        if !is_id(&info.id) || !is_commit(&info.sha) {
+        if !is_repository_id(&info.id) || !is_commit(&info.sha) {
             let found = format!("{} at {}", visible_line(&info.id), visible_line(&info.sha));
             return Err(Error::malformed(&place, "not a model").expected("owner/name at a commit", found));
         }

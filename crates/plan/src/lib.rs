@@ -77,7 +77,7 @@ pub use presets::{Preset, preset_names};
 pub use recipe::{
     DraftRecipe, Gelu, MaskedEmbedding, Mmproj, Recipe, Thresholds, TypeRule, Types, UnusedKv, Via,
 };
-pub use release::{ReleaseNames, ReleaseRecipe, ReleaseText, release_name, release_stem};
+pub use release::{ReleaseDraft, ReleaseNames, ReleaseRecipe, ReleaseText, release_name, release_stem};
 pub use request::{Request, Shards, plan};
 pub use safetensors::{OFFLOAD, OTHER};
 pub use schemes::{Scheme, scheme_names};

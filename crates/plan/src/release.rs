@@ -21,9 +21,9 @@ pub struct ReleaseRecipe {
     /// mmproj files: presets of their matrices. A model without towers has none.
     #[serde(default)]
     pub mmproj: Vec<String>,
-    /// Presets of the draft model.
+    /// The draft model.
     #[serde(default)]
-    pub draft: Vec<String>,
+    pub draft: ReleaseDraft,
     /// The names of the files.
     #[serde(default)]
     pub names: ReleaseNames,
@@ -38,6 +38,18 @@ pub struct ReleaseText {
     /// It is quantized with the importance matrix of the calibration text, which is a file of the release too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub importance: bool,
+}
+
+/// The draft model of a release.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseDraft {
+    /// Presets; without one there is no draft model.
+    pub types: Vec<String>,
+    /// The assistant, of which it is made: the folder of a checkpoint, or the id of a model on the hub. The default is the model's
+    /// own name with `-assistant` after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assistant: Option<String>,
 }
 
 /// Templates of file names, without `.gguf`. `{name}` is the name of the model, `{TYPE}` the preset in upper case,
@@ -68,6 +80,17 @@ impl Default for ReleaseNames {
 }
 
 impl ReleaseRecipe {
+    /// The names of the embedded release recipes with their purposes, sorted.
+    pub fn embedded() -> Vec<(String, String)> {
+        let purpose = |(name, text): (String, &str)| {
+            let recipe = ReleaseRecipe::from_toml(text, &name).ok()?;
+            Some((name, recipe.purpose))
+        };
+        let mut all: Vec<_> = Recipe::embedded_releases().filter_map(purpose).collect();
+        all.sort();
+        all
+    }
+
     /// The TOML text of an embedded release recipe.
     ///
     /// # Errors
@@ -104,7 +127,11 @@ impl ReleaseRecipe {
         if self.text.is_empty() {
             return Err(Error::recipe("text", "a release without a text model"));
         }
-        self.mmproj.iter().chain(&self.draft).try_for_each(|preset| Preset::named(preset).map(drop))?;
+        self.mmproj.iter().chain(&self.draft.types).try_for_each(|preset| Preset::named(preset).map(drop))?;
+        if self.draft.types.is_empty() && self.draft.assistant.is_some() {
+            return Err(Error::recipe("draft.assistant", "has no effect without types")
+                .help("Name them in draft.types."));
+        }
         let ReleaseNames { text, mmproj, draft, importance } = &self.names;
         for (key, template) in
             [("text", text), ("mmproj", mmproj), ("draft", draft), ("importance", importance)]
@@ -183,19 +210,29 @@ mod tests {
 
     #[test]
     fn embedded_ones_are_valid() {
-        let mut names: Vec<_> = Recipe::embedded_releases().map(|(name, _)| name).collect();
-        names.sort();
-        assert_eq!(names, ["default", "ggml-org", "offload"]);
-        for name in names {
+        let embedded = ReleaseRecipe::embedded();
+        assert_eq!(embedded.len(), Recipe::embedded_releases().count());
+        for (name, purpose) in embedded {
             let recipe =
                 ReleaseRecipe::from_toml(ReleaseRecipe::embedded_text(&name).unwrap(), &name).unwrap();
-            assert!(!recipe.purpose.is_empty());
+            assert!(!purpose.is_empty());
             for text in recipe.text {
                 assert!(Recipe::embedded_text(&text.recipe).is_some(), "{}", text.recipe);
             }
         }
         let error = ReleaseRecipe::embedded_text("defalt").unwrap_err();
         assert!(error.to_string().contains("Did you mean default?"), "{error}");
+    }
+
+    #[test]
+    fn an_assistant_without_types_is_refused() {
+        let parse = |draft: &str| {
+            ReleaseRecipe::from_toml(&format!("text = [{{ recipe = 'q4_0' }}]\n[draft]\n{draft}"), "mine")
+        };
+        assert!(parse("types = ['q8_0']\nassistant = 'a/b'").is_ok());
+        for bad in ["types = []\nassistant = 'a/b'", "assistant = 'a/b'", "types = ['q9']", "type = 'q8_0'"] {
+            assert!(parse(bad).unwrap_err().to_string().contains("release recipe mine"), "{bad}");
+        }
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! with ascending `i`; then fold the lanes in halves (16 onto 16, 8 onto 8, …). There is no fused multiply-add. So
 //! every level gives the same bits, for any distribution of rows among threads.
 //!
-//! [`Simd::Scalar`] and the baseline implement the definition, a few blocks at a time. On x86 the types below have a
-//! faster path: a weight goes from its code to its product in registers, which is 4 to 9 times as fast, and for up to
-//! four vectors at once it is unpacked once. LLVM does not find this for plain loops: it widens codes through the
-//! stack, a few at a time. (No closures in the loops of these files: they do not inherit the enclosing CPU features.)
+//! [`Simd::Scalar`], and the baseline of x86, implement the definition, a few blocks at a time. With AVX2, AVX-512 and NEON
+//! the types below have a faster path: a weight goes from its code to its product in registers, which is 4 to 9 times as
+//! fast on x86, and for up to four vectors at once it is unpacked once. LLVM does not find this for plain loops: it widens
+//! codes through the stack, a few at a time. (No closures in the loops of `rows.rs`, `unpack.rs` and `x86.rs`: they do not
+//! inherit the enclosing CPU features.)
 //!
 //! Types that no recipe uses for large matrices have no fast path and follow the definition.
 
@@ -18,10 +19,17 @@ use crate::Simd;
 use crate::types::{AnyCodec, codec};
 
 mod lanes;
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod rows;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::decode;
 
 /// Maximum number of vectors of [`dot`].
 pub const DOT_VECTORS: usize = 4;
@@ -72,6 +80,8 @@ impl Job<'_> {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above, and F16C has been checked
             Simd::Avx2 if is_x86_feature_detected!("f16c") => unsafe { x86::avx2::<V>(self, y) },
+            #[cfg(target_arch = "aarch64")]
+            Simd::Baseline => rows::by_type::<neon::Four, V>(self, y),
             _ => self.decoded::<Plain, V>(y),
         }
     }

@@ -5,7 +5,7 @@
 pub enum Simd {
     /// One block at a time: the specification.
     Scalar,
-    /// Four lanes of plain Rust, for the instructions that every CPU of the target has (SSE2, NEON).
+    /// Four lanes, with the instructions that every CPU of the target has (SSE2, NEON).
     Baseline,
     /// Eight lanes; needs AVX2.
     Avx2,

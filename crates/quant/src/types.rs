@@ -152,6 +152,8 @@ impl<C: Codec> AnyCodec for C {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the CPU has these parts of AVX-512, see the assertion.
             Simd::Avx512 => unsafe { decode_avx512::<C>(bytes, out) },
+            #[cfg(target_arch = "aarch64")]
+            Simd::Baseline if crate::dot::decode(C::DTYPE, bytes, out) => {}
             _ => C::decode(bytes, out),
         }
     }

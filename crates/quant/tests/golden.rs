@@ -36,10 +36,21 @@ fn encode(simd: Simd, dtype: DType, cols: usize, x: &[f32], weights: Option<&[f3
     out
 }
 
+/// The sign of a NaN that arithmetic makes is the processor's choice: minus on x86, plus elsewhere. No file has such a
+/// block: `quant::invalid_block` finds it.
+fn differ_in_signs_of_nan(dtype: DType, found: &[u8], expected: &[u8]) -> bool {
+    let is_invalid = |block| quant::invalid_block(dtype, block).is_some();
+    cfg!(not(target_arch = "x86_64"))
+        && is_invalid(found)
+        && is_invalid(expected)
+        && found.iter().zip(expected).all(|(a, b)| (a ^ b) & 0x7f == 0)
+}
+
 fn assert_blocks_equal(dtype: DType, simd: Simd, what: &str, found: &[u8], expected: &[u8]) {
     assert_eq!(found.len(), expected.len());
     let size = dtype.block_bytes();
-    if let Some(at) = found.chunks(size).zip(expected.chunks(size)).position(|(a, b)| a != b) {
+    let differ = |(a, b)| a != b && !differ_in_signs_of_nan(dtype, a, b);
+    if let Some(at) = found.chunks(size).zip(expected.chunks(size)).position(differ) {
         panic!(
             "{dtype} {what}, {simd:?}, block {at}:\nfound    {:02x?}\nexpected {:02x?}",
             &found[at * size..][..size],

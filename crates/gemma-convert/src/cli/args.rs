@@ -105,7 +105,7 @@ pub(crate) enum Command {
     /// Put finished GGUF files where other programs find them
     #[command(after_help = examples::PACK)]
     Pack(Pack),
-    /// List the recipes, with the size of each for a model
+    /// List the recipes, with the size of each for a model, and the recipes of releases
     #[command(after_help = examples::RECIPES)]
     Recipes(List),
     /// List the presets of llama-quantize, with the size of each for a model

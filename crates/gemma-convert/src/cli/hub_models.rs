@@ -39,10 +39,7 @@ pub(crate) fn fetch(args: &mut Args) -> Result<Fetched> {
     let mut fetched = Fetched::default();
     for slot in args.command.models() {
         let ModelArgument::Hub(model) = ModelArgument::parse(slot.path.as_os_str())? else { continue };
-        let hub = match &fetched.hub {
-            Some(hub) => hub,
-            None => fetched.hub.insert(open(options)?),
-        };
+        let hub = opened(&mut fetched.hub, options)?;
         // an adapter has a history of its own
         let typed = slot.path.to_str().unwrap_or_default();
         let model = if slot.is_adapter { model } else { at_revision(model, typed, options)? };
@@ -65,8 +62,8 @@ pub(crate) fn fetch(args: &mut Args) -> Result<Fetched> {
             *source = Some(record(snapshot));
         }
     }
-    if let (Some(hub), Command::Release(release)) = (&fetched.hub, &mut args.command) {
-        find_assistant(hub, release)?;
+    if let Command::Release(release) = &mut args.command {
+        find_assistant(&mut fetched, options, release)?;
     }
     Ok(fetched)
 }
@@ -125,22 +122,37 @@ impl StreamedFiles for Shards<'_> {
     }
 }
 
-/// The assistant of a released model has the model's id with `-assistant` after it. A model of others may have none.
-fn find_assistant(hub: &Hub, release: &mut Release) -> Result<()> {
-    let Some(source) = release.source.as_ref().filter(|_| release.assistant.is_none()) else { return Ok(()) };
-    if !release.job()?.makes_draft()? {
-        return Ok(());
-    }
-    let model = HubModel::new(&format!("{}-assistant", source.repository), MAIN)?;
+/// The assistant that the release recipe names; else the model's id with `-assistant` after it, which a model of others may not
+/// have.
+fn find_assistant(fetched: &mut Fetched, options: &HubOptions, release: &mut Release) -> Result<()> {
+    let job = release.job()?;
+    let Some(draft) = job.draft()?.filter(|_| release.assistant.is_none()) else { return Ok(()) };
+    let named = draft.assistant.map(|named| ModelArgument::parse(named.as_ref())).transpose()?;
+    let is_named = named.is_some();
+    let model = match (named, &release.source) {
+        (Some(ModelArgument::Hub(model)), _) => model,
+        (None, Some(source)) => HubModel::new(&format!("{}-assistant", source.repository), MAIN)?,
+        _ => return Ok(()),
+    };
+    job.check()?;
+    let hub = opened(&mut fetched.hub, options)?;
     match hub.fetch(&model, 0, &Console::default()) {
         Ok(snapshot) => {
             release.assistant = Some(snapshot.folder.clone());
             release.assistant_source = Some(record(snapshot));
             Ok(())
         }
-        Err(error) if error.kind() == ErrorKind::Missing || hub.settings().offline => Ok(()),
+        Err(error) if !is_named && (error.kind() == ErrorKind::Missing || hub.settings().offline) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// The hub, opened when it is first needed.
+fn opened<'a>(hub: &'a mut Option<Hub>, options: &HubOptions) -> Result<&'a Hub> {
+    Ok(match hub {
+        Some(hub) => hub,
+        None => hub.insert(open(options)?),
+    })
 }
 
 fn open(options: &HubOptions) -> Result<Hub> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use checkpoint::Checkpoint;
-use plan::{Preset, Recipe, Request, preset_names};
+use plan::{Preset, Recipe, ReleaseRecipe, Request, preset_names};
 use quant::Simd;
 use tensor::{Error, Result};
 
@@ -32,6 +32,12 @@ pub fn recipes(model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
         (CatalogueEntry { name, about, size: None }, text)
     });
     with_sizes(all.collect(), model)
+}
+
+/// The embedded release recipes. A release has no size of its own: it depends on what the model has.
+pub fn release_recipes() -> Vec<CatalogueEntry> {
+    let entry = |(name, about)| CatalogueEntry { name, about, size: None };
+    ReleaseRecipe::embedded().into_iter().map(entry).collect()
 }
 
 /// The presets of llama-quantize. With a checkpoint folder, the size of each for that model.

@@ -29,7 +29,7 @@ mod verification_steps;
 pub use adapter_conversion::{AdapterConvert, AdapterConverted, ConvertedPair, DroppedPair};
 pub use bundle::{ConvertBundle, ConvertedBundle};
 pub use calibration::{Calibrate, Calibrated};
-pub use catalogue::{CatalogueEntry, presets, recipes};
+pub use catalogue::{CatalogueEntry, presets, recipes, release_recipes};
 pub use conversion::{Convert, Converted};
 pub use draft_extraction::DraftExtract;
 pub use drafts::DraftConvert;

@@ -14,7 +14,7 @@ use checkpoint::{Adapter, ModelCard};
 use gemma::towers::Towers;
 use gemma::{ModelSpec, hub_title};
 use pack::hub_files::HubRole;
-use plan::{HubSource, ReleaseRecipe, Request, Thresholds, release_name};
+use plan::{HubSource, ReleaseDraft, ReleaseRecipe, Request, Thresholds, release_name};
 use runtime::Compute;
 use tensor::{Error, Result};
 use text::MediaFile;
@@ -43,8 +43,8 @@ pub struct Release {
     pub adapters: Vec<Adapter>,
     /// The repository of the hub from which the checkpoint came.
     pub source: Option<HubSource>,
-    /// The checkpoint folder of the assistant, the draft model. The default is a folder beside the checkpoint with the same name and
-    /// `-assistant`, if there is one.
+    /// The checkpoint folder of the assistant, the draft model. The default is that of the release recipe, else a folder beside the
+    /// checkpoint with the same name and `-assistant`, if there is one.
     pub assistant: Option<PathBuf>,
     /// The repository of the hub from which the assistant came.
     pub assistant_source: Option<HubSource>,
@@ -139,12 +139,13 @@ impl Release {
         self.draft_requests(&recipe).map(drop)
     }
 
-    /// Whether the release recipe has a draft model.
+    /// The draft model of the release recipe, if it has one.
     ///
     /// # Errors
     /// `Recipe` for an unknown or broken release recipe.
-    pub fn makes_draft(&self) -> Result<bool> {
-        Ok(!self.release_recipe()?.draft.is_empty())
+    pub fn draft(&self) -> Result<Option<ReleaseDraft>> {
+        let draft = self.release_recipe()?.draft;
+        Ok((!draft.types.is_empty()).then_some(draft))
     }
 
     /// Makes the release. Files that fail the verification stay in the folder, without model card and checksums.
@@ -241,15 +242,16 @@ impl Release {
 
     /// The folder of the draft model.
     fn assistant(&self, recipe: &ReleaseRecipe, progress: &dyn Progress) -> Option<PathBuf> {
-        if recipe.draft.is_empty() {
+        if recipe.draft.types.is_empty() {
             return None;
         }
+        let named = || recipe.draft.assistant.as_ref().map(PathBuf::from);
         let beside = || {
             let name = self.model.file_name()?.to_str()?;
             let folder = self.model.with_file_name(format!("{name}-assistant"));
             folder.join("config.json").is_file().then_some(folder)
         };
-        let found = self.assistant.clone().or_else(beside);
+        let found = self.assistant.clone().or_else(named).or_else(beside);
         if found.is_none() {
             progress
                 .note("no assistant is known for this model (‹assistant›): the release has no draft model");
@@ -335,5 +337,5 @@ pub(super) fn text_recipes(recipe: &ReleaseRecipe) -> RecipeOptions {
 }
 
 pub(super) fn draft_recipes(recipe: &ReleaseRecipe) -> RecipeOptions {
-    RecipeOptions { presets: recipe.draft.clone(), ..RecipeOptions::default() }
+    RecipeOptions { presets: recipe.draft.types.clone(), ..RecipeOptions::default() }
 }

@@ -121,20 +121,16 @@ pub(crate) fn create_folders(path: &Path) -> Result<()> {
         Err(_) if path.is_dir() => return Ok(()), // another program was faster
         Err(e) => return Err(fail(e)),
     }
-    let folder = File::open(path).map_err(fail)?;
-    system::make_searchable(&folder).map_err(fail)?;
-    if let Some(Ok(parent)) = path.parent().map(fs::metadata) {
-        system::give_to_owner(&folder, &parent);
-    }
-    Ok(())
+    system::share_folder(path).map_err(fail)
 }
 
 /// Owners and permissions, where the system has them.
 #[cfg(unix)]
 mod system {
-    use std::fs::{File, Metadata, Permissions};
+    use std::fs::{self, File, Metadata, Permissions};
     use std::io;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+    use std::path::Path;
 
     /// Whether a hard link of a file serves the owner of `folder`, who may be another user.
     pub(super) fn can_share(file: &Metadata, folder: &Metadata) -> bool {
@@ -145,8 +141,14 @@ mod system {
         file.set_permissions(Permissions::from_mode(0o644))
     }
 
-    pub(super) fn make_searchable(folder: &File) -> io::Result<()> {
-        folder.set_permissions(Permissions::from_mode(0o755))
+    /// A new folder can be searched by all, and belongs to the owner of the folder that contains it.
+    pub(super) fn share_folder(path: &Path) -> io::Result<()> {
+        let folder = File::open(path)?;
+        folder.set_permissions(Permissions::from_mode(0o755))?;
+        if let Some(Ok(parent)) = path.parent().map(fs::metadata) {
+            give_to_owner(&folder, &parent);
+        }
+        Ok(())
     }
 
     /// Only the superuser may: others keep what they make, which Ollama can read.
@@ -162,6 +164,7 @@ mod system {
 mod system {
     use std::fs::{File, Metadata};
     use std::io;
+    use std::path::Path;
 
     pub(super) fn can_share(_: &Metadata, _: &Metadata) -> bool {
         true
@@ -171,7 +174,7 @@ mod system {
         Ok(())
     }
 
-    pub(super) fn make_searchable(_: &File) -> io::Result<()> {
+    pub(super) fn share_folder(_: &Path) -> io::Result<()> {
         Ok(())
     }
 

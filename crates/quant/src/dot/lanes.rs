@@ -11,7 +11,7 @@ pub(super) trait Lanes16: Copy {
 }
 
 /// Conversion of stored codes to lanes.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) trait Widen: Lanes16 {
     fn store(self) -> [f32; 16];
     /// All lanes with the value of one f16, given its bits.

@@ -8,11 +8,9 @@
 
 use std::arch::x86_64::*;
 
-use tensor::DType;
-
+use super::Job;
 use super::lanes::{Lanes16, Widen};
-use super::unpack::{self, Unpack};
-use super::{Job, Sums};
+use super::rows::by_type;
 
 /// # Safety
 /// The CPU must have these parts of AVX-512.
@@ -26,42 +24,6 @@ pub(super) fn avx512<const V: usize>(job: &Job<'_>, y: &mut [f32]) {
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn avx2<const V: usize>(job: &Job<'_>, y: &mut [f32]) {
     by_type::<Two, V>(job, y);
-}
-
-#[inline(always)]
-fn by_type<W: Widen, const V: usize>(job: &Job<'_>, y: &mut [f32]) {
-    match job.codec.dtype() {
-        DType::Q4_0 => rows::<W, unpack::Q4_0, V>(job, y),
-        DType::Q8_0 => rows::<W, unpack::Q8_0, V>(job, y),
-        DType::Q4_K => rows::<W, unpack::Q4K, V>(job, y),
-        DType::Q6_K => rows::<W, unpack::Q6K, V>(job, y),
-        DType::F16 => rows::<W, unpack::F16, V>(job, y),
-        DType::BF16 => rows::<W, unpack::Bf16, V>(job, y),
-        _ => job.decoded::<W, V>(y),
-    }
-}
-
-#[inline(always)]
-fn rows<W: Widen, U: Unpack, const V: usize>(job: &Job<'_>, y: &mut [f32]) {
-    for (row, y) in job.rows.chunks_exact(job.row_bytes).zip(y.as_chunks_mut::<V>().0) {
-        let mut sums = Sums::<W, V>::new();
-        let blocks = row.chunks_exact(U::BYTES);
-        let rest = blocks.remainder();
-        for (first, bytes) in (0..).step_by(U::LEN).zip(blocks) {
-            let block = U::open::<W>(bytes);
-            for n in 0..U::LEN / 32 {
-                sums.add(U::lanes::<W>(&block, n), job.x, job.cols, first + 32 * n);
-            }
-        }
-        // the plain types have values of two bytes
-        if U::PLAIN && !rest.is_empty() {
-            let mut bytes = [0; 64];
-            bytes[..rest.len()].copy_from_slice(rest);
-            let w = U::lanes::<W>(&U::open::<W>(&bytes), 0);
-            sums.add_rest(w, job.x, job.cols, job.cols - rest.len() / 2);
-        }
-        *y = sums.fold();
-    }
 }
 
 /// One AVX-512 register.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use gemma_convert::{Chunks, HubSource, Result, TextOptions, Thresholds};
+use gemma_convert::{Chunks, Error, HubSource, Result, TextOptions, Thresholds};
 
 use super::jobs::{images_and_sounds, memory, out};
 use super::{Arithmetic, CalibrationText, Lora};
@@ -22,8 +22,8 @@ pub(crate) struct Release {
     /// Release recipe: default, ggml-org, offload, or a file
     #[arg(long, value_name = "NAME|FILE", default_value = "default")]
     recipe: String,
-    /// Checkpoint folder or hub id of the assistant, the draft model; by default the model's id or folder with -assistant
-    /// after it
+    /// Checkpoint folder or hub id of the assistant, the draft model; by default that of the recipe, else the model's id or
+    /// folder with -assistant after it
     #[arg(long, value_name = "MODEL")]
     pub(crate) assistant: Option<PathBuf>,
     /// The repository from which the assistant was downloaded.
@@ -71,6 +71,9 @@ pub(crate) struct Release {
     /// Keep artifacts that exist already, complete and made by the same plan: continues a release that was interrupted
     #[arg(long)]
     skip_existing: bool,
+    /// Of `convert` alone; refused with an explanation.
+    #[arg(long, hide = true)]
+    stream: bool,
     /// Do not flush outputs to disk: a power cut may lose them; a killed run still leaves no incomplete file
     #[arg(long)]
     no_sync: bool,
@@ -84,7 +87,13 @@ impl Release {
         self.repository.as_deref()
     }
 
+    /// # Errors
+    /// `Recipe` for `--stream` and for options that do not parse.
     pub(crate) fn job(&self) -> Result<gemma_convert::Release> {
+        if self.stream {
+            return Err(Error::recipe("--stream", "a release reads the weights several times: to convert and to verify")
+                .help("Leave the option out: the checkpoint is downloaded once. `convert --stream` makes files without a copy of it."));
+        }
         Ok(gemma_convert::Release {
             model: self.model.clone(),
             adapters: self.lora.lora.clone(),

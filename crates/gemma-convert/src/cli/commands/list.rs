@@ -1,21 +1,28 @@
-//! `recipes` and `types`: the available names, and the size of each for a model.
+//! `recipes` and `types`: the available names, and the size of each for a model. `recipes` also lists those of releases.
 
 use gemma_convert::{CatalogueEntry, Result};
 use report::{Table, grouped};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::args;
 use crate::cli::outcome::Output;
 
 pub(crate) fn recipes(args: &args::List) -> Result<Output> {
-    Ok(list("recipe", "purpose", &gemma_convert::recipes(args.model.as_deref())?, args.model.is_some()))
+    let all = gemma_convert::recipes(args.model.as_deref())?;
+    let (text, recipes) = list("recipe", "purpose", &all, args.model.is_some());
+    let (of_releases, releases) = list("release recipe", "purpose", &gemma_convert::release_recipes(), false);
+    let json = json!({ "recipes": recipes, "release_recipes": releases });
+    Ok(Output::new(format!("{text}\n{of_releases}"), json))
 }
 
 pub(crate) fn types(args: &args::List) -> Result<Output> {
-    Ok(list("type", "about", &gemma_convert::presets(args.model.as_deref())?, args.model.is_some()))
+    let all = gemma_convert::presets(args.model.as_deref())?;
+    let (text, types) = list("type", "about", &all, args.model.is_some());
+    Ok(Output::new(text, json!({ "types": types })))
 }
 
-fn list(kind: &str, about: &str, entries: &[CatalogueEntry], with_sizes: bool) -> Output {
+/// The table, and its rows as JSON.
+fn list(kind: &str, about: &str, entries: &[CatalogueEntry], with_sizes: bool) -> (String, Vec<Value>) {
     let mut table = match with_sizes {
         true => Table::new(&[kind, "bytes", "bits per weight", about]),
         false => Table::new(&[kind, about]),
@@ -35,7 +42,5 @@ fn list(kind: &str, about: &str, entries: &[CatalogueEntry], with_sizes: bool) -
         table.row(cells);
         rows.push(row);
     }
-    let mut json = json!({});
-    json[format!("{kind}s")] = rows.into();
-    Output::new(table.render(), json)
+    (table.render(), rows)
 }

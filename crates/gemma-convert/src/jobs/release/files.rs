@@ -44,7 +44,7 @@ impl ReleaseFile {
                 format!("recipe {}", request.name),
                 "the draft model of a release is that of the release recipe",
             )
-            .help("Leave [draft] out of the recipe, and name the types in `draft` of the release recipe."));
+            .help("Leave [draft] out of the recipe, and name types and assistant in [draft] of the release recipe."));
         }
         let preset = &request.recipe.types.preset;
         let is_plain = preset.eq_ignore_ascii_case(&request.name) || request.name.starts_with("mmproj-");

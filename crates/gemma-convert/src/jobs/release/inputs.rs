@@ -68,13 +68,9 @@ impl Release {
 /// # Errors
 /// `Recipe` for anything but `owner/name`.
 pub(super) fn check_repository(repository: &str) -> Result<()> {
-    let is_word = |word: &str| {
-        word.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    match repository.split_once('/') {
-        Some((owner, name)) if is_word(owner) && is_word(name) => Ok(()),
-        _ => Err(Error::recipe("‹repository›", "not a repository of the hub")
-            .expected("owner/name, of letters, digits, '-', '_' and '.'", format!("{repository:?}"))),
+    if base::is_repository_id(repository) {
+        return Ok(());
     }
+    Err(Error::recipe("‹repository›", "not a repository of the hub")
+        .expected("owner/name, of letters, digits, '-', '_' and '.'", format!("{repository:?}")))
 }

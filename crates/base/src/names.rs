@@ -1,0 +1,66 @@
+//! Names in files and arguments: paths inside a folder, repositories of the Hugging Face hub.
+
+/// Longest owner or name of a repository.
+const MOST_PART: usize = 96;
+
+/// True if `name` is a relative path inside its folder in normal form: `a/b`, not `a/../b`.
+pub fn is_plain_name(name: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    name.split('/').all(plain) && !name.contains(['\0', '\\'])
+}
+
+/// True if the hub permits `text` as the id of a repository, `owner/name`. Source: `validate_repo_id` of huggingface_hub.
+pub fn is_repository_id(text: &str) -> bool {
+    let part = |part: &str| {
+        let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let ends = |c: char| "-.".contains(c);
+        (1..=MOST_PART).contains(&part.len())
+            && part.chars().all(letter)
+            && !part.starts_with(ends)
+            && !part.ends_with(ends)
+    };
+    let outside = text.contains("--") || text.contains("..") || text.ends_with(".git");
+    text.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name)) && !outside
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_names_stay_inside() {
+        for name in ["model.safetensors", "a/b.gguf", "..a", "a..", "é"] {
+            assert!(is_plain_name(name), "{name}");
+        }
+        for name in ["", "/a", "a/", "..", "a/..", "../a", "a//b", "./a", "a/./b", "a\0", "a\\b"] {
+            assert!(!is_plain_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn repositories_are_those_of_the_hub() {
+        let long = "a".repeat(97);
+        for good in ["a/b", "google/gemma-4-E2B-it", "_/__", "A.b/c_d", &format!("a/{}", &long[1..])] {
+            assert!(is_repository_id(good), "{good}");
+        }
+        for bad in [
+            "",
+            "a",
+            "/a",
+            "a/",
+            "a/b/c",
+            "a b/c",
+            "a/b@main",
+            "a--b/c",
+            "a/b..c",
+            "a/.b",
+            "-a/b",
+            "a/b-",
+            "a/b.git",
+            "a/ü",
+            &format!("a/{long}"),
+        ] {
+            assert!(!is_repository_id(bad), "{bad}");
+        }
+    }
+}
