@@ -64,6 +64,7 @@ pub use output::{OutputFile, PARTIAL, write_whole};
 pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};
 pub use random::SplitMix64;
+pub use read::{begins_with, open_regular, read_all, read_bounded, read_regular, read_text};
 pub use system::{Positioned, free_space, host_name, lockable, symlink};
 pub use unfinished::{Listed, abandon, keeps};
 pub use visible::{visible, visible_json, visible_line};
