@@ -183,13 +183,7 @@ fn encode(simd: Simd, wanted: &Wanted, to: &Use, values: &[f32], encoded: &mut V
 }
 
 /// Like [`encode`], for a tensor on or near a 4-bit quantization grid: repacks it and counts the blocks.
-fn repack(
-    simd: Simd,
-    wanted: &Wanted,
-    to: &Use,
-    values: &[f32],
-    encoded: &mut Vec<u8>,
-) -> Result<(), Flaw> {
+fn repack(simd: Simd, wanted: &Wanted, to: &Use, values: &[f32], encoded: &mut Vec<u8>) -> Result<(), Flaw> {
     let dtype = to.desc.dtype;
     encoded.resize(values.len() / dtype.block_len() * dtype.block_bytes(), 0);
     to.repacked.add(quant::repack_q4_0(simd, values, encoded));

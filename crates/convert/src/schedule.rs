@@ -161,9 +161,7 @@ impl<'a> Work<'a> {
                 importance: importance_of(stored, &tensor.desc, importance)?,
                 lattice: stored.lattice,
                 repacked: Count::default(),
-                rounded: rounded
-                    .get(artifact)
-                    .and_then(|source| find(source.as_deref()?, &tensor.desc)),
+                rounded: rounded.get(artifact).and_then(|source| find(source.as_deref()?, &tensor.desc)),
                 scale: scale_to(file, &tensor.desc),
                 change: stored.change.as_ref(),
             });

@@ -206,9 +206,10 @@ impl<'a> OnLattice<'a> {
             return Ok(());
         }
         let changed = changed(self.shards);
-        if self.mode == GridPolicy::Require && changed > 0 {
-            let problem =
-                format!("an adapter changes {changed} of the tensors to repack, which leaves them on no grid");
+        if self.mode == GridPolicy::Require && changed > 0 && self.on + self.moved > 0 {
+            let problem = format!(
+                "an adapter changes {changed} of the tensors to repack, which leaves them on no grid"
+            );
             return Err(Error::recipe("types.lattice", problem)
                 .expected("weights on a 4-bit quantization grid (QAT)", "weights with an adapter merged into them")
                 .help("‹set› types.lattice=near rounds them to the nearest grid; auto rounds them like all others."));
@@ -237,7 +238,9 @@ impl<'a> OnLattice<'a> {
         let mut notes = Vec::new();
         if self.mode != GridPolicy::Near {
             if self.moved > 0 {
-                notes.push(format!("{near}, and are rounded like all others: ‹set› types.lattice=near keeps it"));
+                notes.push(format!(
+                    "{near}, and are rounded like all others: ‹set› types.lattice=near keeps it"
+                ));
             }
             return notes;
         }

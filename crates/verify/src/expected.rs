@@ -12,8 +12,8 @@ use gemma::{Config, ModelSpec};
 use gguf::{GgufSet, Header, Metadata};
 use imatrix::Importance;
 use plan::{
-    Format, GivenImportance, GridPolicy, ImportanceSource, Lattice, Origin as PlannedOrigin, OutputTensor, Request,
-    Shards, TENSOR_DIGESTS,
+    Format, GivenImportance, GridPolicy, ImportanceSource, Lattice, Origin as PlannedOrigin, OutputTensor,
+    Request, Shards, TENSOR_DIGESTS,
 };
 use quant::Simd;
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};

@@ -155,8 +155,8 @@ impl Run<'_> {
         let target = |tensor: &plan::OutputTensor| {
             let grid = lattice(tensor);
             // weights on a quantization grid are repacked without loss
-            let rounds = grid != Some(Lattice::On)
-                && calibrate::supports_ldlq(config, tensor.role, tensor.desc.dtype);
+            let rounds =
+                grid != Some(Lattice::On) && calibrate::supports_ldlq(config, tensor.role, tensor.desc.dtype);
             let layer = tensor.layer.unwrap_or(layers);
             let desc = || tensor.desc.clone();
             rounds.then(|| QuantTarget { role: tensor.role, layer, desc: desc(), keeps_grid: grid.is_some() })

@@ -197,7 +197,8 @@ fn moved_weights_keep_their_grid() {
         repack_q4_0(Simd::detect(), x, out);
     };
     let ordinary = |x: &[f32], out: &mut [u8]| encode(Simd::detect(), DType::Q4_0, QK, x, None, out);
-    for (share, same, error) in [(0.02, 0.999, 0.02), (0.05, 0.999, 0.08), (0.1, 0.98, 0.3), (0.15, 0.8, 0.6)] {
+    for (share, same, error) in [(0.02, 0.999, 0.02), (0.05, 0.999, 0.08), (0.1, 0.98, 0.3), (0.15, 0.8, 0.6)]
+    {
         let (x, scales) = moved(share);
         let found = grid_scales(Simd::detect(), &x);
         let close = scales.iter().zip(&found).filter(|(a, b)| (*a / *b - 1.0).abs() < 0.04).count();
