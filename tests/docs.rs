@@ -64,7 +64,7 @@ macro_rules! pages {
 // name: page, the least number of commands that it has
 pages! {
     readme: "README.md", 12;
-    adapters: "docs/adapters.md", 7;
+    adapters: "docs/adapters.md", 8;
     budget: "docs/budget.md", 5;
     calibration: "docs/calibration.md", 1;
     choosing_a_type: "docs/choosing-a-type.md", 2;
@@ -83,7 +83,7 @@ pages! {
     ollama: "docs/ollama.md", 6;
     release: "docs/release.md", 4;
     plan: "docs/plan.md", 1;
-    qat: "docs/qat.md", 3;
+    qat: "docs/qat.md", 5;
     safetensors: "docs/safetensors.md", 4;
     verify: "docs/verify.md", 18;
     recipes: "recipes/README.md", 2;

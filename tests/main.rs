@@ -53,6 +53,7 @@ mod plans;
 mod preparation;
 mod protocol;
 mod qat;
+mod qat_tuned;
 mod quantised;
 #[cfg(feature = "hub")]
 mod release;

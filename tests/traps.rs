@@ -98,7 +98,7 @@ fn names_that_do_not_exist() {
         (
             "e2b",
             &["--recipe=q9_0"],
-            &["recipe \"q9_0\"", "q4_0-offload, q4_0-qat, q4_k_m", "Did you mean q5_0?"],
+            &["recipe \"q9_0\"", "q4_0-offload, q4_0-qat, q4_0-qat-tuned, q4_k_m", "Did you mean q5_0?"],
         ),
         ("e2b", &["--recipe=./absent.toml"], &["./absent.toml", "No such file"]),
         ("e2b", &[Q4_0, "--set=typo=1"], &["unknown field `typo`", "recipes/README.md"]),

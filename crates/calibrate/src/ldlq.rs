@@ -64,6 +64,8 @@ pub struct QuantTarget {
     pub layer: usize,
     /// Its name, shape and type in the output.
     pub desc: TensorDesc,
+    /// Its weights are close to a 4-bit quantization grid, on which it is rounded; its type is Q4_0.
+    pub keeps_grid: bool,
 }
 
 /// Quantizes tensors of a model with error feedback on a text, and keeps them in a store. Returns a report for each tensor.
@@ -223,7 +225,7 @@ impl<'a> Run<'a> {
         let model = Model::new(self.config, self.original.clone())?;
         let mut prepared = lm_head::prepare(&model, &self.streams, self.text.progress)?;
         let factors = factor(prepared.take_hessian(), DAMPING);
-        let desc = &targets[number].desc;
+        let QuantTarget { desc, keeps_grid, .. } = &targets[number];
         let original = self.original.global().get(lm_head::ROLE)?;
         let matrix = quantize_matrix::MatrixSource {
             dtype: desc.dtype,
@@ -231,6 +233,7 @@ impl<'a> Run<'a> {
             cols: desc.cols() as usize,
             read: &|row, out| original.read(row, &mut Vec::new(), out),
             held_out: &prepared.held_out,
+            keeps_grid: *keeps_grid,
             simd: self.text.compute.simd,
         };
         let chosen = [choose(&matrix, factors.as_ref(), &prepared)?];
@@ -293,7 +296,7 @@ impl<'a> Run<'a> {
                     let mut prepared = input.prepare(shared.as_ref().map(|shared| (shared, SHARED_TOKENS)));
                     let factors = factor(prepared.take_hessian(), DAMPING);
                     for (matrices, &number) in matrices.iter_mut().zip(numbers) {
-                        let QuantTarget { role, desc, .. } = &self.targets[number];
+                        let QuantTarget { role, desc, keeps_grid, .. } = &self.targets[number];
                         let original = self.original.layer(layer);
                         let original = original.get(role)?;
                         let rows = desc.rows() as usize / experts;
@@ -306,6 +309,7 @@ impl<'a> Run<'a> {
                             cols: cols as usize,
                             read: &read,
                             held_out: &prepared.held_out,
+                            keeps_grid: *keeps_grid,
                             simd: self.text.compute.simd,
                         };
                         matrices.push(choose(&matrix, factors.as_ref(), &prepared)?);

@@ -12,6 +12,8 @@ use crate::ldl::Factors;
 
 /// Rows that a thread quantizes at a time: enough for efficient matrix products.
 const ROWS: usize = 128;
+/// Weights that share a scale on a 4-bit quantization grid.
+const GRID_BLOCK: usize = 32;
 
 /// A quantized matrix.
 pub(crate) struct Rounded {
@@ -36,6 +38,8 @@ pub(crate) struct MatrixSource<'a> {
     /// Reads rows into the buffer, beginning with the given row.
     pub(crate) read: &'a (dyn Fn(u64, &mut [f32]) -> Result<()> + Sync),
     pub(crate) held_out: &'a HeldOut,
+    /// The weights are close to a 4-bit quantization grid, on which they are rounded.
+    pub(crate) keeps_grid: bool,
     /// Vector instructions of codecs.
     pub(crate) simd: Simd,
 }
@@ -53,7 +57,12 @@ pub(crate) fn quantize_ldlq(
 ) -> Result<Rounded> {
     let (dtype, simd) = (matrix.dtype, matrix.simd);
     by_rows(matrix, |first, weights, bytes| {
-        let Some(correction) = correction else { return round_rows(simd, dtype, factors, weights, bytes) };
+        // of the weights before the correction, which is not part of the grid
+        let scales = if matrix.keeps_grid { quant::grid_scales(simd, weights.values()) } else { Vec::new() };
+        let round = |weights: &Array2<f32>, bytes: &mut [u8]| {
+            round_rows(simd, dtype, factors, (weights, &scales), bytes)
+        };
+        let Some(correction) = correction else { return round(weights, bytes) };
         let mut corrected = correction.rows(first, weights.view(), residual);
         factors.solve(corrected.view_mut());
         corrected += weights;
@@ -61,17 +70,17 @@ pub(crate) fn quantize_ldlq(
             quant::encode(matrix.simd, dtype, matrix.cols, corrected.values(), None, bytes);
             return corrected;
         }
-        round_rows(simd, dtype, factors, &corrected, bytes)
+        round(&corrected, bytes)
     })
 }
 
-/// Quantizes rows panel by panel: the errors of earlier panels are fed back into the targets of the next one. Returns the
-/// quantized values.
+/// Quantizes rows panel by panel: the errors of earlier panels are fed back into the targets of the next one. `scales` are
+/// tried beside the usual ones, one for each block of 32 weights, if there are any. Returns the quantized values.
 fn round_rows(
     simd: Simd,
     dtype: DType,
     factors: &Factors,
-    weights: &Array2<f32>,
+    (weights, scales): (&Array2<f32>, &[f32]),
     bytes: &mut [u8],
 ) -> Array2<f32> {
     let (rows, cols) = weights.dim();
@@ -91,11 +100,13 @@ fn round_rows(
         let at = |value: usize| value / dtype.block_len() * dtype.block_bytes();
         for row in 0..rows {
             let span = row * cols + first..row * cols + first + len;
+            let blocks = span.start / GRID_BLOCK..span.end / GRID_BLOCK;
             let panel = Panel {
                 weights: &weights.values()[span.clone()],
                 targets: targets.row_values(row),
                 feedback: feedback.values(),
                 importance: &factors.diagonal[first..][..len],
+                scales: scales.get(blocks).unwrap_or_default(),
             };
             let out = &mut bytes[row * row_bytes..][at(first)..at(first + len)];
             quant::round_panel(simd, dtype, &panel, out, &mut values.values_mut()[span]);
@@ -105,13 +116,17 @@ fn round_rows(
     values
 }
 
-/// Quantizes a matrix by round-to-nearest (RTN) with importance, as llama-quantize does.
+/// Quantizes a matrix by round-to-nearest (RTN): with importance, as llama-quantize does, or on its own grid.
 ///
 /// # Errors
 /// `Io` and `Malformed` of the source of the weights.
 pub(crate) fn quantize_rtn(matrix: &MatrixSource<'_>, importance: Option<&[f32]>) -> Result<Rounded> {
     by_rows(matrix, |_, weights, bytes| {
-        quant::encode(matrix.simd, matrix.dtype, matrix.cols, weights.values(), importance, bytes);
+        if matrix.keeps_grid {
+            quant::repack_q4_0(matrix.simd, weights.values(), bytes);
+        } else {
+            quant::encode(matrix.simd, matrix.dtype, matrix.cols, weights.values(), importance, bytes);
+        }
         let mut values = Array2::zeros(weights.raw_dim());
         quant::decode(matrix.simd, matrix.dtype, bytes, values.values_mut());
         values
@@ -242,7 +257,7 @@ mod tests {
         // every block has the largest weight, so that Q8_0's scales are about those of the naive grid
         weights.iter_mut().step_by(32).for_each(|w| *w = 0.1);
         let mut bytes = vec![0; rows * n / 32 * DType::Q8_0.block_bytes()];
-        let values = round_rows(Simd::detect(), DType::Q8_0, &factors, &weights, &mut bytes);
+        let values = round_rows(Simd::detect(), DType::Q8_0, &factors, (&weights, &[]), &mut bytes);
         let mut decoded = vec![0.0; rows * n];
         quant::decode(Simd::Scalar, DType::Q8_0, &bytes, &mut decoded);
         assert_eq!(decoded, values.values());

@@ -5,7 +5,6 @@ use quant::Simd;
 use tensor::{DType, Error, Result};
 
 use crate::fp8_scales::Divided;
-use crate::repack_counts::Count;
 use crate::schedule::{Use, Wanted, rows_of_matrix};
 
 /// The values of the block that a worker has read. Encoders get a shared reference, so that no artifact of a run can
@@ -113,8 +112,8 @@ impl Scratch {
             None => values,
         };
         let values = by_way_of(to.via, simd, wanted.cols, values, narrow, rounded);
-        if let Some(count) = &to.lattice {
-            return repack(simd, wanted, to, count, values, encoded);
+        if to.lattice.is_some() {
+            return repack(simd, wanted, to, values, encoded);
         }
         if to.importance.is_some() {
             return encode_weighted(simd, wanted, to, first, values, weights, encoded);
@@ -183,18 +182,11 @@ fn encode(simd: Simd, wanted: &Wanted, to: &Use, values: &[f32], encoded: &mut V
     }
 }
 
-/// Like [`encode`], for a tensor on a 4-bit quantization grid: repacks it and counts the blocks.
-fn repack(
-    simd: Simd,
-    wanted: &Wanted,
-    to: &Use,
-    count: &Count,
-    values: &[f32],
-    encoded: &mut Vec<u8>,
-) -> Result<(), Flaw> {
+/// Like [`encode`], for a tensor on or near a 4-bit quantization grid: repacks it and counts the blocks.
+fn repack(simd: Simd, wanted: &Wanted, to: &Use, values: &[f32], encoded: &mut Vec<u8>) -> Result<(), Flaw> {
     let dtype = to.desc.dtype;
     encoded.resize(values.len() / dtype.block_len() * dtype.block_bytes(), 0);
-    count.add(quant::repack_q4_0(simd, values, encoded));
+    to.repacked.add(quant::repack_q4_0(simd, values, encoded));
     match quant::invalid_block(dtype, encoded) {
         Some(_) if wanted.finite => Err(overflow(wanted, dtype, values)),
         _ => Ok(()),

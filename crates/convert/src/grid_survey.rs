@@ -1,5 +1,5 @@
 //! A survey of checkpoint tensors: whether they are already on a 4-bit quantization grid, as weights of
-//! quantization-aware training (QAT) are. It judges by a sample of blocks.
+//! quantization-aware training (QAT) are, or close to one, as after fine-tuning. It judges by a sample of blocks.
 
 use std::collections::HashMap;
 
@@ -37,12 +37,7 @@ pub fn survey_grid(
 fn survey_one(simd: Simd, checkpoint: &Checkpoint, index: usize) -> Result<Option<GridSurvey>> {
     let Some(desc) = checkpoint.tensors().get(index) else { return Ok(None) };
     let plain = matches!(desc.dtype, DType::BF16 | DType::F16 | DType::F32);
-    // a sum with an adapter's product is on no grid
-    if !plain
-        || checkpoint.is_adapted(index)
-        || checkpoint.encoding(index).is_some()
-        || !desc.cols().is_multiple_of(BLOCK)
-    {
+    if !plain || checkpoint.encoding(index).is_some() || !desc.cols().is_multiple_of(BLOCK) {
         return Ok(None);
     }
     let (blocks, cols, size) = (desc.elements() / BLOCK, desc.cols(), desc.dtype.block_bytes() as u64);
@@ -64,9 +59,8 @@ fn survey_one(simd: Simd, checkpoint: &Checkpoint, index: usize) -> Result<Optio
             quant::encode(simd, DType::BF16, values.len(), &values, None, &mut bytes);
             quant::decode(simd, DType::BF16, &bytes, &mut values);
         }
-        let seen = quant::survey(simd, &values);
-        all = GridSurvey { telling: all.telling + seen.telling, on: all.on + seen.on };
-        if all.telling >= PIECE / 2 && all.on * 2 < all.telling {
+        all += quant::survey(simd, &values);
+        if all.telling >= PIECE / 2 && !all.may_be_moved() {
             break;
         }
     }

@@ -1,7 +1,7 @@
 //! Encoding of a single tensor as in a run, for callers that need the expected bytes.
 
 use imatrix::Entry;
-use plan::{Pieces, StoredTensor};
+use plan::{Lattice, Pieces, StoredTensor};
 use quant::Simd;
 use tensor::{DType, TensorDesc};
 
@@ -15,8 +15,8 @@ use crate::schedule::{ScaleTo, Use, Wanted, rows_of_matrix};
 pub struct Steps<'a> {
     /// The intermediate type that the values are rounded to first.
     pub via: Option<DType>,
-    /// The values are on a 4-bit quantization grid and are repacked.
-    pub lattice: bool,
+    /// The 4-bit quantization grid that the values keep.
+    pub lattice: Option<Lattice>,
     /// The imatrix entry.
     pub importance: Option<&'a Entry>,
     /// Kind of the separately stored scales.
@@ -74,7 +74,8 @@ impl<'a> Encoding<'a> {
             row_bytes: desc.row_bytes(),
             via: steps.via,
             importance: steps.importance,
-            lattice: steps.lattice.then(Count::default),
+            lattice: steps.lattice,
+            repacked: Count::default(),
             rounded: None,
             scale: match steps.scales {
                 Scales::None => None,

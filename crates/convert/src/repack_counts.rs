@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use plan::RepackedTensor;
+use plan::{Lattice, RepackedTensor};
 
 use crate::schedule::Work;
 
@@ -29,7 +29,10 @@ impl Count {
 pub(crate) fn repacked(work: &Work<'_>, targets: usize) -> Vec<Vec<RepackedTensor>> {
     let mut all = vec![Vec::new(); targets];
     for to in work.wanted.iter().flat_map(|wanted| &wanted.uses) {
-        let Some(count) = &to.lattice else { continue };
+        if to.lattice != Some(Lattice::On) {
+            continue;
+        }
+        let count = &to.repacked;
         let [blocks, exact, near] =
             [&count.blocks, &count.exact, &count.near].map(|count| count.load(Ordering::Relaxed));
         all[to.target].push(RepackedTensor { tensor: to.desc.name.clone(), blocks, exact, near });

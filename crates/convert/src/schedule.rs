@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use imatrix::{Entry, Importance};
-use plan::{Origin, Plan, PlannedFile, StoredChange, StoredPiece, StoredScale, StoredTensor};
+use plan::{Lattice, Origin, Plan, PlannedFile, StoredChange, StoredPiece, StoredScale, StoredTensor};
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::fp8_scales::Largest;
@@ -58,8 +58,10 @@ pub(crate) struct Use<'a> {
     pub(crate) via: Option<DType>,
     /// The imatrix entry.
     pub(crate) importance: Option<&'a Entry>,
-    /// Counts of the blocks, for a tensor that is repacked from a 4-bit quantization grid.
-    pub(crate) lattice: Option<Count>,
+    /// The 4-bit quantization grid that the values keep.
+    pub(crate) lattice: Option<Lattice>,
+    /// Counts of the blocks of a tensor on such a grid.
+    pub(crate) repacked: Count,
     /// The source and index of the already encoded tensor, after calibrated quantization.
     pub(crate) rounded: Option<(&'a dyn TensorSource, usize)>,
     /// The scales to write with the tensor.
@@ -164,12 +166,9 @@ impl<'a> Work<'a> {
                 row_bytes,
                 via: stored.via,
                 importance: importance_of(stored, &tensor.desc, importance)?,
-                lattice: stored.lattice.then(Count::default),
-                // repacking is exact: the calibrated tensor is not used
-                rounded: rounded
-                    .get(artifact)
-                    .filter(|_| !stored.lattice)
-                    .and_then(|source| find(source.as_deref()?, &tensor.desc)),
+                lattice: stored.lattice,
+                repacked: Count::default(),
+                rounded: rounded.get(artifact).and_then(|source| find(source.as_deref()?, &tensor.desc)),
                 scale: scale_to(file, &tensor.desc),
                 change: stored.change.as_ref(),
             });

@@ -1,8 +1,7 @@
 //! Fit into a memory limit: of an artifact, the largest context, and the embedded recipes.
 
 use gemma::ModelSpec;
-use plan::{Artifact, Format, GridPolicy, Recipe, Request, Shards, plan};
-use quant::GridSurvey;
+use plan::{Artifact, Format, Recipe, Request, Shards, plan};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tensor::Result;
@@ -67,8 +66,7 @@ pub fn verdict(
         if recipe.output.format == Format::Mmproj {
             continue; // no text model
         }
-        if recipe.types.lattice == GridPolicy::Require && !shards.surveys.values().any(GridSurvey::is_on_grid)
-        {
+        if !recipe.types.lattice.accepts(shards) {
             continue; // it refuses these weights
         }
         let request = Request::new(&name, recipe, "model");

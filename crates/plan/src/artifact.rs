@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{DType, TensorDesc};
 
 use crate::budget::Allocation;
+use crate::grid::Lattice;
 use crate::imatrix::ImportanceSource;
 use crate::manifest::AdapterEntry;
 use crate::offload::Offloaded;
@@ -171,9 +172,9 @@ pub struct StoredTensor {
     /// The quantization uses the importance matrix.
     #[serde(rename = "steered", skip_serializing_if = "std::ops::Not::not")]
     pub uses_imatrix: bool,
-    /// The values are on a 4-bit quantization grid and are repacked as Q4_0.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub lattice: bool,
+    /// The values are on a 4-bit quantization grid, or were moved from one, and become Q4_0 on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lattice: Option<Lattice>,
     /// The change of the values of a tower's tensor before encoding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<StoredChange>,

@@ -118,16 +118,16 @@ fn choose(
         }
         let source = shards.tensors[*index].dtype;
         let Decision { dtype, mut why, free } =
-            rules.choose(slot, place, source, lattice.keeps(*index), notes)?;
+            rules.choose(slot, place, source, lattice.keeps(*index).is_some(), notes)?;
         let desc = TensorDesc::new(&slot.gguf, dtype, gguf::ggml_shape(&slot.shape))?;
         let mut stored = stored(shards, *index, via(model, source, dtype, recipe));
-        if let Some(kept) = lattice.sees(*index, slot.role, dtype) {
+        if let Some((kept, reason)) = lattice.sees(*index, slot.role, dtype) {
             // the grid is compared with BF16 values
-            (stored.lattice, stored.via) = (true, (source != DType::BF16).then_some(DType::BF16));
-            why = kept;
+            (stored.lattice, stored.via) = (Some(kept), (source != DType::BF16).then_some(DType::BF16));
+            why = reason;
         }
         if let Some(matcher) = &mut matcher {
-            stored.uses_imatrix = matcher.applies_to(&desc, slot.role, stored.lattice)?;
+            stored.uses_imatrix = matcher.applies_to(&desc, slot.role, stored.lattice.is_some())?;
         }
         chosen.push(Chosen {
             desc,

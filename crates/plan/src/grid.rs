@@ -1,13 +1,14 @@
-//! Weights on a 4-bit quantization grid, as quantisation-aware training (QAT) leaves them: the choice of tensors to
-//! survey and to repack, and the notes about them. The survey itself, a sample of blocks, is read by the caller.
+//! Weights on a 4-bit quantization grid, as quantisation-aware training (QAT) leaves them, or moved off it by fine-tuning: the
+//! choice of tensors to survey and to repack, and the notes about them. The survey itself, a sample of blocks, is read by the
+//! caller.
 //!
-//! Repacking as Q4_0 is lossless for such a tensor; the ordinary encoder of Q4_0 loses most of the gain of the
-//! training.
+//! Repacking as Q4_0 is lossless for a tensor on a grid; the ordinary encoder of Q4_0 loses most of the gain of the training.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use gemma::{ModelSpec, TypePolicy};
 use quant::GridSurvey;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Error, Result};
 
@@ -27,6 +28,41 @@ pub enum GridPolicy {
     Auto,
     /// They are repacked as Q4_0, and a checkpoint without such weights is refused.
     Require,
+    /// They are repacked as Q4_0, and weights that fine-tuning moved off a grid become Q4_0 on the nearest one. A checkpoint
+    /// with neither is refused.
+    Near,
+}
+
+impl GridPolicy {
+    /// Whether the surveyed weights are what the policy requires.
+    pub fn accepts(self, shards: &Shards<'_>) -> bool {
+        let any = || shards.surveys.values().any(|survey| self.keeps(survey).is_some());
+        match self {
+            GridPolicy::Off | GridPolicy::Auto => true,
+            GridPolicy::Require => any() && changed(shards) == 0,
+            GridPolicy::Near => any(),
+        }
+    }
+
+    /// The grid that a tensor keeps.
+    fn keeps(self, survey: &GridSurvey) -> Option<Lattice> {
+        match self {
+            GridPolicy::Off => None,
+            _ if survey.is_on_grid() => Some(Lattice::On),
+            GridPolicy::Near if survey.is_moved() => Some(Lattice::Moved),
+            _ => None,
+        }
+    }
+}
+
+/// The place of a tensor's values to a 4-bit quantization grid that they keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Lattice {
+    /// On the grid: they are repacked without loss.
+    On,
+    /// Moved off the grid by fine-tuning: they are rounded to the nearest one.
+    Moved,
 }
 
 /// The indices of the tensors that need a [`GridSurvey`] to plan `requests`: those whose type a recipe chooses, in
@@ -52,20 +88,27 @@ fn asks(recipe: &Recipe, preset: Option<&Preset>) -> bool {
     recipe.output.format == Format::Gguf && (recipe.types.lattice != GridPolicy::Off || quantises)
 }
 
-/// Decides which tensors are repacked from their grid, and counts them.
+/// Number of surveyed tensors that an adapter changes, and that are on no grid.
+fn changed(shards: &Shards<'_>) -> usize {
+    let surveys = shards.adapted.iter().filter_map(|index| shards.surveys.get(index));
+    surveys.filter(|survey| !survey.is_on_grid()).count()
+}
+
+/// Decides which tensors keep their grid, and counts them.
 pub(crate) struct OnLattice<'a> {
     mode: GridPolicy,
-    /// Empty if the recipe needs no survey.
-    surveys: &'a HashMap<usize, GridSurvey>,
+    /// With surveys, unless the recipe needs none.
+    shards: &'a Shards<'a>,
     asks: bool,
-    /// Tensors that adapters change.
-    adapted: &'a HashSet<usize>,
-    /// Number of tensors that are not surveyed, because an adapter changes them.
-    changed: usize,
+    /// Moved tensors are quantised with error feedback.
+    feeds_back: bool,
     /// Number of tensors on a grid, and of those that are repacked.
-    lie: usize,
-    kept: usize,
-    /// Number of tensors off the grid, by role.
+    on: usize,
+    repacked: usize,
+    /// Number of tensors moved off a grid, and of those that are rounded to the nearest one.
+    moved: usize,
+    nearest: usize,
+    /// Number of the other tensors, by role.
     others: BTreeMap<&'static str, usize>,
     /// Sums over all surveyed tensors.
     blocks: GridSurvey,
@@ -73,73 +116,69 @@ pub(crate) struct OnLattice<'a> {
 
 impl<'a> OnLattice<'a> {
     pub(crate) fn new(recipe: &Recipe, preset: &Preset, shards: &'a Shards<'_>) -> Self {
-        let (asks, others) = (asks(recipe, Some(preset)), BTreeMap::new());
-        let blocks = GridSurvey::default();
-        let (surveys, adapted) = (&shards.surveys, &shards.adapted);
-        let mode = recipe.types.lattice;
-        OnLattice { mode, surveys, asks, adapted, changed: 0, lie: 0, kept: 0, others, blocks }
+        OnLattice {
+            mode: recipe.types.lattice,
+            shards,
+            asks: asks(recipe, Some(preset)),
+            feeds_back: recipe.calibration.is_some(),
+            on: 0,
+            repacked: 0,
+            moved: 0,
+            nearest: 0,
+            others: BTreeMap::new(),
+            blocks: GridSurvey::default(),
+        }
     }
 
-    /// Whether the tensor should stay on its grid.
-    pub(crate) fn keeps(&self, index: usize) -> bool {
-        self.mode != GridPolicy::Off && self.surveys.get(&index).is_some_and(GridSurvey::is_on_grid)
+    /// The grid that the tensor should keep.
+    pub(crate) fn keeps(&self, index: usize) -> Option<Lattice> {
+        self.mode.keeps(self.shards.surveys.get(&index)?)
     }
 
-    /// Counts a tensor of the chosen type. Returns the reason for the type if the tensor is repacked.
-    pub(crate) fn sees(&mut self, index: usize, role: &'static str, dtype: DType) -> Option<String> {
-        self.changed += usize::from(self.asks && dtype != DType::F32 && self.adapted.contains(&index));
-        let survey = self.surveys.get(&index).filter(|_| self.asks)?;
-        self.blocks.telling += survey.telling;
-        self.blocks.on += survey.on;
-        if !survey.is_on_grid() {
-            *self.others.entry(role).or_default() += 1;
-            return None;
+    /// Counts a tensor of the chosen type. Returns the grid that it keeps and the reason for the type.
+    pub(crate) fn sees(
+        &mut self,
+        index: usize,
+        role: &'static str,
+        dtype: DType,
+    ) -> Option<(Lattice, String)> {
+        let survey = *self.shards.surveys.get(&index).filter(|_| self.asks)?;
+        self.blocks += survey;
+        match (survey.is_on_grid(), survey.is_moved()) {
+            (true, _) => self.on += 1,
+            (_, true) => self.moved += 1,
+            _ => *self.others.entry(role).or_default() += 1,
         }
-        self.lie += 1;
-        if !self.keeps(index) || dtype != DType::Q4_0 {
-            return None;
-        }
-        self.kept += 1;
-        Some(format!(
-            "on a 4-bit quantization grid ({} of {} sampled blocks): repacked",
-            survey.on, survey.telling
-        ))
+        let kept = self.keeps(index).filter(|_| dtype == DType::Q4_0)?;
+        let GridSurvey { telling, on, moved } = survey;
+        let why = match kept {
+            Lattice::On => {
+                self.repacked += 1;
+                format!("on a 4-bit quantization grid ({on} of {telling} sampled blocks): repacked")
+            }
+            Lattice::Moved => {
+                self.nearest += 1;
+                let near = on + moved;
+                format!("near a 4-bit quantization grid ({near} of {telling} sampled blocks): rounded to it")
+            }
+        };
+        Some((kept, why))
     }
 
     /// Adds the notes about the grid.
     ///
     /// # Errors
-    /// `Recipe` if the recipe requires weights on a grid and the checkpoint has none.
+    /// `Recipe` if the recipe requires weights on or near a grid and the checkpoint has none.
     pub(crate) fn finish(self, importance: bool, notes: &mut Vec<String>) -> Result<()> {
-        let all = self.lie + self.others.values().sum::<usize>();
-        let GridSurvey { telling, on } = self.blocks;
-        let lie = format!("{} of {all} tensors are on a 4-bit quantization grid (QAT)", self.lie);
+        let all = self.on + self.moved + self.others.values().sum::<usize>();
+        let lie = format!("{} of {all} tensors are on a 4-bit quantization grid (QAT)", self.on);
+        let near = format!("{} are near one, as after fine-tuning", self.moved);
+        self.check(all)?;
         match self.mode {
-            GridPolicy::Require if self.changed > 0 => {
-                let problem = format!(
-                    "an adapter changes {} of the tensors to repack, which leaves no grid",
-                    self.changed
-                );
-                return Err(Error::recipe("types.lattice", problem)
-                    .expected(
-                        "weights on a 4-bit quantization grid (QAT)",
-                        "weights with an adapter merged into them",
-                    )
-                    .help("‹set› types.lattice=auto repacks the other tensors and rounds these."));
-            }
-            GridPolicy::Require if self.lie == 0 => {
-                let share = 100.0 * on as f64 / telling.max(1) as f64;
-                return Err(Error::recipe(
-                    "types.lattice",
-                    "these weights are not on a 4-bit quantization grid",
-                )
-                .expected(
-                    "a QAT checkpoint, with tensors of which 99 % of the blocks do",
-                    format!("{share:.1} % of {telling} sampled blocks, in {all} tensors"),
-                )
-                .help("Use a recipe without types.lattice, such as the one of the same preset."));
-            }
-            GridPolicy::Off if self.lie > 0 => {
+            GridPolicy::Off if self.moved > 0 => notes.push(format!(
+                "{lie}, {near}: they lose it by rounding, and ‹set› types.lattice=near keeps it"
+            )),
+            GridPolicy::Off if self.on > 0 => {
                 let keeper = keeper().map(|name| format!(", or ‹recipe› {name},")).unwrap_or_default();
                 let vain =
                     if importance { "; importance and calibration do not recover the loss" } else { "" };
@@ -148,12 +187,10 @@ impl<'a> OnLattice<'a> {
                 ));
             }
             GridPolicy::Off => {}
-            GridPolicy::Auto | GridPolicy::Require => {
-                notes.push(format!("{lie}; {} are repacked as Q4_0{}", self.kept, self.besides()));
-                if self.changed > 0 {
-                    notes.push(format!("{} tensors that an adapter changes are rounded", self.changed));
-                }
-                if importance && self.kept > 0 {
+            GridPolicy::Auto | GridPolicy::Require | GridPolicy::Near => {
+                notes.push(format!("{lie}; {} are repacked as Q4_0{}", self.repacked, self.besides()));
+                notes.extend(self.of_moved(&near));
+                if importance && self.repacked > 0 {
                     notes.push(
                         "repacked tensors are not rounded: importance and calibration do not apply to them"
                             .to_owned(),
@@ -162,6 +199,60 @@ impl<'a> OnLattice<'a> {
             }
         }
         Ok(())
+    }
+
+    fn check(&self, all: usize) -> Result<()> {
+        if self.mode.accepts(self.shards) {
+            return Ok(());
+        }
+        let changed = changed(self.shards);
+        if self.mode == GridPolicy::Require && changed > 0 && self.on + self.moved > 0 {
+            let problem = format!(
+                "an adapter changes {changed} of the tensors to repack, which leaves them on no grid"
+            );
+            return Err(Error::recipe("types.lattice", problem)
+                .expected("weights on a 4-bit quantization grid (QAT)", "weights with an adapter merged into them")
+                .help("‹set› types.lattice=near rounds them to the nearest grid; auto rounds them like all others."));
+        }
+        let GridSurvey { telling, on, moved } = self.blocks;
+        let (problem, wanted, found) = match self.mode {
+            GridPolicy::Near => (
+                "these weights are not near a 4-bit quantization grid",
+                "a QAT checkpoint or a fine-tune of one, with tensors of which half of the blocks are",
+                on + moved,
+            ),
+            _ => (
+                "these weights are not on a 4-bit quantization grid",
+                "a QAT checkpoint, with tensors of which 99 % of the blocks do",
+                on,
+            ),
+        };
+        let share = 100.0 * found as f64 / telling.max(1) as f64;
+        Err(Error::recipe("types.lattice", problem)
+            .expected(wanted, format!("{share:.1} % of {telling} sampled blocks, in {all} tensors"))
+            .help("Use a recipe without types.lattice, such as the one of the same preset."))
+    }
+
+    /// Notes about the tensors that fine-tuning moved.
+    fn of_moved(&self, near: &str) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.mode != GridPolicy::Near {
+            if self.moved > 0 {
+                notes.push(format!(
+                    "{near}, and are rounded like all others: ‹set› types.lattice=near keeps it"
+                ));
+            }
+            return notes;
+        }
+        if self.nearest > 0 {
+            let how = if self.feeds_back {
+                "rounded to it with error feedback"
+            } else {
+                "rounded to it, without the changes below half a step: ‹set› calibration.method=ldlq keeps more of them"
+            };
+            notes.push(format!("{near}; {} are {how}", self.nearest));
+        }
+        notes
     }
 
     /// The tensors that are not repacked, counted by role.

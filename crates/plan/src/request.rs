@@ -194,7 +194,7 @@ pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> S
         pieces: Pieces::new(shards.pieces[index].iter().map(piece).collect()),
         via,
         uses_imatrix: false,
-        lattice: false,
+        lattice: None,
         change: None,
     }
 }

@@ -39,6 +39,9 @@ pub struct Panel<'a> {
     pub feedback: &'a [f32],
     /// D: the weight of the squared distance of each value from its target.
     pub importance: &'a [f32],
+    /// Scales to try beside the usual ones, one for each block of 32 values, with either sign; empty for none. Types with
+    /// super-blocks or a minimum do not use them.
+    pub scales: &'a [f32],
 }
 
 /// True if [`round_panel`] supports this type.
@@ -54,6 +57,7 @@ pub fn round_panel(simd: Simd, dtype: DType, panel: &Panel<'_>, out: &mut [u8], 
     let len = panel.weights.len();
     assert!(len <= PANEL && len.is_multiple_of(dtype.block_len()), "a panel of {len} values of {dtype}");
     assert!(panel.targets.len() == len && panel.importance.len() == len && values.len() == len);
+    assert!(panel.scales.is_empty() || panel.scales.len() * 32 == len, "{} scales", panel.scales.len());
     assert!(panel.feedback.len() >= PANEL * len, "feedback among {len} values");
     assert_eq!(out.len(), len / dtype.block_len() * dtype.block_bytes(), "bytes of the output");
     assert!(simd.is_available(), "this CPU lacks {simd:?}");

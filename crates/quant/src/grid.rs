@@ -9,6 +9,12 @@
 //! gives the same BF16 values. A scale that was an f32 also has an interval, but often without an f16: such a block is
 //! *near*, its codes are right and its scale is off by at most 2⁻¹². Other grids (with a minimum, more bits, other
 //! groups) are not detected.
+//!
+//! Fine-tuning moves weights off their grid. Such a block gets the grid with the least squared error (`grid/nearest.rs`).
+
+mod nearest;
+
+use std::ops::AddAssign;
 
 use crate::Simd;
 use crate::float::{f16_to_f32, f32_to_bf16, f32_to_f16, low_byte};
@@ -54,6 +60,8 @@ pub struct GridSurvey {
     pub telling: u64,
     /// Those of them that are on a grid.
     pub on: u64,
+    /// Those of them that are close to a grid, as after a little fine-tuning: less than a sixth of a step (RMS).
+    pub moved: u64,
 }
 
 impl GridSurvey {
@@ -61,10 +69,28 @@ impl GridSurvey {
     pub fn is_on_grid(&self) -> bool {
         self.telling > 0 && self.on * 100 >= self.telling * 99
     }
+
+    /// True if the tensor is close to a grid, but not on one: at least half of the blocks are close to theirs.
+    pub fn is_moved(&self) -> bool {
+        self.may_be_moved() && self.telling > 0 && !self.is_on_grid()
+    }
+
+    /// Whether as many blocks as a moved tensor needs are close to a grid.
+    pub fn may_be_moved(&self) -> bool {
+        (self.on + self.moved) * 2 >= self.telling
+    }
 }
 
-/// Packs blocks of 32 BF16 values as Q4_0, exactly if they are on a grid, else as [`encode`](crate::encode) does. `out`
-/// has exactly the size of the encoded bytes.
+impl AddAssign for GridSurvey {
+    fn add_assign(&mut self, more: GridSurvey) {
+        let GridSurvey { telling, on, moved } = more;
+        (self.telling, self.on, self.moved) = (self.telling + telling, self.on + on, self.moved + moved);
+    }
+}
+
+/// Packs blocks of 32 BF16 values as Q4_0: exactly if they are on a grid, else with the scale of the least squared error.
+/// Blocks out of reach of f16 scales are encoded as by [`encode`](crate::encode). `out` has exactly the size of the encoded
+/// bytes.
 ///
 /// # Panics
 /// If the sizes do not match or the CPU lacks `simd`.
@@ -79,21 +105,43 @@ pub fn repack_q4_0(simd: Simd, x: &[f32], out: &mut [u8]) -> RepackCounts {
         match fit {
             Fit::Exact(block) => (count.exact, *out) = (count.exact + 1, block.pack()),
             Fit::Near(block) => (count.near, *out) = (count.near + 1, block.pack()),
-            Fit::Off => crate::encode(simd, DType::Q4_0, QK, x, None, out),
+            Fit::Off(Some(block)) => *out = block.pack(),
+            Fit::Off(None) => crate::encode(simd, DType::Q4_0, QK, x, None, out),
         }
     });
     count
 }
 
-/// Counts the blocks of 32 BF16 values that are on a grid, exactly or nearly.
+/// The scale that [`repack_q4_0`] gives each block of 32 values, without its sign; 0 for blocks of zeros and for those out of
+/// reach.
+///
+/// # Panics
+/// If `x` is not whole blocks or the CPU lacks `simd`.
+pub fn grid_scales(simd: Simd, x: &[f32]) -> Vec<f32> {
+    assert!(x.len().is_multiple_of(QK), "{} values are not whole blocks", x.len());
+    let mut scales = Vec::with_capacity(x.len() / QK);
+    each(simd, x, &mut |_, fit| {
+        scales.push(match fit {
+            Fit::Exact(block) | Fit::Near(block) | Fit::Off(Some(block)) => f16_to_f32(block.scale),
+            Fit::Off(None) => 0.0,
+        });
+    });
+    scales
+}
+
+/// Counts the blocks of 32 BF16 values that are on a grid, exactly or nearly, and those that are close to one.
 ///
 /// # Panics
 /// As [`repack_q4_0`].
 pub fn survey(simd: Simd, x: &[f32]) -> GridSurvey {
     assert!(x.len().is_multiple_of(QK), "{} values are not whole blocks", x.len());
     let mut seen = GridSurvey::default();
-    each(simd, x, &mut |_, fit| match fit {
-        Fit::Off => seen.telling += 1,
+    each(simd, x, &mut |x, fit| match fit {
+        Fit::Off(block) => {
+            seen.telling += 1;
+            let is_moved = |block: Block| block.magnitudes() >= TELLING && nearest::is_close(x, &block);
+            seen.moved += u64::from(block.is_some_and(is_moved));
+        }
         Fit::Exact(block) | Fit::Near(block) if block.magnitudes() >= TELLING => {
             seen.telling += 1;
             seen.on += 1;
@@ -107,7 +155,8 @@ pub fn survey(simd: Simd, x: &[f32]) -> GridSurvey {
 enum Fit {
     Exact(Block),
     Near(Block),
-    Off,
+    /// On no grid: the nearest one, if a scale of f16 reaches the values.
+    Off(Option<Block>),
 }
 
 /// Codes from −8 to 8 and a scale above 0. A block does not contain both 8 and −8.
@@ -168,7 +217,7 @@ fn fit(x: &[f32; QK]) -> Fit {
         return Fit::Exact(Block { scale: 0, codes: [0.0; QK] });
     }
     if !(TOO_SMALL..TOO_LARGE).contains(&largest) {
-        return Fit::Off;
+        return Fit::Off(None);
     }
     let mut near = None;
     for k in (1..=8u8).rev() {
@@ -189,7 +238,7 @@ fn fit(x: &[f32; QK]) -> Fit {
             None => {}
         }
     }
-    near.map_or(Fit::Off, Fit::Near)
+    near.map_or_else(|| Fit::Off(nearest::nearest(x)), Fit::Near)
 }
 
 /// The codes of all values; `None` as soon as a value is between two codes.

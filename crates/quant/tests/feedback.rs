@@ -42,7 +42,7 @@ fn round(
 ) -> (Vec<u8>, Vec<f32>) {
     let mut bytes = vec![0; PANEL / dtype.block_len() * dtype.block_bytes()];
     let mut values = vec![0.0; PANEL];
-    let panel = Panel { weights, targets: weights, feedback, importance };
+    let panel = Panel { weights, targets: weights, feedback, importance, scales: &[] };
     quant::round_panel(simd, dtype, &panel, &mut bytes, &mut values);
     (bytes, values)
 }

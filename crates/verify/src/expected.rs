@@ -12,8 +12,8 @@ use gemma::{Config, ModelSpec};
 use gguf::{GgufSet, Header, Metadata};
 use imatrix::Importance;
 use plan::{
-    Format, GivenImportance, GridPolicy, ImportanceSource, Origin as PlannedOrigin, OutputTensor, Request,
-    Shards, TENSOR_DIGESTS,
+    Format, GivenImportance, GridPolicy, ImportanceSource, Lattice, Origin as PlannedOrigin, OutputTensor,
+    Request, Shards, TENSOR_DIGESTS,
 };
 use quant::Simd;
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
@@ -55,8 +55,8 @@ pub struct Expected {
 pub struct Rounding {
     /// The type that values are rounded to first.
     pub via: Option<DType>,
-    /// The values lie on a 4-bit quantization grid (QAT), and are repacked.
-    pub lattice: bool,
+    /// The 4-bit quantization grid (QAT) that the values keep.
+    pub lattice: Option<Lattice>,
     /// With importance: the imatrix has an entry.
     pub steered: bool,
     /// With an imatrix that was not found.
@@ -113,20 +113,21 @@ impl Expected {
         let mut recipe = from.recipe.clone();
         recipe.output.split_max_size = None;
         recipe.output.offload.clear();
-        if recipe.types.lattice == GridPolicy::Require {
-            recipe.types.lattice = GridPolicy::Auto; // weights off the grid show in the types
-        }
         let entries = from.entries.clone();
         let given = |keys| GivenImportance {
             source: ImportanceSource { keys, file: None },
             entries: entries.clone(),
         };
         let importance = from.importance.clone().map(given);
-        let request = [Request { importance, ..Request::new(&from.plan, recipe, "model") }];
+        let mut request = [Request { importance, ..Request::new(&from.plan, recipe, "model") }];
         let mut shards = Shards::of(checkpoint);
         if request[0].recipe.types.lattice != GridPolicy::Off {
             shards.surveys =
                 convert::survey_grid(simd, checkpoint, &plan::to_survey(model, &shards, &request))?;
+            let policy = &mut request[0].recipe.types.lattice;
+            if *policy == GridPolicy::Require || !policy.accepts(&shards) {
+                *policy = GridPolicy::Auto; // weights off the grid show in the types
+            }
         }
         let calibrated = from.recipe.calibration.is_some();
         let (planned, mut metadata) = planned_gguf(model, &shards, &request)?;

@@ -117,7 +117,7 @@ impl<'a> Reencode<'a> {
         let entry = entry.and_then(|entries| entries.get(&tensor.desc.name));
         let trust = match expected.known {
             _ if planned.feedback && (dtype.is_quantized() || dtype == DType::F32) => Trust::Feedback,
-            _ if steers && planned.unknown_importance && !planned.lattice => Trust::Importance,
+            _ if steers && planned.unknown_importance && planned.lattice.is_none() => Trust::Importance,
             true if dtype == tensor.desc.dtype => Trust::Known,
             _ => Trust::Said,
         };
@@ -128,7 +128,7 @@ impl<'a> Reencode<'a> {
             Steps { via: planned.via, lattice: planned.lattice, importance, scales }
         } else {
             let via = (wide && dtype.is_quantized()).then_some(DType::BF16);
-            Steps { via, lattice: false, importance: entry, scales }
+            Steps { via, lattice: None, importance: entry, scales }
         };
         let mut steps = vec![first];
         if trust != Trust::Known && scales == Scales::None {
@@ -141,8 +141,8 @@ impl<'a> Reencode<'a> {
                     steps.push(other);
                 }
             };
-            let plain = Steps { lattice: false, importance: None, ..first };
-            let weighted = Steps { lattice: false, importance: entry, ..first };
+            let plain = Steps { lattice: None, importance: None, ..first };
+            let weighted = Steps { lattice: None, importance: entry, ..first };
             more(&mut steps, weighted);
             more(&mut steps, plain);
             // llama.cpp's quantizer reads a BF16 or an F16 file, not the checkpoint

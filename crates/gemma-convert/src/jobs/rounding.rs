@@ -8,7 +8,7 @@ use base::{Progress, Unit};
 use calibrate::{CalibrationStore, CalibrationTokens, QuantTarget, RoundedTensors};
 use checkpoint::Checkpoint;
 use convert::Options;
-use plan::{Artifact, CalibrationEntry, FileEntry, Origin, Request};
+use plan::{Artifact, CalibrationEntry, FileEntry, Lattice, Origin, Request};
 use runtime::Compute;
 use tensor::{DType, Error, Result, TensorSource};
 use text::{Corpus, Cut, Reader, Scored, Tokenizer};
@@ -129,6 +129,14 @@ struct Run<'a> {
     compute: Compute,
 }
 
+/// The 4-bit quantization grid that a tensor keeps.
+fn lattice(tensor: &plan::OutputTensor) -> Option<Lattice> {
+    match &tensor.from {
+        Origin::Checkpoint(stored) => stored.lattice,
+        _ => None,
+    }
+}
+
 impl Run<'_> {
     /// The store id, a digest of everything that the result depends on.
     fn id(&self, plan: &str) -> String {
@@ -141,13 +149,17 @@ impl Run<'_> {
         let layers = config.layers();
         let tensors = self.artifact.files.iter().flat_map(|file| &file.tensors);
         let embedding = tensors.clone().find(|tensor| tensor.role == "token_embd");
+        // on a quantization grid it keeps its values
+        let embedding = embedding.filter(|tensor| lattice(tensor).is_none());
         let embedding = embedding.map_or(DType::F32, |tensor| tensor.desc.dtype);
         let target = |tensor: &plan::OutputTensor| {
+            let grid = lattice(tensor);
             // weights on a quantization grid are repacked without loss
-            let repacked = matches!(&tensor.from, Origin::Checkpoint(stored) if stored.lattice);
-            let rounds = !repacked && calibrate::supports_ldlq(config, tensor.role, tensor.desc.dtype);
+            let rounds =
+                grid != Some(Lattice::On) && calibrate::supports_ldlq(config, tensor.role, tensor.desc.dtype);
             let layer = tensor.layer.unwrap_or(layers);
-            rounds.then(|| QuantTarget { role: tensor.role, layer, desc: tensor.desc.clone() })
+            let desc = || tensor.desc.clone();
+            rounds.then(|| QuantTarget { role: tensor.role, layer, desc: desc(), keeps_grid: grid.is_some() })
         };
         let targets: Vec<QuantTarget> = tensors.filter_map(target).collect();
         let tokens: u64 = self.sequences.iter().map(|sequence| sequence.len() as u64).sum();

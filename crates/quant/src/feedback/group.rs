@@ -124,6 +124,12 @@ impl<'a> Moving<'a> {
         values[first..first + K].copy_from_slice(found);
     }
 
+    /// The scale to try on a block, if there is one.
+    #[inline(always)]
+    pub(super) fn scale(&self, block: usize) -> Option<f32> {
+        self.panel.scales.get(block).copied()
+    }
+
     /// The weights D from `first` on.
     #[inline(always)]
     pub(super) fn importance(&self, first: usize) -> &[f32] {

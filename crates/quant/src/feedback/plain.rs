@@ -101,6 +101,9 @@ impl Plain {
     fn block<V: Lanes>(&self, simd: Simd, moving: &Moving<'_>, first: usize) -> (Grid, Best<K>) {
         let mut coarse = self.coarse(moving.targets(first));
         coarse[TRIES - 1] = self.ordinary(simd, moving, first);
+        if let (Search::Scale { .. }, Some(scale)) = (self.search, moving.scale(first / K)) {
+            (coarse[TRIES - 2], coarse[TRIES - 3]) = (stored(scale, 0.0), stored(-scale, 0.0));
+        }
         let best = moving.best::<V, K>(first, self.levels, &coarse);
         let grid = coarse[best.index];
         let fine = self.fine(grid, &coarse);

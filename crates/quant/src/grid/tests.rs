@@ -160,8 +160,8 @@ fn blocks_that_fit_many_lattices_tell_nothing() {
 fn values_out_of_reach_are_encoded_as_ever() {
     let mut blocks =
         vec![[f32::NAN; QK], [f32::INFINITY; QK], [f32::MAX; QK], [f32::MIN_POSITIVE; QK], [1e-42; QK]];
-    // extrema of both signs at 8 need a code that does not exist
-    blocks.push(std::array::from_fn(|i| [8.0, -8.0, 7.0, 5.0, 3.0][i % 5]));
+    blocks.push([0.0; QK]);
+    blocks[5][0] = f32::MIN_POSITIVE;
     for block in blocks {
         let (mut packed, mut ordinary) = ([0; BYTES], [0; BYTES]);
         let count = repack_q4_0(Simd::detect(), &block, &mut packed);
@@ -171,5 +171,56 @@ fn values_out_of_reach_are_encoded_as_ever() {
             (RepackCounts { blocks: 1, ..RepackCounts::default() }, ordinary),
             "{block:?}"
         );
+    }
+}
+
+/// A block whose values are a grid's with changes of `share` of a step, RMS, for each block of [`lattice`].
+fn moved(share: f32) -> (Vec<f32>, Vec<f32>) {
+    let x = lattice(Extremum::Free, [-11.0, -5.0], bf16);
+    let mut random = SplitMix64(11);
+    let scales = grid_scales(Simd::detect(), &x);
+    let step = scales.iter().flat_map(|scale| [*scale; QK]);
+    (x.iter().zip(step).map(|(x, step)| bf16(x + share * step * random.normal())).collect(), scales)
+}
+
+fn squared_error(x: &[f32], encode: impl Fn(&[f32], &mut [u8])) -> f64 {
+    let (mut packed, mut decoded) = (vec![0; x.len() / QK * BYTES], vec![0.0; x.len()]);
+    encode(x, &mut packed);
+    decode(Simd::detect(), DType::Q4_0, &packed, &mut decoded);
+    x.iter().zip(&decoded).map(|(x, y)| f64::from(x - y).powi(2)).sum()
+}
+
+/// What is left of the error is the change itself, until it is as large as the error of a new grid.
+#[test]
+fn moved_weights_keep_their_grid() {
+    let to_nearest = |x: &[f32], out: &mut [u8]| {
+        repack_q4_0(Simd::detect(), x, out);
+    };
+    let ordinary = |x: &[f32], out: &mut [u8]| encode(Simd::detect(), DType::Q4_0, QK, x, None, out);
+    for (share, same, error) in [(0.02, 0.999, 0.02), (0.05, 0.999, 0.08), (0.1, 0.98, 0.3), (0.15, 0.8, 0.6)]
+    {
+        let (x, scales) = moved(share);
+        let found = grid_scales(Simd::detect(), &x);
+        let close = scales.iter().zip(&found).filter(|(a, b)| (*a / *b - 1.0).abs() < 0.04).count();
+        assert!(close as f64 >= same * BLOCKS as f64, "{share}: {close}");
+        let ratio = squared_error(&x, to_nearest) / squared_error(&x, ordinary);
+        assert!(ratio < error, "{share}: {ratio}");
+        let seen = survey(Simd::detect(), &x);
+        assert!(seen.is_moved() && !seen.is_on_grid(), "{share}: {seen:?}");
+    }
+    let (x, _) = moved(0.25);
+    assert!(!survey(Simd::detect(), &x).is_moved());
+}
+
+#[test]
+fn weights_of_no_lattice_are_not_moved_from_one() {
+    let mut random = SplitMix64(5);
+    let normal: Vec<f32> = (0..QK * 10_000).map(|_| bf16(0.02 * random.normal())).collect();
+    let outliers: Vec<f32> =
+        normal.iter().map(|x| if random.below(16) == 0 { 6.0 * x } else { *x }).collect();
+    let products: Vec<f32> = normal.iter().map(|x| bf16(x * random.normal())).collect();
+    for x in [normal, outliers, products] {
+        let seen = survey(Simd::detect(), &x);
+        assert!(!seen.is_moved() && seen.moved * 100 < seen.telling, "{seen:?}");
     }
 }

@@ -239,6 +239,7 @@ fn feedback_rounded(dtype: DType, x: &[f32], importance: &[f32], correlation: f6
                 targets: &targets,
                 feedback: &factors[panel],
                 importance: &weights[panel],
+                scales: &[],
             };
             quant::round_panel(Simd::detect(), dtype, &of, &mut bytes, y);
             for ((x, y), size) in x.iter().zip(&*y).zip(size) {
