@@ -1,6 +1,7 @@
 //! Checkpoints that are quantised already: every command sees the decoded weights. The kinds, held against their own libraries,
 //! are in `crates/checkpoint/tests`; here a tiny model of each layout is converted as its decoded weights are.
 
+use std::fs;
 use std::path::Path;
 
 use crate::support::{self, Folder, Tensor, WEIGHTS, Weights, convert, recipe, run, sha256};
@@ -158,6 +159,61 @@ fn a_quantised_model_is_converted_as_its_decoded_weights() {
         }
         let file = folder.home().join("q4_k_m.gguf");
         run(["verify", file.to_str().unwrap(), "--against", folder.path().to_str().unwrap()]).good();
+    }
+}
+
+/// The layout of compressed-tensors' FP8, with a scale a row.
+fn fp8(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise) {
+    // 0x7f and 0xff are no numbers
+    let codes = noise.codes(rows * cols).into_iter().map(|code| code & 0xbf).collect();
+    put(weights, format!("{name}.weight"), "F8_E4M3", &[rows, cols], codes);
+    put(weights, format!("{name}.weight_scale"), "BF16", &[rows, 1], noise.scales(rows, "BF16"));
+}
+
+#[test]
+fn an_adapter_is_merged_into_the_decoded_weights() {
+    let gptq = || quantised("e2b", json!({ "quant_method": "gptq", "bits": 4, "group_size": 32 }), gptq);
+    let fp8 = || {
+        let weights = json!({ "type": "float", "num_bits": 8, "strategy": "channel" });
+        let groups = json!({ "group_0": { "weights": weights } });
+        let format = "float-quantized";
+        let config =
+            json!({ "quant_method": "compressed-tensors", "format": format, "config_groups": groups });
+        quantised("e2b", config, fp8)
+    };
+    let sfp8 = || {
+        let (plain, folder) = (Folder::of("e2b"), Folder::of("e2b"));
+        recipe(&plain.path(), &folder.home().join("sfp8"), "sfp8", &[]).good();
+        fs::remove_dir_all(folder.path()).unwrap();
+        fs::rename(folder.home().join("sfp8"), folder.path()).unwrap();
+        folder
+    };
+    for (model, folder, adapter) in [
+        ("e2b", gptq(), "plain-e2b"),
+        ("e2b", fp8(), "dora-rslora-e2b"),
+        ("e2b", sfp8(), "plain-e2b"),
+        ("26b-a4b", experts(), "experts-26b-a4b"),
+    ] {
+        let plain = decoded(&folder, model);
+        let adapter = testkit::fixtures("golden/lora").join(adapter).display().to_string();
+        for dtype in ["f32", "q4_k_m"] {
+            let [made, expected, without] = [
+                (&folder, "merged", &["--lora", &adapter][..]),
+                (&plain, "merged", &["--lora", &adapter]),
+                (&folder, "plain", &[]),
+            ]
+            .map(|(folder, name, more)| {
+                let file = folder.home().join(format!("{name}-{dtype}.gguf"));
+                convert(&folder.path(), &file, &[&["--type", dtype], more].concat()).good();
+                sha256(&file)
+            });
+            assert_eq!(made, expected, "{adapter}, {dtype}");
+            assert_ne!(made, without, "{adapter}, {dtype}");
+        }
+        let file = folder.home().join("merged-q4_k_m.gguf");
+        let base = folder.path();
+        let against = ["verify", file.to_str().unwrap(), "--against", base.to_str().unwrap()];
+        run([&against[..], &["--lora", &adapter]].concat()).good();
     }
 }
 

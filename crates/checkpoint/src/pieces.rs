@@ -22,8 +22,8 @@ pub struct Piece {
 /// Rows of a packed weight: the checkpoint decodes them, because they are not contiguous bytes of a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PackedRows {
-    /// Index of the packed weight in the checkpoint.
-    pub(crate) weight: usize,
+    /// Index of the packed weight in the checkpoint; `None` for 8-bit floats with the scale of the piece.
+    pub(crate) weight: Option<usize>,
     /// The first row of the piece in that weight.
     pub(crate) first: u64,
     /// The part of the codes that this piece accounts for, in bytes: proportional to its rows. It orders the reads;
@@ -62,6 +62,14 @@ impl Entry {
     /// Whether the rows are decoded from packed weights.
     pub(crate) fn is_packed(&self) -> bool {
         self.pieces.iter().any(|piece| piece.packed.is_some())
+    }
+
+    /// Lets the checkpoint decode 8-bit floats, so that the values can change.
+    pub(crate) fn decode_here(&mut self) {
+        let row_bytes = self.row_bytes();
+        for piece in self.pieces.iter_mut().filter(|piece| piece.scale.is_some() && piece.packed.is_none()) {
+            piece.packed = Some(PackedRows { weight: None, first: 0, bytes: piece.rows * row_bytes });
+        }
     }
 
     /// Stored bytes of a row.
@@ -124,7 +132,7 @@ mod tests {
 
     #[test]
     fn rows_of_packed_pieces() {
-        let packed = |first, bytes| Some(PackedRows { weight: 7, first, bytes });
+        let packed = |first, bytes| Some(PackedRows { weight: Some(7), first, bytes });
         let piece = |offset, rows, packed| {
             let location = Location { shard: 0, offset };
             Piece { location, rows, scale: None, packed }

@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tensor::{Fault, TensorSource};
 
+use crate::adapters::{adapter, at_scale, index};
+
 /// All cases: name, config, decoded tensors, necessary parts.
 fn cases() -> Vec<(String, Value)> {
     let Value::Object(cases) = testkit::json("quantised/cases.json") else { panic!("not an object") };
@@ -74,6 +76,57 @@ fn every_kind_is_decoded_as_by_its_library() {
         assert_eq!(checkpoint.config().get("quantization_config"), None, "{name}");
         assert_eq!(checkpoint.config().get("quantization"), None, "{name}");
     }
+}
+
+/// A factor of an adapter: multiples of 1/1024, whose products are exact.
+fn factor(count: u64, step: u64) -> Vec<f32> {
+    (0..count).map(|at| ((at * step % 255) as f32 - 127.0) / 1024.0).collect()
+}
+
+fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|col| values.iter().skip(col).step_by(cols).copied()).collect()
+}
+
+/// An adapter of rank 2 for a linear of this shape, as `make.py` merges it.
+fn of_linear(name: &str, rows: u64, cols: u64, is_mlx: bool) -> TempDir {
+    let path = name.strip_suffix(".weight").unwrap();
+    let (a, b) = (factor(2 * cols, 7), factor(rows * 2, 11));
+    if is_mlx {
+        let (first, second) = (format!("{path}.lora_a"), format!("{path}.lora_b"));
+        let (a, b) = (transposed(&a, cols as usize), transposed(&b, 2));
+        let config = json!({ "fine_tune_type": "lora", "lora_parameters": { "rank": 2, "scale": 1.5 } });
+        return adapter(
+            &config,
+            "adapters.safetensors",
+            &[(&first, &[cols, 2], a), (&second, &[2, rows], b)],
+        );
+    }
+    let [first, second] = ["A", "B"].map(|half| format!("base_model.model.{path}.lora_{half}.weight"));
+    let config = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 3 });
+    adapter(&config, "adapter_model.safetensors", &[(&first, &[2, cols], a), (&second, &[rows, 2], b)])
+}
+
+#[test]
+fn an_adapter_is_added_to_the_decoded_values() {
+    let mut count = 0;
+    for (name, case) in cases() {
+        let dir = folder(&name, &case, |_| ());
+        let linears = case["decoded"].as_object().unwrap().iter();
+        for (tensor, said) in linears.filter(|(_, said)| said["merged"].is_string()) {
+            let [rows, cols] = [0, 1].map(|dim| said["shape"][dim].as_u64().unwrap());
+            let adapter = of_linear(tensor, rows, cols, name.starts_with("mlx"));
+            let checkpoint = Checkpoint::open(dir.path()).unwrap();
+            let merged = checkpoint.with_adapters(&[at_scale(adapter.path(), 1.0)]).unwrap();
+            let index = index(&merged, tensor);
+            assert!(merged.is_adapted(index) && merged.is_packed(index), "{name}: {tensor}");
+            let desc = &merged.tensors()[index];
+            assert_eq!(said["dtype"], desc.dtype.name(), "{name}: {tensor}");
+            let found = self::rows(&merged, index, 0, rows);
+            assert_eq!(base::hex(&Sha256::digest(&found)), said["merged"], "{name}: {tensor}");
+            count += 1;
+        }
+    }
+    assert!(count >= 42, "{count} linears");
 }
 
 #[test]
