@@ -15,6 +15,8 @@ pub(crate) struct Table {
     pub(crate) rename: Vec<Rename>,
     pub(crate) experts: Experts,
     pub(crate) packed: Vec<PackedRow>,
+    /// Ends of the names of tensors whose values are read when a folder is opened.
+    pub(crate) read_on_open: Vec<String>,
     pub(crate) activations: Activations,
     pub(crate) refused: Vec<Refused>,
     /// Names of quantisation methods for people, by `quant_method`.

@@ -43,7 +43,7 @@ fn rows(checkpoint: &Checkpoint, index: usize, first: u64, count: u64) -> Vec<u8
 #[test]
 fn every_kind_is_decoded_as_by_its_library() {
     let cases = cases();
-    assert!(cases.len() >= 42, "{} cases", cases.len());
+    assert!(cases.len() >= 43, "{} cases", cases.len());
     for (name, case) in cases {
         let dir = folder(&name, &case, |_| ());
         let checkpoint = Checkpoint::open(dir.path()).unwrap_or_else(|e| panic!("{name}: {e:?}"));
@@ -126,7 +126,7 @@ fn an_adapter_is_added_to_the_decoded_values() {
             count += 1;
         }
     }
-    assert!(count >= 42, "{count} linears");
+    assert!(count >= 43, "{count} linears");
 }
 
 #[test]
@@ -177,6 +177,35 @@ fn a_part_of_another_shape_is_named() {
     assert!(count > 30, "{count} shapes");
 }
 
+/// Other values may be zeros, as where only the headers were downloaded.
+#[test]
+fn values_that_decide_shapes_are_known_by_name() {
+    let mut read = 0;
+    for (name, case) in cases() {
+        let dir = folder(&name, &case, |_| ());
+        let path = dir.path().join("model.safetensors");
+        let expected = Checkpoint::open(dir.path()).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+        for (tensor, entry) in
+            header.as_object().unwrap().iter().filter(|(tensor, _)| *tensor != "__metadata__")
+        {
+            if checkpoint::is_read_on_open(tensor) {
+                read += 1;
+                continue;
+            }
+            let [from, to] = [0, 1].map(|end| start + entry["data_offsets"][end].as_u64().unwrap() as usize);
+            bytes[from..to].fill(0);
+        }
+        fs::write(&path, bytes).unwrap();
+        let found = Checkpoint::open(dir.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(found.tensors(), expected.tensors(), "{name}");
+        assert_eq!(found.notes(), expected.notes(), "{name}");
+    }
+    assert!(read > 20, "{read} tensors");
+}
+
 /// Values that only show when rows are read.
 #[test]
 fn impossible_values_are_named_by_row_and_column() {
@@ -208,6 +237,27 @@ fn impossible_values_are_named_by_row_and_column() {
     fs::write(&path, &bytes).unwrap();
     let error = read();
     assert!(error.to_string().contains("row 3, column"), "{error}");
+}
+
+#[test]
+fn other_classes_of_torchao_are_refused() {
+    for (class, more, says) in [
+        ("Int4TilePackedTo4dTensor", None, "Int4TilePackedTo4dTensor"),
+        ("Int4Tensor", Some("_weight_act_pre_scale"), "multiplies the activations"),
+    ] {
+        let case = cases().into_iter().find(|(found, _)| found == "torchao-int4-packed").unwrap().1;
+        let dir = folder("torchao-int4-packed", &case, |header| {
+            let metadata = &mut header["__metadata__"]["model.language_model.layers.0.mlp.down_proj.weight"];
+            *metadata = metadata.as_str().unwrap().replace("Int4Tensor", class).into();
+            if let Some(part) = more {
+                let name = format!("model.language_model.layers.0.mlp.down_proj.{part}");
+                header[name] = json!({ "dtype": "BF16", "shape": [0], "data_offsets": [0, 0] });
+            }
+        });
+        let error = Checkpoint::open(dir.path()).map(|_| ()).expect_err(class);
+        assert_eq!(error.fault(), Fault::Unsupported, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
 }
 
 /// Settings in which the names and shapes of tensors do not differ.
