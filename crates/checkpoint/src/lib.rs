@@ -30,6 +30,7 @@
 
 mod adapter;
 mod card;
+mod channels;
 mod experts;
 mod files;
 mod fingerprint;

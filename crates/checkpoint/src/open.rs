@@ -17,7 +17,7 @@ use crate::adapter::MergedAdapter;
 use crate::adapter::delta::FactorCache;
 use crate::float8::StoredEncoding;
 use crate::inputs::{self, Companion};
-use crate::pieces::{Entry, Piece};
+use crate::pieces::{Decoder, Entry, Piece};
 use crate::quantised::Packed;
 use crate::view::{self, Note};
 use crate::{ChatTemplates, ModelCard, TokenizerFile, files, folder, header, shards, template};
@@ -446,11 +446,11 @@ impl TensorSource for Checkpoint {
         let mut rest = &mut *out;
         for piece in entry.rows(first, (rest.len() / row_bytes) as u64) {
             let (rows, after) = rest.split_at_mut(piece.rows as usize * row_bytes);
-            let packed = piece.packed.and_then(|packed| Some((packed.weight?, packed.first)));
-            match (packed, entry.code) {
-                (Some((weight, first)), _) => self.packed[weight].read(self, first, rows)?,
-                (None, Some(code)) => self.read_coded(desc, code, &piece, rows)?,
-                (None, None) => self.read_at(piece.location.shard, piece.location.offset, rows)?,
+            match (piece.packed.map(|packed| (packed.by, packed.first)), entry.code) {
+                (Some((Decoder::Packed(weight), first)), _) => self.packed[weight].read(self, first, rows)?,
+                (Some((Decoder::ChannelsLast, first)), _) => self.read_channels(desc, &piece, first, rows)?,
+                (_, Some(code)) => self.read_coded(desc, code, &piece, rows)?,
+                (_, None) => self.read_at(piece.location.shard, piece.location.offset, rows)?,
             }
             rest = after;
         }

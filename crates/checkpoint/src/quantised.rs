@@ -24,7 +24,7 @@ use tensor::{DType, Error, Result, TensorDesc};
 
 use crate::Checkpoint;
 use crate::float8::is_fp8;
-use crate::pieces::{Entry, PackedRows};
+use crate::pieces::{Decoder, Entry, PackedRows};
 use crate::table::{PackedRow, table};
 use parts::Parts;
 
@@ -203,7 +203,7 @@ fn entry(codes: &Entry, packed: &Packed, weight: usize) -> Result<Entry> {
     let desc = TensorDesc::new(&packed.name, packed.dtype, packed.shape.clone())?;
     let mut entry = Entry::stored(desc, codes.pieces[0].location);
     entry.code = Some(codes.desc.dtype);
-    let rows = PackedRows { weight: Some(weight), first: 0, bytes: codes.desc.byte_len() };
+    let rows = PackedRows { by: Decoder::Packed(weight), first: 0, bytes: codes.desc.byte_len() };
     entry.pieces.iter_mut().for_each(|piece| piece.packed = Some(rows));
     Ok(entry)
 }

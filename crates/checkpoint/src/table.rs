@@ -13,6 +13,8 @@ pub(crate) struct Table {
     pub(crate) wrapper_segments: Vec<String>,
     pub(crate) wrapper_prefixes: Vec<String>,
     pub(crate) rename: Vec<Rename>,
+    /// Ends of the names of convolutions.
+    pub(crate) convolutions: Vec<String>,
     pub(crate) experts: Experts,
     pub(crate) packed: Vec<PackedRow>,
     /// Ends of the names of tensors whose values are read when a folder is opened.

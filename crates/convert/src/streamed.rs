@@ -30,7 +30,7 @@ pub(crate) fn check(plan: &Plan) -> Result<()> {
     let twice = |tensor: &OutputTensor| match &tensor.from {
         // codes and scales lie apart
         Origin::Checkpoint(stored) if stored.pieces.are_scaled() || stored.pieces.are_packed() => {
-            Some("the weights are quantised already, and are read more than once")
+            Some("the weights are quantised already or stored in another layout, and are read more than once")
         }
         // a scale of the whole tensor is known after its last row
         Origin::Scales(_) if tensor.desc.shape.is_empty() => Some("the weights are read more than once"),
