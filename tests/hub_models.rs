@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use testkit::hub::{Access, FakeHub, FakeRepo, HubFault, Side};
 
-use crate::support::{self, Run, WEIGHTS, fixture};
+use crate::support::{self, Run, WEIGHTS, convert, fixture};
 
 const ID: &str = "google/gemma-4-E2B-it";
 
@@ -241,6 +241,42 @@ fn a_plan_downloads_no_weights() {
     assert!(!sampled.stderr.contains("only the headers"), "{}", sampled.stderr);
     let whole = plan(&["--type", "q4_0", "--mmproj", "bf16"]);
     assert_eq!(by_headers.json(), whole.json());
+}
+
+/// Shapes of packed weights are values of small tensors, which are downloaded with the headers.
+#[test]
+fn headers_of_a_quantised_model_are_enough() {
+    let folder = crate::quantised::packed_integers();
+    let place = Place::of(FakeRepo::new(ID).commit_folder(&folder.path()));
+    let plan = || place.run(&["plan", ID, "--json", "--type", "q4_0"]).good();
+    let by_headers = plan();
+    assert!(by_headers.stderr.contains("only the headers were downloaded"), "{}", by_headers.stderr);
+    place.run(&["inspect", ID, "--tensors"]).good();
+    let stream = place.run(&["convert", ID, "--stream", "--type", "q8_0", "-o", "out"]);
+    assert!(stream.refusal(2).contains("quantised already"), "{}", stream.stderr);
+    let blob = |seen: &testkit::hub::Seen| seen.range.is_none();
+    let whole = place.hub.seen_of(Side::Cdn, "").into_iter().filter(blob).count();
+    assert_eq!(whole, 1, "the tokenizer");
+    place.run(&["convert", ID, "--type", "q8_0", "-o", "remote"]).good();
+    convert(&folder.path(), &place.out("local"), &["--type", "q8_0"]).good();
+    assert!(made(&place.out("remote")).0 == made(&place.out("local")).0);
+    assert_eq!(by_headers.json(), plan().json());
+}
+
+/// What a training leaves beside an adapter is not downloaded.
+#[test]
+fn an_adapter_may_have_other_weights_beside_it() {
+    let golden = testkit::fixtures("golden/lora/plain-e2b");
+    let files = fs::read_dir(&golden).unwrap().map(|entry| entry.unwrap().path());
+    let files =
+        files.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()));
+    let head = ("v_head.safetensors".to_owned(), vec![1; 100]);
+    let adapter = FakeRepo::new("me/adapter").commit(files.chain([head]));
+    let place = Place { hub: FakeHub::start([repo(), adapter]), home: tempfile::tempdir().unwrap() };
+    place.run(&["plan", ID, "--type", "q4_0", "--lora", "me/adapter"]).good();
+    let refused = place.run(&["plan", "me/adapter", "--type", "q4_0"]);
+    assert!(refused.refusal(3).contains("a LoRA adapter of"), "{}", refused.stderr);
+    assert!(place.hub.seen().iter().all(|seen| !seen.path.contains("v_head")));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Checkpoints that are quantised already: every command sees the decoded weights. The kinds, held against their own libraries,
 //! are in `crates/checkpoint/tests`; here a tiny model of each layout is converted as its decoded weights are.
 
+use std::fs;
 use std::path::Path;
 
 use crate::support::{self, Folder, Tensor, WEIGHTS, Weights, convert, recipe, run, sha256};
@@ -61,13 +62,34 @@ fn quantised(
 /// The layout of GPTQ, with the columns of groups in another order.
 fn gptq(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise) {
     let groups = cols / GROUP;
+    symmetric_gptq(weights, name, (rows, cols), noise);
+    let order = (0..cols).flat_map(|col| ((col % groups) as i32).to_le_bytes()).collect();
+    put(weights, format!("{name}.g_idx"), "I32", &[cols], order);
+}
+
+/// The layout of GPTQ with columns in their order.
+fn symmetric_gptq(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise) {
+    let groups = cols / GROUP;
     put(weights, format!("{name}.qweight"), "I32", &[cols / 8, rows], noise.codes(cols / 2 * rows));
     // zero points of 8, less one
     let zeros = vec![0x77; (groups * rows / 2) as usize];
     put(weights, format!("{name}.qzeros"), "I32", &[groups, rows / 8], zeros);
     put(weights, format!("{name}.scales"), "F16", &[groups, rows], noise.scales(groups * rows, "F16"));
-    let order = (0..cols).flat_map(|col| ((col % groups) as i32).to_le_bytes()).collect();
-    put(weights, format!("{name}.g_idx"), "I32", &[cols], order);
+}
+
+/// The layout of MLX, with biases of −`zero` scales.
+fn mlx(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise, zero: f32) {
+    let groups = cols / GROUP;
+    let scales = noise.scales(rows * groups, "BF16");
+    // the product of a BF16 with 8 is one, and that with 11 is rounded
+    let bias = |scale: &[u8; 2]| {
+        let bits = (-zero * f32::from_bits(u32::from(u16::from_le_bytes(*scale)) << 16)).to_bits();
+        (((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16).to_le_bytes()
+    };
+    let biases = scales.as_chunks::<2>().0.iter().flat_map(bias).collect();
+    put(weights, format!("{name}.weight"), "U32", &[rows, cols / 8], noise.codes(rows * cols / 2));
+    put(weights, format!("{name}.scales"), "BF16", &[rows, groups], scales);
+    put(weights, format!("{name}.biases"), "BF16", &[rows, groups], biases);
 }
 
 /// The layout of compressed-tensors' packed integers.
@@ -161,15 +183,106 @@ fn a_quantised_model_is_converted_as_its_decoded_weights() {
     }
 }
 
-/// Codes of 4 bits with a scale for 32 columns are the grid of Q4_0.
+/// The layout of compressed-tensors' FP8, with a scale a row.
+fn fp8(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise) {
+    // 0x7f and 0xff are no numbers
+    let codes = noise.codes(rows * cols).into_iter().map(|code| code & 0xbf).collect();
+    put(weights, format!("{name}.weight"), "F8_E4M3", &[rows, cols], codes);
+    put(weights, format!("{name}.weight_scale"), "BF16", &[rows, 1], noise.scales(rows, "BF16"));
+}
+
+#[test]
+fn an_adapter_is_merged_into_the_decoded_weights() {
+    let gptq = || quantised("e2b", json!({ "quant_method": "gptq", "bits": 4, "group_size": 32 }), gptq);
+    let fp8 = || {
+        let weights = json!({ "type": "float", "num_bits": 8, "strategy": "channel" });
+        let groups = json!({ "group_0": { "weights": weights } });
+        let format = "float-quantized";
+        let config =
+            json!({ "quant_method": "compressed-tensors", "format": format, "config_groups": groups });
+        quantised("e2b", config, fp8)
+    };
+    let sfp8 = || {
+        let (plain, folder) = (Folder::of("e2b"), Folder::of("e2b"));
+        recipe(&plain.path(), &folder.home().join("sfp8"), "sfp8", &[]).good();
+        fs::remove_dir_all(folder.path()).unwrap();
+        fs::rename(folder.home().join("sfp8"), folder.path()).unwrap();
+        folder
+    };
+    for (model, folder, adapter) in [
+        ("e2b", gptq(), "plain-e2b"),
+        ("e2b", fp8(), "dora-rslora-e2b"),
+        ("e2b", sfp8(), "plain-e2b"),
+        ("26b-a4b", experts(), "experts-26b-a4b"),
+    ] {
+        let plain = decoded(&folder, model);
+        let adapter = testkit::fixtures("golden/lora").join(adapter).display().to_string();
+        for dtype in ["f32", "q4_k_m"] {
+            let [made, expected, without] = [
+                (&folder, "merged", &["--lora", &adapter][..]),
+                (&plain, "merged", &["--lora", &adapter]),
+                (&folder, "plain", &[]),
+            ]
+            .map(|(folder, name, more)| {
+                let file = folder.home().join(format!("{name}-{dtype}.gguf"));
+                convert(&folder.path(), &file, &[&["--type", dtype], more].concat()).good();
+                sha256(&file)
+            });
+            assert_eq!(made, expected, "{adapter}, {dtype}");
+            assert_ne!(made, without, "{adapter}, {dtype}");
+        }
+        let file = folder.home().join("merged-q4_k_m.gguf");
+        let base = folder.path();
+        let against = ["verify", file.to_str().unwrap(), "--against", base.to_str().unwrap()];
+        run([&against[..], &["--lora", &adapter]].concat()).good();
+    }
+}
+
+/// Symmetric codes of 4 bits with a scale for 32 columns, or for a multiple of them, are on the grid of Q4_0.
 #[test]
 fn four_bits_on_a_grid_are_repacked_without_loss() {
-    let folder = quantised("31b", integers(), packed);
-    let file = folder.home().join("model.gguf");
-    convert(&folder.path(), &file, &["--recipe", "q4_0-qat"]).good();
-    let manifest = support::json(format!("{}.manifest.json", file.display()).as_ref());
-    let repacked = manifest["artifacts"][0]["repacked"].as_array().unwrap().clone();
-    let sum = |figure: &str| -> u64 { repacked.iter().map(|tensor| tensor[figure].as_u64().unwrap()).sum() };
-    assert!(sum("blocks") > 1000);
-    assert!(sum("exact") * 1000 >= sum("blocks") * 999, "{} of {}", sum("exact"), sum("blocks"));
+    let wide = |weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise| {
+        packed(weights, name, (rows, cols), noise);
+        let groups = cols / 128;
+        let scales = weights.get(&format!("{name}.weight_scale"));
+        (scales.shape, scales.data) = (vec![rows, groups], noise.scales(rows * groups, "BF16"));
+    };
+    let of_gptq = json!({ "quant_method": "gptq", "bits": 4, "group_size": 32, "sym": true });
+    let of_mlx = || json!({ "group_size": 32, "bits": 4, "mode": "affine" });
+    let symmetric =
+        |w: &mut Weights, name: &str, shape: (u64, u64), noise: &mut Noise| mlx(w, name, shape, noise, 8.0);
+    let skewed =
+        |w: &mut Weights, name: &str, shape: (u64, u64), noise: &mut Noise| mlx(w, name, shape, noise, 11.0);
+    for (what, folder) in [
+        ("packed integers, groups of 32", quantised("31b", integers(), packed)),
+        ("packed integers, groups of 128", quantised("31b", integers(), wide)),
+        ("GPTQ, symmetric", quantised("31b", of_gptq, symmetric_gptq)),
+        ("MLX with zero points of 8", quantised("31b", of_mlx(), symmetric)),
+    ] {
+        let file = folder.home().join("model.gguf");
+        convert(&folder.path(), &file, &["--recipe", "q4_0-qat"]).good();
+        let manifest = support::json(format!("{}.manifest.json", file.display()).as_ref());
+        let repacked = manifest["artifacts"][0]["repacked"].as_array().unwrap().clone();
+        let sum =
+            |figure: &str| -> u64 { repacked.iter().map(|tensor| tensor[figure].as_u64().unwrap()).sum() };
+        assert!(sum("blocks") > 1000, "{what}");
+        assert!(sum("exact") * 1000 >= sum("blocks") * 999, "{what}: {} of {}", sum("exact"), sum("blocks"));
+    }
+    let of_gptq = json!({ "quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": true });
+    for (what, folder) in [
+        ("GPTQ with columns of groups apart", quantised("31b", of_gptq, gptq)),
+        ("MLX with zero points of 11", quantised("31b", of_mlx(), skewed)),
+    ] {
+        let refused = convert(&folder.path(), &folder.home().join("model.gguf"), &["--recipe", "q4_0-qat"]);
+        let said = refused.refusal(2);
+        assert!(
+            said.contains("not on a 4-bit quantization grid") && said.contains("sampled blocks"),
+            "{what}: {said}"
+        );
+    }
+}
+
+/// A checkpoint of packed integers without towers.
+pub(crate) fn packed_integers() -> Folder {
+    quantised("e2b", integers(), packed)
 }

@@ -2,6 +2,7 @@
 //! gives the same bytes as the form in which transformers saves the model, and a note says what was done. What stays refused
 //! is in `refused.rs`. A new form is a new row.
 
+mod channels;
 mod experts;
 mod files;
 mod names;

@@ -140,7 +140,9 @@ pub(crate) fn instead(dir: &Path) -> Option<Error> {
     };
     let wanted = format!("{SINGLE}, or {INDEX} with its shards");
     let adapters: Vec<_> = here.iter().filter(|name| name.starts_with("adapter_")).cloned().collect();
-    if !adapters.is_empty() && shards::is_empty(&here) {
+    // trainers save other weights beside an adapter, such as a value head
+    let is_model = !shards::is_empty(&here) && here.iter().any(|name| name == "config.json");
+    if !adapters.is_empty() && !is_model {
         return Some(adapter(dir, &adapters));
     }
     if !shards::is_empty(&here) {

@@ -30,6 +30,7 @@
 
 mod adapter;
 mod card;
+mod channels;
 mod experts;
 mod files;
 mod fingerprint;
@@ -63,6 +64,7 @@ pub use from_gguf::adapter_into_gguf;
 pub use inputs::Companion;
 pub use open::{Checkpoint, Location, SET, Shard};
 pub use pieces::{PackedRows, Piece};
+pub use quantised::is_read_on_open;
 pub use sbs::{Sbs, SbsBlob, SbsTensor, is_sbs};
 pub use template::ChatTemplates;
 pub use tokenizer::{AddedToken, TokenizerFile};

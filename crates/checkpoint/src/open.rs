@@ -17,7 +17,7 @@ use crate::adapter::MergedAdapter;
 use crate::adapter::delta::FactorCache;
 use crate::float8::StoredEncoding;
 use crate::inputs::{self, Companion};
-use crate::pieces::{Entry, Piece};
+use crate::pieces::{Decoder, Entry, Piece};
 use crate::quantised::Packed;
 use crate::view::{self, Note};
 use crate::{ChatTemplates, ModelCard, TokenizerFile, files, folder, header, shards, template};
@@ -279,11 +279,12 @@ impl Checkpoint {
         self.entries.get(index).map_or(&[], |entry| &entry.pieces)
     }
 
-    /// The stored encoding of tensor `index`, if it differs from the presented type. A tensor in several pieces gives
-    /// the scale of the first.
+    /// The stored encoding of tensor `index`, if it differs from the presented type and no adapter changes the tensor. A
+    /// tensor in several pieces gives the scale of the first.
     pub fn encoding(&self, index: usize) -> Option<StoredEncoding> {
         let entry = self.entries.get(index)?;
-        Some(StoredEncoding { dtype: entry.code?, scale: entry.pieces.first()?.scale? })
+        let piece = entry.pieces.first().filter(|piece| piece.packed.is_none())?;
+        Some(StoredEncoding { dtype: entry.code?, scale: piece.scale? })
     }
 
     /// Reads the bytes of shard `shard` from `offset` on, until `out` is full.
@@ -300,7 +301,8 @@ impl Checkpoint {
         })
     }
 
-    /// Whether tensor `index` is decoded from packed weights: 4-bit codes with scales, for example.
+    /// Whether tensor `index` is decoded here, because its rows are not contiguous bytes of a file or because an adapter
+    /// changes the decoded values.
     pub fn is_packed(&self, index: usize) -> bool {
         self.entries.get(index).is_some_and(Entry::is_packed)
     }
@@ -444,10 +446,11 @@ impl TensorSource for Checkpoint {
         let mut rest = &mut *out;
         for piece in entry.rows(first, (rest.len() / row_bytes) as u64) {
             let (rows, after) = rest.split_at_mut(piece.rows as usize * row_bytes);
-            match (piece.packed, entry.code) {
-                (Some(packed), _) => self.packed[packed.weight].read(self, packed.first, rows)?,
-                (None, Some(code)) => self.read_coded(desc, code, &piece, rows)?,
-                (None, None) => self.read_at(piece.location.shard, piece.location.offset, rows)?,
+            match (piece.packed.map(|packed| (packed.by, packed.first)), entry.code) {
+                (Some((Decoder::Packed(weight), first)), _) => self.packed[weight].read(self, first, rows)?,
+                (Some((Decoder::ChannelsLast, first)), _) => self.read_channels(desc, &piece, first, rows)?,
+                (_, Some(code)) => self.read_coded(desc, code, &piece, rows)?,
+                (_, None) => self.read_at(piece.location.shard, piece.location.offset, rows)?,
             }
             rest = after;
         }

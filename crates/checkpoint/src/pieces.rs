@@ -15,20 +15,30 @@ pub struct Piece {
     pub rows: u64,
     /// Scale by which the decoded values are multiplied, for 8-bit floats.
     pub scale: Option<Scale>,
-    /// For rows that are decoded from a packed weight; `location` is then that of its codes.
+    /// For rows that the checkpoint decodes; `location` is then that of the codes.
     pub packed: Option<PackedRows>,
 }
 
-/// Rows of a packed weight: the checkpoint decodes them, because they are not contiguous bytes of a file.
+/// Rows that the checkpoint decodes, because they are not contiguous bytes of a file or because an adapter changes them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PackedRows {
-    /// Index of the packed weight in the checkpoint.
-    pub(crate) weight: usize,
+    pub(crate) by: Decoder,
     /// The first row of the piece in that weight.
     pub(crate) first: u64,
     /// The part of the codes that this piece accounts for, in bytes: proportional to its rows. It orders the reads;
     /// the bytes of a row may lie elsewhere.
     pub bytes: u64,
+}
+
+/// How rows are decoded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Decoder {
+    /// As a packed weight of the checkpoint, by its index.
+    Packed(usize),
+    /// As 8-bit floats with the scale of the piece.
+    Scaled,
+    /// As a convolution whose channels are stored last.
+    ChannelsLast,
 }
 
 /// A tensor as presented, and the pieces that hold its rows, in row order.
@@ -59,9 +69,17 @@ impl Entry {
         self.pieces.first().map_or(0, |piece| piece.location.shard)
     }
 
-    /// Whether the rows are decoded from packed weights.
+    /// Whether the checkpoint decodes the rows.
     pub(crate) fn is_packed(&self) -> bool {
         self.pieces.iter().any(|piece| piece.packed.is_some())
+    }
+
+    /// Lets the checkpoint decode 8-bit floats, so that the values can change.
+    pub(crate) fn decode_here(&mut self) {
+        let row_bytes = self.row_bytes();
+        for piece in self.pieces.iter_mut().filter(|piece| piece.scale.is_some() && piece.packed.is_none()) {
+            piece.packed = Some(PackedRows { by: Decoder::Scaled, first: 0, bytes: piece.rows * row_bytes });
+        }
     }
 
     /// Stored bytes of a row.
@@ -124,7 +142,7 @@ mod tests {
 
     #[test]
     fn rows_of_packed_pieces() {
-        let packed = |first, bytes| Some(PackedRows { weight: 7, first, bytes });
+        let packed = |first, bytes| Some(PackedRows { by: Decoder::Packed(7), first, bytes });
         let piece = |offset, rows, packed| {
             let location = Location { shard: 0, offset };
             Piece { location, rows, scale: None, packed }

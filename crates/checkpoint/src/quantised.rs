@@ -14,6 +14,7 @@ mod mlx;
 mod packed;
 mod parts;
 mod scaled;
+mod torchao;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -23,7 +24,7 @@ use tensor::{DType, Error, Result, TensorDesc};
 
 use crate::Checkpoint;
 use crate::float8::is_fp8;
-use crate::pieces::{Entry, PackedRows};
+use crate::pieces::{Decoder, Entry, PackedRows};
 use crate::table::{PackedRow, table};
 use parts::Parts;
 
@@ -66,6 +67,12 @@ impl Said {
         let named = self.value.get("quant_method").and_then(Value::as_str);
         named.or_else(|| (self.field == "quantization").then_some("mlx"))
     }
+}
+
+/// Whether [`Checkpoint::open`] needs the values of a tensor, by its name: they decide types and shapes. Of all others it reads
+/// the description in the header.
+pub fn is_read_on_open(name: &str) -> bool {
+    table().read_on_open.iter().any(|suffix| name.ends_with(suffix.as_str()))
 }
 
 /// Refuses quantised weights that are not decoded, by the names of their tensors.
@@ -187,7 +194,7 @@ fn build(parts: &Parts<'_>) -> Result<Packed> {
         Codec::Gemma => gemma::gemma(parts),
         Codec::Modelopt => compressed::modelopt(parts),
         Codec::Scaled => scaled::scaled(parts),
-        Codec::Torchao => scaled::torchao(parts),
+        Codec::Torchao => torchao::torchao(parts),
     }
 }
 
@@ -196,7 +203,7 @@ fn entry(codes: &Entry, packed: &Packed, weight: usize) -> Result<Entry> {
     let desc = TensorDesc::new(&packed.name, packed.dtype, packed.shape.clone())?;
     let mut entry = Entry::stored(desc, codes.pieces[0].location);
     entry.code = Some(codes.desc.dtype);
-    let rows = PackedRows { weight, first: 0, bytes: codes.desc.byte_len() };
+    let rows = PackedRows { by: Decoder::Packed(weight), first: 0, bytes: codes.desc.byte_len() };
     entry.pieces.iter_mut().for_each(|piece| piece.packed = Some(rows));
     Ok(entry)
 }

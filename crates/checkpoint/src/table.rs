@@ -13,8 +13,12 @@ pub(crate) struct Table {
     pub(crate) wrapper_segments: Vec<String>,
     pub(crate) wrapper_prefixes: Vec<String>,
     pub(crate) rename: Vec<Rename>,
+    /// Ends of the names of convolutions.
+    pub(crate) convolutions: Vec<String>,
     pub(crate) experts: Experts,
     pub(crate) packed: Vec<PackedRow>,
+    /// Ends of the names of tensors whose values are read when a folder is opened.
+    pub(crate) read_on_open: Vec<String>,
     pub(crate) activations: Activations,
     pub(crate) refused: Vec<Refused>,
     /// Names of quantisation methods for people, by `quant_method`.

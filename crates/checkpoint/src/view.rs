@@ -8,7 +8,7 @@ use tensor::Result;
 use crate::float8::is_fp8;
 use crate::pieces::Entry;
 use crate::quantised::Said;
-use crate::{Checkpoint, TokenizerFile, experts, names, quantised, tables};
+use crate::{Checkpoint, TokenizerFile, channels, experts, names, quantised, tables};
 
 /// A difference between a folder and one saved by transformers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +91,7 @@ pub(crate) fn present(checkpoint: Checkpoint, mut entries: Vec<Entry>) -> Result
     notes.extend(of_packed.into_iter().map(Note::quantised));
     notes.extend(quantised::check(&entries, &mut config, said.as_ref(), sfp8, &file_of)?.map(Note::config));
     let mut entries = checkpoint.resolve(entries, fp8)?;
+    form.extend(channels::before_kernel(&mut entries)?);
     form.extend(experts::join(&mut entries)?);
     form.extend(tables::embedding_of_head(&mut entries, &config));
     // without a tokenizer the row counts cannot be checked; callers that need one get its error from

@@ -29,17 +29,18 @@ pub trait StreamedFiles: Send {
 pub(crate) fn check(plan: &Plan) -> Result<()> {
     let tensors = || plan.artifacts.iter().flat_map(|artifact| artifact.tensors());
     let twice = |tensor: &OutputTensor| match &tensor.from {
-        Origin::Checkpoint(stored) => stored.pieces.are_scaled() || stored.pieces.are_packed(),
-        // a scale of the whole tensor is known after its last row
-        Origin::Scales(_) => tensor.desc.shape.is_empty(),
-        Origin::Generated(_) => false,
-    };
-    match tensors().find(|tensor| twice(tensor)) {
-        None => Ok(()),
-        Some(tensor) => {
-            Err(Error::recipe("‹stream›", format!("tensor {} is read more than once", tensor.desc.name))
-                .help("Download the model: leave ‹stream› out."))
+        // codes and scales lie apart
+        Origin::Checkpoint(stored) if stored.pieces.are_scaled() || stored.pieces.are_packed() => {
+            Some("the weights are quantised already or stored in another layout, and are read more than once")
         }
+        // a scale of the whole tensor is known after its last row
+        Origin::Scales(_) if tensor.desc.shape.is_empty() => Some("the weights are read more than once"),
+        _ => None,
+    };
+    match tensors().find_map(|tensor| Some((tensor, twice(tensor)?))) {
+        None => Ok(()),
+        Some((tensor, why)) => Err(Error::recipe("‹stream›", format!("{why}: tensor {}", tensor.desc.name))
+            .help("Download the model: leave ‹stream› out.")),
     }
 }
 

@@ -126,9 +126,10 @@ impl Hub {
         &self,
         model: &HubModel,
         folder: &Path,
+        is_wanted: &dyn Fn(&str) -> bool,
         progress: &dyn Progress,
     ) -> Result<Snapshot> {
-        self.find(model, progress, |remote| remote.fetch_headers(folder, progress))
+        self.find(model, progress, |remote| remote.fetch_headers(folder, is_wanted, progress))
     }
 
     fn find(

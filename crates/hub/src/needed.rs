@@ -12,8 +12,9 @@ pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = ".safetensors";
-/// Weights of an adapter by PEFT.
-const ADAPTER: &str = "adapter_model.safetensors";
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// Weights of an adapter by PEFT and by mlx-lm.
+const ADAPTERS: [&str; 2] = ["adapter_model.safetensors", "adapters.safetensors"];
 
 const NAMES: [&str; 19] = [
     "README.md",
@@ -34,7 +35,7 @@ const NAMES: [&str; 19] = [
     "tokenizer_config.json",
     "video_preprocessor_config.json",
     "vocab.json",
-    "adapter_config.json",
+    ADAPTER_CONFIG,
 ];
 pub(crate) const TEMPLATES: &str = "additional_chat_templates/";
 const NOTICES: [&str; 3] = ["LICENSE", "LICENCE", "NOTICE"];
@@ -52,7 +53,8 @@ pub(crate) fn is_companion(path: &str) -> bool {
 }
 
 /// The weights among `files`: the single file, the shards that `index` names, or else every safetensors file at the top
-/// that is not an adapter or a copy in another layout. A repository that has nothing else is that of the adapter.
+/// that is not an adapter or a copy in another layout. Without single file and index, a repository with an adapter is that of the
+/// adapter: what else it has comes from the training.
 ///
 /// # Errors
 /// `Malformed` for an index that is damaged or names missing files; `Unsupported` for a repository without safetensors.
@@ -78,14 +80,15 @@ pub(crate) fn weights<'f>(
         };
         return shards.iter().map(shard).collect();
     }
+    let adapter = ADAPTERS.iter().find_map(|name| find(name)).filter(|_| find(ADAPTER_CONFIG).is_some());
+    if let Some(adapter) = adapter {
+        return Ok(vec![adapter]);
+    }
     let is_candidate = |path: &str| {
         let other = ["adapter_", "consolidated"].iter().any(|start| path.starts_with(start));
         !path.contains('/') && path.ends_with(WEIGHTS) && !other
     };
     let found: Vec<_> = files.iter().filter(|file| is_candidate(&file.path)).collect();
-    if let (true, Some(adapter)) = (found.is_empty(), find(ADAPTER)) {
-        return Ok(vec![adapter]);
-    }
     if found.is_empty() {
         let gguf = files.iter().any(|file| file.path.ends_with(".gguf"));
         let help = if gguf {
@@ -137,7 +140,13 @@ mod tests {
         assert_eq!(chosen(&["model.safetensors", "a.safetensors"], None).unwrap(), ["model.safetensors"]);
         let other = ["m.safetensors", "adapter_model.safetensors", "original/m.safetensors", "m.bin"];
         assert_eq!(chosen(&other, None).unwrap(), ["m.safetensors"]);
-        assert_eq!(chosen(&["adapter_config.json", ADAPTER], None).unwrap(), [ADAPTER]);
+        for adapter in ADAPTERS {
+            let beside = ["config.json", "v_head.safetensors", "0000100_adapters.safetensors"];
+            let all = [&[ADAPTER_CONFIG, adapter][..], &beside].concat();
+            assert_eq!(chosen(&all, None).unwrap(), [adapter]);
+        }
+        let merged = [ADAPTER_CONFIG, ADAPTERS[0], "config.json", "model.safetensors"];
+        assert_eq!(chosen(&merged, None).unwrap(), ["model.safetensors"]);
     }
 
     #[test]

@@ -181,7 +181,7 @@ pub(crate) fn stored(shards: &Shards<'_>, index: usize, via: Option<DType>) -> S
         offset: piece.location.offset,
         bytes: piece.packed.map_or(piece.rows * row_bytes, |packed| packed.bytes),
         packed_rows: piece.packed.map(|_| piece.rows),
-        scale: piece.scale.map(|scale| StoredScale {
+        scale: piece.scale.filter(|_| piece.packed.is_none()).map(|scale| StoredScale {
             dtype: scale.dtype,
             file: scale.location.shard,
             offset: scale.location.offset,

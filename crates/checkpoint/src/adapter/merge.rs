@@ -45,7 +45,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Those of [`AdapterFolder::open`]; `Malformed` for parts whose tensor the checkpoint lacks or that have another
-    /// shape, and for values that are not finite; `Unsupported` for weights that are quantised.
+    /// shape, and for values that are not finite.
     pub fn with_adapters(mut self, adapters: &[Adapter]) -> Result<Checkpoint> {
         if self.keys.is_some() && !adapters.is_empty() {
             return Err(adapter_into_gguf(self.shards.first().map_or(&self.dir, |shard| &shard.path)));
@@ -91,6 +91,7 @@ impl Checkpoint {
             match (index, part.change) {
                 (Some(index), PartChange::LowRank(product)) => {
                     let delta = self.delta(index, number, product, adapter.scale, is_old)?;
+                    self.entries[index].decode_here();
                     self.entries[index].changes.push(Change::Add(Arc::new(delta)));
                     merged += 1;
                 }
@@ -160,12 +161,11 @@ impl Checkpoint {
 
     /// The product for tensor `index`, whose shapes and values have been checked.
     fn delta(&self, index: usize, shard: usize, product: LowRank, scale: f64, is_old: bool) -> Result<Delta> {
-        let Entry { desc, code, changes, .. } = &self.entries[index];
+        let Entry { desc, changes, .. } = &self.entries[index];
         let place = || format!("tensor {}", desc.name);
-        if code.is_some() || !matches!(desc.dtype, DType::BF16 | DType::F16 | DType::F32) {
-            return Err(Error::unsupported(place(), "the weights of the base are quantised")
-                .expected("bf16, f16 or f32", code.unwrap_or(desc.dtype))
-                .help("Merge the adapter into the 16-bit checkpoint that the base was made from."));
+        if !matches!(desc.dtype, DType::BF16 | DType::F16 | DType::F32) {
+            return Err(Error::unsupported(place(), "not a type of weights that an adapter changes")
+                .expected("bf16, f16 or f32", desc.dtype));
         }
         let is_stack = desc.shape.len() == 3;
         let stacked = matches!(product.kind, Kind::Experts) || product.left.stored.desc.shape.len() == 3;
@@ -286,9 +286,6 @@ fn replacement(base: &Entry, shard: usize, stored: &Stored) -> Result<Entry> {
         )
         .expected(format!("{:?}", base.desc.shape), format!("{:?}", stored.desc.shape))
         .help("Merge it with peft (merge_and_unload, save_pretrained), and save the tokenizer with it."));
-    }
-    if base.code.is_some() {
-        return Err(Error::unsupported(place(), "the weights of the base are quantised"));
     }
     let desc = TensorDesc::new(&base.desc.name, stored.desc.dtype, base.desc.shape.clone())?;
     let location = Location { shard, offset: stored.offset };

@@ -1,7 +1,8 @@
-//! The tensors of an mlx-lm adapter, grouped into parts by their names.
+//! The tensors of an adapter of mlx-lm or mlx-vlm, grouped into parts by their names.
 //!
 //! `lora_a` is [in, r] and `lora_b` [r, out], of experts [experts, r, in] and [experts, out, r]; the scale is given as it
-//! is. Source: ml-explore/mlx-lm `tuner/lora.py`, `tuner/utils.py`.
+//! is. The first form of mlx-vlm has the names `A` and `B`, and the scale alpha / rank. Sources: ml-explore/mlx-lm
+//! `tuner/lora.py`, `tuner/utils.py`; mlx-vlm `trainer/peft/lora.py`, `trainer/peft/utils.py`.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +12,18 @@ use tensor::{Error, Result};
 use crate::adapter::part::{Factor, Kind, LowRank, MlxRows, Order, Part, PartChange, Stored};
 use crate::names::canonical;
 
-/// Whether a config is one of mlx-lm.
+/// The ends of the names of both halves of a pair.
+const HALVES: [[&str; 2]; 2] = [[".lora_a", ".A"], [".lora_b", ".B"]];
+
+/// Whether a config is one of mlx-lm or mlx-vlm.
 pub(crate) fn is_mlx(config: &Value) -> bool {
     config["peft_type"].is_null()
-        && (config["lora_parameters"].is_object() || config["fine_tune_type"].is_string())
+        && (config["lora_parameters"].is_object() || config["fine_tune_type"].is_string() || is_first(config))
+}
+
+/// Whether a config has the first form of mlx-vlm.
+fn is_first(config: &Value) -> bool {
+    config["rank"].is_u64() && config["alpha"].is_number()
 }
 
 /// Groups the tensors of an adapter.
@@ -29,8 +38,11 @@ pub(crate) fn parts(tensors: &[Stored], config: &Value) -> Result<Vec<Part>> {
             .expected("lora", kind)
             .help("Fuse it with mlx_lm.fuse, and give the folder that this writes."));
     }
-    let parameters = &config["lora_parameters"];
+    let parameters = if is_first(config) { config } else { &config["lora_parameters"] };
     let scale = match &parameters["scale"] {
+        Value::Null if is_first(config) => {
+            parameters["alpha"].as_f64().unwrap_or(0.0) / parameters["rank"].as_f64().unwrap_or(1.0)
+        }
         Value::Null => 20.0,
         value => value.as_f64().filter(|s| s.is_finite()).ok_or_else(|| {
             Error::malformed("lora_parameters: scale", "not a number").expected("a number", value)
@@ -39,8 +51,8 @@ pub(crate) fn parts(tensors: &[Stored], config: &Value) -> Result<Vec<Part>> {
     let mut modules: BTreeMap<&str, [Option<&Stored>; 2]> = BTreeMap::new();
     for stored in tensors {
         let name = stored.desc.name.as_str();
-        let halves = [".lora_a", ".lora_b"].iter().enumerate();
-        let found = halves.into_iter().find_map(|(number, end)| Some((number, name.strip_suffix(end)?)));
+        let module = |ends: &[&str; 2]| ends.iter().find_map(|end| name.strip_suffix(end));
+        let found = HALVES.iter().enumerate().find_map(|(number, ends)| Some((number, module(ends)?)));
         let Some((number, module)) = found else {
             return Err(Error::unsupported(format!("tensor {name}"), "not a tensor of LoRA by mlx-lm")
                 .expected("names that end in .lora_a or .lora_b", name));

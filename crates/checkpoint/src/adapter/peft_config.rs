@@ -7,8 +7,7 @@ use serde_json::Value;
 use tensor::{Error, Result};
 
 /// Fields that concern training only, or that are read elsewhere.
-const WITHOUT_EFFECT: [&str; 27] = [
-    "arrow_config",
+const WITHOUT_EFFECT: [&str; 26] = [
     "auto_mapping",
     "base_model_name_or_path",
     // the tensors say what there is; a bias tensor is refused
@@ -54,8 +53,9 @@ const READ: [&str; 10] = [
 ];
 
 /// Fields that are refused if they are set, with the reason.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: [(&str, &str); 8] = [
     ("alora_invocation_tokens", "it is active after some tokens only (aLoRA), and cannot be merged"),
+    ("arrow_config", "it chooses between adapters for each token (Arrow), and cannot be merged"),
     ("kasa_config", "KaSA is not supported"),
     ("layer_replication", "it repeats layers of its base, and PEFT does not merge it either"),
     ("lora_bias", "it has biases, which Gemma's linears lack"),
@@ -230,6 +230,7 @@ mod tests {
             (json!({ "trainable_token_indices": [1] }), "trainable_token_indices"),
             (json!({ "alora_invocation_tokens": [1] }), "alora_invocation_tokens"),
             (json!({ "lora_bias": true }), "lora_bias"),
+            (json!({ "arrow_config": { "top_k": 2 } }), "arrow_config"),
             (json!({ "use_qalora": true }), "use_qalora"),
             (json!({ "init_lora_weights": "pissa" }), "init_lora_weights"),
             (json!({ "init_lora_weights": "pissa_niter_4" }), "init_lora_weights"),

@@ -16,6 +16,8 @@ pub(crate) enum Rule {
     ZeroPoint,
     /// code · scale, rounded to the type, + offset: MLX on the CPU
     Affine,
+    /// code · scale + offset
+    Sum,
     /// code · scale · factor
     Factor(f32),
 }
@@ -99,12 +101,14 @@ impl Packed {
             (Rule::Factor(factor), _) => runs.apply(&mut values, |run, at| {
                 run.iter_mut().for_each(|value| *value = *value * scales[at] * factor);
             }),
-            (Rule::ZeroPoint | Rule::Affine, _) => {
+            (Rule::ZeroPoint | Rule::Affine | Rule::Sum, _) => {
                 runs.apply(&mut values, |run, at| run.iter_mut().for_each(|value| *value *= scales[at]));
             }
         }
-        if let (Rule::Affine, Some(offsets)) = (self.rule, &offsets) {
-            round(checkpoint.simd, self.dtype, &mut values, &mut Vec::new());
+        if let (Rule::Affine | Rule::Sum, Some(offsets)) = (self.rule, &offsets) {
+            if self.rule == Rule::Affine {
+                round(checkpoint.simd, self.dtype, &mut values, &mut Vec::new());
+            }
             runs.apply(&mut values, |run, at| run.iter_mut().for_each(|value| *value += offsets[at]));
         }
         Ok(values)

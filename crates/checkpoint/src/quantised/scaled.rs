@@ -1,9 +1,9 @@
 //! 8-bit floats and integers, a code a byte, with scales for the tensor, rows, groups or blocks. Sources:
 //! compressed-tensors, `compressors/naive_quantized` and `mxfp8`; transformers, `integrations/finegrained_fp8.py`
-//! (`weight_scale_inv`); torchao, `quant_primitives.py` (`dequantize_affine`).
+//! (`weight_scale_inv`).
 
 use serde_json::Value;
-use tensor::{DType, Error, Result};
+use tensor::{DType, Result};
 
 use super::codes::{Codes, Layout, e4m3, twos_complement};
 use super::grid::{Form, Grid, Place, table};
@@ -45,35 +45,6 @@ pub(super) fn scaled(parts: &Parts<'_>) -> Result<Packed> {
         groups: Groups::Even(size),
         rule: Rule::ZeroPoint,
     })
-}
-
-/// Integers of 1 to 8 bits that torchao stores in bytes. The metadata of the shard names the class of a tensor, because
-/// others have parts of the same names.
-///
-/// # Errors
-/// As [`scaled`]; `Unsupported` for other classes.
-pub(super) fn torchao(parts: &Parts<'_>) -> Result<Packed> {
-    const CLASSES: [&str; 2] = ["IntxUnpackedToInt8Tensor", "Int8Tensor"];
-    let codes = parts.codes();
-    let metadata = &parts.checkpoint.shards()[codes.location.shard].metadata;
-    let facts = metadata.get(&parts.name()).and_then(|json| serde_json::from_str::<Value>(json).ok());
-    let class = facts.as_ref().and_then(|facts| facts["_type"].as_str()).unwrap_or("no class");
-    if !CLASSES.contains(&class) {
-        return Err(Error::unsupported(
-            format!("tensor {}", codes.desc.name),
-            "a class of torchao that is not decoded",
-        )
-        .expected(CLASSES.join(" or "), class)
-        .help("Give the BF16 checkpoint that it was made from."));
-    }
-    let packed = scaled(parts)?;
-    let dtype = match facts.as_ref().and_then(|facts| facts["_data"]["dtype"]["_data"].as_str()) {
-        Some("float32") => DType::F32,
-        Some("float16") => DType::F16,
-        Some("bfloat16") => DType::BF16,
-        _ => packed.dtype,
-    };
-    Ok(Packed { dtype, kind: format!("{class} of torchao, {}", packed.kind), ..packed })
 }
 
 /// What the shape of the scales means.

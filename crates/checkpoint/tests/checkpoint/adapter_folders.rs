@@ -86,10 +86,19 @@ fn folders_of_trainers_are_merged() {
         ("a state dict", json!({}), ["lora_A.default.weight", "lora_B.default.weight"]),
     ] {
         let folder = folder(&config(more), ends);
-        for name in ["README.md", "tokenizer.json", "training_args.bin", "optimizer.pt", "config.json"] {
+        for name in ["README.md", "tokenizer.json", "training_args.bin", "optimizer.pt", "v_head.safetensors"]
+        {
             fs::write(folder.path().join(name), "{}").unwrap();
         }
         fs::create_dir(folder.path().join("checkpoint-20")).unwrap();
+        assert!(AdapterFolder::is_one(folder.path()), "{trainer}");
+        let no_model = Checkpoint::open(folder.path()).map(|_| ()).unwrap_err().to_string();
+        assert!(
+            no_model.contains("adapter") && no_model.contains("no model by itself"),
+            "{trainer}: {no_model}"
+        );
+        fs::remove_file(folder.path().join("v_head.safetensors")).unwrap();
+        fs::write(folder.path().join("config.json"), "{}").unwrap();
         assert!(AdapterFolder::is_one(folder.path()), "{trainer}");
         assert!(bytes(&merged("e2b", &[folder.path()]), name) == plain, "{trainer}");
     }

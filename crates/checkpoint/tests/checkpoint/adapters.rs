@@ -219,6 +219,11 @@ fn a_layer_of_mlx_is_the_transposed_product() {
     let folder = adapter(&config, "adapters.safetensors", &tensors);
     let checkpoint = merged("e2b", &[folder.path()]);
     assert_eq!(checkpoint.adapters()[0].rule, "mlx-lm fuse");
+    // the first form of mlx-vlm
+    let (a, b) = (format!("{prefix}.A"), format!("{prefix}.B"));
+    let tensors = [(a.as_str(), &[256, 2][..], lora_a.clone()), (&b, &[2, 256], lora_b.clone())];
+    let config = json!({ "rank": 2, "alpha": 8, "dropout": 0.1 });
+    let first = merged("e2b", &[adapter(&config, "adapters.safetensors", &tensors).path()]);
     let name = "model.language_model.layers.0.self_attn.q_proj.weight";
     let base = bytes(&Checkpoint::open(fixture("e2b")).unwrap(), name);
     let bf16 = |bits: &[u8]| from_bf16([bits[0], bits[1]]);
@@ -229,6 +234,7 @@ fn a_layer_of_mlx_is_the_transposed_product() {
         let delta: f32 = (0..2).map(|k| 4.0 * lora_b[k * 256 + out] * lora_a[inp * 2 + k]).sum();
         assert_eq!(bf16(new), round(bf16(old) + round(delta)), "row {out}, column {inp}");
     }
+    assert!(bytes(&first, name) == found);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, SafetensorsWriter};
 use safetensors::SafeTensors;
-use tensor::{DType, Fault, TensorSource};
+use tensor::{DType, Fault, TensorDesc, TensorSink, TensorSource};
 
 use crate::{fixture, folder, index, refused, shard};
 
@@ -146,4 +146,46 @@ fn a_shard_that_changes_while_open_is_noticed() {
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_times(times).unwrap();
     checkpoint.read_rows(0, 0, &mut [0; 6]).unwrap();
     assert!(checkpoint.check_unchanged().is_err(), "same size, but written to");
+}
+
+/// The convolutions of the e2b's audio tower as mlx-vlm saves them.
+#[test]
+fn convolutions_with_channels_last_are_transposed() {
+    let base = Checkpoint::open(fixture("e2b")).unwrap();
+    let is_convolution = |name: &str| name.ends_with("conv.weight") || name.ends_with("conv1d.weight");
+    let (mut descs, mut stored) = (Vec::new(), Vec::new());
+    for (index, desc) in base.tensors().iter().enumerate().filter(|(_, desc)| is_convolution(&desc.name)) {
+        let mut all = vec![0; desc.byte_len() as usize];
+        base.read_rows(index, 0, &mut all).unwrap();
+        let (channels, kernel) = (desc.shape[1], desc.shape[2..].iter().product::<u64>());
+        let shape = [&desc.shape[..1], &desc.shape[2..], &[channels]].concat();
+        let name = desc.name.strip_prefix("model.").unwrap();
+        descs.push(TensorDesc::new(name, desc.dtype, shape).unwrap());
+        let matrices = all.chunks((channels * kernel) as usize * 2);
+        let of_matrix = |matrix: &[u8]| {
+            let at = |k: u64, c: u64| matrix[((c * kernel + k) * 2) as usize..][..2].to_vec();
+            (0..kernel).flat_map(|k| (0..channels).flat_map(move |c| at(k, c))).collect::<Vec<_>>()
+        };
+        stored.push((desc.clone(), all.clone(), matrices.flat_map(of_matrix).collect::<Vec<_>>()));
+    }
+    assert_eq!(stored.len(), 4);
+    let dir = folder(&[("config.json", b"{}")]);
+    let writer = SafetensorsWriter::create(dir.path().join("model.safetensors"), descs, &[]).unwrap();
+    stored.iter().enumerate().for_each(|(index, (_, _, data))| writer.write_rows(index, 0, data).unwrap());
+    writer.finish().unwrap();
+    let found = Checkpoint::open(dir.path()).unwrap();
+    assert!(
+        found.notes().iter().any(|note| note.text.contains("4 convolutions have their input channels last"))
+    );
+    for (desc, expected, _) in stored {
+        let index = found.tensors().iter().position(|own| own.name == desc.name).unwrap();
+        assert_eq!(found.tensors()[index], desc);
+        for step in [1, 7, desc.rows()] {
+            let mut all = vec![0; expected.len()];
+            for (number, part) in all.chunks_mut((step * desc.row_bytes()) as usize).enumerate() {
+                found.read_rows(index, number as u64 * step, part).unwrap();
+            }
+            assert!(all == expected, "{} by {step} rows", desc.name);
+        }
+    }
 }

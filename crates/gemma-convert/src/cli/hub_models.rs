@@ -45,7 +45,8 @@ pub(crate) fn fetch(args: &mut Args) -> Result<Fetched> {
         let model = if slot.is_adapter { model } else { at_revision(model, typed, options)? };
         let snapshot = if headers_only && !slot.is_adapter {
             let folder = TempDir::new().map_err(|e| Error::write(std::env::temp_dir().display(), &e))?;
-            let found = hub.fetch_headers(&model, folder.path(), &Console::default())?;
+            let found =
+                hub.fetch_headers(&model, folder.path(), &checkpoint::is_read_on_open, &Console::default())?;
             if found.folder == folder.path() {
                 Console::default().note(HEADERS_ONLY);
                 fetched.folders.push(folder);
