@@ -50,6 +50,20 @@ impl ConstantEncoding {
         }
     }
 
+    /// Decodes whole rows.
+    pub(crate) fn decode(self, cols: usize, codes: &[u8], scales: &[u8]) -> Vec<f32> {
+        match self {
+            ConstantEncoding::Float32 => {
+                codes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+            }
+            ConstantEncoding::Integers(integers) => {
+                let mut out = vec![0.0; codes.len() * integers.bits.per_byte()];
+                integers.decode(cols, codes, scales, &mut out);
+                out
+            }
+        }
+    }
+
     /// The type of the elements.
     pub fn element(self) -> ElementType {
         match self {

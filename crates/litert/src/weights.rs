@@ -38,6 +38,10 @@ impl<'a> Weights<'a> {
         &self.source.tensors()[self.index]
     }
 
+    pub(crate) fn has_shape(&self, rows: u64, cols: u64) -> bool {
+        (self.desc().rows(), self.desc().cols()) == (rows, cols)
+    }
+
     /// The values of whole rows.
     ///
     /// # Errors
@@ -61,8 +65,8 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// Those of [`rows`](Self::rows).
     pub(crate) fn equal(&self, other: &Weights<'_>) -> Result<bool> {
-        let (a, b) = (self.desc(), other.desc());
-        if (a.rows(), a.cols()) != (b.rows(), b.cols()) {
+        let a = self.desc();
+        if !other.has_shape(a.rows(), a.cols()) {
             return Ok(false);
         }
         let step = rows_at_once(a.cols());
