@@ -21,6 +21,12 @@ impl<'a> StoredConstant<'a> {
         Some(StoredConstant { constant, model, from, encoding: constant.encoding? })
     }
 
+    /// Bytes of codes and of one copy of the scales.
+    pub fn bytes(&self) -> u64 {
+        let (codes, scales) = self.encoding.row_bytes(self.constant.cols as usize);
+        self.constant.rows * (codes + scales) as u64
+    }
+
     /// The values of `count` rows from `first` on.
     ///
     /// # Errors

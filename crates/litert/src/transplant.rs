@@ -3,6 +3,7 @@
 //! The graph, the other sections and the header stay as they are, byte for byte; with other types only positions change.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use base::{OutputFile, Progress, Unit};
@@ -29,6 +30,16 @@ pub enum BundleTypes {
     AtLeast(IntegerBits),
     /// All integers get as many bits.
     Exactly(IntegerBits),
+}
+
+impl fmt::Display for BundleTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BundleTypes::Keep => f.pad("keep"),
+            BundleTypes::AtLeast(bits) => write!(f, "at least {} bits", bits.count()),
+            BundleTypes::Exactly(bits) => write!(f, "{} bits", bits.count()),
+        }
+    }
 }
 
 impl BundleTypes {

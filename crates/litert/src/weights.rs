@@ -6,8 +6,8 @@ use tensor::{Error, Result, TensorDesc, TensorSource};
 /// Values that are read and encoded at a time: 1 MiB of f32, or a row.
 const CHUNK: u64 = 1 << 18;
 
-/// Number of rows that are encoded at a time.
-pub(crate) fn rows_at_once(cols: u64) -> u64 {
+/// Number of rows of `cols` values that are encoded at a time.
+pub fn rows_at_once(cols: u64) -> u64 {
     (CHUNK / cols.max(1)).max(1)
 }
 

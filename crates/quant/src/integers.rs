@@ -29,6 +29,11 @@ pub enum IntegerBits {
 }
 
 impl IntegerBits {
+    /// Number of bits.
+    pub const fn count(self) -> usize {
+        8 / self.per_byte()
+    }
+
     /// Number of codes in a byte.
     pub const fn per_byte(self) -> usize {
         match self {

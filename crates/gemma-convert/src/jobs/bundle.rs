@@ -8,21 +8,31 @@ use base::{OutputFile, Progress};
 use checkpoint::{Adapter, Checkpoint};
 use gemma::{Config, Found, Inventory};
 use litert::{Bundle, BundleTypes, FileSource, Mapped, Section, SectionType, Transplant, Wanted};
+use plan::{AdapterEntry, ArtifactEntry, FileEntry, HubSource};
+use rayon::prelude::*;
+use serde_json::json;
 use tensor::{Error, Result, TensorSource};
 
+use crate::TOOL;
 use crate::model::open_checkpoint;
+
+/// The name of the recipe in manifests.
+const RECIPE: &str = "litertlm";
 
 /// Type of the sections with the text model, and the role of the tensor that is all of its weights; none for all but the
 /// per-layer embeddings.
-const MODELS: [(&str, Option<&str>); 3] = [
+pub(super) const MODELS: [(&str, Option<&str>); 3] = [
     ("tf_lite_prefill_decode", None),
     ("tf_lite_embedder", Some("token_embd")),
     ("tf_lite_per_layer_embedder", Some(PLE)),
 ];
+/// The first of them, which has the head.
+pub(super) const HEAD: usize = 0;
 const PLE: &str = "per_layer_token_embd";
 
 /// Files of a checkpoint whose content is in a bundle, too.
-const COMPANIONS: [&str; 2] = ["tokenizer.json", "chat_template.jinja"];
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+const COMPANIONS: [&str; 2] = [TOKENIZER, "chat_template.jinja"];
 /// The largest of them.
 const MAX_COMPANION: u64 = 256 << 20;
 
@@ -32,6 +42,8 @@ const MAX_COMPANION: u64 = 256 << 20;
 pub struct ConvertBundle {
     /// The checkpoint folder of the fine-tune.
     pub model: PathBuf,
+    /// The repository of the hub from which it came, for the manifest.
+    pub source: Option<HubSource>,
     /// Adapters (LoRA) that are merged into it, in order.
     pub adapters: Vec<Adapter>,
     /// The bundle.
@@ -51,6 +63,8 @@ pub struct ConvertBundle {
 pub struct ConvertedBundle {
     /// The file.
     pub path: PathBuf,
+    /// Its manifest.
+    pub manifest: PathBuf,
     /// Its size.
     pub bytes: u64,
     /// Its SHA-256.
@@ -78,7 +92,8 @@ impl ConvertBundle {
         let file = FileSource::open(&self.bundle)?;
         let within = |e: Error| e.within(self.bundle.display());
         let bundle = Bundle::read(&file).map_err(within)?;
-        let mapped = litert::map(&bundle, &file, &base.checkpoint, &base.wanted()).map_err(within)?;
+        let mapped =
+            litert::map(&bundle, &file, &base.checkpoint, &wanted(&base.inventory)).map_err(within)?;
         let plan = Transplant::plan(
             &bundle,
             &mapped,
@@ -94,11 +109,14 @@ impl ConvertBundle {
         }
         let out = OutputFile::create(&self.out)?;
         plan.write(&file, &tuned.checkpoint, &out, progress)?;
-        out.publish()?;
-        let (bytes, sha256) = base::sha256_file(&self.out, &|_| ())?;
+        let inputs = self.inputs(&tuned.checkpoint)?;
+        tuned.checkpoint.check_unchanged()?;
+        let (entry, manifest) = convert::publish_named(out, self.entry(&plan, &tuned.checkpoint, inputs))?;
+        let FileEntry { bytes, sha256, .. } = entry.outputs[0].clone();
         let retyped = plan.replacements.iter().filter(|replacement| replacement.before != replacement.after);
         Ok(ConvertedBundle {
             path: self.out.clone(),
+            manifest,
             bytes,
             sha256,
             constants: plan.replacements.len(),
@@ -106,6 +124,46 @@ impl ConvertBundle {
             growth: plan.file_len.saturating_sub(bundle.file_len()),
             copied: copied.into_iter().map(Section::title).collect(),
         })
+    }
+
+    /// The files of the fine-tune, by their names in its folder, and the bundle.
+    fn inputs(&self, tuned: &Checkpoint) -> Result<Vec<FileEntry>> {
+        let shards = tuned
+            .shards()
+            .iter()
+            .filter(|shard| !shard.is_adapter)
+            .map(|shard| (&shard.name, shard.path.clone()));
+        let others = tuned.companions().iter().map(|file| (&file.name, tuned.dir().join(&file.name)));
+        let all: Vec<_> = shards.chain(others).collect();
+        let named = all
+            .into_par_iter()
+            .map(|(name, path)| Ok(FileEntry { name: name.clone(), ..convert::file_entry(&path)? }));
+        let mut inputs = named.collect::<Result<Vec<_>>>()?;
+        inputs.push(convert::file_entry(&self.bundle)?);
+        Ok(inputs)
+    }
+
+    /// The entry of the manifest.
+    fn entry(&self, plan: &Transplant, tuned: &Checkpoint, inputs: Vec<FileEntry>) -> ArtifactEntry {
+        ArtifactEntry {
+            recipe: RECIPE.to_owned(),
+            settings: json!({
+                "bundle": self.bundle,
+                "bundle_base": self.base,
+                "types": self.types.to_string(),
+            }),
+            tool: TOOL.to_owned(),
+            plan_sha256: base::hex(&base::Sha256::of(format!("{plan:?}"))),
+            source: self.source.clone(),
+            adapters: tuned.adapters().iter().map(AdapterEntry::new).collect(),
+            target: None,
+            importance: None,
+            allocation: None,
+            calibration: None,
+            repacked: Vec::new(),
+            inputs,
+            outputs: Vec::new(),
+        }
     }
 
     fn check_out(&self) -> Result<()> {
@@ -122,18 +180,20 @@ impl ConvertBundle {
 
     /// Notes about files that differ from those of the base, which the bundle keeps.
     fn companions(&self) -> Vec<String> {
-        let read = |folder: &Path, name: &str| {
-            let path = folder.join(name);
-            fs::metadata(&path).is_ok().then(|| base::read_regular(&path, MAX_COMPANION).ok()).flatten()
-        };
         let differs = |name: &&&str| {
-            let (base, tuned) = (read(&self.base, name), read(&self.model, name));
+            let (base, tuned) = (read_companion(&self.base, name), read_companion(&self.model, name));
             base.is_some() && tuned.is_some() && base != tuned
         };
         let note =
             |name| format!("{name} of the fine-tune differs from that of its base, which the bundle keeps");
         COMPANIONS.iter().filter(differs).map(note).collect()
     }
+}
+
+/// A file of a checkpoint folder, if there is one that can be read.
+pub(super) fn read_companion(folder: &Path, name: &str) -> Option<Vec<u8>> {
+    let path = folder.join(name);
+    fs::metadata(&path).is_ok().then(|| base::read_regular(&path, MAX_COMPANION).ok()).flatten()
 }
 
 /// Sections that stay as they are.
@@ -178,25 +238,27 @@ impl Text {
         Ok(Text { checkpoint, inventory })
     }
 
-    /// The tensors that are computed with.
-    fn used(&self) -> impl Iterator<Item = &Found> {
-        self.inventory.text.iter().filter(|found| !found.slot.unused)
-    }
-
-    fn wanted(&self) -> Vec<Wanted> {
-        let has_ple = self.used().any(|found| found.slot.role == PLE);
-        let models = MODELS.into_iter().filter(|(_, role)| has_ple || *role != Some(PLE));
-        let wanted = models.map(|(model, only)| {
-            let is_in = |role: &str| only.map_or(role != PLE, |only| role == only);
-            let tensors = self.used().filter(|found| is_in(found.slot.role)).map(|found| found.index);
-            Wanted { model_type: model.into(), tensors: tensors.collect() }
-        });
-        wanted.collect()
-    }
-
     /// The index of each tensor, and that of the same one in another checkpoint.
     fn counterparts(&self, other: &Text) -> BTreeMap<usize, usize> {
-        let others: BTreeMap<&str, usize> = other.used().map(|f| (f.slot.gguf.as_str(), f.index)).collect();
-        self.used().filter_map(|f| Some((f.index, *others.get(f.slot.gguf.as_str())?))).collect()
+        let others: BTreeMap<&str, usize> =
+            used(&other.inventory).map(|f| (f.slot.gguf.as_str(), f.index)).collect();
+        used(&self.inventory).filter_map(|f| Some((f.index, *others.get(f.slot.gguf.as_str())?))).collect()
     }
+}
+
+/// The tensors of a text model that are computed with.
+fn used(inventory: &Inventory) -> impl Iterator<Item = &Found> {
+    inventory.text.iter().filter(|found| !found.slot.unused)
+}
+
+/// The models of a bundle, and their tensors.
+pub(super) fn wanted(inventory: &Inventory) -> Vec<Wanted> {
+    let has_ple = used(inventory).any(|found| found.slot.role == PLE);
+    let models = MODELS.into_iter().filter(|(_, role)| has_ple || *role != Some(PLE));
+    let wanted = models.map(|(model, only)| {
+        let is_in = |role: &str| only.map_or(role != PLE, |only| role == only);
+        let tensors = used(inventory).filter(|found| is_in(found.slot.role)).map(|found| found.index);
+        Wanted { model_type: model.into(), tensors: tensors.collect() }
+    });
+    wanted.collect()
 }

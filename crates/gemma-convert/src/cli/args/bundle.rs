@@ -51,6 +51,7 @@ impl super::Convert {
         };
         Ok(Some(ConvertBundle {
             model: self.model.clone(),
+            source: self.source.clone(),
             adapters: self.lora.lora.clone(),
             bundle: bundle.clone(),
             base: base.clone(),
