@@ -36,8 +36,8 @@ impl ConstantEncoding {
         }
     }
 
-    /// Encodes whole rows: codes and scales.
-    pub(crate) fn encode(self, cols: usize, x: &[f32]) -> (Vec<u8>, Vec<u8>) {
+    /// Encodes whole rows: codes and scales. With `keep_grid`, rows that are codes times a scale keep both.
+    pub(crate) fn encode(self, cols: usize, x: &[f32], keep_grid: bool) -> (Vec<u8>, Vec<u8>) {
         match self {
             ConstantEncoding::Float32 => (x.iter().flat_map(|x| x.to_le_bytes()).collect(), Vec::new()),
             ConstantEncoding::Integers(integers) => {
@@ -45,6 +45,9 @@ impl ConstantEncoding {
                 let mut codes = vec![0; rows * integers.code_bytes(cols)];
                 let mut scales = vec![0; rows * integers.scale_bytes(cols)];
                 integers.encode(cols, x, &mut codes, &mut scales);
+                if keep_grid {
+                    integers.keep_grid(cols, x, &mut codes, &mut scales);
+                }
                 (codes, scales)
             }
         }

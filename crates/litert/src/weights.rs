@@ -1,7 +1,7 @@
 //! Rows of a checkpoint as f32.
 
 use quant::Simd;
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 /// Values that are read and encoded at a time: 1 MiB of f32, or a row.
 const CHUNK: u64 = 1 << 18;
@@ -36,6 +36,11 @@ impl<'a> Weights<'a> {
 
     pub(crate) fn desc(&self) -> &'a TensorDesc {
         &self.source.tensors()[self.index]
+    }
+
+    /// True for values that may be codes times a scale without a further rounding, as those of decoded checkpoints.
+    pub(crate) fn may_be_grid(&self) -> bool {
+        self.desc().dtype == DType::F32
     }
 
     pub(crate) fn has_shape(&self, rows: u64, cols: u64) -> bool {

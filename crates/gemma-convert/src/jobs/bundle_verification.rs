@@ -3,17 +3,15 @@
 use base::{OutputFile, Progress};
 use eval::ModelInfo;
 use gemma::ModelSpec;
-use litert::{Bundle, DecodedWeights, FileSource, Mapped, SectionType, Source};
+use litert::{Bundle, DecodedWeights, FileSource, Mapped, Source};
 use tensor::{Error, Result, TensorSource};
 use verify::{Finding, Severity, Step, Structure};
 
 use super::Verify;
-use super::bundle::{HEAD, MODELS, TOKENIZER, read_companion, wanted};
+use super::bundle::{HEAD, MODELS, OTHER_VOCABULARY, other_vocabulary, wanted};
 use super::verification_steps::{AFTER_FAILURE, Against, Verification, skip, timed};
 use crate::model::{Container, Model, ModelFile};
 
-/// The largest section with a tokenizer.
-const MAX_TOKENIZER: u64 = 256 << 20;
 const NO_CAP: &str = "the exported graph has no final soft cap: its logits differ from the figures below, which are of its weights \
                       with the cap; the most probable token does not";
 
@@ -40,7 +38,7 @@ pub(super) fn verify(
     let same = ModelFile::open(checkpoint.dir())?.with_adapters(&job.adapters)?;
     let mut verification = Verification::new(job.clone(), same, base.as_ref());
     let report = &mut verification.report;
-    report.findings.clear();
+    report.findings.drain(..verify::form(checkpoint).len());
     report.artifact = ModelInfo {
         path: job.artifact.display().to_string(),
         variant: spec.config.variant().map(str::to_owned),
@@ -62,7 +60,9 @@ pub(super) fn verify(
     })?;
     let mut mapped = None;
     timed(report, "structure", |report| {
-        report.findings.extend(tokenizer(&bundle, &file, checkpoint.dir()).map_err(within)?);
+        if let Some(section) = other_vocabulary(&bundle, &file, checkpoint.dir()).map_err(within)? {
+            report.findings.push(Finding::new(Severity::Failure, Step::Structure, section, OTHER_VOCABULARY));
+        }
         match litert::map(&bundle, &file, &**checkpoint, &wanted(&spec.inventory)) {
             Ok(found) => mapped = Some(found),
             Err(error) => report.findings.push((&error).into()),
@@ -102,29 +102,6 @@ fn check(job: &Verify) -> Result<()> {
         Some((_, setting)) => Err(Error::recipe(setting, "has no effect on a bundle")),
         None => Ok(()),
     }
-}
-
-/// The finding about a tokenizer that is not the checkpoint's. One in SentencePiece's format is not compared.
-fn tokenizer(bundle: &Bundle, from: &dyn Source, folder: &std::path::Path) -> Result<Option<Finding>> {
-    let Some(section) = bundle.sections.iter().find(|section| section.content == SectionType::TOKENIZER)
-    else {
-        return Ok(None);
-    };
-    let Some(own) = read_companion(folder, TOKENIZER) else { return Ok(None) };
-    let part = bundle.part(from, section)?;
-    if part.len() > MAX_TOKENIZER {
-        return Err(Error::limit(section.title(), "implausibly large"));
-    }
-    let mut packed = vec![0; part.len() as usize];
-    part.read_at(0, &mut packed)?;
-    let vocabulary = |json: &[u8]| {
-        let json: serde_json::Value = serde_json::from_slice(json).ok()?;
-        Some(json.pointer("/model/vocab")?.clone())
-    };
-    let found = litert::unpack_tokenizer(&packed)?;
-    let problem = "its vocabulary is not that of the checkpoint: the model would read other tokens";
-    let differs = vocabulary(&own) != vocabulary(&found);
-    Ok(differs.then(|| Finding::new(Severity::Failure, Step::Structure, section.title(), problem)))
 }
 
 /// Compares the constants.
