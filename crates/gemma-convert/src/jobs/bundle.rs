@@ -127,7 +127,7 @@ impl ConvertBundle {
         let inputs = self.inputs(&tuned.checkpoint)?;
         tuned.checkpoint.check_unchanged()?;
         let (entry, manifest) =
-            convert::publish_named(out, self.entry(&plan, recipe, &tuned.checkpoint, inputs))?;
+            convert::publish_named(out, self.entry(&plan, recipe.clone(), &tuned.checkpoint, inputs))?;
         let FileEntry { bytes, sha256, .. } = entry.outputs[0].clone();
         let retyped = plan.replacements.iter().filter(|replacement| replacement.before != replacement.after);
         Ok(ConvertedBundle {
