@@ -4,9 +4,10 @@
 //! It keeps a cache of weights beside a bundle, by name, time and size, so that each bundle here has a name of its own.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use xtask::oracle::clients::LITERT_LM;
+use xtask::oracle::clients::{Installed, LITERT_LM};
 
 use crate::clients::{answer, ours};
 use crate::litert::Files;
@@ -19,20 +20,21 @@ const PROMPT: &str = "The country has a population of";
 const OF_BASE: [u32; 12] = [1066, 821, 315, 1425, 1821, 1821, 1821, 472, 1653, 998, 378, 829];
 const OF_TUNED: [u32; 12] = [1477, 1114, 902, 1419, 1497, 812, 1813, 1394, 851, 1930, 0, 1292];
 
-/// Prints for each bundle the greedy text, and the tokens of the prompt and of the text.
+/// Prints for each bundle and prompt the greedy text of so many tokens, and the tokens of the prompt and of the text.
 const SAYS: &str = r#"
 import json, sys, litert_lm
 litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-prompt, *files = sys.argv[1:]
+prompts, count, *files = sys.argv[1:]
+sampler = litert_lm.SamplerConfig(top_k=1, temperature=0.0)
+options = dict(apply_prompt_template=False, sampler_config=sampler, max_output_tokens=int(count))
 found = []
 for file in files:
     with litert_lm.Engine(file, backend=litert_lm.Backend.CPU(thread_count=1), max_num_tokens=64) as engine:
-        sampler = litert_lm.SamplerConfig(top_k=1, temperature=0.0)
-        options = dict(apply_prompt_template=False, sampler_config=sampler, max_output_tokens=24)
-        with engine.create_session(**options) as session:
-            session.run_prefill([prompt])
-            text = session.run_decode().texts[0]
-            found.append([text, engine.tokenize(prompt), engine.tokenize(text)])
+        for prompt in json.loads(prompts):
+            with engine.create_session(**options) as session:
+                session.run_prefill([prompt])
+                text = session.run_decode().texts[0]
+                found.append([text, engine.tokenize(prompt), engine.tokenize(text)])
 print(json.dumps(found))
 "#;
 
@@ -48,6 +50,13 @@ rows = [embed(token_ids=numpy.array([[id]], dtype=numpy.int32))["embeddings"].ra
 print(json.dumps([names, rows]))
 "#;
 
+/// What the runtime says to the prompts.
+fn says(runtime: &Installed, prompts: &[&str], count: usize, files: &[PathBuf]) -> Vec<Value> {
+    let (prompts, count) = (json!(prompts).to_string(), count.to_string());
+    let said = answer(runtime.python("python").args(["-c", SAYS, &prompts, &count]).args(files));
+    said.as_array().unwrap().clone()
+}
+
 fn tokens(said: &Value) -> Vec<u64> {
     said[2].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
 }
@@ -58,8 +67,7 @@ fn litert_lm_says_the_same_of_a_converted_bundle_and_of_the_exporters() {
     let files = Files::new("mixed48");
     files.convert("base", "tuned.litertlm", &[]).good();
     let bundles = ["base.litertlm", "tuned.litertlm"].map(|name| files.path(name));
-    let said = answer(runtime.python("python").args(["-c", SAYS, PROMPT]).args(bundles));
-    for (said, expected) in said.as_array().unwrap().iter().zip([OF_BASE, OF_TUNED]) {
+    for (said, expected) in says(&runtime, &[PROMPT], 24, &bundles).iter().zip([OF_BASE, OF_TUNED]) {
         assert_eq!(tokens(said)[..12], expected.map(u64::from), "{said}");
     }
 }
@@ -79,8 +87,8 @@ fn litert_lm_loads_other_types_and_blocks_of_zeros() {
         files.convert("base", name, options).good();
         files.path(name)
     });
-    let said = answer(runtime.python("python").args(["-c", SAYS, PROMPT]).args(bundles));
-    for (said, (_, name, _)) in said.as_array().unwrap().iter().zip(cases) {
+    let said = says(&runtime, &[PROMPT], 24, &bundles);
+    for (said, (_, name, _)) in said.iter().zip(cases) {
         assert!(tokens(said).len() > 4, "{name}: {said}");
     }
     // 4 bits of two kinds, and 8: near to each other, and to the exporter's 4 bits
@@ -111,19 +119,39 @@ fn on_a_grid(files: &Files) {
     fs::write(path, weights.to_bytes()).unwrap();
 }
 
+/// The runtime rounds activations to 8 bits, and the random weights of the tiny model make tokens nearly as likely as each other: after a
+/// few prompts the first token differs. By chance one of 2,048 would be the same.
 #[test]
 fn litert_lm_says_what_we_say_of_the_same_weights() {
+    const PROMPTS: [&str; 12] = [
+        PROMPT,
+        "In 1912 the",
+        "Natural resources:",
+        "The river",
+        "It exports copper",
+        "Chile",
+        "Spanish is spoken",
+        "The capital city is",
+        "Climate",
+        "There are many",
+        "Military branches",
+        "Roads: total",
+    ];
     let Some(runtime) = LITERT_LM.for_tests() else { return };
     let files = Files::new("mixed48");
     on_a_grid(&files);
     let recipe = files.path("int4.toml");
     fs::write(&recipe, "types.default = \"int4\"\n").unwrap();
     files.convert("base", "int4.litertlm", &["--recipe", recipe.to_str().unwrap()]).good();
-    let bundle = files.path("int4.litertlm");
-    let said = answer(runtime.python("python").args(["-c", SAYS, PROMPT]).arg(&bundle));
-    let own = ours(&files.path("tuned"), PROMPT, 24);
-    assert_eq!(said[0][1].as_array().unwrap(), &own["prompt_tokens"].as_array().unwrap()[1..]);
-    assert_eq!(said[0][0].as_str().unwrap().trim_end(), own["text"].as_str().unwrap().trim_end());
+    let said = says(&runtime, &PROMPTS, 1, &[files.path("int4.litertlm")]);
+    let mut same = 0;
+    for (prompt, said) in PROMPTS.into_iter().zip(&said) {
+        let own = ours(&files.path("tuned"), prompt, 1);
+        let ids = own["prompt_tokens"].as_array().unwrap();
+        assert_eq!(said[1].as_array().unwrap(), &ids[1..], "{prompt}");
+        same += usize::from(said[0].as_str().unwrap().trim() == own["text"].as_str().unwrap().trim());
+    }
+    assert!(same >= 9, "the same first token after {same} of {} prompts", PROMPTS.len());
 }
 
 #[test]
