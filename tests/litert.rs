@@ -1,4 +1,5 @@
-//! Bundles of LiteRT-LM: `inspect`, and `convert --bundle`. What the exporter makes is in `fixtures/golden/litertlm`.
+//! Bundles of LiteRT-LM: `inspect`, `verify`, and `convert --bundle`. What the exporter makes is in `fixtures/golden/litertlm`.
+//! `litert_judge.rs` has the real runtime.
 
 use std::fs;
 use std::io::Read;
@@ -11,12 +12,12 @@ use tempfile::TempDir;
 use crate::support::{Run, WEIGHTS, Weights, fixture, run};
 
 /// A folder with the checkpoint of the goldens, the fine-tune of it, and a bundle.
-struct Files {
+pub(crate) struct Files {
     home: TempDir,
 }
 
 impl Files {
-    fn new(recipe: &str) -> Files {
+    pub(crate) fn new(recipe: &str) -> Files {
         let home = tempfile::tempdir().unwrap();
         let file = |name: &str| testkit::read(format!("golden/litertlm/{name}"));
         let mut weights = Weights::parse(&file("base.safetensors"));
@@ -32,15 +33,46 @@ impl Files {
         flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut bundle).unwrap();
         let files = Files { home };
         fs::write(files.path("base.litertlm"), bundle).unwrap();
+        for name in ["base", "tuned"] {
+            fs::write(files.path(name).join("tokenizer.json"), files.tokenizer()).unwrap();
+        }
         files
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// The tokenizer in the bundle.
+    fn tokenizer(&self) -> Vec<u8> {
+        let section = &expected()["recipes"]["mixed48"]["base"]["sections"][2];
+        assert_eq!(section["type"], "HF_Tokenizer_Zlib");
+        let [begin, end] = ["begin", "end"].map(|key| section[key].as_u64().unwrap() as usize);
+        let bundle = fs::read(self.path("base.litertlm")).unwrap();
+        let mut json = Vec::new();
+        // the length comes first
+        flate2::read::ZlibDecoder::new(&bundle[begin + 8..end]).read_to_end(&mut json).unwrap();
+        json
+    }
+
+    /// `verify FILE --against CHECKPOINT`.
+    fn verify(&self, file: &str, against: &str, more: &[&str]) -> Run {
+        let [file, against] = [file, against].map(|name| self.path(name));
+        let args = ["verify".into(), file, "--against".into(), against];
+        run(args.into_iter().chain(more.iter().map(PathBuf::from)))
+    }
+
+    /// The types of the constants of a bundle, by name.
+    fn types(&self, file: &str) -> Vec<(String, String)> {
+        let document = run(["inspect", self.path(file).to_str().unwrap(), "--json"]).good().json();
+        let models = document["sections"].as_array().unwrap().clone();
+        let constants = models.iter().filter_map(|model| model["content"]["constants"].as_array());
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        constants.flatten().map(|one| (text(&one["constant"]), text(&one["type"]))).collect()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
     /// `convert tuned --bundle base.litertlm --bundle-base BASE -o OUT`.
-    fn convert(&self, base: &str, out: &str, more: &[&str]) -> Run {
+    pub(crate) fn convert(&self, base: &str, out: &str, more: &[&str]) -> Run {
         let [tuned, bundle, base, out] = ["tuned", "base.litertlm", base, out].map(|name| self.path(name));
         let args = [
             "convert".into(),
@@ -94,14 +126,152 @@ fn int2_is_raised_unless_it_is_kept() {
     assert_eq!(size("kept.litertlm"), size("base.litertlm"));
     let said = files.convert("base", "raised.litertlm", &[]).good().stdout;
     let growth = size("raised.litertlm") - size("base.litertlm");
-    let types = |name: &str| {
-        let document = run(["inspect", files.path(name).to_str().unwrap(), "--json"]).good().json();
-        let models = document["sections"].as_array().unwrap().clone();
-        let constants = models.iter().filter_map(|model| model["content"]["constants"].as_array());
-        constants.flatten().filter(|constant| constant["type"] == "INT2 a row").count()
-    };
+    let types = |name: &str| files.types(name).iter().filter(|(_, kind)| kind == "INT2 a row").count();
     assert_eq!((types("base.litertlm"), types("kept.litertlm"), types("raised.litertlm")), (36, 36, 0));
     assert!(said.contains("36 of them with more bits") && growth > 100_000, "{said}");
+}
+
+/// The recipes of the folder `recipes/bundle`, whatever the types of the bundle are.
+#[test]
+fn a_recipe_gives_the_type_of_each_matrix() {
+    let (eight, mixed) = (Files::new("wi8"), Files::new("mixed48"));
+    eight.convert("base", "int4.litertlm", &["--recipe", "litertlm-int4"]).good();
+    assert_eq!(eight.types("int4.litertlm"), mixed.types("base.litertlm"));
+    mixed.convert("base", "int8.litertlm", &["--recipe", "litertlm-int8"]).good();
+    assert_eq!(mixed.types("int8.litertlm"), eight.types("base.litertlm"));
+    eight.verify("int4.litertlm", "tuned", &[]).good();
+    let manifest = fs::read(mixed.path("int8.litertlm.manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["artifacts"][0]["recipe"], "litertlm-int8");
+    assert_eq!(manifest["artifacts"][0]["settings"]["types"]["default"], "int8");
+
+    let said = mixed.convert("base", "x.litertlm", &["--recipe", "q4_0"]);
+    assert!(said.refusal(2).contains("no such recipe of a bundle"), "{}", said.stderr);
+    let [tuned, out] = ["tuned", "out"].map(|name| mixed.path(name));
+    let said = run(["convert".into(), tuned, "--recipe".into(), "litertlm-int4".into(), "-o".into(), out]);
+    assert!(said.refusal(2).contains("a recipe of a bundle of LiteRT-LM"), "{}", said.stderr);
+    let said = mixed.convert("base", "x.litertlm", &["--recipe", "litertlm-int4", "--bundle-types", "keep"]);
+    assert_eq!(said.code, Some(2));
+}
+
+#[test]
+fn verify_holds_a_bundle_against_its_checkpoint() {
+    let files = Files::new("mixed48");
+    files.convert("base", "tuned.litertlm", &[]).good();
+    let report = files.verify("tuned.litertlm", "tuned", &["--require-manifest", "--json"]).good().json();
+    assert_eq!((&report["passed"], &report["compared"]), (&true.into(), &true.into()));
+    let tensors = report["tensors"]["tensors"].as_array().unwrap();
+    assert!(tensors.len() > 60 && tensors.iter().all(|one| one["differing"] == 0), "{}", tensors.len());
+    let of = |name: &str| tensors.iter().find(|one| one["name"] == name).unwrap();
+    let head = of("model.language_model.embed_tokens.weight (head)");
+    assert_eq!((&head["role"], &head["dtype"]), (&"output".into(), &"INT4".into()));
+    assert_eq!(of("model.language_model.layers.0.layer_scalar")["relative"], 0.0);
+    assert_eq!(report["structure"]["hashed"], 1);
+
+    // the bundle of the exporter has no manifest
+    let said = files.verify("base.litertlm", "base", &[]).good();
+    assert!(said.stdout.contains("passed") || said.stdout.contains("PASSED"), "{}", said.stdout);
+    assert_eq!(files.verify("base.litertlm", "base", &["--require-manifest"]).code, Some(1));
+    let said = files.verify("base.litertlm", "tuned", &[]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stdout.contains("not those of the base checkpoint"), "{}", said.stdout);
+    let bundle = files.path("base.litertlm");
+    let said = run(["verify", bundle.to_str().unwrap()]);
+    assert!(said.refusal(2).contains("compared with its checkpoint"), "{}", said.stderr);
+}
+
+/// A row of a matrix, a manifest, a tokenizer.
+#[test]
+fn verify_names_what_was_changed() {
+    let files = Files::new("mixed48");
+    files.convert("base", "tuned.litertlm", &[]).good();
+    let good = fs::read(files.path("tuned.litertlm")).unwrap();
+    let expected = expected();
+    let model = &expected["recipes"]["mixed48"]["base"]["sections"][3];
+    let row = expected["mapping_mixed48"]["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row[9].as_str().is_some_and(|name| name.ends_with("layers.1.mlp.down_proj.weight")));
+    // offset of the payload in the section
+    let at = row.expect("the matrix")[6].as_u64().unwrap() + model["begin"].as_u64().unwrap();
+    let at = at as usize + 5;
+    let mut changed = good.clone();
+    changed[at] ^= 0x11;
+    fs::write(files.path("tuned.litertlm"), &changed).unwrap();
+    let said = files.verify("tuned.litertlm", "tuned", &["--keep-going"]);
+    assert_eq!(said.code, Some(1));
+    for shown in ["changed after it was written", "layers.1.mlp.down_proj.weight", "1 of 64 rows"] {
+        assert!(said.stdout.contains(shown), "{shown}: {}", said.stdout);
+    }
+    fs::write(files.path("tuned.litertlm"), &good).unwrap();
+    let tokenizer = files.path("tuned").join("tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&tokenizer).unwrap()).unwrap();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    let names: Vec<String> = vocab.keys().rev().take(2).cloned().collect();
+    let (a, b) = (vocab[&names[0]].clone(), vocab[&names[1]].clone());
+    vocab.insert(names[0].clone(), b);
+    vocab.insert(names[1].clone(), a);
+    fs::write(&tokenizer, json.to_string()).unwrap();
+    let said = files.verify("tuned.litertlm", "tuned", &[]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stdout.contains("its vocabulary is not that of the checkpoint"), "{}", said.stdout);
+    let said = files.convert("base", "other.litertlm", &[]);
+    assert!(said.refusal(3).contains("its vocabulary is not that of the checkpoint"), "{}", said.stderr);
+}
+
+/// The decoded weights of int8 predict nearly as the checkpoint does, those of int2 do not.
+#[test]
+fn verify_measures_the_predictions_of_the_decoded_weights() {
+    let text = crate::support::text("eval.txt");
+    let text = ["--text", text.to_str().unwrap(), "-c", "64", "--chunks", "4", "--json"];
+    let divergence = |recipe: &str| {
+        let report = Files::new(recipe).verify("base.litertlm", "base", &text).good().json();
+        report["kld"]["mean"].as_f64().unwrap()
+    };
+    let [eight, four, two] = ["wi8", "mixed48", "wi2"].map(divergence);
+    assert!(0.0 < eight && 5.0 * eight < four && 2.0 * four < two, "{eight} {four} {two}");
+}
+
+/// Commands that get a bundle, or a file of another runtime, in the place of a model.
+#[test]
+fn files_of_other_runtimes_are_named() {
+    let files = Files::new("wi2");
+    fs::write(files.path("web.task"), b"PK\x03\x04\0\0TF_LITE_PREFILL_DECODE\0").unwrap();
+    fs::write(files.path("web.litertlm"), b"LITERTLM\x01\0\0\0tf_lite_artisan_text_decoder").unwrap();
+    let cases = [
+        ("base.litertlm", "found a bundle of LiteRT-LM\n"),
+        ("web.task", "found a .task file of MediaPipe\n"),
+        ("web.litertlm", "found a bundle of LiteRT-LM for the web\n"),
+    ];
+    let out = files.path("out");
+    for (name, says) in cases {
+        let (file, out) = (files.path(name), out.to_str().unwrap());
+        let file = file.to_str().unwrap();
+        let commands: [&[&str]; 5] = [
+            &["convert", file, "--type", "q4_0", "-o", out],
+            &["plan", file, "--type", "q4_0"],
+            &["generate", file, "-p", "x"],
+            &["edit", file, "--set", "general.name=x", "-o", out],
+            &["verify", file, "--against", file],
+        ];
+        for command in commands {
+            let said = run(command.iter().copied());
+            assert!(said.stderr.contains(says), "{command:?}: {}", said.stderr);
+        }
+    }
+    let [task, base] = ["web.task", "base"].map(|name| files.path(name));
+    let said = run([
+        "convert".into(),
+        base.clone(),
+        "--bundle".into(),
+        task,
+        "--bundle-base".into(),
+        base,
+        "-o".into(),
+        files.path("x.litertlm"),
+    ]);
+    assert!(said.refusal(3).contains("not a .litertlm file"), "{}", said.stderr);
 }
 
 #[test]

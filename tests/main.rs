@@ -39,6 +39,7 @@ mod keys;
 mod library;
 mod limits;
 mod litert;
+mod litert_judge;
 mod memory;
 mod memory_media;
 mod mmproj;

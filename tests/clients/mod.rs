@@ -29,7 +29,7 @@ fn output(command: &mut Command) -> String {
 
 /// The JSON document on the last line of what it prints. Programs say other things before.
 #[track_caller]
-fn answer(command: &mut Command) -> Value {
+pub(crate) fn answer(command: &mut Command) -> Value {
     let stdout = output(command);
     serde_json::from_str(stdout.lines().last().unwrap_or_default())
         .unwrap_or_else(|e| panic!("{e}: {stdout}"))
@@ -37,7 +37,7 @@ fn answer(command: &mut Command) -> Value {
 
 /// What our runtime says: the document of `generate --json`.
 #[track_caller]
-fn ours(model: &std::path::Path, prompt: &str, tokens: usize) -> Value {
+pub(crate) fn ours(model: &std::path::Path, prompt: &str, tokens: usize) -> Value {
     let tokens = tokens.to_string();
     support::run(["generate", model.to_str().unwrap(), "-p", prompt, "-n", &tokens, "--json", "-q"])
         .good()

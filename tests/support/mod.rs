@@ -236,7 +236,7 @@ impl Weights {
 }
 
 impl Tensor {
-    fn values(&self) -> Vec<f32> {
+    pub(crate) fn values(&self) -> Vec<f32> {
         match self.dtype.as_str() {
             "BF16" => self.data.chunks_exact(2).map(|b| bf16(u16::from_le_bytes([b[0], b[1]]))).collect(),
             "F32" => self.data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),

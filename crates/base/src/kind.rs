@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::{Error, Result};
+
 /// Number of bytes that are read.
 const LOOK: usize = 4096;
 
@@ -80,6 +82,41 @@ fn start(path: &Path) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
+/// A model file of another runtime: its kind, and what can be done with it. Sources: the headers of LiteRT-LM's and TFLite's files;
+/// a `.task` file of MediaPipe is a zip archive of parts with fixed names, or a TFLite file of its own layout.
+fn foreign_model(start: &[u8]) -> Option<(&'static str, &'static str)> {
+    let own_format = "MediaPipe and the runtime for the web have formats of their own. Use a .litertlm file for phones and desktops.";
+    if start.starts_with(b"LITERTLM") {
+        return Some(match holds(start, b"artisan") {
+            true => ("a bundle of LiteRT-LM for the web", own_format),
+            false => (
+                "a bundle of LiteRT-LM",
+                "`inspect` lists its contents, `verify` compares it with its checkpoint, and ‹bundle› of `convert` puts weights into it.",
+            ),
+        });
+    }
+    if start.get(4..8) == Some(b"TFL3") {
+        return Some(("a TFLite model", own_format));
+    }
+    let is_task =
+        |start: &[u8]| [b"TF_LITE_".as_slice(), b"TOKENIZER_MODEL"].iter().any(|part| holds(start, part));
+    (start.starts_with(b"PK\x03\x04") && is_task(start)).then_some(("a .task file of MediaPipe", own_format))
+}
+
+/// Refuses a model file of LiteRT-LM or MediaPipe, where a checkpoint or a GGUF is expected.
+///
+/// # Errors
+/// `Unsupported`, with the kind of the file. Files that cannot be read pass.
+pub fn refuse_foreign_model(path: &Path) -> Result<()> {
+    let start = if path.is_file() { start(path).unwrap_or_default() } else { Vec::new() };
+    match foreign_model(&start) {
+        Some((kind, help)) => Err(Error::unsupported(path.display(), "not a model that this command reads")
+            .expected("a checkpoint folder or a GGUF file", kind)
+            .help(help)),
+        None => Ok(()),
+    }
+}
+
 /// Names the kind of a file that begins with `start`, as far as known.
 fn describe(start: &[u8]) -> &'static str {
     let trimmed = start.trim_ascii_start();
@@ -88,6 +125,9 @@ fn describe(start: &[u8]) -> &'static str {
         if kind.is(start) {
             return kind.name();
         }
+    }
+    if let Some((kind, _)) = foreign_model(start) {
+        return kind;
     }
     match start {
         _ if start.starts_with(b"GGUF") => "a GGUF file",
@@ -119,7 +159,8 @@ mod tests {
         let page = format!("<!doctype html>\n<html lang=\"en\">{GENERATOR}");
         let layer = [b"GGUF\x03\0\0\0".as_slice(), &[0; 24], STORE_KEY.as_bytes()].concat();
         let safetensors = [60u64.to_le_bytes().as_slice(), b"{\"x\":{}}"].concat();
-        let files: [(&[u8], &str); 10] = [
+        let web = b"LITERTLM\x01\0\0\0 tf_lite_artisan_text_decoder";
+        let files: [(&[u8], &str); 15] = [
             (report.as_bytes(), FileKind::Report.name()),
             (page.as_bytes(), FileKind::Page.name()),
             (b"_logits_\0\0", FileKind::Logits.name()),
@@ -130,6 +171,11 @@ mod tests {
             (b"{\"schema\": 1}", "JSON of another kind"),
             (b"<HTML>mine</HTML>", "another web page"),
             (b"a note to myself\n", "another text"),
+            (b"LITERTLM\x01\0\0\0", "a bundle of LiteRT-LM"),
+            (web, "a bundle of LiteRT-LM for the web"),
+            (b"\x1c\0\0\0TFL3\0\0", "a TFLite model"),
+            (b"PK\x03\x04\0\0TF_LITE_PREFILL_DECODE\0", "a .task file of MediaPipe"),
+            (b"PK\x03\x04\0\0photo.jpg\0", "binary data"),
         ];
         for (start, name) in files {
             assert_eq!(describe(start), name);

@@ -41,6 +41,7 @@ pub fn absent(given: &Path, error: &io::Error) -> Error {
 pub(crate) fn resolve(given: &Path) -> Result<(PathBuf, Option<String>)> {
     let meta = fs::metadata(given).map_err(|e| absent(given, &e))?;
     if !meta.is_dir() {
+        base::refuse_foreign_model(given)?;
         return Err(Error::malformed(given.display(), "not a folder")
             .expected("the folder of a checkpoint", format!("a file{}", kind_of(given)))
             .help("give the folder that holds config.json"));

@@ -58,7 +58,7 @@ mod streamed;
 pub use grid_survey::survey_grid;
 pub use join::{JoinOptions, join};
 pub use lora::{LORA_TYPES, lora_bytes, lora_tensors};
-pub use manifest::file_entry;
+pub use manifest::{file_entry, publish_named};
 pub use part::{Part, PartSize, part_sizes};
 pub use preflight::{check, finished};
 pub use reencode::{Buffers, Encoding, Scales, Steps};

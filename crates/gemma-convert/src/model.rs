@@ -23,6 +23,8 @@ pub struct Model {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) template: Option<String>,
     pub(crate) suppressed: Vec<u32>,
+    /// Weights in place of those of the container.
+    pub(crate) weights: Option<Box<dyn TensorSource>>,
     compute: Compute,
 }
 
@@ -220,6 +222,7 @@ impl Model {
             template: model.templates.default.clone(),
             suppressed: suppressed.filter_map(|id| u32::try_from(id).ok()).collect(),
             container: Container::Checkpoint(Box::new(checkpoint), Box::new(model)),
+            weights: None,
             compute: Compute::detect(),
         })
     }
@@ -241,7 +244,8 @@ impl Model {
         let suppressed =
             suppressed.unwrap_or_default().iter().filter_map(|&id| u32::try_from(id).ok()).collect();
         let container = Container::Gguf(Box::new(set), Box::new((config, inventory)));
-        Ok(Model { path, container, tokenizer, template, suppressed, compute: Compute::detect() })
+        let compute = Compute::detect();
+        Ok(Model { path, container, tokenizer, template, suppressed, weights: None, compute })
     }
 
     /// The text config.
@@ -262,7 +266,7 @@ impl Model {
 
     /// The weights.
     pub fn source(&self) -> &dyn TensorSource {
-        self.artifact().source()
+        self.weights.as_deref().unwrap_or_else(|| self.artifact().source())
     }
 
     /// The file or folder in the form for `verify`.

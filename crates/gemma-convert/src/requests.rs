@@ -6,8 +6,8 @@ use std::sync::Arc;
 use checkpoint::Checkpoint;
 use imatrix::Importance;
 use plan::{
-    Format, GivenImportance, ImportanceKeys, ImportanceSource, Preset, Recipe, Request, Shards, TypeRule,
-    byte_size,
+    BundleRecipe, Format, GivenImportance, ImportanceKeys, ImportanceSource, Preset, Recipe, Request, Shards,
+    TypeRule, byte_size,
 };
 use quant::Simd;
 use tensor::{Error, Fault, Result};
@@ -174,6 +174,11 @@ pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
     }
     if let (None, Ok(preset)) = (Recipe::embedded_text(name), Preset::named(name)) {
         return Ok((preset.name.clone(), Recipe::text_of_preset(&preset.name)));
+    }
+    if BundleRecipe::named(name).is_ok() {
+        return Err(Error::recipe(format!("recipe {name:?}"), "a recipe of a bundle of LiteRT-LM").help(
+            "Give the bundle with ‹bundle›, and the checkpoint from which it was made with ‹bundle_base›.",
+        ));
     }
     match Recipe::embedded_text(name) {
         Some(text) => Ok((name.to_ascii_lowercase(), text.to_owned())),

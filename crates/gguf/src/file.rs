@@ -42,7 +42,8 @@ impl GgufFile {
         let place = path.display();
         let file = base::open_regular(path)?;
         let len = file.metadata().map_err(|e| Error::io(&place, &e))?.len();
-        let header = Header::read(&mut BufReader::new(&file), len).map_err(|e| e.within(&place))?;
+        let header = Header::read(&mut BufReader::new(&file), len)
+            .or_else(|e| base::refuse_foreign_model(path).and(Err(e.within(&place))))?;
         let (before, header_len) = (header.records_end..header.data_start, header.data_start);
         let (tensors, offsets) = header.tensors.into_iter().map(|t| (t.desc, t.offset)).unzip();
         let metadata = header.metadata;

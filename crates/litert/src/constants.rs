@@ -36,8 +36,8 @@ impl ConstantEncoding {
         }
     }
 
-    /// Encodes whole rows: codes and scales.
-    pub(crate) fn encode(self, cols: usize, x: &[f32]) -> (Vec<u8>, Vec<u8>) {
+    /// Encodes whole rows: codes and scales. With `keep_grid`, rows that are codes times a scale keep both.
+    pub(crate) fn encode(self, cols: usize, x: &[f32], keep_grid: bool) -> (Vec<u8>, Vec<u8>) {
         match self {
             ConstantEncoding::Float32 => (x.iter().flat_map(|x| x.to_le_bytes()).collect(), Vec::new()),
             ConstantEncoding::Integers(integers) => {
@@ -45,7 +45,24 @@ impl ConstantEncoding {
                 let mut codes = vec![0; rows * integers.code_bytes(cols)];
                 let mut scales = vec![0; rows * integers.scale_bytes(cols)];
                 integers.encode(cols, x, &mut codes, &mut scales);
+                if keep_grid {
+                    integers.keep_grid(cols, x, &mut codes, &mut scales);
+                }
                 (codes, scales)
+            }
+        }
+    }
+
+    /// Decodes whole rows.
+    pub(crate) fn decode(self, cols: usize, codes: &[u8], scales: &[u8]) -> Vec<f32> {
+        match self {
+            ConstantEncoding::Float32 => {
+                codes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+            }
+            ConstantEncoding::Integers(integers) => {
+                let mut out = vec![0.0; codes.len() * integers.bits.per_byte()];
+                integers.decode(cols, codes, scales, &mut out);
+                out
             }
         }
     }

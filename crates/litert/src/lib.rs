@@ -6,8 +6,9 @@
 //!
 //! 1. [`Bundle::read`] reads the header: sections, their types and positions.
 //! 2. [`Model::read`] reads a TFLite model: tensors, quantization, buffers. [`constants`] are those that may be weights.
-//! 3. [`map`] finds the tensor of the base checkpoint that each constant holds, by its bytes, or refuses.
+//! 3. [`map`] finds the tensor of the base checkpoint that each constant holds, by its bytes or by correlation, or refuses.
 //! 4. [`Transplant`] places the weights of another checkpoint, and writes the bundle in one pass.
+//! 5. [`StoredConstant`] holds a constant against a checkpoint; [`DecodedWeights`] presents a bundle as tensors of f32.
 //!
 //! Reading is bounded: a position or a length that leads beyond the file is an error, and items are limited. Files are read
 //! at positions, so that no model is in memory.
@@ -19,11 +20,14 @@
 
 mod bundle;
 mod constants;
+mod decoded;
 mod flatbuffer;
 mod mapping;
 mod metadata;
 mod retype;
+mod similar;
 mod source;
+mod stored;
 mod tflite;
 mod tokenizer;
 mod transplant;
@@ -31,9 +35,12 @@ mod weights;
 
 pub use bundle::{ALIGNMENT, Bundle, BundleLayout, ItemValue, Items, Section, SectionType};
 pub use constants::{Constant, ConstantEncoding, constants, static_activation};
+pub use decoded::DecodedWeights;
 pub use mapping::{Assignment, Mapped, Wanted, map};
 pub use metadata::{LlmMetadata, MetadataToken};
 pub use source::{FileSource, Part, Source};
+pub use stored::StoredConstant;
 pub use tflite::{Buffer, ElementType, Model, Quantization, Subgraph, Tensor};
 pub use tokenizer::{pack_tokenizer, unpack_tokenizer};
 pub use transplant::{BundleTypes, Replacement, Transplant};
+pub use weights::rows_at_once;

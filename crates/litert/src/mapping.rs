@@ -1,4 +1,5 @@
-//! Which tensor of a checkpoint is which constant: the tensor that, encoded, has the bytes of the constant.
+//! Which tensor of a checkpoint is which constant: the tensor that, encoded, has the bytes of the constant. Constants of
+//! another rounding are those of the tensor with which they correlate.
 //!
 //! Names in an exported graph do not say it: norms are `arith.constant12`, and a gate and its up projection have one
 //! name. So the checkpoint from which the bundle was made must be given. Constants with equal bytes share a buffer in a
@@ -9,8 +10,10 @@ use std::collections::BTreeSet;
 use tensor::{Error, Result, TensorSource};
 
 use crate::bundle::{Bundle, Section, SectionType};
-use crate::constants::{Constant, ConstantEncoding, Scales, constants, static_activation};
-use crate::source::{self, Part, Source};
+use crate::constants::{Constant, ConstantEncoding, constants, static_activation};
+use crate::similar::similar;
+use crate::source::{Part, Source};
+use crate::stored::StoredConstant;
 use crate::tflite::Model;
 use crate::weights::{Weights, rows_at_once};
 
@@ -35,6 +38,8 @@ pub struct Assignment {
     pub constant: Constant,
     /// Indices of tensors of the checkpoint. All have the same values.
     pub tensors: Vec<usize>,
+    /// True if the constant has the bytes of the rounded tensor; otherwise it was found by correlation.
+    pub is_equal: bool,
 }
 
 /// A model and its weights.
@@ -95,12 +100,13 @@ fn map_model(section: usize, part: &Part<'_>, base: &dyn TensorSource, tensors: 
     let mut assignments = Vec::new();
     let mut left = Vec::new();
     for constant in constants(&model)? {
-        let found = equal_to(&model, part, &constant, &weights)?;
+        let stored = StoredConstant::new(&model, part, &constant);
+        let found = stored.map_or(Ok(Vec::new()), |stored| equal_to(&stored, &weights))?;
         let found: Vec<usize> = found.into_iter().map(|n| tensors[n]).collect();
-        if !found.is_empty() {
-            assignments.push(Assignment { constant, tensors: found });
-        } else if constant.encoding != Some(ConstantEncoding::Float32) {
+        if found.is_empty() {
             left.push(constant);
+        } else {
+            assignments.push(Assignment { constant, tensors: found, is_equal: true });
         }
     }
     let assigned: BTreeSet<usize> = assignments.iter().flat_map(|a| &a.tensors).copied().collect();
@@ -108,9 +114,15 @@ fn map_model(section: usize, part: &Part<'_>, base: &dyn TensorSource, tensors: 
     let mut unassigned = Vec::new();
     for (&index, weights) in tensors.iter().zip(&weights).filter(|(index, _)| !assigned.contains(index)) {
         let is_one = weights.desc().elements() == 1 && weights.rows(0, 1)? == [1.0];
-        if is_one { folded.push(index) } else { unassigned.push(weights.desc().name.clone()) }
+        if is_one { folded.push(index) } else { unassigned.push((index, *weights)) }
     }
+    for (constant, index) in similar(&model, part, &mut left, &mut unassigned)? {
+        assignments.push(Assignment { constant, tensors: vec![index], is_equal: false });
+    }
+    assignments.sort_by_key(|assignment| assignment.constant.buffer);
+    left.retain(|constant| constant.encoding != Some(ConstantEncoding::Float32));
     if !left.is_empty() || !unassigned.is_empty() {
+        let unassigned: Vec<_> = unassigned.iter().map(|(_, weights)| weights.desc().name.clone()).collect();
         return Err(not_a_bijection(assignments.len(), &left, &unassigned));
     }
     check_ambiguous(&assignments, base)?;
@@ -141,8 +153,7 @@ fn not_a_bijection(assigned: usize, left: &[Constant], unassigned: &[String]) ->
         ));
     }
     error.help(
-        "The base must be the checkpoint from which the bundle was made, with min-max rounding and without fused \
-         matrices.",
+        "The base must be the checkpoint from which the bundle was made, or one near to it, without fused matrices.",
     )
 }
 
@@ -161,27 +172,16 @@ fn check_ambiguous(assignments: &[Assignment], base: &dyn TensorSource) -> Resul
 }
 
 /// Indices in `weights` of the tensors whose encoded bytes are those of the constant.
-fn equal_to(
-    model: &Model,
-    part: &Part<'_>,
-    constant: &Constant,
-    weights: &[Weights<'_>],
-) -> Result<Vec<usize>> {
-    let Some(encoding) = constant.encoding else { return Ok(Vec::new()) };
-    let (rows, cols) = (constant.rows, constant.cols);
+fn equal_to(stored: &StoredConstant<'_>, weights: &[Weights<'_>]) -> Result<Vec<usize>> {
+    let Constant { rows, cols, .. } = *stored.constant;
     let few = [0, rows / 2, rows.saturating_sub(1)].map(|row| (row, 1));
     let step = rows_at_once(cols);
     let mut equal = Vec::new();
-    for (number, tensor) in weights.iter().enumerate() {
-        let desc = tensor.desc();
-        if (desc.rows(), desc.cols()) != (rows, cols) {
-            continue;
-        }
+    for (number, tensor) in weights.iter().enumerate().filter(|(_, tensor)| tensor.has_shape(rows, cols)) {
         let all = (0..rows).step_by(step as usize).map(|first| (first, step.min(rows - first)));
         let mut is_equal = true;
         for (first, count) in few.into_iter().chain(all) {
-            let (codes, scales) = encoding.encode(cols as usize, &tensor.rows(first, count)?);
-            is_equal = has_rows(model, part, constant, encoding, first, (&codes, &scales))?;
+            is_equal = stored.differing(first, &tensor.rows(first, count)?)? == 0;
             if !is_equal {
                 break;
             }
@@ -191,43 +191,4 @@ fn equal_to(
         }
     }
     Ok(equal)
-}
-
-/// True if the constant has these codes and scales from row `first` on, in every copy of its scales.
-fn has_rows(
-    model: &Model,
-    part: &Part<'_>,
-    constant: &Constant,
-    encoding: ConstantEncoding,
-    first: u64,
-    (codes, scales): (&[u8], &[u8]),
-) -> Result<bool> {
-    let (code_bytes, scale_bytes) = encoding.row_bytes(constant.cols as usize);
-    let start = model.buffers[constant.buffer].range.start;
-    if source::read(part, start + first * code_bytes as u64, codes.len() as u64)? != codes {
-        return Ok(false);
-    }
-    for copy in &constant.scales {
-        let start = match copy {
-            Scales::Vector(range) => range.start,
-            Scales::Buffer(buffer) => model.buffers[*buffer].range.start,
-        };
-        let stored = source::read(part, start + first * scale_bytes as u64, scales.len() as u64)?;
-        if !same_scales(encoding, &stored, scales) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// True for equal scales. A block of zeros may have the scale 0 in the bundle, as ai-edge-quantizer writes it.
-fn same_scales(encoding: ConstantEncoding, stored: &[u8], encoded: &[u8]) -> bool {
-    let is_block = matches!(encoding, ConstantEncoding::Integers(integers) if integers.block.is_some());
-    let zero_block = quant::ZERO_BLOCK.to_le_bytes();
-    stored == encoded
-        || is_block
-            && stored
-                .chunks_exact(2)
-                .zip(encoded.chunks_exact(2))
-                .all(|(stored, encoded)| stored == encoded || stored == [0, 0] && encoded == zero_block)
 }

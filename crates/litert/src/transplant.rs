@@ -3,6 +3,7 @@
 //! The graph, the other sections and the header stay as they are, byte for byte; with other types only positions change.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use base::{OutputFile, Progress, Unit};
@@ -29,6 +30,16 @@ pub enum BundleTypes {
     AtLeast(IntegerBits),
     /// All integers get as many bits.
     Exactly(IntegerBits),
+}
+
+impl fmt::Display for BundleTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BundleTypes::Keep => f.pad("keep"),
+            BundleTypes::AtLeast(bits) => write!(f, "at least {} bits", bits.count()),
+            BundleTypes::Exactly(bits) => write!(f, "{} bits", bits.count()),
+        }
+    }
 }
 
 impl BundleTypes {
@@ -97,7 +108,7 @@ pub struct Transplant {
 
 impl Transplant {
     /// Places the weights of `tuned` where those of `base` are. `counterparts` has, for a tensor of `base`, the index of the
-    /// same tensor in `tuned`.
+    /// same tensor in `tuned`; `types` gives the types for a tensor of `base`.
     ///
     /// # Errors
     /// `Malformed` for a tensor that `tuned` lacks or that has another shape; `Unsupported` for tensors that share a
@@ -109,7 +120,7 @@ impl Transplant {
         base: &dyn TensorSource,
         tuned: &dyn TensorSource,
         counterparts: &BTreeMap<usize, usize>,
-        types: BundleTypes,
+        types: &dyn Fn(usize) -> BundleTypes,
     ) -> Result<Transplant> {
         let pair = Pair { base, tuned, counterparts };
         let mut lengths: Vec<u64> = bundle.sections.iter().map(|s| s.range.end - s.range.start).collect();
@@ -142,7 +153,7 @@ impl Transplant {
         pair: &Pair<'_>,
         mapped: &Mapped,
         layout: &ModelLayout,
-        types: BundleTypes,
+        types: &dyn Fn(usize) -> BundleTypes,
         [old, new]: [u64; 2],
     ) {
         let copies = layout.copies.iter().map(|(from, to)| (old + from.start..old + from.end, new + to));
@@ -158,7 +169,7 @@ impl Transplant {
             self.replacements.push(Replacement {
                 tensor: pair.counterparts[&assignment.tensors[0]],
                 before,
-                after: types.choose(before, *cols),
+                after: types(assignment.tensors[0]).choose(before, *cols),
                 rows: *rows,
                 cols: *cols,
                 codes_at: new + layout.position(&mapped.model, *buffer),
@@ -208,8 +219,9 @@ impl Replacement {
     /// Writes the piece of rows that begins at `first`; returns its bytes.
     fn write(&self, tuned: &dyn TensorSource, first: u64, out: &OutputFile) -> Result<u64> {
         let count = rows_at_once(self.cols).min(self.rows - first);
-        let values = Weights::new(tuned, self.tensor)?.rows(first, count)?;
-        let (codes, scales) = self.after.encode(self.cols as usize, &values);
+        let weights = Weights::new(tuned, self.tensor)?;
+        let values = weights.rows(first, count)?;
+        let (codes, scales) = self.after.encode(self.cols as usize, &values, weights.may_be_grid());
         let (code_bytes, scale_bytes) = self.after.row_bytes(self.cols as usize);
         out.write_at(&codes, self.codes_at + first * code_bytes as u64)?;
         for at in &self.scales_at {
@@ -219,13 +231,12 @@ impl Replacement {
     }
 }
 
-fn model_layout(mapped: &Mapped, types: BundleTypes) -> Result<ModelLayout> {
+fn model_layout(mapped: &Mapped, types: &dyn Fn(usize) -> BundleTypes) -> Result<ModelLayout> {
     let mut retyped = Vec::new();
-    for Constant { buffer, rows, cols, encoding, types_at, .. } in
-        mapped.assignments.iter().map(|a| &a.constant)
-    {
+    for assignment in &mapped.assignments {
+        let Constant { buffer, rows, cols, encoding, types_at, .. } = &assignment.constant;
         let Some(before) = *encoding else { continue };
-        let after = types.choose(before, *cols);
+        let after = types(assignment.tensors[0]).choose(before, *cols);
         if after != before {
             let (codes, _) = after.row_bytes(*cols as usize);
             retyped.push(Retyped {

@@ -1,13 +1,13 @@
 //! Rows of a checkpoint as f32.
 
 use quant::Simd;
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 /// Values that are read and encoded at a time: 1 MiB of f32, or a row.
 const CHUNK: u64 = 1 << 18;
 
-/// Number of rows that are encoded at a time.
-pub(crate) fn rows_at_once(cols: u64) -> u64 {
+/// Number of rows of `cols` values that are encoded at a time.
+pub fn rows_at_once(cols: u64) -> u64 {
     (CHUNK / cols.max(1)).max(1)
 }
 
@@ -38,6 +38,15 @@ impl<'a> Weights<'a> {
         &self.source.tensors()[self.index]
     }
 
+    /// True for values that may be codes times a scale without a further rounding, as those of decoded checkpoints.
+    pub(crate) fn may_be_grid(&self) -> bool {
+        self.desc().dtype == DType::F32
+    }
+
+    pub(crate) fn has_shape(&self, rows: u64, cols: u64) -> bool {
+        (self.desc().rows(), self.desc().cols()) == (rows, cols)
+    }
+
     /// The values of whole rows.
     ///
     /// # Errors
@@ -61,8 +70,8 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// Those of [`rows`](Self::rows).
     pub(crate) fn equal(&self, other: &Weights<'_>) -> Result<bool> {
-        let (a, b) = (self.desc(), other.desc());
-        if (a.rows(), a.cols()) != (b.rows(), b.cols()) {
+        let a = self.desc();
+        if !other.has_shape(a.rows(), a.cols()) {
             return Ok(false);
         }
         let step = rows_at_once(a.cols());

@@ -24,6 +24,7 @@
 
 mod artifact;
 mod budget;
+mod bundle_recipe;
 mod byte_size;
 mod calibration;
 mod companions;
@@ -58,6 +59,7 @@ pub use artifact::{
     StoredPiece, StoredScale, StoredTensor,
 };
 pub use budget::{Allocation, Budget, allocate, check_budget};
+pub use bundle_recipe::{BundleRecipe, BundleRecipeTypes, IntegerRule, IntegerType};
 pub use byte_size::byte_size;
 pub use calibration::{Calibration, CalibrationMethod};
 pub use companions::is_companion;

@@ -95,7 +95,7 @@ pub struct AdapterEntry {
 
 impl AdapterEntry {
     /// The entry of a merged adapter.
-    pub(crate) fn new(merged: &MergedAdapter) -> AdapterEntry {
+    pub fn new(merged: &MergedAdapter) -> AdapterEntry {
         let file = |file: &AdapterFile| FileEntry {
             name: file.name.clone(),
             bytes: file.bytes,

@@ -228,7 +228,16 @@ impl Recipe {
 
     /// The names and TOML texts of the embedded release recipes.
     pub(crate) fn embedded_releases() -> impl Iterator<Item = (String, &'static str)> {
-        let files = EMBEDDED.get_dir("release").into_iter().flat_map(Dir::files);
+        Recipe::embedded_in("release")
+    }
+
+    /// The names and TOML texts of the embedded recipes of bundles.
+    pub(crate) fn embedded_bundles() -> impl Iterator<Item = (String, &'static str)> {
+        Recipe::embedded_in("bundle")
+    }
+
+    fn embedded_in(folder: &str) -> impl Iterator<Item = (String, &'static str)> + use<> {
+        let files = EMBEDDED.get_dir(folder).into_iter().flat_map(Dir::files);
         files.filter_map(|file| Some((stem(file.path())?, file.contents_utf8()?)))
     }
 

@@ -29,6 +29,11 @@ pub enum IntegerBits {
 }
 
 impl IntegerBits {
+    /// Number of bits.
+    pub const fn count(self) -> usize {
+        8 / self.per_byte()
+    }
+
     /// Number of codes in a byte.
     pub const fn per_byte(self) -> usize {
         match self {
@@ -44,6 +49,15 @@ impl IntegerBits {
             IntegerBits::Two => (-2.0, 1.0),
             IntegerBits::Four => (-8.0, 7.0),
             IntegerBits::Eight => (-127.0, 127.0),
+        }
+    }
+
+    /// The smallest and the largest code that there is.
+    const fn whole_range(self) -> (f32, f32) {
+        match self {
+            IntegerBits::Two => (-2.0, 1.0),
+            IntegerBits::Four => (-8.0, 7.0),
+            IntegerBits::Eight => (-128.0, 127.0),
         }
     }
 }
@@ -105,6 +119,58 @@ impl Integers {
                 IntegerBits::Eight => pack::<1>(x, scale, self.bits.range(), codes),
             }
         }
+    }
+
+    /// Replaces the codes and the scale of groups that are codes times a scale, where [`encode`](Self::encode) found others: then every
+    /// value is kept, as that of a checkpoint of quantization-aware training. Codes may be as low as −2, −8 and −128.
+    ///
+    /// # Panics
+    /// As [`encode`](Self::encode).
+    pub fn keep_grid(self, cols: usize, x: &[f32], codes: &mut [u8], scales: &mut [u8]) {
+        self.check(cols, x.len(), codes.len(), scales.len());
+        let group = self.block.unwrap_or(cols);
+        let mut back = vec![0.0; group];
+        let groups = x.chunks_exact(group).zip(codes.chunks_exact_mut(self.code_bytes(group)));
+        for ((x, codes), stored) in groups.zip(scales.chunks_exact_mut(self.scale_size())) {
+            let alone = Integers { block: self.block.map(|_| group), ..self };
+            alone.decode(group, codes, stored, &mut back);
+            if back == x {
+                continue;
+            }
+            let Some(scale) = self.grid_scale(x) else { continue };
+            match self.block {
+                Some(_) => stored.copy_from_slice(&f32_to_f16(scale).to_le_bytes()),
+                None => stored.copy_from_slice(&scale.to_le_bytes()),
+            }
+            match self.bits {
+                IntegerBits::Two => pack::<4>(x, scale, self.bits.whole_range(), codes),
+                IntegerBits::Four => pack::<2>(x, scale, self.bits.whole_range(), codes),
+                IntegerBits::Eight => pack::<1>(x, scale, self.bits.whole_range(), codes),
+            }
+        }
+    }
+
+    /// The largest scale with which every value is a code times the scale.
+    fn grid_scale(self, x: &[f32]) -> Option<f32> {
+        let (least, most) = self.bits.whole_range();
+        let largest = max_abs(x);
+        let fits = |scale: f32| {
+            x.iter().all(|x| {
+                let code = nearest_int((x / scale).clamp(least, most)) as f32;
+                code * scale == *x
+            })
+        };
+        // the largest magnitude is one of the codes; a quotient may be off by one in its last place
+        let near = |code: i32| {
+            let quotient = largest / code as f32;
+            [0, -1, 1].map(|step: i32| f32::from_bits(quotient.to_bits().wrapping_add_signed(step)))
+        };
+        let stored = |scale: f32| match self.block {
+            Some(_) => f16_to_f32(f32_to_f16(scale)),
+            None => scale,
+        };
+        let mut scales = (1..=-least as i32).flat_map(near).map(stored);
+        scales.find(|scale| scale.is_normal() && fits(*scale))
     }
 
     /// Decodes whole rows: code times scale.
@@ -208,6 +274,39 @@ mod tests {
         let (_, scales, back) = round_trip(IntegerBits::Eight, None, 4, &[0.0; 4]);
         assert_eq!(scales, (MIN_BOUND / 127.0).to_le_bytes());
         assert_eq!(back, [0.0; 4]);
+    }
+
+    /// Codes and scales as a checkpoint of quantization-aware training has them: min-max finds others.
+    #[test]
+    fn a_grid_keeps_its_codes_and_scales() {
+        let cases = [
+            (IntegerBits::Two, vec![-2.0, 1.0, 0.0, -1.0, 1.0, 1.0, -2.0, 0.0]),
+            (IntegerBits::Four, vec![-8.0, 3.0, 7.0, 5.0, -1.0, 0.0, 2.0, -6.0]),
+            (IntegerBits::Eight, vec![-128.0, 101.0, 7.0, 55.0, -1.0, 0.0, 2.0, -60.0]),
+        ];
+        for (bits, wanted) in cases {
+            for (block, scale) in [(None, 0.003_141_592_7), (Some(8), 0.037_109_375)] {
+                let integers = Integers { bits, block };
+                let x: Vec<f32> = wanted.iter().map(|code| code * scale).collect();
+                let (mut codes, mut scales, back) = round_trip(bits, block, 8, &x);
+                assert_ne!(back, x, "{integers:?}");
+                integers.keep_grid(8, &x, &mut codes, &mut scales);
+                let mut back = vec![0.0; 8];
+                integers.decode(8, &codes, &scales, &mut back);
+                assert_eq!(back, x, "{integers:?}");
+                let expected = match block {
+                    Some(_) => f32_to_f16(scale).to_le_bytes().to_vec(),
+                    None => scale.to_le_bytes().to_vec(),
+                };
+                assert_eq!(scales, expected, "{integers:?}");
+            }
+        }
+        // other values stay as they were encoded
+        let x = [0.3, -0.11, 0.07, 0.21, 0.013, -0.4, 0.1, 0.25];
+        let (mut codes, mut scales, _) = round_trip(IntegerBits::Four, None, 8, &x);
+        let before = (codes.clone(), scales.clone());
+        Integers { bits: IntegerBits::Four, block: None }.keep_grid(8, &x, &mut codes, &mut scales);
+        assert_eq!((codes, scales), before);
     }
 
     #[test]

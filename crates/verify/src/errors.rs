@@ -385,7 +385,7 @@ impl Part {
         }
     }
 
-    fn add(&mut self, other: Part) {
+    pub(crate) fn add(&mut self, other: Part) {
         self.sums = self.sums.plus(other.sums);
         self.shown = (self.shown.0 + other.shown.0, self.shown.1 + other.shown.1);
         if other.worst.relative > self.worst.relative {

@@ -27,6 +27,7 @@
 //! | `reencode.rs`, `reencode/`, `outliers.rs` | comparison of bytes with a second quantization; outlier rows |
 //! | `features.rs` | soft tokens of images and sounds in both |
 //! | `integers.rs` | tensors of integers |
+//! | `bundle.rs` | the constants of a bundle of LiteRT-LM |
 //! | `diagnose.rs`, `diagnose/` | causes of wrong tensors |
 //! | `pair.rs` | whether a text model and an mmproj file are of one checkpoint |
 //! | `usual.rs` | the usual error of each type |
@@ -38,6 +39,7 @@
 mod alone;
 mod alone_weights;
 mod artifact;
+mod bundle;
 mod contents;
 mod diagnose;
 mod digests;
@@ -68,6 +70,7 @@ mod values;
 pub use alone::{is_draft, structure_alone};
 pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored, is_mmproj};
+pub use bundle::{bundle_file, bundle_weights, of_bundle};
 pub use contents::contents;
 pub use errors::{tensor_errors, weights};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};

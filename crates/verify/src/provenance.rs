@@ -205,7 +205,7 @@ fn is_from_gguf(entry: &ArtifactEntry) -> bool {
 }
 
 /// The finding about a file that differs from its entry in the manifest.
-fn changed(file: &FileEntry, name: &str, found: &HashedFile) -> Option<Finding> {
+pub(crate) fn changed(file: &FileEntry, name: &str, found: &HashedFile) -> Option<Finding> {
     let finding = |expected: String, found: String| {
         let problem = "not the file that the manifest describes: it was changed after it was written";
         failure(name, problem).expected(expected, found)

@@ -16,8 +16,8 @@ pub(crate) struct Args {
     /// Also fetch wllama, llama.cpp in WebAssembly, which is tested in a browser (needs npm)
     #[arg(long)]
     browser: bool,
-    /// Also install programs of others that read our files: the hub's parser, auditors, node-llama-cpp, mlx-lm, mistral.rs,
-    /// Ollama (600 MB; needs npm and Go)
+    /// Also install programs of others that read our files: the hub's parser, auditors, node-llama-cpp, mlx-lm, mistral.rs, LiteRT-LM,
+    /// Ollama (800 MB; needs npm and Go)
     #[arg(long)]
     clients: bool,
 }

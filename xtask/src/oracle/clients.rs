@@ -57,6 +57,13 @@ pub const MLX: Client = Client {
 pub const MISTRAL_RS: Client =
     Client { name: "mistralrs-0.9.5", registry: Registry::PyPi, packages: &["mistralrs==0.9.5"] };
 
+/// LiteRT-LM on a processor, and the interpreter of TFLite models.
+pub const LITERT_LM: Client = Client {
+    name: "litert-lm-0.18.1-ai-edge-litert-2.3.0",
+    registry: Registry::PyPi,
+    packages: &["litert-lm-api==0.18.1", "ai-edge-litert==2.3.0"],
+};
+
 /// What makes a wheel of a program, and what runs a program out of a wheel: maturin and uv.
 pub const PACKAGERS: Client = Client {
     name: "maturin-1.16.0-uv-0.13.9",
@@ -68,8 +75,8 @@ pub const PACKAGERS: Client = Client {
 pub const ZIG: Client =
     Client { name: "ziglang-0.15.2", registry: Registry::PyPi, packages: &["ziglang==0.15.2"] };
 
-/// All that [`Client::install`] is asked for by `cargo xtask oracle --clients`: about 600 MB.
-pub const ALL: [Client; 5] = [HUB, NODE_LLAMA_CPP, AUDITORS, MLX, MISTRAL_RS];
+/// All that [`Client::install`] is asked for by `cargo xtask oracle --clients`: about 800 MB.
+pub const ALL: [Client; 6] = [HUB, NODE_LLAMA_CPP, AUDITORS, MLX, MISTRAL_RS, LITERT_LM];
 
 impl Client {
     /// What it is called here.

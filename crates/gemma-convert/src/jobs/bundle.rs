@@ -7,22 +7,33 @@ use std::path::{Path, PathBuf};
 use base::{OutputFile, Progress};
 use checkpoint::{Adapter, Checkpoint};
 use gemma::{Config, Found, Inventory};
-use litert::{Bundle, BundleTypes, FileSource, Mapped, Section, SectionType, Transplant, Wanted};
+use litert::{Bundle, BundleTypes, FileSource, Mapped, Section, SectionType, Source, Transplant, Wanted};
+use plan::{AdapterEntry, ArtifactEntry, BundleRecipe, FileEntry, HubSource};
+use rayon::prelude::*;
+use serde_json::{Value, json};
 use tensor::{Error, Result, TensorSource};
 
+use crate::TOOL;
 use crate::model::open_checkpoint;
+use crate::requests::recipe_file;
+
+/// The name of a recipe in manifests where none was given.
+const RECIPE: &str = "litertlm";
 
 /// Type of the sections with the text model, and the role of the tensor that is all of its weights; none for all but the
 /// per-layer embeddings.
-const MODELS: [(&str, Option<&str>); 3] = [
+pub(super) const MODELS: [(&str, Option<&str>); 3] = [
     ("tf_lite_prefill_decode", None),
     ("tf_lite_embedder", Some("token_embd")),
     ("tf_lite_per_layer_embedder", Some(PLE)),
 ];
+/// The first of them, which has the head.
+pub(super) const HEAD: usize = 0;
 const PLE: &str = "per_layer_token_embd";
 
 /// Files of a checkpoint whose content is in a bundle, too.
-const COMPANIONS: [&str; 2] = ["tokenizer.json", "chat_template.jinja"];
+const TOKENIZER: &str = "tokenizer.json";
+const COMPANIONS: [&str; 2] = [TOKENIZER, "chat_template.jinja"];
 /// The largest of them.
 const MAX_COMPANION: u64 = 256 << 20;
 
@@ -32,6 +43,8 @@ const MAX_COMPANION: u64 = 256 << 20;
 pub struct ConvertBundle {
     /// The checkpoint folder of the fine-tune.
     pub model: PathBuf,
+    /// The repository of the hub from which it came, for the manifest.
+    pub source: Option<HubSource>,
     /// Adapters (LoRA) that are merged into it, in order.
     pub adapters: Vec<Adapter>,
     /// The bundle.
@@ -40,8 +53,10 @@ pub struct ConvertBundle {
     pub base: PathBuf,
     /// The file to write; its name ends in `.litertlm`.
     pub out: PathBuf,
-    /// Types of the weights.
+    /// Types of the weights, without a recipe.
     pub types: BundleTypes,
+    /// A recipe of a bundle, a name or a file, which gives the type of each matrix.
+    pub recipe: Option<String>,
     /// Replaces an existing file.
     pub force: bool,
 }
@@ -51,6 +66,8 @@ pub struct ConvertBundle {
 pub struct ConvertedBundle {
     /// The file.
     pub path: PathBuf,
+    /// Its manifest.
+    pub manifest: PathBuf,
     /// Its size.
     pub bytes: u64,
     /// Its SHA-256.
@@ -73,32 +90,49 @@ impl ConvertBundle {
     /// exists.
     pub fn run(&self, progress: &dyn Progress) -> Result<ConvertedBundle> {
         self.check_out()?;
+        let recipe = self.recipe()?;
         let base = Text::open(open_checkpoint(&self.base, &[])?)?;
         let tuned = Text::open(open_checkpoint(&self.model, &self.adapters)?)?;
         let file = FileSource::open(&self.bundle)?;
         let within = |e: Error| e.within(self.bundle.display());
         let bundle = Bundle::read(&file).map_err(within)?;
-        let mapped = litert::map(&bundle, &file, &base.checkpoint, &base.wanted()).map_err(within)?;
+        let mapped =
+            litert::map(&bundle, &file, &base.checkpoint, &wanted(&base.inventory)).map_err(within)?;
+        let names: BTreeMap<usize, &str> =
+            used(&base.inventory).map(|found| (found.index, found.slot.gguf.as_str())).collect();
+        let bits = recipe.as_ref().map(|(_, recipe)| recipe.bits()).transpose()?;
+        let types = |index: usize| match &bits {
+            Some(bits) => BundleTypes::Exactly(bits(names.get(&index).copied().unwrap_or_default())),
+            None => self.types,
+        };
         let plan = Transplant::plan(
             &bundle,
             &mapped,
             &base.checkpoint,
             &tuned.checkpoint,
             &base.counterparts(&tuned),
-            self.types,
+            &types,
         )
         .map_err(within)?;
         let copied: Vec<&Section> = copied(&bundle, &mapped).collect();
-        for note in self.companions().into_iter().chain(towers(&copied, &base, &tuned)?) {
+        for note in by_correlation(&mapped)
+            .into_iter()
+            .chain(self.companions())
+            .chain(towers(&copied, &base, &tuned)?)
+        {
             progress.note(&note);
         }
         let out = OutputFile::create(&self.out)?;
         plan.write(&file, &tuned.checkpoint, &out, progress)?;
-        out.publish()?;
-        let (bytes, sha256) = base::sha256_file(&self.out, &|_| ())?;
+        let inputs = self.inputs(&tuned.checkpoint)?;
+        tuned.checkpoint.check_unchanged()?;
+        let (entry, manifest) =
+            convert::publish_named(out, self.entry(&plan, recipe.clone(), &tuned.checkpoint, inputs))?;
+        let FileEntry { bytes, sha256, .. } = entry.outputs[0].clone();
         let retyped = plan.replacements.iter().filter(|replacement| replacement.before != replacement.after);
         Ok(ConvertedBundle {
             path: self.out.clone(),
+            manifest,
             bytes,
             sha256,
             constants: plan.replacements.len(),
@@ -106,6 +140,64 @@ impl ConvertBundle {
             growth: plan.file_len.saturating_sub(bundle.file_len()),
             copied: copied.into_iter().map(Section::title).collect(),
         })
+    }
+
+    /// The recipe and its name.
+    fn recipe(&self) -> Result<Option<(String, BundleRecipe)>> {
+        let Some(name) = &self.recipe else { return Ok(None) };
+        Ok(Some(match recipe_file(name)? {
+            Some((name, text)) => {
+                let recipe = BundleRecipe::from_toml(&text, &name)?;
+                (name, recipe)
+            }
+            None => (name.to_ascii_lowercase(), BundleRecipe::named(name)?),
+        }))
+    }
+
+    /// The files of the fine-tune, by their names in its folder, and the bundle.
+    fn inputs(&self, tuned: &Checkpoint) -> Result<Vec<FileEntry>> {
+        let shards = tuned
+            .shards()
+            .iter()
+            .filter(|shard| !shard.is_adapter)
+            .map(|shard| (&shard.name, shard.path.clone()));
+        let others = tuned.companions().iter().map(|file| (&file.name, tuned.dir().join(&file.name)));
+        let all: Vec<_> = shards.chain(others).collect();
+        let named = all
+            .into_par_iter()
+            .map(|(name, path)| Ok(FileEntry { name: name.clone(), ..convert::file_entry(&path)? }));
+        let mut inputs = named.collect::<Result<Vec<_>>>()?;
+        inputs.push(convert::file_entry(&self.bundle)?);
+        Ok(inputs)
+    }
+
+    /// The entry of the manifest.
+    fn entry(
+        &self,
+        plan: &Transplant,
+        recipe: Option<(String, BundleRecipe)>,
+        tuned: &Checkpoint,
+        inputs: Vec<FileEntry>,
+    ) -> ArtifactEntry {
+        let types = match &recipe {
+            Some((_, recipe)) => json!(recipe.types),
+            None => json!(self.types.to_string()),
+        };
+        ArtifactEntry {
+            recipe: recipe.map_or_else(|| RECIPE.to_owned(), |(name, _)| name),
+            settings: json!({ "bundle": self.bundle, "bundle_base": self.base, "types": types }),
+            tool: TOOL.to_owned(),
+            plan_sha256: base::hex(&base::Sha256::of(format!("{plan:?}"))),
+            source: self.source.clone(),
+            adapters: tuned.adapters().iter().map(AdapterEntry::new).collect(),
+            target: None,
+            importance: None,
+            allocation: None,
+            calibration: None,
+            repacked: Vec::new(),
+            inputs,
+            outputs: Vec::new(),
+        }
     }
 
     fn check_out(&self) -> Result<()> {
@@ -122,12 +214,8 @@ impl ConvertBundle {
 
     /// Notes about files that differ from those of the base, which the bundle keeps.
     fn companions(&self) -> Vec<String> {
-        let read = |folder: &Path, name: &str| {
-            let path = folder.join(name);
-            fs::metadata(&path).is_ok().then(|| base::read_regular(&path, MAX_COMPANION).ok()).flatten()
-        };
         let differs = |name: &&&str| {
-            let (base, tuned) = (read(&self.base, name), read(&self.model, name));
+            let (base, tuned) = (read_companion(&self.base, name), read_companion(&self.model, name));
             base.is_some() && tuned.is_some() && base != tuned
         };
         let note =
@@ -136,10 +224,54 @@ impl ConvertBundle {
     }
 }
 
+/// A file of a checkpoint folder, if there is one that can be read.
+fn read_companion(folder: &Path, name: &str) -> Option<Vec<u8>> {
+    let path = folder.join(name);
+    fs::metadata(&path).is_ok().then(|| base::read_regular(&path, MAX_COMPANION).ok()).flatten()
+}
+
+pub(super) const OTHER_VOCABULARY: &str =
+    "its vocabulary is not that of the checkpoint: the model would read other tokens";
+
+/// The section with a tokenizer, if its vocabulary is not that of `tokenizer.json` in the folder. A tokenizer in SentencePiece's format is
+/// not compared.
+///
+/// # Errors
+/// `Malformed` for a damaged section; `Limit`.
+pub(super) fn other_vocabulary(bundle: &Bundle, from: &dyn Source, folder: &Path) -> Result<Option<String>> {
+    let section = bundle.sections.iter().find(|section| section.content == SectionType::TOKENIZER);
+    let (Some(section), Some(own)) = (section, read_companion(folder, TOKENIZER)) else { return Ok(None) };
+    let part = bundle.part(from, section)?;
+    if part.len() > MAX_COMPANION {
+        return Err(Error::limit(section.title(), "implausibly large")
+            .expected(format!("at most {MAX_COMPANION} bytes"), part.len()));
+    }
+    let mut packed = vec![0; part.len() as usize];
+    part.read_at(0, &mut packed)?;
+    let found = litert::unpack_tokenizer(&packed)?;
+    let vocabulary = |json: &[u8]| {
+        let json: Value = serde_json::from_slice(json).ok()?;
+        json.pointer("/model/vocab").cloned()
+    };
+    Ok((vocabulary(&own) != vocabulary(&found)).then(|| section.title()))
+}
+
 /// Sections that stay as they are.
 fn copied<'a>(bundle: &'a Bundle, mapped: &[Mapped]) -> impl Iterator<Item = &'a Section> {
     let replaced: Vec<usize> = mapped.iter().map(|mapped| mapped.section).collect();
     bundle.sections.iter().enumerate().filter(move |(number, _)| !replaced.contains(number)).map(|(_, s)| s)
+}
+
+/// A note if constants of the bundle do not have the bytes of the rounded base.
+fn by_correlation(mapped: &[Mapped]) -> Option<String> {
+    let all = mapped.iter().flat_map(|mapped| &mapped.assignments);
+    let count = all.filter(|assignment| !assignment.is_equal).count();
+    (count > 0).then(|| {
+        format!(
+            "{count} constants are not the min-max rounding of the base, and were found by correlation with its tensors: the bundle is of \
+             quantization-aware training, or of another version of the base"
+        )
+    })
 }
 
 /// A note if the bundle keeps models and the fine-tune has other weights than its base outside of the text model.
@@ -178,25 +310,27 @@ impl Text {
         Ok(Text { checkpoint, inventory })
     }
 
-    /// The tensors that are computed with.
-    fn used(&self) -> impl Iterator<Item = &Found> {
-        self.inventory.text.iter().filter(|found| !found.slot.unused)
-    }
-
-    fn wanted(&self) -> Vec<Wanted> {
-        let has_ple = self.used().any(|found| found.slot.role == PLE);
-        let models = MODELS.into_iter().filter(|(_, role)| has_ple || *role != Some(PLE));
-        let wanted = models.map(|(model, only)| {
-            let is_in = |role: &str| only.map_or(role != PLE, |only| role == only);
-            let tensors = self.used().filter(|found| is_in(found.slot.role)).map(|found| found.index);
-            Wanted { model_type: model.into(), tensors: tensors.collect() }
-        });
-        wanted.collect()
-    }
-
     /// The index of each tensor, and that of the same one in another checkpoint.
     fn counterparts(&self, other: &Text) -> BTreeMap<usize, usize> {
-        let others: BTreeMap<&str, usize> = other.used().map(|f| (f.slot.gguf.as_str(), f.index)).collect();
-        self.used().filter_map(|f| Some((f.index, *others.get(f.slot.gguf.as_str())?))).collect()
+        let others: BTreeMap<&str, usize> =
+            used(&other.inventory).map(|f| (f.slot.gguf.as_str(), f.index)).collect();
+        used(&self.inventory).filter_map(|f| Some((f.index, *others.get(f.slot.gguf.as_str())?))).collect()
     }
+}
+
+/// The tensors of a text model that are computed with.
+fn used(inventory: &Inventory) -> impl Iterator<Item = &Found> {
+    inventory.text.iter().filter(|found| !found.slot.unused)
+}
+
+/// The models of a bundle, and their tensors.
+pub(super) fn wanted(inventory: &Inventory) -> Vec<Wanted> {
+    let has_ple = used(inventory).any(|found| found.slot.role == PLE);
+    let models = MODELS.into_iter().filter(|(_, role)| has_ple || *role != Some(PLE));
+    let wanted = models.map(|(model, only)| {
+        let is_in = |role: &str| only.map_or(role != PLE, |only| role == only);
+        let tensors = used(inventory).filter(|found| is_in(found.slot.role)).map(|found| found.index);
+        Wanted { model_type: model.into(), tensors: tensors.collect() }
+    });
+    wanted.collect()
 }

@@ -3,6 +3,7 @@
 mod adapter_conversion;
 mod adapter_verification;
 mod bundle;
+mod bundle_verification;
 mod calibration;
 mod catalogue;
 mod conversion;

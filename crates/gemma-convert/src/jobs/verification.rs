@@ -10,15 +10,15 @@ use tensor::{Error, Fault, Result};
 use text::{MediaFile, Scored};
 use verify::Report;
 
-use super::adapter_verification;
 use super::verification_steps::{Against, Verification, run_all};
+use super::{adapter_verification, bundle_verification};
 use crate::model::ModelFile;
 use crate::options::Chunks;
 
-/// Verifies an artifact: compares a GGUF or a folder of safetensors with its checkpoint, or checks it alone.
+/// Verifies an artifact: compares a GGUF, a folder of safetensors or a bundle of LiteRT-LM with its checkpoint, or checks it alone.
 #[derive(Clone, Debug)]
 pub struct Verify {
-    /// A GGUF file (any part of a split) or a folder of safetensors, also of a draft model.
+    /// A GGUF file (any part of a split), a folder of safetensors, also of a draft model, or a bundle of LiteRT-LM.
     pub artifact: PathBuf,
     /// The base of the comparison: the checkpoint folder, a GGUF of the same model, or llama-perplexity's file of base
     /// logits. Without a base the artifact is checked alone.
@@ -113,6 +113,9 @@ impl Verify {
     /// `Recipe` for options that do not fit; `Malformed` or `Unsupported` for files that cannot be read at all; `Io`.
     pub fn run(&self, progress: &dyn Progress) -> Result<Report> {
         let logits = self.begin()?;
+        if litert::Bundle::is_one(&self.artifact) {
+            return bundle_verification::verify(self, logits, progress);
+        }
         let file = ModelFile::open(&self.artifact)?.with_simd(self.compute.simd);
         if let ModelFile::Gguf(set) = &file
             && gemma::is_adapter(set.metadata())

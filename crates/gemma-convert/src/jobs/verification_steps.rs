@@ -10,6 +10,7 @@ use base::{OutputFile, Progress, Task, Unit};
 use checkpoint::Adapter;
 use eval::LogitsFile;
 use gemma::towers::MmprojView;
+use litert::DecodedWeights;
 use plan::{Format, Recipe, Shards, Thresholds};
 use runtime::Compute;
 use tensor::{Error, Fault, Result};
@@ -32,6 +33,8 @@ pub(super) struct Verification<'b> {
     pub(super) against: Option<&'b Against>,
     /// `None` once it has been opened as a model.
     file: Option<ModelFile>,
+    /// The weights of a bundle, in place of those in `file`, and the index of its head.
+    pub(super) decoded: Option<(DecodedWeights, Option<usize>)>,
     pub(super) is_mmproj: bool,
     pub(super) report: Report,
     of_recipe: Thresholds,
@@ -66,6 +69,7 @@ impl<'b> Verification<'b> {
             against,
             is_mmproj: file.is_mmproj(),
             file: Some(file),
+            decoded: None,
             report,
             of_recipe: Thresholds::default(),
             renamed: HashMap::new(),
@@ -107,7 +111,11 @@ impl<'b> Verification<'b> {
                 if let Some(base) = base {
                     model.tokenizer = Arc::clone(&base.tokenizer);
                 }
-                model.with_compute(self.settings.compute)
+                let model = model.with_compute(self.settings.compute);
+                match self.decoded.take() {
+                    Some((weights, head)) => model.with_weights(weights, head),
+                    None => model,
+                }
             });
             return opened.map_err(|error| self.error = Some(error)).ok();
         };
@@ -323,7 +331,7 @@ impl Verify {
     }
 
     /// Runs the step of the weights, unless it is switched off or an earlier step has failed.
-    fn weights_step(
+    pub(super) fn weights_step(
         &self,
         report: &mut Report,
         total: u64,
@@ -375,7 +383,7 @@ impl Against {
 }
 
 const GGUF_BASE: &str = "a folder is compared with its checkpoint, not with a GGUF";
-const AFTER_FAILURE: &str = "an earlier step has failed; ‹keep_going› runs it nevertheless";
+pub(super) const AFTER_FAILURE: &str = "an earlier step has failed; ‹keep_going› runs it nevertheless";
 
 /// Runs the step of keys and tensors. Keeps the count of hashed files.
 fn structure_step(
@@ -391,7 +399,7 @@ fn structure_step(
     })
 }
 
-fn skip(report: &mut Report, step: Step, why: &str) {
+pub(super) fn skip(report: &mut Report, step: Step, why: &str) {
     report.skipped.push(Skipped { step, why: why.to_owned() });
 }
 

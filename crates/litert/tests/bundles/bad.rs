@@ -116,7 +116,7 @@ fn map(file: &Vec<u8>, base: &MemoryTensors) -> Result<(Bundle, Vec<Mapped>)> {
 
 fn plan(file: &Vec<u8>, base: &MemoryTensors, tuned: &MemoryTensors) -> Result<Transplant> {
     let (bundle, mapped) = map(file, base)?;
-    Transplant::plan(&bundle, &mapped, base, tuned, &counterparts(base, tuned), BundleTypes::Keep)
+    Transplant::plan(&bundle, &mapped, base, tuned, &counterparts(base, tuned), &|_| BundleTypes::Keep)
 }
 
 #[test]

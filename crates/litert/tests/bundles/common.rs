@@ -31,8 +31,8 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     base::sha256(bytes, &|_| ()).unwrap().1
 }
 
-/// The checkpoint, its tensors changed by `change`, which gets rows of BF16 values.
-fn checkpoint(change: impl Fn(&mut Vec<[u8; 2]>, usize)) -> MemoryTensors {
+/// The checkpoint, its tensors changed by `change`, which gets BF16 values and the number of rows.
+pub(crate) fn checkpoint(change: impl Fn(&mut Vec<[u8; 2]>, usize)) -> MemoryTensors {
     let file = testkit::read("golden/litertlm/base.safetensors");
     let (len, rest) = file.split_first_chunk::<8>().unwrap();
     let (header, data) = rest.split_at(u64::from_le_bytes(*len) as usize);

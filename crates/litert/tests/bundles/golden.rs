@@ -170,7 +170,7 @@ fn transplant(
     tuned: &MemoryTensors,
     types: BundleTypes,
 ) -> Vec<u8> {
-    let plan = Transplant::plan(bundle, mapped, base, tuned, &counterparts(base, tuned), types).unwrap();
+    let plan = Transplant::plan(bundle, mapped, base, tuned, &counterparts(base, tuned), &|_| types).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tuned.litertlm");
     let out = OutputFile::create(&path).unwrap();

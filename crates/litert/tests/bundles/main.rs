@@ -3,3 +3,4 @@
 mod bad;
 mod common;
 mod golden;
+mod qat;

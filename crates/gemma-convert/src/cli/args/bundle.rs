@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use gemma_convert::{BundleTypes, ConvertBundle, Result};
+use gemma_convert::{BundleTypes, ConvertBundle, Error, Result};
 
 /// Conversion into a bundle of LiteRT-LM.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -15,15 +15,16 @@ pub(crate) struct IntoBundle {
         value_name = "FILE",
         group = "outputs",
         requires = "bundle_base",
-        conflicts_with_all = ["recipes", "types", "mmproj", "skip_existing"]
+        conflicts_with_all = ["types", "mmproj", "skip_existing"]
     )]
     pub(crate) bundle: Option<PathBuf>,
     /// The checkpoint from which the bundle was made: folder, or the id of a model on the hub
     #[arg(long, value_name = "BASE", requires = "bundle")]
     pub(crate) bundle_base: Option<PathBuf>,
-    /// The fewest bits of a weight: constants of the bundle that have fewer get another type
-    #[arg(long, value_name = "TYPE", requires = "bundle", default_value = "int4")]
-    pub(crate) bundle_types: Fewest,
+    /// The fewest bits of a weight: constants of the bundle that have fewer get another type. By default int4; --recipe gives the
+    /// type of each matrix instead
+    #[arg(long, value_name = "TYPE", requires = "bundle", conflicts_with = "recipes")]
+    pub(crate) bundle_types: Option<Fewest>,
 }
 
 /// The fewest bits of a weight in a bundle.
@@ -44,18 +45,27 @@ impl super::Convert {
         let (Some(bundle), Some(base)) = (&self.bundle.bundle, &self.bundle.bundle_base) else {
             return Ok(None);
         };
-        let types = match self.bundle.bundle_types {
+        let types = match self.bundle.bundle_types.unwrap_or_default() {
             Fewest::Keep => BundleTypes::Keep,
             Fewest::Int4 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Four),
             Fewest::Int8 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Eight),
         };
+        let recipe = match self.what.recipes.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            several => {
+                return Err(Error::recipe("‹recipe›", "a bundle has one recipe").expected(1, several.len()));
+            }
+        };
         Ok(Some(ConvertBundle {
             model: self.model.clone(),
+            source: self.source.clone(),
             adapters: self.lora.lora.clone(),
             bundle: bundle.clone(),
             base: base.clone(),
             out: self.out.clone(),
             types,
+            recipe,
             force: self.force,
         }))
     }

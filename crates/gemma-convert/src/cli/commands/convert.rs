@@ -20,7 +20,7 @@ pub(crate) fn run(args: &args::Convert) -> Result<Output> {
 
 /// The output of a conversion into a bundle of LiteRT-LM.
 fn bundle(converted: &ConvertedBundle) -> Output {
-    let ConvertedBundle { path, bytes, sha256, constants, retyped, growth, copied } = converted;
+    let ConvertedBundle { path, manifest, bytes, sha256, constants, retyped, growth, copied } = converted;
     let mut table = Table::new(&["file", "bytes", "sha256"]);
     table.row(vec![path.display().to_string(), grouped(*bytes), sha256.clone()]);
     let mut text = table.render();
@@ -30,8 +30,10 @@ fn bundle(converted: &ConvertedBundle) -> Output {
             writeln!(text, "{retyped} of them with more bits: the file grows by {} bytes", grouped(*growth));
     }
     let _ = writeln!(text, "copied: {}", copied.join(", "));
+    let _ = writeln!(text, "manifest: {}", manifest.display());
     let json = json!({
         "file": path,
+        "manifest": manifest,
         "bytes": bytes,
         "sha256": sha256,
         "constants": constants,
