@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use gguf::GgufFile;
 use tempfile::TempDir;
-use tensor::{DType, TensorDesc};
 use xtask::oracle::Oracle;
 
 use crate::faults::edit::Gguf;
@@ -135,6 +134,8 @@ fn a_source_with_fewer_bits_than_q8_0_is_warned_of() {
     let (home, q8_0) = source("e2b", &["--type", "q8_0"]);
     let q4_0 = home.path().join("q4_0.gguf");
     let first = convert(&q8_0, &q4_0, &["--type", "q4_0"]).good();
+    let against = |base: &Path| run(["verify", q4_0.to_str().unwrap(), "--against", base.to_str().unwrap()]);
+    against(&q8_0).good();
     assert!(!first.stderr.contains("already quantized"), "{}", first.stderr);
     let second = convert(&q4_0, &home.path().join("q8_0.gguf"), &["--type", "q8_0"]).good();
     assert!(
@@ -160,6 +161,9 @@ fn what_a_gguf_cannot_give_is_refused() {
     let mmproj = home.path().join("mmproj.gguf");
     convert(&fixture("e2b"), &mmproj, &["--mmproj", "bf16"]).good();
     let adapter = fixture("e2b");
+    let [draft, assistant] = [home.path().join("draft.gguf"), fixture("e2b-assistant")];
+    let args = ["draft", "convert", assistant.to_str().unwrap(), "--target", adapter.to_str().unwrap()];
+    run(args.iter().chain(&["--type", "bf16", "-o", draft.to_str().unwrap()])).good();
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&["convert", model, "--recipe", "fp8", "-o", out], 2, &["config.json", "folder of a checkpoint"]),
         (&["convert", model, "--mmproj", "bf16", "-o", out], 2, &["towers", "folder of a checkpoint"]),
@@ -171,9 +175,15 @@ fn what_a_gguf_cannot_give_is_refused() {
         (&["convert", model, "--type", "q4_0", "-o", model, "--force"], 3, &["this is a file of the source"]),
         (
             &["convert", mmproj.to_str().unwrap(), "--type", "q4_0", "-o", out],
-            3,
-            &["clip", "gemma-convert edit"],
+            2,
+            &["mmproj", "no text model"],
         ),
+        (
+            &["convert", draft.to_str().unwrap(), "--type", "q4_0", "-o", out],
+            3,
+            &["draft model", "draft convert"],
+        ),
+        (&["types", mmproj.to_str().unwrap()], 3, &["mmproj", "no text model"]),
         (&["release", model, "-o", out], 3, &["a release", "a GGUF file"]),
         (
             &["draft", "extract", model, "--layers", "0,1", "--type", "q8_0", "-o", out],
@@ -193,16 +203,61 @@ fn what_a_gguf_cannot_give_is_refused() {
     }
 }
 
-/// A file in which Ollama's converter put the towers beside the text model.
+/// An mmproj file of another type has the bytes of the checkpoint's conversion.
 #[test]
-fn a_monolithic_file_of_ollama_is_named() {
-    let (home, file) = source("e2b", &["--type", "q8_0"]);
-    let mut gguf = Gguf::read(&file);
-    let desc = TensorDesc::new("v.blk.0.attn_q.weight", DType::F32, [4, 4]).unwrap();
-    gguf.tensors.push((desc, vec![0; 64]));
-    gguf.write(&file);
-    let refused = convert(&file, &home.path().join("out"), &["--type", "q4_0"]);
-    assert!(refused.refusal(3).contains("a monolithic file of Ollama"), "{}", refused.stderr);
+fn an_mmproj_file_takes_the_place_of_a_checkpoint() {
+    const PRESETS: &str = "f32,f16,bf16,q8_0,q4_0,q4_k_m";
+    for checkpoint in ["e2b", "26b-a4b"] {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        convert(&fixture(checkpoint), &at("direct"), &["--mmproj", PRESETS]).good();
+        for from in ["f32", "bf16"] {
+            let source = at("direct").join(format!("mmproj-{from}.gguf"));
+            convert(&source, &at(from), &["--mmproj", PRESETS]).good();
+            for preset in PRESETS.split(',') {
+                let name = format!("mmproj-{preset}.gguf");
+                is_same(&at("direct").join(&name), &at(from).join(&name));
+            }
+        }
+        let bf16 = at("direct/mmproj-bf16.gguf");
+        let options: &[&[&str]] = &[
+            &["--recipe", "mmproj-q8_0"],
+            &["--recipe", "mmproj-q8_0", "--tensor-type", "^mm.=bf16"],
+            &["--recipe", "mmproj-f16", "--set", "mmproj.gelu=exact"],
+            &[
+                "--recipe",
+                "mmproj-f16",
+                "--set",
+                "metadata.name=Eyes",
+                "--set",
+                "kv.clip.vision.image_size=896",
+            ],
+        ];
+        for (number, options) in options.iter().enumerate() {
+            let [direct, ours] = ["direct", "ours"].map(|name| at(&format!("{name}-{number}.gguf")));
+            convert(&fixture(checkpoint), &direct, options).good();
+            convert(&bf16, &ours, options).good();
+            let [a, b] = [&direct, &ours].map(|path| Gguf::read(path));
+            assert!(a.tensors == b.tensors, "{options:?}");
+            // a new name goes to the end
+            let sorted = |gguf: Gguf| {
+                let keys = gguf.metadata.iter().map(|(key, value)| (key.to_owned(), format!("{value:?}")));
+                keys.collect::<std::collections::BTreeMap<_, _>>()
+            };
+            assert_eq!(sorted(a), sorted(b), "{options:?}");
+        }
+        let q8_0 = at("direct/mmproj-q8_0.gguf");
+        let [plan, of_folder] = [&bf16, &fixture(checkpoint)].map(|model| {
+            run(["plan", model.to_str().unwrap(), "--mmproj", "q8_0", "--json"]).good().json()["artifacts"][0].clone()
+        });
+        assert_eq!(plan["files"][0]["bytes"], of_folder["files"][0]["bytes"]);
+        let args = ["verify", q8_0.to_str().unwrap(), "--against", fixture(checkpoint).to_str().unwrap()]
+            .map(str::to_owned);
+        run(args).good();
+        // the errors of few bits stay
+        let noted = convert(&at("direct/mmproj-q4_0.gguf"), &at("again.gguf"), &["--mmproj", "q8_0"]).good();
+        assert!(noted.stderr.contains("already quantized"), "{}", noted.stderr);
+    }
 }
 
 /// The plan, the sizes of recipes and sensitivities of a GGUF.

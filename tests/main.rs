@@ -46,6 +46,7 @@ mod mmproj;
 mod multimodal;
 mod noise;
 mod offload;
+mod ollama_dialect;
 mod outputs;
 mod pack;
 mod pack_ollama;

@@ -26,7 +26,7 @@ const PROMPT: &str = "In 1912 the";
 const IMAGE: &str = "golden/multimodal/wide.llama.png";
 
 /// A server on this machine with a store of its own. It ends with this.
-struct Server<'a> {
+pub(crate) struct Server<'a> {
     ollama: &'a Ollama,
     child: Child,
     address: String,
@@ -41,7 +41,7 @@ impl Drop for Server<'_> {
 }
 
 impl Server<'_> {
-    fn start<'a>(ollama: &'a Ollama, folder: &Path) -> Server<'a> {
+    pub(crate) fn start<'a>(ollama: &'a Ollama, folder: &Path) -> Server<'a> {
         // free a moment ago; another process may take it, which the server then says
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (address, folder) = (format!("127.0.0.1:{port}"), folder.to_owned());
@@ -103,13 +103,13 @@ impl Server<'_> {
 
     /// Runs the program as a client of this server.
     #[track_caller]
-    fn client(&self, args: &[&str]) {
+    pub(crate) fn client(&self, args: &[&str]) {
         let mut command = self.ollama.command(&self.folder, &self.folder.join("store"), &self.address);
         let output = command.args(args).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{args:?} {output:?}\n{}", self.said());
     }
 
-    fn manifest(&self, model: &str) -> PathBuf {
+    pub(crate) fn manifest(&self, model: &str) -> PathBuf {
         self.folder.join("store/manifests/registry.ollama.ai/library").join(model.replace(':', "/"))
     }
 }

@@ -197,6 +197,16 @@ pub(crate) enum KeyType {
     Strs,
 }
 
+/// The table `formats/ollama.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ollama {
+    pub(crate) marker: String,
+    pub(crate) tensors: Vec<[String; 2]>,
+    pub(crate) left_out: Vec<String>,
+    pub(crate) clip: BTreeMap<String, String>,
+}
+
 /// The table `formats/gemma4.vocabulary.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,6 +253,7 @@ table!(own_adapter_keys, AdapterKeys, "gemma4-adapter.keys.toml");
 table!(own_mmproj_keys, Keys, "gemma4-mmproj.keys.toml");
 table!(pub(crate) towers, TowerTensors, "gemma4-mmproj.tensors.toml");
 table!(pub(crate) vocabulary, Vocabulary, "gemma4.vocabulary.toml");
+table!(pub(crate) ollama, Ollama, "ollama.toml");
 
 /// The tensor table for models of this kind.
 pub(crate) fn tensors(kind: ModelKind) -> &'static Tensors {
@@ -312,6 +323,7 @@ mod tests {
         assert!(!mmproj_keys().key.is_empty());
         assert!(adapter_keys().key.iter().any(|row| row.key == own_adapter_keys().after));
         assert!(!vocabulary().visible.is_empty());
+        assert!(!ollama().clip.is_empty());
         assert!(!defaults().class.is_empty());
     }
 

@@ -18,12 +18,10 @@ use crate::draft::{self, DraftConfig, Ordered};
 use crate::formats::{self, TypePolicy};
 use crate::inventory::{Found, Inventory, Slot, check_shape, complete, slots};
 use crate::llama_cpp::has_image_blocks;
+use crate::ollama::OF_TOWERS;
 
 /// llama.cpp's cap of logits if the key is absent.
 const SOFTCAP: f32 = 30.0;
-
-/// Prefixes of the tensors of image and audio towers, which Ollama's converter writes into the file of the text model.
-const OF_TOWERS: [&str; 3] = ["v.", "a.", "mm."];
 
 /// The RoPE base if the keys are absent.
 const BASE: f32 = 1e4;
@@ -72,8 +70,12 @@ impl Config {
         let architecture: &str = metadata.required("general.architecture")?;
         if architecture != keys.architecture {
             let what = if kind == ModelKind::Draft { "draft model" } else { "text model" };
-            return Err(Error::unsupported("key general.architecture", format!("not a Gemma 4 {what}"))
-                .expected(keys.architecture, architecture));
+            let error = Error::unsupported("key general.architecture", format!("not a Gemma 4 {what}"))
+                .expected(keys.architecture, architecture);
+            return Err(match architecture == formats::keys(ModelKind::Draft).architecture {
+                true => error.help("`gemma-convert draft convert` makes other types of a draft model."),
+                false => error,
+            });
         }
         let layers = keys.size("block_count")?;
         if layers == 0 || layers > 1000 {
@@ -368,7 +370,7 @@ pub fn gguf_inventory(config: &Config, tensors: &[TensorDesc]) -> Result<Invento
                 "a monolithic file of Ollama: image and audio towers among the tensors of the text model",
             )
             .expected("a text model, and its towers in an mmproj file", "both in one file")
-            .help("Convert the checkpoint, with ‹mmproj› for the towers: llama.cpp does not load such a file either."))
+            .help("`gemma-convert edit` with ‹stock› writes the pair. llama.cpp does not load such a file either."))
         }
         Some((_, stray)) => Err(Error::unsupported(
             format!("tensor {}", stray.name),

@@ -16,7 +16,7 @@ use crate::formats::{self, KeyRow, KeyType, Keys};
 use crate::{ModelSpec, Vocabulary, card};
 
 pub use mmproj::{MmprojSources, mmproj_metadata};
-pub use of_gguf::{metadata_of_gguf, value_type};
+pub use of_gguf::{metadata_of_gguf, mmproj_metadata_of_gguf, value_type};
 
 /// The sources of a file's metadata.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,18 @@ pub struct Parameters {
     pub one_expert: u64,
     /// Experts per layer; 0 in a dense model.
     pub experts: u64,
+}
+
+impl Parameters {
+    /// The numbers for tensors of these shapes. Those of three dimensions have all `experts`.
+    pub fn of<'a>(shapes: impl Iterator<Item = &'a [u64]>, experts: u64) -> Parameters {
+        let (mut shared, mut all) = (0, 0);
+        for shape in shapes {
+            let of = if shape.len() >= 3 { &mut all } else { &mut shared };
+            *of += shape.iter().product::<u64>();
+        }
+        Parameters { shared, one_expert: all / experts.max(1), experts }
+    }
 }
 
 /// The version of ggml's quantised layouts that this crate's types have.

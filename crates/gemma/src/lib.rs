@@ -32,6 +32,7 @@ mod keys;
 mod llama_cpp;
 mod model;
 mod model_of_gguf;
+mod ollama;
 mod processor;
 mod sampling;
 mod special_tokens;
@@ -50,10 +51,12 @@ pub use hub_name::title as hub_title;
 pub use inventory::{Exclusion, Found, Inventory, Slot, inventory, is_role};
 pub use keys::{
     KeySources, MmprojSources, Parameters, is_known_key, is_known_mmproj_key, metadata, metadata_of_gguf,
-    mmproj_metadata, value_type,
+    mmproj_metadata, mmproj_metadata_of_gguf, value_type,
 };
 pub use llama_cpp::KV_OWNERS;
 pub use model::ModelSpec;
+pub use model_of_gguf::is_mmproj;
+pub use ollama::{Stock, StockFile, StockTensor, is_ollama};
 pub use processor::Normalisation;
 pub use variant::{Departure, variant_names};
 pub use vocabulary::Vocabulary;

@@ -5,11 +5,17 @@ use gguf::{Metadata, Value};
 use serde_json::Value as Json;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
-use crate::formats::TypePolicy;
+use crate::formats::{self, TypePolicy};
+use crate::ollama::is_ollama;
 use crate::{Config, Inventory, ModelSpec, Vocabulary, gguf_inventory};
 
 /// Key of the default chat template; other templates have a name behind it.
 const TEMPLATE: &str = "tokenizer.chat_template";
+
+/// Whether keys are those of an mmproj file.
+pub fn is_mmproj(keys: &Metadata) -> bool {
+    keys.typed::<&str>("general.architecture").ok().flatten() == Some(&formats::mmproj_keys().architecture)
+}
 
 impl ModelSpec {
     /// Reads the config by `config`, and accounts for every tensor.
@@ -20,10 +26,18 @@ impl ModelSpec {
     ) -> Result<ModelSpec> {
         let file = checkpoint.shards().first().map_or(checkpoint.dir(), |shard| &shard.path);
         let within = |e: Error| e.within(file.display());
-        if keys.typed::<&str>("general.architecture").map_err(within)? == Some("clip") {
-            return Err(Error::unsupported(file.display(), "an mmproj file is not converted to another type")
+        if is_mmproj(keys) {
+            return Err(Error::unsupported(file.display(), "an mmproj file: it has towers, and no text model")
                 .expected("the GGUF of a text model", "clip")
-                .help("Convert the checkpoint with ‹mmproj›. `gemma-convert edit` changes the keys of an mmproj file."));
+                .help("`gemma-convert convert` makes other types of it, with ‹mmproj›; `gemma-convert edit` changes its keys."));
+        }
+        if is_ollama(keys, checkpoint.tensors()) {
+            return Err(Error::unsupported(
+                file.display(),
+                "a file of Ollama's converter, which llama.cpp does not load: towers among the tensors of the text model, or a tokenizer \
+                 that is said to be SentencePiece's",
+            )
+            .help("`gemma-convert edit` with ‹stock› writes the text model and the mmproj file of llama.cpp, with the same weights."));
         }
         let config = config(keys, checkpoint.tensors()).map_err(within)?;
         let inventory = gguf_inventory(&config, checkpoint.tensors()).map_err(within)?;
@@ -57,7 +71,7 @@ fn kept_by_llama_quantize(mut inventory: Inventory) -> Inventory {
     inventory
 }
 
-fn vocabulary(keys: &Metadata) -> Result<Vocabulary> {
+pub(crate) fn vocabulary(keys: &Metadata) -> Result<Vocabulary> {
     let texts = |key: &str| {
         let texts: Option<&[String]> = keys.typed(&format!("tokenizer.ggml.{key}"))?;
         Ok(texts.unwrap_or_default().to_vec())
@@ -74,7 +88,7 @@ fn vocabulary(keys: &Metadata) -> Result<Vocabulary> {
     })
 }
 
-fn templates(keys: &Metadata) -> Result<ChatTemplates> {
+pub(crate) fn templates(keys: &Metadata) -> Result<ChatTemplates> {
     let default = keys.typed::<&str>(TEMPLATE)?.map(str::to_owned);
     let named = keys.iter().filter_map(|(key, value)| match value {
         Value::Str(text) => Some((key.strip_prefix(TEMPLATE)?.strip_prefix('.')?.to_owned(), text.clone())),

@@ -4,8 +4,6 @@
 //! values only: names and order of the keys are in `formats/gemma4.keys.toml`, the tables in
 //! `formats/gemma4.vocabulary.toml`.
 
-use std::collections::HashSet;
-
 use checkpoint::TokenizerFile;
 use serde_json::Value;
 use tensor::{Error, Result};
@@ -104,14 +102,11 @@ fn tokens(tokenizer: &TokenizerFile, vocab: u64) -> Result<Vec<String>> {
 
 fn types(tokens: &[String], tokenizer: &TokenizerFile, settings: &Value) -> Vec<i32> {
     let table = formats::vocabulary();
-    let visible: HashSet<&str> = table.visible.iter().map(String::as_str).collect();
     let special = special_tokens::texts(settings);
     let base = tokenizer.vocab_len();
     let kind = |(id, text): (usize, &String)| {
-        if visible.contains(text.as_str()) {
-            table.types.user_defined
-        } else if id < base && is_byte(text) {
-            table.types.byte
+        if let Some(kind) = type_by_text(text, id < base) {
+            kind
         } else if special.contains(text.as_str()) {
             table.types.control
         } else if id < base {
@@ -121,6 +116,15 @@ fn types(tokens: &[String], tokenizer: &TokenizerFile, settings: &Value) -> Vec<
         }
     };
     tokens.iter().enumerate().map(kind).collect()
+}
+
+/// The type of a token that its text decides: the visible ones of `formats/gemma4.vocabulary.toml`, and bytes, unless they are added.
+pub(crate) fn type_by_text(text: &str, is_base: bool) -> Option<i32> {
+    let table = formats::vocabulary();
+    if table.visible.iter().any(|visible| visible == text) {
+        return Some(table.types.user_defined);
+    }
+    (is_base && is_byte(text)).then_some(table.types.byte)
 }
 
 /// Whether the token is a byte: `<0x00>` … `<0xFF>`.

@@ -51,7 +51,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
     let parameters = parameters(model, &found);
     let found = found.into_iter().chain(kept).collect();
     let mut chosen = choose(model, shards, request, preset, found, &mut notes)?;
-    notes.extend(requantised(&chosen));
+    notes.extend(requantised(chosen.iter().map(|chosen| (&chosen.from, chosen.desc.dtype))));
     if model.keys.is_none() && model.config.attention.contains(&Attention::Full) {
         chosen.push(rope_freqs(model)?);
     }
@@ -103,7 +103,7 @@ fn choose(
     // calibration data imply an imatrix, so the preset chooses the same types as with one
     let importance = request.importance.is_some() || recipe.calibration.is_some();
     let mut matcher = ImatrixMatcher::new(request.importance.as_ref());
-    let mut rules = Rules::new(recipe, preset, config)?;
+    let mut rules = Rules::new(recipe, preset, Some(config))?;
     let mut lattice = OnLattice::new(recipe, preset, shards);
     // presets count value projections in file order
     found.sort_by(|a, b| (a.slot.layer, &a.slot.gguf).cmp(&(b.slot.layer, &b.slot.gguf)));
@@ -155,11 +155,11 @@ fn via(model: &ModelSpec, source: DType, target: DType, recipe: &Recipe) -> Opti
 }
 
 /// A warning about weights that are rounded though they are quantized in the source, to fewer bits than Q8_0 has.
-fn requantised(chosen: &[Chosen]) -> Option<String> {
+pub(crate) fn requantised<'a>(chosen: impl Iterator<Item = (&'a Origin, DType)>) -> Option<String> {
     let mut found: BTreeMap<DType, usize> = BTreeMap::new();
-    for chosen in chosen {
-        let Origin::Checkpoint(stored) = &chosen.from else { continue };
-        if is_below_q8_0(stored.dtype) && chosen.desc.dtype != stored.dtype {
+    for (from, dtype) in chosen {
+        let Origin::Checkpoint(stored) = from else { continue };
+        if is_below_q8_0(stored.dtype) && dtype != stored.dtype {
             *found.entry(stored.dtype).or_default() += 1;
         }
     }
@@ -194,14 +194,9 @@ fn rope_freqs(model: &ModelSpec) -> Result<Chosen> {
 }
 
 fn parameters(model: &ModelSpec, found: &[&Found]) -> Parameters {
-    let count = |found: &&Found| found.slot.shape.iter().product::<u64>();
-    let (experts, shared): (Vec<_>, Vec<_>) = found.iter().partition(|f| f.slot.shape.len() >= 3);
-    let number = model.config.experts.unwrap_or(0);
-    Parameters {
-        shared: shared.into_iter().map(count).sum::<u64>() + model.config.rope_freqs().len() as u64,
-        one_expert: experts.into_iter().map(count).sum::<u64>() / number.max(1),
-        experts: number,
-    }
+    let rope_freqs = [model.config.rope_freqs().len() as u64];
+    let shapes = found.iter().map(|found| &found.slot.shape[..]).chain([&rope_freqs[..]]);
+    Parameters::of(shapes, model.config.experts.unwrap_or(0))
 }
 
 /// Assigns a file and an offset to every tensor.

@@ -37,6 +37,7 @@ mod imatrix;
 mod manifest;
 mod masked_embedding;
 mod mmproj;
+mod mmproj_of_gguf;
 mod names;
 mod offload;
 mod output;
@@ -51,6 +52,7 @@ mod schemes;
 mod sensitivity;
 mod serde_dtype;
 mod similar;
+mod stock;
 
 pub use self::gguf::CALIBRATION;
 pub use self::imatrix::{GivenImportance, ImportanceKeys, ImportanceSource};
@@ -72,6 +74,7 @@ pub use manifest::{
     MAX_MANIFEST, Manifest, PartHost, RepackedTensor,
 };
 pub use mmproj::tower_tensors;
+pub use mmproj_of_gguf::plan_mmproj;
 pub use names::stem;
 pub use offload::Offloaded;
 pub use output::{Format, Output};
@@ -84,3 +87,4 @@ pub use request::{Request, Shards, plan};
 pub use safetensors::{OFFLOAD, OTHER};
 pub use schemes::{Scheme, scheme_names};
 pub use sensitivity::{MEASURED_TYPES, Sensitivity, TensorCost};
+pub use stock::plan_stock;

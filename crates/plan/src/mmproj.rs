@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use gemma::towers::{TowerSlot, TowerTensor, Towers};
 use gemma::{KeySources, MmprojSources, ModelSpec, Parameters};
-use gguf::Layout;
+use gguf::{Layout, Metadata};
 use tensor::{Error, Result, TensorDesc};
 
 use crate::artifact::{Artifact, Origin, OutputTensor, PlannedFile, StoredChange};
@@ -18,7 +18,7 @@ use crate::request::{Request, Shards, dropped, stored};
 use crate::rules::Rules;
 
 const OTHER_MODEL: &str = "of the text model, which has a file of its own";
-const QUICK_GELU: &str = "llama.cpp computes quick-GELU in the image tower, as for every file of its converter; the model was trained \
+pub(crate) const QUICK_GELU: &str = "llama.cpp computes quick-GELU in the image tower, as for every file of its converter; the model was trained \
      with tanh-GELU (‹set› mmproj.gelu=exact)";
 const NO_TOWER: &str = "of no image or audio tower";
 
@@ -29,22 +29,20 @@ const NO_TOWER: &str = "of no image or audio tower";
 /// towers and for a missing processor config.
 pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request) -> Result<Artifact> {
     let recipe = &request.recipe;
-    if let Some(given) = &request.importance {
-        return Err(Error::recipe(
-            format!("importance {}", given.source.keys.file),
-            "has no effect on an mmproj file",
-        )
-        .help("An imatrix has entries for the text model only."));
-    }
+    check(request)?;
     let towers = towers(model)?;
     model.check_processor(&towers)?;
     let found = in_order(&towers, shards)?;
     let preset = Preset::named(&recipe.types.preset)?;
-    let mut rules = Rules::new(recipe, preset, &model.config)?;
+    let mut rules = Rules::new(recipe, preset, Some(&model.config))?;
     let mut notes = Vec::new();
     let mut tensors = Vec::with_capacity(found.len());
     for TowerTensor { slot, index } in &found {
-        tensors.push(tensor(shards, *index, slot, &mut rules, &mut notes)?);
+        let mut tensor = tensor(shards, *index, slot, &mut rules, &mut notes)?;
+        if let (Some(kind), Origin::Checkpoint(stored)) = (slot.change, &mut tensor.from) {
+            stored.change = kind.moves_values().then(|| StoredChange { kind, shape: slot.shape.clone() });
+        }
+        tensors.push(tensor);
     }
     rules.finish()?;
     notes.extend(model.config.image_note());
@@ -64,7 +62,28 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         },
         preset.file_type,
     )?;
-    let layout = Layout::new(&metadata, tensors.iter().map(|tensor| tensor.desc.clone()).collect())?;
+    Ok(Artifact {
+        dropped: left_out(model, shards, &found),
+        ..laid_out(request, preset, &metadata, tensors, notes)?
+    })
+}
+
+/// Refuses an imatrix.
+pub(crate) fn check(request: &Request) -> Result<()> {
+    let Some(given) = &request.importance else { return Ok(()) };
+    Err(Error::recipe(format!("importance {}", given.source.keys.file), "has no effect on an mmproj file")
+        .help("An imatrix has entries for the text model only."))
+}
+
+/// The artifact with these tensors, in this order.
+pub(crate) fn laid_out(
+    request: &Request,
+    preset: &'static Preset,
+    metadata: &Metadata,
+    mut tensors: Vec<OutputTensor>,
+    mut notes: Vec<String>,
+) -> Result<Artifact> {
+    let layout = Layout::new(metadata, tensors.iter().map(|tensor| tensor.desc.clone()).collect())?;
     for (tensor, placed) in tensors.iter_mut().zip(&layout.tensors) {
         tensor.offset = placed.offset;
     }
@@ -84,7 +103,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         offloaded: Vec::new(),
         importance: None,
         allocation: None,
-        dropped: left_out(model, shards, &found),
+        dropped: Vec::new(),
         notes,
     })
 }
@@ -116,8 +135,8 @@ fn towers(model: &ModelSpec) -> Result<Towers> {
     Ok(towers)
 }
 
-/// The planned output of a tensor, without an offset.
-fn tensor(
+/// The planned output of a tensor whose values stay, without an offset.
+pub(crate) fn tensor(
     shards: &Shards<'_>,
     index: usize,
     slot: &TowerSlot,
@@ -127,11 +146,6 @@ fn tensor(
     let shape = slot.mmproj_shape();
     let decision = rules.choose_tower(&slot.gguf, slot.store, &shape, notes)?;
     let desc = TensorDesc::new(&slot.gguf, decision.dtype, shape)?;
-    let mut stored = stored(shards, index, None);
-    stored.change = slot
-        .change
-        .filter(|change| change.moves_values())
-        .map(|kind| StoredChange { kind, shape: slot.shape.clone() });
     Ok(OutputTensor {
         bytes: desc.byte_len(),
         desc,
@@ -140,7 +154,7 @@ fn tensor(
         offset: 0,
         why: decision.why,
         free: decision.free,
-        from: Origin::Checkpoint(stored),
+        from: Origin::Checkpoint(stored(shards, index, None)),
     })
 }
 

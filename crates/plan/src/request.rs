@@ -8,7 +8,7 @@ use quant::GridSurvey;
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::artifact::{
-    Dropped, InputFile, Pieces, Plan, PlannedFile, StoredPiece, StoredScale, StoredTensor,
+    Artifact, Dropped, InputFile, Pieces, Plan, PlannedFile, StoredPiece, StoredScale, StoredTensor,
 };
 use crate::budget::Allocation;
 use crate::imatrix::GivenImportance;
@@ -99,12 +99,7 @@ pub fn plan(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Res
             artifact(model, shards, request).map_err(|e| e.within(format!("recipe {}", request.name)))
         })
         .collect::<Result<_>>()?;
-    let mut names = HashSet::new();
-    if let Some(twice) = artifacts.iter().flat_map(|a| &a.files).find(|file| !names.insert(&file.name)) {
-        return Err(Error::recipe(&twice.name, "two outputs have this name").help(
-            "Give each recipe once, or one of them another name. Two of safetensors need two folders.",
-        ));
-    }
+    distinct(&artifacts)?;
     let mut dropped: Vec<_> =
         model.inventory.dropped.iter().map(|d| dropped(shards, d.index, d.reason)).collect();
     // a tensor that one artifact contains is dropped by the other artifacts only
@@ -126,6 +121,17 @@ pub fn plan(model: &ModelSpec, shards: &Shards<'_>, requests: &[Request]) -> Res
         dropped,
         target: None,
     })
+}
+
+/// Refuses two files with the same name.
+pub(crate) fn distinct(artifacts: &[Artifact]) -> Result<()> {
+    let mut names = HashSet::new();
+    match artifacts.iter().flat_map(|artifact| &artifact.files).find(|file| !names.insert(&file.name)) {
+        Some(twice) => Err(Error::recipe(&twice.name, "two outputs have this name").help(
+            "Give each recipe once, or one of them another name. Two of safetensors need two folders.",
+        )),
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn dropped(shards: &Shards<'_>, index: usize, reason: &'static str) -> Dropped {

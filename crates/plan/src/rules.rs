@@ -15,7 +15,8 @@ use crate::recipe::{Recipe, TypeRule};
 pub(crate) struct Rules<'a> {
     recipe: &'a Recipe,
     preset: &'static Preset,
-    config: &'a Config,
+    /// The text model, if there is one.
+    config: Option<&'a Config>,
     rules: Vec<Rule<'a>>,
 }
 
@@ -58,9 +59,13 @@ const PROTECTED: &str = "is never quantised: llama.cpp expects it in its own typ
 const EARLIER: &str = "is decided by an earlier rule";
 
 impl<'a> Rules<'a> {
-    /// Compiles the rules that apply to this variant.
-    pub(crate) fn new(recipe: &'a Recipe, preset: &'static Preset, config: &'a Config) -> Result<Self> {
-        let variant = config.variant();
+    /// Compiles the rules that apply to this variant. An mmproj file has no text model, which names it.
+    pub(crate) fn new(
+        recipe: &'a Recipe,
+        preset: &'static Preset,
+        config: Option<&'a Config>,
+    ) -> Result<Self> {
+        let variant = config.and_then(Config::variant);
         let meant = |rule: &&TypeRule| {
             rule.variants.is_empty() || variant.is_some_and(|v| rule.variants.iter().any(|name| name == v))
         };
@@ -115,7 +120,10 @@ impl<'a> Rules<'a> {
         let (wanted, why) = match named {
             Some(dtype) => (dtype, "recipe"),
             None if on_lattice => (DType::Q4_0, "lattice"),
-            None => self.preset.choose(self.config, slot, place),
+            None => match self.config {
+                Some(config) => self.preset.choose(config, slot, place),
+                None => (self.preset.default_type(), "preset"),
+            },
         };
         let decision = Decision::within(wanted, why, cols, slot.role, notes);
         Ok(Decision { free: named.is_none() && !on_lattice, ..decision })
@@ -191,7 +199,7 @@ impl<'a> Rules<'a> {
         let place = place(rule.rule);
         Err(match &rule.effect.blocked {
             Some((name, reason)) => Error::recipe(place, format!("has no effect: {name} {reason}")),
-            None if self.config.tied && rule.pattern.is_match("output.weight") => {
+            None if self.config.is_some_and(|config| config.tied) && rule.pattern.is_match("output.weight") => {
                 Error::recipe(place, "matches no tensor: the head of this model is tied to its embedding")
                     .help("The head has the type of token_embd.")
             }

@@ -115,7 +115,7 @@ impl Stored {
 
 /// Whether a GGUF holds image and audio towers instead of a text model.
 pub fn is_mmproj(set: &GgufSet) -> bool {
-    set.metadata().typed::<&str>("general.architecture").ok().flatten() == Some("clip")
+    gemma::is_mmproj(set.metadata())
 }
 
 /// Whether tensors presented in this type can be read as weights.

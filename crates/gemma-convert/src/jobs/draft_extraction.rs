@@ -121,7 +121,7 @@ impl DraftExtract {
             let texts = self.convert.text.files.iter().map(|path| convert::file_entry(path));
             given.extend(texts.collect::<Result<Vec<_>>>()?);
         }
-        Ok(Planned { checkpoint, model: draft, plan, given })
+        Ok(Planned { checkpoint, model: Some(draft), plan, given })
     }
 
     /// The layers that agree most with the whole model on the text.

@@ -136,5 +136,5 @@ pub(super) fn planned(
         layers: None,
     });
     let given = companions(&of_target)?;
-    Ok(Planned { checkpoint, model, plan, given })
+    Ok(Planned { checkpoint, model: Some(model), plan, given })
 }

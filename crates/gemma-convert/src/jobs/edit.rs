@@ -1,14 +1,15 @@
-//! Editing: other keys for a finished GGUF, or other parts. The tensors are copied.
+//! Editing: other keys for a finished GGUF, other parts, or the stock files of one of Ollama's. The tensors are copied.
 
 use std::path::{Path, PathBuf};
 
 use base::Progress;
 use checkpoint::Checkpoint;
 use convert::Options;
+use gemma::Stock;
 use gguf::{GgufSet, Metadata, Value};
-use plan::{ArtifactEntry, Parts, Shards, byte_size};
+use plan::{ArtifactEntry, Parts, Plan, Shards, byte_size};
 use quant::Simd;
-use tensor::{Error, Result};
+use tensor::{Error, Result, TensorSource};
 use verify::{Finding, Severity, structure_alone};
 
 use crate::TOOL;
@@ -22,7 +23,7 @@ const OF_MODEL: [&str; 3] = ["gemma4", "tokenizer.ggml.", "clip."];
 /// The longest chat template in bytes.
 const MAX_TEMPLATE: u64 = 8 << 20;
 
-/// Changes keys of a GGUF (text model, draft model or mmproj file), merges its parts, or splits it.
+/// Changes keys of a GGUF (text model, draft model or mmproj file), merges its parts, splits it, or rewrites a file of Ollama's converter.
 #[derive(Clone, Debug)]
 pub struct Edit {
     /// The file; of a split, any part.
@@ -37,6 +38,8 @@ pub struct Edit {
     pub split_max_size: Option<String>,
     /// Writes one file, from the parts of a split.
     pub merge: bool,
+    /// Writes a file of Ollama's converter as the text model and the mmproj file of llama.cpp's, without other changes.
+    pub stock: bool,
     /// The folder of the outputs, or the name of a `.gguf` file.
     pub out: PathBuf,
     /// Replaces existing outputs.
@@ -63,8 +66,8 @@ pub struct Edited {
     pub folder: PathBuf,
     /// The changed keys, in the order of the options.
     pub changes: Vec<KeyChange>,
-    /// The manifest's entry: inputs and outputs with sizes and SHA-256.
-    pub artifact: ArtifactEntry,
+    /// The manifest's entries: inputs and outputs with sizes and SHA-256. The stock files of Ollama's are two.
+    pub artifacts: Vec<ArtifactEntry>,
     /// The path of the manifest.
     pub manifest: PathBuf,
 }
@@ -79,6 +82,7 @@ impl Edit {
             chat_template: None,
             split_max_size: None,
             merge: false,
+            stock: false,
             out: out.into(),
             force: false,
             sync: true,
@@ -108,6 +112,9 @@ impl Edit {
     pub fn run(&self, progress: &dyn Progress) -> Result<Edited> {
         let parts = self.parts()?;
         let source = Checkpoint::open_gguf(&self.file)?;
+        if self.stock {
+            return self.stock(&source, progress);
+        }
         let (metadata, changes) = self.edited(source.keys().unwrap_or(&Metadata::new()))?;
         if changes.is_empty() && parts == Parts::Kept {
             return Err(Error::recipe(self.file.display(), "nothing would change").help(
@@ -125,9 +132,37 @@ impl Edit {
                 change.key
             ));
         }
+        let fingerprint = source.fingerprint()?;
+        self.write(&source, changes, progress, |shards, stem| {
+            plan::copy((shards, fingerprint), &metadata, parts, stem)
+        })
+    }
+
+    /// Writes the stock files of a file of Ollama's.
+    fn stock(&self, source: &Checkpoint, progress: &dyn Progress) -> Result<Edited> {
+        let keys = !self.set.is_empty() || !self.remove.is_empty() || self.chat_template.is_some();
+        if keys || self.merge || self.split_max_size.is_some() {
+            return Err(Error::recipe("‹stock›", "goes with no other change")
+                .help("Edit the text model that it writes."));
+        }
+        let within = |e: Error| e.within(self.file.display());
+        let stock =
+            Stock::new(source.keys().unwrap_or(&Metadata::new()), source.tensors()).map_err(within)?;
+        stock.notes.iter().for_each(|note| progress.note(note));
+        self.write(source, Vec::new(), progress, |shards, stem| plan::plan_stock(&stock, shards, stem))
+    }
+
+    /// Executes the plan that `plan_for` makes of the source and the name of the file without `.gguf`.
+    fn write(
+        &self,
+        source: &Checkpoint,
+        changes: Vec<KeyChange>,
+        progress: &dyn Progress,
+        plan_for: impl FnOnce(&Shards<'_>, &str) -> Result<Plan>,
+    ) -> Result<Edited> {
         let Destination { folder, file_name } = Destination::new(&self.out);
         let stem = stem(file_name.as_deref().unwrap_or(&source.shards()[0].name)).to_owned();
-        let plan = plan::copy((&Shards::of(&source), source.fingerprint()?), &metadata, parts, &stem)?;
+        let plan = plan_for(&Shards::of(source), &stem)?;
         let options = Options {
             part: None,
             folder: folder.clone(),
@@ -143,8 +178,8 @@ impl Edit {
             source: None,
             tool: TOOL.to_owned(),
         };
-        let mut finished = convert::run(&source, &plan, &options, progress)?;
-        Ok(Edited { folder, changes, artifact: finished.artifacts.remove(0), manifest: finished.manifest })
+        let finished = convert::run(source, &plan, &options, progress)?;
+        Ok(Edited { folder, changes, artifacts: finished.artifacts, manifest: finished.manifest })
     }
 
     /// The files to write.

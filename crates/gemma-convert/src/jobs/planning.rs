@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::{Adapter, Checkpoint};
 use convert::{Options, PartSize};
-use plan::{FileEntry, GridPolicy, Plan, Request};
+use plan::{FileEntry, GridPolicy, Plan, Request, Shards};
 use quant::Simd;
 use tensor::Result;
 
@@ -91,6 +91,9 @@ impl Planning {
         let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
         self.estimate.check(&requests)?;
         let checkpoint = open_checkpoint(&self.model, &self.adapters)?;
+        if let Some(plan) = of_mmproj(&checkpoint, &requests)? {
+            return Ok(PlanOutcome { plan, memory: Vec::new() });
+        }
         let model = gemma::ModelSpec::open(&checkpoint)?;
         let shards = shards(Simd::detect(), &checkpoint, &model, &requests)?;
         let costs = self.recipes.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
@@ -108,7 +111,8 @@ impl Planning {
 /// A checkpoint with the plan for it.
 pub(crate) struct Planned {
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) model: gemma::ModelSpec,
+    /// The text model. An mmproj file as the source has none.
+    pub(crate) model: Option<gemma::ModelSpec>,
     pub(crate) plan: Plan,
     /// Input files in addition to those of the checkpoint, for the manifest.
     pub(crate) given: Vec<FileEntry>,
@@ -125,11 +129,21 @@ impl Planned {
         progress: &dyn Progress,
     ) -> Result<Planned> {
         let checkpoint = open_checkpoint(path, adapters)?.with_simd(target.simd);
+        if let Some(plan) = of_mmproj(&checkpoint, requests)? {
+            return Ok(Planned { checkpoint, model: None, plan, given: Vec::new() });
+        }
         let model = gemma::ModelSpec::open(&checkpoint)?;
         let shards = shards(target.simd, &checkpoint, &model, requests)?;
         let check = |plan: &Plan| convert::check(&checkpoint, plan, target);
         costs.choose(requests, (&checkpoint, &model, &shards), check, progress)?;
         let plan = plan::plan(&model, &shards, requests)?;
-        Ok(Planned { checkpoint, model, plan, given: Vec::new() })
+        Ok(Planned { checkpoint, model: Some(model), plan, given: Vec::new() })
     }
+}
+
+/// The plan of other types of an mmproj file; `None` for another source.
+fn of_mmproj(checkpoint: &Checkpoint, requests: &[Request]) -> Result<Option<Plan>> {
+    let Some(keys) = checkpoint.keys().filter(|keys| gemma::is_mmproj(keys)) else { return Ok(None) };
+    let plan = plan::plan_mmproj(keys, &Shards::of(checkpoint), requests);
+    plan.map(Some).map_err(|e| e.within(checkpoint.shards()[0].path.display()))
 }

@@ -105,6 +105,9 @@ pub(crate) fn round(
         // check before hours of work, and not only after them
         (Some(_), false) => convert::check(checkpoint, plan, options)?,
     }
+    let Some(model) = model else {
+        return Err(Error::recipe("calibration", "an mmproj file has no text model to calibrate"));
+    };
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
     let reader = reader(&tokenizer, model);
     let texts = text.files.iter().map(|path| convert::file_entry(path)).collect::<Result<Vec<_>>>()?;

@@ -9,9 +9,13 @@ use tensor::{Error, Result};
 use super::{QUANTIZATION_VERSION, convert, is_in, row_of, set, type_name};
 use crate::config::ModelKind;
 use crate::formats::{self, KeyType, Keys};
+use crate::towers::GELU_KEY;
 
 /// Prefix of the keys of this program, which describe the tensors of one file.
 const OURS: &str = "gemma-convert.";
+
+const TYPE_KEY: &str = "general.file_type";
+const VERSION_KEY: &str = "general.quantization_version";
 
 /// The keys of a GGUF of another type, made from one with the keys `source`: like `llama-quantize`, which sets
 /// `general.quantization_version` and `general.file_type` anew, at the end. `names` and `overrides` are `[metadata]` and `[kv]` of
@@ -27,6 +31,38 @@ pub fn metadata_of_gguf(
     file_type: u32,
 ) -> Result<Metadata> {
     let table = formats::keys(kind);
+    let mut metadata = of_source(source, table, names)?;
+    metadata.append(VERSION_KEY, QUANTIZATION_VERSION);
+    metadata.append(TYPE_KEY, file_type);
+    set(table, overrides, &mut metadata)?;
+    Ok(metadata)
+}
+
+/// The keys of an mmproj file of another type, made from one with the keys `source`: like the converter, which writes `general.file_type`
+/// in its place. `exact_gelu` adds `clip.use_gelu`.
+///
+/// # Errors
+/// `Recipe` for an override that does not fit or has an unknown key.
+pub fn mmproj_metadata_of_gguf(
+    source: &Metadata,
+    names: &BTreeMap<String, Json>,
+    overrides: &BTreeMap<String, Json>,
+    file_type: u32,
+    exact_gelu: bool,
+) -> Result<Metadata> {
+    let table = formats::mmproj_keys();
+    let mut metadata = of_source(source, table, names)?;
+    metadata.insert(TYPE_KEY, file_type);
+    if exact_gelu {
+        metadata.insert(GELU_KEY, true);
+    }
+    metadata.append(VERSION_KEY, QUANTIZATION_VERSION);
+    set(table, overrides, &mut metadata)?;
+    Ok(metadata)
+}
+
+/// The keys of a source without those of this program, with the `[metadata]` of the recipe.
+fn of_source(source: &Metadata, table: &'static Keys, names: &BTreeMap<String, Json>) -> Result<Metadata> {
     let mut metadata = source.clone();
     let ours: Vec<String> =
         source.iter().map(|(key, _)| key.to_owned()).filter(|key| key.starts_with(OURS)).collect();
@@ -47,9 +83,6 @@ pub fn metadata_of_gguf(
             None => drop(metadata.remove(&row.key)),
         }
     }
-    metadata.append("general.quantization_version", QUANTIZATION_VERSION);
-    metadata.append("general.file_type", file_type);
-    set(table, overrides, &mut metadata)?;
     Ok(metadata)
 }
 

@@ -25,6 +25,9 @@ pub(crate) struct Edit {
     /// Merge the parts of a split into one file
     #[arg(long, conflicts_with = "split_max_size")]
     merge: bool,
+    /// Write a file of Ollama's converter (towers in the text model, tokenizer.ggml.model = llama) as llama.cpp's: text model and mmproj
+    #[arg(long, conflicts_with_all = ["set", "remove", "chat_template", "split_max_size", "merge"])]
+    stock: bool,
     /// Folder, or a file name that ends in .gguf
     #[arg(short, long, alias = "outfile", value_name = "OUT")]
     out: PathBuf,
@@ -45,6 +48,7 @@ impl Edit {
             chat_template: self.chat_template.clone(),
             split_max_size: self.split_max_size.clone(),
             merge: self.merge,
+            stock: self.stock,
             out: out(&self.out)?,
             force: self.force,
             sync: !self.no_sync,

@@ -68,7 +68,8 @@ pub(super) const EDIT: &str = "\
 Examples:
   gemma-convert edit out/model-q4_0.gguf --set general.name=Mine --chat-template chat.jinja -o edited.gguf
   gemma-convert edit out/model-q8_0-00001-of-00003.gguf --merge -o whole.gguf
-  gemma-convert edit out/model-q8_0.gguf --split-max-size 2GB -o parts/";
+  gemma-convert edit out/model-q8_0.gguf --split-max-size 2GB -o parts/
+  gemma-convert edit sha256-4e30e266 --stock -o model.gguf";
 
 pub(super) const PACK: &str = "\
 Examples:

@@ -22,7 +22,7 @@ fn text(edited: &Edited) -> String {
         keys.row(vec![change.key.clone(), shown(&change.before), shown(&change.after)]);
     }
     let mut files = Table::new(&["file", "bytes", "sha256"]);
-    for file in &edited.artifact.outputs {
+    for file in edited.artifacts.iter().flat_map(|artifact| &artifact.outputs) {
         let path = edited.folder.join(&file.name).display().to_string();
         files.row(vec![path, grouped(file.bytes), file.sha256.clone()]);
     }
@@ -40,7 +40,7 @@ fn document(edited: &Edited) -> serde_json::Value {
     );
     json!({
         "changes": changes.collect::<Vec<_>>(),
-        "artifacts": [edited.artifact],
+        "artifacts": edited.artifacts,
         "folder": edited.folder,
         "manifest": edited.manifest,
     })
