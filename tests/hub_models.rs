@@ -183,11 +183,13 @@ fn parts_are_streamed() {
     for (number, machine) in (1..).zip(&machines) {
         let part = format!("{number}/3");
         machine.run(&[&["convert", ID, "--stream", "--part", &part, "-o", "out"], &what[..]].concat()).good();
-        let begins: Vec<_> = machine.hub.seen_of(Side::Cdn, "").into_iter().filter_map(|seen| seen.range).collect();
+        let begins: Vec<_> =
+            machine.hub.seen_of(Side::Cdn, "").into_iter().filter_map(|seen| seen.range).collect();
         assert!(number == 1 || begins.iter().any(|range| !range.starts_with("bytes=0-")), "{begins:?}");
         folders.push(machine.out("out"));
     }
-    let join: Vec<&str> = ["join"].into_iter().chain(folders.iter().map(|folder| folder.to_str().unwrap())).collect();
+    let join: Vec<&str> =
+        ["join"].into_iter().chain(folders.iter().map(|folder| folder.to_str().unwrap())).collect();
     // the parts come from hubs of different addresses
     assert!(machines[0].run(&join).code == Some(3));
     let one = Place::new();
@@ -197,7 +199,9 @@ fn parts_are_streamed() {
     }
     one.run(&["join", "out"]).good();
     for name in ["model-q8_0.gguf", "mmproj-bf16.gguf"] {
-        assert!(fs::read(usual.out("out").join(name)).unwrap() == fs::read(one.out("out").join(name)).unwrap());
+        assert!(
+            fs::read(usual.out("out").join(name)).unwrap() == fs::read(one.out("out").join(name)).unwrap()
+        );
     }
 }
 

@@ -34,7 +34,9 @@ fn an_array_of_parts_survives_a_cancelled_task_and_a_drained_node() {
     slurm.drained();
     assert!(!out.join("model-q6_k.gguf").exists());
 
-    let again = format!("gemma-convert convert {model} -o {target} --type q6_k --part 3/6 && gemma-convert join {target}");
+    let again = format!(
+        "gemma-convert convert {model} -o {target} --type q6_k --part 3/6 && gemma-convert join {target}"
+    );
     submit(Path::new("sbatch"), &["--wait", "--output=again.log", &format!("--wrap={again}")]);
     let log = std::fs::read_to_string(home.path().join("slurm/again.log")).unwrap();
     assert_eq!(sha256(&out.join("model-q6_k.gguf")), sha256(&single.join("model-q6_k.gguf")), "{log}");

@@ -24,7 +24,10 @@ impl Slurm {
         };
         let all = ["slurmctld", "slurmd", "sbatch", "munged"].into_iter().all(is_there);
         let by_root = said(Command::new("id").arg("-u")).trim() == "0";
-        Need::Slurm.found((all && by_root).then_some(()), "no root, or Slurm (slurm-wlm and munge) is not installed")?;
+        Need::Slurm.found(
+            (all && by_root).then_some(()),
+            "no root, or Slurm (slurm-wlm and munge) is not installed",
+        )?;
         let slurm = Slurm { folder: folder.to_owned() };
         fs::create_dir_all(folder.join("munge")).unwrap();
         private(&folder.join("munge"));
@@ -33,7 +36,9 @@ impl Slurm {
         let host = said(Command::new("uname").arg("-n"));
         let port = 20_000 + std::process::id() % 20_000;
         fs::write(slurm.file("slurm.conf"), slurm.config(host.trim(), port, nodes)).unwrap();
-        let munge = |option: &str, name: &str| format!("--{option}={}", slurm.file(&format!("munge/{name}")).display());
+        let munge = |option: &str, name: &str| {
+            format!("--{option}={}", slurm.file(&format!("munge/{name}")).display())
+        };
         slurm.call(
             "munged",
             &[
@@ -50,7 +55,8 @@ impl Slurm {
             slurm.call("slurmd", &["-N", &format!("n{node}")]);
         }
         slurm.wait("the nodes to be idle", || {
-            slurm.call("sinfo", &["-h", "-N", "-o", "%t"]).lines().filter(|state| *state == "idle").count() == nodes
+            slurm.call("sinfo", &["-h", "-N", "-o", "%t"]).lines().filter(|state| *state == "idle").count()
+                == nodes
         });
         Some(slurm)
     }

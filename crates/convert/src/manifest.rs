@@ -44,7 +44,8 @@ pub fn publish_named(file: OutputFile, entry: ArtifactEntry) -> Result<(Artifact
     let folder = file.path().parent().filter(|folder| !folder.as_os_str().is_empty());
     let path = Manifest::path(folder.unwrap_or(Path::new(".")), Some(&name));
     read(&path)?;
-    let entry = ArtifactEntry { outputs: vec![FileEntry { name, bytes, sha256, ranges: Vec::new() }], ..entry };
+    let entry =
+        ArtifactEntry { outputs: vec![FileEntry { name, bytes, sha256, ranges: Vec::new() }], ..entry };
     let manifest = stage(&Manifest { artifacts: vec![entry.clone()] }, &path)?;
     file.sync()?;
     let mut publication = Publication::new();

@@ -129,7 +129,12 @@ impl<'h> RemoteModel<'h> {
     }
 
     /// A file in order from the offset `start` on, from the hub. [`FileStream::finish`] decides whether its bytes were right.
-    pub fn stream<'a>(&'a self, file: &'a RemoteFile, start: u64, progress: &'a dyn Progress) -> FileStream<'a> {
+    pub fn stream<'a>(
+        &'a self,
+        file: &'a RemoteFile,
+        start: u64,
+        progress: &'a dyn Progress,
+    ) -> FileStream<'a> {
         FileStream::new(self, file, start, progress)
     }
 

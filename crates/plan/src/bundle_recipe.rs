@@ -140,7 +140,8 @@ mod tests {
     fn embedded_recipes_give_bits_by_name() {
         let names: Vec<_> = BundleRecipe::embedded().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["litertlm-int2", "litertlm-int4", "litertlm-int8"]);
-        let bits = BundleRecipe::named("LiteRTLM-int4").unwrap().bits().unwrap();
+        let recipe = BundleRecipe::named("LiteRTLM-int4").unwrap();
+        let bits = recipe.bits().unwrap();
         for (name, expected) in [
             ("token_embd.weight", IntegerBits::Four),
             ("per_layer_token_embd.weight", IntegerBits::Four),

@@ -97,7 +97,8 @@ struct Shards<'a> {
 
 impl StreamedFiles for Shards<'_> {
     fn read(&mut self, name: &str, offset: u64, out: &mut [u8]) -> Result<()> {
-        let is_next = |(current, stream): &(&str, FileStream<'_>)| *current == name && stream.offset() == offset;
+        let is_next =
+            |(current, stream): &(&str, FileStream<'_>)| *current == name && stream.offset() == offset;
         if !self.current.as_ref().is_some_and(is_next) {
             self.finish()?;
             let file = self.remote.file(name)?;

@@ -197,6 +197,7 @@ impl ConvertBundle {
             repacked: Vec::new(),
             inputs,
             outputs: Vec::new(),
+            parts: Vec::new(),
         }
     }
 

@@ -91,8 +91,14 @@ impl Planning {
         let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
         self.estimate.check(&requests)?;
         let checkpoint = open_checkpoint(&self.model, &self.adapters)?;
+        let importance = requests.iter().find_map(|request| request.importance.as_ref()?.entries.clone());
+        let parts = |plan: &Plan| match self.parts {
+            Some(count) => convert::part_sizes(plan, importance.as_deref(), count),
+            None => Ok(Vec::new()),
+        };
         if let Some(plan) = of_mmproj(&checkpoint, &requests)? {
-            return Ok(PlanOutcome { plan, memory: Vec::new() });
+            let parts = parts(&plan)?;
+            return Ok(PlanOutcome { plan, memory: Vec::new(), parts });
         }
         let model = gemma::ModelSpec::open(&checkpoint)?;
         let shards = shards(Simd::detect(), &checkpoint, &model, &requests)?;
@@ -101,9 +107,7 @@ impl Planning {
         let plan = plan::plan(&model, &shards, &requests)?;
         let memory = self.estimate.estimates(&model, &shards, &plan)?;
         drop(shards);
-        let importance = requests.iter().find_map(|request| request.importance.as_ref()?.entries.clone());
-        let sizes = |count| convert::part_sizes(&plan, importance.as_deref(), count);
-        let parts = self.parts.map(sizes).transpose()?.unwrap_or_default();
+        let parts = parts(&plan)?;
         Ok(PlanOutcome { plan, memory, parts })
     }
 }
