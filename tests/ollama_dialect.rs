@@ -178,6 +178,23 @@ fn a_file_that_ollama_made_becomes_the_pair() {
         let layers = config.remove("per_layer_config").unwrap();
         config.insert("global_head_dim".to_owned(), layers["3"]["head_dim"].clone());
     });
+    // it takes the types of special tokens from tokenizer.json, llama.cpp's converter from the names in the other file, as published
+    folder.edit("tokenizer_config.json", |json| {
+        json["extra_special_tokens"] = serde_json::json!([
+            "<|tool>",
+            "<tool|>",
+            "<|think|>",
+            "<|turn>",
+            "<turn|>",
+            "<|image>",
+            "<|audio>",
+            "<|image|>",
+            "<|audio|>",
+            "<image|>",
+            "<audio|>",
+            "<|video|>",
+        ]);
+    });
     let server = Server::start(&ollama, folder.home());
     fs::write(folder.home().join("Modelfile"), format!("FROM {}\n", folder.path().display())).unwrap();
     server.client(&["create", "tiny", "-f", folder.home().join("Modelfile").to_str().unwrap()]);

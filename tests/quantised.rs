@@ -62,29 +62,29 @@ fn quantised(
 /// The layout of GPTQ, with the columns of groups in another order.
 fn gptq(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise) {
     let groups = cols / GROUP;
-    symmetric_gptq(weights, name, (rows, cols), noise);
+    in_order(weights, name, (rows, cols), noise, "F16");
     let order = (0..cols).flat_map(|col| ((col % groups) as i32).to_le_bytes()).collect();
     put(weights, format!("{name}.g_idx"), "I32", &[cols], order);
 }
 
-/// The layout of GPTQ with columns in their order.
-fn symmetric_gptq(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise) {
+/// The layout of GPTQ with columns in their order, and scales of a type.
+fn in_order(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise, scales: &str) {
     let groups = cols / GROUP;
     put(weights, format!("{name}.qweight"), "I32", &[cols / 8, rows], noise.codes(cols / 2 * rows));
     // zero points of 8, less one
     let zeros = vec![0x77; (groups * rows / 2) as usize];
     put(weights, format!("{name}.qzeros"), "I32", &[groups, rows / 8], zeros);
-    put(weights, format!("{name}.scales"), "F16", &[groups, rows], noise.scales(groups * rows, "F16"));
+    put(weights, format!("{name}.scales"), scales, &[groups, rows], noise.scales(groups * rows, scales));
 }
 
-/// The layout of MLX, with biases of −`zero` scales.
-fn mlx(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise, zero: f32) {
+/// The layout of MLX, with biases of −8 scales.
+fn mlx(weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise) {
     let groups = cols / GROUP;
     let scales = noise.scales(rows * groups, "BF16");
-    // the product of a BF16 with 8 is one, and that with 11 is rounded
+    // the product of a BF16 with a power of two is one
     let bias = |scale: &[u8; 2]| {
-        let bits = (-zero * f32::from_bits(u32::from(u16::from_le_bytes(*scale)) << 16)).to_bits();
-        (((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16).to_le_bytes()
+        let scale = f32::from_bits(u32::from(u16::from_le_bytes(*scale)) << 16);
+        (((-8.0 * scale).to_bits() >> 16) as u16).to_le_bytes()
     };
     let biases = scales.as_chunks::<2>().0.iter().flat_map(bias).collect();
     put(weights, format!("{name}.weight"), "U32", &[rows, cols / 8], noise.codes(rows * cols / 2));
@@ -238,7 +238,8 @@ fn an_adapter_is_merged_into_the_decoded_weights() {
     }
 }
 
-/// Symmetric codes of 4 bits with a scale for 32 columns, or for a multiple of them, are on the grid of Q4_0.
+/// Symmetric codes of 4 bits with a BF16 scale for 32 columns, or for a multiple of them, are on the grid of Q4_0. The values of
+/// F16 scales have more bits than BF16, and those of MLX are rounded twice: they are not.
 #[test]
 fn four_bits_on_a_grid_are_repacked_without_loss() {
     let wide = |weights: &mut Weights, name: &str, (rows, cols): (u64, u64), noise: &mut Noise| {
@@ -247,17 +248,18 @@ fn four_bits_on_a_grid_are_repacked_without_loss() {
         let scales = weights.get(&format!("{name}.weight_scale"));
         (scales.shape, scales.data) = (vec![rows, groups], noise.scales(rows * groups, "BF16"));
     };
-    let of_gptq = json!({ "quant_method": "gptq", "bits": 4, "group_size": 32, "sym": true });
-    let of_mlx = || json!({ "group_size": 32, "bits": 4, "mode": "affine" });
-    let symmetric =
-        |w: &mut Weights, name: &str, shape: (u64, u64), noise: &mut Noise| mlx(w, name, shape, noise, 8.0);
-    let skewed =
-        |w: &mut Weights, name: &str, shape: (u64, u64), noise: &mut Noise| mlx(w, name, shape, noise, 11.0);
+    let in_bf16 = |weights: &mut Weights, name: &str, shape: (u64, u64), noise: &mut Noise| {
+        in_order(weights, name, shape, noise, "BF16");
+    };
+    let in_f16 = |weights: &mut Weights, name: &str, shape: (u64, u64), noise: &mut Noise| {
+        in_order(weights, name, shape, noise, "F16");
+    };
+    let of_gptq = || json!({ "quant_method": "gptq", "bits": 4, "group_size": 32, "sym": true });
+    let of_mlx = json!({ "group_size": 32, "bits": 4, "mode": "affine" });
     for (what, folder) in [
         ("packed integers, groups of 32", quantised("31b", integers(), packed)),
         ("packed integers, groups of 128", quantised("31b", integers(), wide)),
-        ("GPTQ, symmetric", quantised("31b", of_gptq, symmetric_gptq)),
-        ("MLX with zero points of 8", quantised("31b", of_mlx(), symmetric)),
+        ("GPTQ in BF16", quantised("31b", of_gptq(), in_bf16)),
     ] {
         let file = folder.home().join("model.gguf");
         convert(&folder.path(), &file, &["--recipe", "q4_0-qat"]).good();
@@ -268,10 +270,10 @@ fn four_bits_on_a_grid_are_repacked_without_loss() {
         assert!(sum("blocks") > 1000, "{what}");
         assert!(sum("exact") * 1000 >= sum("blocks") * 999, "{what}: {} of {}", sum("exact"), sum("blocks"));
     }
-    let of_gptq = json!({ "quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": true });
     for (what, folder) in [
-        ("GPTQ with columns of groups apart", quantised("31b", of_gptq, gptq)),
-        ("MLX with zero points of 11", quantised("31b", of_mlx(), skewed)),
+        ("GPTQ in F16", quantised("31b", of_gptq(), in_f16)),
+        ("GPTQ with columns of groups apart", quantised("31b", of_gptq(), gptq)),
+        ("MLX", quantised("31b", of_mlx, mlx)),
     ] {
         let refused = convert(&folder.path(), &folder.home().join("model.gguf"), &["--recipe", "q4_0-qat"]);
         let said = refused.refusal(2);

@@ -87,7 +87,7 @@ impl ConvertBundle {
     ///
     /// # Errors
     /// Those of [`litert::map`] and [`Transplant::plan`]; `Recipe` for a name with another ending; `Target` for a file that
-    /// exists.
+    /// exists; `Unsupported` for a fine-tune with another vocabulary than the bundle's.
     pub fn run(&self, progress: &dyn Progress) -> Result<ConvertedBundle> {
         self.check_out()?;
         let recipe = self.recipe()?;
@@ -96,6 +96,12 @@ impl ConvertBundle {
         let file = FileSource::open(&self.bundle)?;
         let within = |e: Error| e.within(self.bundle.display());
         let bundle = Bundle::read(&file).map_err(within)?;
+        if let Some(section) = other_vocabulary(&bundle, &file, tuned.checkpoint.dir()).map_err(within)? {
+            let error = Error::unsupported(section, OTHER_VOCABULARY);
+            return Err(within(
+                error.help("Use a bundle that was made with the tokenizer of the fine-tune."),
+            ));
+        }
         let mapped =
             litert::map(&bundle, &file, &base.checkpoint, &wanted(&base.inventory)).map_err(within)?;
         let names: BTreeMap<usize, &str> =
