@@ -220,8 +220,8 @@ fn an_adapter_is_merged_into_the_decoded_weights() {
         for dtype in ["f32", "q4_k_m"] {
             let [made, expected, without] = [
                 (&folder, "merged", &["--lora", &adapter][..]),
-                (&plain, "merged", &["--lora", &adapter]),
-                (&folder, "plain", &[]),
+                (&plain, "merged", &["--lora", &adapter][..]),
+                (&folder, "plain", &[][..]),
             ]
             .map(|(folder, name, more)| {
                 let file = folder.home().join(format!("{name}-{dtype}.gguf"));
