@@ -83,7 +83,7 @@ pages! {
     ollama: "docs/ollama.md", 6;
     release: "docs/release.md", 4;
     plan: "docs/plan.md", 1;
-    qat: "docs/qat.md", 5;
+    qat: "docs/qat.md", 4;
     safetensors: "docs/safetensors.md", 4;
     verify: "docs/verify.md", 18;
     recipes: "recipes/README.md", 2;

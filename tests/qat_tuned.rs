@@ -10,7 +10,6 @@ use checkpoint::{Adapter, Checkpoint};
 use serde_json::Value;
 use tensor::{DType, TensorSource};
 
-const NEAR: [&str; 4] = ["--recipe", "q4_0-qat", "--set", "types.lattice=near"];
 const TUNED: [&str; 2] = ["--recipe", "q4_0-qat-tuned"];
 const CALIBRATED: [&str; 2] = ["--recipe", "q4_0-calibrated"];
 /// With this scale the adapter changes weights by a twelfth of a step of their grid, RMS.
@@ -30,25 +29,13 @@ fn with_text<'a>(text: &'a Path, recipe: &[&'a str]) -> Vec<&'a str> {
     [recipe, &["--text", text.to_str().unwrap(), "--chunks", "12"]].concat()
 }
 
-/// A verification of `file` against the fine-tune: every byte as expected, and the mean KL divergence.
-fn verified(file: &Path, base: &Path, option: &[String; 2]) -> f64 {
+/// The mean KL divergence of `file` from the fine-tune, and whether its verification passes.
+fn verified(file: &Path, base: &Path, option: &[String; 2]) -> (f64, bool) {
     let eval = text("eval.txt");
-    let paths = [file, base, &eval].map(|path| path.to_str().unwrap());
-    let args = [
-        "--json",
-        "verify",
-        paths[0],
-        "--against",
-        paths[1],
-        "--text",
-        paths[2],
-        "-c",
-        "128",
-        "--chunks",
-        "4",
-    ];
-    let verified = run([args.as_slice(), &[&option[0], &option[1]]].concat()).good();
-    verified.json()["kld"]["mean"].as_f64().unwrap()
+    let [file, base, eval] = [file, base, &eval].map(|path| path.to_str().unwrap());
+    let args = ["--json", "verify", file, "--against", base, "--text", eval, "-c", "128", "--chunks", "4"];
+    let report = run([&args[..], &["--keep-going", &option[0], &option[1]]].concat()).json();
+    (report["kld"]["mean"].as_f64().unwrap(), report["passed"].as_bool().unwrap())
 }
 
 fn manifest(out: &Path) -> Value {
@@ -70,43 +57,31 @@ fn a_fine_tune_keeps_the_grid_of_its_base() {
         let run = convert(&folder.path(), &out, &with_lora(&option, args)).good();
         (verified(&gguf(&out), &folder.path(), &option), manifest(&out), run.stderr)
     };
-    let (plain, ..) = made("plain", &["--type", "q4_0"]);
-    let (near, of_near, said) = made("near", &NEAR);
-    let (calibrated, ..) = made("calibrated", &with_text(&calib, &CALIBRATED));
-    let (tuned, of_tuned, _) = made("tuned", &with_text(&calib, &TUNED));
-    let figures = format!("plain {plain:e}, near {near:e}, calibrated {calibrated:e}, tuned {tuned:e}");
-    assert!(near < 0.5 * plain && tuned < 0.5 * calibrated && tuned < 0.8 * near, "{figures}");
+    let ((plain, _), ..) = made("plain", &["--type", "q4_0"]);
+    let ((calibrated, _), ..) = made("calibrated", &with_text(&calib, &CALIBRATED));
+    let ((tuned, passes), of_tuned, said) = made("tuned", &with_text(&calib, &TUNED));
+    let figures = format!("plain {plain:e}, calibrated {calibrated:e}, tuned {tuned:e}");
+    assert!(tuned < 0.3 * plain && tuned < 0.9 * calibrated && passes, "{figures}");
 
     assert!(said.contains("19 are near one, as after fine-tuning; 19 are rounded to it"), "{said}");
     // what no adapter changes is repacked, and what it changes is calibrated
     let count = |list: &Value| list.as_array().unwrap().len();
-    let repacked = &of_near["repacked"];
-    assert!(repacked.as_array().unwrap().iter().all(|tensor| tensor["blocks"] == tensor["exact"]));
-    assert_eq!(repacked, &of_tuned["repacked"]);
+    let repacked = of_tuned["repacked"].as_array().unwrap();
+    assert!(repacked.len() > 40 && repacked.iter().all(|tensor| tensor["blocks"] == tensor["exact"]));
     assert_eq!(count(&of_tuned["calibration"]["tensors"]), 19);
 }
 
-/// Nothing but the merged weights decides, so a merged folder gives the same files.
+/// Nothing but the merged weights decides, so a merged folder gives the same file.
 #[test]
 fn a_merged_fine_tune_gives_the_same_file() {
     let folder = qat(DType::BF16, |_| true);
     let (option, calib) = (lora(), text("calib.txt"));
-    let args = [NEAR.to_vec(), with_text(&calib, &TUNED)];
-    let with_adapter: Vec<String> = args
-        .iter()
-        .enumerate()
-        .map(|(n, args)| {
-            let out = folder.home().join(format!("adapter-{n}"));
-            convert(&folder.path(), &out, &with_lora(&option, args)).good();
-            sha256(&gguf(&out))
-        })
-        .collect();
+    let args = with_text(&calib, &TUNED);
+    let outs = ["adapter", "merged"].map(|name| folder.home().join(name));
+    convert(&folder.path(), &outs[0], &with_lora(&option, &args)).good();
     merge(&folder);
-    for (n, args) in args.iter().enumerate() {
-        let out = folder.home().join(format!("merged-{n}"));
-        convert(&folder.path(), &out, args).good();
-        assert_eq!(sha256(&gguf(&out)), with_adapter[n], "{args:?}");
-    }
+    convert(&folder.path(), &outs[1], &args).good();
+    assert_eq!(sha256(&gguf(&outs[0])), sha256(&gguf(&outs[1])));
 }
 
 /// Writes the adapter's sums into the folder.
@@ -144,13 +119,23 @@ fn fine_tunes_of_qat_are_told_what_keeps_their_grid() {
 
 #[test]
 fn weights_that_are_near_no_grid_are_refused() {
+    let calib = text("calib.txt");
     for name in ["e2b", "26b-a4b"] {
         let out = tempfile::tempdir().unwrap();
-        let refused = convert(&fixture(name), &out.path().join("model.gguf"), &NEAR);
+        let refused = convert(&fixture(name), &out.path().join("model.gguf"), &with_text(&calib, &TUNED));
         let said = refused.refusal(2);
         assert!(
             said.contains("are not near a 4-bit quantization grid") && said.contains("0.0 % of"),
             "{said}"
         );
     }
+}
+
+/// Without error feedback the nearest values are mostly those of the base.
+#[test]
+fn a_fine_tune_is_not_rounded_away() {
+    let out = tempfile::tempdir().unwrap();
+    let near = ["--recipe", "q4_0-qat", "--set", "types.lattice=near"];
+    let refused = convert(&fixture("e2b"), &out.path().join("model.gguf"), &near);
+    assert!(refused.refusal(2).contains("--set calibration.method=ldlq"), "{}", refused.stderr);
 }

@@ -118,7 +118,7 @@ fn choose(
         }
         let source = shards.tensors[*index].dtype;
         let Decision { dtype, mut why, free } =
-            rules.choose(slot, place, source, lattice.keeps(*index).is_some(), notes)?;
+            rules.choose(slot, place, source, lattice.keeps(*index, slot.role).is_some(), notes)?;
         let desc = TensorDesc::new(&slot.gguf, dtype, gguf::ggml_shape(&slot.shape))?;
         let mut stored = stored(shards, *index, via(model, source, dtype, recipe));
         if let Some((kept, reason)) = lattice.sees(*index, slot.role, dtype) {

@@ -28,8 +28,8 @@ pub enum GridPolicy {
     Auto,
     /// They are repacked as Q4_0, and a checkpoint without such weights is refused.
     Require,
-    /// They are repacked as Q4_0, and weights that fine-tuning moved off a grid become Q4_0 on the nearest one. A checkpoint
-    /// with neither is refused.
+    /// They are repacked as Q4_0, and weights that fine-tuning moved off a grid become Q4_0 on the nearest one, with error
+    /// feedback. A checkpoint with neither is refused.
     Near,
 }
 
@@ -100,8 +100,6 @@ pub(crate) struct OnLattice<'a> {
     /// With surveys, unless the recipe needs none.
     shards: &'a Shards<'a>,
     asks: bool,
-    /// Moved tensors are quantised with error feedback.
-    feeds_back: bool,
     /// Number of tensors on a grid, and of those that are repacked.
     on: usize,
     repacked: usize,
@@ -120,7 +118,6 @@ impl<'a> OnLattice<'a> {
             mode: recipe.types.lattice,
             shards,
             asks: asks(recipe, Some(preset)),
-            feeds_back: recipe.calibration.is_some(),
             on: 0,
             repacked: 0,
             moved: 0,
@@ -131,8 +128,10 @@ impl<'a> OnLattice<'a> {
     }
 
     /// The grid that the tensor should keep.
-    pub(crate) fn keeps(&self, index: usize) -> Option<Lattice> {
-        self.mode.keeps(self.shards.surveys.get(&index)?)
+    pub(crate) fn keeps(&self, index: usize, role: &str) -> Option<Lattice> {
+        let kept = self.mode.keeps(self.shards.surveys.get(&index)?);
+        // it is quantised without error feedback, which would leave the values of the base
+        kept.filter(|kept| *kept == Lattice::On || role != "per_layer_token_embd")
     }
 
     /// Counts a tensor of the chosen type. Returns the grid that it keeps and the reason for the type.
@@ -149,7 +148,7 @@ impl<'a> OnLattice<'a> {
             (_, true) => self.moved += 1,
             _ => *self.others.entry(role).or_default() += 1,
         }
-        let kept = self.keeps(index).filter(|_| dtype == DType::Q4_0)?;
+        let kept = self.keeps(index, role).filter(|_| dtype == DType::Q4_0)?;
         let GridSurvey { telling, on, moved } = survey;
         let why = match kept {
             Lattice::On => {
@@ -176,7 +175,7 @@ impl<'a> OnLattice<'a> {
         self.check(all)?;
         match self.mode {
             GridPolicy::Off if self.moved > 0 => notes.push(format!(
-                "{lie}, {near}: they lose it by rounding, and ‹set› types.lattice=near keeps it"
+                "{lie}, {near}: they lose it by rounding, and ‹set› types.lattice=near with calibration.method=ldlq keeps it"
             )),
             GridPolicy::Off if self.on > 0 => {
                 let keeper = keeper().map(|name| format!(", or ‹recipe› {name},")).unwrap_or_default();
@@ -212,7 +211,7 @@ impl<'a> OnLattice<'a> {
             );
             return Err(Error::recipe("types.lattice", problem)
                 .expected("weights on a 4-bit quantization grid (QAT)", "weights with an adapter merged into them")
-                .help("‹set› types.lattice=near rounds them to the nearest grid; auto rounds them like all others."));
+                .help("‹set› types.lattice=near with calibration.method=ldlq rounds them on their grid; auto rounds them like all others."));
         }
         let GridSurvey { telling, on, moved } = self.blocks;
         let (problem, wanted, found) = match self.mode {
@@ -239,18 +238,13 @@ impl<'a> OnLattice<'a> {
         if self.mode != GridPolicy::Near {
             if self.moved > 0 {
                 notes.push(format!(
-                    "{near}, and are rounded like all others: ‹set› types.lattice=near keeps it"
+                    "{near}, and are rounded like all others: ‹set› types.lattice=near with calibration.method=ldlq keeps it"
                 ));
             }
             return notes;
         }
         if self.nearest > 0 {
-            let how = if self.feeds_back {
-                "rounded to it with error feedback"
-            } else {
-                "rounded to it, without the changes below half a step: ‹set› calibration.method=ldlq keeps more of them"
-            };
-            notes.push(format!("{near}; {} are {how}", self.nearest));
+            notes.push(format!("{near}; {} are rounded to it with error feedback", self.nearest));
         }
         notes
     }

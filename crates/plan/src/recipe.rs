@@ -308,6 +308,12 @@ impl Recipe {
         for (key, dtype) in embeddings {
             dtype.map_or(Ok(()), |dtype| rules::of_weights(key, dtype))?;
         }
+        if self.types.lattice == GridPolicy::Near && self.calibration.is_none() {
+            let problem = "without error feedback, \"near\" rounds most changes of the fine-tuning away";
+            return Err(Error::recipe("types.lattice", problem)
+                .expected("calibration.method = \"ldlq\"", "no calibration")
+                .help("Add ‹set› calibration.method=ldlq, and a ‹text›."));
+        }
         self.check_names()
     }
 
