@@ -252,7 +252,8 @@ fn a_plan_downloads_no_weights() {
 fn headers_of_a_quantised_model_are_enough() {
     let folder = crate::quantised::packed_integers();
     let place = Place::of(FakeRepo::new(ID).commit_folder(&folder.path()));
-    let plan = || place.run(&["plan", ID, "--json", "--type", "q4_0"]).good();
+    // whether weights are on a quantization grid is a note of 4-bit types, and not known from headers
+    let plan = || place.run(&["plan", ID, "--json", "--type", "q8_0"]).good();
     let by_headers = plan();
     assert!(by_headers.stderr.contains("only the headers were downloaded"), "{}", by_headers.stderr);
     place.run(&["inspect", ID, "--tensors"]).good();

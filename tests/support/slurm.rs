@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use testkit::Need;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) struct Slurm {
     folder: PathBuf,
@@ -107,7 +107,7 @@ impl Slurm {
     /// Waits for something.
     ///
     /// # Panics
-    /// After a minute, with the queue and the log of the controller.
+    /// After three minutes, with the queue and the log of the controller.
     #[track_caller]
     pub(crate) fn wait(&self, what: &str, is_so: impl Fn() -> bool) {
         let begin = Instant::now();

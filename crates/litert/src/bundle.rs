@@ -18,7 +18,7 @@ use std::path::Path;
 use tensor::{Error, Result};
 
 use crate::flatbuffer::{Flatbuffer, Table};
-use crate::source::{self, Part, Source};
+use crate::source::{self, Source, SourceRange};
 
 /// The unit of positions of sections.
 pub const ALIGNMENT: u64 = 16 << 10;
@@ -191,8 +191,8 @@ impl Bundle {
     ///
     /// # Errors
     /// `Malformed` if `from` is not the file that was read.
-    pub fn part<'a>(&self, from: &'a dyn Source, section: &Section) -> Result<Part<'a>> {
-        Part::new(from, section.range.clone())
+    pub fn part<'a>(&self, from: &'a dyn Source, section: &Section) -> Result<SourceRange<'a>> {
+        SourceRange::new(from, section.range.clone())
     }
 
     /// The layout of the same sections with other lengths: the header, with the positions changed and nothing else, and
@@ -245,7 +245,7 @@ fn cut_short(expected: u64, found: u64) -> Error {
 }
 
 fn read_metadata(from: &dyn Source, end: u64) -> Result<(Items, Vec<Section>)> {
-    let part = Part::new(from, METADATA..end)?;
+    let part = SourceRange::new(from, METADATA..end)?;
     let flatbuffer = Flatbuffer::new(&part);
     let root = flatbuffer.root()?;
     let system = root.table(0)?;

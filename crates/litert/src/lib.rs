@@ -38,7 +38,7 @@ pub use constants::{Constant, ConstantEncoding, constants, static_activation};
 pub use decoded::DecodedWeights;
 pub use mapping::{Assignment, Mapped, Wanted, map};
 pub use metadata::{LlmMetadata, MetadataToken};
-pub use source::{FileSource, Part, Source};
+pub use source::{FileSource, Source, SourceRange};
 pub use stored::StoredConstant;
 pub use tflite::{Buffer, ElementType, Model, Quantization, Subgraph, Tensor};
 pub use tokenizer::{pack_tokenizer, unpack_tokenizer};

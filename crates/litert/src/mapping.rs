@@ -12,7 +12,7 @@ use tensor::{Error, Result, TensorSource};
 use crate::bundle::{Bundle, Section, SectionType};
 use crate::constants::{Constant, ConstantEncoding, constants, static_activation};
 use crate::similar::similar;
-use crate::source::{Part, Source};
+use crate::source::{Source, SourceRange};
 use crate::stored::StoredConstant;
 use crate::tflite::Model;
 use crate::weights::{Weights, rows_at_once};
@@ -89,7 +89,12 @@ pub fn map(
     Ok(mapped)
 }
 
-fn map_model(section: usize, part: &Part<'_>, base: &dyn TensorSource, tensors: &[usize]) -> Result<Mapped> {
+fn map_model(
+    section: usize,
+    part: &SourceRange<'_>,
+    base: &dyn TensorSource,
+    tensors: &[usize],
+) -> Result<Mapped> {
     let model = Model::read(part)?;
     if let Some(tensor) = static_activation(&model) {
         return Err(Error::unsupported(format!("tensor {}", tensor.name), "a value with a static scale")

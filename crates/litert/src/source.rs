@@ -77,25 +77,25 @@ impl Source for FileSource {
 
 /// A part of another source; its first byte has the position 0.
 #[derive(Clone, Copy)]
-pub struct Part<'a> {
+pub struct SourceRange<'a> {
     whole: &'a dyn Source,
     begin: u64,
     len: u64,
 }
 
-impl<'a> Part<'a> {
+impl<'a> SourceRange<'a> {
     /// The bytes of `range`.
     ///
     /// # Errors
     /// `Malformed` for a range beyond the end.
-    pub fn new(whole: &'a dyn Source, range: std::ops::Range<u64>) -> Result<Part<'a>> {
+    pub fn new(whole: &'a dyn Source, range: std::ops::Range<u64>) -> Result<SourceRange<'a>> {
         let len = range.end.saturating_sub(range.start);
         within(range.start, len, whole.len())?;
-        Ok(Part { whole, begin: range.start, len })
+        Ok(SourceRange { whole, begin: range.start, len })
     }
 }
 
-impl Source for Part<'_> {
+impl Source for SourceRange<'_> {
     fn len(&self) -> u64 {
         self.len
     }

@@ -150,7 +150,7 @@ fn sha256(content: &[u8]) -> String {
     base::sha256(content, &|_| ()).map(|(_, sha256)| sha256).expect("reading memory does not fail")
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 

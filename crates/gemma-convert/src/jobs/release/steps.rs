@@ -7,10 +7,11 @@ use checkpoint::Checkpoint;
 use footprint::Conditions;
 use gemma::ModelSpec;
 use pack::hub_files::HubRole;
-use plan::ReleaseRecipe;
+use plan::{ImportanceSource, ReleaseRecipe};
 use tensor::{DType, Result};
 use verify::SetReport;
 
+use super::documents::file_name;
 use super::files::{ReleaseFile, keep_grid};
 use super::{Release, draft_recipes, text_recipes, texts};
 use crate::jobs::sensitivities::Costs;
@@ -74,6 +75,9 @@ impl Release {
                 keep_grid(request);
                 if recipe.text.get(number).is_none_or(|text| !text.importance) {
                     request.importance = None;
+                }
+                if let Some(given) = &mut request.importance {
+                    name_in_folder(&mut given.source);
                 }
             }
             let costs = Costs::of(&convert.recipes.budget, texts, &options.folder, self.force, self.compute);
@@ -145,4 +149,13 @@ fn memory(model: &ModelSpec, artifact: &plan::Artifact) -> Result<Vec<(u64, u64)
         Ok(memory.needs.first().map(|need| (context, need.total)))
     };
     contexts.filter_map(|context| at(context).transpose()).collect()
+}
+
+/// Names an importance matrix as the release does, which has it beside the models: a published file has no path of this machine.
+fn name_in_folder(source: &mut ImportanceSource) {
+    let name = file_name(Path::new(&source.keys.file));
+    source.keys.file.clone_from(&name);
+    if let Some(file) = &mut source.file {
+        file.name = name;
+    }
 }
