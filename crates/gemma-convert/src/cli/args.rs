@@ -162,6 +162,9 @@ pub(crate) struct Plan {
     /// shorter
     #[arg(short, long, visible_alias = "ctx-size", value_name = "N")]
     pub(crate) context: Option<u64>,
+    /// The folder has the headers of the weights only
+    #[arg(skip)]
+    pub(crate) headers_only: bool,
     /// Show what each of N parts reads and writes, for `convert --part`
     #[arg(long, value_name = "N")]
     pub(crate) parts: Option<u32>,

@@ -63,6 +63,9 @@ pub(crate) fn fetch(args: &mut Args) -> Result<Fetched> {
             *source = Some(record(snapshot));
         }
     }
+    if let Command::Plan(plan) = &mut args.command {
+        plan.headers_only = !fetched.folders.is_empty();
+    }
     if let Command::Release(release) = &mut args.command {
         find_assistant(&mut fetched, options, release)?;
     }

@@ -31,6 +31,8 @@ pub struct Planning {
     pub estimate: EstimateOptions,
     /// The number of parts of which sizes are wanted.
     pub parts: Option<u32>,
+    /// The folder has the headers of the weights only: values are not looked at.
+    pub headers_only: bool,
 }
 
 /// A plan with memory estimates.
@@ -54,6 +56,7 @@ impl Planning {
             out: ".".into(),
             estimate: EstimateOptions::default(),
             parts: None,
+            headers_only: false,
         }
     }
 
@@ -101,7 +104,10 @@ impl Planning {
             return Ok(PlanOutcome { plan, memory: Vec::new(), parts });
         }
         let model = gemma::ModelSpec::open(&checkpoint)?;
-        let shards = shards(Simd::detect(), &checkpoint, &model, &requests)?;
+        let shards = match self.headers_only {
+            true => Shards::of(&checkpoint),
+            false => shards(Simd::detect(), &checkpoint, &model, &requests)?,
+        };
         let costs = self.recipes.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
         costs.choose(&mut requests, (&checkpoint, &model, &shards), |_| Ok(()), &Silent)?;
         let plan = plan::plan(&model, &shards, &requests)?;

@@ -53,6 +53,7 @@ impl super::Plan {
             recipes: self.what.options(),
             out: out(&self.out)?,
             parts: self.parts,
+            headers_only: self.headers_only,
             estimate: EstimateOptions {
                 context: self.context,
                 kv_type: self.kv_type.as_deref().map(str::parse).transpose()?,
