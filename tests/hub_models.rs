@@ -205,6 +205,18 @@ fn parts_are_streamed() {
     }
 }
 
+/// Whether weights are on a quantization grid is not known before they arrive, so nothing is said about it.
+#[test]
+fn a_stream_does_not_judge_the_quantization_grid() {
+    let folder = crate::qat::qat(tensor::DType::BF16, |name| name.contains("_proj"));
+    let place = Place::of(FakeRepo::new(ID).commit_folder(&folder.path()));
+    let args = |out| ["convert", ID, "--type", "q4_0", "-o", out];
+    let streamed = place.run(&[&args("streamed")[..], &["--stream"]].concat()).good();
+    let whole = place.run(&args("whole")).good();
+    assert!(!streamed.stderr.contains("quantization grid"), "{}", streamed.stderr);
+    assert!(whole.stderr.contains("quantization grid"), "{}", whole.stderr);
+}
+
 /// A wrong byte never becomes a file, and what cannot be streamed is refused before anything is asked for.
 #[test]
 fn a_stream_is_verified_and_refused_where_it_is_not_enough() {

@@ -1,7 +1,19 @@
-//! Names in files and arguments: paths inside a folder, repositories of the Hugging Face hub.
+//! Names in files and arguments: files, paths inside a folder, repositories of the Hugging Face hub.
+
+use std::path::Path;
 
 /// Longest owner or name of a repository.
 const MOST_PART: usize = 96;
+
+/// The last component of a path; empty if it has none.
+pub fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The folder of a file: `.` for a path of one component.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
 
 /// True if `name` is a relative path inside its folder in normal form: `a/b`, not `a/../b`.
 pub fn is_plain_name(name: &str) -> bool {
@@ -26,6 +38,16 @@ pub fn is_repository_id(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_have_a_folder_and_a_name() {
+        for (path, folder, name) in [("a/b.gguf", "a", "b.gguf"), ("b.gguf", ".", "b.gguf"), ("/b", "/", "b")]
+        {
+            let path = Path::new(path);
+            assert_eq!((folder_of(path), file_name(path).as_str()), (Path::new(folder), name));
+        }
+        assert_eq!(file_name(Path::new("..")), "");
+    }
 
     #[test]
     fn plain_names_stay_inside() {

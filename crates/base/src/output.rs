@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::kind::FileKind;
+use crate::names::folder_of;
 use crate::system::{Positioned, is_at, open_itself, own_stream};
 use crate::unfinished::{self, Listed};
 use crate::{Error, Result};
@@ -267,7 +268,7 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// Flushes the folder of a file to disk, where the system supports it.
 pub(crate) fn sync_folder(path: &Path) -> Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = folder_of(path);
     // a folder that is writable but not readable cannot be flushed
     let Ok(folder) = File::open(parent) else { return Ok(()) };
     match folder.sync_all() {

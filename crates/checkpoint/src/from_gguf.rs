@@ -43,6 +43,7 @@ impl Checkpoint {
             beside: Vec::new(),
             tokenizer: None,
             simd: Simd::detect(),
+            headers_only: false,
             adapters: Vec::new(),
             factors: FactorCache::default(),
             packed: Vec::new(),
@@ -61,7 +62,7 @@ fn shard(part: &GgufFile) -> Result<Shard> {
     let removed = || Error::malformed(path.display(), "was removed while it was being opened");
     let (file, meta) = files::open(path)?.ok_or_else(removed)?;
     let shard = Shard {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        name: base::file_name(path),
         path: path.to_owned(),
         len: part.file_len(),
         data_start: part.header_len(),

@@ -44,6 +44,8 @@ pub struct Checkpoint {
     pub(crate) tokenizer: Option<Arc<TokenizerFile>>,
     /// Vector instructions for weights that are stored in 8 bits.
     pub(crate) simd: Simd,
+    /// The files have the headers of the weights, and no values.
+    pub(crate) headers_only: bool,
     pub(crate) adapters: Vec<MergedAdapter>,
     pub(crate) factors: FactorCache,
     /// The weights that are decoded as they are read.
@@ -87,6 +89,17 @@ impl Checkpoint {
         Checkpoint { simd, ..self }
     }
 
+    /// The same folder, whose files have the headers of the weights only: their values say nothing.
+    #[must_use]
+    pub fn of_headers(self) -> Checkpoint {
+        Checkpoint { headers_only: true, ..self }
+    }
+
+    /// Whether the files have the headers of the weights only.
+    pub fn has_headers_only(&self) -> bool {
+        self.headers_only
+    }
+
     /// The vector instructions with which it is read.
     pub fn simd(&self) -> Simd {
         self.simd
@@ -124,6 +137,7 @@ impl Checkpoint {
             notes: [chosen, layout.note].into_iter().flatten().map(Note::place).collect(),
             tokenizer: None,
             simd: Simd::detect(),
+            headers_only: false,
             adapters: Vec::new(),
             factors: FactorCache::default(),
             packed: Vec::new(),

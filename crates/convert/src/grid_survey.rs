@@ -26,6 +26,9 @@ pub fn survey_grid(
     tensors: &[usize],
 ) -> Result<HashMap<usize, GridSurvey>> {
     let mut seen = HashMap::new();
+    if checkpoint.has_headers_only() {
+        return Ok(seen);
+    }
     for &index in tensors {
         if let Some(survey) = survey_one(simd, checkpoint, index)? {
             seen.insert(index, survey);

@@ -11,7 +11,7 @@ use tensor::{Error, Result};
 
 use crate::part::Part;
 use crate::part_folder::{PREFIX, PartRecord, read_record};
-use crate::preflight::refuse_existing;
+use crate::preflight::{EXISTS, is_occupied};
 use crate::publish::publish;
 use crate::run::Finished;
 
@@ -51,8 +51,12 @@ pub fn join(folders: &[PathBuf], options: &JoinOptions, progress: &dyn Progress)
         agree(first, other)?;
     }
     let manifest = options.folder.join(&first.manifest);
-    let names = first.artifacts.iter().flat_map(|entry| &entry.outputs).map(|file| file.name.as_str());
-    refuse_existing(&options.folder, names, options.force)?;
+    for file in first.artifacts.iter().flat_map(|entry| &entry.outputs) {
+        let path = options.folder.join(&file.name);
+        if is_occupied(&path, options.force)? {
+            return Err(Error::exists(path.display(), EXISTS).help("Use ‹force› to replace it."));
+        }
+    }
 
     let here = options.folder.join(format!("{PREFIX}{job}"));
     fs::create_dir_all(&here).map_err(|e| Error::write(here.display(), &e))?;
@@ -64,7 +68,7 @@ pub fn join(folders: &[PathBuf], options: &JoinOptions, progress: &dyn Progress)
         let of_parts = || found.iter().map(move |found| &found.record.artifacts[number]);
         artifact.repacked = repacked(of_parts());
         for (at, input) in artifact.inputs.iter_mut().enumerate() {
-            *input = joined_input(of_parts().map(|entry| &entry.inputs[at]))?;
+            *input = joined_input(input, of_parts().map(|entry| &entry.inputs[at]))?;
         }
         artifact.parts = found
             .iter()
@@ -117,16 +121,12 @@ fn find(folders: &[PathBuf]) -> Result<Vec<Found>> {
 }
 
 fn is_part_folder(path: &Path) -> bool {
-    name(path).starts_with(PREFIX) && path.is_dir()
+    base::file_name(path).starts_with(PREFIX) && path.is_dir()
 }
 
 fn is_record(path: &Path) -> bool {
-    let name = name(path);
+    let name = base::file_name(path);
     name.starts_with("part-") && name.ends_with(".json")
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The entries of a folder that are wanted, by name.
@@ -233,23 +233,17 @@ fn repacked<'a>(parts: impl Iterator<Item = &'a ArtifactEntry>) -> Vec<RepackedT
 }
 
 /// An input file as the parts have read it: they agree where they have the same range.
-fn joined_input<'a>(parts: impl Iterator<Item = &'a FileEntry>) -> Result<FileEntry> {
-    let mut all: Option<FileEntry> = None;
-    for entry in parts {
-        let Some(before) = &mut all else {
-            all = Some(entry.clone());
-            continue;
-        };
-        if before.differs_from(entry) {
-            return Err(Error::malformed(&entry.name, "it was not the same file for all parts")
+fn joined_input<'a>(input: &FileEntry, parts: impl Iterator<Item = &'a FileEntry>) -> Result<FileEntry> {
+    let mut hashes: BTreeMap<(u64, u64), String> = BTreeMap::new();
+    for range in parts.flat_map(FileEntry::hashed) {
+        let known = hashes.entry((range.offset, range.bytes)).or_insert_with(|| range.sha256.clone());
+        if *known != range.sha256 {
+            return Err(Error::malformed(&input.name, "it was not the same file for all parts")
                 .help("Run the parts again with one checkpoint."));
         }
-        let mut ranges = before.hashed();
-        ranges.extend(entry.hashed().into_iter().filter(|range| !before.hashed().contains(range)));
-        ranges.sort_by_key(|range| range.offset);
-        *before = FileEntry::of_ranges(entry.name.clone(), entry.bytes, ranges);
     }
-    all.ok_or_else(|| Error::malformed("parts", "there are none"))
+    let ranges = hashes.into_iter().map(|((offset, bytes), sha256)| FileRange { offset, bytes, sha256 });
+    Ok(FileEntry::of_ranges(input.name.clone(), input.bytes, ranges.collect()))
 }
 
 /// Opens the file in which the parts of this folder have written.

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use base::{OutputFile, Publication};
-use plan::{ArtifactEntry, FileEntry, MAX_MANIFEST, Manifest};
+use base::OutputFile;
+use plan::{FileEntry, MAX_MANIFEST, Manifest};
 use tensor::{Error, Fault, Result};
 
 /// Reads a manifest; an empty one if the file does not exist.
@@ -31,29 +31,6 @@ pub fn file_entry(path: &Path) -> Result<FileEntry> {
     let file = File::open(path).map_err(io)?;
     let (bytes, sha256) = base::sha256(file, &|_| ()).map_err(io)?;
     Ok(FileEntry { name: path.display().to_string(), bytes, sha256, ..FileEntry::default() })
-}
-
-/// Gives a file that the user named its final name, with a manifest beside it. `entry` has all but the file itself. Returns the
-/// entry and the path of the manifest.
-///
-/// # Errors
-/// `Target` for a manifest that is not one of this tool, and for files that cannot be written: then nothing has changed.
-pub fn publish_named(file: OutputFile, entry: ArtifactEntry) -> Result<(ArtifactEntry, PathBuf)> {
-    let (bytes, sha256) = base::sha256(file.file(), &|_| ()).map_err(|e| file.fail(&e))?;
-    let name = file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let folder = file.path().parent().filter(|folder| !folder.as_os_str().is_empty());
-    let path = Manifest::path(folder.unwrap_or(Path::new(".")), Some(&name));
-    read(&path)?;
-    let entry =
-        ArtifactEntry { outputs: vec![FileEntry { name, bytes, sha256, ranges: Vec::new() }], ..entry };
-    let manifest = stage(&Manifest { artifacts: vec![entry.clone()] }, &path)?;
-    file.sync()?;
-    let mut publication = Publication::new();
-    publication.set_aside(&path)?;
-    publication.place(file)?;
-    publication.place(manifest)?;
-    publication.commit(true)?;
-    Ok((entry, path))
 }
 
 /// Writes a manifest to a temporary file beside `path`, so that only the renaming is left.

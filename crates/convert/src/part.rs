@@ -8,10 +8,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use imatrix::Importance;
-use plan::Plan;
+use plan::{Artifact, Plan};
 use tensor::{DType, Error, Result};
 
-use crate::schedule::{Block, Work};
+use crate::run::Options;
+use crate::schedule::{Block, Use, Work};
 
 /// The most parts of a run.
 const MAX_PARTS: u32 = 10_000;
@@ -82,7 +83,7 @@ impl FromStr for Part {
 pub struct PartSize {
     /// Bytes of the input files.
     pub input: u64,
-    /// Bytes of the output files, without headers.
+    /// Bytes of the output files; of a part without headers.
     pub output: u64,
 }
 
@@ -96,10 +97,27 @@ pub fn part_sizes(plan: &Plan, importance: Option<&Importance>, count: u32) -> R
     let mut sizes = vec![PartSize::default(); count as usize];
     for (block, owner) in owners(&work, count) {
         let size = &mut sizes[owner as usize - 1];
-        size.input += if block.is_decoded { 0 } else { block.bytes as u64 };
+        size.input += block.stored_bytes();
         size.output += output_bytes(&work, &block);
     }
     Ok(sizes)
+}
+
+/// What a run reads and writes: all, or its part.
+///
+/// # Errors
+/// `Malformed` for an imatrix other than that of the plan.
+pub(crate) fn run_size(plan: &Plan, options: &Options) -> Result<PartSize> {
+    match options.part {
+        Some(part) => {
+            let sizes = part_sizes(plan, options.importance.as_deref(), part.count)?;
+            Ok(sizes[part.number as usize - 1])
+        }
+        None => Ok(PartSize {
+            input: plan.inputs.iter().map(|input| input.bytes).sum(),
+            output: plan.artifacts.iter().map(Artifact::bytes).sum(),
+        }),
+    }
 }
 
 /// The blocks of a part, in reading order.
@@ -126,12 +144,11 @@ fn owners<'w>(work: &'w Work<'w>, count: u32) -> impl Iterator<Item = (Block, u3
 
 /// Predicted time of a block on one core, in picoseconds.
 fn cost(work: &Work<'_>, block: &Block) -> u128 {
-    let bytes = if block.is_decoded { 0 } else { block.bytes as u64 };
-    let read = u128::from(bytes * INPUT_BYTE);
+    let read = u128::from(block.stored_bytes() * INPUT_BYTE);
     let Some(rows) = &block.rows else { return read };
     let wanted = &work.wanted[rows.tensor];
     let weights = u128::from(wanted.stored.dtype.elements(block.bytes) as u64);
-    let encode = |to: &crate::schedule::Use<'_>| match to.copies(&wanted.stored) {
+    let encode = |to: &Use<'_>| match to.copies(&wanted.stored) {
         true => 0,
         false => weights * u128::from(weight_cost(to.desc.dtype, to.importance.is_some())),
     };

@@ -66,7 +66,7 @@ impl PartFolder {
         job.truncate(ID_DIGITS);
         let path = options.folder.join(format!("{PREFIX}{job}"));
         fs::create_dir_all(&path).map_err(|e| Error::write(path.display(), &e))?;
-        let manifest = options.manifest().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let manifest = base::file_name(&options.manifest());
         Ok(PartFolder { path, part, job, manifest })
     }
 

@@ -8,7 +8,7 @@ use plan::{Artifact, ArtifactEntry, Manifest, Plan, PlannedFile};
 use tensor::{Error, Result};
 
 use crate::manifest;
-use crate::part::part_sizes;
+use crate::part::run_size;
 use crate::run::Options;
 
 const WEIGHTS: &str = ".safetensors";
@@ -32,13 +32,7 @@ pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<
     }
     not_the_source(checkpoint, &outputs, folder)?;
     vacant(plan, options)?;
-    let needed = match options.part {
-        None => outputs.iter().map(|output| output.bytes).sum(),
-        Some(part) => {
-            let sizes = part_sizes(plan, options.importance.as_deref(), part.count())?;
-            sizes[part.number() as usize - 1].output
-        }
-    };
+    let needed = run_size(plan, options)?.output;
     // if the free space is unknown, the writes themselves will fail
     if let Some(free) = base::free_space(folder)
         && free < needed
@@ -68,28 +62,27 @@ pub(crate) fn vacant(plan: &Plan, options: &Options) -> Result<()> {
     let manifest = manifest::read(&options.manifest())?;
     for output in outputs(plan) {
         let path = options.folder.join(&output.name);
-        match path.symlink_metadata() {
-            Ok(found) if found.is_dir() => {
-                return Err(Error::target(path.display(), "a folder has the name of the output")
-                    .help("Move it away, or choose another target."));
-            }
-            Ok(_) if !options.force => return Err(exists(plan, &manifest, &path, output)),
-            _ => {}
+        if is_occupied(&path, options.force)? {
+            return Err(exists(plan, &manifest, &path, output));
         }
     }
     Ok(())
 }
 
-/// Refuses outputs that already exist, unless they may be replaced: those of a finished job.
-pub(crate) fn refuse_existing<'a>(
-    folder: &Path,
-    mut names: impl Iterator<Item = &'a str>,
-    force: bool,
-) -> Result<()> {
-    match names.find(|name| !force && folder.join(name).symlink_metadata().is_ok()) {
-        None => Ok(()),
-        Some(name) => Err(Error::exists(folder.join(name).display(), "the output exists already")
-            .help("Use ‹force› to replace it.")),
+/// The problem of an output that exists and may not be replaced.
+pub(crate) const EXISTS: &str = "the output exists already";
+
+/// Whether a file has the name of an output and may not be replaced. `force`: files may be replaced.
+///
+/// # Errors
+/// `Target` for a folder of this name.
+pub(crate) fn is_occupied(path: &Path, force: bool) -> Result<bool> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => {
+            Err(Error::target(path.display(), "a folder has the name of the output")
+                .help("Move it away, or choose another target."))
+        }
+        found => Ok(found.is_ok() && !force),
     }
 }
 
@@ -113,7 +106,7 @@ pub fn finished(plan: &Plan, options: &Options) -> Result<Vec<Option<ArtifactEnt
 
 /// The error for an output that already exists; its help says whether the file is what would be written.
 fn exists(plan: &Plan, manifest: &Manifest, path: &Path, output: &PlannedFile) -> Error {
-    let error = Error::exists(path.display(), "the output exists already");
+    let error = Error::exists(path.display(), EXISTS);
     let Some(entry) = manifest.entry_of(&output.name) else {
         return error.help("Use ‹force› to replace it. No manifest says what it is.");
     };

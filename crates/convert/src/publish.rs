@@ -1,9 +1,9 @@
 //! The end of a run: all outputs and the manifest get their names together.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::{OutputFile, Publication};
-use plan::ArtifactEntry;
+use plan::{ArtifactEntry, FileEntry, Manifest};
 use tensor::{Error, Result};
 
 use crate::manifest;
@@ -16,8 +16,7 @@ pub(crate) fn publish(
     manifest_path: &Path,
     sync: bool,
 ) -> Result<()> {
-    let folder =
-        manifest_path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = base::folder_of(manifest_path);
     let fail = |e: std::io::Error| Error::write(folder.display(), &e);
     let folder = base::lockable(folder).map_err(fail)?;
     // another run may be adding to the manifest; the lock is released with the file
@@ -47,6 +46,22 @@ pub(crate) fn publish(
     }
     publication.place(manifest)?;
     publication.commit(sync)
+}
+
+/// Gives a file that the user named its final name, with a manifest beside it. `entry` has all but the file itself. Returns the
+/// entry and the path of the manifest.
+///
+/// # Errors
+/// `Target` for a manifest that is not one of this tool, and for files that cannot be written: then nothing has changed.
+pub fn publish_named(file: OutputFile, entry: ArtifactEntry) -> Result<(ArtifactEntry, PathBuf)> {
+    let (bytes, sha256) = base::sha256(file.file(), &|_| ()).map_err(|e| file.fail(&e))?;
+    let name = base::file_name(file.path());
+    let manifest = Manifest::path(base::folder_of(file.path()), Some(&name));
+    let entry =
+        ArtifactEntry { outputs: vec![FileEntry { name, bytes, sha256, ranges: Vec::new() }], ..entry };
+    file.sync()?;
+    publish(vec![file], std::slice::from_ref(&entry), &manifest, true)?;
+    Ok((entry, manifest))
 }
 
 /// Index of the file without which no reader opens the set: the config of a folder, the first part of a split.

@@ -17,7 +17,7 @@ use tensor::{Error, Result, TensorSource};
 
 use crate::hashed_output::HashedOutput;
 use crate::manifest;
-use crate::part::{Part, part_sizes};
+use crate::part::{Part, run_size};
 use crate::part_folder::PartFolder;
 use crate::pipeline::{Passed, convert};
 use crate::preflight::{check, outputs, vacant};
@@ -135,7 +135,7 @@ fn run_from(
     // checked again, now that no other run can be making the same outputs
     vacant(plan, options)?;
 
-    let input_bytes = input_bytes(plan, options)?;
+    let input_bytes = run_size(plan, options)?.input;
     let (passed, companions) = std::thread::scope(|threads| {
         let companions = threads.spawn(|| companions(checkpoint));
         let names: Vec<_> = plan.artifacts.iter().map(|artifact| artifact.recipe.as_str()).collect();
@@ -172,13 +172,6 @@ fn run_from(
     let outputs = targets.into_iter().map(HashedOutput::into_output).collect();
     publish(outputs, &artifacts, &options.manifest(), options.sync)?;
     Ok(Finished { artifacts, manifest: options.manifest(), input_bytes })
-}
-
-/// The bytes of the input that the run reads.
-fn input_bytes(plan: &Plan, options: &Options) -> Result<u64> {
-    let Some(part) = options.part else { return Ok(plan.inputs.iter().map(|input| input.bytes).sum()) };
-    let sizes = part_sizes(plan, options.importance.as_deref(), part.count())?;
-    Ok(sizes[part.number() as usize - 1].input)
 }
 
 /// Checks that every byte of an output was written.

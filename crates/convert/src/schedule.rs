@@ -27,6 +27,13 @@ pub(crate) struct Block {
     pub(crate) is_decoded: bool,
 }
 
+impl Block {
+    /// Bytes that are read from the file: decoded rows are read before.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        if self.is_decoded { 0 } else { self.bytes as u64 }
+    }
+}
+
 /// Whole rows of a tensor that some output uses.
 #[derive(Clone, Debug)]
 pub(crate) struct TensorRows {

@@ -165,7 +165,7 @@ pub fn refuse_part_of_a_folder(path: &Path) -> Result<()> {
     if !path.is_file() || !PARTS.contains(&extension) {
         return Ok(());
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = base::folder_of(path);
     Err(Error::malformed(path.display(), "one file of a checkpoint, and not a model by itself")
         .expected("a checkpoint folder or a GGUF file", format!("a .{extension} file"))
         .help(format!("Give the folder: {}", folder.display())))

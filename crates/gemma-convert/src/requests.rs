@@ -29,7 +29,7 @@ impl Destination {
         let is_file = path.extension().is_some_and(|e| e == "gguf") && !path.is_dir();
         match path.file_name().filter(|_| is_file) {
             Some(name) => {
-                let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let parent = base::folder_of(path);
                 Destination {
                     folder: parent.to_owned(),
                     file_name: Some(name.to_string_lossy().into_owned()),
@@ -152,8 +152,7 @@ fn is_for(setting: &str, mmproj: bool) -> bool {
 
 /// Whether a type rule is for tensors of an mmproj file: its expression begins like their names.
 fn is_of_towers(rule: &str) -> bool {
-    let name = rule.trim_start_matches('^').replace('\\', "");
-    ["v.", "a.", "mm."].iter().any(|start| name.starts_with(start))
+    gemma::towers::names_tower(&rule.trim_start_matches('^').replace('\\', ""))
 }
 
 /// Name and TOML text of a recipe file, if this is the path of one and not the name of an embedded recipe.

@@ -18,7 +18,7 @@ use crate::draft::{self, DraftConfig, Ordered};
 use crate::formats::{self, TypePolicy};
 use crate::inventory::{Found, Inventory, Slot, check_shape, complete, slots};
 use crate::llama_cpp::has_image_blocks;
-use crate::ollama::OF_TOWERS;
+use crate::towers::names_tower;
 
 /// llama.cpp's cap of logits if the key is absent.
 const SOFTCAP: f32 = 30.0;
@@ -364,14 +364,14 @@ pub fn gguf_inventory(config: &Config, tensors: &[TensorDesc]) -> Result<Invento
 
     let used: HashSet<usize> = text.iter().map(|found| found.index).collect();
     match tensors.iter().enumerate().find(|(index, _)| !used.contains(index)) {
-        Some((_, stray)) if OF_TOWERS.iter().any(|start| stray.name.starts_with(start)) => {
-            Err(Error::unsupported(
-                format!("tensor {}", stray.name),
-                "a monolithic file of Ollama: image and audio towers among the tensors of the text model",
-            )
-            .expected("a text model, and its towers in an mmproj file", "both in one file")
-            .help("`gemma-convert edit` with ‹stock› writes the pair. llama.cpp does not load such a file either."))
-        }
+        Some((_, stray)) if names_tower(&stray.name) => Err(Error::unsupported(
+            format!("tensor {}", stray.name),
+            "a monolithic file of Ollama: image and audio towers among the tensors of the text model",
+        )
+        .expected("a text model, and its towers in an mmproj file", "both in one file")
+        .help(
+            "`gemma-convert edit` with ‹stock› writes the pair. llama.cpp does not load such a file either.",
+        )),
         Some((_, stray)) => Err(Error::unsupported(
             format!("tensor {}", stray.name),
             "no Gemma 4 text model with the keys of this file uses it",

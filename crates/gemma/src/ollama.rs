@@ -13,11 +13,9 @@ use tensor::{DType, Error, Result, TensorDesc};
 use crate::formats::{self, TypePolicy};
 use crate::keys::{KeySources, MmprojSources, Parameters, metadata, mmproj_metadata};
 use crate::model_of_gguf::templates;
+use crate::towers::names_tower;
 use crate::towers::{MEL_BINS, TowerTensor, TowerType, Towers};
 use crate::{Config, Vocabulary, gguf_inventory};
-
-/// Prefixes of the tensors of image and audio towers.
-pub(crate) const OF_TOWERS: [&str; 3] = ["v.", "a.", "mm."];
 
 /// The tokenizer that Ollama's converter names.
 const MODEL_KEY: &str = "tokenizer.ggml.model";
@@ -72,11 +70,7 @@ struct Source {
 pub fn is_ollama(keys: &Metadata, tensors: &[TensorDesc]) -> bool {
     let text = keys.typed::<&str>("general.architecture").ok().flatten() == Some("gemma4");
     text && (keys.typed::<&str>(MODEL_KEY).ok().flatten() == Some(SPM)
-        || tensors.iter().any(|tensor| is_of_towers(&tensor.name)))
-}
-
-fn is_of_towers(name: &str) -> bool {
-    OF_TOWERS.iter().any(|start| name.starts_with(start))
+        || tensors.iter().any(|tensor| names_tower(&tensor.name)))
 }
 
 impl Stock {
@@ -98,7 +92,7 @@ impl Stock {
         }
         let (left_out, sources) = renamed(tensors)?;
         let (towers, text): (Vec<_>, Vec<_>) =
-            sources.into_iter().partition(|source| is_of_towers(&source.desc.name));
+            sources.into_iter().partition(|source| names_tower(&source.desc.name));
         let text = fused(text)?;
         let mut notes = Vec::new();
         let vocabulary = vocabulary(keys)?;
@@ -146,7 +140,7 @@ fn renamed(tensors: &[TensorDesc]) -> Result<(Vec<usize>, Vec<Source>)> {
         }
         let (pattern, layer) = split_layer(&tensor.name);
         let row = table.tensors.iter().find(|[old, _]| *old == pattern);
-        let name = match row.filter(|[_, new]| is_old || !is_of_towers(new)) {
+        let name = match row.filter(|[_, new]| is_old || !names_tower(new)) {
             Some([_, new]) => new.replace("{n}", layer),
             None => tensor.name.clone(),
         };

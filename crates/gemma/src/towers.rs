@@ -297,6 +297,11 @@ fn bound_of(slot: &TowerSlot, bound: &'static str) -> TowerSlot {
     }
 }
 
+/// Whether a name in a GGUF is that of a tensor of an image or audio tower.
+pub fn names_tower(gguf: &str) -> bool {
+    ["v.", "a.", "mm."].iter().any(|start| gguf.starts_with(start))
+}
+
 /// Whether a name without prefix is of an image or audio part.
 fn is_of_towers(name: &str) -> bool {
     ["vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.", "vision_embedder."]

@@ -8,8 +8,8 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
 
+use crate::embedded;
 use crate::recipe::Recipe;
-use crate::similar::similar;
 
 /// The bits of the weights of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,13 +70,8 @@ impl IntegerType {
 impl BundleRecipe {
     /// The names of the embedded recipes with their purposes, sorted.
     pub fn embedded() -> Vec<(String, String)> {
-        let mut all: Vec<_> = Recipe::embedded_bundles()
-            .filter_map(|(name, text)| {
-                Some((name.clone(), BundleRecipe::from_toml(text, &name).ok()?.purpose))
-            })
-            .collect();
-        all.sort();
-        all
+        let purpose = |text: &str, name: &str| Ok(BundleRecipe::from_toml(text, name)?.purpose);
+        embedded::purposes(Recipe::embedded_bundles(), purpose)
     }
 
     /// The embedded recipe of this name.
@@ -84,18 +79,9 @@ impl BundleRecipe {
     /// # Errors
     /// `Recipe` for another name.
     pub fn named(name: &str) -> Result<BundleRecipe> {
-        let known: Vec<_> = Recipe::embedded_bundles().collect();
-        if let Some((_, text)) = known.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
-            return BundleRecipe::from_toml(text, name);
-        }
-        let names: Vec<_> = known.iter().map(|(name, _)| name.as_str()).collect();
-        let help = match similar(name, names.iter().copied()) {
-            Some(similar) => format!("Did you mean {similar}?"),
-            None => "Give one of these, or the path of a .toml file.".to_owned(),
-        };
-        Err(Error::recipe(format!("recipe {name:?}"), "no such recipe of a bundle")
-            .expected(names.join(", "), name)
-            .help(help))
+        let missing = Error::recipe(format!("recipe {name:?}"), "no such recipe of a bundle");
+        let help = "Give one of these, or the path of a .toml file.";
+        BundleRecipe::from_toml(embedded::text(Recipe::embedded_bundles(), name, missing, help)?, name)
     }
 
     /// Parses and checks a recipe; `name` is for errors.
@@ -104,10 +90,7 @@ impl BundleRecipe {
     /// `Recipe`, with the line in the text.
     pub fn from_toml(text: &str, name: &str) -> Result<BundleRecipe> {
         let place = || format!("recipe {name}");
-        let recipe: BundleRecipe = toml::from_str(text).map_err(|e| {
-            let problem = e.to_string().trim_end().replace('\n', " ");
-            Error::recipe(place(), problem).help("The keys of a recipe are in recipes/README.md.")
-        })?;
+        let recipe: BundleRecipe = embedded::parse(text, place, "a recipe")?;
         recipe.compiled().map_err(|e| e.within(place()))?;
         Ok(recipe)
     }

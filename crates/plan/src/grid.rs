@@ -232,21 +232,15 @@ impl<'a> OnLattice<'a> {
             .help("Use a recipe without types.lattice, such as the one of the same preset."))
     }
 
-    /// Notes about the tensors that fine-tuning moved.
-    fn of_moved(&self, near: &str) -> Vec<String> {
-        let mut notes = Vec::new();
-        if self.mode != GridPolicy::Near {
-            if self.moved > 0 {
-                notes.push(format!(
-                    "{near}, and are rounded like all others: ‹set› types.lattice=near with calibration.method=ldlq keeps it"
-                ));
-            }
-            return notes;
+    /// The note about the tensors that fine-tuning moved.
+    fn of_moved(&self, near: &str) -> Option<String> {
+        match self.mode {
+            GridPolicy::Near => (self.nearest > 0)
+                .then(|| format!("{near}; {} are rounded to it with error feedback", self.nearest)),
+            _ => (self.moved > 0).then(|| {
+                format!("{near}, and are rounded like all others: ‹set› types.lattice=near with calibration.method=ldlq keeps it")
+            }),
         }
-        if self.nearest > 0 {
-            notes.push(format!("{near}; {} are rounded to it with error feedback", self.nearest));
-        }
-        notes
     }
 
     /// The tensors that are not repacked, counted by role.

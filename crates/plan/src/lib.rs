@@ -31,6 +31,7 @@ mod companions;
 mod copy;
 mod device_map;
 mod digests;
+mod embedded;
 mod gguf;
 mod grid;
 mod imatrix;

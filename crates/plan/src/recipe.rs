@@ -6,13 +6,14 @@ mod draft;
 
 use std::collections::BTreeMap;
 
-use include_dir::{Dir, include_dir};
+use include_dir::{Dir, File, include_dir};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tensor::{DType, Error, Result};
 
 use crate::budget::Budget;
 use crate::calibration::Calibration;
+use crate::embedded;
 use crate::grid::GridPolicy;
 use crate::output::{Format, Output};
 use crate::presets::preset_names;
@@ -218,27 +219,22 @@ impl Recipe {
 
     /// The names of the embedded recipes with their purposes, sorted.
     pub fn embedded() -> Vec<(String, String)> {
-        let files = EMBEDDED.files().filter_map(|file| Some((stem(file.path())?, file.contents_utf8()?)));
-        let mut all: Vec<_> = files
-            .filter_map(|(name, text)| Some((name.clone(), Recipe::from_toml(text, &name).ok()?.purpose)))
-            .collect();
-        all.sort();
-        all
+        let purpose = |text: &str, name: &str| Ok(Recipe::from_toml(text, name)?.purpose);
+        embedded::purposes(texts(EMBEDDED.files()), purpose)
     }
 
     /// The names and TOML texts of the embedded release recipes.
-    pub(crate) fn embedded_releases() -> impl Iterator<Item = (String, &'static str)> {
+    pub(crate) fn embedded_releases() -> impl Iterator<Item = embedded::Named> {
         Recipe::embedded_in("release")
     }
 
     /// The names and TOML texts of the embedded recipes of bundles.
-    pub(crate) fn embedded_bundles() -> impl Iterator<Item = (String, &'static str)> {
+    pub(crate) fn embedded_bundles() -> impl Iterator<Item = embedded::Named> {
         Recipe::embedded_in("bundle")
     }
 
-    fn embedded_in(folder: &str) -> impl Iterator<Item = (String, &'static str)> + use<> {
-        let files = EMBEDDED.get_dir(folder).into_iter().flat_map(Dir::files);
-        files.filter_map(|file| Some((stem(file.path())?, file.contents_utf8()?)))
+    fn embedded_in(folder: &str) -> impl Iterator<Item = embedded::Named> + use<> {
+        texts(EMBEDDED.get_dir(folder).into_iter().flat_map(Dir::files))
     }
 
     /// The TOML text of an embedded recipe.
@@ -271,11 +267,7 @@ impl Recipe {
         for setting in settings {
             set(&mut table, setting)?;
         }
-        let recipe: Recipe = table.try_into().map_err(|e: toml::de::Error| {
-            // the second line of the message names the key
-            let problem = e.to_string().trim_end().replace('\n', " ");
-            Error::recipe(place(), problem).help("The keys of a recipe are in recipes/README.md.")
-        })?;
+        let recipe: Recipe = table.try_into().map_err(|e| embedded::unreadable(&e, place(), "a recipe"))?;
         recipe.check().map_err(|e| e.within(place()))?;
         Ok(recipe)
     }
@@ -400,6 +392,11 @@ impl Recipe {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+/// The names and texts of embedded files that are recipes.
+fn texts(files: impl Iterator<Item = &'static File<'static>>) -> impl Iterator<Item = embedded::Named> {
+    files.filter_map(|file| Some((stem(file.path())?, file.contents_utf8()?)))
 }
 
 fn stem(path: &std::path::Path) -> Option<String> {

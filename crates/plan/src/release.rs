@@ -5,9 +5,9 @@
 use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
 
+use crate::embedded;
 use crate::presets::Preset;
 use crate::recipe::Recipe;
-use crate::similar::similar;
 
 /// The files of a release. Each is made by a recipe of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,13 +82,8 @@ impl Default for ReleaseNames {
 impl ReleaseRecipe {
     /// The names of the embedded release recipes with their purposes, sorted.
     pub fn embedded() -> Vec<(String, String)> {
-        let purpose = |(name, text): (String, &str)| {
-            let recipe = ReleaseRecipe::from_toml(text, &name).ok()?;
-            Some((name, recipe.purpose))
-        };
-        let mut all: Vec<_> = Recipe::embedded_releases().filter_map(purpose).collect();
-        all.sort();
-        all
+        let purpose = |text: &str, name: &str| Ok(ReleaseRecipe::from_toml(text, name)?.purpose);
+        embedded::purposes(Recipe::embedded_releases(), purpose)
     }
 
     /// The TOML text of an embedded release recipe.
@@ -96,17 +91,9 @@ impl ReleaseRecipe {
     /// # Errors
     /// `Recipe` for an unknown name.
     pub fn embedded_text(name: &str) -> Result<&'static str> {
-        let known: Vec<_> = Recipe::embedded_releases().collect();
-        if let Some((_, text)) = known.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
-            return Ok(text);
-        }
-        let names = || known.iter().map(|(name, _)| name.as_str());
-        let help = match similar(name, names()) {
-            Some(similar) => format!("Did you mean {similar}?"),
-            None => "Give a release recipe, or the path of a .toml file.".to_owned(),
-        };
-        let error = Error::recipe(format!("release recipe {name:?}"), "no such release recipe");
-        Err(error.expected(names().collect::<Vec<_>>().join(", "), name).help(help))
+        let missing = Error::recipe(format!("release recipe {name:?}"), "no such release recipe");
+        let help = "Give a release recipe, or the path of a .toml file.";
+        embedded::text(Recipe::embedded_releases(), name, missing, help)
     }
 
     /// Parses and checks a release recipe; `name` is for errors.
@@ -115,10 +102,7 @@ impl ReleaseRecipe {
     /// `Recipe`, with the line in the text.
     pub fn from_toml(text: &str, name: &str) -> Result<ReleaseRecipe> {
         let place = || format!("release recipe {name}");
-        let recipe: ReleaseRecipe = toml::from_str(text).map_err(|e| {
-            let problem = e.to_string().trim_end().replace('\n', " ");
-            Error::recipe(place(), problem).help("The keys of a release recipe are in recipes/README.md.")
-        })?;
+        let recipe: ReleaseRecipe = embedded::parse(text, place, "a release recipe")?;
         recipe.check().map_err(|e| e.within(place()))?;
         Ok(recipe)
     }

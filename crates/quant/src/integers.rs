@@ -113,11 +113,7 @@ impl Integers {
                 stored.copy_from_slice(&exact.to_le_bytes());
                 exact
             };
-            match self.bits {
-                IntegerBits::Two => pack::<4>(x, scale, self.bits.range(), codes),
-                IntegerBits::Four => pack::<2>(x, scale, self.bits.range(), codes),
-                IntegerBits::Eight => pack::<1>(x, scale, self.bits.range(), codes),
-            }
+            self.pack(x, scale, self.bits.range(), codes);
         }
     }
 
@@ -142,11 +138,7 @@ impl Integers {
                 Some(_) => stored.copy_from_slice(&f32_to_f16(scale).to_le_bytes()),
                 None => stored.copy_from_slice(&scale.to_le_bytes()),
             }
-            match self.bits {
-                IntegerBits::Two => pack::<4>(x, scale, self.bits.whole_range(), codes),
-                IntegerBits::Four => pack::<2>(x, scale, self.bits.whole_range(), codes),
-                IntegerBits::Eight => pack::<1>(x, scale, self.bits.whole_range(), codes),
-            }
+            self.pack(x, scale, self.bits.whole_range(), codes);
         }
     }
 
@@ -192,6 +184,15 @@ impl Integers {
                 IntegerBits::Four => unpack::<2>(codes, scale, out),
                 IntegerBits::Eight => unpack::<1>(codes, scale, out),
             }
+        }
+    }
+
+    /// Packs the codes of a group.
+    fn pack(self, x: &[f32], scale: f32, range: (f32, f32), codes: &mut [u8]) {
+        match self.bits {
+            IntegerBits::Two => pack::<4>(x, scale, range, codes),
+            IntegerBits::Four => pack::<2>(x, scale, range, codes),
+            IntegerBits::Eight => pack::<1>(x, scale, range, codes),
         }
     }
 

@@ -43,9 +43,15 @@ pub(crate) trait Lanes:
     fn abs(self) -> Self;
     fn sqrt(self) -> Self;
     /// `if self > other { self } else { other }`
-    fn max(self, other: Self) -> Self;
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self::select(self.gt(other), self, other)
+    }
     /// `if self < other { self } else { other }`
-    fn min(self, other: Self) -> Self;
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self::select(other.gt(self), self, other)
+    }
     /// [`nearest_int`](crate::float::nearest_int), as a float.
     fn nearest_int(self) -> Self;
     fn gt(self, other: Self) -> Self::Mask;
@@ -95,14 +101,6 @@ impl Lanes for f32 {
     #[inline(always)]
     fn sqrt(self) -> f32 {
         self.sqrt()
-    }
-    #[inline(always)]
-    fn max(self, other: f32) -> f32 {
-        if self > other { self } else { other }
-    }
-    #[inline(always)]
-    fn min(self, other: f32) -> f32 {
-        if self < other { self } else { other }
     }
     #[inline(always)]
     fn nearest_int(self) -> f32 {

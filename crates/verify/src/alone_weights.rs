@@ -15,7 +15,7 @@ const MAY_BE_ZERO: [&str; 3] = ["token_embd", "embed_tokens", "masked_embd"];
 
 /// Whether a tensor of a folder or of an mmproj file belongs to an image or audio tower.
 fn is_of_tower(name: &str) -> bool {
-    ["v.", "a.", "mm."].iter().any(|start| name.starts_with(start))
+    gemma::towers::names_tower(name)
         || name.contains("tower.")
         || name.contains("embed_vision")
         || name.contains("embed_audio")

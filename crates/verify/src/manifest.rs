@@ -37,7 +37,7 @@ pub(crate) fn describing(
     findings: &mut Vec<Finding>,
 ) -> Result<Option<Described>> {
     let Some(first) = parts.first() else { return Ok(None) };
-    let folder = first.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = base::folder_of(&first.path);
     let of_this = of_this(folder, &first.name);
     let mut read = Vec::new();
     for path in &of_this {

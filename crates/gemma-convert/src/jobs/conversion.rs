@@ -15,6 +15,7 @@ use super::drafts;
 use super::rounding::{self, Calibrated};
 use super::sensitivities::Costs;
 use crate::TOOL;
+use crate::model::open_checkpoint;
 use crate::options::{RecipeOptions, TextOptions};
 use crate::requests::{Destination, requests};
 use draft::LayerSelection;
@@ -174,7 +175,7 @@ impl Convert {
             // sensitivities use the text even if a draft model does too
             let costs =
                 Costs::of(&self.recipes.budget, &self.text, &options.folder, self.force, self.compute);
-            Planned::new((&self.model, &self.adapters), requests, &costs, options, progress)
+            Planned::new(open_checkpoint(&self.model, &self.adapters)?, requests, &costs, options, progress)
         })?;
         converted.drafts = made.drafts;
         converted.total_seconds = start.elapsed().as_secs_f64();
@@ -190,7 +191,8 @@ impl Convert {
     pub fn run_streamed(&self, stream: &mut dyn StreamedFiles, progress: &dyn Progress) -> Result<Converted> {
         self.check_streamed()?;
         self.run_planned_from(Some(stream), progress, |requests, options| {
-            Planned::new((&self.model, &self.adapters), requests, &Costs::Unknown, options, progress)
+            let checkpoint = open_checkpoint(&self.model, &self.adapters)?.of_headers();
+            Planned::new(checkpoint, requests, &Costs::Unknown, options, progress)
         })
     }
 

@@ -89,7 +89,7 @@ impl PackOllama {
             return Err(Error::exists(path.display(), "the file exists")
                 .help("Choose another name, or use ‹force› to replace it."));
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = base::folder_of(path);
         let text = model.modelfile(folder)?;
         OutputFile::sequential(path)?.publish_with(text.as_bytes())
     }

@@ -1,6 +1,6 @@
 //! Planning: the outputs of a checkpoint, without writing them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use checkpoint::{Adapter, Checkpoint};
 use convert::{Options, PartSize};
@@ -94,6 +94,7 @@ impl Planning {
         let mut requests = requests(&self.recipes, &Destination::new(&self.out))?;
         self.estimate.check(&requests)?;
         let checkpoint = open_checkpoint(&self.model, &self.adapters)?;
+        let checkpoint = if self.headers_only { checkpoint.of_headers() } else { checkpoint };
         let importance = requests.iter().find_map(|request| request.importance.as_ref()?.entries.clone());
         let parts = |plan: &Plan| match self.parts {
             Some(count) => convert::part_sizes(plan, importance.as_deref(), count),
@@ -104,10 +105,7 @@ impl Planning {
             return Ok(PlanOutcome { plan, memory: Vec::new(), parts });
         }
         let model = gemma::ModelSpec::open(&checkpoint)?;
-        let shards = match self.headers_only {
-            true => Shards::of(&checkpoint),
-            false => shards(Simd::detect(), &checkpoint, &model, &requests)?,
-        };
+        let shards = shards(Simd::detect(), &checkpoint, &model, &requests)?;
         let costs = self.recipes.budget.sensitivity.as_deref().map_or(Costs::Unknown, Costs::File);
         costs.choose(&mut requests, (&checkpoint, &model, &shards), |_| Ok(()), &Silent)?;
         let plan = plan::plan(&model, &shards, &requests)?;
@@ -129,16 +127,16 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
-    /// Opens a checkpoint and plans the requests, with bit allocation for those that have a budget. Before long work,
+    /// Plans the requests for a checkpoint, with bit allocation for those that have a budget. Before long work,
     /// `target` is checked for free space and existing files.
     pub(crate) fn new(
-        (path, adapters): (&Path, &[Adapter]),
+        checkpoint: Checkpoint,
         requests: &mut [Request],
         costs: &Costs<'_>,
         target: &Options,
         progress: &dyn Progress,
     ) -> Result<Planned> {
-        let checkpoint = open_checkpoint(path, adapters)?.with_simd(target.simd);
+        let checkpoint = checkpoint.with_simd(target.simd);
         if let Some(plan) = of_mmproj(&checkpoint, requests)? {
             return Ok(Planned { checkpoint, model: None, plan, given: Vec::new() });
         }

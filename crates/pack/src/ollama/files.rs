@@ -55,7 +55,7 @@ impl OllamaFile {
 
     /// The name without folders.
     pub(crate) fn name(&self) -> String {
-        self.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+        base::file_name(self.path())
     }
 
     pub(crate) fn metadata(&self) -> &Metadata {

@@ -69,15 +69,7 @@ impl Lanes for X4 {
     fn sqrt(self) -> X4 {
         X4(unsafe { vsqrtq_f32(self.0) })
     }
-    // NEON's own maximum and minimum treat NaN in another way
-    #[inline(always)]
-    fn max(self, other: X4) -> X4 {
-        Self::select(self.gt(other), self, other)
-    }
-    #[inline(always)]
-    fn min(self, other: X4) -> X4 {
-        Self::select(other.gt(self), self, other)
-    }
+    // `max` and `min` are the provided ones: NEON's own treat NaN in another way
     #[inline(always)]
     fn nearest_int(self) -> X4 {
         unsafe {

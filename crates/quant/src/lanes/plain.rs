@@ -60,14 +60,6 @@ impl Lanes for X4 {
         X4(self.0.map(f32::sqrt))
     }
     #[inline(always)]
-    fn max(self, other: X4) -> X4 {
-        Self::select(self.gt(other), self, other)
-    }
-    #[inline(always)]
-    fn min(self, other: X4) -> X4 {
-        Self::select(other.gt(self), self, other)
-    }
-    #[inline(always)]
     fn nearest_int(self) -> X4 {
         X4(self.0.map(Lanes::nearest_int))
     }

@@ -57,7 +57,7 @@ impl<'a> Documents<'a> {
             let outputs: Vec<FileEntry> = match file.role {
                 HubRole::Importance => {
                     let named = |entry: &FileEntry| FileEntry {
-                        name: file_name(Path::new(&entry.name)),
+                        name: base::file_name(Path::new(&entry.name)),
                         ..entry.clone()
                     };
                     importance.map(named).into_iter().collect()
@@ -132,7 +132,7 @@ impl<'a> Documents<'a> {
             released.converted.iter().flat_map(|made| &made.artifacts).flat_map(|entry| &entry.outputs);
         let ours = outputs.filter(|out| files.iter().any(|file| file.has(&out.name)));
         sums.extend(ours.map(|out| (out.name.clone(), out.sha256.clone())));
-        sums.extend(importance.map(|entry| (file_name(Path::new(&entry.name)), entry.sha256.clone())));
+        sums.extend(importance.map(|entry| (base::file_name(Path::new(&entry.name)), entry.sha256.clone())));
         let sums = sums.iter().map(|(name, sha256)| (name.as_str(), sha256.as_str()));
         released.checksums = Some(self.put(CHECKSUMS, pack::checksums::sha256sums(sums).as_bytes())?);
         released.card = Some(self.folder.join(CARD));
@@ -150,18 +150,14 @@ fn sha256(content: &[u8]) -> String {
     base::sha256(content, &|_| ()).map(|(_, sha256)| sha256).expect("reading memory does not fail")
 }
 
-pub(super) fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 /// Names without folders: a card names no path of the machine that made it.
 fn plain(files: &[FileEntry]) -> Vec<(String, String)> {
-    files.iter().map(|file| (file_name(Path::new(&file.name)), file.sha256.clone())).collect()
+    files.iter().map(|file| (base::file_name(Path::new(&file.name)), file.sha256.clone())).collect()
 }
 
 /// The report of a file.
 fn report_of<'r>(set: &'r SetReport, name: &str) -> Option<&'r Report> {
-    set.reports.iter().find(|report| file_name(Path::new(&report.artifact.path)) == name)
+    set.reports.iter().find(|report| base::file_name(Path::new(&report.artifact.path)) == name)
 }
 
 fn quality(report: &Report) -> Option<CardQuality> {
@@ -178,13 +174,13 @@ fn quality(report: &Report) -> Option<CardQuality> {
 fn command(job: &Release) -> String {
     let model = match &job.source {
         Some(source) => format!("{}@{}", source.repository, source.commit),
-        None => file_name(&job.model),
+        None => base::file_name(&job.model),
     };
     let mut words = vec!["gemma-convert release".to_owned(), model, "-o OUT/".to_owned()];
     let mut option = |name: &str, value: String| words.push(format!("{name} {value}"));
     if job.recipe != DEFAULT_RECIPE {
         let recipe = Path::new(&job.recipe);
-        option("--recipe", if recipe.is_file() { file_name(recipe) } else { job.recipe.clone() });
+        option("--recipe", if recipe.is_file() { base::file_name(recipe) } else { job.recipe.clone() });
     }
     job.name.iter().for_each(|name| option("--name", name.clone()));
     let assistant =
@@ -193,7 +189,7 @@ fn command(job: &Release) -> String {
     for (text, (file, chunks)) in
         [(&job.text, ("--text", "--chunks")), (&job.evaluation, ("--eval", "--eval-chunks"))]
     {
-        text.files.iter().for_each(|path| option(file, file_name(path)));
+        text.files.iter().for_each(|path| option(file, base::file_name(path)));
         text.chunks
             .iter()
             .for_each(|Chunks(range)| option(chunks, format!("{}..{}", range.start, range.end)));

@@ -11,11 +11,11 @@ use plan::{ImportanceSource, ReleaseRecipe};
 use tensor::{DType, Result};
 use verify::SetReport;
 
-use super::documents::file_name;
 use super::files::{ReleaseFile, keep_grid};
 use super::{Release, draft_recipes, text_recipes, texts};
 use crate::jobs::sensitivities::Costs;
 use crate::jobs::{Calibrate, Convert, Converted, Planned, Verify, VerifySet, drafts};
+use crate::model::open_checkpoint;
 use crate::options::{RecipeOptions, TextOptions};
 
 /// Contexts of the memory estimates in the model card, in tokens.
@@ -81,7 +81,8 @@ impl Release {
                 }
             }
             let costs = Costs::of(&convert.recipes.budget, texts, &options.folder, self.force, self.compute);
-            let planned = Planned::new((&self.model, &self.adapters), requests, &costs, options, progress)?;
+            let checkpoint = open_checkpoint(&self.model, &self.adapters)?;
+            let planned = Planned::new(checkpoint, requests, &costs, options, progress)?;
             for (file, artifact) in files.iter_mut().zip(&planned.plan.artifacts) {
                 if file.role == HubRole::Model {
                     file.memory = memory(model, artifact)?;
@@ -153,7 +154,7 @@ fn memory(model: &ModelSpec, artifact: &plan::Artifact) -> Result<Vec<(u64, u64)
 
 /// Names an importance matrix as the release does, which has it beside the models: a published file has no path of this machine.
 fn name_in_folder(source: &mut ImportanceSource) {
-    let name = file_name(Path::new(&source.keys.file));
+    let name = base::file_name(Path::new(&source.keys.file));
     source.keys.file.clone_from(&name);
     if let Some(file) = &mut source.file {
         file.name = name;
