@@ -81,6 +81,12 @@ fn unfinished(folder: &Path) -> bool {
     names(folder).iter().any(|name| name.ends_with(".gguf.partial"))
 }
 
+/// True if a run writes in `folder`: it gives a file its length after it has locked it.
+fn writing(folder: &Path) -> bool {
+    let begun = |name: &String| fs::metadata(folder.join(name)).is_ok_and(|file| file.len() > 0);
+    names(folder).iter().any(|name| name.ends_with(".gguf.partial") && begun(name))
+}
+
 /// A run that is held after it has begun to write and before any output has its final name.
 fn held_while_writing(good: &Good) -> Child {
     let out = good.folder.out();
@@ -90,7 +96,7 @@ fn held_while_writing(good: &Good) -> Child {
         }
         good.start(&SLOW)
     };
-    held(start, || unfinished(&out) && OUTPUTS.iter().all(|name| !out.join(name).exists()))
+    held(start, || writing(&out) && OUTPUTS.iter().all(|name| !out.join(name).exists()))
 }
 
 /// Of the moments a quarter is where files begin, a quarter is spread over the whole run, half over its end, where files get
