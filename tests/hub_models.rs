@@ -12,6 +12,9 @@ use crate::support::{self, Run, WEIGHTS, convert, fixture};
 
 const ID: &str = "google/gemma-4-E2B-it";
 
+/// Of the tiny E2B's weights.
+const SHA256: &str = "9a2d1c6ecbd11de305ebc2b151057d741fff6d5a3ee33341c1421803854ce67d";
+
 /// A fake hub with the tiny E2B, and an empty cache.
 struct Place {
     hub: FakeHub,
@@ -81,7 +84,9 @@ fn an_id_converts_to_the_bytes_of_the_folder() {
     place.run(&["convert", &format!("{ID}@main"), "--type", "q8_0", "-o", "remote"]).good();
     let ((local, local_entry), (remote, entry)) = (made(&place.out("local")), made(&place.out("remote")));
     assert!(local == remote);
-    assert_eq!(local_entry["inputs"], entry["inputs"]);
+    let hash_once = ["--hash-input", "always"];
+    place.run(&[&["convert", ID, "--type", "q8_0", "-o", "hashed"][..], &hash_once].concat()).good();
+    assert_eq!(local_entry["inputs"], made(&place.out("hashed")).1["inputs"]);
     assert_eq!(local_entry["source"], serde_json::Value::Null);
     let commit = repo().commits().pop().unwrap();
     let source = serde_json::json!({
@@ -99,6 +104,42 @@ fn an_id_converts_to_the_bytes_of_the_folder() {
     assert_eq!(made(&place.out("tagged")).1["source"]["revision"], "v1");
     assert!(place.hub.seen_of(Side::Cdn, "").is_empty(), "the tag has the same files");
     assert!(made(&place.out("offline")).0 == local);
+}
+
+/// The hash of a download is taken as long as nothing has written to the file since, and the manifest says so.
+#[test]
+fn the_hash_of_a_download_is_not_computed_again() {
+    let place = Place::new();
+    let weights = |folder: &str, options: &[&str]| {
+        place.run(&[&["convert", ID, "--type", "q8_0", "-q", "-o", folder][..], options].concat()).good();
+        let entry = made(&place.out(folder)).1;
+        entry["inputs"].as_array().unwrap().iter().find(|file| file["name"] == WEIGHTS).unwrap().clone()
+    };
+    let hashed = serde_json::json!({ "name": WEIGHTS, "bytes": 15_867_864, "sha256": SHA256 });
+    let with = |key: &str, value: Option<&str>| {
+        let mut entry = hashed.clone();
+        match value {
+            Some(value) => entry[key] = value.into(),
+            None => drop(entry.as_object_mut().unwrap().remove(key)),
+        }
+        entry
+    };
+    let downloaded = with("verified_by", Some("download"));
+    assert_eq!(weights("streamed", &["--stream"]), downloaded);
+    assert_eq!(weights("known", &[]), downloaded);
+    assert_eq!(weights("always", &["--hash-input", "always"]), hashed);
+    assert_eq!(weights("never", &["--hash-input", "never"]), with("sha256", None));
+    for folder in ["known", "never"] {
+        let file = place.out(folder).join("model-q8_0.gguf");
+        place.run(&["verify", file.to_str().unwrap(), "--against", ID]).good();
+    }
+    // the time of the file is after that of its link
+    let blob = place.home.path().join("hf/hub/models--google--gemma-4-E2B-it/blobs").join(SHA256);
+    let file = fs::File::options().append(true).open(blob).unwrap();
+    file.set_modified(std::time::SystemTime::now() + Duration::from_secs(60)).unwrap();
+    assert_eq!(weights("changed", &[]), hashed);
+    let run = place.run(&["convert", ID, "--type", "q8_0", "-o", "out", "--hash-input", "no"]);
+    assert!(run.refusal(2).contains("error: --hash-input: not a way"), "{}", run.stderr);
 }
 
 /// An adapter on the hub, of a model on the hub that is streamed or not.

@@ -114,10 +114,12 @@ impl Server<'_> {
     }
 }
 
-/// Drafted tokens that were accepted, by the log: `draft acceptance = 0.70833 (   17 accepted /    24 generated)`.
-fn accepted(log: &str) -> u64 {
-    let counts = log.lines().filter_map(|line| line.split_once("draft acceptance = ")?.1.split_once('('));
-    counts.map(|(_, counts)| counts.split_whitespace().next().unwrap().parse::<u64>().unwrap()).sum()
+/// Tokens of the draft that were accepted and all of them, by the first line of the log with
+/// `draft acceptance = 0.70833 (   17 accepted /    24 generated)`.
+fn drafted(log: &str) -> Option<[u64; 2]> {
+    let counts = log.lines().find_map(|line| line.split_once("draft acceptance = ")?.1.split_once('('))?.1;
+    let numbers: Vec<_> = counts.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    Some(numbers.try_into().unwrap_or_else(|_| panic!("{counts}")))
 }
 
 #[test]
@@ -154,9 +156,11 @@ fn a_running_server_runs_what_is_packed() {
         assert_eq!(sorted(&shown["capabilities"]), sorted(&abilities), "{name}");
     }
 
-    let text = files.text();
-    let ours =
-        run(["generate", text.to_str().unwrap(), "-p", PROMPT, "-n", "24", "--json", "-q"]).good().json();
+    // with as many guesses at once as Ollama asks for
+    let (text, draft) = (files.text(), files.draft());
+    let generate = ["generate", text.to_str().unwrap(), "-p", PROMPT, "-n", "24", "--json", "-q"];
+    let draft = ["--draft", draft.to_str().unwrap(), "--draft-tokens", "4"];
+    let ours = run([&generate[..], &draft].concat()).good().json();
     for name in ["tiny:q4_0", "tiny:draft"] {
         let theirs = server.generate(name, 24);
         assert_eq!(theirs["response"], ours["text"], "{name}");
@@ -164,12 +168,18 @@ fn a_running_server_runs_what_is_packed() {
     }
     // the server writes its log after the answer
     let begin = Instant::now();
-    while accepted(&server.said()) == 0 && begin.elapsed() < LOG_DEADLINE {
+    while drafted(&server.said()).is_none() && begin.elapsed() < LOG_DEADLINE {
         sleep(Duration::from_millis(50));
     }
     let said = server.said();
     assert!(said.contains("speculative implementation 'draft-mtp'"), "the draft is not loaded: {said}");
-    assert!(accepted(&said) > 0, "no drafted token was accepted: {said}");
+    let theirs = drafted(&said).unwrap_or_else(|| panic!("no figures of the draft: {said}"));
+    assert!(theirs[0] > 0, "no drafted token was accepted: {said}");
+    // but for the last burst
+    for (key, theirs) in ["accepted", "drafted"].into_iter().zip(theirs) {
+        let ours = ours["draft"][key].as_u64().unwrap();
+        assert!(ours.abs_diff(theirs) <= 4, "{key} {ours}, of Ollama {theirs}");
+    }
 
     let question = json!({ "role": "user", "content": "What is it?" });
     // a model that can think does so unless it is told not to

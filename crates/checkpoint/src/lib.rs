@@ -43,6 +43,7 @@ mod names;
 mod open;
 mod pieces;
 mod quantised;
+mod recorded;
 mod round;
 mod sbs;
 mod shards;

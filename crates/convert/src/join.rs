@@ -201,8 +201,11 @@ fn same_ranges(a: &Found, b: &Found) -> Result<()> {
 /// Checks that a part is of the same run as the first one, but for what parts have of their own.
 fn agree(first: &PartRecord, other: &Found) -> Result<()> {
     let common = |record: &PartRecord| -> Vec<ArtifactEntry> {
-        let strip =
-            |file: &FileEntry| FileEntry { sha256: String::new(), ranges: Vec::new(), ..file.clone() };
+        let strip = |file: &FileEntry| FileEntry {
+            name: file.name.clone(),
+            bytes: file.bytes,
+            ..FileEntry::default()
+        };
         let entry = |entry: &ArtifactEntry| ArtifactEntry {
             inputs: entry.inputs.iter().map(strip).collect(),
             outputs: entry.outputs.iter().map(strip).collect(),
@@ -233,14 +236,20 @@ fn repacked<'a>(parts: impl Iterator<Item = &'a ArtifactEntry>) -> Vec<RepackedT
 }
 
 /// An input file as the parts have read it: they agree where they have the same range.
-fn joined_input<'a>(input: &FileEntry, parts: impl Iterator<Item = &'a FileEntry>) -> Result<FileEntry> {
+fn joined_input<'a>(
+    input: &FileEntry,
+    parts: impl Iterator<Item = &'a FileEntry> + Clone,
+) -> Result<FileEntry> {
     let mut hashes: BTreeMap<(u64, u64), String> = BTreeMap::new();
-    for range in parts.flat_map(FileEntry::hashed) {
+    for range in parts.clone().flat_map(FileEntry::hashed) {
         let known = hashes.entry((range.offset, range.bytes)).or_insert_with(|| range.sha256.clone());
         if *known != range.sha256 {
             return Err(Error::malformed(&input.name, "it was not the same file for all parts")
                 .help("Run the parts again with one checkpoint."));
         }
+    }
+    if let Some(whole) = parts.clone().find(|part| !part.sha256.is_empty()) {
+        return Ok(whole.clone());
     }
     let ranges = hashes.into_iter().map(|((offset, bytes), sha256)| FileRange { offset, bytes, sha256 });
     Ok(FileEntry::of_ranges(input.name.clone(), input.bytes, ranges.collect()))

@@ -16,6 +16,7 @@
 //!     # named: None,
 //!     # part: None,
 //!     # force: false,
+//!     # hash_input: convert::HashInput::Always,
 //!     # importance: None,
 //!     # rounded: Vec::new(),
 //!     # calibrations: Vec::new(),
@@ -56,6 +57,7 @@ mod schedule;
 mod streamed;
 
 pub use grid_survey::survey_grid;
+pub use input_hashes::HashInput;
 pub use join::{JoinOptions, join};
 pub use lora::{LORA_TYPES, lora_bytes, lora_tensors};
 pub use manifest::file_entry;

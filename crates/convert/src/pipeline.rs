@@ -97,7 +97,9 @@ pub(crate) fn convert(
         large: Mutex::default(),
     };
     let blocks = part::blocks(&work, options.part.unwrap_or_default());
-    let input = Mutex::new(Input { blocks, taken: 0, hashes: InputHashes::default(), stream });
+    let verified = |name: &str| stream.as_ref().and_then(|stream| stream.verified_sha256(name));
+    let hashes = InputHashes::new(options.hash_input, checkpoint.shards(), verified);
+    let input = Mutex::new(Input { blocks, taken: 0, hashes, stream });
     let ended = (Mutex::new(false), Condvar::new());
     let written = std::thread::scope(|threads| {
         if options.sync {

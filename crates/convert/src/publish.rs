@@ -58,7 +58,7 @@ pub fn publish_named(file: OutputFile, entry: ArtifactEntry) -> Result<(Artifact
     let name = base::file_name(file.path());
     let manifest = Manifest::path(base::folder_of(file.path()), Some(&name));
     let entry =
-        ArtifactEntry { outputs: vec![FileEntry { name, bytes, sha256, ranges: Vec::new() }], ..entry };
+        ArtifactEntry { outputs: vec![FileEntry { name, bytes, sha256, ..FileEntry::default() }], ..entry };
     file.sync()?;
     publish(vec![file], std::slice::from_ref(&entry), &manifest, true)?;
     Ok((entry, manifest))

@@ -16,6 +16,7 @@ use quant::Simd;
 use tensor::{Error, Result, TensorSource};
 
 use crate::hashed_output::HashedOutput;
+use crate::input_hashes::HashInput;
 use crate::manifest;
 use crate::part::{Part, run_size};
 use crate::part_folder::PartFolder;
@@ -39,6 +40,8 @@ pub struct Options {
     /// Wait until everything is on disk before the files are renamed. Without it, a power failure may lose data that
     /// the system has not written yet; a killed run still cannot leave half a file.
     pub sync: bool,
+    /// Whether files of weights are hashed as they are read.
+    pub hash_input: HashInput,
     /// The vector instructions to use.
     pub simd: Simd,
     /// The imatrix that the plan was made with.

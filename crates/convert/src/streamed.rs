@@ -15,6 +15,9 @@ pub trait StreamedFiles: Send {
     /// Those of the source.
     fn read(&mut self, name: &str, offset: u64, out: &mut [u8]) -> Result<()>;
 
+    /// The SHA-256 with which [`finish`](Self::finish) compares the file `name`, if it does.
+    fn verified_sha256(&self, name: &str) -> Option<String>;
+
     /// Called after the last byte: whether all bytes were right. No output appears before.
     ///
     /// # Errors

@@ -41,6 +41,7 @@ fn made(from: &Path, out: &Path, types: &[&str], threads: usize) -> Result<BTree
         named: None,
         force: false,
         sync: false,
+        hash_input: convert::HashInput::Always,
         simd: quant::Simd::detect(),
         importance: None,
         rounded: Vec::new(),

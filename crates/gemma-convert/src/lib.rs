@@ -60,7 +60,7 @@ mod towers;
 pub use base::ErrorKind;
 pub use base::{Progress, Silent, Task, Unit};
 pub use checkpoint::Adapter;
-pub use convert::{Part, PartSize, StreamedFiles};
+pub use convert::{HashInput, Part, PartSize, StreamedFiles};
 pub use draft::{DraftReport, LayerSelection};
 pub use draft_model::DraftModel;
 pub use eval::Invocation;

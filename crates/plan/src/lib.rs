@@ -72,7 +72,7 @@ pub use digests::{TENSOR_DIGESTS, digest_of_entry, with_digests};
 pub use grid::{GridPolicy, Lattice, to_survey};
 pub use manifest::{
     AdapterEntry, ArtifactEntry, CalibrationEntry, FileEntry, FileRange, HubSource, MANIFEST_SUFFIX,
-    MAX_MANIFEST, Manifest, PartHost, RepackedTensor,
+    MAX_MANIFEST, Manifest, PartHost, RepackedTensor, VerifiedBy,
 };
 pub use mmproj::tower_tensors;
 pub use mmproj_of_gguf::plan_mmproj;

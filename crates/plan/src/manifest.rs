@@ -100,7 +100,7 @@ impl AdapterEntry {
             name: file.name.clone(),
             bytes: file.bytes,
             sha256: file.sha256.clone(),
-            ranges: Vec::new(),
+            ..FileEntry::default()
         };
         AdapterEntry {
             folder: merged.adapter.folder.display().to_string(),
@@ -161,12 +161,24 @@ pub struct FileEntry {
     pub name: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 in hexadecimal. Absent if no process had the whole file: `ranges` has those of its ranges.
+    /// SHA-256 in hexadecimal. Absent if no process had the whole file, when `ranges` has those of its ranges, and of input that
+    /// was not to be hashed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sha256: String,
     /// The ranges that processes had, one for each part of a job, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranges: Vec<FileRange>,
+    /// Who has verified the SHA-256. Absent if this run has read and hashed the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_by: Option<VerifiedBy>,
+}
+
+/// Who has compared a file with its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifiedBy {
+    /// The program that downloaded it from the hub.
+    Download,
 }
 
 /// A range of a file with its hash.
@@ -186,9 +198,9 @@ impl FileEntry {
         let sha256 = match &mut ranges[..] {
             [] if bytes == 0 => base::hex(&Sha256::of(b"")),
             [whole] if (whole.offset, whole.bytes) == (0, bytes) => std::mem::take(&mut whole.sha256),
-            _ => return FileEntry { name, bytes, sha256: String::new(), ranges },
+            _ => return FileEntry { name, bytes, ranges, ..FileEntry::default() },
         };
-        FileEntry { name, bytes, sha256, ranges: Vec::new() }
+        FileEntry { name, bytes, sha256, ..FileEntry::default() }
     }
 
     /// The ranges that were hashed, ascending: one, if it is the whole file.

@@ -213,6 +213,9 @@ pub(crate) struct Convert {
     /// Do not flush outputs to disk: a power cut may lose them; a killed run still leaves no incomplete file
     #[arg(long)]
     pub(crate) no_sync: bool,
+    /// Hash the weights, for the manifest: always; known, but where a download has recorded the hash; or never
+    #[arg(long, value_name = "WHEN", default_value = "known")]
+    pub(crate) hash_input: String,
     /// Convert the weights of a model on the hub as they are downloaded, and keep no copy of them
     #[cfg(feature = "hub")]
     #[arg(long, conflicts_with = "bundle")]

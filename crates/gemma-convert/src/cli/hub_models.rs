@@ -118,6 +118,10 @@ impl StreamedFiles for Shards<'_> {
         Ok(())
     }
 
+    fn verified_sha256(&self, name: &str) -> Option<String> {
+        self.remote.file(name).ok().filter(|_| self.whole)?.sha256.clone()
+    }
+
     fn finish(&mut self) -> Result<()> {
         match self.current.take() {
             None => Ok(()),

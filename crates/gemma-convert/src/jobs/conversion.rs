@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use base::Progress;
 use checkpoint::Adapter;
-use convert::{Options, Part, StreamedFiles};
+use convert::{HashInput, Options, Part, StreamedFiles};
 use plan::{Allocation, ArtifactEntry, FileEntry, GridPolicy, HubSource, Plan, Request};
 use runtime::Compute;
 use tensor::{Error, Result};
@@ -54,6 +54,8 @@ pub struct Convert {
     /// Flushes outputs to disk before they get their final names. Without this, a power cut may lose outputs; a killed
     /// run still leaves no incomplete file.
     pub sync: bool,
+    /// Whether files of weights are hashed as they are read: by default those whose SHA-256 no download has recorded.
+    pub hash_input: HashInput,
     /// Arithmetic. The bytes depend on the kernel of matrix products where text is read (calibrated rounding, sensitivities), and
     /// never on the vector instructions.
     pub compute: Compute,
@@ -98,6 +100,7 @@ impl Convert {
             force: false,
             skip_existing: false,
             sync: true,
+            hash_input: HashInput::default(),
             compute: Compute::detect(),
         }
     }
@@ -266,6 +269,7 @@ impl Convert {
             named: file_name,
             force: self.force,
             sync: self.sync,
+            hash_input: self.hash_input,
             simd: self.compute.simd,
             importance: requests.iter().find_map(|request| request.importance.as_ref()?.entries.clone()),
             rounded: Vec::new(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use base::Progress;
 use checkpoint::Checkpoint;
-use convert::Options;
+use convert::{HashInput, Options};
 use gemma::Stock;
 use gguf::{GgufSet, Metadata, Value};
 use plan::{ArtifactEntry, Parts, Plan, Shards, byte_size};
@@ -169,6 +169,7 @@ impl Edit {
             named: file_name,
             force: self.force,
             sync: self.sync,
+            hash_input: HashInput::Always,
             simd: Simd::detect(),
             importance: None,
             rounded: Vec::new(),

@@ -36,6 +36,7 @@ pub(super) fn median(mut costs: Vec<Cost>) -> Cost {
 /// Runs the command to its end. Its output is shown only when it fails.
 pub(super) fn run(command: &mut Command) -> Result<Cost> {
     let log = tempfile::tempfile()?;
+    forget_own_peak();
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
     let start = Instant::now();
     let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
@@ -51,6 +52,11 @@ pub(super) fn run(command: &mut Command) -> Result<Cost> {
         // Kilobytes on Linux, bytes on macOS.
         peak: usage.ru_maxrss as u64 * if cfg!(target_os = "macos") { 1 } else { 1024 },
     })
+}
+
+/// The peak of a child begins with that of the process that starts it: on Linux it becomes what is in memory now.
+fn forget_own_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The wait status and resource usage of one child: the standard library gives only the first, and

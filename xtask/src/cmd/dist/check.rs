@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use testkit::hub::{FakeHub, FakeRepo};
 use xtask::oracle::clients;
 
 use super::archive::Entry;
@@ -76,6 +77,38 @@ fn converts(mut program: Command, digest: &str, scratch: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The program makes the official set of the tiny model from a hub: an empty cache, and nothing but a home folder.
+fn releases(mut program: Command, scratch: &Path) -> Result<()> {
+    const ID: &str = "google/gemma-4-E2B-it";
+    let repo = |id: String, name| {
+        FakeRepo::new(&id).commit_folder(&crate::root().join("fixtures/checkpoints").join(name))
+    };
+    let hub = FakeHub::start([repo(ID.into(), "e2b"), repo(format!("{ID}-assistant"), "e2b-assistant")]);
+    let folder = tempfile::tempdir_in(scratch)?;
+    program.env_clear().env("HOME", folder.path()).env("HF_ENDPOINT", hub.endpoint());
+    program.args([
+        "release",
+        ID,
+        "-o",
+        "out",
+        "--recipe",
+        "ggml-org",
+        "-c",
+        "128",
+        "--eval-chunks",
+        "2",
+        "-q",
+    ]);
+    output(program.current_dir(folder.path()))?;
+    let mut sums = Command::new("sha256sum");
+    let listed = output(sums.args(["--check", "SHA256SUMS"]).current_dir(folder.path().join("out")))?;
+    for name in ["gemma-4-E2B-it-Q4_0", "mmproj-gemma-4-E2B-it-Q8_0", "mtp-gemma-4-E2B-it-Q8_0"] {
+        let line = format!("{name}.gguf: OK");
+        ensure!(String::from_utf8_lossy(&listed).contains(&line), "SHA256SUMS does not list {name}.gguf");
+    }
+    Ok(())
+}
+
 /// Installs the wheel with pip in a fresh environment, and runs it out of the wheel with uv; both without a network.
 fn check_wheel(made: &Made, wheel: &Path, digest: &str, scratch: &Path) -> Result<()> {
     if let (Some(needed), Some(tagged)) = (made.glibc, wheel::tagged_glibc(wheel)) {
@@ -100,6 +133,7 @@ fn check_wheel(made: &Made, wheel: &Path, digest: &str, scratch: &Path) -> Resul
     let pip = || Command::new(venv.join("bin/pip"));
     output(pip().args(["install", "--quiet", "--no-index", "--no-deps"]).arg(wheel))?;
     converts(Command::new(venv.join("bin/gemma-convert")), digest, scratch)?;
+    releases(Command::new(venv.join("bin/gemma-convert")), scratch)?;
     for place in ["share/man/man1/gemma-convert.1", "share/bash-completion/completions/gemma-convert"] {
         ensure!(venv.join(place).is_file(), "the wheel installs no {place}");
     }
@@ -107,7 +141,7 @@ fn check_wheel(made: &Made, wheel: &Path, digest: &str, scratch: &Path) -> Resul
     for file in ["LICENSE", licences::CRATES] {
         ensure!(shown.contains(&format!("licenses/{file}")), "the wheel installs no {file}:\n{shown}");
     }
-    println!("wheel: pip installs it; it converts to the digest of README.md");
+    println!("wheel: pip installs it; it converts to the digest of README.md and makes a release");
 
     let mut uvx = clients::PACKAGERS.install()?.python("uv");
     uvx.args(["tool", "run", "--offline", "--no-config", "--cache-dir"]).arg(scratch.join("uv"));

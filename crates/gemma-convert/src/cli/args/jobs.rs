@@ -81,6 +81,7 @@ impl super::Convert {
             force: self.force,
             skip_existing: self.skip_existing,
             sync: !self.no_sync,
+            hash_input: self.hash_input.parse()?,
             compute: self.arithmetic.compute()?,
         })
     }
