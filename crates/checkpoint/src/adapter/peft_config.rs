@@ -222,6 +222,49 @@ mod tests {
         assert_eq!(of("model.layers.2.k_proj.linear"), (4, 4.0), "not at the end");
     }
 
+    /// All fields of an adapter of Gemma 4 31B that Unsloth trained and PEFT 0.21.2 saved, found in a public repository.
+    #[test]
+    fn a_config_of_unsloth_is_accepted() {
+        let mut config = json!({
+            "alpha_pattern": {}, "bias": "none", "ensure_weight_tying": false, "fan_in_fan_out": false,
+            "inference_mode": true, "init_lora_weights": true, "loftq_config": {}, "lora_alpha": 16, "lora_bias": false,
+            "lora_dropout": 0.0, "megatron_core": "megatron.core", "peft_type": "LORA", "peft_version": "0.21.2",
+            "qalora_group_size": 16, "r": 8, "rank_pattern": {}, "task_type": "CAUSAL_LM", "use_dora": false,
+            "use_qalora": false, "use_rslora": false,
+            "auto_mapping": {
+                "base_model_class": "Gemma4ForConditionalGeneration",
+                "parent_library": "transformers.models.gemma4.modeling_gemma4",
+                "unsloth_fixed": true,
+            },
+            "base_model_name_or_path": "unsloth/gemma-4-31B-it-unsloth-bnb-4bit",
+            "target_modules": r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?\.(?:q_proj|v_proj|o_proj))",
+        });
+        for unset in [
+            "alora_invocation_tokens",
+            "arrow_config",
+            "corda_config",
+            "eva_config",
+            "exclude_modules",
+            "kasa_config",
+            "layer_replication",
+            "layers_pattern",
+            "layers_to_transform",
+            "lora_ga_config",
+            "megatron_config",
+            "modules_to_save",
+            "monteclora_config",
+            "revision",
+            "target_parameters",
+            "trainable_token_indices",
+            "use_bdlora",
+            "velora_config",
+        ] {
+            config[unset] = Value::Null;
+        }
+        let config = PeftConfig::new(&config).unwrap();
+        assert_eq!(config.rank_and_factor("model.language_model.layers.0.self_attn.q_proj"), (8, 2.0));
+    }
+
     #[test]
     fn what_cannot_be_merged_is_refused_by_name() {
         for (config, place) in [
