@@ -24,6 +24,7 @@ mod draft;
 mod draft_extract;
 mod draft_generate;
 mod draft_measure;
+mod draft_of_gguf;
 mod draft_recipe;
 mod edit;
 mod faults;
