@@ -146,7 +146,8 @@ fn a_tied_head_follows_the_trained_table() {
     let folder = Folder::of("e2b");
     let adapter = trained_table(folder.home());
     folder.reweigh(|weights| weights.get("embed_tokens.weight").poke(0, 1.5));
-    let types = [&["--type", "q4_0", "--type", "bf16", "--mmproj", "bf16"][..], &["--recipe", "bf16-safetensors"]];
+    let types =
+        [&["--type", "q4_0", "--type", "bf16", "--mmproj", "bf16"][..], &["--recipe", "bf16-safetensors"]];
     for (number, types) in types.into_iter().enumerate() {
         let outs = ["merged", "with-lora"].map(|name| folder.home().join(format!("{name}-{number}")));
         convert(&folder.path(), &outs[0], types).good();
@@ -160,7 +161,8 @@ fn a_tied_head_follows_the_trained_table() {
     }
     let file = folder.home().join("with-lora-0/model-q4_0.gguf").display().to_string();
     let [option, path] = lora(&adapter);
-    let verify = ["verify", &file, "--against", fixture("e2b").to_str().unwrap(), &option, &path].map(str::to_owned);
+    let verify =
+        ["verify", &file, "--against", fixture("e2b").to_str().unwrap(), &option, &path].map(str::to_owned);
     run(verify.iter().map(String::as_str).chain(["--tie"])).good();
     assert_eq!(run(&verify).code, Some(1));
 }

@@ -61,8 +61,8 @@ fn a_text_selects_the_same_layers() {
     let calib = text("calib.txt");
     let by = ["--text", calib.to_str().unwrap(), "--chunks", "2"];
     let [direct, ours] = ["direct.gguf", "ours.gguf"].map(|name| home.path().join(name));
-    let [of_folder, of_gguf] =
-        [(&fixture("31b"), &direct), (&bf16, &ours)].map(|(model, out)| extract(model, "4", out, &by).good().json());
+    let [of_folder, of_gguf] = [(&fixture("31b"), &direct), (&bf16, &ours)]
+        .map(|(model, out)| extract(model, "4", out, &by).good().json());
     assert_eq!(of_folder["layers"], of_gguf["layers"]);
     assert_eq!(of_folder["choice"], of_gguf["choice"]);
     is_same(&direct, &ours);
@@ -108,6 +108,22 @@ fn quantized_weights_are_cut() {
         assert_eq!(is_table(&mut whole) == DType::Q8_0, !warns);
         run(["verify", at("same.gguf").to_str().unwrap()]).good();
     }
+}
+
+/// An assistant and its target as GGUFs.
+#[test]
+fn an_assistant_is_converted_from_a_gguf() {
+    let (home, target) = source("e2b", "q8_0");
+    let at = |name: &str| home.path().join(name);
+    let draft = |draft: &Path, target: &Path, preset: &str, out: &Path| {
+        let [draft, target, out] = [draft, target, out].map(|path| path.to_str().unwrap());
+        run(["draft", "convert", draft, "--target", target, "--type", preset, "-o", out]).good();
+    };
+    let (assistant, folder) = (fixture("e2b-assistant"), fixture("e2b"));
+    draft(&assistant, &folder, "q8_0", &at("direct.gguf"));
+    draft(&assistant, &target, "bf16", &at("bf16.gguf"));
+    draft(&at("bf16.gguf"), &target, "q8_0", &at("ours.gguf"));
+    is_same(&at("direct.gguf"), &at("ours.gguf"));
 }
 
 #[test]

@@ -84,3 +84,4 @@ mod verify_bytes;
 mod verify_media;
 mod verify_safetensors;
 mod verify_set;
+mod verify_towers;

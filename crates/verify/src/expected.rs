@@ -322,8 +322,7 @@ impl Expected {
             None => (name.strip_prefix("blk."), OF_GGUF),
             Some(_) => (name.split_once("layers.").map(|(_, rest)| rest), OF_FOLDER),
         };
-        let (Some((layer, rest)), Some(config)) =
-            (after.and_then(|name| name.split_once('.')), &self.config)
+        let (Some((layer, rest)), Some(config)) = (after.and_then(|name| name.split_once('.')), &self.config)
         else {
             return false;
         };

@@ -71,7 +71,10 @@ impl Checkpoint {
             self.tensors = self.entries.iter().map(|entry| entry.desc.clone()).collect();
         }
         if !ties && adapters.iter().any(|adapter| adapter.tie) {
-            return Err(Error::recipe("‹tie›", "has no effect: no adapter replaces an embedding that is the head"));
+            return Err(Error::recipe(
+                "‹tie›",
+                "has no effect: no adapter replaces an embedding that is the head",
+            ));
         }
         Ok(self)
     }

@@ -10,8 +10,8 @@ use text::{Corpus, Cut};
 use verify::{Finding, Severity, Step};
 
 use super::Verify;
-use super::model_info::hashed_files;
 use super::against::Against;
+use super::model_info::hashed_files;
 use super::verification_steps::Verification;
 use crate::conversation_media::ConversationMedia;
 use crate::model::Model;

@@ -84,10 +84,7 @@ impl VerifySet {
             schema: SCHEMA,
             tool: TOOL.to_owned(),
             compute: self.options.compute.to_string(),
-            base: base
-                .as_ref()
-                .zip(self.options.base.as_deref())
-                .and_then(|(base, path)| base.info(path)),
+            base: base.as_ref().zip(self.options.base.as_deref()).and_then(|(base, path)| base.info(path)),
             ..SetReport::default()
         };
         let mut all = Vec::new();
@@ -167,7 +164,8 @@ impl VerifySet {
                 Against::Logits(_) => false,
             };
             if base.is_some_and(|base| !has_towers(base)) {
-                let why = "an mmproj file is compared with a checkpoint or an mmproj file, which ‹against› names";
+                let why =
+                    "an mmproj file is compared with a checkpoint or an mmproj file, which ‹against› names";
                 (against, why_alone) = (None, Some(why.to_owned()));
             }
         } else {

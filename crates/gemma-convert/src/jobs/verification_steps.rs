@@ -2,18 +2,16 @@
 //! together.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use base::{OutputFile, Progress, Task, Unit};
-use checkpoint::Adapter;
-use eval::LogitsFile;
 use gemma::towers::MmprojView;
 use litert::DecodedWeights;
 use plan::{Format, Recipe, Shards, Thresholds};
 use runtime::Compute;
-use tensor::{Error, Fault, Result};
+use tensor::{Error, Fault, Result, TensorSource};
 use text::MediaFile;
 use verify::{
     Artifact, Expected, Finding, Outcome, Provenance, Report, SCHEMA, Severity, Skipped, Step, Structure,
@@ -208,8 +206,11 @@ impl Verify {
                 let expected = match artifact {
                     Artifact::Gguf(set) if verify::is_mmproj(set) => Expected::of_mmproj_file(base)?,
                     _ => {
-                        return Err(Error::recipe("‹against›", "an mmproj file is the base of mmproj files only")
-                            .expected("the checkpoint, or a GGUF of the text model", "an mmproj file"));
+                        return Err(Error::recipe(
+                            "‹against›",
+                            "an mmproj file is the base of mmproj files only",
+                        )
+                        .expected("the checkpoint, or a GGUF of the text model", "an mmproj file"));
                     }
                 };
                 return self.compare_with(artifact, &**base, &expected, report, progress);
