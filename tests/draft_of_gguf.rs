@@ -81,7 +81,8 @@ fn quantized_weights_are_cut() {
         let at = |name: &str| home.path().join(name);
         let same = extract(&file, "1,3,5,7", &at("same.gguf"), &["--type", preset]).good();
         let f32 = extract(&file, "1,3,5,7", &at("f32.gguf"), &["--type", "f32"]).good();
-        assert!(!same.stderr.contains("already quantized"), "{}", same.stderr);
+        // a preset may choose another type for a layer at another depth
+        assert!(warns || !same.stderr.contains("already quantized"), "{}", same.stderr);
         assert_eq!(f32.stderr.contains("already quantized"), warns, "{}", f32.stderr);
         let [mut whole, mut same, mut f32] =
             [&file, &at("same.gguf"), &at("f32.gguf")].map(|path| Gguf::read(path));

@@ -10,7 +10,6 @@ use base::{OutputFile, Progress, Task, Unit};
 use gemma::towers::MmprojView;
 use litert::DecodedWeights;
 use plan::{Format, Recipe, Shards, Thresholds};
-use runtime::Compute;
 use tensor::{Error, Fault, Result, TensorSource};
 use text::MediaFile;
 use verify::{
