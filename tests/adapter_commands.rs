@@ -14,7 +14,7 @@ use crate::support::{Folder, Weights, convert, fixture, json, names, run, sha256
 /// The folder with an adapter merged into its tensors.
 fn merged(base: &str, adapter: &Path) -> Folder {
     let folder = Folder::of(base);
-    let adapters = [Adapter { folder: adapter.to_owned(), scale: 1.0 }];
+    let adapters = [Adapter { folder: adapter.to_owned(), scale: 1.0, tie: false }];
     let checkpoint = Checkpoint::open(fixture(base)).unwrap().with_adapters(&adapters).unwrap();
     let mut count = 0;
     folder.reweigh(|weights| {

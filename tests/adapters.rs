@@ -27,7 +27,7 @@ fn convert_with(from: &Path, out: &Path, adapter: &Path, more: &[&str]) -> suppo
 /// The checkpoint that PEFT saves: every merged tensor has the digest of its golden.
 fn merged(base: &str, adapter: &str) -> Folder {
     let folder = Folder::of(base);
-    let adapters = [Adapter { folder: golden(adapter), scale: 1.0 }];
+    let adapters = [Adapter { folder: golden(adapter), scale: 1.0, tie: false }];
     let checkpoint = Checkpoint::open(fixture(base)).unwrap().with_adapters(&adapters).unwrap();
     let expected = testkit::json(format!("golden/lora/{adapter}/merged.json"));
     folder.reweigh(|weights| {
@@ -114,10 +114,9 @@ fn verification_needs_the_adapter() {
     assert!(run(["verify", &file, &option, &adapter]).refusal(2).contains("--against"));
 }
 
-#[test]
-fn a_trained_table_unties_the_head_of_a_gguf() {
-    let home = tempfile::tempdir().unwrap();
-    let adapter = home.path().join("adapter");
+/// The folder of an adapter that replaces the embedding of the E2B, and nothing else.
+fn trained_table(home: &Path) -> PathBuf {
+    let adapter = home.join("adapter");
     fs::create_dir(&adapter).unwrap();
     fs::write(adapter.join("adapter_config.json"), json!({ "peft_type": "LORA" }).to_string()).unwrap();
     let base = support::weights(&fixture("e2b"));
@@ -126,12 +125,56 @@ fn a_trained_table_unties_the_head_of_a_gguf() {
     table.name = format!("base_model.model.{}", table.name);
     let weights = support::Weights { tensors: vec![table] };
     fs::write(adapter.join("adapter_model.safetensors"), weights.to_bytes()).unwrap();
+    adapter
+}
 
+#[test]
+fn a_trained_table_unties_the_head_of_a_gguf() {
+    let home = tempfile::tempdir().unwrap();
+    let adapter = trained_table(home.path());
     let out = home.path().join("out");
     let run = convert_with(&fixture("e2b"), &out, &adapter, &["--type", "bf16"]).good();
     assert!(run.stderr.contains("the head stays the old embedding"), "{}", run.stderr);
+    assert!(run.stderr.contains("--tie"), "{}", run.stderr);
     let set = gguf::GgufSet::open(out.join("model-bf16.gguf")).unwrap();
     assert!(set.tensors().iter().any(|desc| desc.name == "output.weight"));
+}
+
+/// The files are those of the folder with the trained embedding, whose config ties the head to it.
+#[test]
+fn a_tied_head_follows_the_trained_table() {
+    let folder = Folder::of("e2b");
+    let adapter = trained_table(folder.home());
+    folder.reweigh(|weights| weights.get("embed_tokens.weight").poke(0, 1.5));
+    let types =
+        [&["--type", "q4_0", "--type", "bf16", "--mmproj", "bf16"][..], &["--recipe", "bf16-safetensors"]];
+    for (number, types) in types.into_iter().enumerate() {
+        let outs = ["merged", "with-lora"].map(|name| folder.home().join(format!("{name}-{number}")));
+        convert(&folder.path(), &outs[0], types).good();
+        let run = convert_with(&fixture("e2b"), &outs[1], &adapter, &[types, &["--tie"]].concat()).good();
+        assert!(!run.stderr.contains("old embedding"), "{}", run.stderr);
+        for file in names(&outs[0]).into_iter().filter(|name| *name != "manifest.json") {
+            assert_eq!(sha256(&outs[0].join(&file)), sha256(&outs[1].join(&file)), "{file}");
+        }
+        let entry = support::json(&outs[1].join("manifest.json"))["artifacts"][0].clone();
+        assert_eq!(entry["adapters"][0]["tie"], true);
+    }
+    let file = folder.home().join("with-lora-0/model-q4_0.gguf").display().to_string();
+    let [option, path] = lora(&adapter);
+    let verify =
+        ["verify", &file, "--against", fixture("e2b").to_str().unwrap(), &option, &path].map(str::to_owned);
+    run(verify.iter().map(String::as_str).chain(["--tie"])).good();
+    assert_eq!(run(&verify).code, Some(1));
+}
+
+#[test]
+fn a_tie_without_effect_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let without = convert_with(&fixture("e2b"), &out, &golden("plain-e2b"), &["--type", "q8_0", "--tie"]);
+    assert!(without.refusal(2).contains("no adapter replaces an embedding"), "{}", without.stderr);
+    assert!(convert(&fixture("e2b"), &out, &["--type", "q8_0", "--tie"]).refusal(2).contains("--lora"));
+    assert!(!out.exists());
 }
 
 /// The logits of transformers for the weights that PEFT merges.
@@ -139,7 +182,7 @@ fn a_trained_table_unties_the_head_of_a_gguf() {
 fn merged_weights_compute_the_logits_of_transformers() {
     for (base, adapter) in [("e2b", "plain-e2b"), ("e2b", "dora-rslora-e2b"), ("26b-a4b", "experts-26b-a4b")]
     {
-        let adapters = [Adapter { folder: golden(adapter), scale: 1.0 }];
+        let adapters = [Adapter { folder: golden(adapter), scale: 1.0, tie: false }];
         let checkpoint = Checkpoint::open(fixture(base)).unwrap().with_adapters(&adapters).unwrap();
         let config = gemma::Config::of_checkpoint(&checkpoint).unwrap();
         let inventory = gemma::inventory(&config, checkpoint.tensors(), &|_| base.into()).unwrap();

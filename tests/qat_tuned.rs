@@ -86,7 +86,7 @@ fn a_merged_fine_tune_gives_the_same_file() {
 
 /// Writes the adapter's sums into the folder.
 fn merge(folder: &Folder) {
-    let adapters = [Adapter { folder: testkit::fixtures("golden/lora/plain-e2b"), scale: SCALE }];
+    let adapters = [Adapter { folder: testkit::fixtures("golden/lora/plain-e2b"), scale: SCALE, tie: false }];
     let merged = Checkpoint::open(folder.path()).unwrap().with_adapters(&adapters).unwrap();
     folder.reweigh(|weights| {
         for (index, desc) in

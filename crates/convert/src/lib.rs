@@ -62,7 +62,7 @@ pub use join::{JoinOptions, join};
 pub use lora::{LORA_TYPES, lora_bytes, lora_tensors};
 pub use manifest::file_entry;
 pub use part::{Part, PartSize, part_sizes};
-pub use preflight::{check, finished};
+pub use preflight::{check, finished, not_the_source};
 pub use publish::publish_named;
 pub use reencode::{Buffers, Encoding, Scales, Steps};
 pub use run::{Finished, Options, run, run_streamed};

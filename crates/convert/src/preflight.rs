@@ -30,7 +30,7 @@ pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<
     if outputs.iter().any(|output| output.name.ends_with(WEIGHTS)) {
         alone(checkpoint, &outputs, folder)?;
     }
-    not_the_source(checkpoint, &outputs, folder)?;
+    not_the_source(checkpoint, plan, folder)?;
     vacant(plan, options)?;
     let needed = run_size(plan, options)?.output;
     // if the free space is unknown, the writes themselves will fail
@@ -44,11 +44,14 @@ pub fn check(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<
     Ok(())
 }
 
-/// Refuses outputs that are files of the source.
-fn not_the_source(checkpoint: &Checkpoint, outputs: &[&PlannedFile], folder: &Path) -> Result<()> {
+/// Refuses outputs of `plan` in `folder` that are files of the source.
+///
+/// # Errors
+/// `Target`, naming the file.
+pub fn not_the_source(checkpoint: &Checkpoint, plan: &Plan, folder: &Path) -> Result<()> {
     let sources: Vec<_> =
         checkpoint.shards().iter().filter_map(|shard| shard.path.canonicalize().ok()).collect();
-    let paths = outputs.iter().map(|output| folder.join(&output.name));
+    let paths = outputs(plan).into_iter().map(|output| folder.join(&output.name));
     let is_source = |path: &PathBuf| path.canonicalize().is_ok_and(|path| sources.contains(&path));
     match paths.into_iter().find(is_source) {
         None => Ok(()),

@@ -1,29 +1,40 @@
 //! Extraction of a draft model: some layers of the target as a model of its own.
 //!
 //! The layers keep their order; embedding, head and norms are the target's. Data with a part for each layer are reduced
-//! to the chosen layers: `layer_types` and `per_layer_config` in the config, the columns of the per-layer embedding
-//! table and the rows of its projection in the weights. KV-shared layers stay KV-shared; tensors that no layer reads
+//! to the chosen layers: `layer_types` and `per_layer_config` in the config, or arrays in the keys of a GGUF; the columns of
+//! the per-layer embedding table and the rows of its projection in the weights. KV-shared layers stay KV-shared; tensors that no layer reads
 //! are left out.
 //!
 //! The required layers follow from ggml-org/llama.cpp: its cache needs two layers with keys and values of their own;
 //! KV-shared full-attention layers read the last of these, sliding ones the one before (`src/llama-model.cpp`,
 //! `create_memory`). All models of the family end with a full-attention layer.
 
-use gemma::{Attention, Config, Inventory, KV_OWNERS, both_dialects};
+use gemma::{Attention, Config, Inventory, KV_OWNERS, ModelSpec, Parameters, both_dialects};
+use gguf::Metadata;
+use quant::Simd;
 use serde_json::Value;
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 /// A draft model of some layers of a target: its config and tensors.
 #[derive(Clone, Debug)]
 pub struct Extraction {
-    /// Its `config.json`.
-    pub json: Value,
-    /// The parsed config.
+    /// The config.
     pub config: Config,
     layers: Vec<usize>,
     ple: u64,
     tensors: Vec<TensorDesc>,
     from: Vec<SourceTensor>,
+    /// Whether the names of the tensors are those of a GGUF.
+    is_gguf: bool,
+}
+
+/// The description of a draft model, in the form of its target's.
+#[derive(Clone, Debug)]
+pub enum Description {
+    /// The content of `config.json`.
+    Json(Value),
+    /// The keys of a GGUF.
+    Keys(Metadata),
 }
 
 /// The origin of a tensor of the draft.
@@ -44,36 +55,29 @@ enum Slice {
 }
 
 impl Extraction {
-    /// The draft of `layers` of a model, in ascending order. `tensors` are the target's, indexed as in `inventory`.
+    /// The draft of `layers` of a model, in ascending order. `tensors` are the target's, indexed as in its inventory.
     ///
     /// # Errors
     /// `Recipe` for layers that do not make a model, see [`check_layers`].
-    pub fn new(
-        target: &Config,
-        json: &Value,
-        inventory: &Inventory,
-        tensors: &[TensorDesc],
-        layers: &[usize],
-    ) -> Result<Extraction> {
-        check_layers(target, layers)?;
-        let json = cut_config(json, target, layers);
-        let config = Config { tied: target.tied, ..Config::from_json(&json)? };
+    pub fn new(target: &ModelSpec, tensors: &[TensorDesc], layers: &[usize]) -> Result<Extraction> {
+        check_layers(&target.config, layers)?;
         let mut extraction = Extraction {
-            json: both_dialects(&json, &config),
-            config,
+            config: target.config.of_layers(layers),
             layers: layers.to_vec(),
-            ple: target.ple,
+            ple: target.config.ple,
             tensors: Vec::new(),
             from: Vec::new(),
+            is_gguf: target.keys.is_some(),
         };
-        for found in inventory.text.iter().filter(|found| !found.slot.unused) {
+        let of_layer = if extraction.is_gguf { "blk" } else { "layers" };
+        for found in target.inventory.text.iter().filter(|found| !found.slot.unused) {
             let desc = &tensors[found.index];
-            let (mut name, mut shape) = (desc.name.clone(), desc.shape.clone());
+            let (mut name, mut dtype, mut shape) = (desc.name.clone(), desc.dtype, desc.shape.clone());
             if let Some(layer) = found.slot.layer {
                 let Some(at) = layers.iter().position(|&chosen| chosen == layer) else { continue };
-                name = name.replacen(&format!("layers.{layer}."), &format!("layers.{at}."), 1);
+                name = name.replacen(&format!("{of_layer}.{layer}."), &format!("{of_layer}.{at}."), 1);
             }
-            let width = layers.len() as u64 * target.ple;
+            let width = layers.len() as u64 * extraction.ple;
             let slice = match found.slot.role {
                 "per_layer_token_embd" => Slice::Columns,
                 "per_layer_model_proj" => Slice::Rows,
@@ -84,10 +88,41 @@ impl Extraction {
                 Slice::Columns => shape[1] = width,
                 Slice::Rows => shape[0] = width,
             }
-            extraction.tensors.push(TensorDesc::new(name, desc.dtype, shape)?);
+            if slice == Slice::Columns && !extraction.ple.is_multiple_of(dtype.block_len() as u64) {
+                dtype = DType::F32; // the columns of a layer are not whole blocks
+            }
+            extraction.tensors.push(TensorDesc::new(name, dtype, shape)?);
             extraction.from.push(SourceTensor { index: found.index, slice });
         }
         Ok(extraction)
+    }
+
+    /// The description of the draft, from that of the target with the tensors `tensors`.
+    ///
+    /// # Errors
+    /// `Malformed` if a value does not fit the type of its key.
+    pub fn description(&self, target: &ModelSpec, tensors: &[TensorDesc]) -> Result<Description> {
+        let Some(keys) = &target.keys else {
+            let json = cut_config(&target.json, &target.config, &self.layers);
+            return Ok(Description::Json(both_dialects(&json, &self.config)));
+        };
+        let experts = self.config.experts.unwrap_or(0);
+        let parameters = |tensors: &[TensorDesc]| {
+            Parameters::of(tensors.iter().map(|desc| desc.shape.as_slice()), experts)
+        };
+        let parameters = [parameters(tensors), parameters(&self.tensors)];
+        gemma::metadata_of_layers(keys, &self.config, parameters).map(Description::Keys)
+    }
+
+    /// The draft's tensors by role.
+    ///
+    /// # Errors
+    /// Those of [`gemma::inventory`].
+    pub fn inventory(&self) -> Result<Inventory> {
+        match self.is_gguf {
+            true => gemma::gguf_inventory(&self.config, &self.tensors),
+            false => gemma::inventory(&self.config, &self.tensors, &|_| "the model".to_owned()),
+        }
     }
 
     /// Indices of the layers in the target.
@@ -96,15 +131,16 @@ impl Extraction {
     }
 
     /// The draft's weights, read from the target's.
-    pub fn source<'a>(&'a self, target: &'a dyn TensorSource) -> ExtractedWeights<'a> {
-        ExtractedWeights { extraction: self, target }
+    pub fn source<'a>(&'a self, target: &'a dyn TensorSource, simd: Simd) -> ExtractedWeights<'a> {
+        ExtractedWeights { extraction: self, target, simd }
     }
 }
 
-/// The weights of an [`Extraction`], with the tensor names of a checkpoint of the draft.
+/// The weights of an [`Extraction`], with the tensor names of a checkpoint or a GGUF of the draft.
 pub struct ExtractedWeights<'a> {
     extraction: &'a Extraction,
     target: &'a dyn TensorSource,
+    simd: Simd,
 }
 
 impl TensorSource for ExtractedWeights<'_> {
@@ -133,10 +169,16 @@ impl TensorSource for ExtractedWeights<'_> {
             }
             Slice::Columns => {
                 let part = (tensors[index].row_bytes() / layers.len() as u64) as usize;
+                let is_decoded = tensors[index].dtype != whole.dtype;
                 let mut bytes = vec![0; whole.row_bytes() as usize];
-                for (number, row) in out.chunks_exact_mut(part * layers.len()).enumerate() {
-                    self.target.read_rows(there, first + number as u64, &mut bytes)?;
-                    for (part_of_row, &layer) in row.chunks_exact_mut(part).zip(layers) {
+                for (row, out) in (first..).zip(out.chunks_exact_mut(part * layers.len())) {
+                    if is_decoded {
+                        let values = quant::decode_rows(self.simd, self.target, there, row..row + 1)?;
+                        bytes = values.into_iter().flat_map(f32::to_le_bytes).collect();
+                    } else {
+                        self.target.read_rows(there, row, &mut bytes)?;
+                    }
+                    for (part_of_row, &layer) in out.chunks_exact_mut(part).zip(layers) {
                         part_of_row.copy_from_slice(&bytes[layer * part..][..part]);
                     }
                 }

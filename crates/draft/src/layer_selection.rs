@@ -5,10 +5,9 @@
 //! between the hidden states before and after the layer (the block influence of ShortGPT, Men et al. 2024).
 
 use eval::predictions;
-use gemma::{Config, Inventory};
+use gemma::ModelSpec;
 use runtime::{Compute, Matrix, Model, RowMajor, Stage, Weights};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
 use text::Sequence;
 
@@ -33,9 +32,7 @@ pub struct LayerSelection {
 /// The model to select layers of, with its predictions.
 struct Whole<'a> {
     source: &'a dyn TensorSource,
-    config: &'a Config,
-    json: &'a Value,
-    inventory: &'a Inventory,
+    spec: &'a ModelSpec,
     model: Model<'a>,
     sequences: &'a [Sequence],
     /// Final hidden states that predict the scored tokens.
@@ -49,16 +46,17 @@ struct Whole<'a> {
 /// `Recipe` for a number of layers that cannot be selected; the errors of the model.
 pub fn choose_layers(
     source: &dyn TensorSource,
-    (config, json, inventory): (&Config, &Value, &Inventory),
+    spec: &ModelSpec,
     sequences: &[Sequence],
     count: usize,
     compute: Compute,
     progress: &dyn Fn(u64),
 ) -> Result<LayerSelection> {
+    let config = &spec.config;
     check_count(config, count)?;
-    let model = Model::new(config, Weights::new(source, inventory, compute)?)?;
+    let model = Model::new(config, Weights::new(source, &spec.inventory, compute)?)?;
     let states = predictions(&model, sequences, &[], &|_| ())?;
-    let whole = Whole { source, config, json, inventory, model, sequences, states };
+    let whole = Whole { source, spec, model, sequences, states };
     let turns = whole.turns()?;
 
     let mut choice = LayerSelection { layers: (0..config.layers()).collect(), ..LayerSelection::default() };
@@ -110,16 +108,16 @@ fn without(layers: &[usize], layer: usize) -> Vec<usize> {
 
 impl Whole<'_> {
     fn can_do_without(&self, layers: &[usize], layer: usize) -> bool {
-        check_layers(self.config, &without(layers, layer)).is_ok()
+        check_layers(&self.spec.config, &without(layers, layer)).is_ok()
     }
 
     /// Block influence of each layer: 1 − the mean cosine similarity of the hidden states before and after it.
     fn turns(&self) -> Result<Vec<f64>> {
-        let mut cosines = vec![0.0; self.config.layers()];
+        let mut cosines = vec![0.0; self.spec.config.layers()];
         let mut rows = 0;
         for sequence in self.sequences {
             let mut before = Matrix::zeros((0, 0));
-            let mut cache = runtime::KvCache::new(self.config);
+            let mut cache = runtime::KvCache::new(&self.spec.config);
             self.model.forward(&sequence.tokens, &mut cache, |stage, hidden| {
                 if let Stage::Layer(layer) = stage {
                     let cosine = |row| cosine(before.row_values(row), hidden.row_values(row));
@@ -134,11 +132,11 @@ impl Whole<'_> {
 
     /// Measures the agreement of a draft of these layers with the whole model.
     fn measured(&self, layers: Vec<usize>) -> Result<LayerSelection> {
-        let extraction =
-            Extraction::new(self.config, self.json, self.inventory, self.source.tensors(), &layers)?;
-        let source = extraction.source(self.source);
-        let inventory = gemma::inventory(&extraction.config, source.tensors(), &|_| "the model".to_owned())?;
-        let draft = Model::new(&extraction.config, Weights::new(&source, &inventory, self.model.compute())?)?;
+        let compute = self.model.compute();
+        let extraction = Extraction::new(self.spec, self.source.tensors(), &layers)?;
+        let source = extraction.source(self.source, compute.simd);
+        let inventory = extraction.inventory()?;
+        let draft = Model::new(&extraction.config, Weights::new(&source, &inventory, compute)?)?;
         let states = predictions(&draft, self.sequences, &[], &|_| ())?;
         let overlaps = own_overlaps((&self.model, &self.states), (&draft, &states))?;
         let mean =

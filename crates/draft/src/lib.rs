@@ -8,11 +8,11 @@
 //! use tensor::TensorSource;
 //!
 //! # let checkpoint = Checkpoint::open(&folder)?;
-//! # let ModelSpec { config, json, inventory, .. } = ModelSpec::open(&checkpoint)?;
+//! # let target = ModelSpec::open(&checkpoint)?;
 //! // four of the layers of a model as a model of its own
-//! let draft = Extraction::new(&config, &json, &inventory, checkpoint.tensors(), &[0, 1, 3, 5])?;
+//! let draft = Extraction::new(&target, checkpoint.tensors(), &[0, 1, 3, 5])?;
 //! assert_eq!(draft.config.layers(), 4);
-//! let weights = draft.source(&checkpoint); // the layers are 0 to 3 there
+//! let weights = draft.source(&checkpoint, quant::Simd::detect()); // the layers are 0 to 3 there
 //! assert!(weights.tensors().iter().all(|desc| !desc.name.contains("layers.5.")));
 //! # Ok::<(), tensor::Error>(())
 //! ```
@@ -37,7 +37,7 @@ mod report;
 mod rollout;
 
 pub use agreement::{Overlap, overlaps, own_overlaps};
-pub use extraction::{ExtractedWeights, Extraction, check_count, check_layers};
+pub use extraction::{Description, ExtractedWeights, Extraction, check_count, check_layers};
 pub use layer_selection::{LayerSelection, choose_layers};
 pub use measure::{TokenRoles, measure, measure_work};
 pub use report::{Burst, DRAFT_SCHEMA, DraftReport, LONGEST, Measured};

@@ -135,20 +135,6 @@ pub(crate) fn open_checkpoint(path: &Path, adapters: &[Adapter]) -> Result<Check
     opened.with_adapters(adapters)
 }
 
-/// [`open_checkpoint`] for a job that needs the files of a folder.
-///
-/// # Errors
-/// `Unsupported` for a GGUF.
-pub(crate) fn open_folder(path: &Path, adapters: &[Adapter], job: &str) -> Result<Checkpoint> {
-    let checkpoint = open_checkpoint(path, adapters)?;
-    if checkpoint.keys().is_none() {
-        return Ok(checkpoint);
-    }
-    Err(Error::unsupported(path.display(), format!("{job} is made from the folder of a checkpoint"))
-        .expected("a folder with config.json, tokenizer files and safetensors", "a GGUF file")
-        .help("`convert` makes other types of a GGUF, `edit` changes its keys and parts."))
-}
-
 /// The reader of texts for a model of a checkpoint.
 pub(crate) fn reader<'a>(tokenizer: &'a Tokenizer, model: &'a gemma::ModelSpec) -> Reader<'a> {
     let template = model.templates.default.as_deref();

@@ -102,7 +102,11 @@ impl<'m> TowerFile<'m> {
         Ok(file)
     }
 
-    fn checkpoint(
+    /// The towers of a checkpoint, computed as transformers does it.
+    ///
+    /// # Errors
+    /// `Unsupported` for a model that reads neither images nor sounds, and for another preparation than is built in.
+    pub(crate) fn checkpoint(
         checkpoint: &'m Checkpoint,
         spec: &gemma::ModelSpec,
         compute: Compute,
@@ -374,22 +378,26 @@ pub fn soft_tokens(mmproj: &Path, file: &MediaFile) -> Result<Matrix> {
     towers.soft_tokens(&OpenedMedia::open(file)?).map_err(|e| e.within(file.path().display()))
 }
 
-/// Compares the soft tokens of images and sounds that an mmproj file and its checkpoint make.
+/// Compares the soft tokens of images and sounds that an mmproj file and its base make. `open` opens the towers of the base.
 ///
 /// # Errors
 /// Those of the files, and of a model that does not read them.
-pub(crate) fn compare(
+pub(crate) fn compare<'b>(
     mmproj: &Path,
-    (checkpoint, spec): (&Checkpoint, &gemma::ModelSpec),
+    open: &dyn Fn() -> Result<TowerFile<'b>>,
     files: &[MediaFile],
     compute: Compute,
     progress: &dyn Progress,
 ) -> Result<Vec<FeatureErrors>> {
     let artifact = TowerFile::mmproj(mmproj, compute).map_err(|e| e.within(mmproj.display()))?;
-    let own = || TowerFile::checkpoint(checkpoint, spec, compute);
-    // the same patches, because another size has other soft tokens
-    let transformers = TowerFile { images: artifact.images, ..own()? };
-    let base = own()?.prepared_as(&artifact);
+    let transformers = TowerFile {
+        // the same patches, because another size has other soft tokens
+        images: artifact.images,
+        sounds: AudioPreprocess::Transformers,
+        activation: Activation::TanhGelu,
+        ..open()?
+    };
+    let base = open()?.prepared_as(&artifact);
     let encoders = (base.encoder()?, artifact.encoder()?, transformers.encoder()?);
     let mut all = Vec::with_capacity(files.len());
     let task = progress.begin("features", files.len() as u64, Unit::Steps);

@@ -168,7 +168,7 @@ fn described(entry: &Json) -> Vec<(&'static str, String)> {
 
 /// The label of the number of parameters (`4.6B`, `128x2.6B`): for experts, their number times the size of the model
 /// with one expert.
-fn size_label(parameters: Parameters) -> String {
+pub(crate) fn size_label(parameters: Parameters) -> String {
     let size = rounded(parameters.shared + parameters.one_expert);
     match parameters.experts {
         0 => size,

@@ -3,6 +3,7 @@
 
 mod mmproj;
 mod of_gguf;
+mod of_layers;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use crate::{ModelSpec, Vocabulary, card};
 
 pub use mmproj::{MmprojSources, mmproj_metadata};
 pub use of_gguf::{metadata_of_gguf, mmproj_metadata_of_gguf, value_type};
+pub use of_layers::metadata_of_layers;
 
 /// The sources of a file's metadata.
 #[derive(Clone, Copy, Debug)]

@@ -51,7 +51,7 @@ pub use hub_name::title as hub_title;
 pub use inventory::{Exclusion, Found, Inventory, Slot, inventory, is_role};
 pub use keys::{
     KeySources, MmprojSources, Parameters, is_known_key, is_known_mmproj_key, metadata, metadata_of_gguf,
-    mmproj_metadata, mmproj_metadata_of_gguf, value_type,
+    metadata_of_layers, mmproj_metadata, mmproj_metadata_of_gguf, value_type,
 };
 pub use llama_cpp::KV_OWNERS;
 pub use model::ModelSpec;

@@ -87,6 +87,9 @@ pub struct AdapterEntry {
     pub folder: String,
     /// Multiplies the scale that it was trained with.
     pub scale: f64,
+    /// An embedding that it replaces stays the head too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tie: bool,
     /// The program whose arithmetic the merge follows.
     pub rule: String,
     /// Config and weights, by their names in the folder.
@@ -105,6 +108,7 @@ impl AdapterEntry {
         AdapterEntry {
             folder: merged.adapter.folder.display().to_string(),
             scale: merged.adapter.scale,
+            tie: merged.adapter.tie,
             rule: merged.rule.to_owned(),
             files: merged.files.iter().map(file).collect(),
         }

@@ -1,13 +1,14 @@
 //! The expected artifact: the keys and tensors of a plan, and the origin of their values.
 //!
 //! If the base is a checkpoint, this is [`plan::plan`] for it, in one file. If the base is another GGUF, it is that
-//! file, with any types. The keys of a folder of safetensors are those that its GGUF would have; for its other contents
+//! file, with any types; an mmproj file is the base of another. The keys of a folder of safetensors are those that its GGUF would have; for its other contents
 //! see `folder.rs`. [`crate::Provenance`] finds the recipe.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use checkpoint::Checkpoint;
+use gemma::towers::{TowerTensor, Towers};
 use gemma::{Config, ModelSpec};
 use gguf::{GgufSet, Header, Metadata};
 use imatrix::Importance;
@@ -30,8 +31,8 @@ const ROUTER: &str = "ffn_gate_inp";
 pub struct Expected {
     /// The source of the plan: `manifest`, `recipe q4_0`, `general.file_type 2 (q4_0)`, `file model.gguf`.
     pub plan: String,
-    /// Config of the text model.
-    pub config: Config,
+    /// Config of the text model. An mmproj file as the base has none.
+    pub config: Option<Config>,
     /// The keys, without `split.*`.
     pub metadata: Metadata,
     /// The tensors.
@@ -174,7 +175,7 @@ impl Expected {
         let quantised = tensors.iter().any(|tensor| tensor.desc.dtype.is_quantized());
         Expected {
             plan: from.plan.clone(),
-            config: model.config.clone(),
+            config: Some(model.config.clone()),
             metadata,
             tensors,
             folder: None,
@@ -218,7 +219,7 @@ impl Expected {
                 tensors.push(ExpectedTensor { desc, role, layer, unused, fitted: false, rounding, from });
             }
         }
-        let config = model.config.clone();
+        let config = Some(model.config.clone());
         Ok(Expected {
             plan,
             config,
@@ -250,11 +251,9 @@ impl Expected {
     /// # Errors
     /// `Malformed` or `Unsupported` if `base` is not a whole Gemma 4 text model.
     pub fn of_gguf(base: &GgufSet) -> Result<Expected> {
-        let path = base.parts()[0].path();
-        let config = Config::any_from_metadata(base.metadata(), base.tensors());
-        let config = config.map_err(|e| e.within(path.display()))?;
-        let inventory =
-            gemma::gguf_inventory(&config, base.tensors()).map_err(|e| e.within(path.display()))?;
+        let within = |e: Error| e.within(base.parts()[0].path().display());
+        let config = Config::any_from_metadata(base.metadata(), base.tensors()).map_err(within)?;
+        let inventory = gemma::gguf_inventory(&config, base.tensors()).map_err(within)?;
         let tensors = inventory.text.into_iter().map(|found| ExpectedTensor {
             desc: base.tensors()[found.index].clone(),
             role: found.slot.role,
@@ -264,23 +263,54 @@ impl Expected {
             unused: found.slot.unused,
             from: Values::Base(found.index),
         });
-        Ok(Expected {
-            plan: format!("file {}", name(path)),
+        Ok(Expected::like(base, Some(config), tensors.collect()))
+    }
+
+    /// The expected artifact for another mmproj file of the same model: the keys and tensors of `base`, with any types.
+    ///
+    /// # Errors
+    /// `Malformed` or `Unsupported` if `base` does not have the whole towers of a Gemma 4.
+    pub fn of_mmproj_file(base: &GgufSet) -> Result<Expected> {
+        let within = |e: Error| e.within(base.parts()[0].path().display());
+        let towers = Towers::from_metadata(base.metadata(), base.tensors()).map_err(within)?;
+        let found = towers.find_in_mmproj(base.tensors()).map_err(within)?;
+        let tensors = found.into_iter().map(|TowerTensor { slot, index }| ExpectedTensor {
+            desc: base.tensors()[index].clone(),
+            role: slot.role,
+            layer: slot.layer,
+            fitted: false,
+            rounding: Rounding::default(),
+            unused: false,
+            from: Values::Base(index),
+        });
+        Ok(Expected::like(base, None, tensors.collect()))
+    }
+
+    /// A file like `base`, with any types.
+    fn like(base: &GgufSet, config: Option<Config>, tensors: Vec<ExpectedTensor>) -> Expected {
+        Expected {
+            plan: format!("file {}", name(base.parts()[0].path())),
             config,
             metadata: base.metadata().clone(),
-            tensors: tensors.collect(),
+            tensors,
             folder: None,
             binding: false,
             known: false,
             importance: None,
             quantised: true,
             lenient: true,
-        })
+        }
     }
 
     /// The config of the folder that the plan writes: that of the base, or of its text model alone.
-    pub(crate) fn artifact_config(&self, folder: &Folder) -> Config {
-        folder.config().unwrap_or_else(|| self.config.clone())
+    pub(crate) fn artifact_config(&self, folder: &Folder) -> Option<Config> {
+        folder.config().or_else(|| self.config.clone())
+    }
+
+    /// The head size of a layer of the text model, if there is such a layer.
+    pub(crate) fn head_dim_of(&self, layer: Option<usize>) -> Option<u64> {
+        let config = self.config.as_ref()?;
+        layer.filter(|&layer| layer < config.layers()).map(|layer| config.head_dim_of(layer))
     }
 
     /// Whether `name` is a K/V tensor that a model of this config may have and never reads.
@@ -292,11 +322,12 @@ impl Expected {
             None => (name.strip_prefix("blk."), OF_GGUF),
             Some(_) => (name.split_once("layers.").map(|(_, rest)| rest), OF_FOLDER),
         };
-        let Some((layer, rest)) = after.and_then(|name| name.split_once('.')) else {
+        let (Some((layer, rest)), Some(config)) = (after.and_then(|name| name.split_once('.')), &self.config)
+        else {
             return false;
         };
-        let layer = layer.parse::<usize>().ok().filter(|&layer| layer < self.config.layers());
-        kv.contains(&rest) && layer.is_some_and(|layer| self.config.shares_kv(layer))
+        let layer = layer.parse::<usize>().ok().filter(|&layer| layer < config.layers());
+        kv.contains(&rest) && layer.is_some_and(|layer| config.shares_kv(layer))
     }
 }
 

@@ -148,8 +148,8 @@ pub(crate) fn compare(found: &Checkpoint, folder: &Folder, expected: &Expected) 
     }
     findings.extend(index(found));
     findings.extend(device_map(found));
-    let same_config =
-        Config::any_from_json(found.config()).is_ok_and(|config| config == expected.artifact_config(folder));
+    let same_config = Config::any_from_json(found.config())
+        .is_ok_and(|config| Some(config) == expected.artifact_config(folder));
     for companion in &folder.companions {
         findings.extend(companion.compare(found.dir(), expected.binding, same_config));
     }

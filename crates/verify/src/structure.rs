@@ -154,13 +154,14 @@ fn same_variant(theirs: &Metadata, tensors: &[TensorDesc], expected: &Expected) 
     };
     let named =
         |name: Option<&str>, size: String| name.map_or(size.clone(), |name| format!("{name}, {size}"));
+    let ours_named = expected.config.as_ref().and_then(gemma::Config::variant);
     let theirs_named =
         gemma::Config::any_from_metadata(theirs, tensors).ok().and_then(|config| config.variant());
     Err(Error::malformed(
         format!("key {architecture}.{size}"),
         "an artifact of another variant than the checkpoint that it is compared with",
     )
-    .expected(named(expected.config.variant(), describe(ours)), named(theirs_named, describe(theirs)))
+    .expected(named(ours_named, describe(ours)), named(theirs_named, describe(theirs)))
     .help("Give the checkpoint that the artifact was made from with ‹against›."))
 }
 

@@ -26,6 +26,9 @@ pub struct Adapter {
     pub folder: PathBuf,
     /// Multiplies the adapter's own scale; 1 for what it was trained with.
     pub scale: f64,
+    /// An embedding that the adapter replaces stays the head too, as for trainers that tie both. PEFT keeps the old embedding as
+    /// the head.
+    pub tie: bool,
 }
 
 /// An adapter that is merged into a checkpoint.
@@ -45,11 +48,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Those of [`AdapterFolder::open`]; `Malformed` for parts whose tensor the checkpoint lacks or that have another
-    /// shape, and for values that are not finite.
+    /// shape, and for values that are not finite; `Recipe` for [`Adapter::tie`] where no adapter replaces an embedding that is the
+    /// head.
     pub fn with_adapters(mut self, adapters: &[Adapter]) -> Result<Checkpoint> {
         if self.keys.is_some() && !adapters.is_empty() {
             return Err(adapter_into_gguf(self.shards.first().map_or(&self.dir, |shard| &shard.path)));
         }
+        let mut ties = false;
         for adapter in adapters {
             if !adapter.scale.is_finite() {
                 return Err(Error::recipe(adapter.folder.display(), "not a scale")
@@ -61,9 +66,15 @@ impl Checkpoint {
                 self.leave_out_tied_head()?;
             }
             let (rule, place) = (folder.rule, folder.shard.path.display().to_string());
-            self.attach(folder, adapter).map_err(|e| e.within(place))?;
+            ties |= self.attach(folder, adapter).map_err(|e| e.within(place))?;
             self.adapters.push(MergedAdapter { adapter: adapter.clone(), rule, files });
             self.tensors = self.entries.iter().map(|entry| entry.desc.clone()).collect();
+        }
+        if !ties && adapters.iter().any(|adapter| adapter.tie) {
+            return Err(Error::recipe(
+                "‹tie›",
+                "has no effect: no adapter replaces an embedding that is the head",
+            ));
         }
         Ok(self)
     }
@@ -73,7 +84,8 @@ impl Checkpoint {
         &self.adapters
     }
 
-    fn attach(&mut self, folder: AdapterFolder, adapter: &Adapter) -> Result<()> {
+    /// Returns whether it replaces an embedding that is the head, and brings no head.
+    fn attach(&mut self, folder: AdapterFolder, adapter: &Adapter) -> Result<bool> {
         let AdapterFolder { dir, mut shard, parts, tied, is_old, dropped, .. } = folder;
         let place = dir.display().to_string();
         shard.name = format!("{}/{}", dir.display(), shard.name);
@@ -122,25 +134,24 @@ impl Checkpoint {
         if let Some((name, reason)) = dropped.first() {
             note(format!("{} tensors have no effect: {reason} ({name})", dropped.len()));
         }
-        if had_head {
-            return Ok(());
-        }
-        let Some(old) = old_embedding else { return Ok(()) };
+        let Some(old) = old_embedding.filter(|_| !had_head) else { return Ok(false) };
+        let is_replaced = tables::is_tied(&self.config) && replaced.contains(&old.desc.name);
+        let brings_head = head.is_some();
         let head = match head {
             Some(stored) => named(replacement(&old, number, &stored)?, HEAD)?,
-            None if !tied && tables::is_tied(&self.config) && replaced.contains(&old.desc.name) => {
+            None if is_replaced && !tied && !adapter.tie => {
                 note(format!(
                     "it replaces the embedding and has no head: as in PEFT, the head stays the old embedding and is {HEAD}. \
-                     ensure_weight_tying in its config keeps them one tensor"
+                     ‹tie›, or ensure_weight_tying in its config, keeps them one tensor"
                 ));
                 named(old, HEAD)?
             }
-            None => return Ok(()),
+            None => return Ok(is_replaced),
         };
         self.entries.push(head);
         self.config["tie_word_embeddings"] = false.into();
         self.config_as_stored = false;
-        Ok(())
+        Ok(is_replaced && !brings_head)
     }
 
     /// Leaves out a stored head that has the bytes of the embedding, if the config ties them: in transformers they are one

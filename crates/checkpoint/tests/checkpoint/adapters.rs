@@ -19,7 +19,7 @@ pub(crate) fn golden(name: &str) -> PathBuf {
 }
 
 pub(crate) fn at_scale(folder: impl Into<PathBuf>, scale: f64) -> Adapter {
-    Adapter { folder: folder.into(), scale }
+    Adapter { folder: folder.into(), scale, tie: false }
 }
 
 pub(crate) fn merged(base: &str, adapters: &[&Path]) -> Checkpoint {

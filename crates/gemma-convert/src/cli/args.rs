@@ -339,8 +339,8 @@ pub(crate) struct Verify {
     /// its GGUF files. Several artifacts are compared with each other, and the base reads the text once
     #[arg(required = true, value_name = "ARTIFACT")]
     pub(crate) artifacts: Vec<PathBuf>,
-    /// Base of the comparison: the checkpoint folder or its hub id, a GGUF of the same model, or llama-perplexity's file of base
-    /// logits. Without it the artifact is checked alone
+    /// Base of the comparison: the checkpoint folder or its hub id, a GGUF of the same model (of an mmproj file another one), or
+    /// llama-perplexity's file of base logits. Without it the artifact is checked alone
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<PathBuf>,
     #[command(flatten)]

@@ -180,7 +180,7 @@ pub(super) struct AdaptedBase {
 
 impl AdaptedBase {
     pub(super) fn open(adapter: &Path, base: &Path) -> Result<AdaptedBase> {
-        let folder = Adapter { folder: adapter.to_owned(), scale: 1.0 };
+        let folder = Adapter { folder: adapter.to_owned(), scale: 1.0, tie: false };
         let checkpoint = Checkpoint::open(base)?.with_adapters(&[folder])?;
         let model = ModelSpec::open(&checkpoint)?;
         let inventory = AdapterInventory::of(&model, &checkpoint).map_err(|e| e.within(adapter.display()))?;

@@ -34,6 +34,9 @@ pub(super) fn verify(job: &Verify, set: &GgufSet) -> Result<Report> {
         return Err(Error::recipe("‹lora›", "a GGUF adapter has the scale that it was trained with")
             .expected("no scale", adapter.scale));
     }
+    if adapter.tie {
+        return Err(Error::recipe("‹tie›", "has no effect: a GGUF adapter has no embedding"));
+    }
     if !job.texts.is_empty() || !job.media.is_empty() {
         return Err(Error::recipe(
             "‹text›",

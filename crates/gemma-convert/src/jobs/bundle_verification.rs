@@ -8,8 +8,9 @@ use tensor::{Error, Result, TensorSource};
 use verify::{Finding, Severity, Step, Structure};
 
 use super::Verify;
+use super::against::Against;
 use super::bundle::{HEAD, MODELS, OTHER_VOCABULARY, other_vocabulary, wanted};
-use super::verification_steps::{AFTER_FAILURE, Against, Verification, skip, timed};
+use super::verification_steps::{AFTER_FAILURE, Verification, skip, timed};
 use crate::model::{Container, Model, ModelFile};
 
 const NO_CAP: &str = "the exported graph has no final soft cap: its logits differ from the figures below, which are of its weights \

@@ -1,14 +1,17 @@
 //! Extraction of a draft model from its target.
 //!
-//! The layers are selected by measurement on a text, or given. They are written as a checkpoint into a temporary folder
-//! beside the outputs, which is converted like any other checkpoint and removed at the end.
+//! The layers are selected by measurement on a text, or given. They are written as a checkpoint, or as a GGUF if the target is
+//! one, into a temporary folder beside the outputs, which is converted like any other and removed at the end.
 
 use std::fs;
 use std::path::Path;
 
-use base::{Progress, Unit, WorkFolder};
+use base::{OutputFile, Progress, Unit, WorkFolder};
 use checkpoint::{Checkpoint, SafetensorsWriter};
-use draft::{Extraction, LayerSelection};
+use convert::Options;
+use draft::{Description, ExtractedWeights, Extraction, LayerSelection};
+use gemma::ModelSpec;
+use gguf::Layout;
 use plan::{DraftTarget, Format, Request};
 use tensor::{Error, Result, TensorDesc, TensorSink, TensorSource};
 use text::{Cut, Scored, Tokenizer};
@@ -16,7 +19,7 @@ use text::{Cut, Scored, Tokenizer};
 use super::drafts::{check_recipes, companions, draft_name};
 use super::rounding::corpus;
 use super::{Convert, Converted, Planned};
-use crate::model::{open_folder, reader};
+use crate::model::{open_checkpoint, reader};
 use crate::options::Layers;
 use crate::requests::{Destination, requests, shards};
 
@@ -67,7 +70,7 @@ impl DraftExtract {
         let mut selection = LayerSelection::default();
         // exists until the conversion has ended
         let mut folder = None;
-        let mut converted = convert.run_planned(progress, |requests, _| {
+        let mut converted = convert.run_planned(progress, |requests, options| {
             check_recipes(&self.convert.recipes, requests)?;
             for request in requests.iter_mut() {
                 if destination.file_name.is_none() {
@@ -76,7 +79,7 @@ impl DraftExtract {
                 // the towers are not extracted
                 request.recipe.text_only |= request.recipe.output.format == Format::Safetensors;
             }
-            self.planned(requests, (&destination.folder, &mut folder), &mut selection, progress)
+            self.planned((requests, options), &mut folder, &mut selection, progress)
         })?;
         converted.layers = Some(selection);
         Ok(converted)
@@ -85,31 +88,25 @@ impl DraftExtract {
     /// Selects the layers, writes the extracted checkpoint and plans its conversion.
     fn planned(
         &self,
-        requests: &[Request],
-        (target, folder): (&Path, &mut Option<WorkFolder>),
+        (requests, options): (&[Request], &Options),
+        folder: &mut Option<WorkFolder>,
         selection: &mut LayerSelection,
         progress: &dyn Progress,
     ) -> Result<Planned> {
-        let whole = open_folder(&self.convert.model, &self.convert.adapters, "an extracted draft model")?;
-        let model = gemma::ModelSpec::open(&whole)?;
+        let whole = open_checkpoint(&self.convert.model, &self.convert.adapters)?.with_simd(options.simd);
+        let model = ModelSpec::open(&whole)?;
         *selection = match &self.layers {
             Layers::These(layers) => LayerSelection { layers: layers.clone(), ..LayerSelection::default() },
             Layers::Count(count) => self.select(&whole, &model, *count, progress)?,
         };
-        let extraction = Extraction::new(
-            &model.config,
-            &model.json,
-            &model.inventory,
-            whole.tensors(),
-            &selection.layers,
-        )?;
-        let folder = folder.insert(WorkFolder::create(target, "draft.extract")?).path();
-        write(&whole, &extraction, folder, progress)?;
-
-        let checkpoint = Checkpoint::open(folder)?;
-        let draft = gemma::ModelSpec::open(&checkpoint)?;
+        let extraction = Extraction::new(&model, whole.tensors(), &selection.layers)?;
+        let folder = folder.insert(WorkFolder::create(&options.folder, "draft.extract")?).path();
+        let checkpoint = write((&whole, &model), &extraction, folder, progress)?;
+        let draft = ModelSpec::open(&checkpoint)?;
         let mut plan =
             plan::plan(&draft, &shards(self.convert.compute.simd, &checkpoint, &draft, requests)?, requests)?;
+        // the conversion reads the extracted layers, and knows nothing of the target
+        convert::not_the_source(&whole, &plan, &options.folder)?;
         plan.adapters = plan::Shards::of(&whole).adapters;
         plan.target = Some(DraftTarget {
             variant: model.config.variant().map(str::to_owned),
@@ -128,7 +125,7 @@ impl DraftExtract {
     fn select(
         &self,
         whole: &Checkpoint,
-        model: &gemma::ModelSpec,
+        model: &ModelSpec,
         count: usize,
         progress: &dyn Progress,
     ) -> Result<LayerSelection> {
@@ -144,38 +141,71 @@ impl DraftExtract {
         let corpus = corpus(&text.files, &reader(&tokenizer, model), &cut, chunks.start, progress)?;
         let tries = LayerSelection::tries(model.config.layers(), count);
         let task = progress.begin("selecting layers", tries, Unit::Steps);
-        let parts = (&model.config, &model.json, &model.inventory);
-        draft::choose_layers(whole, parts, &corpus.sequences, count, self.convert.compute, &|done| {
+        draft::choose_layers(whole, model, &corpus.sequences, count, self.convert.compute, &|done| {
             task.advance(done);
         })
     }
 }
 
-/// Writes the extracted layers as a checkpoint.
-fn write(whole: &Checkpoint, extraction: &Extraction, folder: &Path, progress: &dyn Progress) -> Result<()> {
-    let config = folder.join("config.json");
-    fs::write(&config, format!("{:#}\n", extraction.json)).map_err(failed(&config))?;
-    for name in COMPANIONS.iter().filter(|name| whole.dir().join(name).exists()) {
-        let copy = folder.join(name);
-        fs::copy(whole.dir().join(name), &copy).map_err(failed(&copy))?;
-    }
-
-    let source = extraction.source(whole);
+/// Writes the extracted layers as a model in the container of the target, and opens it.
+fn write(
+    (whole, model): (&Checkpoint, &ModelSpec),
+    extraction: &Extraction,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<Checkpoint> {
+    let source = extraction.source(whole, whole.simd());
     let tensors = source.tensors().to_vec();
+    match extraction.description(model, whole.tensors())? {
+        Description::Json(json) => {
+            let config = folder.join("config.json");
+            fs::write(&config, format!("{json:#}\n")).map_err(failed(&config))?;
+            for name in COMPANIONS.iter().filter(|name| whole.dir().join(name).exists()) {
+                let copy = folder.join(name);
+                fs::copy(whole.dir().join(name), &copy).map_err(failed(&copy))?;
+            }
+            let path = folder.join("model.safetensors");
+            let writer = SafetensorsWriter::create(path, tensors, &[("format", "pt")])?;
+            copy(&source, progress, |index, first, rows| writer.write_rows(index, first, rows))?;
+            writer.finish()?;
+            Checkpoint::open(folder)
+        }
+        Description::Keys(keys) => {
+            let path = folder.join("model.gguf");
+            let layout = Layout::new(&keys, tensors)?;
+            let output = OutputFile::create(&path)?;
+            output.set_len(layout.len)?;
+            output.write_at(&layout.header, 0)?;
+            copy(&source, progress, |index, first, rows| {
+                let placed = &layout.tensors[index];
+                output.write_at(rows, placed.offset + first * placed.desc.row_bytes())
+            })?;
+            output.publish()?;
+            Checkpoint::open_gguf(path)
+        }
+    }
+}
+
+/// Copies all tensors, some rows at a time: `put` gets the index of the tensor, the first row, and the bytes.
+fn copy(
+    source: &ExtractedWeights<'_>,
+    progress: &dyn Progress,
+    put: impl Fn(usize, u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let tensors = source.tensors();
     let task = progress.begin("extracting", tensors.iter().map(TensorDesc::byte_len).sum(), Unit::Bytes);
-    let writer = SafetensorsWriter::create(folder.join("model.safetensors"), tensors, &[("format", "pt")])?;
     let mut bytes = Vec::new();
-    for (index, desc) in source.tensors().iter().enumerate() {
+    for (index, desc) in tensors.iter().enumerate() {
         let piece = (PIECE / desc.row_bytes().max(1)).max(1);
         for first in (0..desc.rows()).step_by(piece as usize) {
             let rows = piece.min(desc.rows() - first);
             bytes.resize((rows * desc.row_bytes()) as usize, 0);
             source.read_rows(index, first, &mut bytes)?;
-            writer.write_rows(index, first, &bytes)?;
+            put(index, first, &bytes)?;
             task.advance(bytes.len() as u64);
         }
     }
-    writer.finish()
+    Ok(())
 }
 
 fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {

@@ -19,7 +19,7 @@ use crate::requests::{Destination, requests, shards};
 pub struct DraftConvert {
     /// The conversion of the assistant's checkpoint.
     pub convert: Convert,
-    /// The checkpoint folder of the target.
+    /// The checkpoint folder of the target, or a GGUF file.
     pub target: PathBuf,
 }
 

@@ -2,6 +2,7 @@
 
 mod adapter_conversion;
 mod adapter_verification;
+mod against;
 mod bundle;
 mod bundle_verification;
 mod calibration;

@@ -10,8 +10,9 @@ use text::{Corpus, Cut};
 use verify::{Finding, Severity, Step};
 
 use super::Verify;
+use super::against::Against;
 use super::model_info::hashed_files;
-use super::verification_steps::{Against, Verification};
+use super::verification_steps::Verification;
 use crate::conversation_media::ConversationMedia;
 use crate::model::Model;
 
@@ -47,6 +48,7 @@ impl Verify {
                     // without an mmproj file each folder has soft tokens of its own
                     Against::Model(_) => self.mmproj.is_some() || !media.is_used(),
                     Against::Logits(_) => self.texts.is_empty() && model.tokenizer.bos() == bos,
+                    Against::Mmproj(_) => false,
                 },
                 _ => false,
             };

@@ -24,7 +24,7 @@ use self::documents::Documents;
 use self::files::{ReleaseFile, check};
 use self::inputs::check_repository;
 use super::Converted;
-use crate::model::open_folder;
+use crate::model::open_checkpoint;
 use crate::options::{RecipeOptions, TextOptions};
 use crate::requests::{Destination, recipe_file, requests};
 
@@ -157,7 +157,14 @@ impl Release {
         let recipe = self.release_recipe()?;
         self.repository.as_deref().map_or(Ok(()), check_repository)?;
         let name = self.model_name()?;
-        let checkpoint = open_folder(&self.model, &self.adapters, "a release")?;
+        let checkpoint = open_checkpoint(&self.model, &self.adapters)?;
+        if checkpoint.keys().is_some() {
+            let problem = "a release is made from the folder of a checkpoint: a GGUF lacks the towers for mmproj files and the README.md \
+                           for the model card";
+            return Err(Error::unsupported(self.model.display(), problem)
+                .expected("a folder with config.json, tokenizer files and safetensors", "a GGUF file")
+                .help("`gemma-convert convert` makes several types of a GGUF in one run, `verify` compares them with it."));
+        }
         let model = ModelSpec::open(&checkpoint)?;
         let recipe = self.applicable(recipe, &model, progress)?;
         if model.card.license().is_none() {

@@ -13,8 +13,9 @@ use tensor::{Error, Result, TensorSource};
 use verify::{Artifact, Finding, Provenance, Report, SCHEMA, SetReport, Severity, Step, Unverified};
 
 use super::Verify;
+use super::against::Against;
 use super::set_files::{SetFiles, is_set};
-use super::verification_steps::{Against, Verification, empty_report, run_all};
+use super::verification_steps::{Verification, empty_report, run_all};
 use crate::TOOL;
 use crate::model::{Container, ModelFile};
 use crate::towers::check_media;
@@ -83,11 +84,7 @@ impl VerifySet {
             schema: SCHEMA,
             tool: TOOL.to_owned(),
             compute: self.options.compute.to_string(),
-            base: base
-                .as_ref()
-                .and_then(Against::model)
-                .zip(self.options.base.as_deref())
-                .map(|(base, path)| base.info(path)),
+            base: base.as_ref().zip(self.options.base.as_deref()).and_then(|(base, path)| base.info(path)),
             ..SetReport::default()
         };
         let mut all = Vec::new();
@@ -161,13 +158,15 @@ impl VerifySet {
         let mut against = base;
         if file.is_mmproj() {
             settings.thresholds.max_feature_error = limits.max_feature_error;
-            if base.is_some()
-                && !matches!(base_model.map(|model| &model.container), Some(Container::Checkpoint(..)))
-            {
-                (against, why_alone) = (
-                    None,
-                    Some("an mmproj file is compared with a checkpoint, which ‹against› names".to_owned()),
-                );
+            let has_towers = |base: &Against| match base {
+                Against::Model(model) => matches!(model.container, Container::Checkpoint(..)),
+                Against::Mmproj(_) => true,
+                Against::Logits(_) => false,
+            };
+            if base.is_some_and(|base| !has_towers(base)) {
+                let why =
+                    "an mmproj file is compared with a checkpoint or an mmproj file, which ‹against› names";
+                (against, why_alone) = (None, Some(why.to_owned()));
             }
         } else {
             settings.media.clear();
@@ -182,6 +181,9 @@ impl VerifySet {
                 let why =
                     format!("a draft model of layers {layers:?} of its target has no checkpoint of its own");
                 (against, why_alone) = (None, Some(why));
+            } else if matches!(base, Some(Against::Mmproj(_))) {
+                let why = "an mmproj file, which ‹against› names, is the base of mmproj files only";
+                (against, why_alone) = (None, Some(why.to_owned()));
             } else {
                 settings.thresholds = Thresholds { max_feature_error: None, ..limits };
             }

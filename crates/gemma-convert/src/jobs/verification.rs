@@ -10,7 +10,8 @@ use tensor::{Error, Fault, Result};
 use text::{MediaFile, Scored};
 use verify::Report;
 
-use super::verification_steps::{Against, Verification, run_all};
+use super::against::Against;
+use super::verification_steps::{Verification, run_all};
 use super::{adapter_verification, bundle_verification};
 use crate::model::ModelFile;
 use crate::options::Chunks;
@@ -20,8 +21,8 @@ use crate::options::Chunks;
 pub struct Verify {
     /// A GGUF file (any part of a split), a folder of safetensors, also of a draft model, or a bundle of LiteRT-LM.
     pub artifact: PathBuf,
-    /// The base of the comparison: the checkpoint folder, a GGUF of the same model, or llama-perplexity's file of base
-    /// logits. Without a base the artifact is checked alone.
+    /// The base of the comparison: the checkpoint folder, a GGUF of the same model (for an mmproj file, another one), or
+    /// llama-perplexity's file of base logits. Without a base the artifact is checked alone.
     pub base: Option<PathBuf>,
     /// Adapters (LoRA) that are merged into the base, in order.
     pub adapters: Vec<Adapter>,

@@ -2,24 +2,22 @@
 //! together.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use base::{OutputFile, Progress, Task, Unit};
-use checkpoint::Adapter;
-use eval::LogitsFile;
 use gemma::towers::MmprojView;
 use litert::DecodedWeights;
 use plan::{Format, Recipe, Shards, Thresholds};
-use runtime::Compute;
-use tensor::{Error, Fault, Result};
+use tensor::{Error, Fault, Result, TensorSource};
 use text::MediaFile;
 use verify::{
     Artifact, Expected, Finding, Outcome, Provenance, Report, SCHEMA, Severity, Skipped, Step, Structure,
 };
 
 use super::Verify;
+use super::against::Against;
 use super::model_info::{artifact_info, hashed_files};
 use super::thresholds::{check, failed};
 use crate::TOOL;
@@ -47,17 +45,17 @@ pub(super) struct Verification<'b> {
 impl<'b> Verification<'b> {
     /// `settings` name the artifact in `file` and the base.
     pub(super) fn new(settings: Verify, file: ModelFile, against: Option<&'b Against>) -> Verification<'b> {
-        let base = against.and_then(Against::model).zip(settings.base.as_deref());
+        let base = against.zip(settings.base.as_deref());
         let mut report = Report {
             compute: settings.compute.to_string(),
             artifact: artifact_info(&settings.artifact, file.artifact()),
-            base: base.map(|(base, path)| base.info(path)),
+            base: base.and_then(|(base, path)| base.info(path)),
             ..empty_report()
         };
         if let ModelFile::Folder(folder) = &file {
             report.findings.extend(verify::form(folder));
         }
-        if let Some((base, path)) = base {
+        if let Some((Against::Model(base), path)) = base {
             let note = |note: &String| Finding::new(Severity::Note, Step::Structure, path.display(), note);
             report.findings.extend(base.notes().iter().map(note));
             if let (true, Container::Checkpoint(_, model)) = (file.is_mmproj(), &base.container) {
@@ -203,6 +201,19 @@ impl Verify {
     ) -> Result<()> {
         let base = match against {
             Some(Against::Model(base)) => base,
+            Some(Against::Mmproj(base)) => {
+                let expected = match artifact {
+                    Artifact::Gguf(set) if verify::is_mmproj(set) => Expected::of_mmproj_file(base)?,
+                    _ => {
+                        return Err(Error::recipe(
+                            "‹against›",
+                            "an mmproj file is the base of mmproj files only",
+                        )
+                        .expected("the checkpoint, or a GGUF of the text model", "an mmproj file"));
+                    }
+                };
+                return self.compare_with(artifact, &**base, &expected, report, progress);
+            }
             // the base has at most logits
             Some(Against::Logits(_)) | None => {
                 return self.alone(artifact, report, progress);
@@ -227,10 +238,22 @@ impl Verify {
                 return Ok(());
             }
         };
-        structure_step(report, || verify::structure(artifact, &expected))?;
-        self.weights_step(report, verify::weights(artifact, &expected), progress, |report, done| {
+        self.compare_with(artifact, source, &expected, report, progress)
+    }
+
+    /// Compares keys, tensors and weights with the expected ones, whose values are in `source`.
+    fn compare_with(
+        &self,
+        artifact: Artifact<'_>,
+        source: &dyn TensorSource,
+        expected: &Expected,
+        report: &mut Report,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        structure_step(report, || verify::structure(artifact, expected))?;
+        self.weights_step(report, verify::weights(artifact, expected), progress, |report, done| {
             let (tensors, findings) =
-                verify::tensor_errors(artifact, source, &expected, self.compute.simd, done)?;
+                verify::tensor_errors(artifact, source, expected, self.compute.simd, done)?;
             report.tensors = Some(tensors);
             Ok(findings)
         })
@@ -295,24 +318,15 @@ impl Verify {
         if self.media.is_empty() {
             return Ok(());
         }
-        let Some(Against::Model(base)) = against else {
-            return Err(Error::recipe(
-                "‹image›, ‹audio›",
-                "their soft tokens are compared with those of a checkpoint",
-            )
-            .help("Give the checkpoint with ‹against›."));
-        };
-        let Container::Checkpoint(checkpoint, spec) = &base.container else {
-            return Err(Error::recipe("‹against›", "a GGUF of a text model has no towers")
-                .expected("the checkpoint folder", base.path().display()));
-        };
+        let base = against.ok_or_else(Against::without_towers)?;
         if failed(report) && !self.keep_going {
             skip(report, Step::Features, AFTER_FAILURE);
             return Ok(());
         }
+        let compute = self.compute;
         timed(report, "features", |report| {
             report.features =
-                towers::compare(&self.artifact, (checkpoint, spec), &self.media, self.compute, progress)?;
+                towers::compare(&self.artifact, &|| base.towers(compute), &self.media, compute, progress)?;
             Ok(())
         })
     }
@@ -351,34 +365,6 @@ impl Verify {
             })?;
         }
         Ok(())
-    }
-}
-
-/// The base of a comparison.
-pub(super) enum Against {
-    Model(Box<Model>),
-    Logits(LogitsFile),
-}
-
-impl Against {
-    pub(super) fn open(path: &Path, adapters: &[Adapter], compute: Compute) -> Result<Against> {
-        if adapters.is_empty() && LogitsFile::is_one(path) {
-            return LogitsFile::open(path).map(Against::Logits);
-        }
-        let file = ModelFile::open(path)?.with_adapters(adapters)?;
-        if file.is_mmproj() {
-            return Err(Error::recipe("‹against›", "an mmproj file cannot be the base of a comparison")
-                .expected("the checkpoint folder", path.display()));
-        }
-        Ok(Against::Model(Box::new(file.model_of_any_kind()?.with_compute(compute))))
-    }
-
-    /// The model; `None` for logits.
-    pub(super) fn model(&self) -> Option<&Model> {
-        match self {
-            Against::Model(model) => Some(model),
-            Against::Logits(_) => None,
-        }
     }
 }
 

@@ -9,10 +9,24 @@ use serde_json::{Map, Value};
 use tensor::{Error, Result};
 
 use super::fields::{Fields, MOST, as_count};
-use super::{Attention, field};
+use super::{Attention, Config, field};
 
 /// Maximum number of layers: over four times that of any model of the family.
 const MOST_LAYERS: u64 = 1000;
+
+impl Config {
+    /// The config of a model with some layers of this one, in ascending order.
+    ///
+    /// # Panics
+    /// If a layer does not exist.
+    pub fn of_layers(&self, layers: &[usize]) -> Config {
+        Config {
+            attention: layers.iter().map(|&layer| self.attention[layer]).collect(),
+            shared_kv_layers: layers.iter().filter(|&&layer| self.shares_kv(layer)).count() as u64,
+            ..self.clone()
+        }
+    }
+}
 
 /// The kinds of all layers, and whether the last one was corrected.
 pub(super) fn attention(fields: &Fields<'_>) -> Result<(Vec<Attention>, bool)> {

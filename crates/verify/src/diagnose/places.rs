@@ -167,10 +167,11 @@ fn told(one: &str, many: &str, moves: &[(u64, u64)], only_two: bool) -> String {
 
 /// Rows of each head are in the order of interleaved RoPE, as in GGUFs of Llama, or in the inverse order.
 pub(super) fn heads_permuted(case: &Case<'_>) -> Result<Option<String>> {
-    let (Some(layer), "attn_q" | "attn_k") = (case.pair.tensor.layer, case.pair.tensor.role) else {
+    let (Some(head), "attn_q" | "attn_k") =
+        (case.expected.head_dim_of(case.pair.tensor.layer), case.pair.tensor.role)
+    else {
         return Ok(None);
     };
-    let head = case.expected.config.head_dim_of(layer);
     for order in [interleaved, split_halves] {
         let mut same = true;
         for (&row, y) in case.rows.iter().zip(&case.y) {
@@ -206,7 +207,7 @@ struct Order {
 
 fn head_of(case: &Case<'_>) -> u64 {
     let of_head = matches!(case.pair.tensor.role, "attn_output" | "attn_q_norm" | "attn_k_norm");
-    case.pair.tensor.layer.filter(|_| of_head).map_or(0, |layer| case.expected.config.head_dim_of(layer))
+    case.expected.head_dim_of(case.pair.tensor.layer.filter(|_| of_head)).unwrap_or(0)
 }
 
 fn cols_of(case: &Case<'_>) -> u64 {

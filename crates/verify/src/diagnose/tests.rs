@@ -65,7 +65,7 @@ fn values() -> Vec<f32> {
 fn expected(tensor: ExpectedTensor) -> Expected {
     Expected {
         plan: String::new(),
-        config: config(),
+        config: Some(config()),
         metadata: Metadata::new(),
         tensors: vec![tensor],
         folder: None,

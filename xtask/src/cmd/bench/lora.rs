@@ -122,7 +122,7 @@ mod tests {
         let folder = dir.path().join("adapter");
         let pairs = write_adapter(&model, &folder, 4).unwrap();
         let base = Checkpoint::open(&model).unwrap();
-        let merged = base.with_adapters(&[Adapter { folder, scale: 1.0 }]).unwrap();
+        let merged = base.with_adapters(&[Adapter { folder, scale: 1.0, tie: false }]).unwrap();
         let adapted = merged.notes().iter().find(|note| note.text.contains("product of low rank")).unwrap();
         assert!(adapted.text.contains(&format!("{pairs} tensors")), "{adapted:?}");
     }

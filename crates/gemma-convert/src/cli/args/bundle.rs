@@ -60,7 +60,7 @@ impl super::Convert {
         Ok(Some(ConvertBundle {
             model: self.model.clone(),
             source: self.source.clone(),
-            adapters: self.lora.lora.clone(),
+            adapters: self.lora.adapters(),
             bundle: bundle.clone(),
             base: base.clone(),
             out: self.out.clone(),

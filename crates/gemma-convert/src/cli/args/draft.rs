@@ -25,8 +25,8 @@ pub(crate) enum DraftCommand {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DraftConvert {
-    /// Checkpoint folder or hub id of the target, which must match the draft model
-    #[arg(long, value_name = "CHECKPOINT")]
+    /// Checkpoint folder, hub id or GGUF file of the target, which must match the draft model
+    #[arg(long, value_name = "MODEL")]
     pub(crate) target: PathBuf,
     #[command(flatten)]
     pub(crate) convert: Convert,

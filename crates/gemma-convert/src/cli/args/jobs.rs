@@ -49,7 +49,7 @@ impl super::Plan {
     pub(crate) fn job(&self) -> Result<Planning> {
         Ok(Planning {
             model: self.model.clone(),
-            adapters: self.lora.lora.clone(),
+            adapters: self.lora.adapters(),
             recipes: self.what.options(),
             out: out(&self.out)?,
             parts: self.parts,
@@ -72,7 +72,7 @@ impl super::Convert {
         }
         Ok(Convert {
             model: self.model.clone(),
-            adapters: self.lora.lora.clone(),
+            adapters: self.lora.adapters(),
             source: self.source.clone(),
             out: out(&self.out)?,
             recipes: self.what.options(),
@@ -104,7 +104,7 @@ impl super::DraftMeasure {
         Ok(DraftMeasure {
             draft: self.draft.clone(),
             target: self.target.clone(),
-            adapters: self.lora.lora.clone(),
+            adapters: self.lora.adapters(),
             text: self.text.clone(),
             context: self.context,
             chunks: self.chunks.clone(),
@@ -117,7 +117,7 @@ impl super::Calibrate {
     pub(crate) fn job(&self) -> Result<Calibrate> {
         Ok(Calibrate {
             model: self.model.clone(),
-            adapters: self.lora.lora.clone(),
+            adapters: self.lora.adapters(),
             text: self.text.options()?,
             context: self.context,
             merge: self.merge.clone(),
@@ -132,7 +132,7 @@ impl super::Sensitivity {
     pub(crate) fn job(&self) -> Result<MeasureSensitivity> {
         Ok(MeasureSensitivity {
             model: self.model.clone(),
-            adapters: self.lora.lora.clone(),
+            adapters: self.lora.adapters(),
             text: self.text.options()?,
             context: self.context,
             out: self.out.clone(),
@@ -147,7 +147,7 @@ impl super::Generate {
     pub(crate) fn job(&self, prompt: Prompt, recommended: Option<Sampling>) -> Result<Generate> {
         Ok(Generate {
             model: self.model.clone(),
-            adapters: self.lora.lora.clone(),
+            adapters: self.lora.adapters(),
             prompt,
             media: self.media.options()?,
             max_tokens: self.max_tokens,
@@ -246,7 +246,7 @@ impl super::Verify {
         Ok(Verify {
             artifact: self.artifacts.first().cloned().unwrap_or_default(),
             base: self.against.clone(),
-            adapters: self.lora.lora.clone(),
+            adapters: self.lora.adapters(),
             texts: self.text.clone(),
             context: self.context,
             chunks: self.chunks.clone(),

@@ -11,6 +11,17 @@ pub(crate) struct Lora {
     /// several times: adapters are merged in order
     #[arg(long, alias = "lora-scaled", value_name = "DIR[:SCALE]", value_parser = adapter)]
     pub(crate) lora: Vec<Adapter>,
+    /// An embedding that an adapter of --lora replaces becomes the head too, as for trainers that tie both. PEFT keeps the old
+    /// embedding as the head
+    #[arg(long, requires = "lora")]
+    pub(crate) tie: bool,
+}
+
+impl Lora {
+    /// The adapters, in order.
+    pub(crate) fn adapters(&self) -> Vec<Adapter> {
+        self.lora.iter().map(|adapter| Adapter { tie: self.tie, ..adapter.clone() }).collect()
+    }
 }
 
 /// A folder, with a scale after the last colon.
@@ -20,7 +31,7 @@ fn adapter(text: &str) -> Result<Adapter, String> {
     if folder.is_empty() || !scale.is_finite() {
         return Err("not a folder, or a folder and a finite number after a colon".to_owned());
     }
-    Ok(Adapter { folder: PathBuf::from(folder), scale })
+    Ok(Adapter { folder: PathBuf::from(folder), scale, tie: false })
 }
 
 #[cfg(test)]
@@ -37,7 +48,7 @@ mod tests {
             ("hf://owner/name:1e-1", "hf://owner/name", 0.1),
             ("dir:x", "dir:x", 1.0),
         ] {
-            assert_eq!(adapter(text), Ok(Adapter { folder: folder.into(), scale }), "{text}");
+            assert_eq!(adapter(text), Ok(Adapter { folder: folder.into(), scale, tie: false }), "{text}");
         }
         assert!(adapter(":1").is_err() && adapter("dir:inf").is_err() && adapter("dir:nan").is_err());
     }

@@ -96,7 +96,7 @@ impl Release {
         }
         Ok(gemma_convert::Release {
             model: self.model.clone(),
-            adapters: self.lora.lora.clone(),
+            adapters: self.lora.adapters(),
             source: self.source.clone(),
             assistant: self.assistant.clone(),
             assistant_source: self.assistant_source.clone(),

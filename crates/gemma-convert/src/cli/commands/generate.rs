@@ -11,7 +11,8 @@ use crate::cli::outcome::{Output, stream, tell};
 use crate::cli::progress::{Console, is_quiet, is_verbose};
 
 pub(crate) fn run(args: &args::Generate, as_json: bool) -> Result<Output> {
-    let model = Model::open_with(&args.model, &args.lora.lora)?.with_compute(args.arithmetic.compute()?);
+    let model =
+        Model::open_with(&args.model, &args.lora.adapters())?.with_compute(args.arithmetic.compute()?);
     model.notes().iter().for_each(|note| Console::default().note(note));
     let has_prompt = args.prompt.is_some() || args.prompt_file.is_some() || args.messages.is_some();
     if has_prompt {

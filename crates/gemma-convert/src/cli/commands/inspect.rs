@@ -24,7 +24,7 @@ use report::{Table, grouped};
 pub(crate) fn run(args: &args::Inspect) -> Result<Output> {
     let path = &args.model;
     path.metadata().map_err(|e| checkpoint::absent(path, &e))?;
-    let adapters = &args.lora.lora;
+    let adapters = &args.lora.adapters();
     if !adapters.is_empty() && (!path.is_dir() || AdapterFolder::is_one(path)) {
         return Err(Error::recipe("‹lora›", "an adapter is merged into a checkpoint")
             .expected("the folder of a checkpoint", path.display()));
