@@ -3,6 +3,8 @@
 mod adapter_conversion;
 mod adapter_verification;
 mod bundle;
+mod bundle_metadata;
+mod bundle_skeleton;
 mod bundle_verification;
 mod calibration;
 mod catalogue;
@@ -28,7 +30,7 @@ mod verification;
 mod verification_steps;
 
 pub use adapter_conversion::{AdapterConvert, AdapterConverted, ConvertedPair, DroppedPair};
-pub use bundle::{ConvertBundle, ConvertedBundle};
+pub use bundle::{BundleGraph, ConvertBundle, ConvertedBundle};
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, presets, recipes, release_recipes};
 pub use conversion::{Convert, Converted};

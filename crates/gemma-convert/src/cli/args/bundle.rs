@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use gemma_convert::{BundleTypes, ConvertBundle, Error, Result};
+use gemma_convert::{BundleGraph, BundleTypes, ConvertBundle, Error, Result};
 
 /// Conversion into a bundle of LiteRT-LM.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -40,15 +40,21 @@ pub(crate) enum Fewest {
 }
 
 impl super::Convert {
-    /// The conversion into a bundle, if that is what the arguments say.
+    /// The conversion into a bundle, if that is what the arguments say: a bundle is given, or the name of the output is that of one.
     pub(crate) fn bundle_job(&self) -> Result<Option<ConvertBundle>> {
-        let (Some(bundle), Some(base)) = (&self.bundle.bundle, &self.bundle.bundle_base) else {
-            return Ok(None);
-        };
-        let types = match self.bundle.bundle_types.unwrap_or_default() {
-            Fewest::Keep => BundleTypes::Keep,
-            Fewest::Int4 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Four),
-            Fewest::Int8 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Eight),
+        let graph = match (&self.bundle.bundle, &self.bundle.bundle_base) {
+            (Some(bundle), Some(base)) => {
+                let types = match self.bundle.bundle_types.unwrap_or_default() {
+                    Fewest::Keep => BundleTypes::Keep,
+                    Fewest::Int4 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Four),
+                    Fewest::Int8 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Eight),
+                };
+                BundleGraph::File { bundle: bundle.clone(), base: base.clone(), types }
+            }
+            _ if self.out.extension().is_some_and(|extension| extension == "litertlm") => {
+                BundleGraph::Embedded
+            }
+            _ => return Ok(None),
         };
         let recipe = match self.what.recipes.as_slice() {
             [] => None,
@@ -61,10 +67,8 @@ impl super::Convert {
             model: self.model.clone(),
             source: self.source.clone(),
             adapters: self.lora.lora.clone(),
-            bundle: bundle.clone(),
-            base: base.clone(),
+            graph,
             out: self.out.clone(),
-            types,
             recipe,
             force: self.force,
         }))
