@@ -187,7 +187,13 @@ impl Bundle {
         let header = header.to_vec();
         let (items, sections) = read_metadata(&header, header.len() as u64)?;
         let end = sections.last().map_or(0, |section| section.range.end);
-        Ok(Bundle { version: [MAJOR, 0, 0], items, sections, header, file_len: (end + 1).next_multiple_of(ALIGNMENT) })
+        Ok(Bundle {
+            version: [MAJOR, 0, 0],
+            items,
+            sections,
+            header,
+            file_len: (end + 1).next_multiple_of(ALIGNMENT),
+        })
     }
 
     /// Size of the file.

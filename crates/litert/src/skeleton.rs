@@ -151,7 +151,9 @@ fn assign(
 ) -> Result<Mapped> {
     let mut assignments = Vec::new();
     for constant in constants(&model)? {
-        let Some((_, tensor)) = weights.iter().find(|(buffer, _)| *buffer == constant.buffer) else { continue };
+        let Some((_, tensor)) = weights.iter().find(|(buffer, _)| *buffer == constant.buffer) else {
+            continue;
+        };
         let desc = &checkpoint.tensors()[*tensor];
         if (desc.rows(), desc.cols()) != (constant.rows, constant.cols) || constant.encoding.is_none() {
             return Err(Error::malformed(format!("tensor {}", desc.name), "it does not fit the graph")

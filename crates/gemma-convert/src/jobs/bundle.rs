@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use base::{OutputFile, Progress};
 use checkpoint::{Adapter, Checkpoint};
-use gemma::{Config, Found, Inventory};
 use litert::{
-    Bundle, BundleTypes, EmptyBundle, FileSource, Mapped, Section, SectionType, Source, Transplant, Wanted,
+    Bundle, BundleTypes, EmptyBundle, FileSource, Mapped, Section, SectionType, Source, Transplant,
 };
 use plan::{AdapterEntry, ArtifactEntry, BundleRecipe, FileEntry, HubSource};
 use rayon::prelude::*;
@@ -21,26 +20,18 @@ use crate::model::open_checkpoint;
 use crate::requests::recipe_file;
 
 use super::bundle_skeleton::empty_bundle;
+use super::bundle_tensors::{Text, used, wanted};
 
 /// The name of a recipe in manifests where none was given.
 const RECIPE: &str = "litertlm";
-
-/// Type of the sections with the text model, and the role of the tensor that is all of its weights; none for all but the
-/// per-layer embeddings.
-pub(super) const MODELS: [(&str, Option<&str>); 3] = [
-    ("tf_lite_prefill_decode", None),
-    ("tf_lite_embedder", Some("token_embd")),
-    ("tf_lite_per_layer_embedder", Some(PLE)),
-];
-/// The first of them, which has the head.
-pub(super) const HEAD: usize = 0;
-const PLE: &str = "per_layer_token_embd";
 
 /// Files of a checkpoint whose content is in a bundle, too.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 const COMPANIONS: [&str; 2] = [TOKENIZER, "chat_template.jinja"];
 /// The largest of them.
 pub(super) const MAX_COMPANION: u64 = 256 << 20;
+/// The largest graph skeleton.
+const MAX_SKELETON: u64 = 16 << 20;
 
 /// The bundle from which a conversion takes the graph.
 #[derive(Clone, Debug)]
@@ -54,10 +45,9 @@ pub enum BundleGraph {
         /// Types of the weights, without a recipe.
         types: BundleTypes,
     },
-    /// None: the graph is part of this program; tokenizer and metadata come from the checkpoint. A recipe gives the types.
-    Embedded,
-    /// As `Embedded`, with the bytes of another graph skeleton, which `cargo xtask skeleton` makes.
-    Skeleton(Vec<u8>),
+    /// The file of a graph skeleton, which `cargo xtask skeleton` makes. Tokenizer and metadata come from the checkpoint, and the types from
+    /// the recipe.
+    Skeleton(PathBuf),
 }
 
 /// Makes a bundle with the weights of a checkpoint.
@@ -105,8 +95,8 @@ impl ConvertBundle {
     ///
     /// # Errors
     /// Those of [`litert::map`] and [`Transplant::plan`]; `Recipe` for a name with another ending, and for a new bundle without a
-    /// recipe; `Target` for a file that exists; `Unsupported` for a fine-tune with another vocabulary than the bundle's, and for an
-    /// architecture of which no graph is known.
+    /// recipe; `Target` for a file that exists; `Unsupported` for a fine-tune with another vocabulary than the bundle's, and for
+    /// another architecture than the skeleton's.
     pub fn run(&self, progress: &dyn Progress) -> Result<ConvertedBundle> {
         self.check_out()?;
         let recipe = self.recipe()?;
@@ -116,8 +106,10 @@ impl ConvertBundle {
                 let planned = self.into_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
                 planned.map_err(|e| e.within(bundle.display()))?
             }
-            BundleGraph::Embedded => new(&tuned, recipe.as_ref(), None)?,
-            BundleGraph::Skeleton(bytes) => new(&tuned, recipe.as_ref(), Some(bytes))?,
+            BundleGraph::Skeleton(path) => {
+                let packed = base::read_regular(path, MAX_SKELETON)?;
+                new(&tuned, recipe.as_ref(), &packed).map_err(|e| e.within(path.display()))?
+            }
         };
         let Planned { source, plan, old_len, copied } = planned;
         let out = OutputFile::create(&self.out)?;
@@ -166,14 +158,8 @@ impl ConvertBundle {
             None => types,
         };
         let counterparts = base.counterparts(tuned);
-        let plan = Transplant::plan(
-            &bundle,
-            &mapped,
-            &base.checkpoint,
-            &tuned.checkpoint,
-            &counterparts,
-            &types,
-        )?;
+        let plan =
+            Transplant::plan(&bundle, &mapped, &base.checkpoint, &tuned.checkpoint, &counterparts, &types)?;
         let copied: Vec<&Section> = copied(&bundle, &mapped).collect();
         for note in by_correlation(&mapped)
             .into_iter()
@@ -198,7 +184,7 @@ impl ConvertBundle {
         }))
     }
 
-    /// The files of the checkpoint, by their names in its folder, and the given bundle.
+    /// The files of the checkpoint, by their names in its folder, and that of the graph.
     fn inputs(&self, tuned: &Checkpoint) -> Result<Vec<FileEntry>> {
         let shards = tuned
             .shards()
@@ -211,9 +197,8 @@ impl ConvertBundle {
             .into_par_iter()
             .map(|(name, path)| Ok(FileEntry { name: name.clone(), ..convert::file_entry(&path)? }));
         let mut inputs = named.collect::<Result<Vec<_>>>()?;
-        if let BundleGraph::File { bundle, .. } = &self.graph {
-            inputs.push(convert::file_entry(bundle)?);
-        }
+        let (BundleGraph::File { bundle: graph, .. } | BundleGraph::Skeleton(graph)) = &self.graph;
+        inputs.push(convert::file_entry(graph)?);
         Ok(inputs)
     }
 
@@ -225,14 +210,17 @@ impl ConvertBundle {
         tuned: &Checkpoint,
         inputs: Vec<FileEntry>,
     ) -> ArtifactEntry {
-        let (bundle, base, types) = match &self.graph {
-            BundleGraph::File { bundle, base, types } => (Some(bundle), Some(base), types.to_string()),
-            BundleGraph::Embedded | BundleGraph::Skeleton(_) => (None, None, String::new()),
+        let of_recipe = recipe.as_ref().map(|(_, recipe)| json!(recipe.types));
+        let settings = match &self.graph {
+            BundleGraph::File { bundle, base, types } => {
+                let types = of_recipe.unwrap_or_else(|| json!(types.to_string()));
+                json!({ "bundle": bundle, "bundle_base": base, "types": types })
+            }
+            BundleGraph::Skeleton(path) => json!({ "skeleton": path, "types": of_recipe }),
         };
-        let types = recipe.as_ref().map_or_else(|| json!(types), |(_, recipe)| json!(recipe.types));
         ArtifactEntry {
             recipe: recipe.map_or_else(|| RECIPE.to_owned(), |(name, _)| name),
-            settings: json!({ "bundle": bundle, "bundle_base": base, "types": types }),
+            settings,
             tool: TOOL.to_owned(),
             plan_sha256: base::hex(&base::Sha256::of(format!("{plan:?}"))),
             source: self.source.clone(),
@@ -284,7 +272,7 @@ struct Planned {
 }
 
 /// The plan for a new bundle.
-fn new(tuned: &Text, recipe: Option<&(String, BundleRecipe)>, skeleton: Option<&[u8]>) -> Result<Planned> {
+fn new(tuned: &Text, recipe: Option<&(String, BundleRecipe)>, skeleton: &[u8]) -> Result<Planned> {
     let Some((_, recipe)) = recipe else {
         return Err(Error::recipe("‹recipe›", "a new bundle has no types without a recipe"));
     };
@@ -365,44 +353,4 @@ fn towers(copied: &[&Section], base: &Text, tuned: &Text) -> Result<Option<Strin
         }
     }
     Ok(None)
-}
-
-/// A checkpoint and the tensors of its text model.
-pub(super) struct Text {
-    pub(super) checkpoint: Checkpoint,
-    pub(super) config: Config,
-    pub(super) inventory: Inventory,
-}
-
-impl Text {
-    fn open(checkpoint: Checkpoint) -> Result<Text> {
-        let dir = checkpoint.dir().display().to_string();
-        let config = Config::from_json(checkpoint.config()).map_err(|e| e.within(&dir))?;
-        let inventory = gemma::inventory(&config, checkpoint.tensors(), &|_| dir.clone())?;
-        Ok(Text { checkpoint, config, inventory })
-    }
-
-    /// The index of each tensor, and that of the same one in another checkpoint.
-    fn counterparts(&self, other: &Text) -> BTreeMap<usize, usize> {
-        let others: BTreeMap<&str, usize> =
-            used(&other.inventory).map(|f| (f.slot.gguf.as_str(), f.index)).collect();
-        used(&self.inventory).filter_map(|f| Some((f.index, *others.get(f.slot.gguf.as_str())?))).collect()
-    }
-}
-
-/// The tensors of a text model that are computed with.
-pub(super) fn used(inventory: &Inventory) -> impl Iterator<Item = &Found> {
-    inventory.text.iter().filter(|found| !found.slot.unused)
-}
-
-/// The models of a bundle, and their tensors.
-pub(super) fn wanted(inventory: &Inventory) -> Vec<Wanted> {
-    let has_ple = used(inventory).any(|found| found.slot.role == PLE);
-    let models = MODELS.into_iter().filter(|(_, role)| has_ple || *role != Some(PLE));
-    let wanted = models.map(|(model, only)| {
-        let is_in = |role: &str| only.map_or(role != PLE, |only| role == only);
-        let tensors = used(inventory).filter(|found| is_in(found.slot.role)).map(|found| found.index);
-        Wanted { model_type: model.into(), tensors: tensors.collect() }
-    });
-    wanted.collect()
 }

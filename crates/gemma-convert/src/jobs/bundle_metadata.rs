@@ -11,8 +11,7 @@ use tensor::Result;
 use text::{Chat, ChatTemplate};
 
 /// What may stand before the text that ends an answer, in one token with its first character.
-const BEFORE_STOP: [&str; 14] =
-    ["", " ", ".", ",", "?", "!", ":", ";", "\"", "'", ")", "]", "}", "*"];
+const BEFORE_STOP: [&str; 14] = ["", " ", ".", ",", "?", "!", ":", ";", "\"", "'", ")", "]", "}", "*"];
 /// A text that no template has.
 const MARK: &str = "KIMAIRA";
 
@@ -26,25 +25,22 @@ pub(super) fn metadata(checkpoint: &Checkpoint, max_tokens: u64) -> Result<NewMe
         let value = &settings[key];
         value.as_str().or_else(|| value["content"].as_str()).unwrap_or_default().to_owned()
     };
-    let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+    // the defaults of the tokenizer's class in transformers, and of the exporter
+    let or =
+        |key: &str, default: &str| Some(token(key)).filter(|text| !text.is_empty()).unwrap_or(default.into());
+    let bos = or("bos_token", "<bos>");
     let template = checkpoint.chat_template()?;
     let generation = checkpoint.generation_config()?.unwrap_or_default();
-    let ends = [&generation["eos_token_id"], &checkpoint.config()["eos_token_id"]];
+    let config = checkpoint.config();
+    let ends = [&generation, config, &config["text_config"]].map(|json| &json["eos_token_id"]);
     let ends = ends.into_iter().find(|ids| !ids.is_null()).unwrap_or(&Value::Null);
     let stop_ids: Vec<u64> = match ends {
         Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
         id => id.as_u64().into_iter().collect(),
     };
-    let mut stop = template.as_deref().and_then(|template| end_of_turn(template, &token("bos_token")));
-    if stop_ids.is_empty() && stop.is_none() {
-        stop = Some(token("eos_token")).filter(|text| !text.is_empty());
-    }
-    let thoughts = [
-        format!("{}thought\n", or(token("soc_token"), "<|channel>")),
-        or(token("eoc_token"), "<channel|>"),
-    ];
+    let stop = template.as_deref().and_then(|template| end_of_turn(template, &bos));
     Ok(NewMetadata {
-        start: token("bos_token"),
+        start: bos,
         stop_ids,
         stop_texts: stop.map_or_else(Vec::new, |stop| {
             BEFORE_STOP.iter().map(|before| format!("{before}{stop}")).collect()
@@ -54,8 +50,8 @@ pub(super) fn metadata(checkpoint: &Checkpoint, max_tokens: u64) -> Result<NewMe
         quote: token("escape_token"),
         tool_response: token("str_token"),
         template: template.map(|template| for_runtime(&template)).unwrap_or_default(),
-        thoughts,
-        pad: token("pad_token"),
+        thoughts: [format!("{}thought\n", or("soc_token", "<|channel>")), or("eoc_token", "<channel|>")],
+        pad: or("pad_token", "<pad>"),
     })
 }
 
@@ -93,13 +89,15 @@ mod tests {
 
     #[test]
     fn a_template_loses_what_the_runtime_lacks() {
-        let template = "{% generation %}{{ m.get('a') }}{%- endgeneration -%}{{ m.get( \"b\" ) }}{{ m.get('c', 1) }}";
+        let template =
+            "{% generation %}{{ m.get('a') }}{%- endgeneration -%}{{ m.get( \"b\" ) }}{{ m.get('c', 1) }}";
         assert_eq!(for_runtime(template), "{{ m['a'] }}{{ m[\"b\"] }}{{ m.get('c', 1) }}");
     }
 
     #[test]
     fn the_end_of_a_turn_is_what_follows_the_answer() {
-        let template = "{% for m in messages %}<|turn>{{ m['role'] }}\n{{ m['content'] }}<turn|>\n{% endfor %}";
+        let template =
+            "{% for m in messages %}<|turn>{{ m['role'] }}\n{{ m['content'] }}<turn|>\n{% endfor %}";
         assert_eq!(end_of_turn(template, "<bos>"), Some("<turn|>\n".into()));
         assert_eq!(end_of_turn("{{ raise_exception('no') }}", "<bos>"), None);
     }

@@ -1,5 +1,4 @@
-//! Bundles without a bundle to take the graph from: the graph is a skeleton of this program, tokenizer and metadata come from the
-//! checkpoint.
+//! Bundles without a bundle to take the graph from: the graph is that of a skeleton, tokenizer and metadata come from the checkpoint.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,15 +9,12 @@ use plan::BundleRecipe;
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
 
-use super::bundle::{MAX_COMPANION, TOKENIZER, Text, used};
+use super::bundle::{MAX_COMPANION, TOKENIZER};
 use super::bundle_metadata::metadata;
-
-/// The skeletons, by the architecture that they are for.
-const SKELETONS: [(&str, &[u8]); 1] =
-    [("E2B", include_bytes!("../../../../formats/gemma-4-E2B.skeleton"))];
+use super::bundle_tensors::{Text, used};
 
 /// A graph skeleton, with what it says about itself.
-pub(super) struct Described {
+struct Described {
     skeleton: Skeleton,
     /// The architecture at full width.
     config: Config,
@@ -31,7 +27,7 @@ impl Described {
     ///
     /// # Errors
     /// Those of [`Skeleton::read`]; `Malformed` for another description.
-    pub(super) fn read(packed: &[u8]) -> Result<Described> {
+    fn read(packed: &[u8]) -> Result<Described> {
         let skeleton = Skeleton::read(packed)?;
         let wrong = || Error::malformed("skeleton", "its description is damaged");
         let description: Value = serde_json::from_slice(skeleton.description()).map_err(|_| wrong())?;
@@ -69,19 +65,17 @@ fn graph(config: &Config) -> String {
     )
 }
 
-/// The bundle of a checkpoint, with zeros as weights. The graph is that of `skeleton`, or of one of this program.
-pub(super) fn empty_bundle(
-    tuned: &Text,
-    recipe: &BundleRecipe,
-    skeleton: Option<&[u8]>,
-) -> Result<EmptyBundle> {
-    let known = SKELETONS.iter().map(|(_, packed)| *packed);
-    let mut found = None;
-    for packed in skeleton.map_or_else(|| known.collect(), |given| vec![given]) {
-        let described = Described::read(packed)?;
-        found = found.or(described.units(&tuned.config).map(|units| (described, units)));
-    }
-    let (described, units) = found.ok_or_else(|| unknown(&tuned.config))?;
+/// The bundle of a checkpoint, with zeros as weights.
+///
+/// # Errors
+/// `Unsupported` for a checkpoint of another architecture than the skeleton's; those of [`Skeleton`]; `Io` without a tokenizer.
+pub(super) fn empty_bundle(tuned: &Text, recipe: &BundleRecipe, skeleton: &[u8]) -> Result<EmptyBundle> {
+    let described = Described::read(skeleton)?;
+    let units = described.units(&tuned.config).ok_or_else(|| {
+        Error::unsupported("config.json", "another architecture than that of the graph skeleton")
+            .expected(title(&described.config), title(&tuned.config))
+            .help("Layers, heads and window must be the same, and all widths by the same factor.")
+    })?;
     let bits = recipe.bits()?;
     let tensors = tuned.checkpoint.tensors();
     let asked = RefCell::new(BTreeSet::new());
@@ -108,16 +102,13 @@ pub(super) fn empty_bundle(
     Ok(empty)
 }
 
-fn unknown(config: &Config) -> Error {
-    let known: Vec<_> = SKELETONS.iter().map(|(name, _)| *name).collect();
-    let found = match config.departures() {
-        _ if config.variant().is_some_and(|name| !known.contains(&name)) => {
-            config.variant().unwrap_or_default().to_owned()
-        }
-        Some((name, departures)) if !departures.is_empty() => format!("{name} with other sizes"),
-        _ => format!("{} layers of hidden size {}", config.attention.len(), config.hidden),
-    };
-    Error::unsupported("config.json", "no graph of this architecture is part of this program")
-        .expected(format!("{} with its layers, heads and vocabulary", known.join(", ")), found)
-        .help("Give a bundle of this architecture with ‹bundle›, and the checkpoint from which it was made with ‹bundle_base›.")
+/// An architecture in words.
+fn title(config: &Config) -> String {
+    let [hidden, ffn, head_dim, full_head_dim, ple, vocab, vocab_ple] = widths(config);
+    format!(
+        "{} layers of hidden size {hidden}, feed-forward {ffn}, {} heads of {head_dim} and {full_head_dim}, per-layer embeddings of {ple}, \
+         vocabularies of {vocab} and {vocab_ple}",
+        config.attention.len(),
+        config.heads
+    )
 }

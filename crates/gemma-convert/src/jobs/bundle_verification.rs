@@ -8,7 +8,8 @@ use tensor::{Error, Result, TensorSource};
 use verify::{Finding, Severity, Step, Structure};
 
 use super::Verify;
-use super::bundle::{HEAD, MODELS, OTHER_VOCABULARY, other_vocabulary, wanted};
+use super::bundle::{OTHER_VOCABULARY, other_vocabulary};
+use super::bundle_tensors::{HEAD, MODELS, wanted};
 use super::verification_steps::{AFTER_FAILURE, Against, Verification, skip, timed};
 use crate::model::{Container, Model, ModelFile};
 

@@ -221,7 +221,8 @@ impl Stream {
 
 /// Unpacks a skeleton.
 pub(super) fn read(packed: &[u8]) -> Result<(Parts, Streams)> {
-    let not_one = || Error::malformed("skeleton", "not a graph skeleton").expected("GCSKEL01", "another start");
+    let not_one =
+        || Error::malformed("skeleton", "not a graph skeleton").expected("GCSKEL01", "another start");
     let rest = packed.strip_prefix(MAGIC).ok_or_else(not_one)?;
     let (len, rest) = rest.split_first_chunk().ok_or_else(wrong)?;
     let len = u32::from_le_bytes(*len);

@@ -79,7 +79,8 @@ pub(super) fn build(
             let bits = match bits {
                 32 => 32,
                 _ => {
-                    types[number] = ConstantEncoding::Integers(Integers { bits: weight.bits, block: None }).element().0;
+                    types[number] =
+                        ConstantEncoding::Integers(Integers { bits: weight.bits, block: None }).element().0;
                     weight.bits.count() as u64
                 }
             };
@@ -92,7 +93,8 @@ pub(super) fn build(
     let all = buffers.iter().filter(|b| apart(b)).map(|b| b.len().next_multiple_of(ALIGNMENT)).sum::<u64>();
     let is_apart: Vec<bool> = buffers.iter().map(|b| all >= ALL_APART && apart(b)).collect();
 
-    let mut replay = Replay { parts, units, builder: Builder::default(), offsets: Vec::new(), places: Vec::new() };
+    let mut replay =
+        Replay { parts, units, builder: Builder::default(), offsets: Vec::new(), places: Vec::new() };
     let mut next = buffers.iter().zip(&is_apart).enumerate();
     for _ in 0..model.operations {
         match streams.kinds.number()? {
@@ -207,14 +209,18 @@ impl Replay<'_> {
                 let layout = self.parts.layouts.get(streams.layouts.index()?).ok_or_else(wrong)?;
                 let mut fields = Vec::new();
                 for (slot, kind) in layout {
-                    fields.push((*slot, match kind {
-                        Kind::Number(size) => Field::Number(*size, streams.fields.signed()?),
-                        Kind::Reference => Field::Reference(self.before(streams.references.index()?)?),
-                        Kind::Type => {
-                            let buffer = usize::try_from(streams.fields.signed()?).map_err(|_| wrong())?;
-                            Field::Number(1, i64::from(*types.get(buffer).ok_or_else(wrong)?))
-                        }
-                    }));
+                    fields.push((
+                        *slot,
+                        match kind {
+                            Kind::Number(size) => Field::Number(*size, streams.fields.signed()?),
+                            Kind::Reference => Field::Reference(self.before(streams.references.index()?)?),
+                            Kind::Type => {
+                                let buffer =
+                                    usize::try_from(streams.fields.signed()?).map_err(|_| wrong())?;
+                                Field::Number(1, i64::from(*types.get(buffer).ok_or_else(wrong)?))
+                            }
+                        },
+                    ));
                 }
                 self.builder.table(&fields)?.0
             }

@@ -2,9 +2,7 @@
 //! golden checkpoint.
 
 use base::{OutputFile, Silent};
-use litert::{
-    Bundle, BundleTypes, SectionType, Skeleton, SkeletonSections, SkeletonWeight, Transplant,
-};
+use litert::{Bundle, BundleTypes, SectionType, Skeleton, SkeletonSections, SkeletonWeight, Transplant};
 use quant::IntegerBits;
 use tensor::{Error, Result, TensorSource};
 use testkit::MemoryTensors;
@@ -51,7 +49,8 @@ fn made(tensors: &MemoryTensors, recipe: &str) -> Vec<u8> {
     let empty = skeleton.bundle(UNITS, &|name| weight(tensors, recipe, name), sections, tensors).unwrap();
     let same = counterparts(tensors, tensors);
     let plan =
-        Transplant::plan(&empty.bundle, &empty.mapped, tensors, tensors, &same, &|_| BundleTypes::Keep).unwrap();
+        Transplant::plan(&empty.bundle, &empty.mapped, tensors, tensors, &same, &|_| BundleTypes::Keep)
+            .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new.litertlm");
     let out = OutputFile::create(&path).unwrap();

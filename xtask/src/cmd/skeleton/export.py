@@ -89,8 +89,12 @@ def main() -> None:
         writer.join()
         assert writer.exitcode == 0
 
-    # litert-torch 0.10.0 imports this module of TensorFlow, on which it does not depend
+    # both look for TensorFlow, and find what follows
+    import torch._dynamo
+    import transformers
     from ai_edge_litert import schema_py_generated
+
+    # litert-torch 0.10.0 imports this module of TensorFlow, on which it does not depend
 
     for name in ("tensorflow", "tensorflow.lite", "tensorflow.lite.python"):
         sys.modules[name] = types.ModuleType(name)

@@ -21,6 +21,15 @@ pub(crate) struct IntoBundle {
     /// The checkpoint from which the bundle was made: folder, or the id of a model on the hub
     #[arg(long, value_name = "BASE", requires = "bundle")]
     pub(crate) bundle_base: Option<PathBuf>,
+    /// For LiteRT-LM without a bundle: take the graph from this skeleton, which `cargo xtask skeleton` makes for an architecture. --recipe
+    /// gives the types, -o names the new file
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "recipes",
+        conflicts_with_all = ["bundle", "types", "mmproj", "skip_existing"]
+    )]
+    pub(crate) skeleton: Option<PathBuf>,
     /// The fewest bits of a weight: constants of the bundle that have fewer get another type. By default int4; --recipe gives the
     /// type of each matrix instead
     #[arg(long, value_name = "TYPE", requires = "bundle", conflicts_with = "recipes")]
@@ -40,7 +49,7 @@ pub(crate) enum Fewest {
 }
 
 impl super::Convert {
-    /// The conversion into a bundle, if that is what the arguments say: a bundle is given, or the name of the output is that of one.
+    /// The conversion into a bundle, if that is what the arguments say.
     pub(crate) fn bundle_job(&self) -> Result<Option<ConvertBundle>> {
         let graph = match (&self.bundle.bundle, &self.bundle.bundle_base) {
             (Some(bundle), Some(base)) => {
@@ -51,10 +60,10 @@ impl super::Convert {
                 };
                 BundleGraph::File { bundle: bundle.clone(), base: base.clone(), types }
             }
-            _ if self.out.extension().is_some_and(|extension| extension == "litertlm") => {
-                BundleGraph::Embedded
-            }
-            _ => return Ok(None),
+            _ => match &self.bundle.skeleton {
+                Some(skeleton) => BundleGraph::Skeleton(skeleton.clone()),
+                None => return Ok(None),
+            },
         };
         let recipe = match self.what.recipes.as_slice() {
             [] => None,
