@@ -13,8 +13,10 @@
 //! Reading is bounded: a position or a length that leads beyond the file is an error, and items are limited. Files are read
 //! at positions, so that no model is in memory.
 //!
-//! Not covered: graphs without a bundle to take them from, fused matrices, activations with static scales, bundles of the
-//! runtime for the web. This crate knows no name of a tensor: the caller says which tensors belong to which model.
+//! Without a bundle, [`Skeleton`] builds the models of one: the graph that was recorded from the exporter, at any width, with zeros as
+//! weights. Steps 4 and 5 are the same.
+//!
+//! Not covered: fused matrices, activations with static scales, bundles of the runtime for the web. This crate knows no name of a tensor: the caller says which tensors belong to which model.
 //!
 //! Sources: see `bundle.rs`, `tflite.rs`, `flatbuffer.rs` and `metadata.rs`; of the codecs, `integers.rs` of `quant`.
 
