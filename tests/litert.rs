@@ -73,7 +73,7 @@ impl Files {
 
     /// `convert CHECKPOINT --skeleton SKELETON -o OUT`.
     pub(crate) fn fill(&self, checkpoint: &str, out: &str, more: &[&str]) -> Run {
-        let skeleton = testkit::fixtures("golden/litertlm/tiny.skeleton");
+        let skeleton = testkit::fixtures("golden/litertlm/same.skeleton");
         let [checkpoint, out] = [checkpoint, out].map(|name| self.path(name));
         let args = ["convert".into(), checkpoint, "--skeleton".into(), skeleton, "-o".into(), out];
         run(args.into_iter().chain(more.iter().map(PathBuf::from)))
@@ -142,7 +142,7 @@ fn int2_is_raised_unless_it_is_kept() {
     assert!(said.contains("36 of them with more bits") && growth > 100_000, "{said}");
 }
 
-/// The graph of a skeleton that was made at a quarter and at half of the widths.
+/// The graph of a skeleton that was recorded from the bundle of the exporter.
 #[test]
 fn a_skeleton_needs_no_bundle() {
     let files = Files::new("mixed48");

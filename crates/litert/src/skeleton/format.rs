@@ -15,6 +15,8 @@
 //! | vectors, strings | for each of these operations: which one |
 //! | texts, numbers, tables, frequencies | the strings, vectors, layouts of tables, frequencies of RoPE |
 
+use std::sync::Arc;
+
 use flate2::read::ZlibDecoder;
 use tensor::{Error, Result};
 
@@ -127,7 +129,7 @@ pub(super) struct Streams {
 /// A stream, and how far it was read.
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
-    bytes: std::sync::Arc<[u8]>,
+    bytes: Arc<[u8]>,
     at: usize,
 }
 
@@ -264,8 +266,7 @@ pub(super) fn read(packed: &[u8]) -> Result<(Parts, Streams)> {
     Ok((parts, Streams { kinds, layouts, references, fields, vectors, strings }))
 }
 
-fn times<T>(count: u64, item: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
-    let mut item = item;
+fn times<T>(count: u64, mut item: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
     (0..count).map(|_| item()).collect()
 }
 

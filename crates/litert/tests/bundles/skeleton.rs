@@ -1,5 +1,4 @@
-//! Bundles of a graph skeleton. That of `fixtures/golden/litertlm` was made from exports with a quarter and with half of the widths of the
-//! golden checkpoint.
+//! Bundles of graph skeletons: `same.skeleton` was recorded from the golden bundle `mixed48` itself.
 
 use base::{OutputFile, Silent};
 use litert::{Bundle, BundleTypes, SectionType, Skeleton, SkeletonSections, SkeletonWeight, Transplant};
@@ -11,11 +10,8 @@ use crate::common::{
     base_checkpoint, bundle, counterparts, expected, section_bytes, sha256, tuned_checkpoint,
 };
 
-/// Units of the golden checkpoint.
-const UNITS: u64 = 4;
-
 fn skeleton() -> Vec<u8> {
-    testkit::read("golden/litertlm/tiny.skeleton")
+    testkit::read("golden/litertlm/same.skeleton")
 }
 
 /// The tensor of this name, with the type of a recipe of the exporter.
@@ -46,7 +42,7 @@ fn made(tensors: &MemoryTensors, recipe: &str) -> Vec<u8> {
         id: [7; 16],
     };
     let skeleton = Skeleton::read(&skeleton()).unwrap();
-    let empty = skeleton.bundle(UNITS, &|name| weight(tensors, recipe, name), sections, tensors).unwrap();
+    let empty = skeleton.bundle(1, &|name| weight(tensors, recipe, name), sections, tensors).unwrap();
     let same = counterparts(tensors, tensors);
     let plan =
         Transplant::plan(&empty.bundle, &empty.mapped, tensors, tensors, &same, &|_| BundleTypes::Keep)
@@ -59,8 +55,9 @@ fn made(tensors: &MemoryTensors, recipe: &str) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
+/// Also with types and weights that were not recorded.
 #[test]
-fn a_skeleton_at_another_width_has_the_bytes_of_an_export() {
+fn the_graph_of_a_skeleton_has_the_bytes_of_an_export() {
     for recipe in ["mixed48", "wi2", "wi8"] {
         for (which, tensors) in [("base", base_checkpoint()), ("tuned", tuned_checkpoint())] {
             let bytes = made(&tensors, recipe);
@@ -97,13 +94,16 @@ fn other_shapes_and_damage_are_refused() {
     let tensors = base_checkpoint();
     let packed = skeleton();
     let skeleton = Skeleton::read(&packed).unwrap();
-    let of_units = |units| {
-        let weight = |name: &str| weight(&tensors, "wi8", name);
-        skeleton.bundle(units, &weight, SkeletonSections::default(), &tensors).unwrap_err().to_string()
+    let larger = |name: &str| {
+        let weight = weight(&tensors, "wi8", name)?;
+        Ok(SkeletonWeight { elements: weight.elements + 8, ..weight })
     };
-    assert!(of_units(2).contains("does not fit its shape"), "{}", of_units(2));
+    let made = skeleton.bundle(1, &larger, SkeletonSections::default(), &tensors);
+    let error = made.map(drop).unwrap_err().to_string();
+    assert!(error.contains("its buffer does not fit its shape"), "{error}");
     let missing = |_: &str| Err(Error::missing("tensor x"));
-    let error = skeleton.bundle(UNITS, &missing, SkeletonSections::default(), &tensors).unwrap_err();
+    let made = skeleton.bundle(1, &missing, SkeletonSections::default(), &tensors);
+    let error = made.map(drop).unwrap_err();
     assert!(error.to_string().contains("tensor x"), "{error}");
     for len in [0, 7, 11, 12, 100, packed.len() - 1] {
         assert!(Skeleton::read(&packed[..len]).is_err(), "{len}");
