@@ -124,13 +124,16 @@ fn lists_have_what_there_is() {
         assert_eq!(row["bytes"], plan["artifacts"][0]["files"][0]["bytes"], "{row}");
     }
     let recipes = run(["recipes", &model]).good().stdout;
-    for name in ["q4_0", "auto", "fp8", "q4_0-offload", "ggml-org"] {
+    for name in ["q4_0", "auto", "fp8", "q4_0-offload", "ggml-org", "litertlm-int4"] {
         assert!(
             recipes.lines().any(|line| line.split_whitespace().next() == Some(name)),
             "{name}: {recipes}"
         );
     }
     let recipes = run(["recipes", "--json"]).good().json();
+    let of_bundles: Vec<_> =
+        recipes["bundle_recipes"].as_array().unwrap().iter().map(|recipe| &recipe["name"]).collect();
+    assert_eq!(of_bundles, ["litertlm-int2", "litertlm-int4", "litertlm-int8"]);
     let of_releases = recipes["release_recipes"].as_array().unwrap();
     assert!(of_releases.iter().any(|recipe| recipe["name"] == "default"), "{recipes}");
     assert!(

@@ -71,6 +71,14 @@ impl Files {
         self.home.path().join(name)
     }
 
+    /// `convert CHECKPOINT --skeleton SKELETON -o OUT`.
+    pub(crate) fn fill(&self, checkpoint: &str, out: &str, more: &[&str]) -> Run {
+        let skeleton = testkit::fixtures("golden/litertlm/same.skeleton");
+        let [checkpoint, out] = [checkpoint, out].map(|name| self.path(name));
+        let args = ["convert".into(), checkpoint, "--skeleton".into(), skeleton, "-o".into(), out];
+        run(args.into_iter().chain(more.iter().map(PathBuf::from)))
+    }
+
     /// `convert tuned --bundle base.litertlm --bundle-base BASE -o OUT`.
     pub(crate) fn convert(&self, base: &str, out: &str, more: &[&str]) -> Run {
         let [tuned, bundle, base, out] = ["tuned", "base.litertlm", base, out].map(|name| self.path(name));
@@ -99,6 +107,10 @@ fn tune(tensor: &mut crate::support::Tensor) {
     }
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
 fn expected() -> Value {
     testkit::json("golden/litertlm/expected.json")
 }
@@ -112,8 +124,7 @@ fn a_fine_tune_in_a_bundle_has_the_bytes_of_an_export() {
     assert_eq!(made["bytes"], bytes.len());
     for section in expected()["recipes"]["mixed48"]["tuned"]["sections"].as_array().unwrap() {
         let [begin, end] = ["begin", "end"].map(|key| section[key].as_u64().unwrap() as usize);
-        let digest: String = Sha256::digest(&bytes[begin..end]).iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(digest, section["sha256"].as_str().unwrap(), "{section}");
+        assert_eq!(sha256(&bytes[begin..end]), section["sha256"].as_str().unwrap(), "{section}");
     }
 }
 
@@ -129,6 +140,37 @@ fn int2_is_raised_unless_it_is_kept() {
     let types = |name: &str| files.types(name).iter().filter(|(_, kind)| kind == "INT2 a row").count();
     assert_eq!((types("base.litertlm"), types("kept.litertlm"), types("raised.litertlm")), (36, 36, 0));
     assert!(said.contains("36 of them with more bits") && growth > 100_000, "{said}");
+}
+
+/// The graph of a skeleton that was recorded from the bundle of the exporter.
+#[test]
+fn a_skeleton_needs_no_bundle() {
+    let files = Files::new("mixed48");
+    files.fill("base", "new.litertlm", &["--recipe", "litertlm-int4"]).good();
+    let bytes = fs::read(files.path("new.litertlm")).unwrap();
+    let document = run(["inspect", files.path("new.litertlm").to_str().unwrap(), "--json"]).good().json();
+    let exported = expected()["recipes"]["mixed48"]["base"]["sections"].clone();
+    let sections = document["sections"].as_array().unwrap().iter().zip(exported.as_array().unwrap());
+    for (made, exported) in sections.filter(|(_, exported)| exported["type"] == "TFLiteModel") {
+        let [begin, end] = ["begin", "end"].map(|key| made[key].as_u64().unwrap() as usize);
+        assert_eq!(sha256(&bytes[begin..end]), exported["sha256"].as_str().unwrap(), "{made}");
+    }
+    files.verify("new.litertlm", "base", &["--require-manifest"]).good();
+    files.fill("base", "again.litertlm", &["--recipe", "litertlm-int4"]).good();
+    assert!(fs::read(files.path("again.litertlm")).unwrap() == bytes, "another run has other bytes");
+
+    let said = files.fill("base", "x.litertlm", &["--recipe", "q4_0"]);
+    assert!(said.refusal(2).contains("no such recipe of a bundle"), "{}", said.stderr);
+    let config = files.path("base").join("config.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    json["text_config"]["sliding_window"] = 128.into();
+    fs::write(&config, json.to_string()).unwrap();
+    let said = files.fill("base", "x.litertlm", &["--recipe", "litertlm-int4"]);
+    assert!(
+        said.refusal(3).contains("another architecture than that of the graph skeleton"),
+        "{}",
+        said.stderr
+    );
 }
 
 /// The recipes of the folder `recipes/bundle`, whatever the types of the bundle are.

@@ -1,4 +1,4 @@
-//! LiteRT-LM, the runtime of phones and desktops, on a CPU: it runs the bundles of `convert --bundle`. Skipped where it is not installed
+//! LiteRT-LM, the runtime of phones and desktops, on a CPU: it runs the bundles of `convert`. Skipped where it is not installed
 //! (`cargo xtask oracle --clients`); CI requires it.
 //!
 //! It keeps a cache of weights beside a bundle, by name, time and size, so that each bundle here has a name of its own.
@@ -67,6 +67,19 @@ fn litert_lm_says_the_same_of_a_converted_bundle_and_of_the_exporters() {
     let files = Files::new("mixed48");
     files.convert("base", "tuned.litertlm", &[]).good();
     let bundles = ["base.litertlm", "tuned.litertlm"].map(|name| files.path(name));
+    for (said, expected) in says(&runtime, &[PROMPT], 24, &bundles).iter().zip([OF_BASE, OF_TUNED]) {
+        assert_eq!(tokens(said)[..12], expected.map(u64::from), "{said}");
+    }
+}
+
+#[test]
+fn litert_lm_runs_the_graph_of_a_skeleton() {
+    let Some(runtime) = LITERT_LM.for_tests() else { return };
+    let files = Files::new("mixed48");
+    for (checkpoint, name) in [("base", "new-base.litertlm"), ("tuned", "new-tuned.litertlm")] {
+        files.fill(checkpoint, name, &["--recipe", "litertlm-int4"]).good();
+    }
+    let bundles = ["new-base.litertlm", "new-tuned.litertlm"].map(|name| files.path(name));
     for (said, expected) in says(&runtime, &[PROMPT], 24, &bundles).iter().zip([OF_BASE, OF_TUNED]) {
         assert_eq!(tokens(said)[..12], expected.map(u64::from), "{said}");
     }

@@ -8,6 +8,7 @@ mod fixtures;
 mod fuzz;
 mod oracle;
 mod schema;
+mod skeleton;
 mod synth;
 mod test_log;
 mod tidy;
@@ -22,6 +23,7 @@ pub(crate) enum Command {
     Deny(deny::Args),
     Dist(dist::Args),
     Schema(schema::Args),
+    Skeleton(skeleton::Args),
     Tidy(tidy::Args),
     Synth(synth::Args),
     TestLog(test_log::Args),
@@ -38,6 +40,7 @@ impl Command {
             Command::Deny(args) => args.run(),
             Command::Dist(args) => args.run(),
             Command::Schema(args) => args.run(),
+            Command::Skeleton(args) => args.run(),
             Command::Tidy(args) => args.run(),
             Command::Synth(args) => args.run(),
             Command::TestLog(args) => args.run(),

@@ -176,7 +176,7 @@ pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
     }
     if BundleRecipe::named(name).is_ok() {
         return Err(Error::recipe(format!("recipe {name:?}"), "a recipe of a bundle of LiteRT-LM").help(
-            "Give the bundle with ‹bundle›, and the checkpoint from which it was made with ‹bundle_base›.",
+            "Give the bundle with ‹bundle›, and the checkpoint from which it was made with ‹bundle_base›; or a graph with ‹skeleton›.",
         ));
     }
     match Recipe::embedded_text(name) {

@@ -182,6 +182,20 @@ impl Bundle {
         Ok(Bundle { version, items, sections, header, file_len: from.len() })
     }
 
+    /// The bundle of a header alone, whose file ends with padding.
+    pub(crate) fn of_header(header: &[u8]) -> Result<Bundle> {
+        let header = header.to_vec();
+        let (items, sections) = read_metadata(&header, header.len() as u64)?;
+        let end = sections.last().map_or(0, |section| section.range.end);
+        Ok(Bundle {
+            version: [MAJOR, 0, 0],
+            items,
+            sections,
+            header,
+            file_len: (end + 1).next_multiple_of(ALIGNMENT),
+        })
+    }
+
     /// Size of the file.
     pub fn file_len(&self) -> u64 {
         self.file_len

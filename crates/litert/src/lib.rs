@@ -13,8 +13,10 @@
 //! Reading is bounded: a position or a length that leads beyond the file is an error, and items are limited. Files are read
 //! at positions, so that no model is in memory.
 //!
-//! Not covered: graphs without a bundle to take them from, fused matrices, activations with static scales, bundles of the
-//! runtime for the web. This crate knows no name of a tensor: the caller says which tensors belong to which model.
+//! Without a bundle, [`Skeleton`] builds the models of one: the graph that was recorded from the exporter, at any width, with zeros as
+//! weights. Steps 4 and 5 are the same.
+//!
+//! Not covered: fused matrices, activations with static scales, bundles of the runtime for the web. This crate knows no name of a tensor: the caller says which tensors belong to which model.
 //!
 //! Sources: see `bundle.rs`, `tflite.rs`, `flatbuffer.rs` and `metadata.rs`; of the codecs, `integers.rs` of `quant`.
 
@@ -24,8 +26,10 @@ mod decoded;
 mod flatbuffer;
 mod mapping;
 mod metadata;
+mod new_metadata;
 mod retype;
 mod similar;
+mod skeleton;
 mod source;
 mod stored;
 mod tflite;
@@ -38,6 +42,8 @@ pub use constants::{Constant, ConstantEncoding, constants, static_activation};
 pub use decoded::DecodedWeights;
 pub use mapping::{Assignment, Mapped, Wanted, map};
 pub use metadata::{LlmMetadata, MetadataToken};
+pub use new_metadata::NewMetadata;
+pub use skeleton::{EmptyBundle, Skeleton, SkeletonSections, SkeletonWeight, SparseSource};
 pub use source::{FileSource, Source, SourceRange};
 pub use stored::StoredConstant;
 pub use tflite::{Buffer, ElementType, Model, Quantization, Subgraph, Tensor};

@@ -1,5 +1,5 @@
-//! The section `LlmMetadataProto`: tokens, template and the kind of model, read for display. It is never written anew: files
-//! have fields that the published schema lacks, so that the bytes are copied.
+//! The section `LlmMetadataProto`: tokens, template and the kind of model, read for display. That of a
+//! given bundle is never written anew: files have fields that the published schema lacks, so that the bytes are copied.
 //!
 //! Source: `runtime/proto/llm_metadata.proto` of google-ai-edge/LiteRT-LM as of litert-lm 0.18.1, and protobuf's encoding:
 //! a field is a varint (number and wire type), then its value.

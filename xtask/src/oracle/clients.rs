@@ -64,6 +64,25 @@ pub const LITERT_LM: Client = Client {
     packages: &["litert-lm-api==0.18.1", "ai-edge-litert==2.3.0"],
 };
 
+/// The public exporter of LiteRT-LM, and the quantizer of its bundles. Not needed by any test: `cargo xtask skeleton` runs it. Versions that
+/// import together; transformers 5.23 is for exports with `apply_gpu_composites`.
+pub const EXPORTER: Client = Client {
+    name: "litert-torch-0.10.0",
+    registry: Registry::PyPi,
+    packages: &[
+        "litert-torch==0.10.0",
+        "litert-converter==0.5.0",
+        "ai-edge-quantizer==0.10.0",
+        "ai-edge-litert==2.3.0",
+        "litert-lm-builder==0.18.1",
+        "flatbuffers==25.12.19",
+        "transformers==5.24.0",
+        "torch==2.14.1",
+        "torchao==0.18.0",
+        "jax==0.10.2",
+    ],
+};
+
 /// What makes a wheel of a program, and what runs a program out of a wheel: maturin and uv.
 pub const PACKAGERS: Client = Client {
     name: "maturin-1.16.0-uv-0.13.9",

@@ -1,4 +1,5 @@
-//! Conversion into a bundle of LiteRT-LM: the weights of a fine-tune take the place of those of its base.
+//! Conversion into a bundle of LiteRT-LM: the weights of a fine-tune take the place of those of its base in a given bundle, or of the
+//! zeros in a new one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use base::{OutputFile, Progress};
 use checkpoint::{Adapter, Checkpoint};
-use gemma::{Config, Found, Inventory};
-use litert::{Bundle, BundleTypes, FileSource, Mapped, Section, SectionType, Source, Transplant, Wanted};
+use litert::{
+    Bundle, BundleTypes, EmptyBundle, FileSource, Mapped, Section, SectionType, Source, Transplant,
+};
 use plan::{AdapterEntry, ArtifactEntry, BundleRecipe, FileEntry, HubSource};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -17,28 +19,38 @@ use crate::TOOL;
 use crate::model::open_checkpoint;
 use crate::requests::recipe_file;
 
+use super::bundle_skeleton::empty_bundle;
+use super::bundle_tensors::{Text, used, wanted};
+
 /// The name of a recipe in manifests where none was given.
 const RECIPE: &str = "litertlm";
 
-/// Type of the sections with the text model, and the role of the tensor that is all of its weights; none for all but the
-/// per-layer embeddings.
-pub(super) const MODELS: [(&str, Option<&str>); 3] = [
-    ("tf_lite_prefill_decode", None),
-    ("tf_lite_embedder", Some("token_embd")),
-    ("tf_lite_per_layer_embedder", Some(PLE)),
-];
-/// The first of them, which has the head.
-pub(super) const HEAD: usize = 0;
-const PLE: &str = "per_layer_token_embd";
-
 /// Files of a checkpoint whose content is in a bundle, too.
-const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
 const COMPANIONS: [&str; 2] = [TOKENIZER, "chat_template.jinja"];
 /// The largest of them.
-const MAX_COMPANION: u64 = 256 << 20;
+pub(super) const MAX_COMPANION: u64 = 256 << 20;
+/// The largest graph skeleton.
+const MAX_SKELETON: u64 = 16 << 20;
 
-/// Puts the weights of a fine-tune into a bundle that was made from its base. Graph, tokenizer, metadata and other models of
-/// the bundle stay as they are.
+/// The bundle from which a conversion takes the graph.
+#[derive(Clone, Debug)]
+pub enum BundleGraph {
+    /// A file. Its graph, tokenizer, metadata and other models stay as they are.
+    File {
+        /// The bundle.
+        bundle: PathBuf,
+        /// The checkpoint folder from which it was made.
+        base: PathBuf,
+        /// Types of the weights, without a recipe.
+        types: BundleTypes,
+    },
+    /// The file of a graph skeleton, which `cargo xtask skeleton` makes. Tokenizer and metadata come from the checkpoint, and the types from
+    /// the recipe.
+    Skeleton(PathBuf),
+}
+
+/// Makes a bundle with the weights of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct ConvertBundle {
     /// The checkpoint folder of the fine-tune.
@@ -47,14 +59,10 @@ pub struct ConvertBundle {
     pub source: Option<HubSource>,
     /// Adapters (LoRA) that are merged into it, in order.
     pub adapters: Vec<Adapter>,
-    /// The bundle.
-    pub bundle: PathBuf,
-    /// The checkpoint folder from which the bundle was made.
-    pub base: PathBuf,
+    /// Where the graph comes from.
+    pub graph: BundleGraph,
     /// The file to write; its name ends in `.litertlm`.
     pub out: PathBuf,
-    /// Types of the weights, without a recipe.
-    pub types: BundleTypes,
     /// A recipe of a bundle, a name or a file, which gives the type of each matrix.
     pub recipe: Option<String>,
     /// Replaces an existing file.
@@ -83,57 +91,33 @@ pub struct ConvertedBundle {
 }
 
 impl ConvertBundle {
-    /// Finds the weights of the base in the bundle, and writes the bundle with those of the fine-tune.
+    /// Finds the place of each weight, and writes the bundle with those of the checkpoint.
     ///
     /// # Errors
-    /// Those of [`litert::map`] and [`Transplant::plan`]; `Recipe` for a name with another ending; `Target` for a file that
-    /// exists; `Unsupported` for a fine-tune with another vocabulary than the bundle's.
+    /// Those of [`litert::map`] and [`Transplant::plan`]; `Recipe` for a name with another ending, and for a new bundle without a
+    /// recipe; `Target` for a file that exists; `Unsupported` for a fine-tune with another vocabulary than the bundle's, and for
+    /// another architecture than the skeleton's.
     pub fn run(&self, progress: &dyn Progress) -> Result<ConvertedBundle> {
         self.check_out()?;
         let recipe = self.recipe()?;
-        let base = Text::open(open_checkpoint(&self.base, &[])?)?;
         let tuned = Text::open(open_checkpoint(&self.model, &self.adapters)?)?;
-        let file = FileSource::open(&self.bundle)?;
-        let within = |e: Error| e.within(self.bundle.display());
-        let bundle = Bundle::read(&file).map_err(within)?;
-        if let Some(section) = other_vocabulary(&bundle, &file, tuned.checkpoint.dir()).map_err(within)? {
-            let error = Error::unsupported(section, OTHER_VOCABULARY);
-            return Err(within(
-                error.help("Use a bundle that was made with the tokenizer of the fine-tune."),
-            ));
-        }
-        let mapped =
-            litert::map(&bundle, &file, &base.checkpoint, &wanted(&base.inventory)).map_err(within)?;
-        let names: BTreeMap<usize, &str> =
-            used(&base.inventory).map(|found| (found.index, found.slot.gguf.as_str())).collect();
-        let bits = recipe.as_ref().map(|(_, recipe)| recipe.bits()).transpose()?;
-        let types = |index: usize| match &bits {
-            Some(bits) => BundleTypes::Exactly(bits(names.get(&index).copied().unwrap_or_default())),
-            None => self.types,
+        let planned = match &self.graph {
+            BundleGraph::File { bundle, base, types } => {
+                let planned = self.into_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
+                planned.map_err(|e| e.within(bundle.display()))?
+            }
+            BundleGraph::Skeleton(path) => {
+                let packed = base::read_regular(path, MAX_SKELETON)?;
+                new(&tuned, recipe.as_ref(), &packed).map_err(|e| e.within(path.display()))?
+            }
         };
-        let plan = Transplant::plan(
-            &bundle,
-            &mapped,
-            &base.checkpoint,
-            &tuned.checkpoint,
-            &base.counterparts(&tuned),
-            &types,
-        )
-        .map_err(within)?;
-        let copied: Vec<&Section> = copied(&bundle, &mapped).collect();
-        for note in by_correlation(&mapped)
-            .into_iter()
-            .chain(self.companions())
-            .chain(towers(&copied, &base, &tuned)?)
-        {
-            progress.note(&note);
-        }
+        let Planned { source, plan, old_len, copied } = planned;
         let out = OutputFile::create(&self.out)?;
-        plan.write(&file, &tuned.checkpoint, &out, progress)?;
+        plan.write(&*source, &tuned.checkpoint, &out, progress)?;
         let inputs = self.inputs(&tuned.checkpoint)?;
         tuned.checkpoint.check_unchanged()?;
         let (entry, manifest) =
-            convert::publish_named(out, self.entry(&plan, recipe.clone(), &tuned.checkpoint, inputs))?;
+            convert::publish_named(out, self.entry(&plan, recipe, &tuned.checkpoint, inputs))?;
         let FileEntry { bytes, sha256, .. } = entry.outputs[0].clone();
         let retyped = plan.replacements.iter().filter(|replacement| replacement.before != replacement.after);
         Ok(ConvertedBundle {
@@ -143,9 +127,49 @@ impl ConvertBundle {
             sha256,
             constants: plan.replacements.len(),
             retyped: retyped.count(),
-            growth: plan.file_len.saturating_sub(bundle.file_len()),
-            copied: copied.into_iter().map(Section::title).collect(),
+            growth: plan.file_len.saturating_sub(old_len),
+            copied,
         })
+    }
+
+    /// The plan for a given bundle.
+    fn into_file(
+        &self,
+        (bundle, base): (&Path, &Path),
+        types: BundleTypes,
+        recipe: Option<&(String, BundleRecipe)>,
+        tuned: &Text,
+        progress: &dyn Progress,
+    ) -> Result<Planned> {
+        let file = FileSource::open(bundle)?;
+        let base_folder = base;
+        let base = Text::open(open_checkpoint(base, &[])?)?;
+        let bundle = Bundle::read(&file)?;
+        if let Some(section) = other_vocabulary(&bundle, &file, tuned.checkpoint.dir())? {
+            let error = Error::unsupported(section, OTHER_VOCABULARY);
+            return Err(error.help("Use a bundle that was made with the tokenizer of the fine-tune."));
+        }
+        let mapped = litert::map(&bundle, &file, &base.checkpoint, &wanted(&base.inventory))?;
+        let names: BTreeMap<usize, &str> =
+            used(&base.inventory).map(|found| (found.index, found.slot.gguf.as_str())).collect();
+        let bits = recipe.map(|(_, recipe)| recipe.bits()).transpose()?;
+        let types = |index: usize| match &bits {
+            Some(bits) => BundleTypes::Exactly(bits(names.get(&index).copied().unwrap_or_default())),
+            None => types,
+        };
+        let counterparts = base.counterparts(tuned);
+        let plan =
+            Transplant::plan(&bundle, &mapped, &base.checkpoint, &tuned.checkpoint, &counterparts, &types)?;
+        let copied: Vec<&Section> = copied(&bundle, &mapped).collect();
+        for note in by_correlation(&mapped)
+            .into_iter()
+            .chain(self.companions(base_folder))
+            .chain(towers(&copied, &base, tuned)?)
+        {
+            progress.note(&note);
+        }
+        let copied = copied.into_iter().map(Section::title).collect();
+        Ok(Planned { old_len: bundle.file_len(), source: Box::new(file), plan, copied })
     }
 
     /// The recipe and its name.
@@ -160,7 +184,7 @@ impl ConvertBundle {
         }))
     }
 
-    /// The files of the fine-tune, by their names in its folder, and the bundle.
+    /// The files of the checkpoint, by their names in its folder, and that of the graph.
     fn inputs(&self, tuned: &Checkpoint) -> Result<Vec<FileEntry>> {
         let shards = tuned
             .shards()
@@ -173,7 +197,8 @@ impl ConvertBundle {
             .into_par_iter()
             .map(|(name, path)| Ok(FileEntry { name: name.clone(), ..convert::file_entry(&path)? }));
         let mut inputs = named.collect::<Result<Vec<_>>>()?;
-        inputs.push(convert::file_entry(&self.bundle)?);
+        let (BundleGraph::File { bundle: graph, .. } | BundleGraph::Skeleton(graph)) = &self.graph;
+        inputs.push(convert::file_entry(graph)?);
         Ok(inputs)
     }
 
@@ -185,13 +210,17 @@ impl ConvertBundle {
         tuned: &Checkpoint,
         inputs: Vec<FileEntry>,
     ) -> ArtifactEntry {
-        let types = match &recipe {
-            Some((_, recipe)) => json!(recipe.types),
-            None => json!(self.types.to_string()),
+        let of_recipe = recipe.as_ref().map(|(_, recipe)| json!(recipe.types));
+        let settings = match &self.graph {
+            BundleGraph::File { bundle, base, types } => {
+                let types = of_recipe.unwrap_or_else(|| json!(types.to_string()));
+                json!({ "bundle": bundle, "bundle_base": base, "types": types })
+            }
+            BundleGraph::Skeleton(path) => json!({ "skeleton": path, "types": of_recipe }),
         };
         ArtifactEntry {
             recipe: recipe.map_or_else(|| RECIPE.to_owned(), |(name, _)| name),
-            settings: json!({ "bundle": self.bundle, "bundle_base": self.base, "types": types }),
+            settings,
             tool: TOOL.to_owned(),
             plan_sha256: base::hex(&base::Sha256::of(format!("{plan:?}"))),
             source: self.source.clone(),
@@ -220,15 +249,38 @@ impl ConvertBundle {
     }
 
     /// Notes about files that differ from those of the base, which the bundle keeps.
-    fn companions(&self) -> Vec<String> {
+    fn companions(&self, base: &Path) -> Vec<String> {
         let differs = |name: &&&str| {
-            let (base, tuned) = (read_companion(&self.base, name), read_companion(&self.model, name));
+            let (base, tuned) = (read_companion(base, name), read_companion(&self.model, name));
             base.is_some() && tuned.is_some() && base != tuned
         };
         let note =
             |name| format!("{name} of the fine-tune differs from that of its base, which the bundle keeps");
         COMPANIONS.iter().filter(differs).map(note).collect()
     }
+}
+
+/// A bundle that is to be written.
+struct Planned {
+    /// What is copied.
+    source: Box<dyn Source>,
+    plan: Transplant,
+    /// Size of the given bundle.
+    old_len: u64,
+    /// Its sections that stay.
+    copied: Vec<String>,
+}
+
+/// The plan for a new bundle.
+fn new(tuned: &Text, recipe: Option<&(String, BundleRecipe)>, skeleton: &[u8]) -> Result<Planned> {
+    let Some((_, recipe)) = recipe else {
+        return Err(Error::recipe("‹recipe›", "a new bundle has no types without a recipe"));
+    };
+    let EmptyBundle { bundle, source, mapped } = empty_bundle(tuned, recipe, skeleton)?;
+    let same = (0..tuned.checkpoint.tensors().len()).map(|index| (index, index)).collect();
+    let keep = |_| BundleTypes::Keep;
+    let plan = Transplant::plan(&bundle, &mapped, &tuned.checkpoint, &tuned.checkpoint, &same, &keep)?;
+    Ok(Planned { old_len: bundle.file_len(), source: Box::new(source), plan, copied: Vec::new() })
 }
 
 /// A file of a checkpoint folder, if there is one that can be read.
@@ -301,43 +353,4 @@ fn towers(copied: &[&Section], base: &Text, tuned: &Text) -> Result<Option<Strin
         }
     }
     Ok(None)
-}
-
-/// A checkpoint and the tensors of its text model.
-struct Text {
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-}
-
-impl Text {
-    fn open(checkpoint: Checkpoint) -> Result<Text> {
-        let dir = checkpoint.dir().display().to_string();
-        let config = Config::from_json(checkpoint.config()).map_err(|e| e.within(&dir))?;
-        let inventory = gemma::inventory(&config, checkpoint.tensors(), &|_| dir.clone())?;
-        Ok(Text { checkpoint, inventory })
-    }
-
-    /// The index of each tensor, and that of the same one in another checkpoint.
-    fn counterparts(&self, other: &Text) -> BTreeMap<usize, usize> {
-        let others: BTreeMap<&str, usize> =
-            used(&other.inventory).map(|f| (f.slot.gguf.as_str(), f.index)).collect();
-        used(&self.inventory).filter_map(|f| Some((f.index, *others.get(f.slot.gguf.as_str())?))).collect()
-    }
-}
-
-/// The tensors of a text model that are computed with.
-fn used(inventory: &Inventory) -> impl Iterator<Item = &Found> {
-    inventory.text.iter().filter(|found| !found.slot.unused)
-}
-
-/// The models of a bundle, and their tensors.
-pub(super) fn wanted(inventory: &Inventory) -> Vec<Wanted> {
-    let has_ple = used(inventory).any(|found| found.slot.role == PLE);
-    let models = MODELS.into_iter().filter(|(_, role)| has_ple || *role != Some(PLE));
-    let wanted = models.map(|(model, only)| {
-        let is_in = |role: &str| only.map_or(role != PLE, |only| role == only);
-        let tensors = used(inventory).filter(|found| is_in(found.slot.role)).map(|found| found.index);
-        Wanted { model_type: model.into(), tensors: tensors.collect() }
-    });
-    wanted.collect()
 }

@@ -9,7 +9,8 @@ use verify::{Finding, Severity, Step, Structure};
 
 use super::Verify;
 use super::against::Against;
-use super::bundle::{HEAD, MODELS, OTHER_VOCABULARY, other_vocabulary, wanted};
+use super::bundle::{OTHER_VOCABULARY, other_vocabulary};
+use super::bundle_tensors::{HEAD, MODELS, wanted};
 use super::verification_steps::{AFTER_FAILURE, Verification, skip, timed};
 use crate::model::{Container, Model, ModelFile};
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use checkpoint::Checkpoint;
-use plan::{Preset, Recipe, ReleaseRecipe, Request, preset_names};
+use plan::{BundleRecipe, Preset, Recipe, ReleaseRecipe, Request, preset_names};
 use quant::Simd;
 use tensor::{Error, Result};
 
@@ -38,6 +38,12 @@ pub fn recipes(model: Option<&Path>) -> Result<Vec<CatalogueEntry>> {
 pub fn release_recipes() -> Vec<CatalogueEntry> {
     let entry = |(name, about)| CatalogueEntry { name, about, size: None };
     ReleaseRecipe::embedded().into_iter().map(entry).collect()
+}
+
+/// The embedded recipes of bundles of LiteRT-LM, whose size depends on the bundle or the skeleton.
+pub fn bundle_recipes() -> Vec<CatalogueEntry> {
+    let entry = |(name, about)| CatalogueEntry { name, about, size: None };
+    BundleRecipe::embedded().into_iter().map(entry).collect()
 }
 
 /// The presets of llama-quantize. With a checkpoint folder, the size of each for that model.

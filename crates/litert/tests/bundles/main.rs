@@ -4,3 +4,4 @@ mod bad;
 mod common;
 mod golden;
 mod qat;
+mod skeleton;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use gemma_convert::{BundleTypes, ConvertBundle, Error, Result};
+use gemma_convert::{BundleGraph, BundleTypes, ConvertBundle, Error, Result};
 
 /// Conversion into a bundle of LiteRT-LM.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -21,6 +21,15 @@ pub(crate) struct IntoBundle {
     /// The checkpoint from which the bundle was made: folder, or the id of a model on the hub
     #[arg(long, value_name = "BASE", requires = "bundle")]
     pub(crate) bundle_base: Option<PathBuf>,
+    /// For LiteRT-LM without a bundle: take the graph from this skeleton, which `cargo xtask skeleton` makes for an architecture. --recipe
+    /// gives the types, -o names the new file
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "recipes",
+        conflicts_with_all = ["bundle", "types", "mmproj", "skip_existing"]
+    )]
+    pub(crate) skeleton: Option<PathBuf>,
     /// The fewest bits of a weight: constants of the bundle that have fewer get another type. By default int4; --recipe gives the
     /// type of each matrix instead
     #[arg(long, value_name = "TYPE", requires = "bundle", conflicts_with = "recipes")]
@@ -42,13 +51,19 @@ pub(crate) enum Fewest {
 impl super::Convert {
     /// The conversion into a bundle, if that is what the arguments say.
     pub(crate) fn bundle_job(&self) -> Result<Option<ConvertBundle>> {
-        let (Some(bundle), Some(base)) = (&self.bundle.bundle, &self.bundle.bundle_base) else {
-            return Ok(None);
-        };
-        let types = match self.bundle.bundle_types.unwrap_or_default() {
-            Fewest::Keep => BundleTypes::Keep,
-            Fewest::Int4 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Four),
-            Fewest::Int8 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Eight),
+        let graph = match (&self.bundle.bundle, &self.bundle.bundle_base) {
+            (Some(bundle), Some(base)) => {
+                let types = match self.bundle.bundle_types.unwrap_or_default() {
+                    Fewest::Keep => BundleTypes::Keep,
+                    Fewest::Int4 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Four),
+                    Fewest::Int8 => BundleTypes::AtLeast(gemma_convert::IntegerBits::Eight),
+                };
+                BundleGraph::File { bundle: bundle.clone(), base: base.clone(), types }
+            }
+            _ => match &self.bundle.skeleton {
+                Some(skeleton) => BundleGraph::Skeleton(skeleton.clone()),
+                None => return Ok(None),
+            },
         };
         let recipe = match self.what.recipes.as_slice() {
             [] => None,
@@ -61,10 +76,8 @@ impl super::Convert {
             model: self.model.clone(),
             source: self.source.clone(),
             adapters: self.lora.adapters(),
-            bundle: bundle.clone(),
-            base: base.clone(),
+            graph,
             out: self.out.clone(),
-            types,
             recipe,
             force: self.force,
         }))

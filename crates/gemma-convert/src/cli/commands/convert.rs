@@ -29,7 +29,9 @@ fn bundle(converted: &ConvertedBundle) -> Output {
         let _ =
             writeln!(text, "{retyped} of them with more bits: the file grows by {} bytes", grouped(*growth));
     }
-    let _ = writeln!(text, "copied: {}", copied.join(", "));
+    if !copied.is_empty() {
+        let _ = writeln!(text, "copied: {}", copied.join(", "));
+    }
     let _ = writeln!(text, "manifest: {}", manifest.display());
     let json = json!({
         "file": path,

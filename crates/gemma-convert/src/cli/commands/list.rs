@@ -1,4 +1,4 @@
-//! `recipes` and `types`: the available names, and the size of each for a model. `recipes` also lists those of releases.
+//! `recipes` and `types`: the available names, and the size of each for a model. `recipes` also lists those of bundles and releases.
 
 use gemma_convert::{CatalogueEntry, Result};
 use report::{Table, grouped};
@@ -10,9 +10,11 @@ use crate::cli::outcome::Output;
 pub(crate) fn recipes(args: &args::List) -> Result<Output> {
     let all = gemma_convert::recipes(args.model.as_deref())?;
     let (text, recipes) = list("recipe", "purpose", &all, args.model.is_some());
+    let (of_bundles, bundles) =
+        list("recipe of a bundle", "purpose", &gemma_convert::bundle_recipes(), false);
     let (of_releases, releases) = list("release recipe", "purpose", &gemma_convert::release_recipes(), false);
-    let json = json!({ "recipes": recipes, "release_recipes": releases });
-    Ok(Output::new(format!("{text}\n{of_releases}"), json))
+    let json = json!({ "recipes": recipes, "bundle_recipes": bundles, "release_recipes": releases });
+    Ok(Output::new(format!("{text}\n{of_bundles}\n{of_releases}"), json))
 }
 
 pub(crate) fn types(args: &args::List) -> Result<Output> {

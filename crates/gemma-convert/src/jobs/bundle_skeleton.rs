@@ -1,0 +1,114 @@
+//! Bundles without a bundle to take the graph from: the graph is that of a skeleton, tokenizer and metadata come from the checkpoint.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use gemma::Config;
+use litert::{EmptyBundle, Skeleton, SkeletonSections, SkeletonWeight};
+use plan::BundleRecipe;
+use serde_json::Value;
+use tensor::{Error, Result, TensorSource};
+
+use super::bundle::{MAX_COMPANION, TOKENIZER};
+use super::bundle_metadata::metadata;
+use super::bundle_tensors::{Text, used};
+
+/// A graph skeleton, with what it says about itself.
+struct Described {
+    skeleton: Skeleton,
+    /// The architecture at full width.
+    config: Config,
+    /// Tokens in the KV cache.
+    cache_length: u64,
+}
+
+impl Described {
+    /// Reads a skeleton.
+    ///
+    /// # Errors
+    /// Those of [`Skeleton::read`]; `Malformed` for another description.
+    fn read(packed: &[u8]) -> Result<Described> {
+        let skeleton = Skeleton::read(packed)?;
+        let wrong = || Error::malformed("skeleton", "its description is damaged");
+        let description: Value = serde_json::from_slice(skeleton.description()).map_err(|_| wrong())?;
+        let config = Config::from_json(&description["config"])?;
+        let cache_length = description["cache_length"].as_u64().ok_or_else(wrong)?;
+        Ok(Described { skeleton, config, cache_length })
+    }
+
+    /// Units of width of a model with the same graph.
+    fn units(&self, config: &Config) -> Option<u64> {
+        let full = self.skeleton.full_units();
+        let units = (config.hidden * full).checked_div(self.config.hidden)?;
+        let is_scaled = |(own, full_width): (u64, u64)| own * full == full_width * units;
+        let same_widths = widths(config).into_iter().zip(widths(&self.config)).all(is_scaled);
+        (units > 0 && full.is_multiple_of(units) && same_widths && graph(config) == graph(&self.config))
+            .then_some(units)
+    }
+}
+
+/// The sizes that are multiples of a unit.
+fn widths(config: &Config) -> [u64; 7] {
+    let Config { hidden, ffn, head_dim, full_head_dim, ple, vocab, vocab_ple, .. } = *config;
+    [hidden, ffn, head_dim, full_head_dim, ple, vocab, vocab_ple]
+}
+
+/// All else that the graph depends on.
+fn graph(config: &Config) -> String {
+    let Config { attention, heads, kv_heads, full_kv_heads, shared_kv_layers, window, .. } = config;
+    let Config { double_wide, k_eq_v, experts, tied, causal, image_blocks, norm_eps, rope, rope_swa, .. } =
+        config;
+    let kv = full_kv_heads.unwrap_or(*kv_heads);
+    format!(
+        "{attention:?} {heads} {kv_heads} {kv} {shared_kv_layers} {window} {double_wide} {k_eq_v} {experts:?} {tied} {causal} \
+         {image_blocks} {norm_eps} {rope:?} {rope_swa:?}"
+    )
+}
+
+/// The bundle of a checkpoint, with zeros as weights.
+///
+/// # Errors
+/// `Unsupported` for a checkpoint of another architecture than the skeleton's; those of [`Skeleton`]; `Io` without a tokenizer.
+pub(super) fn empty_bundle(tuned: &Text, recipe: &BundleRecipe, skeleton: &[u8]) -> Result<EmptyBundle> {
+    let described = Described::read(skeleton)?;
+    let units = described.units(&tuned.config).ok_or_else(|| {
+        Error::unsupported("config.json", "another architecture than that of the graph skeleton")
+            .expected(title(&described.config), title(&tuned.config))
+            .help("Layers, heads and window must be the same, and all widths by the same factor.")
+    })?;
+    let bits = recipe.bits()?;
+    let tensors = tuned.checkpoint.tensors();
+    let asked = RefCell::new(BTreeSet::new());
+    let weight = |name: &str| {
+        let found = used(&tuned.inventory).find(|found| found.slot.hf == name);
+        let found = found.ok_or_else(|| Error::missing(format!("tensor {name}")))?;
+        asked.borrow_mut().insert(found.index);
+        let bits = bits(&found.slot.gguf);
+        Ok(SkeletonWeight { tensor: found.index, elements: tensors[found.index].elements(), bits })
+    };
+    let sections = SkeletonSections {
+        metadata: metadata(&tuned.checkpoint, described.cache_length)?.to_bytes(),
+        tokenizer: litert::pack_tokenizer(&base::read_regular(
+            &tuned.checkpoint.dir().join(TOKENIZER),
+            MAX_COMPANION,
+        )?)?,
+        id: tuned.checkpoint.fingerprint()?[..16].try_into().unwrap_or_default(),
+    };
+    let empty = described.skeleton.bundle(units, &weight, sections, &tuned.checkpoint)?;
+    if let Some(left) = used(&tuned.inventory).find(|found| !asked.borrow().contains(&found.index)) {
+        let place = format!("tensor {}", tensors[left.index].name);
+        return Err(Error::unsupported(place, "the graph has no place for it"));
+    }
+    Ok(empty)
+}
+
+/// An architecture in words.
+fn title(config: &Config) -> String {
+    let [hidden, ffn, head_dim, full_head_dim, ple, vocab, vocab_ple] = widths(config);
+    format!(
+        "{} layers of hidden size {hidden}, feed-forward {ffn}, {} heads of {head_dim} and {full_head_dim}, per-layer embeddings of {ple}, \
+         vocabularies of {vocab} and {vocab_ple}",
+        config.attention.len(),
+        config.heads
+    )
+}

@@ -1,0 +1,63 @@
+//! `cargo xtask skeleton`: a graph skeleton of an architecture, from two exports of small models with the public exporter of LiteRT-LM.
+//!
+//! Both exports have the layers, heads and window of the config, and 1 and 2 units of its widths. One of E2B takes 3 GB of memory and, on
+//! two cores, some ten minutes; a real export of E2B takes 64 GB.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use xtask::oracle::clients::{EXPORTER, Installed};
+
+/// Make a graph skeleton with the public exporter of LiteRT-LM, which is installed into the cache folder (7 GB).
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The config.json of the architecture, such as fixtures/configs/gemma-4-E2B-it.json
+    config: PathBuf,
+    /// A folder with a tokenizer, such as fixtures/checkpoints/e2b: the exporter asks for one, and the graph does not depend on it
+    tokenizer: PathBuf,
+    /// The file to write
+    out: PathBuf,
+    /// Units of the full width. The exports have 1 and 2 of them
+    #[arg(long, default_value_t = 16)]
+    units: u32,
+    /// Tokens of the prefill signature
+    #[arg(long, default_value_t = 128)]
+    prefill: u32,
+    /// Tokens in the KV cache
+    #[arg(long, default_value_t = 4096)]
+    cache: u32,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let exporter = EXPORTER.install()?;
+        let folder = tempfile::tempdir()?;
+        let [config, tokenizer] = [&self.config, &self.tokenizer].map(std::path::absolute);
+        let (config, tokenizer, out) = (config?, tokenizer?, std::path::absolute(&self.out)?);
+        let [small, large] = ["small", "large"].map(|name| folder.path().join(name));
+        for (export, units) in [(&small, 1.0), (&large, 2.0)] {
+            let mut command = script(&exporter, "export.py");
+            command.arg(&config).arg(&tokenizer).arg((units / f64::from(self.units)).to_string()).arg(export);
+            command.args(["--prefill", &self.prefill.to_string(), "--cache", &self.cache.to_string()]);
+            run(command)?;
+        }
+        let mut command = script(&exporter, "record.py");
+        command.arg(&small).arg(&large).arg(self.units.to_string()).arg(&config).arg(&out);
+        run(command)
+    }
+}
+
+/// A script beside this file.
+fn script(exporter: &Installed, name: &str) -> std::process::Command {
+    let mut command = exporter.python("python");
+    command.arg(crate::root().join(Path::new("xtask/src/cmd/skeleton")).join(name));
+    // transformers computes RoPE of the kinds of layers in the order of a set: with this seed sliding layers come first
+    command.env("PYTHONHASHSEED", "1").env("CUDA_VISIBLE_DEVICES", "");
+    command
+}
+
+fn run(mut command: std::process::Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
