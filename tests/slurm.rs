@@ -1,10 +1,10 @@
 //! The job file for Slurm, run by a real Slurm: a part is cancelled and run again, a node is drained, and the artifact is that of
-//! the single run.
+//! the single run. An importance matrix is collected by an array, too.
 
 use std::path::Path;
 
 use crate::support::slurm::Slurm;
-use crate::support::{convert, fixture, sha256};
+use crate::support::{convert, fixture, run, sha256, text};
 
 #[test]
 fn an_array_of_parts_survives_a_cancelled_task_and_a_drained_node() {
@@ -15,13 +15,14 @@ fn an_array_of_parts_survives_a_cancelled_task_and_a_drained_node() {
 
     let program = Path::new(env!("CARGO_BIN_EXE_gemma-convert"));
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let submit = |script: &Path, args: &[&str]| {
+    let submit_as = |job: &str, script: &Path, args: &[&str]| {
         let mut command = slurm.command(script);
-        command.args(args).env("PATH", &path).envs([("CPUS", "1"), ("MEM", "500M")]);
+        command.args(args).env("PATH", &path).envs([("CPUS", "1"), ("MEM", "500M"), ("COMMAND", job)]);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
+    let submit = |script: &Path, args: &[&str]| submit_as("convert", script, args);
     // nothing starts yet
     slurm.call("scontrol", &["update", "PartitionName=all", "State=DOWN"]);
     let (model, target) = (from.to_str().unwrap(), out.to_str().unwrap());
@@ -46,4 +47,12 @@ fn an_array_of_parts_survives_a_cancelled_task_and_a_drained_node() {
     submit(&script, &["4", model, other.to_str().unwrap(), "--type", "q6_k"]);
     slurm.drained();
     assert_eq!(sha256(&other.join("model-q6_k.gguf")), sha256(&single.join("model-q6_k.gguf")));
+
+    let (alone, file, calib) =
+        (home.path().join("alone.gguf"), other.join("imatrix.gguf"), text("calib.txt"));
+    let options = ["--text", calib.to_str().unwrap(), "-c", "256", "--chunks", "24"];
+    run([&["calibrate", model, "-o", alone.to_str().unwrap()], &options[..]].concat()).good();
+    submit_as("calibrate", &script, &[&["3", model, file.to_str().unwrap()], &options[..]].concat());
+    slurm.drained();
+    assert_eq!(sha256(&file), sha256(&alone));
 }

@@ -28,6 +28,8 @@
 //! | `kind.rs` | the kind of an existing file |
 //! | `names.rs` | names of files and of repositories |
 //! | `number.rs` | numbers as text |
+//! | `part.rs` | a part of a job: its number, and the units of work that it has |
+//! | `part_records.rs` | parts on disk: their folder, the records of finished ones, complete jobs |
 //! | `random.rs` | the pseudorandom generator |
 //! | `read.rs` | small files, up to a size limit |
 //! | `system.rs` | what operating systems do differently |
@@ -44,6 +46,8 @@ mod kind;
 mod names;
 mod number;
 mod output;
+mod part;
+mod part_records;
 mod progress;
 mod publication;
 mod random;
@@ -61,6 +65,8 @@ pub use kind::{FileKind, GENERATOR, STORE_KEY, refuse_foreign_model};
 pub use names::{file_name, folder_of, is_plain_name, is_repository_id};
 pub use number::grouped;
 pub use output::{OutputFile, PARTIAL, write_whole};
+pub use part::Part;
+pub use part_records::{FoundPart, Job, JobParts, PartFolder};
 pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};
 pub use random::SplitMix64;

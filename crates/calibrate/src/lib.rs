@@ -24,7 +24,7 @@
 //! ```
 //!
 //! - [`importance()`]: the importance matrix (imatrix), Σx² of each input column (`imatrix.rs`; of the per-layer embedding
-//!   table: `ple_imatrix.rs`).
+//!   table: `ple_imatrix.rs`; exact sums: `square_sums.rs`; those of a part of the text: `importance_sums.rs`).
 //! - [`ldlq()`]: quantization with error feedback (LDLQ, the method of GPTQ), layer after layer, each on the activations of the
 //!   quantized layers before it (`ldlq.rs`, `paired_streams.rs`; activations: `capture.rs`; Gram matrices and corrections:
 //!   `layer_stats.rs`, `gram.rs`, `lm_head.rs`; LDL factorisation: `ldl.rs`; one matrix: `quantize_matrix.rs`, `select.rs`;
@@ -38,6 +38,7 @@ mod capture;
 mod fake_quant;
 mod gram;
 mod imatrix;
+mod importance_sums;
 mod layer_stats;
 mod ldl;
 mod ldlq;
@@ -49,11 +50,13 @@ mod quantize_matrix;
 mod resume;
 mod select;
 mod sensitivity;
+mod square_sums;
 mod tokens;
 
-pub use self::imatrix::importance;
+pub use self::imatrix::{importance, importance_sums};
+pub use importance_sums::ImportanceSums;
 pub use ldlq::{QuantTarget, ldlq, ldlq_passes, supports_ldlq};
 pub use resume::{CalibrationStore, RoundedTensors, store_id};
 pub use select::{Method, TensorReport};
 pub use sensitivity::{sample, sensitivity, sensitivity_id, sensitivity_work};
-pub use tokens::CalibrationTokens;
+pub use tokens::{CalibrationTokens, part_tokens};

@@ -13,11 +13,8 @@
 //! Two effects are neglected: the norm removes the part of an error that is parallel to y, and later layers scale an error.
 //! That scale is about the same for all columns of a layer, and a block never crosses layers: a layer has 256 columns.
 
-use imatrix::Entry;
 use runtime::{Matrix, Model, gelu};
 use tensor::Result;
-
-use crate::imatrix::SquareSums;
 
 /// The role of the table.
 pub(crate) const ROLE: &str = "per_layer_token_embd";
@@ -32,28 +29,23 @@ pub(crate) fn input(mut gates: Matrix, y: &Matrix, eps: f32) -> Matrix {
     gates
 }
 
-/// The entry of the whole table from the sums of the layers' [`input`]. Columns are concatenated layer by layer.
+/// For each layer, the factor of each column: `ple/2 · Σᵢ (sᵢ·Wᵢⱼ)²`. Empty for models without the table.
 ///
 /// # Errors
 /// `Malformed` for a missing weight; `Io`.
-pub(crate) fn entry<'a>(model: &Model<'_>, layers: impl Iterator<Item = &'a SquareSums>) -> Result<Entry> {
-    let mut whole = SquareSums::new(1, 0);
-    for (layer, sums) in layers.enumerate() {
-        let moved = moved(model, layer, sums.squares.len())?;
-        whole.squares.extend(sums.squares.iter().zip(moved).map(|(sum, moved)| sum * moved));
-        whole.counts.clone_from(&sums.counts);
-    }
-    whole.entry()
+pub(crate) fn effects(model: &Model<'_>) -> Result<Vec<Vec<f64>>> {
+    let config = model.config();
+    let layers = if config.ple > 0 { config.layers() } else { 0 };
+    (0..layers).map(|layer| effects_of(model, layer, config.ple as usize)).collect()
 }
 
-/// `ple/2 · Σᵢ (sᵢ·Wᵢⱼ)²` of each column.
-fn moved(model: &Model<'_>, layer: usize, ple: usize) -> Result<Vec<f64>> {
+fn effects_of(model: &Model<'_>, layer: usize, ple: usize) -> Result<Vec<f64>> {
     let weights = model.weights().layer(layer);
     let (w, s) = (weights.get("proj")?.vector()?, weights.get("post_norm")?.vector()?);
-    let mut moved = vec![0.0; ple];
+    let mut effects = vec![0.0; ple];
     for (row, s) in w.chunks_exact(ple).zip(s) {
-        moved.iter_mut().zip(row).for_each(|(sum, w)| *sum += f64::from(s * w).powi(2));
+        effects.iter_mut().zip(row).for_each(|(sum, w)| *sum += f64::from(s * w).powi(2));
     }
-    moved.iter_mut().for_each(|sum| *sum *= ple as f64 / 2.0);
-    Ok(moved)
+    effects.iter_mut().for_each(|sum| *sum *= ple as f64 / 2.0);
+    Ok(effects)
 }

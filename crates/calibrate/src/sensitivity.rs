@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use base::Part;
 use gemma::{Inventory, TypePolicy};
 use imatrix::Importance;
 use plan::{MEASURED_TYPES, Sensitivity, TensorCost};
@@ -30,6 +31,8 @@ const TOGETHER: usize = 16;
 const TOKENS: usize = 1024;
 /// The fewest tokens for a measurement.
 const ENOUGH: usize = 256;
+/// Time of a layer of the forward pass, in times of the errors of a tensor. A wrong figure makes parts unequal, and nothing else.
+const LAYER: u64 = 10;
 /// Approximate number of values of a tensor that are sampled for its errors.
 const SAMPLE: u64 = 1 << 18;
 
@@ -43,6 +46,11 @@ struct Target {
 }
 
 impl Target {
+    /// The layers to compute again when it changes.
+    fn layers_behind(&self, layers: usize) -> u64 {
+        (layers - self.layer.unwrap_or(0)) as u64
+    }
+
     /// The importance to quantize with. The PLE table has none, as in calibration, where it is quantized by RTN.
     fn weights(&self, importance: &Importance) -> Option<Vec<f32>> {
         let entry = importance.get(&self.name).filter(|_| self.role != ple_imatrix::ROLE)?;
@@ -84,18 +92,42 @@ fn chosen(targets: &[Target]) -> Vec<usize> {
     chosen
 }
 
-/// Progress steps of [`sensitivity`]: tokens times layers.
+/// The targets of one part, and those of them to measure, both in the order of layers.
+struct Share {
+    targets: Vec<usize>,
+    chosen: Vec<usize>,
+}
+
+impl Share {
+    fn of(targets: &[Target], layers: usize, part: Part) -> Share {
+        let all = chosen(targets);
+        let mut order: Vec<usize> = (0..targets.len()).collect();
+        order.sort_by_key(|&number| (targets[number].layer, number));
+        let cost = |number: &usize| match all.contains(number) {
+            true => 1 + LAYER * targets[*number].layers_behind(layers),
+            false => 1,
+        };
+        let costs: Vec<u64> = order.iter().map(cost).collect();
+        let targets = order[part.units(&costs)].to_vec();
+        let chosen = targets.iter().copied().filter(|number| all.contains(number)).collect();
+        Share { targets, chosen }
+    }
+}
+
+/// Progress steps of a part of [`sensitivity`]: tokens times layers.
 pub fn sensitivity_work(
     config: &gemma::Config,
     inventory: &Inventory,
     tensors: &[TensorDesc],
     tokens: u64,
+    part: Part,
 ) -> u64 {
     let targets = targets(inventory, tensors);
     let layers = config.layers();
-    let behind = |&number: &usize| (layers - targets[number].layer.unwrap_or(0)) as u64;
+    let share = Share::of(&targets, layers, part);
+    let measured = share.chosen.iter().map(|&number| targets[number].layers_behind(layers));
     // once more for importance, and once for the base
-    tokens * (2 * layers as u64 + chosen(&targets).iter().map(behind).sum::<u64>())
+    tokens * (2 * layers as u64 + measured.sum::<u64>())
 }
 
 /// An evenly spread sample of a text that is enough to measure on.
@@ -120,8 +152,11 @@ pub fn sensitivity_id(fingerprint: &[u8], sequences: &[Vec<u32>], compute: Compu
     store_id(&[fingerprint, how.as_bytes()], sequences)
 }
 
-/// Measures the sensitivity of a model's tensors. `fingerprint` identifies the model in the result. `known` is the result of an
-/// earlier run: with the same id, only missing tensors are measured. `keep` gets the result after each pass.
+/// Measures the sensitivity of a model's tensors, or of those of one part of the job. `fingerprint` identifies the model in the result.
+/// `known` is the result of an earlier run: with the same id, only missing tensors are measured. `keep` gets the result after each pass.
+///
+/// The figures of a tensor do not depend on the others, so parts are [put together](Sensitivity::add) to the same result, however many
+/// there are.
 ///
 /// # Errors
 /// `Recipe` for too little text, `Malformed` for a damaged model, `Io`; the errors of `keep`.
@@ -129,7 +164,7 @@ pub fn sensitivity(
     model: &Model<'_>,
     (source, inventory): (&dyn TensorSource, &Inventory),
     text: &CalibrationTokens<'_>,
-    fingerprint: &[u8],
+    (fingerprint, part): (&[u8], Part),
     known: Option<Sensitivity>,
     keep: &mut dyn FnMut(&Sensitivity) -> Result<()>,
 ) -> Result<Sensitivity> {
@@ -140,11 +175,11 @@ pub fn sensitivity(
     }
     let id = sensitivity_id(fingerprint, text.sequences, model.compute());
     let targets = targets(inventory, source.tensors());
-    let chosen = chosen(&targets);
+    let share = Share::of(&targets, model.config().layers(), part);
     let known = known.filter(|known| known.id == id);
     let missing = |found: &Sensitivity| -> Vec<usize> {
         let unknown = |name: &str| found.tensors.get(name).is_some_and(|cost| cost.kld.is_none());
-        chosen.iter().copied().filter(|&number| unknown(&targets[number].name)).collect()
+        share.chosen.iter().copied().filter(|&number| unknown(&targets[number].name)).collect()
     };
     if let Some(known) = known.as_ref().filter(|known| missing(known).is_empty()) {
         return Ok(known.clone());
@@ -158,7 +193,7 @@ pub fn sensitivity(
             texts: text.names.clone(),
             tokens: text.tokens() as u64,
             reference: REFERENCE,
-            tensors: costs(model.compute().simd, source, &targets, &importance)?,
+            tensors: costs(model.compute().simd, source, (&targets, &share.targets), &importance)?,
         },
     };
     let mut whole = stream::embed(model, text.sequences)?;
@@ -182,14 +217,15 @@ pub fn sensitivity(
     Ok(found)
 }
 
-/// The squared errors of all targets in all types; KL divergences are left empty.
+/// The squared errors of some targets in all types; KL divergences are left empty.
 fn costs(
     simd: Simd,
     source: &dyn TensorSource,
-    targets: &[Target],
+    (targets, some): (&[Target], &[usize]),
     importance: &Importance,
 ) -> Result<BTreeMap<String, TensorCost>> {
-    let cost = |target: &Target| {
+    let cost = |&number: &usize| {
+        let target = &targets[number];
         let weights = target.weights(importance);
         let errors = errors(simd, source, target.index, weights.as_deref())?;
         Ok((
@@ -197,7 +233,7 @@ fn costs(
             TensorCost { role: target.role.to_owned(), layer: target.layer, kld: None, errors },
         ))
     };
-    targets.par_iter().map(cost).collect()
+    some.par_iter().map(cost).collect()
 }
 
 /// Relative squared error by type, from a sample of rows.

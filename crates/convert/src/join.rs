@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use base::{OutputFile, Positioned, Progress, Sha256, Task, Unit};
+use base::{FoundPart, JobParts, OutputFile, Positioned, Progress, Sha256, Task, Unit};
 use plan::{ArtifactEntry, FileEntry, FileRange, PartHost, RepackedTensor};
 use rayon::prelude::*;
 use tensor::{Error, Result};
 
-use crate::part::Part;
-use crate::part_folder::{PREFIX, PartRecord, read_record};
+use crate::part_outputs::PartOutputs;
 use crate::preflight::{EXISTS, is_occupied};
 use crate::publish::publish;
 use crate::run::Finished;
@@ -30,23 +29,22 @@ pub struct JoinOptions {
 }
 
 /// A finished part.
-struct Found {
-    part: Part,
-    record: PartRecord,
-    /// The folder with its ranges.
-    folder: PathBuf,
+struct Found<'a> {
+    part: &'a FoundPart,
+    outputs: PartOutputs,
 }
 
-/// Makes the artifacts of a job from all of its parts, which are in `folders`: the targets of [`run`](crate::run) with a part, or the
-/// folders `parts-ID` in them. Every range is compared with its SHA-256. Ranges in the target folder stay where they are; those of other
-/// folders are copied, and read once. At the end the parts in the target folder are removed.
+/// Makes the artifacts of a conversion from all of its parts, which [`run`](crate::run) has made. Every range is compared with its
+/// SHA-256. Ranges in the target folder stay where they are; those of other folders are copied, and read once. At the end the parts in
+/// the target folder are removed.
 ///
 /// # Errors
-/// `Malformed` for parts that are missing, contradict each other or are damaged, `Target` for outputs that exist and for a part that is
+/// `Malformed` for parts that contradict each other or are damaged, `Target` for outputs that exist and for a part that is
 /// still being written, `Io`. After an error no output has appeared, and all parts are still there.
-pub fn join(folders: &[PathBuf], options: &JoinOptions, progress: &dyn Progress) -> Result<Finished> {
-    let found = complete(find(folders)?)?;
-    let (first, job) = (&found[0].record, &found[0].record.job);
+pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) -> Result<Finished> {
+    let found = parts.parts.iter().map(|part| Ok(Found { part, outputs: PartOutputs::of(part)? }));
+    let found = found.collect::<Result<Vec<_>>>()?;
+    let first = &found[0].outputs;
     for other in &found[1..] {
         agree(first, other)?;
     }
@@ -58,27 +56,27 @@ pub fn join(folders: &[PathBuf], options: &JoinOptions, progress: &dyn Progress)
         }
     }
 
-    let here = options.folder.join(format!("{PREFIX}{job}"));
+    let here = parts.folder_in(&options.folder);
     fs::create_dir_all(&here).map_err(|e| Error::write(here.display(), &e))?;
     let mut artifacts = first.artifacts.clone();
     let bytes = artifacts.iter().flat_map(|entry| &entry.outputs).map(|file| file.bytes).sum();
     let task = progress.begin("joining", bytes, Unit::Bytes);
     let mut outputs = Vec::new();
     for (number, artifact) in artifacts.iter_mut().enumerate() {
-        let of_parts = || found.iter().map(move |found| &found.record.artifacts[number]);
+        let of_parts = || found.iter().map(move |found| &found.outputs.artifacts[number]);
         artifact.repacked = repacked(of_parts());
         for (at, input) in artifact.inputs.iter_mut().enumerate() {
             *input = joined_input(input, of_parts().map(|entry| &entry.inputs[at]))?;
         }
         artifact.parts = found
             .iter()
-            .map(|found| PartHost { part: found.part.to_string(), host: found.record.host.clone() })
+            .map(|found| PartHost { part: found.part.part.to_string(), host: found.part.host.clone() })
             .collect();
         let files = artifact.outputs.par_iter().enumerate().map(|(at, file)| {
             let output = open(&here, &options.folder, file)?;
             let ranges = found.iter().flat_map(|found| {
-                let ranges = &found.record.artifacts[number].outputs[at];
-                ranges.hashed().into_iter().map(move |range| (range, found))
+                let ranges = &found.outputs.artifacts[number].outputs[at];
+                ranges.hashed().into_iter().map(move |range| (range, found.part))
             });
             let sha256 = assemble(file, &output, (&here, ranges.collect()), &*task)?;
             Ok((output, sha256))
@@ -98,109 +96,9 @@ pub fn join(folders: &[PathBuf], options: &JoinOptions, progress: &dyn Progress)
     Ok(Finished { artifacts, manifest, input_bytes: 0 })
 }
 
-/// The finished parts in folders.
-fn find(folders: &[PathBuf]) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
-    for folder in folders {
-        let within = is_part_folder(folder);
-        let of_jobs = if within { vec![folder.clone()] } else { entries(folder, is_part_folder)? };
-        for job in of_jobs {
-            for path in entries(&job, is_record)? {
-                let (part, record) = read_record(&path)?;
-                found.push(Found { part, record, folder: job.clone() });
-            }
-        }
-    }
-    if found.is_empty() {
-        let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        return Err(Error::malformed(folders.join(", "), "no finished part of a job is here")
-            .expected("a folder to which `‹part› I/N` has written", "none")
-            .help("Give the folders that were the targets of the parts."));
-    }
-    Ok(found)
-}
-
-fn is_part_folder(path: &Path) -> bool {
-    base::file_name(path).starts_with(PREFIX) && path.is_dir()
-}
-
-fn is_record(path: &Path) -> bool {
-    let name = base::file_name(path);
-    name.starts_with("part-") && name.ends_with(".json")
-}
-
-/// The entries of a folder that are wanted, by name.
-fn entries(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
-    let fail = |e| Error::io(folder.display(), &e);
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        if wanted(&path) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-/// The parts of the one job that is complete, in order, each once.
-fn complete(found: Vec<Found>) -> Result<Vec<Found>> {
-    let mut sets: BTreeMap<(String, u32), BTreeMap<u32, Found>> = BTreeMap::new();
-    for found in found {
-        let set = sets.entry((found.record.job.clone(), found.part.count())).or_default();
-        if let Some(twin) = set.get(&found.part.number()) {
-            same_ranges(twin, &found)?;
-            continue;
-        }
-        set.insert(found.part.number(), found);
-    }
-    let describe = |((job, count), set): (&(String, u32), &BTreeMap<u32, Found>)| {
-        let missing: Vec<_> = (1..=*count).filter(|number| !set.contains_key(number)).collect();
-        let missing: Vec<_> = missing.iter().map(|number| format!("{number}/{count}")).collect();
-        let recipes = set.values().next().map_or_else(Vec::new, |found| recipes(&found.record));
-        match missing.is_empty() {
-            true => format!("{PREFIX}{job} ({}): complete, {count} parts", recipes.join(", ")),
-            false => {
-                format!("{PREFIX}{job} ({}): parts {} are missing", recipes.join(", "), missing.join(", "))
-            }
-        }
-    };
-    let states: Vec<String> = sets.iter().map(describe).collect();
-    let jobs: Vec<&String> = sets.keys().map(|(job, _)| job).collect();
-    if jobs.iter().any(|job| *job != jobs[0]) {
-        return Err(Error::malformed("parts", "they belong to different jobs")
-            .expected("parts of one checkpoint, recipe and version of gemma-convert", states.join("; "))
-            .help("Give the folder parts-ID of one of them."));
-    }
-    let mut complete = sets.into_iter().filter(|((_, count), set)| set.len() == *count as usize);
-    match complete.next() {
-        Some((_, set)) => Ok(set.into_values().collect()),
-        None => Err(Error::malformed("parts", "the job is not complete")
-            .expected("every part from 1/N to N/N", states.join("; "))
-            .help("Run the missing parts; the others stay.")),
-    }
-}
-
-fn recipes(record: &PartRecord) -> Vec<String> {
-    record.artifacts.iter().map(|entry| entry.recipe.clone()).collect()
-}
-
-/// Checks that a part which is there twice has the same ranges in both places.
-fn same_ranges(a: &Found, b: &Found) -> Result<()> {
-    let outputs = |found: &Found| -> Vec<FileEntry> {
-        found.record.artifacts.iter().flat_map(|entry| entry.outputs.clone()).collect()
-    };
-    if outputs(a) == outputs(b) {
-        return Ok(());
-    }
-    Err(Error::malformed(format!("part {}", a.part), "it is there twice, with different bytes")
-        .expected(format!("what {} has", a.folder.display()), format!("{}", b.folder.display()))
-        .help("Leave one of the folders out."))
-}
-
 /// Checks that a part is of the same run as the first one, but for what parts have of their own.
-fn agree(first: &PartRecord, other: &Found) -> Result<()> {
-    let common = |record: &PartRecord| -> Vec<ArtifactEntry> {
+fn agree(first: &PartOutputs, other: &Found<'_>) -> Result<()> {
+    let common = |outputs: &PartOutputs| -> Vec<ArtifactEntry> {
         let strip = |file: &FileEntry| FileEntry {
             name: file.name.clone(),
             bytes: file.bytes,
@@ -212,13 +110,13 @@ fn agree(first: &PartRecord, other: &Found) -> Result<()> {
             repacked: Vec::new(),
             ..entry.clone()
         };
-        record.artifacts.iter().map(entry).collect()
+        outputs.artifacts.iter().map(entry).collect()
     };
-    if common(first) == common(&other.record) && first.manifest == other.record.manifest {
+    if common(first) == common(&other.outputs) && first.manifest == other.outputs.manifest {
         return Ok(());
     }
-    Err(Error::malformed(format!("part {}", other.part), "its record contradicts that of part 1")
-        .expected("the same recipe, inputs and outputs", other.folder.display())
+    Err(Error::malformed(format!("part {}", other.part.part), "its record contradicts that of part 1")
+        .expected("the same recipe, inputs and outputs", other.part.folder.display())
         .help("Run this part again as the others were run."))
 }
 
@@ -271,7 +169,7 @@ fn open(here: &Path, target: &Path, file: &FileEntry) -> Result<OutputFile> {
 fn assemble(
     file: &FileEntry,
     output: &OutputFile,
-    (here, mut ranges): (&Path, Vec<(FileRange, &Found)>),
+    (here, mut ranges): (&Path, Vec<(FileRange, &FoundPart)>),
     task: &dyn Task,
 ) -> Result<String> {
     ranges.sort_by_key(|(range, _)| range.offset);

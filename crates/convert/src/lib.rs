@@ -33,7 +33,7 @@
 //! is workers × a block, whatever the model's size. The crate knows nothing of model architectures. An output gets
 //! its final name only when it is complete and on disk; hashes are computed in the same pass.
 //!
-//! A run may be one of several parts (`part.rs`), processes on any machines that write into `parts-ID` (`part_folder.rs`); [`join`] makes
+//! A run may be one of several parts (`part.rs`), processes on any machines that write into `parts-ID` (`part_outputs.rs`); [`join`] makes
 //! the outputs of it.
 
 mod digests;
@@ -46,7 +46,7 @@ mod join;
 mod lora;
 mod manifest;
 mod part;
-mod part_folder;
+mod part_outputs;
 mod pipeline;
 mod preflight;
 mod publish;
@@ -61,7 +61,8 @@ pub use input_hashes::HashInput;
 pub use join::{JoinOptions, join};
 pub use lora::{LORA_TYPES, lora_bytes, lora_tensors};
 pub use manifest::file_entry;
-pub use part::{Part, PartSize, part_sizes};
+pub use part::{PartSize, part_sizes};
+pub use part_outputs::CONVERSION;
 pub use preflight::{check, finished, not_the_source};
 pub use publish::publish_named;
 pub use reencode::{Buffers, Encoding, Scales, Steps};

@@ -4,79 +4,14 @@
 //! depend on the plan alone, so each machine computes the same ones. A part with nothing before and after it is the whole run.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::str::FromStr;
 
+use base::Part;
 use imatrix::Importance;
 use plan::{Artifact, Plan};
-use tensor::{DType, Error, Result};
+use tensor::{DType, Result};
 
 use crate::run::Options;
 use crate::schedule::{Block, Use, Work};
-
-/// The most parts of a run.
-const MAX_PARTS: u32 = 10_000;
-
-/// A part of a run: the first of eight is `1/8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Part {
-    number: u32,
-    count: u32,
-}
-
-impl Part {
-    /// Part `number` of `count`; the first has the number 1.
-    ///
-    /// # Errors
-    /// `Recipe` unless 1 ≤ `number` ≤ `count` ≤ 10,000.
-    pub fn new(number: u32, count: u32) -> Result<Part> {
-        if (1..=MAX_PARTS).contains(&count) && (1..=count).contains(&number) {
-            return Ok(Part { number, count });
-        }
-        Err(Error::recipe("‹part›", "not a part of a run")
-            .expected(format!("I/N with 1 ≤ I ≤ N ≤ {MAX_PARTS}, such as 3/8"), format!("{number}/{count}")))
-    }
-
-    /// Its number, from 1 on.
-    pub fn number(self) -> u32 {
-        self.number
-    }
-
-    /// The number of parts.
-    pub fn count(self) -> u32 {
-        self.count
-    }
-
-    /// Whether it is the one that writes what needs no weights: headers, copies of files.
-    pub(crate) fn is_first(self) -> bool {
-        self.number == 1
-    }
-}
-
-impl Default for Part {
-    /// The whole run.
-    fn default() -> Part {
-        Part { number: 1, count: 1 }
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
-        write!(to, "{}/{}", self.number, self.count)
-    }
-}
-
-impl FromStr for Part {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Part> {
-        let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-        let (number, count) = numbers.ok_or_else(|| {
-            Error::recipe("‹part›", "not a part of a run").expected("I/N, such as 3/8", format!("{text:?}"))
-        })?;
-        Part::new(number, count)
-    }
-}
 
 /// What a part reads and writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,8 +45,8 @@ pub fn part_sizes(plan: &Plan, importance: Option<&Importance>, count: u32) -> R
 pub(crate) fn run_size(plan: &Plan, options: &Options) -> Result<PartSize> {
     match options.part {
         Some(part) => {
-            let sizes = part_sizes(plan, options.importance.as_deref(), part.count)?;
-            Ok(sizes[part.number as usize - 1])
+            let sizes = part_sizes(plan, options.importance.as_deref(), part.count())?;
+            Ok(sizes[part.number() as usize - 1])
         }
         None => Ok(PartSize {
             input: plan.inputs.iter().map(|input| input.bytes).sum(),
@@ -122,17 +57,17 @@ pub(crate) fn run_size(plan: &Plan, options: &Options) -> Result<PartSize> {
 
 /// The blocks of a part, in reading order.
 pub(crate) fn blocks<'w>(work: &'w Work<'w>, part: Part) -> impl Iterator<Item = Block> + Send + 'w {
-    owners(work, part.count).filter_map(move |(block, owner)| (owner == part.number).then_some(block))
+    owners(work, part.count()).filter_map(move |(block, owner)| (owner == part.number()).then_some(block))
 }
 
 /// All blocks with the numbers of their parts.
 fn owners<'w>(work: &'w Work<'w>, count: u32) -> impl Iterator<Item = (Block, u32)> + Send + 'w {
     let total: u128 =
-        if count == 1 { 1 } else { work.blocks().map(|block| cost(work, &block)).sum::<u128>().max(1) };
+        if count == 1 { 0 } else { work.blocks().map(|block| cost(work, &block)).sum::<u128>() };
     let mut before = 0;
     let mut of_tensors: HashMap<usize, u32> = HashMap::new();
     work.blocks().map(move |block| {
-        let here = (before * u128::from(count) / total).min(u128::from(count) - 1) as u32 + 1;
+        let here = Part::number_at(before, total, count);
         if count > 1 {
             before += cost(work, &block);
         }
@@ -193,18 +128,4 @@ const OTHER_WEIGHT: u64 = 500;
 fn weight_cost(dtype: DType, weighted: bool) -> u64 {
     let found = WEIGHT.iter().find(|(of, ..)| *of == dtype);
     found.map_or(OTHER_WEIGHT, |&(_, plain, with_imatrix)| if weighted { with_imatrix } else { plain })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_written_as_fractions() {
-        let part: Part = "3/8".parse().unwrap();
-        assert_eq!((part.number(), part.count(), part.to_string().as_str()), (3, 8, "3/8"));
-        for wrong in ["0/8", "9/8", "3", "3/0", "a/b", "-1/8", "3/8/1", "1/10001", ""] {
-            assert!(wrong.parse::<Part>().is_err(), "{wrong}");
-        }
-    }
 }

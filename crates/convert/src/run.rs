@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{Progress, Unit};
+use base::{Part, Progress, Unit};
 use checkpoint::{Checkpoint, Companion};
 use imatrix::Importance;
 use plan::{
@@ -18,8 +18,8 @@ use tensor::{Error, Result, TensorSource};
 use crate::hashed_output::HashedOutput;
 use crate::input_hashes::HashInput;
 use crate::manifest;
-use crate::part::{Part, run_size};
-use crate::part_folder::PartFolder;
+use crate::part::run_size;
+use crate::part_outputs::{self, PartOutputs};
 use crate::pipeline::{Passed, convert};
 use crate::preflight::{check, outputs, vacant};
 use crate::publish::publish;
@@ -115,8 +115,8 @@ fn run_from(
 ) -> Result<Finished> {
     check(checkpoint, plan, options)?;
     let outputs = outputs(plan);
-    let parts = options.part.map(|part| PartFolder::of(checkpoint, plan, part, options)).transpose()?;
-    let folder = parts.as_ref().map_or(options.folder.as_path(), PartFolder::path);
+    let parts = options.part.map(|part| part_outputs::folder(checkpoint, plan, part, options)).transpose()?;
+    let folder = parts.as_ref().map_or(options.folder.as_path(), |parts| parts.path());
     let mut targets = Vec::with_capacity(outputs.len());
     for output in &outputs {
         let path = folder.join(&output.name);
@@ -130,7 +130,8 @@ fn run_from(
         if target.took_over() {
             progress.note(&format!("{}: an unfinished file of an earlier run is replaced", output.name));
         }
-        if options.part.is_none_or(Part::is_first) {
+        // one of the parts writes what needs no weights
+        if options.part.is_none_or(|part| part.number() == 1) {
             write_fixed(&target, output, checkpoint)?;
         }
         targets.push(target);
@@ -166,8 +167,9 @@ fn run_from(
     }
     let artifacts = entries(plan, options, &inputs, files, repacked);
     if let Some(parts) = parts {
-        let record = parts.record(&artifacts, options.sync)?;
-        return Ok(Finished { artifacts, manifest: record, input_bytes });
+        let outputs = PartOutputs { manifest: base::file_name(&options.manifest()), artifacts };
+        let record = parts.record(&outputs, options.sync)?;
+        return Ok(Finished { artifacts: outputs.artifacts, manifest: record, input_bytes });
     }
     for entry in &artifacts {
         repack_counts::notes(&entry.recipe, &entry.repacked).iter().for_each(|note| progress.note(note));

@@ -5,19 +5,13 @@
 
 use std::ops::Range;
 
-use gemma::Config;
-use runtime::{BATCH_TOKENS, Batch, Matrix, Model, Segment, activation_bytes_per_token, group_by_tokens};
+use runtime::{BATCH_TOKENS, Batch, Matrix, Model, Segment, group_by_tokens};
 use tensor::Result;
 use text::Sequence;
 
 /// Ranges of consecutive sequences with at most `tokens` tokens in total, or with one longer sequence.
 pub fn groups<S: AsRef<[u32]>>(sequences: &[S], tokens: usize) -> Vec<Range<usize>> {
     group_by_tokens(sequences.iter().map(|sequence| sequence.as_ref().len()), tokens)
-}
-
-/// Ranges of consecutive sequences whose hidden states between two layers take at most `memory` bytes.
-pub fn groups_in_memory<S: AsRef<[u32]>>(sequences: &[S], config: &Config, memory: u64) -> Vec<Range<usize>> {
-    groups(sequences, (memory / activation_bytes_per_token(config)) as usize)
 }
 
 /// Embeds sequences of token ids, BOS first, in batches of [`BATCH_TOKENS`].

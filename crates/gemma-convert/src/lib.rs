@@ -25,7 +25,7 @@
 //! |---|---|---|
 //! | [`Planning`] | checkpoint, recipes | [`Plan`]: every output tensor with its type, file and offset |
 //! | [`Convert`] | checkpoint, recipes, a text for error feedback (LDLQ) | files and [`Converted`] |
-//! | [`Join`] | the parts of a conversion | files and [`Joined`] |
+//! | [`Join`] | the parts of a conversion, an importance matrix or sensitivities | files and [`Joined`] |
 //! | [`ConvertBundle`] | checkpoint, its base, a bundle of LiteRT-LM | a bundle and [`ConvertedBundle`] |
 //! | [`Calibrate`] | model, text | an [`Importance`] matrix file |
 //! | [`MeasureSensitivity`] | checkpoint, text | a file of [`Sensitivity`] |
@@ -58,9 +58,9 @@ mod settings;
 mod towers;
 
 pub use base::ErrorKind;
-pub use base::{Progress, Silent, Task, Unit};
+pub use base::{Part, Progress, Silent, Task, Unit};
 pub use checkpoint::Adapter;
-pub use convert::{HashInput, Part, PartSize, StreamedFiles};
+pub use convert::{HashInput, PartSize, StreamedFiles};
 pub use draft::{DraftReport, LayerSelection};
 pub use draft_model::DraftModel;
 pub use eval::Invocation;

@@ -311,6 +311,17 @@ impl Model {
         })
     }
 
+    /// Its fingerprint, see [`Checkpoint::fingerprint`].
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::fingerprint`].
+    pub(crate) fn fingerprint(&self) -> Result<[u8; 32]> {
+        match &self.container {
+            Container::Checkpoint(_, model) => Ok(model.fingerprint),
+            Container::Gguf(..) => Checkpoint::open_gguf(&self.path)?.fingerprint(),
+        }
+    }
+
     /// The path of the folder or of the first file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -40,6 +40,19 @@ impl Destination {
     }
 }
 
+/// Refuses an output file that exists, unless it may be replaced.
+///
+/// # Errors
+/// `Target`.
+pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
+    if path.exists() && !force {
+        return Err(
+            Error::exists(path.display(), "the output exists already").help("Use ‹force› to replace it.")
+        );
+    }
+    Ok(())
+}
+
 /// One request for each recipe and preset.
 ///
 /// # Errors

@@ -85,6 +85,23 @@ impl Sensitivity {
         })
     }
 
+    /// Adds the tensors of another part of the measurement.
+    ///
+    /// # Errors
+    /// `Malformed` for a part of another measurement, and for a tensor that both have.
+    pub fn add(&mut self, part: Sensitivity) -> Result<()> {
+        let head = |of: &Sensitivity| Sensitivity { tensors: BTreeMap::new(), ..of.clone() };
+        if head(self) != head(&part) {
+            return Err(Error::malformed("sensitivities", "of another model, text or version")
+                .expected(&self.id, &part.id));
+        }
+        if let Some(name) = part.tensors.keys().find(|name| self.tensors.contains_key(*name)) {
+            return Err(Error::malformed(format!("tensor {name}"), "two parts have its sensitivity"));
+        }
+        self.tensors.extend(part.tensors);
+        Ok(())
+    }
+
     /// The predicted KL divergence when only this tensor has this type, in nats per token: measured, or interpolated
     /// between layers.
     ///

@@ -76,7 +76,7 @@ pub(crate) enum Command {
     /// Convert a checkpoint folder to GGUF (text model, mmproj), or to safetensors in other types or shards; or a GGUF to other types
     #[command(after_help = examples::CONVERT)]
     Convert(Convert),
-    /// Make the outputs of a conversion from its parts, which `convert --part` has made
+    /// Make the outputs of a job from its parts, which `convert`, `calibrate` or `sensitivity` with `--part` have made
     #[command(after_help = examples::JOIN)]
     Join(Join),
     /// Collect an importance matrix (imatrix) on a text
@@ -226,8 +226,8 @@ pub(crate) struct Convert {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Join {
-    /// The targets of the parts: one folder that all have written to, or several
-    #[arg(required = true, value_name = "FOLDER")]
+    /// The targets of the parts (their -o): one that all have written to, or several
+    #[arg(required = true, value_name = "OUT")]
     pub(crate) folders: Vec<PathBuf>,
     /// Folder of the outputs; by default the first of the folders
     #[arg(short, long, value_name = "OUT")]

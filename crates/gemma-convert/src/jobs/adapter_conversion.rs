@@ -9,7 +9,7 @@ use gguf::Layout;
 use serde::Serialize;
 use tensor::{DType, Error, Result, TensorSource};
 
-use crate::requests::Destination;
+use crate::requests::{Destination, refuse_existing};
 
 /// Converts an adapter (LoRA) of PEFT or mlx-lm to a GGUF file for llama.cpp's `--lora`.
 ///
@@ -111,11 +111,7 @@ impl AdapterConvert {
             return Err(Error::recipe("‹out›", "not the name of a GGUF file")
                 .expected("a file, such as adapter.gguf", self.out.display()));
         }
-        if self.out.exists() && !self.force {
-            return Err(Error::exists(self.out.display(), "the output exists already")
-                .help("Use ‹force› to replace it."));
-        }
-        Ok(())
+        refuse_existing(&self.out, self.force)
     }
 
     /// Checks adapter and base against each other, and writes the file.

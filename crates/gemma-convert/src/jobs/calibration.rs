@@ -2,16 +2,19 @@
 
 use std::path::PathBuf;
 
-use base::{OutputFile, Progress, Unit};
-use calibrate::CalibrationTokens;
+use base::{OutputFile, Part, Progress, Unit};
+use calibrate::{CalibrationTokens, ImportanceSums};
 use checkpoint::Adapter;
 use imatrix::Importance;
 use runtime::Compute;
 use tensor::{Error, Result};
 
+use super::importance_parts::{self, TextSource};
 use super::rounding::{names, sequences};
+use super::text_parts::{MadePart, TextJob};
 use crate::model::Model;
 use crate::options::TextOptions;
+use crate::requests::refuse_existing;
 
 /// Collects an importance matrix on a text like llama-imatrix, or merges files of other chunks.
 #[derive(Clone, Debug)]
@@ -71,26 +74,21 @@ impl Calibrate {
     /// `Target` for an existing file; `Recipe` for a model without a text, or a text without a model; `Malformed` or
     /// `Unsupported` for model and text; `Io`.
     pub fn run(&self, progress: &dyn Progress) -> Result<Calibrated> {
-        if self.out.exists() && !self.force {
-            return Err(Error::exists(self.out.display(), "the output exists already")
-                .help("Use ‹force› to replace it."));
-        }
+        refuse_existing(&self.out, self.force)?;
         // open before hours of work, and not only after them
         let output = OutputFile::sequential(&self.out)?;
         let mut found = match (&self.model, self.text.files.is_empty()) {
-            (Some(model), false) => Some(
-                self.collect(&Model::open_with(model, &self.adapters)?.with_compute(self.compute), progress)?,
-            ),
-            (Some(_), true) => {
-                return Err(
-                    Error::recipe("calibrate", "no text to calibrate on").help("Give one with ‹text›.")
-                );
-            }
+            (None, true) => None,
             (None, false) => {
                 return Err(Error::recipe("calibrate", "a text, but no model to calibrate")
                     .help("Give a checkpoint."));
             }
-            (None, true) => None,
+            (Some(_), _) => {
+                let model = self.open()?;
+                let text = self.sequences(&model, progress)?;
+                let (sums, source) = self.collect(&model, &text, Part::default(), progress)?;
+                Some(source.importance(&sums)?)
+            }
         };
         for path in &self.merge {
             let other = Importance::read(path)?;
@@ -100,26 +98,77 @@ impl Calibrate {
             }
         }
         let importance = found.ok_or_else(|| Error::recipe("calibrate", "nothing to write"))?;
-        let bytes = importance.to_bytes().map_err(|e| e.within(self.out.display()))?;
-        output.publish_with(&bytes)?;
-        let unseen_matrices = importance.iter().map(|(_, entry)| entry.unseen().count()).sum();
-        Ok(Calibrated { importance, unseen_matrices })
+        Calibrated::write(importance, output)
     }
 
-    fn collect(&self, model: &Model, progress: &dyn Progress) -> Result<Importance> {
+    /// Collects on one part of the text. [`Join`](super::Join) writes the file when all parts are there.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run); `Recipe` for files to merge.
+    pub fn run_part(&self, part: Part, progress: &dyn Progress) -> Result<MadePart> {
+        if !self.merge.is_empty() {
+            return Err(Error::recipe(format!("‹part› {part}"), "files are not merged in parts")
+                .help("Merge them with the joined file, by a command of its own."));
+        }
+        refuse_existing(&self.out, self.force)?;
+        let model = self.open()?;
+        let text = self.sequences(&model, progress)?;
+        let of = TextJob {
+            kind: importance_parts::IMPORTANCE,
+            out: &self.out,
+            fingerprint: &model.fingerprint()?,
+            texts: &self.text.files,
+            sequences: &text,
+            compute: self.compute,
+        };
+        let folder = of.folder(part)?;
+        let (sums, source) = self.collect(&model, &text, part, progress)?;
+        importance_parts::record(&folder, &sums, source).map(|record| of.made(part, record))
+    }
+
+    fn open(&self) -> Result<Model> {
+        let Some(model) = &self.model else {
+            return Err(Error::recipe("calibrate", "no model to calibrate").help("Give a checkpoint."));
+        };
+        if self.text.files.is_empty() {
+            return Err(Error::recipe("calibrate", "no text to calibrate on").help("Give one with ‹text›."));
+        }
+        Ok(Model::open_with(model, &self.adapters)?.with_compute(self.compute))
+    }
+
+    fn sequences(&self, model: &Model, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
         model.notes().iter().for_each(|note| progress.note(note));
-        let sequences = sequences(&self.text, self.context, &model.reader(), progress)?;
-        let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
-        let steps = tokens * model.config().layers() as u64;
+        sequences(&self.text, self.context, &model.reader(), progress)
+    }
+
+    fn collect(
+        &self,
+        model: &Model,
+        sequences: &[Vec<u32>],
+        part: Part,
+        progress: &dyn Progress,
+    ) -> Result<(ImportanceSums, TextSource)> {
+        let steps = calibrate::part_tokens(sequences, part) * model.config().layers() as u64;
         let task = progress.begin("calibrating", steps, Unit::Steps);
         let text = CalibrationTokens {
-            sequences: &sequences,
+            sequences,
             names: names(&self.text.files),
             memory: self.text.memory,
             compute: self.compute,
             progress: &|tokens| task.advance(tokens),
         };
-        calibrate::importance(&model.runtime()?, model.inventory(), &text)
-            .map_err(|e| e.within(model.path().display()))
+        let sums = calibrate::importance_sums(&model.runtime()?, model.inventory(), &text, part)
+            .map_err(|e| e.within(model.path().display()))?;
+        Ok((sums, TextSource::of(&text)))
+    }
+}
+
+impl Calibrated {
+    /// Writes the file.
+    pub(crate) fn write(importance: Importance, output: OutputFile) -> Result<Calibrated> {
+        let bytes = importance.to_bytes().map_err(|e| e.within(output.path().display()))?;
+        output.publish_with(&bytes)?;
+        let unseen_matrices = importance.iter().map(|(_, entry)| entry.unseen().count()).sum();
+        Ok(Calibrated { importance, unseen_matrices })
     }
 }

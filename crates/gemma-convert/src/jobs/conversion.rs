@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use base::Progress;
+use base::{Part, Progress};
 use checkpoint::Adapter;
-use convert::{HashInput, Options, Part, StreamedFiles};
+use convert::{HashInput, Options, StreamedFiles};
 use plan::{Allocation, ArtifactEntry, FileEntry, GridPolicy, HubSource, Plan, Request};
 use runtime::Compute;
 use tensor::{Error, Result};

@@ -1,18 +1,22 @@
-//! The artifacts of a job that was done in parts.
+//! The outputs of a job that was done in parts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use base::Progress;
-use convert::{Finished, JoinOptions};
-use plan::ArtifactEntry;
+use base::{JobParts, Progress};
+use convert::JoinOptions;
+use plan::{ArtifactEntry, Sensitivity};
 use tensor::{Error, Result};
 
-/// Makes the outputs of a conversion from its parts.
+use super::calibration::Calibrated;
+use super::importance_parts::{self, IMPORTANCE};
+use super::sensitivity_measurement::{self, SENSITIVITY};
+
+/// Makes the outputs of a conversion, an importance matrix or sensitivities from parts.
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let (checkpoint, out) = (testkit::fixtures("checkpoints/e2b"), folder.path().join("out"));
-/// use gemma_convert::{Convert, Join, Part, Silent};
+/// use gemma_convert::{Convert, Join, JoinedOutputs, Part, Silent};
 ///
 /// for number in 1..=2 {
 ///     let mut convert = Convert::new(&checkpoint, &out).recipe("q8_0");
@@ -20,12 +24,13 @@ use tensor::{Error, Result};
 ///     convert.run(&Silent)?;
 /// }
 /// let joined = Join::new([out]).run(&Silent)?;
-/// assert_eq!(joined.artifacts[0].outputs[0].name, "model-q8_0.gguf");
+/// let JoinedOutputs::Conversion { artifacts, .. } = joined.outputs else { panic!("another job") };
+/// assert_eq!(artifacts[0].outputs[0].name, "model-q8_0.gguf");
 /// # Ok::<(), gemma_convert::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Join {
-    /// The targets of the parts.
+    /// The targets of the parts: folders, or the names of files in them.
     pub folders: Vec<PathBuf>,
     /// The folder of the outputs; by default the first of the folders.
     pub out: Option<PathBuf>,
@@ -40,10 +45,26 @@ pub struct Join {
 pub struct Joined {
     /// The folder of the outputs.
     pub folder: PathBuf,
-    /// The manifest's entry of each artifact.
-    pub artifacts: Vec<ArtifactEntry>,
-    /// The path of the manifest.
-    pub manifest: PathBuf,
+    /// The number of parts.
+    pub parts: usize,
+    /// What the parts made.
+    pub outputs: JoinedOutputs,
+}
+
+/// The outputs of a job in parts.
+#[derive(Clone, Debug)]
+pub enum JoinedOutputs {
+    /// Of [`Convert`](super::Convert).
+    Conversion {
+        /// The manifest's entry of each artifact.
+        artifacts: Vec<ArtifactEntry>,
+        /// The path of the manifest.
+        manifest: PathBuf,
+    },
+    /// Of [`Calibrate`](super::Calibrate), with the path of the file.
+    Importance(PathBuf, Calibrated),
+    /// Of [`MeasureSensitivity`](super::MeasureSensitivity), with the path of the file.
+    Sensitivity(PathBuf, Sensitivity),
 }
 
 impl Join {
@@ -59,10 +80,35 @@ impl Join {
     /// `Malformed` for parts that are missing, contradict each other or are damaged; `Target` for existing outputs and
     /// for a part that is still being made; `Io`. After an error, no output has appeared.
     pub fn run(&self, progress: &dyn Progress) -> Result<Joined> {
-        let folder = self.out.as_ref().or(self.folders.first());
+        let folders: Vec<PathBuf> = self.folders.iter().map(|target| folder_of(target).to_owned()).collect();
+        let folder = self.out.as_ref().or(folders.first());
         let folder = folder.ok_or_else(|| Error::recipe("the folders of the parts", "there are none"))?;
-        let options = JoinOptions { folder: folder.clone(), force: self.force, sync: self.sync };
-        let Finished { artifacts, manifest, .. } = convert::join(&self.folders, &options, progress)?;
-        Ok(Joined { folder: folder.clone(), artifacts, manifest })
+        let parts = JobParts::find(&folders)?;
+        let outputs = match parts.job.kind.as_str() {
+            convert::CONVERSION => {
+                let options = JoinOptions { folder: folder.clone(), force: self.force, sync: self.sync };
+                let finished = convert::join(&parts, &options, progress)?;
+                JoinedOutputs::Conversion { artifacts: finished.artifacts, manifest: finished.manifest }
+            }
+            IMPORTANCE => {
+                let (file, made) = importance_parts::join(&parts, folder, self.force, progress)?;
+                JoinedOutputs::Importance(file, made)
+            }
+            SENSITIVITY => {
+                let (file, found) = sensitivity_measurement::join(&parts, folder, self.force)?;
+                JoinedOutputs::Sensitivity(file, found)
+            }
+            other => {
+                return Err(Error::unsupported("parts", "they are of an unknown kind of job")
+                    .expected("those of this version of gemma-convert", other));
+            }
+        };
+        Ok(Joined { folder: folder.clone(), parts: parts.parts.len(), outputs })
     }
+}
+
+/// The folder that the parts with this target have written to: they make a folder, or a file with an extension.
+fn folder_of(target: &Path) -> &Path {
+    let is_file = !target.is_dir() && target.extension().is_some();
+    if is_file { base::folder_of(target) } else { target }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{CalibrationText, Lora};
+use super::{CalibrationText, Lora, PartArgs};
 
 /// The limit of a recipe with a budget.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -35,6 +35,8 @@ pub(crate) struct Sensitivity {
     /// The file to write. Tensors that it already has, for the same model and text, are not measured again
     #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) part: PartArgs,
     /// Replace a file of another model or text
     #[arg(long)]
     pub(crate) force: bool,

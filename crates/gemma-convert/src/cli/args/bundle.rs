@@ -15,7 +15,7 @@ pub(crate) struct IntoBundle {
         value_name = "FILE",
         group = "outputs",
         requires = "bundle_base",
-        conflicts_with_all = ["types", "mmproj", "skip_existing"]
+        conflicts_with_all = ["types", "mmproj", "part", "skip_existing"]
     )]
     pub(crate) bundle: Option<PathBuf>,
     /// The checkpoint from which the bundle was made: folder, or the id of a model on the hub

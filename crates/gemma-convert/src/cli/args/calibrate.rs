@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use gemma_convert::Chunks;
 
-use super::Lora;
+use super::{Lora, PartArgs};
 
 /// A calibration text.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,6 +44,8 @@ pub(crate) struct Calibrate {
     /// The file to write
     #[arg(short, long, alias = "outfile", value_name = "OUT")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) part: PartArgs,
     /// Replace an existing file
     #[arg(long)]
     pub(crate) force: bool,

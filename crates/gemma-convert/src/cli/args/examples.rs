@@ -22,7 +22,9 @@ pub(super) const JOIN: &str = "\
 Examples:
   gemma-convert convert gemma-4-31B-it/ --recipe q4_k_m --part 3/8 -o out/
   gemma-convert join out/
-  gemma-convert join from-machine-1/ from-machine-2/ -o out/";
+  gemma-convert join from-machine-1/ from-machine-2/ -o out/
+  gemma-convert calibrate gemma-4-31B-it/ --text calib.txt --part 3/8 -o out/imatrix.gguf
+  gemma-convert join out/imatrix.gguf";
 
 pub(super) const CALIBRATE: &str = "\
 Examples:

@@ -1,11 +1,13 @@
-//! `join`: the outputs of a conversion that was done in parts.
+//! `join`: the outputs of a job that was done in parts; and the output of a part.
 
 use std::fmt::Write;
+use std::time::Instant;
 
-use gemma_convert::{Join, Joined, Result};
+use gemma_convert::{Join, Joined, JoinedOutputs, MadePart, Result};
 use serde_json::json;
 
 use super::convert::files;
+use super::{calibrate, sensitivity};
 use crate::cli::args;
 use crate::cli::outcome::Output;
 use crate::cli::progress::Console;
@@ -13,9 +15,28 @@ use crate::cli::progress::Console;
 pub(crate) fn run(args: &args::Join) -> Result<Output> {
     let job =
         Join { folders: args.folders.clone(), out: args.out.clone(), force: args.force, sync: !args.no_sync };
-    let Joined { folder, artifacts, manifest } = job.run(&Console::default())?;
-    let mut text = files(&folder, &artifacts);
-    let parts = artifacts.first().map_or(0, |artifact| artifact.parts.len());
-    let _ = writeln!(text, "{parts} parts joined; manifest: {}", manifest.display());
-    Ok(Output::new(text, json!({"artifacts": artifacts, "folder": folder, "manifest": manifest})))
+    let start = Instant::now();
+    let Joined { folder, parts, outputs } = job.run(&Console::default())?;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut output = match &outputs {
+        JoinedOutputs::Conversion { artifacts, manifest } => Output::new(
+            format!("{}manifest: {}\n", files(&folder, artifacts), manifest.display()),
+            json!({"artifacts": artifacts, "folder": folder, "manifest": manifest}),
+        ),
+        JoinedOutputs::Importance(file, made) => calibrate::output(file, made, seconds),
+        JoinedOutputs::Sensitivity(file, found) => sensitivity::output(file, found, seconds),
+    };
+    let _ = writeln!(output.text, "{parts} parts joined");
+    Ok(output)
+}
+
+/// The output of a part that makes no file by itself.
+pub(super) fn part(made: &MadePart) -> Output {
+    let MadePart { part, folder, record } = made;
+    let text = format!(
+        "part {part}: {}\nWhen all parts are there, `gemma-convert join {}` makes the file.\n",
+        record.display(),
+        folder.display()
+    );
+    Output::new(text, json!({"part": part.to_string(), "folder": folder, "record": record}))
 }

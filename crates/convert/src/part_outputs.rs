@@ -1,0 +1,64 @@
+//! What a part of a run leaves for [`join`](crate::join): the outputs under their names in the folder of the parts, to which each part
+//! writes its own ranges, and these ranges in its record.
+
+use base::{FoundPart, Job, Part, PartFolder};
+use checkpoint::Checkpoint;
+use plan::{ArtifactEntry, Plan};
+use serde::{Deserialize, Serialize};
+use tensor::Result;
+
+use crate::run::Options;
+
+/// The kind of job of a run in parts.
+pub const CONVERSION: &str = "conversion";
+
+/// The record of a part of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PartOutputs {
+    /// The name of the manifest.
+    pub(crate) manifest: String,
+    /// The entries of the manifest, with the ranges of inputs and outputs that the part has read and written.
+    pub(crate) artifacts: Vec<ArtifactEntry>,
+}
+
+impl PartOutputs {
+    /// That of a finished part.
+    ///
+    /// # Errors
+    /// `Malformed` for another content, and for names of files outside of their folder.
+    pub(crate) fn of(found: &FoundPart) -> Result<PartOutputs> {
+        let outputs: PartOutputs = found.content()?;
+        let files = outputs.artifacts.iter().flat_map(|entry| &entry.outputs).map(|file| &file.name);
+        let outside = files.chain([&outputs.manifest]).find(|name| !base::is_plain_name(name)).cloned();
+        match outside {
+            Some(name) => Err(found.damaged(format!("it names a file outside of its folder: {name:?}"))),
+            None => Ok(outputs),
+        }
+    }
+}
+
+/// The folder of the parts of a run.
+///
+/// # Errors
+/// `Target`; those of the checkpoint's fingerprint.
+pub(crate) fn folder(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    part: Part,
+    options: &Options,
+) -> Result<PartFolder> {
+    let commit = options.source.as_ref().map_or("", |source| &source.commit);
+    let inputs = [
+        ("checkpoint", base::hex(&checkpoint.fingerprint()?)),
+        // the files of a stream have headers only
+        ("commit", commit.to_owned()),
+        ("plan", plan.digest()),
+        ("tool", options.tool.clone()),
+    ];
+    let job = Job {
+        kind: CONVERSION.to_owned(),
+        outputs: plan.artifacts.iter().map(|artifact| artifact.recipe.clone()).collect(),
+        inputs: inputs.map(|(name, value)| (name.to_owned(), value)).into(),
+    };
+    PartFolder::create(&options.folder, job, part)
+}
