@@ -137,7 +137,7 @@ fn what_is_no_target_is_refused() {
     run(args.iter().chain(&["--type", "bf16", "-o", at("draft.gguf").to_str().unwrap()])).good();
     let before = names(home.path());
     let cases: [(&Path, &Path, &[&str], i32, &[&str]); 5] = [
-        (&at("mmproj.gguf"), &at("out.gguf"), &[], 2, &["mmproj", "no text model"]),
+        (&at("mmproj.gguf"), &at("out.gguf"), &[], 3, &["mmproj", "no text model"]),
         (&at("draft.gguf"), &at("out.gguf"), &[], 3, &["draft model"]),
         (&file, &file, &["--force"], 3, &["this is a file of the source"]),
         (&file, &at("out.gguf"), &["--lora", target.to_str().unwrap()], 3, &["adapter"]),
