@@ -152,8 +152,9 @@ fn a_skeleton_needs_no_bundle() {
     let exported = expected()["recipes"]["mixed48"]["base"]["sections"].clone();
     let sections = document["sections"].as_array().unwrap().iter().zip(exported.as_array().unwrap());
     for (made, exported) in sections.filter(|(_, exported)| exported["type"] == "TFLiteModel") {
-        let [begin, end] = ["begin", "end"].map(|key| made[key].as_u64().unwrap() as usize);
-        assert_eq!(sha256(&bytes[begin..end]), exported["sha256"].as_str().unwrap(), "{made}");
+        let [begin, len] = ["offset", "bytes"].map(|key| made[key].as_u64().unwrap() as usize);
+        let found = sha256(&bytes[begin..begin + len]);
+        assert_eq!(found, exported["sha256"].as_str().unwrap(), "{}", made["model_type"]);
     }
     files.verify("new.litertlm", "base", &["--require-manifest"]).good();
     files.fill("same", "base", "again.litertlm", &["--recipe", "litertlm-int4"]).good();
