@@ -72,8 +72,8 @@ impl Files {
     }
 
     /// `convert CHECKPOINT --skeleton SKELETON -o OUT`.
-    pub(crate) fn fill(&self, checkpoint: &str, out: &str, more: &[&str]) -> Run {
-        let skeleton = testkit::fixtures("golden/litertlm/same.skeleton");
+    pub(crate) fn fill(&self, skeleton: &str, checkpoint: &str, out: &str, more: &[&str]) -> Run {
+        let skeleton = testkit::fixtures(format!("golden/litertlm/{skeleton}.skeleton"));
         let [checkpoint, out] = [checkpoint, out].map(|name| self.path(name));
         let args = ["convert".into(), checkpoint, "--skeleton".into(), skeleton, "-o".into(), out];
         run(args.into_iter().chain(more.iter().map(PathBuf::from)))
@@ -146,26 +146,27 @@ fn int2_is_raised_unless_it_is_kept() {
 #[test]
 fn a_skeleton_needs_no_bundle() {
     let files = Files::new("mixed48");
-    files.fill("base", "new.litertlm", &["--recipe", "litertlm-int4"]).good();
+    files.fill("same", "base", "new.litertlm", &["--recipe", "litertlm-int4"]).good();
     let bytes = fs::read(files.path("new.litertlm")).unwrap();
     let document = run(["inspect", files.path("new.litertlm").to_str().unwrap(), "--json"]).good().json();
     let exported = expected()["recipes"]["mixed48"]["base"]["sections"].clone();
     let sections = document["sections"].as_array().unwrap().iter().zip(exported.as_array().unwrap());
     for (made, exported) in sections.filter(|(_, exported)| exported["type"] == "TFLiteModel") {
-        let [begin, end] = ["begin", "end"].map(|key| made[key].as_u64().unwrap() as usize);
-        assert_eq!(sha256(&bytes[begin..end]), exported["sha256"].as_str().unwrap(), "{made}");
+        let [begin, len] = ["offset", "bytes"].map(|key| made[key].as_u64().unwrap() as usize);
+        let found = sha256(&bytes[begin..begin + len]);
+        assert_eq!(found, exported["sha256"].as_str().unwrap(), "{}", made["model_type"]);
     }
     files.verify("new.litertlm", "base", &["--require-manifest"]).good();
-    files.fill("base", "again.litertlm", &["--recipe", "litertlm-int4"]).good();
+    files.fill("same", "base", "again.litertlm", &["--recipe", "litertlm-int4"]).good();
     assert!(fs::read(files.path("again.litertlm")).unwrap() == bytes, "another run has other bytes");
 
-    let said = files.fill("base", "x.litertlm", &["--recipe", "q4_0"]);
+    let said = files.fill("same", "base", "x.litertlm", &["--recipe", "q4_0"]);
     assert!(said.refusal(2).contains("no such recipe of a bundle"), "{}", said.stderr);
     let config = files.path("base").join("config.json");
     let mut json: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     json["text_config"]["sliding_window"] = 128.into();
     fs::write(&config, json.to_string()).unwrap();
-    let said = files.fill("base", "x.litertlm", &["--recipe", "litertlm-int4"]);
+    let said = files.fill("same", "base", "x.litertlm", &["--recipe", "litertlm-int4"]);
     assert!(
         said.refusal(3).contains("another architecture than that of the graph skeleton"),
         "{}",

@@ -72,12 +72,13 @@ fn litert_lm_says_the_same_of_a_converted_bundle_and_of_the_exporters() {
     }
 }
 
+/// The graph was recorded at a quarter and at half of the widths.
 #[test]
 fn litert_lm_runs_the_graph_of_a_skeleton() {
     let Some(runtime) = LITERT_LM.for_tests() else { return };
     let files = Files::new("mixed48");
     for (checkpoint, name) in [("base", "new-base.litertlm"), ("tuned", "new-tuned.litertlm")] {
-        files.fill(checkpoint, name, &["--recipe", "litertlm-int4"]).good();
+        files.fill("tiny", checkpoint, name, &["--recipe", "litertlm-int4"]).good();
     }
     let bundles = ["new-base.litertlm", "new-tuned.litertlm"].map(|name| files.path(name));
     for (said, expected) in says(&runtime, &[PROMPT], 24, &bundles).iter().zip([OF_BASE, OF_TUNED]) {
