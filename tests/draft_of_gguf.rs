@@ -127,6 +127,9 @@ fn an_assistant_is_converted_from_a_gguf() {
     is_same(&at("direct.gguf"), &at("ours.gguf"));
 }
 
+/// Target, output, options; the exit code, and parts of the message.
+type Refusal<'a> = (&'a Path, &'a Path, &'a [&'a str], i32, &'a [&'a str]);
+
 #[test]
 fn what_is_no_target_is_refused() {
     let (home, file) = source("31b", "bf16");
@@ -136,7 +139,7 @@ fn what_is_no_target_is_refused() {
     let args = ["draft", "convert", assistant.to_str().unwrap(), "--target", target.to_str().unwrap()];
     run(args.iter().chain(&["--type", "bf16", "-o", at("draft.gguf").to_str().unwrap()])).good();
     let before = names(home.path());
-    let cases: [(&Path, &Path, &[&str], i32, &[&str]); 5] = [
+    let cases: [Refusal<'_>; 5] = [
         (&at("mmproj.gguf"), &at("out.gguf"), &[], 3, &["mmproj", "no text model"]),
         (&at("draft.gguf"), &at("out.gguf"), &[], 3, &["draft model"]),
         (&file, &file, &["--force"], 3, &["this is a file of the source"]),

@@ -90,12 +90,15 @@ fn parts_of_a_gguf_on_machines_of_their_own_are_joined() {
     assert!([a, b, c].iter().all(|machine| parts_folder(machine).is_dir()), "they stay");
 }
 
+/// Makes a part with this output.
+type MakePart<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn parts_of_another_job_are_refused_by_what_differs() {
     let (from, home) = (fixture("e2b"), tempfile::tempdir().unwrap());
     let other = Folder::of("e2b");
     other.reweigh(|weights| weights.get("layers.0.mlp.up_proj.weight").poke(0, 0.5));
-    let others: [(&str, &dyn Fn(&Path)); 4] = [
+    let others: [(&str, MakePart<'_>); 4] = [
         ("checkpoint", &|out| drop(part("calibrate", &other.path(), out, "2/2").good())),
         ("text", &|out| {
             let args = job("calibrate", &from, out, &["--part", "2/2"]);

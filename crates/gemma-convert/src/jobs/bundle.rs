@@ -103,7 +103,7 @@ impl ConvertBundle {
         let tuned = Text::open(open_checkpoint(&self.model, &self.adapters)?)?;
         let planned = match &self.graph {
             BundleGraph::File { bundle, base, types } => {
-                let planned = self.into_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
+                let planned = self.plan_of_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
                 planned.map_err(|e| e.within(bundle.display()))?
             }
             BundleGraph::Skeleton(path) => {
@@ -133,7 +133,7 @@ impl ConvertBundle {
     }
 
     /// The plan for a given bundle.
-    fn into_file(
+    fn plan_of_file(
         &self,
         (bundle, base): (&Path, &Path),
         types: BundleTypes,
