@@ -160,6 +160,18 @@ fn a_skeleton_needs_no_bundle() {
     files.fill("same", "base", "again.litertlm", &["--recipe", "litertlm-int4"]).good();
     assert!(fs::read(files.path("again.litertlm")).unwrap() == bytes, "another run has other bytes");
 
+    // the embedded skeleton is that of E2B at its real size
+    let (base, out) = (files.path("base"), files.path("x.litertlm"));
+    let embedded =
+        ["convert", base.to_str().unwrap(), "-o", out.to_str().unwrap(), "--recipe", "litertlm-int4"];
+    let refused = run(embedded);
+    let said = refused.refusal(3);
+    assert!(said.contains("35 layers of hidden size 1536") && said.contains("graph skeleton"), "{said}");
+    for more in [["--stream"].as_slice(), &["--part", "1/2"]] {
+        let refused = run([&embedded[..], more].concat());
+        assert!(refused.refusal(2).contains(more[0]), "{}", refused.stderr);
+    }
+
     let said = files.fill("same", "base", "x.litertlm", &["--recipe", "q4_0"]);
     assert!(said.refusal(2).contains("no such recipe of a bundle"), "{}", said.stderr);
     let config = files.path("base").join("config.json");

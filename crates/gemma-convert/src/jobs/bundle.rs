@@ -19,7 +19,7 @@ use crate::TOOL;
 use crate::model::open_checkpoint;
 use crate::requests::recipe_file;
 
-use super::bundle_skeleton::empty_bundle;
+use super::bundle_skeleton::{E2B, empty_bundle};
 use super::bundle_tensors::{Text, used, wanted};
 
 /// The name of a recipe in manifests where none was given.
@@ -45,9 +45,9 @@ pub enum BundleGraph {
         /// Types of the weights, without a recipe.
         types: BundleTypes,
     },
-    /// The file of a graph skeleton, which `cargo xtask skeleton` makes. Tokenizer and metadata come from the checkpoint, and the types from
-    /// the recipe.
-    Skeleton(PathBuf),
+    /// A graph skeleton: a file that `cargo xtask skeleton` makes, or the embedded one, of E2B. Tokenizer and metadata come from the
+    /// checkpoint, and the types from the recipe.
+    Skeleton(Option<PathBuf>),
 }
 
 /// Makes a bundle with the weights of a checkpoint.
@@ -106,7 +106,8 @@ impl ConvertBundle {
                 let planned = self.plan_of_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
                 planned.map_err(|e| e.within(bundle.display()))?
             }
-            BundleGraph::Skeleton(path) => {
+            BundleGraph::Skeleton(None) => new(&tuned, recipe.as_ref(), E2B)?,
+            BundleGraph::Skeleton(Some(path)) => {
                 let packed = base::read_regular(path, MAX_SKELETON)?;
                 new(&tuned, recipe.as_ref(), &packed).map_err(|e| e.within(path.display()))?
             }
@@ -197,8 +198,11 @@ impl ConvertBundle {
             .into_par_iter()
             .map(|(name, path)| Ok(FileEntry { name: name.clone(), ..convert::file_entry(&path)? }));
         let mut inputs = named.collect::<Result<Vec<_>>>()?;
-        let (BundleGraph::File { bundle: graph, .. } | BundleGraph::Skeleton(graph)) = &self.graph;
-        inputs.push(convert::file_entry(graph)?);
+        let graph = match &self.graph {
+            BundleGraph::File { bundle, .. } => Some(bundle),
+            BundleGraph::Skeleton(file) => file.as_ref(),
+        };
+        inputs.extend(graph.map(|file| convert::file_entry(file)).transpose()?);
         Ok(inputs)
     }
 

@@ -13,6 +13,9 @@ use super::bundle::{MAX_COMPANION, TOKENIZER};
 use super::bundle_metadata::metadata;
 use super::bundle_tensors::{Text, used};
 
+/// The graph skeleton of E2B, for CPUs: a prefill of 128 tokens and a cache of 4,096. docs/litertlm.md says how it was made.
+pub(super) const E2B: &[u8] = include_bytes!("../../../../formats/litertlm-e2b.skeleton");
+
 /// A graph skeleton, with what it says about itself.
 struct Described {
     skeleton: Skeleton,

@@ -21,8 +21,8 @@ pub(crate) struct IntoBundle {
     /// The checkpoint from which the bundle was made: folder, or the id of a model on the hub
     #[arg(long, value_name = "BASE", requires = "bundle")]
     pub(crate) bundle_base: Option<PathBuf>,
-    /// For LiteRT-LM without a bundle: take the graph from this skeleton, which `cargo xtask skeleton` makes for an architecture. --recipe
-    /// gives the types, -o names the new file
+    /// For LiteRT-LM without a bundle, where the graph is not that of E2B: take it from this skeleton, which `cargo xtask skeleton` makes for
+    /// an architecture. --recipe gives the types, -o names the new file
     #[arg(
         long,
         value_name = "FILE",
@@ -49,6 +49,25 @@ pub(crate) enum Fewest {
 }
 
 impl super::Convert {
+    /// Whether recipe and output are those of a bundle.
+    fn is_new_bundle(&self) -> bool {
+        let others = self.what.types.is_empty() && self.what.mmproj.is_empty();
+        others && self.out.extension().is_some_and(|extension| extension == "litertlm")
+    }
+
+    /// Refuses the weights in parts or as a stream: places in a bundle are found by all of them.
+    fn check_whole(&self) -> Result<()> {
+        #[cfg(feature = "hub")]
+        if self.stream {
+            let problem = "a bundle is made of weights on the disk";
+            return Err(Error::recipe("‹stream›", problem).help("Download the model: leave ‹stream› out."));
+        }
+        match self.part.part()? {
+            Some(part) => Err(Error::recipe(format!("‹part› {part}"), "a bundle is made by one process")),
+            None => Ok(()),
+        }
+    }
+
     /// The conversion into a bundle, if that is what the arguments say.
     pub(crate) fn bundle_job(&self) -> Result<Option<ConvertBundle>> {
         let graph = match (&self.bundle.bundle, &self.bundle.bundle_base) {
@@ -60,11 +79,12 @@ impl super::Convert {
                 };
                 BundleGraph::File { bundle: bundle.clone(), base: base.clone(), types }
             }
-            _ => match &self.bundle.skeleton {
-                Some(skeleton) => BundleGraph::Skeleton(skeleton.clone()),
-                None => return Ok(None),
-            },
+            _ if self.bundle.skeleton.is_some() || self.is_new_bundle() => {
+                BundleGraph::Skeleton(self.bundle.skeleton.clone())
+            }
+            _ => return Ok(None),
         };
+        self.check_whole()?;
         let recipe = match self.what.recipes.as_slice() {
             [] => None,
             [one] => Some(one.clone()),
