@@ -125,7 +125,8 @@ fn split<'a>(bytes: &mut &'a [u8], len: u64) -> Result<&'a [u8]> {
     Ok(first)
 }
 
-fn varint(bytes: &mut &[u8]) -> Result<u64> {
+/// The next number of a protobuf.
+pub(crate) fn varint(bytes: &mut &[u8]) -> Result<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first().ok_or_else(|| wrong("a number exceeds the section"))?;

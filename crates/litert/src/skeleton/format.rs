@@ -20,6 +20,8 @@ use std::sync::Arc;
 use flate2::read::ZlibDecoder;
 use tensor::{Error, Result};
 
+use crate::metadata::varint;
+
 const MAGIC: &[u8; 8] = b"GCSKEL01";
 /// Limit of the streams. Those of E2B have 2 MB.
 const MAX_BYTES: u32 = 64 << 20;
@@ -142,15 +144,10 @@ impl Stream {
     }
 
     pub(super) fn number(&mut self) -> Result<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(wrong())
+        let mut rest = &self.bytes[self.at..];
+        let value = varint(&mut rest).map_err(|_| wrong())?;
+        self.at = self.bytes.len() - rest.len();
+        Ok(value)
     }
 
     pub(super) fn index(&mut self) -> Result<usize> {
