@@ -5,6 +5,11 @@ use std::path::Path;
 /// Longest owner or name of a repository.
 const MOST_PART: usize = 96;
 
+/// True for `digits` lower-case hexadecimal digits.
+pub fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// The last component of a path; empty if it has none.
 pub fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()

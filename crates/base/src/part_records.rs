@@ -219,6 +219,11 @@ impl JobParts {
     pub fn folder_in(&self, target: &Path) -> PathBuf {
         target.join(self.job.folder())
     }
+
+    /// Removes what the parts have left in a target folder, once the outputs are complete. It only takes space: a failure is no error.
+    pub fn remove_from(&self, target: &Path) {
+        let _ = fs::remove_dir_all(self.folder_in(target));
+    }
 }
 
 /// The finished parts in folders.

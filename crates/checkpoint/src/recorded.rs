@@ -42,7 +42,7 @@ fn of_folder(path: &Path, name: &str) -> Option<(String, SystemTime)> {
 }
 
 fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    base::is_hex(text, 64)
 }
 
 #[cfg(test)]

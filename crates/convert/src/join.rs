@@ -91,8 +91,7 @@ pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) ->
         outputs.iter().try_for_each(OutputFile::sync)?;
     }
     publish(outputs, &artifacts, &manifest, options.sync)?;
-    // the outputs are complete: what is left takes only space
-    let _ = fs::remove_dir_all(&here);
+    parts.remove_from(&options.folder);
     Ok(Finished { artifacts, manifest, input_bytes: 0 })
 }
 

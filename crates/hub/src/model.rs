@@ -11,7 +11,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use base::{Error, Result, is_plain_name, is_repository_id, visible_line};
+use base::{Error, Result, is_hex, is_plain_name, is_repository_id, visible_line};
 
 /// The revision of a model without one.
 pub const MAIN: &str = "main";
@@ -128,11 +128,6 @@ fn is_revision(text: &str) -> bool {
 /// True for the SHA-1 of a commit.
 pub(crate) fn is_commit(text: &str) -> bool {
     is_hex(text, 40)
-}
-
-/// True for `digits` lower-case hexadecimal digits.
-pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use base::{Error, Result, is_plain_name, visible_line};
+use base::{Error, Result, is_hex, is_plain_name, visible_line};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Hasher;
-use crate::model::is_hex;
 
 /// Version of `trees/<commit>.json`. Source: `_tree_cache.py` of huggingface_hub.
 const FORMAT: u32 = 1;

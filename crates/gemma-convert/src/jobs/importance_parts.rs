@@ -1,6 +1,5 @@
 //! An importance matrix from parts: each has the sums of its share of the text.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use base::{JobParts, OutputFile, PartFolder, Progress, Unit};
@@ -91,7 +90,6 @@ pub(crate) fn join(
         sums.add(of_part).map_err(|e| e.within(format!("part {}", part.part)))?;
     }
     let made = Calibrated::write(text.importance(&sums)?, output)?;
-    // the file is complete: what is left takes only space
-    let _ = fs::remove_dir_all(parts.folder_in(folder));
+    parts.remove_from(folder);
     Ok((out, made))
 }

@@ -157,8 +157,7 @@ pub(crate) fn join(parts: &JobParts, folder: &Path, force: bool) -> Result<(Path
         found.add(part.content()?).map_err(|e| e.within(format!("part {}", part.part)))?;
     }
     write_whole(&out, |file| file.write_all(&json(&found)))?;
-    // the file is complete: what is left takes only space
-    let _ = fs::remove_dir_all(parts.folder_in(folder));
+    parts.remove_from(folder);
     Ok((out, found))
 }
 
