@@ -273,6 +273,12 @@ fn a_stream_is_verified_and_refused_where_it_is_not_enough() {
     }
     assert!(place.hub.seen().is_empty());
     assert!(convert(&["--recipe", "sfp8"]).refusal(2).contains("more than once"));
+    let bundle = |more: &[&str]| {
+        place.run(&[&["convert", ID, "-o", "x.litertlm", "--recipe", "litertlm-int4"], more].concat())
+    };
+    assert!(bundle(&["--stream"]).refusal(2).contains("a bundle is made of weights on the disk"));
+    // it is downloaded, and is smaller than the graph
+    assert!(bundle(&[]).refusal(3).contains("another architecture than that of the graph skeleton"));
     let folder = fixture("e2b");
     let local = place.run(&["convert", folder.to_str().unwrap(), "--stream", "--type", "q8_0", "-o", "out"]);
     assert!(local.refusal(2).contains("--stream"));

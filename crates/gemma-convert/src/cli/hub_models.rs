@@ -73,12 +73,7 @@ pub(crate) fn fetch(args: &mut Args) -> Result<Fetched> {
 }
 
 impl Fetched {
-    /// Whether the weights are converted as they are downloaded. Those that the cache has are not.
-    pub(crate) fn is_streamed(&self) -> bool {
-        self.streamed.is_some()
-    }
-
-    /// Converts the weights as they are downloaded.
+    /// Runs a conversion: of a stream, if the weights are converted as they are downloaded. Those that the cache has are not.
     pub(crate) fn convert(&self, job: &Convert) -> Result<Converted> {
         let (Some(hub), Some(model), console) = (&self.hub, &self.streamed, Console::default()) else {
             return job.run(&Console::default());

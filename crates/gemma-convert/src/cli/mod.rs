@@ -52,10 +52,11 @@ fn run(args: &mut Args) -> Result<outcome::Output> {
         Command::Inspect(inspect) => commands::inspect::run(inspect),
         Command::Plan(plan) => commands::plan::run(plan),
         #[cfg(feature = "hub")]
-        Command::Convert(convert) if fetched.is_streamed() => {
-            commands::convert::run_by(|| fetched.convert(&convert.job()?))
+        Command::Convert(convert) => commands::convert::run(convert, |job| fetched.convert(job)),
+        #[cfg(not(feature = "hub"))]
+        Command::Convert(convert) => {
+            commands::convert::run(convert, |job| job.run(&progress::Console::default()))
         }
-        Command::Convert(convert) => commands::convert::run(convert),
         Command::Join(join) => commands::join::run(join),
         Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
         Command::Sensitivity(sensitivity) => commands::sensitivity::run(sensitivity),

@@ -62,9 +62,11 @@ impl Command {
     pub(crate) fn check(&self) -> Result<()> {
         match self {
             Command::Plan(plan) => plan.job()?.check(),
-            Command::Convert(convert) if convert.bundle.bundle.is_some() => Ok(()),
-            Command::Convert(convert) if convert.stream => convert.job()?.check_streamed(),
-            Command::Convert(convert) => convert.job()?.check(),
+            Command::Convert(convert) => match convert.bundle_job()? {
+                Some(_) => Ok(()),
+                None if convert.stream => convert.job()?.check_streamed(),
+                None => convert.job()?.check(),
+            },
             Command::Release(release) => release.job()?.check(),
             Command::Draft(draft) => match &draft.command {
                 DraftCommand::Convert(DraftConvert { convert, .. })

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use gemma_convert::{ArtifactEntry, Converted, ConvertedBundle, Result};
+use gemma_convert::{ArtifactEntry, Convert, Converted, ConvertedBundle, Result};
 use report::{Table, grouped};
 use serde_json::{Value, json};
 
@@ -11,10 +11,14 @@ use crate::cli::args;
 use crate::cli::outcome::Output;
 use crate::cli::progress::Console;
 
-pub(crate) fn run(args: &args::Convert) -> Result<Output> {
+/// Runs the command; `convert` runs a conversion that is not into a bundle.
+pub(crate) fn run(
+    args: &args::Convert,
+    convert: impl FnOnce(&Convert) -> Result<Converted>,
+) -> Result<Output> {
     match args.bundle_job()? {
         Some(job) => Ok(bundle(&job.run(&Console::default())?)),
-        None => run_by(|| args.job()?.run(&Console::default())),
+        None => run_by(|| convert(&args.job()?)),
     }
 }
 
