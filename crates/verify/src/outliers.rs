@@ -11,6 +11,9 @@ const ENOUGH: usize = 16;
 const LEAST: f64 = 0.04;
 /// The least distance of an outlier row in robust standard deviations.
 const FAR: f64 = 12.0;
+/// The least distance of an outlier row in standard errors of its own scale, as its rounding errors give them: a row of few weights
+/// that is rounded alone among exact ones is no outlier.
+const STANDARD_ERRORS: f64 = 5.0;
 /// The least power for a reliable scale, in multiples of the power that the type cannot distinguish from zero.
 const LOUD: f64 = 256.0;
 /// The fewest non-zero groups for the scale of a row.
@@ -39,6 +42,8 @@ pub(crate) struct Row {
     scale: f32,
     /// Median of the least-squares factors of its groups.
     median: f32,
+    /// Standard error of the factor, if the errors of its weights are independent.
+    error: f32,
 }
 
 impl Row {
@@ -48,10 +53,11 @@ impl Row {
         let shown = || groups.iter().filter(|group| group.yy > 0.0 && group.xx > 0.0);
         let sums = shown().fold(Sums::default(), |sum, group| sum.plus(*group));
         if sums.xx <= LOUD * beneath || sums.xx <= 0.0 || shown().count() < groups.len().min(SHOWN) {
-            return Row { number, scale: f32::NAN, median: f32::NAN };
+            return Row { number, scale: f32::NAN, median: f32::NAN, error: f32::NAN };
         }
-        let scales = shown().map(|group| group.xy / group.xx).collect();
-        Row { number, scale: (sums.xy / sums.xx) as f32, median: median(scales) as f32 }
+        let scales: Vec<f64> = shown().map(|group| group.xy / group.xx).collect();
+        let error = sums.relative() / ((scales.len() * GROUP) as f64).sqrt();
+        Row { number, scale: (sums.xy / sums.xx) as f32, median: median(scales) as f32, error: error as f32 }
     }
 }
 
@@ -119,8 +125,10 @@ fn usual(rows: &[Row], figure: fn(&Row) -> f32) -> Option<(f64, f64)> {
 fn far_from_others(rows: &[Row], figure: fn(&Row) -> f32) -> impl Fn(&Row) -> bool {
     let usual = usual(rows, figure);
     move |row| {
-        usual
-            .is_some_and(|(centre, spread)| (f64::from(figure(row)) - centre).abs() > LEAST.max(FAR * spread))
+        usual.is_some_and(|(centre, spread)| {
+            let least = LEAST.max(STANDARD_ERRORS * f64::from(row.error));
+            (f64::from(figure(row)) - centre).abs() > least.max(FAR * spread)
+        })
     }
 }
 
