@@ -104,7 +104,8 @@ pub struct WeightMemory {
 pub struct EngineMemory {
     /// The engine that these figures are for.
     pub engine: Engine,
-    /// Weights in the process: llama.cpp maps them. `gemma-convert` keeps only those that it is multiplying.
+    /// Weights in the process: llama.cpp maps them, and `gemma-convert` those of a GGUF but the per-layer table. Of a folder
+    /// it keeps only those that it is multiplying.
     pub mapped: u64,
     /// Weights of towers in the process: llama.cpp reads them into its own memory.
     pub towers: u64,
@@ -242,19 +243,20 @@ fn need(
             let (process, opening) = runtime::process(model, is_gguf(artifact));
             let working = runtime::working(config, artifact, conditions);
             let media = conditions.media.map_or(0, |media| runtime::media(config, &media, conditions));
-            let peak_rss = (process + cache + working).max(opening + media);
+            let own = (process + cache + working).max(opening + media);
+            let mapped = if is_gguf(artifact) { runtime::mapped(artifact, resident - towers) } else { 0 };
             EngineMemory {
                 engine,
-                mapped: 0,
+                mapped,
                 towers: 0,
                 kv_type,
                 kv,
                 working,
                 media,
                 process,
-                peak_rss,
-                cached: resident,
-                total: peak_rss + resident,
+                peak_rss: own + mapped,
+                cached: resident - mapped,
+                total: own + resident,
             }
         }
     }

@@ -1,6 +1,5 @@
-//! Memory of `gemma-convert generate`. Weights are read from the file when they are multiplied, so they are in the
-//! system's page cache and not in the process. The peak of the resident set is the program, the tokenizer, the KV
-//! cache, and the activation memory of the largest piece of the prompt.
+//! Memory of `gemma-convert generate` besides its weights, which are mapped (GGUF) or read from the file when they are multiplied
+//! (folders): the program, the tokenizer, the KV cache, and the activation memory of the largest piece of the prompt.
 //!
 //! The counts follow `crates/runtime`: a prompt is processed in pieces (`Model::forward_last`), the KV cache is in
 //! `cache.rs`, matrices with a row per token are in `attention.rs`, `ffn.rs` and `moe.rs`, rows of the per-layer
@@ -28,12 +27,25 @@ pub(super) fn cells(config: &Config, attention: Attention, conditions: Condition
     }
 }
 
+/// The role of the per-layer embedding table.
+const TABLE: &str = "per_layer_token_embd";
+
+/// Bytes of the weights of a GGUF that are mapped, of `resident` ones without towers: all but the per-layer table, whose rows are
+/// read wherever it is.
+pub(super) fn mapped(artifact: &Artifact, resident: u64) -> u64 {
+    if artifact.offloaded.iter().any(|class| class.class == "per-layer") {
+        return resident;
+    }
+    let tables = artifact.tensors().filter(|tensor| tensor.role == TABLE);
+    resident - tables.map(|tensor| tensor.bytes).sum::<u64>()
+}
+
 /// Bytes of activation memory for a piece of the prompt, of cached rows of the per-layer table, and of the threads'
 /// buffers.
 pub(super) fn working(config: &Config, artifact: &Artifact, conditions: Conditions) -> u64 {
     let tensors = |role: &'static str| artifact.tensors().filter(move |tensor| tensor.role == role);
     let row_bytes = |tensor: &OutputTensor| tensor.desc.row_bytes();
-    let table: u64 = tensors("per_layer_token_embd").map(row_bytes).sum();
+    let table: u64 = tensors(TABLE).map(row_bytes).sum();
     let is_bf16 = tensors("ffn_down").any(|tensor| tensor.desc.dtype == DType::BF16);
     let scores = F32 * (QUERIES_AT_A_TIME as u64).min(conditions.together()) * conditions.context;
     // the logits of the head, and a copy without suppressed tokens

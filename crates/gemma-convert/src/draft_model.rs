@@ -44,7 +44,7 @@ impl DraftModel {
     }
 
     fn gguf(path: &Path) -> Result<(DraftModel, Tokenizer)> {
-        let set = GgufSet::open(path)?;
+        let set = GgufSet::open(path)?.mapped();
         let read = || -> Result<_> {
             let config = Config::any_from_metadata(set.metadata(), set.tensors())?;
             let inventory = gemma::gguf_inventory(&config, set.tensors())?;

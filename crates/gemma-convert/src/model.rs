@@ -229,7 +229,7 @@ impl Model {
         let suppressed = metadata.typed::<&[i32]>("tokenizer.ggml.suppress_tokens").map_err(within)?;
         let suppressed =
             suppressed.unwrap_or_default().iter().filter_map(|&id| u32::try_from(id).ok()).collect();
-        let container = Container::Gguf(Box::new(set), Box::new((config, inventory)));
+        let container = Container::Gguf(Box::new(set.mapped()), Box::new((config, inventory)));
         let compute = Compute::detect();
         Ok(Model { path, container, tokenizer, template, suppressed, weights: None, compute })
     }

@@ -6,18 +6,20 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use base::Positioned;
+use memmap2::Mmap;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::header::Header;
 use crate::layout::alignment;
 use crate::metadata::Metadata;
 
-/// An open GGUF file. The header is in memory; tensors are read by position, so any thread can read them.
+/// An open GGUF file. The header is in memory; tensors are read by position, or mapped, so any thread can read them.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
     file: File,
     len: u64,
+    map: Option<Mmap>,
     metadata: Metadata,
     tensors: Vec<TensorDesc>,
     offsets: Vec<u64>,
@@ -47,7 +49,18 @@ impl GgufFile {
         let (before, header_len) = (header.records_end..header.data_start, header.data_start);
         let (tensors, offsets) = header.tensors.into_iter().map(|t| (t.desc, t.offset)).unzip();
         let metadata = header.metadata;
-        Ok(GgufFile { path: path.into(), file, len, metadata, tensors, offsets, before, header_len })
+        let path = path.into();
+        Ok(GgufFile { path, file, len, map: None, metadata, tensors, offsets, before, header_len })
+    }
+
+    /// The same file, mapped into the address space of the process if the system can: for weights that are used many times. Pages
+    /// of the map count as memory of the process, but the system takes them back where it needs them.
+    #[must_use]
+    pub fn mapped(self) -> GgufFile {
+        // SAFETY: the map is read only. A process that changes the file meanwhile changes the weights, as it would for reads; one
+        // that truncates it ends this process with SIGBUS, as it would end llama.cpp.
+        let map = unsafe { Mmap::map(&self.file) }.ok();
+        GgufFile { map, ..self }
     }
 
     /// The path with which the file was opened.
@@ -103,6 +116,17 @@ impl GgufFile {
     }
 }
 
+impl GgufFile {
+    /// The range in the file of `len` bytes of a tensor from row `first` on; `None` if the tensor does not hold them.
+    fn range_of(&self, index: usize, first: u64, len: u64) -> Option<Range<u64>> {
+        let desc = &self.tensors[index];
+        let begin = first.checked_mul(desc.row_bytes())?;
+        let end = begin.checked_add(len).filter(|&end| end <= desc.byte_len())?;
+        let offset = self.offsets[index];
+        Some(offset + begin..offset + end)
+    }
+}
+
 impl TensorSource for GgufFile {
     fn tensors(&self) -> &[TensorDesc] {
         &self.tensors
@@ -114,16 +138,20 @@ impl TensorSource for GgufFile {
         };
         let place = || format!("{}: tensor {}", self.path.display(), desc.name);
         let (row, len) = (desc.row_bytes(), out.len() as u64);
-        let begin = first.checked_mul(row);
-        let fits = begin.and_then(|b| b.checked_add(len)).is_some_and(|end| end <= desc.byte_len());
-        match begin {
-            Some(begin) if fits && len.is_multiple_of(row) => {
-                self.file.read_exact_at(out, self.offsets[index] + begin).map_err(|e| Error::io(place(), &e))
+        match self.range_of(index, first, len) {
+            Some(range) if len.is_multiple_of(row) => {
+                self.file.read_exact_at(out, range.start).map_err(|e| Error::io(place(), &e))
             }
             _ => Err(Error::malformed(
                 place(),
                 format!("there are no {len} bytes of whole rows from row {first} on"),
             )),
         }
+    }
+
+    fn mapped_rows(&self, index: usize, first: u64, count: u64) -> Option<&[u8]> {
+        let len = count.checked_mul(self.tensors.get(index)?.row_bytes())?;
+        let range = self.range_of(index, first, len)?;
+        self.map.as_deref()?.get(range.start as usize..range.end as usize)
     }
 }

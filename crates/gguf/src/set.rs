@@ -83,6 +83,19 @@ impl GgufSet {
         GgufSet { metadata, ..self }
     }
 
+    /// The same tensors, with the files mapped, see [`GgufFile::mapped`].
+    #[must_use]
+    pub fn mapped(self) -> GgufSet {
+        GgufSet { parts: self.parts.into_iter().map(GgufFile::mapped).collect(), ..self }
+    }
+
+    /// The part that has a tensor, and the index of the tensor in it.
+    fn part_of(&self, index: usize) -> (&GgufFile, usize) {
+        // the last part that begins at or before the tensor; parts without tensors begin where the next one does
+        let part = self.starts.partition_point(|&start| start <= index) - 1;
+        (&self.parts[part], index - self.starts[part])
+    }
+
     /// The files, in part order.
     pub fn parts(&self) -> &[GgufFile] {
         &self.parts
@@ -100,9 +113,13 @@ impl TensorSource for GgufSet {
     }
 
     fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()> {
-        // The last part that begins at or before the tensor; parts without tensors begin where the next one does.
-        let part = self.starts.partition_point(|&start| start <= index) - 1;
-        self.parts[part].read_rows(index - self.starts[part], first, out)
+        let (part, index) = self.part_of(index);
+        part.read_rows(index, first, out)
+    }
+
+    fn mapped_rows(&self, index: usize, first: u64, count: u64) -> Option<&[u8]> {
+        let (part, index) = self.part_of(index);
+        part.mapped_rows(index, first, count)
     }
 }
 

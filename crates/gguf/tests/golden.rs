@@ -70,6 +70,20 @@ fn a_set_is_the_whole_again_from_any_part() {
             whole.read_rows(index, 0, &mut rows[1]).unwrap();
             assert_eq!(rows[0], rows[1], "{}", desc.name);
         }
+        for (index, desc) in set.tensors().iter().enumerate() {
+            assert_eq!(set.mapped_rows(index, 0, desc.rows()), None);
+        }
+        let mapped = set.mapped();
+        for (index, desc) in mapped.tensors().iter().enumerate() {
+            let mut rows = vec![0; desc.byte_len() as usize];
+            whole.read_rows(index, 0, &mut rows).unwrap();
+            assert_eq!(mapped.mapped_rows(index, 0, desc.rows()), Some(&rows[..]), "{}", desc.name);
+            let last = &rows[rows.len() - desc.row_bytes() as usize..];
+            assert_eq!(mapped.mapped_rows(index, desc.rows() - 1, 1), Some(last), "{}", desc.name);
+            for (first, count) in [(0, desc.rows() + 1), (desc.rows(), 1), (u64::MAX, 1), (1, u64::MAX)] {
+                assert_eq!(mapped.mapped_rows(index, first, count), None, "{} {first} {count}", desc.name);
+            }
+        }
     }
     assert_eq!(GgufSet::open(path("whole.gguf")).unwrap().tensors(), whole.tensors());
 }

@@ -149,10 +149,18 @@ impl Weight<'_> {
         let block = (BLOCK_STORED / row_bytes).max(1);
         // a row of weights after another, and for each the tokens
         let work = |(n, out): (usize, &mut [f32])| {
+            let (first, count) = (first + (n * block) as u64, out.len() / tokens);
+            let dot = |rows: &[u8], out: &mut [f32]| {
+                quant::dot(self.compute().simd, dtype, x.ncols(), rows, x.values(), out);
+            };
+            if let Some(rows) = self.mapped(first, count as u64) {
+                dot(rows, out);
+                return Ok(());
+            }
             SCRATCH.with_borrow_mut(|Scratch { bytes, .. }| {
-                let bytes = room(bytes, out.len() / tokens * row_bytes, 0);
-                self.read_bytes(first + (n * block) as u64, bytes)?;
-                quant::dot(self.compute().simd, dtype, x.ncols(), bytes, x.values(), out);
+                let rows = room(bytes, count * row_bytes, 0);
+                self.read_bytes(first, rows)?;
+                dot(rows, out);
                 Ok(())
             })
         };

@@ -333,9 +333,8 @@ impl<'a> Model<'a> {
             let taken = std::mem::replace(cache, KvCache::new(self.config));
             let mut batch = self.start(std::iter::once((&piece[..], taken)))?;
             batch.want(if n + 1 == count { vec![batch.embedded - 1] } else { vec![] });
-            for layer in 0..self.config.layers() {
-                self.layer(layer, &mut batch)?;
-            }
+            // on a thread of the pool: a product that is begun outside of it waits for a thread to wake up, 300 times a token
+            rayon::scope(|_| (0..self.config.layers()).try_for_each(|layer| self.layer(layer, &mut batch)))?;
             if let Some(sequence) = batch.sequences.pop() {
                 *cache = sequence.cache;
             }

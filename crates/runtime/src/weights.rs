@@ -164,6 +164,11 @@ impl<'a> Weight<'a> {
         self.source.read_rows(self.index, first, out)
     }
 
+    /// `count` rows from `first` on, as stored, if the source has them mapped.
+    pub(crate) fn mapped(&self, first: u64, count: u64) -> Option<&'a [u8]> {
+        self.source.mapped_rows(self.index, first, count)
+    }
+
     /// Reads the rows from `first` on that fill `out`, through `bytes`.
     ///
     /// # Errors

@@ -75,6 +75,13 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// `Io`, or `Malformed` if the rows do not exist.
     fn read_rows(&self, index: usize, first: u64, out: &mut [u8]) -> Result<()>;
+
+    /// The bytes of `count` rows of tensor `index` from row `first` on, as [`read_rows`](Self::read_rows) gives them, without a
+    /// copy. `None` where the source has them neither in memory nor mapped, and for rows that do not exist.
+    fn mapped_rows(&self, index: usize, first: u64, count: u64) -> Option<&[u8]> {
+        let _ = (index, first, count);
+        None
+    }
 }
 
 /// Tensors that can be written row by row, in any order, from any thread.

@@ -14,6 +14,8 @@ pub(super) trait Lanes16: Copy {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) trait Widen: Lanes16 {
     fn store(self) -> [f32; 16];
+    /// Requests the cache line of an address, which may be any, from memory.
+    fn prefetch(address: *const u8);
     /// All lanes with the value of one f16, given its bits.
     fn half(bits: [u8; 2]) -> Self;
     /// Lanes from signed bytes.

@@ -87,6 +87,9 @@ impl Widen for Four {
         }
         out
     }
+    /// Does nothing: `prfm` has no stable intrinsic.
+    #[inline(always)]
+    fn prefetch(_: *const u8) {}
     #[inline(always)]
     fn half(bits: [u8; 2]) -> Four {
         Four::splat(f16_to_f32(u16::from_le_bytes(bits)))

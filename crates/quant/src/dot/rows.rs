@@ -20,6 +20,12 @@ pub(super) fn by_type<W: Widen, const V: usize>(job: &Job<'_>, y: &mut [f32]) {
     }
 }
 
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+/// Distance in bytes at which stored weights are requested from memory. They are used once, so they come from there; the prefetcher
+/// of the processor ends at each page of 4 KiB.
+const AHEAD: usize = 3 * 1024;
+
 #[inline(always)]
 fn rows<W: Widen, U: Unpack, const V: usize>(job: &Job<'_>, y: &mut [f32]) {
     for (row, y) in job.rows.chunks_exact(job.row_bytes).zip(y.as_chunks_mut::<V>().0) {
@@ -27,6 +33,9 @@ fn rows<W: Widen, U: Unpack, const V: usize>(job: &Job<'_>, y: &mut [f32]) {
         let blocks = row.chunks_exact(U::BYTES);
         let rest = blocks.remainder();
         for (first, bytes) in (0..).step_by(U::LEN).zip(blocks) {
+            for line in (0..U::BYTES).step_by(CACHE_LINE) {
+                W::prefetch(bytes.as_ptr().wrapping_add(AHEAD + line));
+            }
             let block = U::open::<W>(bytes);
             for n in 0..U::LEN / 32 {
                 sums.add(U::lanes::<W>(&block, n), job.x, job.cols, first + 32 * n);

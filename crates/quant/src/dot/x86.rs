@@ -81,6 +81,10 @@ impl Widen for One {
         out
     }
     #[inline(always)]
+    fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[inline(always)]
     fn half(bits: [u8; 2]) -> One {
         One(unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(bits))) })
     }
@@ -162,6 +166,10 @@ impl Widen for Two {
             _mm256_storeu_ps(at.add(8), self.1);
         }
         out
+    }
+    #[inline(always)]
+    fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
     fn half(bits: [u8; 2]) -> Two {
