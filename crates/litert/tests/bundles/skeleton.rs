@@ -14,15 +14,15 @@ use crate::common::{
 };
 
 /// A skeleton, and the units of the golden checkpoint.
-const SAME: (&str, u64) = ("same", 1);
+pub(crate) const SAME: (&str, u64) = ("same", 1);
 const TINY: (&str, u64) = ("tiny", 4);
 
-fn skeleton(name: &str) -> Vec<u8> {
+pub(crate) fn skeleton(name: &str) -> Vec<u8> {
     testkit::read(format!("golden/litertlm/{name}.skeleton"))
 }
 
 /// The tensor of this name, with the type of a recipe of the exporter.
-fn weight(tensors: &MemoryTensors, recipe: &str, name: &str) -> Result<SkeletonWeight> {
+pub(crate) fn weight(tensors: &MemoryTensors, recipe: &str, name: &str) -> Result<SkeletonWeight> {
     let full = format!("model.language_model.{name}");
     let tensor = tensors.tensors().iter().position(|desc| desc.name == full);
     let tensor = tensor.ok_or_else(|| Error::missing(full))?;
@@ -36,7 +36,7 @@ fn weight(tensors: &MemoryTensors, recipe: &str, name: &str) -> Result<SkeletonW
 }
 
 /// The bundle of a checkpoint, with metadata and tokenizer of the exporter's.
-fn made((name, units): (&str, u64), tensors: &MemoryTensors, recipe: &str) -> Vec<u8> {
+pub(crate) fn made((name, units): (&str, u64), tensors: &MemoryTensors, recipe: &str) -> Vec<u8> {
     let file = bundle(recipe);
     let exported = Bundle::read(&file).unwrap();
     let section = |content: SectionType| {
