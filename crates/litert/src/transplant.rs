@@ -111,9 +111,9 @@ impl Transplant {
     /// same tensor in `tuned`; `types` gives the types for a tensor of `base`.
     ///
     /// # Errors
-    /// `Malformed` for a tensor that `tuned` lacks or that has another shape; `Unsupported` for tensors that share a
-    /// constant and are no longer equal, for one that equals a constant of the graph and changes, and for a factor that the exporter left out and that is no longer 1; those of
-    /// reading.
+    /// `Malformed` for a tensor that `tuned` lacks or that has another shape; `Unsupported` for tensors that share a constant and are
+    /// no longer equal, for one that equals a constant of the graph and changes, and for a factor that the exporter left out and that
+    /// is no longer 1; those of reading.
     pub fn plan(
         bundle: &Bundle,
         mapped: &[Mapped],
