@@ -74,7 +74,8 @@ mod tests {
         });
         environment.set_unknown_method_callback(|state, value, method, arguments| match method {
             "split" => {
-                let parts = state.apply_filter("split", &[&[value.clone()], arguments].concat())?;
+                let parts =
+                    state.apply_filter("split", &[std::slice::from_ref(value), arguments].concat())?;
                 state.apply_filter("list", &[parts])
             }
             _ => Err(ErrorKind::UnknownMethod.into()),
