@@ -50,8 +50,22 @@ rows = [embed(token_ids=numpy.array([[id]], dtype=numpy.int32))["embeddings"].ra
 print(json.dumps([names, rows]))
 "#;
 
+/// Prints what the template of the bundle makes of each conversation.
+const RENDERS: &str = r#"
+import json, sys, litert_lm
+litert_lm.set_min_log_severity(litert_lm.LogSeverity.FATAL)
+file, conversations = sys.argv[1:]
+found = []
+with litert_lm.Engine(file, backend=litert_lm.Backend.CPU(thread_count=1), max_num_tokens=64) as engine:
+    defaults = dict(bos_token="<bos>", tools=[], add_generation_prompt=False)
+    for context in json.loads(conversations):
+        with engine.create_conversation(extra_context=defaults | context) as conversation:
+            found.append(conversation.render_message_to_string("Hi"))
+print(json.dumps(found))
+"#;
+
 /// What the runtime says to the prompts.
-fn says(runtime: &Installed, prompts: &[&str], count: usize, files: &[PathBuf]) -> Vec<Value> {
+pub(crate) fn says(runtime: &Installed, prompts: &[&str], count: usize, files: &[PathBuf]) -> Vec<Value> {
     let (prompts, count) = (json!(prompts).to_string(), count.to_string());
     let said = answer(runtime.python("python").args(["-c", SAYS, &prompts, &count]).args(files));
     said.as_array().unwrap().clone()
@@ -198,4 +212,26 @@ fn the_interpreter_reads_the_models_and_their_weights() {
         let found: Vec<f64> = row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
         assert_eq!(found, expected);
     }
+}
+
+/// The template of Gemma 4, edited as `bundle_template.rs` does, against what transformers renders. Three conversations differ: transformers
+/// moves thoughts to another field first, and the runtime writes 1e-07 with all zeros.
+#[test]
+fn litert_lm_renders_the_template_of_a_new_bundle() {
+    let Some(runtime) = LITERT_LM.for_tests() else { return };
+    let files = Files::new("mixed48");
+    let template = testkit::read("chat-templates/gemma-4-small.2026-07.jinja");
+    fs::write(files.path("base").join("chat_template.jinja"), template).unwrap();
+    files.fill("same", "base", "chat.litertlm", &["--recipe", "litertlm-int4"]).good();
+    let conversations = testkit::json("chat-templates/conversations.json");
+    let expected = testkit::json("chat-templates/rendered/gemma-4-small.2026-07.json");
+    let texts: Vec<_> = expected.as_object().unwrap().iter().filter(|(_, text)| text.is_string()).collect();
+    let asked: Vec<_> = texts.iter().map(|(title, _)| &conversations[title.as_str()]).collect();
+    let bundle = files.path("chat.litertlm");
+    let script = ["-c", RENDERS, bundle.to_str().unwrap(), &json!(asked).to_string()].map(str::to_owned);
+    let rendered = answer(runtime.python("python").args(script));
+    let pairs = texts.iter().zip(rendered.as_array().unwrap());
+    let others: Vec<_> =
+        pairs.filter(|((_, text), said)| *text != *said).map(|((title, _), _)| title.as_str()).collect();
+    assert_eq!(others, ["thoughts of earlier turns", "tools", "tool call waiting"]);
 }

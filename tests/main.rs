@@ -40,6 +40,7 @@ mod keys;
 mod library;
 mod limits;
 mod litert;
+mod litert_embedded;
 mod litert_judge;
 mod memory;
 mod memory_media;

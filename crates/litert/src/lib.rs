@@ -14,7 +14,7 @@
 //! at positions, so that no model is in memory.
 //!
 //! Without a bundle, [`Skeleton`] builds the models of one: the graph that was recorded from the exporter, at any width, with zeros as
-//! weights. Steps 4 and 5 are the same.
+//! weights. Step 4 is the same, and [`Skeleton::recognise`] takes the place of step 3 for such a bundle.
 //!
 //! Not covered: fused matrices, activations with static scales, bundles of the runtime for the web. This crate knows no name of a tensor: the caller says which tensors belong to which model.
 //!

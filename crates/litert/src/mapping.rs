@@ -2,8 +2,9 @@
 //! another rounding are those of the tensor with which they correlate.
 //!
 //! Names in an exported graph do not say it: norms are `arith.constant12`, and a gate and its up projection have one
-//! name. So the checkpoint from which the bundle was made must be given. Constants with equal bytes share a buffer in a
-//! bundle; then it stands for several tensors, which must stay equal.
+//! name. So the checkpoint from which the bundle was made must be given. Equal tensors share a buffer in the bundles of the exporter, also
+//! with a constant of the graph; then one constant stands for all of them. Where equal constants have buffers of their own, each stands
+//! for all of the tensors that it equals.
 
 use std::collections::BTreeSet;
 
@@ -59,8 +60,8 @@ pub struct Mapped {
 ///
 /// # Errors
 /// `Unsupported` for a bundle of the web runtime, for weights in other sections, and for activations with static scales;
-/// `Malformed` for a bundle without one of the models, for constants that are weights and equal no tensor of `base`, for
-/// tensors without a constant, and for constants that may be one of several tensors; those of reading.
+/// `Malformed` for a bundle without one of the models, for constants that are weights and equal no tensor of `base`, and for
+/// tensors without a constant; those of reading.
 pub fn map(
     bundle: &Bundle,
     from: &dyn Source,
@@ -130,7 +131,6 @@ fn map_model(
         let unassigned: Vec<_> = unassigned.iter().map(|(_, weights)| weights.desc().name.clone()).collect();
         return Err(not_a_bijection(assignments.len(), &left, &unassigned));
     }
-    check_ambiguous(&assignments, base)?;
     Ok(Mapped { section, model, assignments, folded })
 }
 
@@ -160,20 +160,6 @@ fn not_a_bijection(assigned: usize, left: &[Constant], unassigned: &[String]) ->
     error.help(
         "The base must be the checkpoint from which the bundle was made, or one near to it, without fused matrices.",
     )
-}
-
-/// A tensor has one constant in a model, or as many as equal tensors share.
-fn check_ambiguous(assignments: &[Assignment], base: &dyn TensorSource) -> Result<()> {
-    for assignment in assignments {
-        let same = assignments.iter().filter(|other| other.tensors == assignment.tensors).count();
-        if same > assignment.tensors.len() {
-            let name = &base.tensors()[assignment.tensors[0]].name;
-            let problem = format!("{same} constants have the values of this tensor");
-            return Err(Error::unsupported(format!("tensor {name}"), problem)
-                .expected(assignment.tensors.len(), &assignment.constant.name));
-        }
-    }
-    Ok(())
 }
 
 /// Indices in `weights` of the tensors whose encoded bytes are those of the constant.

@@ -10,6 +10,7 @@
 mod builder;
 mod format;
 mod graph;
+mod recognition;
 
 use std::collections::BTreeMap;
 
@@ -88,7 +89,7 @@ impl Skeleton {
         let mut streams = self.streams.clone();
         let mut models = BTreeMap::new();
         for model in &self.parts.models {
-            let graph = graph::build(&self.parts, &mut streams, model, units, weight)?;
+            let graph = graph::build(&self.parts, &mut streams, model, units, &|_, name| weight(name))?;
             models.insert(graph.model_type.clone(), graph);
         }
         let plain = |bytes: &[u8]| (bytes.len() as u64, vec![(0, bytes.to_vec())], Vec::new());

@@ -111,9 +111,9 @@ impl Transplant {
     /// same tensor in `tuned`; `types` gives the types for a tensor of `base`.
     ///
     /// # Errors
-    /// `Malformed` for a tensor that `tuned` lacks or that has another shape; `Unsupported` for tensors that share a
-    /// constant and are no longer equal, and for a factor that the exporter left out and that is no longer 1; those of
-    /// reading.
+    /// `Malformed` for a tensor that `tuned` lacks or that has another shape; `Unsupported` for tensors that share a constant and are
+    /// no longer equal, for one that equals a constant of the graph and changes, and for a factor that the exporter left out and that
+    /// is no longer 1; those of reading.
     pub fn plan(
         bundle: &Bundle,
         mapped: &[Mapped],
@@ -301,12 +301,12 @@ impl<'a> Pair<'a> {
         for assignment in &mapped.assignments {
             let (base, tuned) = self.weights(assignment.tensors[0])?;
             let place = || format!("tensor {}", base.desc().name);
-            if assignment.constant.uses > assignment.tensors.len() && !tuned.equal(&base)? {
-                return Err(Error::unsupported(
-                    place(),
-                    "the graph uses its constant for something else, too",
-                )
-                .expected("the values of the base checkpoint", "others"));
+            let equal = mapped.assignments.iter().filter(|other| other.tensors == assignment.tensors);
+            let uses: usize = equal.map(|equal| equal.constant.uses).sum();
+            if uses > assignment.tensors.len() && !tuned.equal(&base)? {
+                return Err(Error::unsupported(place(), "the graph uses its values for something else, too")
+                    .expected("the values of the base checkpoint", "others")
+                    .help("Equal constants cannot be told apart. Only a new export has one of its own."));
             }
             for &other in &assignment.tensors[1..] {
                 let (_, other) = self.weights(other)?;

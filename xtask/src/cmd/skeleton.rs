@@ -26,16 +26,23 @@ pub(crate) struct Args {
     /// Tokens in the KV cache
     #[arg(long, default_value_t = 4096)]
     cache: u32,
+    /// A folder for the exports: those that are there are used, and all are kept
+    #[arg(long)]
+    exports: Option<PathBuf>,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let exporter = EXPORTER.install()?;
-        let folder = tempfile::tempdir()?;
+        let temporary = tempfile::tempdir()?;
+        let folder = std::path::absolute(self.exports.as_deref().unwrap_or(temporary.path()))?;
         let [config, tokenizer] = [&self.config, &self.tokenizer].map(std::path::absolute);
         let (config, tokenizer, out) = (config?, tokenizer?, std::path::absolute(&self.out)?);
-        let [small, large] = ["small", "large"].map(|name| folder.path().join(name));
+        let [small, large] = ["small", "large"].map(|name| folder.join(name));
         for (export, units) in [(&small, 1.0), (&large, 2.0)] {
+            if export.join("model.litertlm").exists() {
+                continue;
+            }
             let mut command = script(&exporter, "export.py");
             command.arg(&config).arg(&tokenizer).arg((units / f64::from(self.units)).to_string()).arg(export);
             command.args(["--prefill", &self.prefill.to_string(), "--cache", &self.cache.to_string()]);

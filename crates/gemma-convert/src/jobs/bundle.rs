@@ -19,7 +19,7 @@ use crate::TOOL;
 use crate::model::open_checkpoint;
 use crate::requests::recipe_file;
 
-use super::bundle_skeleton::{E2B, empty_bundle};
+use super::bundle_skeleton::empty_bundle;
 use super::bundle_tensors::{Text, used, wanted};
 
 /// The name of a recipe in manifests where none was given.
@@ -106,10 +106,10 @@ impl ConvertBundle {
                 let planned = self.plan_of_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
                 planned.map_err(|e| e.within(bundle.display()))?
             }
-            BundleGraph::Skeleton(None) => new(&tuned, recipe.as_ref(), E2B)?,
+            BundleGraph::Skeleton(None) => new(&tuned, recipe.as_ref(), None)?,
             BundleGraph::Skeleton(Some(path)) => {
                 let packed = base::read_regular(path, MAX_SKELETON)?;
-                new(&tuned, recipe.as_ref(), &packed).map_err(|e| e.within(path.display()))?
+                new(&tuned, recipe.as_ref(), Some(&packed)).map_err(|e| e.within(path.display()))?
             }
         };
         let Planned { source, plan, old_len, copied } = planned;
@@ -276,7 +276,7 @@ struct Planned {
 }
 
 /// The plan for a new bundle.
-fn new(tuned: &Text, recipe: Option<&(String, BundleRecipe)>, skeleton: &[u8]) -> Result<Planned> {
+fn new(tuned: &Text, recipe: Option<&(String, BundleRecipe)>, skeleton: Option<&[u8]>) -> Result<Planned> {
     let Some((_, recipe)) = recipe else {
         return Err(Error::recipe("‹recipe›", "a new bundle has no types without a recipe"));
     };

@@ -5,10 +5,11 @@
 
 use checkpoint::Checkpoint;
 use litert::NewMetadata;
-use regex::Regex;
 use serde_json::{Map, Value, json};
 use tensor::Result;
 use text::{Chat, ChatTemplate};
+
+use super::bundle_template::for_runtime;
 
 /// What may stand before the text that ends an answer, in one token with its first character.
 const BEFORE_STOP: [&str; 14] = ["", " ", ".", ",", "?", "!", ":", ";", "\"", "'", ")", "]", "}", "*"];
@@ -73,26 +74,9 @@ fn end_of_turn(template: &str, bos_token: &str) -> Option<String> {
     (!end.is_empty()).then(|| end.to_owned())
 }
 
-/// The template without what the runtime's engine, MiniJinja, does not have: marks of texts to train on, and `get` of mappings.
-fn for_runtime(template: &str) -> String {
-    let replace = |text: &str, pattern: &str, with: &str| match Regex::new(pattern) {
-        Ok(regex) => regex.replace_all(text, with).into_owned(),
-        Err(_) => text.to_owned(),
-    };
-    let without = replace(template, r"\{%-?\s*(?:end)?generation\s*-?%\}", "");
-    replace(&without, r#"\.get\(\s*(['"][^'"]+['"])\s*\)"#, "[$1]")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_template_loses_what_the_runtime_lacks() {
-        let template =
-            "{% generation %}{{ m.get('a') }}{%- endgeneration -%}{{ m.get( \"b\" ) }}{{ m.get('c', 1) }}";
-        assert_eq!(for_runtime(template), "{{ m['a'] }}{{ m[\"b\"] }}{{ m.get('c', 1) }}");
-    }
 
     #[test]
     fn the_end_of_a_turn_is_what_follows_the_answer() {

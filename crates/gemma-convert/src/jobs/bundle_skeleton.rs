@@ -3,18 +3,20 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use gemma::Config;
-use litert::{EmptyBundle, Skeleton, SkeletonSections, SkeletonWeight};
+use checkpoint::Checkpoint;
+use gemma::{Config, Found, Inventory};
+use litert::{Bundle, EmptyBundle, Mapped, Skeleton, SkeletonSections, SkeletonWeight, Source};
 use plan::BundleRecipe;
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
 
 use super::bundle::{MAX_COMPANION, TOKENIZER};
 use super::bundle_metadata::metadata;
-use super::bundle_tensors::{Text, used};
+use super::bundle_tensors::{MODELS, Text, used};
 
-/// The graph skeleton of E2B, for CPUs: a prefill of 128 tokens and a cache of 4,096. docs/litertlm.md says how it was made.
-pub(super) const E2B: &[u8] = include_bytes!("../../../../formats/litertlm-e2b.skeleton");
+/// The graph skeletons of the program, that of E2B, for CPUs: a prefill of 128 tokens and a cache of 4,096. docs/litertlm.md says how it was
+/// made.
+const EMBEDDED: [&[u8]; 1] = [include_bytes!("../../../../formats/litertlm-e2b.skeleton")];
 
 /// A graph skeleton, with what it says about itself.
 struct Described {
@@ -68,23 +70,29 @@ fn graph(config: &Config) -> String {
     )
 }
 
-/// The bundle of a checkpoint, with zeros as weights.
+/// The bundle of a checkpoint, with zeros as weights. Without a skeleton, the graph is that of an embedded one.
 ///
 /// # Errors
-/// `Unsupported` for a checkpoint of another architecture than the skeleton's; those of [`Skeleton`]; `Io` without a tokenizer.
-pub(super) fn empty_bundle(tuned: &Text, recipe: &BundleRecipe, skeleton: &[u8]) -> Result<EmptyBundle> {
-    let described = Described::read(skeleton)?;
-    let units = described.units(&tuned.config).ok_or_else(|| {
+/// `Unsupported` for a checkpoint of another architecture than the skeletons'; those of [`Skeleton`]; `Io` without a tokenizer.
+pub(super) fn empty_bundle(
+    tuned: &Text,
+    recipe: &BundleRecipe,
+    skeleton: Option<&[u8]>,
+) -> Result<EmptyBundle> {
+    let packed = skeleton.as_ref().map_or(&EMBEDDED[..], std::slice::from_ref);
+    let known = packed.iter().map(|packed| Described::read(packed)).collect::<Result<Vec<_>>>()?;
+    let mut fitting = known.iter().filter_map(|known| Some((known, known.units(&tuned.config)?)));
+    let (described, units) = fitting.next().ok_or_else(|| {
+        let titles: Vec<_> = known.iter().map(|known| title(&known.config)).collect();
         Error::unsupported("config.json", "another architecture than that of the graph skeleton")
-            .expected(title(&described.config), title(&tuned.config))
+            .expected(titles.join("; or "), title(&tuned.config))
             .help("Layers, heads and window must be the same, and all widths by the same factor.")
     })?;
     let bits = recipe.bits()?;
     let tensors = tuned.checkpoint.tensors();
     let asked = RefCell::new(BTreeSet::new());
     let weight = |name: &str| {
-        let found = used(&tuned.inventory).find(|found| found.slot.hf == name);
-        let found = found.ok_or_else(|| Error::missing(format!("tensor {name}")))?;
+        let found = named(&tuned.inventory, name)?;
         asked.borrow_mut().insert(found.index);
         let bits = bits(&found.slot.gguf);
         Ok(SkeletonWeight { tensor: found.index, elements: tensors[found.index].elements(), bits })
@@ -103,6 +111,42 @@ pub(super) fn empty_bundle(tuned: &Text, recipe: &BundleRecipe, skeleton: &[u8])
         return Err(Error::unsupported(place, "the graph has no place for it"));
     }
     Ok(empty)
+}
+
+/// The tensor of a name without the prefix of the text model.
+fn named<'a>(inventory: &'a Inventory, name: &str) -> Result<&'a Found> {
+    let found = used(inventory).find(|found| found.slot.hf == name);
+    found.ok_or_else(|| Error::missing(format!("tensor {name}")))
+}
+
+/// The weights of a bundle that an embedded skeleton made for a checkpoint, in the order of [`MODELS`]; `None` for another graph.
+///
+/// # Errors
+/// Those of [`Skeleton::recognise`].
+pub(super) fn recognised(
+    (bundle, from): (&Bundle, &dyn Source),
+    config: &Config,
+    inventory: &Inventory,
+    checkpoint: &Checkpoint,
+) -> Result<Option<Vec<Mapped>>> {
+    for packed in EMBEDDED {
+        let known = Described::read(packed)?;
+        let Some(units) = known.units(config) else { continue };
+        let weight = |name: &str| {
+            let found = named(inventory, name)?;
+            Ok((found.index, checkpoint.tensors()[found.index].elements()))
+        };
+        let Some(mut mapped) = known.skeleton.recognise((bundle, from), units, &weight, checkpoint)? else {
+            continue;
+        };
+        let order = |mapped: &Mapped| {
+            let model_type = bundle.sections[mapped.section].model_type();
+            MODELS.iter().position(|(model, _)| Some(*model) == model_type)
+        };
+        mapped.sort_by_key(order);
+        return Ok(Some(mapped));
+    }
+    Ok(None)
 }
 
 /// An architecture in words.

@@ -10,6 +10,7 @@ use verify::{Finding, Severity, Step, Structure};
 use super::Verify;
 use super::against::Against;
 use super::bundle::{OTHER_VOCABULARY, other_vocabulary};
+use super::bundle_skeleton::recognised;
 use super::bundle_tensors::{HEAD, MODELS, wanted};
 use super::verification_steps::{AFTER_FAILURE, Verification, skip, timed};
 use crate::model::{Container, Model, ModelFile};
@@ -65,7 +66,12 @@ pub(super) fn verify(
         if let Some(section) = other_vocabulary(&bundle, &file, checkpoint.dir()).map_err(within)? {
             report.findings.push(Finding::new(Severity::Failure, Step::Structure, section, OTHER_VOCABULARY));
         }
-        match litert::map(&bundle, &file, &**checkpoint, &wanted(&spec.inventory)) {
+        let found = match recognised((&bundle, &file), &spec.config, &spec.inventory, checkpoint) {
+            Ok(None) => litert::map(&bundle, &file, &**checkpoint, &wanted(&spec.inventory)),
+            Ok(Some(by_name)) => Ok(by_name),
+            Err(error) => Err(error),
+        };
+        match found {
             Ok(found) => mapped = Some(found),
             Err(error) => report.findings.push((&error).into()),
         }

@@ -6,6 +6,7 @@ mod against;
 mod bundle;
 mod bundle_metadata;
 mod bundle_skeleton;
+mod bundle_template;
 mod bundle_tensors;
 mod bundle_verification;
 mod calibration;

@@ -61,20 +61,20 @@ impl Bytes {
     }
 }
 
-/// Builds the next model of the streams.
+/// Builds the next model of the streams. `weight` gets the number of the buffer and the name of the tensor.
 pub(super) fn build(
     parts: &Parts,
     streams: &mut Streams,
     model: &Model,
     units: u64,
-    weight: &dyn Fn(&str) -> Result<SkeletonWeight>,
+    weight: &dyn Fn(usize, &str) -> Result<SkeletonWeight>,
 ) -> Result<Graph> {
     let mut weights = Vec::new();
     let mut types = vec![0; model.buffers.len()];
     let mut buffers = Vec::new();
     for (number, content) in model.buffers.iter().enumerate() {
         if let Content::Weight(bits, name) = content {
-            let weight = weight(text(parts, *name)?)?;
+            let weight = weight(number, text(parts, *name)?)?;
             weights.push((number, weight.tensor));
             let bits = match bits {
                 32 => 32,
@@ -131,7 +131,7 @@ pub(super) fn build(
     Ok(Graph { model_type: text(parts, model.model_type)?.to_owned(), pieces, len, weights })
 }
 
-fn text(parts: &Parts, number: usize) -> Result<&str> {
+pub(super) fn text(parts: &Parts, number: usize) -> Result<&str> {
     let bytes = parts.strings.get(number).ok_or_else(wrong)?;
     std::str::from_utf8(bytes).map_err(|_| wrong())
 }

@@ -184,7 +184,7 @@ fn a_constant_that_the_graph_uses_otherwise_must_keep_its_value() {
     assert!(plan(&file, &base, &with(&tuned, &[("layers.9.layer_scalar", 1, &[value])])).is_ok());
     let error =
         plan(&file, &base, &with(&tuned, &[("layers.9.layer_scalar", 1, &[value / 2.0])])).unwrap_err();
-    assert!(error.to_string().contains("uses its constant for something else"), "{error}");
+    assert!(error.to_string().contains("uses its values for something else"), "{error}");
 }
 
 #[test]

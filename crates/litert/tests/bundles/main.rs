@@ -2,6 +2,7 @@
 
 mod bad;
 mod common;
+mod equal_values;
 mod golden;
 mod qat;
 mod skeleton;

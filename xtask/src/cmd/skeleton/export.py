@@ -3,7 +3,7 @@
     export.py CONFIG TOKENIZER FACTOR OUT [--prefill N] [--cache N] [--recipe NAME]
 
 CONFIG is a config.json, TOKENIZER a folder with the files of a tokenizer. OUT gets `checkpoint/` and `model.litertlm`, quantized by
-the recipe. `cargo xtask skeleton` has the versions of the packages.
+the recipe, or in f32 by the recipe `none`. `cargo xtask skeleton` has the versions of the packages.
 """
 
 import argparse
@@ -112,6 +112,8 @@ def main() -> None:
         externalize_embedder=True,
         quantization_recipe="none",
     )
+    if given.recipe == "none":
+        return
     failed = aeq.quantize_litertlm(str(given.out / "model.litertlm"), given.recipe, str(given.out))
     assert not failed
     (given.out / f"model_{given.recipe}.litertlm").rename(given.out / "model.litertlm")

@@ -1,0 +1,123 @@
+//! The graph skeletons that are part of the program, filled from checkpoints with the real layers and names and a sixteenth of all widths.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::SplitMix64;
+use xtask::oracle::clients::LITERT_LM;
+
+use crate::litert_judge::says;
+use crate::support::{Run, WEIGHTS, Weights, fixture, run};
+
+/// Those that have a skeleton.
+const MODELS: [&str; 1] = ["gemma-4-E2B-it"];
+const SMALLER: u64 = 16;
+/// Sizes of the config that depend on the width.
+const WIDTHS: [&str; 7] = [
+    "hidden_size",
+    "intermediate_size",
+    "head_dim",
+    "global_head_dim",
+    "hidden_size_per_layer_input",
+    "vocab_size",
+    "vocab_size_per_layer_input",
+];
+const ONE: [u8; 2] = 0x3f80u16.to_le_bytes();
+
+/// A checkpoint with random matrices, and norms and layer scalars of 1, which equal each other and a constant of the graph.
+fn checkpoint(folder: &Path, model: &str) {
+    fs::create_dir_all(folder).unwrap();
+    let mut config = testkit::json(format!("configs/{model}.json"));
+    for width in WIDTHS {
+        let value = &mut config["text_config"][width];
+        *value = (value.as_u64().unwrap() / SMALLER).into();
+    }
+    config["vision_config"] = Value::Null;
+    config["audio_config"] = Value::Null;
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    for file in ["tokenizer_config.json", "chat_template.jinja"] {
+        fs::copy(fixture("e2b").join(file), folder.join(file)).unwrap();
+    }
+    let mut tokenizer = testkit::json("checkpoints/e2b/tokenizer.json");
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    // rows of the embedding that no token names would be cut
+    for id in vocabulary.len() as u64..config["text_config"]["vocab_size"].as_u64().unwrap() {
+        vocabulary.insert(format!("<more {id}>"), id.into());
+    }
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let inventory = String::from_utf8(testkit::read(format!("inventories/{model}.tsv"))).unwrap();
+    let (mut weights, mut random) = (Weights { tensors: Vec::new() }, SplitMix64(29));
+    for line in inventory.lines().filter(|line| line.starts_with("model.language_model.")) {
+        let mut fields = line.split('\t');
+        let (name, shape) = (fields.next().unwrap(), fields.next().unwrap());
+        let shape: Vec<u64> = serde_json::from_str(shape).unwrap();
+        let shape: Vec<u64> = shape.iter().map(|size| size.div_ceil(SMALLER)).collect();
+        weights.add(name, "BF16", &shape, 2 * shape.iter().product::<u64>() as usize);
+        let tensor = weights.tensors.last_mut().unwrap();
+        for value in tensor.data.as_chunks_mut().0 {
+            // 1/32 to 1/16, and minus that
+            *value =
+                if shape.len() == 1 { ONE } else { (random.next() as u16 & 0x807f | 0x3d00).to_le_bytes() };
+        }
+    }
+    fs::write(folder.join(WEIGHTS), weights.to_bytes()).unwrap();
+}
+
+fn convert(checkpoint: &Path, out: &Path, more: &[&str]) -> Run {
+    let args = ["convert".into(), checkpoint.into(), "-o".into(), out.to_owned()];
+    let recipe = ["--recipe", "litertlm-int4"].iter().chain(more).map(PathBuf::from);
+    run(args.into_iter().chain(recipe))
+}
+
+fn made(home: &TempDir, model: &str) -> (PathBuf, PathBuf) {
+    let (folder, bundle) = (home.path().join(model), home.path().join(format!("{model}.litertlm")));
+    checkpoint(&folder, model);
+    convert(&folder, &bundle, &[]).good();
+    (folder, bundle)
+}
+
+/// Also if a norm is changed, whose bytes every other norm has.
+#[test]
+fn the_embedded_skeletons_are_filled_and_verified() {
+    let home = tempfile::tempdir().unwrap();
+    for model in MODELS {
+        let (folder, bundle) = made(&home, model);
+        let verify = || run([Path::new("verify"), &bundle, Path::new("--against"), &folder]);
+        assert!(verify().good().stdout.contains("Passed"), "{model}");
+        fs::remove_file(format!("{}.manifest.json", bundle.display())).unwrap();
+        let mut bytes = fs::read(&bundle).unwrap();
+        let norm = [1f32.to_le_bytes(); 96].concat();
+        let at = bytes.windows(norm.len()).rposition(|bytes| bytes == norm).expect("a norm");
+        bytes[at + 2] ^= 1;
+        fs::write(&bundle, bytes).unwrap();
+        let said = verify();
+        assert_eq!(said.code, Some(1), "{model}: {}", said.stdout);
+        assert!(said.stdout.contains("norm.weight"), "{model}: {}", said.stdout);
+    }
+}
+
+#[test]
+fn the_skeleton_of_another_model_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let e4b = home.path().join("e4b");
+    checkpoint(&e4b, "gemma-4-E4B-it");
+    let e2b = testkit::root().join("formats/litertlm-e2b.skeleton");
+    for more in [&["--skeleton", e2b.to_str().unwrap()][..], &[]] {
+        let said = convert(&e4b, &home.path().join("x.litertlm"), more);
+        let refused = said.refusal(3);
+        assert!(refused.contains("another architecture than that of the graph skeleton"), "{refused}");
+        assert!(refused.contains("35 layers") && refused.contains("42 layers"), "{refused}");
+    }
+}
+
+#[test]
+fn litert_lm_runs_the_embedded_skeletons() {
+    let Some(runtime) = LITERT_LM.for_tests() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let bundles = MODELS.map(|model| made(&home, model).1);
+    for (said, model) in says(&runtime, &["The river"], 8, &bundles).iter().zip(MODELS) {
+        assert!(!said[0].as_str().unwrap().is_empty(), "{model}: {said}");
+    }
+}
