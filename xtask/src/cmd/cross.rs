@@ -77,6 +77,9 @@ impl Target {
             );
         }
         run(Command::new("rustup").args(["target", "add", self.triple]))?;
+        if self.emulator == WINDOWS.emulator {
+            self.complete_wine()?;
+        }
         // switches for the features of this machine's processor, and its log of tests, are not for the other one
         let mut tests = self.cargo("test")?;
         tests.args(self.tested.iter().flat_map(|name| ["--package", name]));
@@ -91,6 +94,23 @@ impl Target {
         folders.iter().try_for_each(fs::create_dir)?;
         let here = Made::by(|| Ok(Command::new(&ours)), &folders[0])?;
         here.check(&Made::by(|| self.emulated(&theirs), &folders[1])?)
+    }
+
+    /// Makes the library with the random numbers of Rust's standard library, which Debian's wine lacks.
+    fn complete_wine(&self) -> Result<()> {
+        const SOURCE: &str = "#include <windows.h>\n\
+            BOOLEAN WINAPI SystemFunction036(PVOID bytes, ULONG count);\n\
+            BOOL WINAPI ProcessPrng(PBYTE bytes, SIZE_T count) { return SystemFunction036(bytes, count); }\n";
+        run(self.environment(Command::new("wineboot").arg("--init"))?)?;
+        let library = wine()?.join("drive_c/windows/system32/bcryptprimitives.dll");
+        if !library.exists() {
+            let folder = tempfile::tempdir()?;
+            let source = folder.path().join("random.c");
+            fs::write(&source, SOURCE)?;
+            let mut compiler = Command::new(self.linker);
+            run(compiler.arg("-shared").arg(source).arg("-ladvapi32").arg("-o").arg(library))?;
+        }
+        Ok(())
     }
 
     /// A command that runs a program of the target.
@@ -115,9 +135,14 @@ impl Target {
 
     /// Variables of the emulator: wine has a folder with the files of a Windows, and messages of its own.
     fn environment<'a>(&self, command: &'a mut Command) -> Result<&'a mut Command> {
-        command.env("WINEPREFIX", xtask::cache_dir()?.join("wine"));
+        command.env("WINEPREFIX", wine()?);
         Ok(command.env("WINEDEBUG", "-all").env("WINEDLLOVERRIDES", "mscoree,mshtml="))
     }
+}
+
+/// The folder with the files of wine's Windows.
+fn wine() -> Result<PathBuf> {
+    Ok(xtask::cache_dir()?.join("wine"))
 }
 
 /// Builds the program and says where it is.
