@@ -31,8 +31,8 @@ const COMMANDS: &[&[&str]] = &[
 /// Greedy text of a file and of the checkpoint.
 const SPEAKS: [&str; 2] = ["out/model-q4_0.gguf", "e2b"];
 
-/// Files that contain times or figures of a kernel, and the copies of what is read.
-const OTHERS: [&str; 4] = ["e2b", "e2b-assistant", "report.json", "report.html"];
+/// The copies of what is read, and files that contain times, hosts or separators of paths.
+const OTHERS: [&str; 5] = ["e2b", "e2b-assistant", "manifest.json", "report.json", "report.html"];
 
 /// What a program has made: by name the digest of a file, by model the text.
 pub(super) struct Made {
