@@ -1,7 +1,7 @@
 //! The subcommands.
 
-mod aarch64;
 mod bench;
+mod cross;
 mod deny;
 mod dist;
 mod fixtures;
@@ -17,7 +17,8 @@ mod tools;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Oracle(oracle::Args),
-    Aarch64(aarch64::Args),
+    Aarch64(cross::Aarch64),
+    Windows(cross::Windows),
     Fixtures(fixtures::Args),
     Fuzz(fuzz::Args),
     Deny(deny::Args),
@@ -35,6 +36,7 @@ impl Command {
         match self {
             Command::Oracle(args) => args.run(),
             Command::Aarch64(args) => args.run(),
+            Command::Windows(args) => args.run(),
             Command::Fixtures(args) => args.run(),
             Command::Fuzz(args) => args.run(),
             Command::Deny(args) => args.run(),

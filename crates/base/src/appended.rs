@@ -45,7 +45,7 @@ impl AppendedFile {
             }
             _ => {}
         }
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(fail)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(fail)?;
         Ok(AppendedFile { path: path.to_owned(), file })
     }
 

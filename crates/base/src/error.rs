@@ -279,14 +279,15 @@ mod tests {
 
     #[test]
     fn kinds_and_sources_are_for_code() {
-        let denied = io::Error::from_raw_os_error(13);
+        let code = if cfg!(windows) { 5 } else { 13 };
+        let denied = io::Error::from_raw_os_error(code);
         let error = Error::write("out", &denied);
         assert_eq!(
             (error.fault(), error.kind()),
             (Fault::Target, ErrorKind::Io(io::ErrorKind::PermissionDenied))
         );
         let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
-        assert_eq!(source.raw_os_error(), Some(13));
+        assert_eq!(source.raw_os_error(), Some(code));
         let absent = io::Error::from(io::ErrorKind::NotFound);
         assert_eq!(Error::io("in", &absent).kind(), ErrorKind::Missing);
         assert_eq!(Error::io("in", &absent).fault(), Fault::Malformed);

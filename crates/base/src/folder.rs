@@ -16,7 +16,7 @@ pub(crate) const LOCK: &str = ".gemma-convert.lock";
 pub struct WorkFolder {
     path: PathBuf,
     /// Locked until drop.
-    _lock: File,
+    lock: Option<File>,
     _listed: Listed,
 }
 
@@ -30,7 +30,7 @@ impl WorkFolder {
         fs::create_dir_all(parent).map_err(|e| Error::write(parent.display(), &e))?;
         remove_leftovers(parent, name);
         let (lock, path, listed) = unfinished::folder(|| make(parent, name))?;
-        Ok(WorkFolder { path, _lock: lock, _listed: listed })
+        Ok(WorkFolder { path, lock: Some(lock), _listed: listed })
     }
 
     /// Path of the folder.
@@ -41,6 +41,8 @@ impl WorkFolder {
 
 impl Drop for WorkFolder {
     fn drop(&mut self) {
+        // Windows removes no folder with an open file in it
+        drop(self.lock.take());
         let _ = fs::remove_dir_all(&self.path); // nothing more can be done about it
     }
 }
@@ -74,9 +76,8 @@ fn remove_leftovers(parent: &Path, name: &str) {
         if !(of_this_name && file_name.ends_with(PARTIAL) && is_folder) {
             continue;
         }
-        if let Ok(lock) = File::open(entry.path().join(LOCK))
-            && lock.try_lock().is_ok()
-        {
+        let unlocked = File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
+        if unlocked {
             // errors are ignored: a leftover only takes space
             let _ = fs::remove_dir_all(entry.path());
         }

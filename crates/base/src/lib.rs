@@ -71,6 +71,6 @@ pub use progress::{Progress, Silent, Task, Unit};
 pub use publication::{OLD, Publication};
 pub use random::SplitMix64;
 pub use read::{begins_with, open_regular, read_all, read_bounded, read_regular, read_text};
-pub use system::{Positioned, free_space, host_name, lockable, symlink};
+pub use system::{Positioned, free_space, host_name, lock_folder, symlink, try_lock_folder};
 pub use unfinished::{Listed, abandon, keeps};
 pub use visible::{visible, visible_json, visible_line};

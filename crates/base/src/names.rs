@@ -20,10 +20,11 @@ pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// True if `name` is a relative path inside its folder in normal form: `a/b`, not `a/../b`.
+/// True if `name` is a relative path inside its folder in normal form: `a/b`, not `a/../b`. On Windows a colon follows a drive
+/// or precedes a stream of a file.
 pub fn is_plain_name(name: &str) -> bool {
     let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
-    name.split('/').all(plain) && !name.contains(['\0', '\\'])
+    name.split('/').all(plain) && !name.contains(['\0', '\\']) && !(cfg!(windows) && name.contains(':'))
 }
 
 /// True if the hub permits `text` as the id of a repository, `owner/name`. Source: `validate_repo_id` of huggingface_hub.
@@ -62,6 +63,7 @@ mod tests {
         for name in ["", "/a", "a/", "..", "a/..", "../a", "a//b", "./a", "a/./b", "a\0", "a\\b"] {
             assert!(!is_plain_name(name), "{name}");
         }
+        assert_eq!(is_plain_name("C:a"), !cfg!(windows));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::kind::FileKind;
 use crate::names::folder_of;
-use crate::system::{Positioned, is_at, open_itself, own_stream};
+use crate::system::{Positioned, is_at, open_alone, open_itself, open_shared, own_stream};
 use crate::unfinished::{self, Listed};
 use crate::{Error, Result};
 
@@ -92,12 +92,7 @@ impl OutputFile {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             Err(e) => return Err(fail(e)),
         }
-        let file = open_itself(path).map_err(fail)?;
-        match file.try_lock_shared() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(path)),
-            Err(TryLockError::Error(e)) => return Err(fail(e)),
-        }
+        let file = open_shared(path).map_err(|e| opening(path, e))?;
         Ok(OutputFile { path: path.to_owned(), file, place: Place::Shared, took_over: false })
     }
 
@@ -106,13 +101,7 @@ impl OutputFile {
     /// # Errors
     /// `Target`, also while another process has the file open as [shared](Self::shared) or adopted.
     pub fn adopt(from: &Path, path: &Path) -> Result<OutputFile> {
-        let fail = |e: io::Error| Error::write(from.display(), &e);
-        let file = open_itself(from).map_err(fail)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(from)),
-            Err(TryLockError::Error(e)) => return Err(fail(e)),
-        }
+        let file = open_alone(from).map_err(|e| opening(from, e))?;
         let place = Place::Adopted { from: from.to_owned() };
         Ok(OutputFile { path: path.to_owned(), file, place, took_over: false })
     }
@@ -279,8 +268,14 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     }
 }
 
-fn in_use(path: &Path) -> Error {
-    Error::target(path.display(), "another process is writing this file").help("Wait for it to end.")
+/// The error of a file that several processes write.
+fn opening(path: &Path, error: TryLockError) -> Error {
+    match error {
+        TryLockError::WouldBlock => {
+            Error::target(path.display(), "another process is writing this file").help("Wait for it to end.")
+        }
+        TryLockError::Error(e) => Error::write(path.display(), &e),
+    }
 }
 
 pub(crate) fn is_folder(path: &Path) -> Error {
@@ -363,6 +358,11 @@ fn open_locked(partial: &Path) -> Result<(File, bool)> {
                 // Between opening and locking another run may have finished: then the file is its output, under its
                 // final name.
                 if is_here(&file) {
+                    // while the file is open, its name may remain on Windows
+                    if cfg!(windows) {
+                        file.set_len(0).map_err(fail)?;
+                        return Ok((file, true));
+                    }
                     fs::remove_file(partial).map_err(fail)?;
                     took_over = true;
                 }

@@ -118,8 +118,7 @@ impl PartFolder {
     ) -> Result<PathBuf> {
         let path = self.file(extension);
         // the same part may be running twice; the lock is released with the file
-        let folder = crate::lockable(&self.path).map_err(|e| Error::write(self.path.display(), &e))?;
-        folder.lock().map_err(|e| Error::write(self.path.display(), &e))?;
+        let _lock = crate::lock_folder(&self.path).map_err(|e| Error::write(self.path.display(), &e))?;
         let mut output = OutputFile::create(&path)?;
         content(&mut output)?;
         if sync { output.publish() } else { output.publish_unsynced() }?;

@@ -1,7 +1,9 @@
-//! What operating systems do differently: positions in files, the identity of a file, links, locks of folders, free
-//! space.
+//! What operating systems do differently: positions in files, the identity of a file, links, locks, free space.
+//!
+//! A lock of Windows covers the bytes of a file: with a shared lock nobody writes, and folders have none. There a share mode
+//! takes its place, which excludes other openings of the file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 
@@ -65,28 +67,99 @@ impl Positioned for File {
 pub fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     #[cfg(unix)]
     return std::os::unix::fs::symlink(target, link);
+    // a link with `/` in it leads nowhere there
     #[cfg(windows)]
-    return std::os::windows::fs::symlink_file(target, link);
+    return std::os::windows::fs::symlink_file(target.components().collect::<std::path::PathBuf>(), link);
 }
 
-/// Opens what a run locks to have a folder for itself: the folder. Windows does not lock folders: there it is a file in
-/// the folder, which disappears with its last handle.
+/// Locks a folder against other runs until the file is closed, and waits for the run that has it. On Windows it is a file in
+/// the folder, which the system removes when it is closed.
 ///
 /// # Errors
 /// Those of the system.
-pub fn lockable(folder: &Path) -> io::Result<File> {
+pub fn lock_folder(folder: &Path) -> io::Result<File> {
     #[cfg(unix)]
-    return File::open(folder);
+    {
+        let file = File::open(folder)?;
+        file.lock()?;
+        Ok(file)
+    }
+    #[cfg(windows)]
+    loop {
+        match try_lock_folder(folder) {
+            Ok(file) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
+}
+
+/// As [`lock_folder`], without waiting.
+///
+/// # Errors
+/// `WouldBlock` if another run has the folder; those of the system.
+pub fn try_lock_folder(folder: &Path) -> Result<File, TryLockError> {
+    #[cfg(unix)]
+    {
+        let file = File::open(folder).map_err(TryLockError::Error)?;
+        file.try_lock()?;
+        Ok(file)
+    }
     #[cfg(windows)]
     {
-        use std::os::windows::fs::OpenOptionsExt;
-        const GENERIC_READ_WRITE: u32 = 0xc000_0000;
+        const GENERIC_WRITE: u32 = 0x4000_0000;
         const DELETE: u32 = 0x0001_0000;
         const FILE_FLAG_DELETE_ON_CLOSE: u32 = 0x0400_0000;
+        use std::os::windows::fs::OpenOptionsExt;
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        options.access_mode(GENERIC_READ_WRITE | DELETE).custom_flags(FILE_FLAG_DELETE_ON_CLOSE);
-        options.open(folder.join(crate::folder::LOCK))
+        options.write(true).create(true).truncate(false).access_mode(GENERIC_WRITE | DELETE);
+        options.share_mode(0).custom_flags(FILE_FLAG_DELETE_ON_CLOSE);
+        options.open(folder.join(crate::folder::LOCK)).map_err(in_use)
+    }
+}
+
+/// Opens an existing file to write it together with other processes. A link is not followed.
+///
+/// # Errors
+/// `WouldBlock` while a process has it [alone](open_alone); those of the system.
+pub(crate) fn open_shared(path: &Path) -> Result<File, TryLockError> {
+    #[cfg(unix)]
+    {
+        let file = open_itself(path).map_err(TryLockError::Error)?;
+        file.try_lock_shared()?;
+        Ok(file)
+    }
+    #[cfg(windows)]
+    open_itself(path).map_err(in_use)
+}
+
+/// Opens an existing file that no other process writes. A link is not followed.
+///
+/// # Errors
+/// `WouldBlock` while another process has it [open](open_shared); those of the system.
+pub(crate) fn open_alone(path: &Path) -> Result<File, TryLockError> {
+    #[cfg(unix)]
+    {
+        let file = open_itself(path).map_err(TryLockError::Error)?;
+        file.try_lock()?;
+        Ok(file)
+    }
+    #[cfg(windows)]
+    {
+        const FILE_SHARE_READ_DELETE: u32 = 5;
+        let mut options = itself();
+        std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, FILE_SHARE_READ_DELETE);
+        options.open(path).map_err(in_use)
+    }
+}
+
+/// The error of a file that another process has open in a way that excludes this one.
+#[cfg(windows)]
+fn in_use(error: io::Error) -> TryLockError {
+    const ERROR_SHARING_VIOLATION: i32 = 32;
+    match error.raw_os_error() {
+        Some(ERROR_SHARING_VIOLATION) => TryLockError::WouldBlock,
+        _ => TryLockError::Error(error),
     }
 }
 
@@ -121,6 +194,11 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
 
 /// Opens an existing file to read and write it. A link is not followed.
 pub(crate) fn open_itself(path: &Path) -> io::Result<File> {
+    itself().open(path)
+}
+
+/// Options to read and write an existing file, without following a link.
+fn itself() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     #[cfg(unix)]
@@ -133,7 +211,7 @@ pub(crate) fn open_itself(path: &Path) -> io::Result<File> {
         const FILE_FLAG_OPEN_REPARSE_POINT: u32 = 0x0020_0000;
         std::os::windows::fs::OpenOptionsExt::custom_flags(&mut options, FILE_FLAG_OPEN_REPARSE_POINT);
     }
-    options.open(path)
+    options
 }
 
 /// Stdout or stderr of this process, if `path` leads there. Otherwise a file to which one of them is redirected would
@@ -193,8 +271,11 @@ mod tests {
         assert!(is_at(&file, &path) && !is_at(&file, &other));
         std::fs::write(&other, "x").unwrap();
         assert!(!is_at(&file, &other));
-        std::fs::rename(&other, &path).unwrap();
-        assert!(!is_at(&file, &path));
+        // old file systems of Windows keep the name of an open file
+        if cfg!(unix) {
+            std::fs::rename(&other, &path).unwrap();
+            assert!(!is_at(&file, &path));
+        }
     }
 
     /// Windows makes links for some users only.
@@ -214,18 +295,38 @@ mod tests {
     #[test]
     fn a_folder_is_locked_by_one() {
         let folder = tempfile::tempdir().unwrap();
-        let first = lockable(folder.path()).unwrap();
-        first.try_lock().unwrap();
-        let second = lockable(folder.path()).unwrap();
-        second.try_lock().unwrap_err();
-        drop((first, second));
+        let first = lock_folder(folder.path()).unwrap();
+        assert!(matches!(try_lock_folder(folder.path()), Err(TryLockError::WouldBlock)));
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| lock_folder(folder.path()).unwrap());
+            drop(first);
+            drop(second.join().unwrap());
+        });
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        lockable(folder.path()).unwrap().try_lock().unwrap();
+        try_lock_folder(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_shared_or_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, "x").unwrap();
+        let busy = |opened| matches!(opened, Err(TryLockError::WouldBlock));
+        let shared = [open_shared(&path).unwrap(), open_shared(&path).unwrap()];
+        shared.iter().for_each(|file| file.write_all_at(b"yz", 0).unwrap());
+        assert!(busy(open_alone(&path)));
+        drop(shared);
+        let alone = open_alone(&path).unwrap();
+        assert!(busy(open_shared(&path)) && busy(open_alone(&path)));
+        std::fs::rename(&path, folder.path().join("b")).unwrap();
+        drop(alone);
+        open_alone(&folder.path().join("b")).unwrap();
     }
 
     #[test]
     fn a_disk_has_some_space() {
         assert!(free_space(&std::env::temp_dir()).is_some_and(|bytes| bytes > 0));
-        assert_eq!(free_space(Path::new("no such folder/anywhere")), None);
+        // Windows tells that of the disk
+        assert!(cfg!(windows) || free_space(Path::new("no such folder/anywhere")).is_none());
     }
 }

@@ -60,15 +60,13 @@ impl CalibrationStore {
         let folder = folder.into();
         let fail = |e: std::io::Error| Error::write(folder.display(), &e);
         fs::create_dir_all(&folder).map_err(fail)?;
-        let lock = base::lockable(&folder).map_err(fail)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::target(folder.display(), "another run keeps its rounded layers here")
-                    .help("Wait for it to end, or choose another target."));
+        let lock = base::try_lock_folder(&folder).map_err(|e| match e {
+            TryLockError::WouldBlock => {
+                Error::target(folder.display(), "another run keeps its rounded layers here")
+                    .help("Wait for it to end, or choose another target.")
             }
-            Err(TryLockError::Error(e)) => return Err(fail(e)),
-        }
+            TryLockError::Error(e) => fail(e),
+        })?;
         Ok(CalibrationStore { folder, id: id.into(), _lock: Arc::new(lock), kept: Arc::default() })
     }
 

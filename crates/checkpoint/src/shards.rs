@@ -6,7 +6,7 @@
 //! hub's cache consists of them; only the paths *in the index* must stay inside the folder.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use serde::Deserialize;
 use tensor::{Error, Result};
@@ -77,9 +77,7 @@ fn named(dir: &Path) -> Result<Layout> {
 
     let place = index_place(dir);
     for (tensor, file) in &weight_map {
-        let plain = Path::new(file).components().all(|c| matches!(c, Component::Normal(_)))
-            && Path::new(file).components().collect::<std::path::PathBuf>().as_os_str() == file.as_str();
-        if !plain || !file.ends_with(ENDING) {
+        if !base::is_plain_name(file) || !file.ends_with(ENDING) {
             return Err(Error::malformed(
                 format!("{place}: weight_map: {tensor}"),
                 "the index names something other than a safetensors file inside the folder",

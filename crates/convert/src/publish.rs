@@ -1,5 +1,6 @@
 //! The end of a run: all outputs and the manifest get their names together.
 
+use std::io::Seek;
 use std::path::{Path, PathBuf};
 
 use base::{OutputFile, Publication};
@@ -17,10 +18,8 @@ pub(crate) fn publish(
     sync: bool,
 ) -> Result<()> {
     let folder = base::folder_of(manifest_path);
-    let fail = |e: std::io::Error| Error::write(folder.display(), &e);
-    let folder = base::lockable(folder).map_err(fail)?;
     // another run may be adding to the manifest; the lock is released with the file
-    folder.lock().map_err(fail)?;
+    let _lock = base::lock_folder(folder).map_err(|e| Error::write(folder.display(), &e))?;
     let mut manifest = manifest::read(manifest_path)?;
     // the old files will be replaced: their entries must not outlive them
     let forgot = manifest.forget(artifacts.iter().flat_map(|a| &a.outputs).map(|file| file.name.as_str()));
@@ -54,7 +53,10 @@ pub(crate) fn publish(
 /// # Errors
 /// `Target` for a manifest that is not one of this tool, and for files that cannot be written: then nothing has changed.
 pub fn publish_named(file: OutputFile, entry: ArtifactEntry) -> Result<(ArtifactEntry, PathBuf)> {
-    let (bytes, sha256) = base::sha256(file.file(), &|_| ()).map_err(|e| file.fail(&e))?;
+    // on Windows a write at a position moves that of the file
+    let mut content = file.file();
+    let hashed = content.rewind().and_then(|()| base::sha256(content, &|_| ()));
+    let (bytes, sha256) = hashed.map_err(|e| file.fail(&e))?;
     let name = base::file_name(file.path());
     let manifest = Manifest::path(base::folder_of(file.path()), Some(&name));
     let entry =

@@ -132,7 +132,8 @@ impl RepoFolder {
     pub(crate) fn lock(&self, file: &RemoteFile, progress: &dyn Progress) -> Result<BlobLock> {
         let path = self.locks().join(format!("{}.lock", file.etag()));
         let failed = |e: &io::Error| Error::write(path.display(), e);
-        let lock = OpenOptions::new().create(true).append(true).open(&path).map_err(|e| failed(&e))?;
+        let lock =
+            OpenOptions::new().create(true).read(true).append(true).open(&path).map_err(|e| failed(&e))?;
         let locked = match lock.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 progress.note(&format!("{}: another process downloads it; waiting", file.path));

@@ -13,6 +13,8 @@ use ureq::Proxy;
 /// The public hub.
 pub const ENDPOINT: &str = "https://huggingface.co";
 const MOST_TOKEN: u64 = 4096;
+/// The variable with the home folder, as Python's `expanduser` has it.
+const HOME: &str = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
 
 /// Where and how the hub is reached, and the folder of the cache.
 #[derive(Clone, Debug)]
@@ -105,7 +107,8 @@ impl Settings {
     /// Settings from variables: `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME`, `HF_HUB_CACHE`,
     /// `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_ETAG_TIMEOUT`,
     /// `HF_HUB_DOWNLOAD_TIMEOUT`, `HF_HUB_DISABLE_PROGRESS_BARS`, `SSL_CERT_FILE`, the old names
-    /// `HUGGING_FACE_HUB_TOKEN` and `HUGGINGFACE_HUB_CACHE`, and `XDG_CACHE_HOME` and `HOME`.
+    /// `HUGGING_FACE_HUB_TOKEN` and `HUGGINGFACE_HUB_CACHE`, and `XDG_CACHE_HOME` and `HOME`
+    /// (`USERPROFILE` on Windows).
     ///
     /// # Errors
     /// `Recipe` for a value that is invalid, or if no variable tells the folder of the cache.
@@ -151,7 +154,7 @@ impl<G: Fn(&str) -> Option<OsString>> Variables<G> {
     /// The first of these variables that is set, with `~/` as the home folder.
     fn path(&self, names: &[&str]) -> Option<PathBuf> {
         let path = PathBuf::from(names.iter().find_map(|name| self.value(name))?);
-        match (path.strip_prefix("~"), self.value("HOME")) {
+        match (path.strip_prefix("~"), self.value(HOME)) {
             (Ok(rest), Some(home)) => Some(Path::new(&home).join(rest)),
             _ => Some(path),
         }
@@ -160,12 +163,15 @@ impl<G: Fn(&str) -> Option<OsString>> Variables<G> {
     /// `$HF_HOME`, else its default.
     fn home(&self) -> Result<PathBuf> {
         let cache = || {
-            let home = || self.path(&["HOME"]).map(|home| home.join(".cache"));
+            let home = || self.path(&[HOME]).map(|home| home.join(".cache"));
             self.path(&["XDG_CACHE_HOME"]).or_else(home).map(|cache| cache.join("huggingface"))
         };
         self.path(&["HF_HOME"]).or_else(cache).ok_or_else(|| {
-            Error::recipe("HF_HOME", "no folder for the cache of the hub: HF_HOME and HOME are not set")
-                .help("Set HF_HOME to a folder.")
+            Error::recipe(
+                "HF_HOME",
+                format!("no folder for the cache of the hub: HF_HOME and {HOME} are not set"),
+            )
+            .help("Set HF_HOME to a folder.")
         })
     }
 
@@ -213,7 +219,7 @@ mod tests {
 
     #[test]
     fn folders_have_the_documented_order() {
-        let mut variables = vec![("HOME", "/h")];
+        let mut variables = vec![(HOME, "/h")];
         for (variable, cache) in [
             (("XDG_CACHE_HOME", "/x"), "/x/huggingface/hub"),
             (("HF_HOME", "~/hf"), "/h/hf/hub"),
@@ -223,7 +229,7 @@ mod tests {
             variables.push(variable);
             assert_eq!(settings(&variables).unwrap().cache, Path::new(cache));
         }
-        assert_eq!(settings(&[("HOME", "/h")]).unwrap().cache, Path::new("/h/.cache/huggingface/hub"));
+        assert_eq!(settings(&[(HOME, "/h")]).unwrap().cache, Path::new("/h/.cache/huggingface/hub"));
         assert_eq!(settings(&[]).unwrap_err().place(), "HF_HOME");
     }
 
@@ -253,7 +259,7 @@ mod tests {
     #[test]
     fn switches_and_limits() {
         let given = settings(&[
-            ("HOME", "/h"),
+            (HOME, "/h"),
             ("HF_ENDPOINT", "http://hub.example/"),
             ("TRANSFORMERS_OFFLINE", "Yes"),
             ("HF_HUB_DOWNLOAD_TIMEOUT", "3"),
@@ -264,7 +270,7 @@ mod tests {
         assert!(given.offline && !given.progress_bars);
         assert_eq!((given.read_timeout.as_secs(), given.answer_timeout.as_secs()), (3, 30));
         for wrong in [("HF_ENDPOINT", "hub.example"), ("HF_HUB_ETAG_TIMEOUT", "0"), ("HF_TOKEN", "a b")] {
-            let error = settings(&[("HOME", "/h"), wrong]).unwrap_err();
+            let error = settings(&[(HOME, "/h"), wrong]).unwrap_err();
             assert_eq!(error.fault(), base::Fault::Recipe, "{wrong:?}");
         }
     }

@@ -59,7 +59,8 @@ impl Known {
     pub(super) fn path(&mut self, path: &mut String) {
         let Some(short) = shortened(Path::new(path.as_str())) else { return };
         if let Some(folder) = Path::new(path.as_str()).parent().and_then(Path::to_str) {
-            self.0.push((format!("{}/", folder.trim_end_matches('/')), String::new()));
+            let inside = Path::new(folder).join("");
+            self.0.push((inside.display().to_string(), String::new()));
         }
         self.0.push((path.clone(), short.clone()));
         // a folder stands in texts before the folder that it is in

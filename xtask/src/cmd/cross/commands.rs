@@ -1,0 +1,103 @@
+//! What the program does on both machines: commands in a folder of their own, and a comparison of the files that are then there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::cmd::tools::output;
+
+/// Each kind of codec and of output; files that are replaced, folders with other letters, parts, links into a store.
+const COMMANDS: &[&[&str]] = &[
+    &["convert", "e2b", "--type=q4_0,q8_0,q4_k_m,q6_k,iq4_xs,mxfp4_moe,f16", "--mmproj=q8_0", "-o", "out"],
+    &["convert", "e2b", "--type=q4_0", "-o", "out", "--force"],
+    &["convert", "e2b", "--recipe=sfp8", "-o", "a folder/où"],
+    &["convert", "e2b", "--type=q4_0", "--split-max-size=1MB", "-o", "split"],
+    &["convert", "e2b", "--type=q4_0", "--split-max-size=1MB", "-o", "split", "--force"],
+    &["convert", "e2b", "--type=q6_k", "--part=1/2", "-o", "parts"],
+    &["convert", "e2b", "--type=q6_k", "--part=2/2", "-o", "parts"],
+    &["join", "parts"],
+    &["edit", "out/model-q8_0.gguf", "--set=general.name=One", "-o", "out/edited.gguf"],
+    &["edit", "out/model-q8_0.gguf", "--set=general.name=Two", "-o", "out/edited.gguf", "--force"],
+    &["draft", "extract", "e2b", "--layers=0,3", "-o", "extract"],
+    &["pack", "ollama", "out/model-q4_0.gguf", "--name=tiny", "--store=store"],
+    &["verify", "out/model-q4_0.gguf", "--against=e2b", "--report-json=report.json", "--html=report.html"],
+    &["release", "e2b", "--recipe=ggml-org", "--ctx-size=128", "--eval-chunks=2", "-o", "release"],
+];
+
+/// Greedy text of a file and of the checkpoint.
+const SPEAKS: [&str; 2] = ["out/model-q4_0.gguf", "e2b"];
+
+/// The copies of what is read, and files that contain times, hosts or separators of paths.
+const OTHERS: [&str; 5] = ["e2b", "e2b-assistant", "manifest.json", "report.json", "report.html"];
+
+/// What a program has made: by name the digest of a file, by model the text.
+pub(super) struct Made {
+    files: BTreeMap<String, String>,
+    texts: Vec<String>,
+}
+
+impl Made {
+    /// Runs the commands with the program that `program` begins a command with, in the empty folder `folder`.
+    pub(super) fn by(program: impl Fn() -> Result<Command>, folder: &Path) -> Result<Made> {
+        for name in &OTHERS[..2] {
+            copy(&crate::root().join("fixtures/checkpoints").join(name), &folder.join(name))?;
+        }
+        let said = |arguments: &[&str]| {
+            let mut command = program()?;
+            output(command.args(arguments).arg("--quiet").current_dir(folder))
+        };
+        COMMANDS.iter().try_for_each(|arguments| said(arguments).map(drop))?;
+        let text = |model: &&str| {
+            let answer = said(&["generate", model, "--prompt=In 1912 the", "--max-tokens=16", "--json"])?;
+            let document: Value = serde_json::from_slice(&answer)?;
+            Ok(document["text"].as_str().context("no text")?.to_owned())
+        };
+        let texts = SPEAKS.iter().map(text).collect::<Result<_>>()?;
+        let mut files = BTreeMap::new();
+        list(folder, "", &mut files)?;
+        Ok(Made { files, texts })
+    }
+
+    /// Refuses anything that is not what another machine has made.
+    pub(super) fn check(&self, there: &Made) -> Result<()> {
+        let names = |made: &Made| made.files.keys().cloned().collect::<Vec<_>>();
+        ensure!(names(self) == names(there), "files are {:?} there, {:?} here", names(there), names(self));
+        for (name, digest) in &self.files {
+            let other = &there.files[name];
+            ensure!(digest == other, "{name} has the SHA-256 {other} there, {digest} here");
+        }
+        ensure!(self.texts == there.texts, "text is {:?} there, {:?} here", there.texts, self.texts);
+        println!("{} files have the same SHA-256, and `generate` says the same", self.files.len());
+        Ok(())
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        fs::copy(&path, to.join(path.file_name().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// The files below a folder that are to be the same, and their SHA-256.
+fn list(folder: &Path, within: &str, files: &mut BTreeMap<String, String>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let (path, long) = (entry.path(), format!("{within}{name}"));
+        if OTHERS.contains(&name.as_str()) {
+            continue;
+        }
+        match path.is_dir() {
+            true => list(&path, &format!("{long}/"), files)?,
+            false => _ = files.insert(long, base::sha256_file(&path, &|_| ())?.1),
+        }
+    }
+    Ok(())
+}
