@@ -173,7 +173,7 @@ fn a_mixture_of_experts_is_nearer_to_its_checkpoint() {
 }
 
 /// A folder of the same files, their times included.
-fn link_all(from: &Path, to: &Path) {
+pub(crate) fn link_all(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for name in names(from) {
         fs::hard_link(from.join(&name), to.join(&name)).unwrap();

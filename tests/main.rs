@@ -53,6 +53,7 @@ mod outputs;
 mod pack;
 mod pack_ollama;
 mod parts;
+mod parts_of_calibration;
 mod parts_of_text;
 mod plans;
 mod preparation;

@@ -216,8 +216,8 @@ fn a_part_of_a_whole_is_refused() {
     let (from, home) = (fixture("e2b"), tempfile::tempdir().unwrap());
     let out = home.path().join("out");
     let text = crate::support::text("calib.txt");
-    let calibrated = ["--recipe", "q4_0-calibrated", "--text", text.to_str().unwrap()];
-    assert!(part(&from, &out, &calibrated, "1/2").refusal(2).contains("calibration"));
+    let measured = ["--recipe", "auto", "--target-size", "4MB", "--text", text.to_str().unwrap()];
+    assert!(part(&from, &out, &measured, "1/2").refusal(2).contains("budget"));
     for wrong in ["0/2", "3/2", "2", "auto"] {
         let refused = part(&from, &out, &["--type", "q4_0"], wrong);
         assert!(refused.refusal(2).contains("--part"), "{wrong}: {}", refused.stderr);

@@ -91,7 +91,7 @@ fn parts_of_a_gguf_on_machines_of_their_own_are_joined() {
 }
 
 /// Makes a part with this output.
-type MakePart<'a> = &'a dyn Fn(&Path);
+pub(crate) type MakePart<'a> = &'a dyn Fn(&Path);
 
 #[test]
 fn parts_of_another_job_are_refused_by_what_differs() {

@@ -3,6 +3,7 @@
 //! The same holds for the stages of a layer ([`STAGES`]): the output projection of attention is quantized on the output of
 //! the quantized queries, keys and values. So for each stage the text runs through a part of the layer up to that stage.
 //! The tied head comes before all layers, because it is the embedding that the quantized stream begins with (`lm_head.rs`).
+//! The first layer of a later group begins with the activations of the original model (`groups.rs`).
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
 use crate::capture::capture;
 use crate::fake_quant::{FakeQuant, FakeQuantSource};
+use crate::groups::LayerGroup;
 use crate::layer_stats::{self, CapturedPair, LayerStats};
 use crate::ldl::factor;
 use crate::lm_head;
@@ -48,6 +50,8 @@ fn inputs_of_a_layer() -> impl Iterator<Item = &'static [&'static str]> {
 const DAMPING: f32 = 0.03;
 /// Copies of the hidden states: both streams, and the stream that is being computed.
 const COPIES: u64 = 3;
+/// Bytes for each pair of columns of a matrix while it is quantized.
+const GRAM_BYTES: u64 = 12;
 /// The fewest tokens for a usable Gram matrix.
 const ENOUGH: usize = 2048;
 /// Weight of the Gram matrix of all experts in that of each expert, in tokens.
@@ -68,8 +72,8 @@ pub struct QuantTarget {
     pub keeps_grid: bool,
 }
 
-/// Quantizes tensors of a model with error feedback on a text, and keeps them in a store. Returns a report for each tensor.
-/// `embedding` is the type of the token embedding, which the quantized stream begins with.
+/// Quantizes tensors of some consecutive groups of layers with error feedback on a text, and keeps them in a store. Returns a report
+/// for each tensor. `embedding` is the type of the token embedding, which the quantized stream begins with.
 ///
 /// # Errors
 /// `Recipe` for too little text, `Limit` for too little memory, `Malformed` for a damaged model, `Target` for a store that
@@ -78,12 +82,13 @@ pub fn ldlq(
     config: &gemma::Config,
     source: &dyn TensorSource,
     inventory: &Inventory,
-    targets: &[QuantTarget],
-    embedding: DType,
+    (targets, embedding): (&[QuantTarget], DType),
+    groups: &[LayerGroup],
     text: &CalibrationTokens<'_>,
     store: &CalibrationStore,
 ) -> Result<Vec<TensorReport>> {
     check(config, text)?;
+    let [first, ..] = groups else { return Ok(Vec::new()) };
     let missing = || Error::malformed(format!("tensor {}", lm_head::ROLE), "not in the checkpoint");
     let of = inventory.text.iter().find(|found| found.slot.role == lm_head::ROLE).ok_or_else(missing)?.index;
     let desc = TensorDesc { dtype: embedding, ..source.tensors()[of].clone() };
@@ -104,17 +109,25 @@ pub fn ldlq(
         text,
     };
     let mut reports = Vec::new();
-    let head = targets.iter().position(|target| target.layer == config.layers());
-    match head {
-        Some(number) => reports.extend(run.head(number, store)?),
-        None => run.weights.replace(lm_head::ROLE, None, embedded.index(0)),
+    if first.layers.start == 0 {
+        let head = targets.iter().position(|target| target.layer == config.layers());
+        match head {
+            Some(number) => reports.extend(run.head(number, store)?),
+            None => run.weights.replace(lm_head::ROLE, None, embedded.index(0)),
+        }
+        let rounded = embed(&Model::new(config, run.weights.clone())?, text.sequences)?;
+        run.streams.iter_mut().zip(rounded).for_each(|(stream, (batch, _))| stream.rounded = batch);
+        // no layer reads the head
+        head.into_iter().for_each(|number| overlay.forget(number));
     }
-    let rounded = embed(&Model::new(config, run.weights.clone())?, text.sequences)?;
-    run.streams.iter_mut().zip(rounded).for_each(|(stream, (batch, _))| stream.rounded = batch);
-    // no layer reads the head
-    head.into_iter().for_each(|number| overlay.forget(number));
-    for layer in 0..config.layers() {
-        reports.extend(run.layer(layer, store)?);
+    (0..first.layers.start).try_for_each(|layer| run.pass(layer))?;
+    for LayerGroup { layers, .. } in groups {
+        if layers.start > 0 {
+            run.streams.iter_mut().for_each(PairedStream::begin_anew);
+        }
+        for layer in layers.clone() {
+            reports.extend(run.layer(layer, store)?);
+        }
     }
     Ok(reports)
 }
@@ -129,15 +142,33 @@ pub fn supports_ldlq(config: &gemma::Config, role: &str, dtype: DType) -> bool {
     known && (quant::feeds_back(dtype) || dtype == DType::F32)
 }
 
-/// Progress steps of [`ldlq`] for one token.
-pub fn ldlq_passes(targets: &[QuantTarget], layers: usize) -> u64 {
+/// Progress steps of [`ldlq`] for one token, for these groups of the layers of a model.
+pub fn ldlq_passes(targets: &[QuantTarget], layers: usize, groups: &[LayerGroup]) -> u64 {
     let watched = |layer: usize| {
         let wanted = |roles: &&[&str]| targets.iter().any(|t| t.layer == layer && roles.contains(&t.role));
         inputs_of_a_layer().filter(wanted).count() as u64
     };
+    let first = groups.first().map_or(0, |group| group.layers.start);
     // the head needs one more pass through all layers
-    let head = if targets.iter().any(|target| target.layer == layers) { layers as u64 } else { 0 };
-    head + (0..layers).map(|layer| watched(layer) + 1).sum::<u64>()
+    let has_head = !groups.is_empty() && first == 0 && targets.iter().any(|target| target.layer == layers);
+    let head = if has_head { layers } else { 0 };
+    let own = groups.iter().flat_map(|group| group.layers.clone()).map(|layer| watched(layer) + 1);
+    (head + first) as u64 + own.sum::<u64>()
+}
+
+/// Memory of [`ldlq`] in bytes, for a text of this many tokens: hidden states, the Gram matrix of the widest matrix with its factors, and
+/// the largest layer in its new types.
+pub fn ldlq_memory(config: &gemma::Config, targets: &[QuantTarget], tokens: u64) -> u64 {
+    let widest = targets.iter().map(|target| target.desc.cols()).max().unwrap_or(0);
+    let bytes = |layer: usize| -> u64 {
+        targets.iter().filter(|target| target.layer == layer).map(|target| target.desc.byte_len()).sum()
+    };
+    let layer = (0..=config.layers()).map(bytes).max().unwrap_or(0);
+    hidden_bytes(config, tokens) + GRAM_BYTES * widest * widest + layer
+}
+
+fn hidden_bytes(config: &gemma::Config, tokens: u64) -> u64 {
+    COPIES * tokens * activation_bytes_per_token(config)
 }
 
 fn check(config: &gemma::Config, text: &CalibrationTokens<'_>) -> Result<()> {
@@ -147,7 +178,7 @@ fn check(config: &gemma::Config, text: &CalibrationTokens<'_>) -> Result<()> {
             .expected(format!("at least {ENOUGH} tokens, in several chunks"), tokens)
             .help("16,000 tokens are a good beginning; more of the kinds of text that the model is for are better."));
     }
-    let needed = COPIES * tokens as u64 * activation_bytes_per_token(config);
+    let needed = hidden_bytes(config, tokens as u64);
     if needed > text.memory {
         return Err(Error::limit("memory", "the hidden states of the text do not fit")
             .expected(format!("at most {} bytes", text.memory), needed)
@@ -204,6 +235,16 @@ impl<'a> Run<'a> {
         self.streams.iter().for_each(|stream| (self.text.progress)(stream.rounded.hidden().nrows() as u64));
         mine.into_iter().for_each(|number| self.overlay.forget(number));
         Ok(reports)
+    }
+
+    /// Runs the text through a layer of the original model alone.
+    fn pass(&mut self, layer: usize) -> Result<()> {
+        let original = Model::new(self.config, self.original.clone())?;
+        self.streams.iter_mut().try_for_each(|stream| {
+            original.layer(layer, &mut stream.original)?;
+            (self.text.progress)(stream.original.hidden().nrows() as u64);
+            Ok(())
+        })
     }
 
     /// Runs both streams through a part of a layer.

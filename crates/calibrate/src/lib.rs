@@ -28,7 +28,7 @@
 //! - [`ldlq()`]: quantization with error feedback (LDLQ, the method of GPTQ), layer after layer, each on the activations of the
 //!   quantized layers before it (`ldlq.rs`, `paired_streams.rs`; activations: `capture.rs`; Gram matrices and corrections:
 //!   `layer_stats.rs`, `gram.rs`, `lm_head.rs`; LDL factorisation: `ldl.rs`; one matrix: `quantize_matrix.rs`, `select.rs`;
-//!   resuming: `resume.rs`).
+//!   resuming: `resume.rs`; groups of layers that are independent of each other: `groups.rs`).
 //! - [`sensitivity()`]: the KL divergence that quantizing each tensor alone causes (`sensitivity.rs`, `fake_quant.rs`).
 //!
 //! All of them work layer by layer: the hidden states of the whole text are in memory, and of the weights a few rows of one
@@ -37,6 +37,7 @@
 mod capture;
 mod fake_quant;
 mod gram;
+mod groups;
 mod imatrix;
 mod importance_sums;
 mod layer_stats;
@@ -54,8 +55,9 @@ mod square_sums;
 mod tokens;
 
 pub use self::imatrix::{importance, importance_sums};
+pub use groups::{LayerGroup, layer_groups};
 pub use importance_sums::ImportanceSums;
-pub use ldlq::{QuantTarget, ldlq, ldlq_passes, supports_ldlq};
+pub use ldlq::{QuantTarget, ldlq, ldlq_memory, ldlq_passes, supports_ldlq};
 pub use resume::{CalibrationStore, RoundedTensors, store_id};
 pub use select::{Method, TensorReport};
 pub use sensitivity::{sample, sensitivity, sensitivity_id, sensitivity_work};

@@ -24,6 +24,11 @@ impl PairedStream {
         let starts = original.sequences().map(|rows| rows.start).collect();
         PairedStream { starts, rounded: original.clone(), original, held_out }
     }
+
+    /// Lets the quantized prefix be that of the original model.
+    pub(crate) fn begin_anew(&mut self) {
+        self.rounded = self.original.clone();
+    }
 }
 
 /// The embedded batches of the text, calibration batches first, then held-out ones (flag `true`).

@@ -1,44 +1,78 @@
-//! Tensor digests, written into the header after all tensors.
+//! Tensor digests, written into the headers of complete files.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::fs::File;
+use std::io::{BufReader, Seek};
 
-use plan::{FileEntry, Plan};
+use base::{OutputFile, Positioned, Sha256};
+use gguf::Header;
+use plan::ArtifactEntry;
 use rayon::prelude::*;
-use tensor::{Result, TensorSource};
+use tensor::{Error, Result};
 
-use crate::hashed_output::HashedOutput;
+/// Bytes read at a time.
+const PIECE: usize = 1 << 20;
 
-/// Fills in the digests in the headers of artifacts with calibrated tensors (`rounded`). `targets` are the completely
-/// written files of the plan, in order, and `files` their entries, of which this updates the SHA-256 of changed files.
-pub(crate) fn fill_in(
-    plan: &Plan,
-    rounded: &[Option<Arc<dyn TensorSource>>],
-    targets: &[HashedOutput],
-    files: &mut [FileEntry],
-) -> Result<()> {
-    let mut first = 0;
-    for (number, artifact) in plan.artifacts.iter().enumerate() {
-        let (start, count) = (first, artifact.files.len());
-        first += count;
-        if rounded.get(number).is_none_or(Option::is_none) {
+/// Fills in the digests in the headers of artifacts with calibrated tensors. `outputs` are the complete files of the artifacts, in
+/// order; the entries of changed files get their new SHA-256.
+///
+/// # Errors
+/// `Malformed` for a header that is not that of a GGUF, `Io`.
+pub(crate) fn fill_in(outputs: &[&OutputFile], artifacts: &mut [ArtifactEntry]) -> Result<()> {
+    let mut outputs = outputs.iter();
+    for artifact in artifacts {
+        let files: Vec<&OutputFile> = outputs.by_ref().take(artifact.outputs.len()).copied().collect();
+        if artifact.calibration.is_none() {
             continue;
         }
-        let places: Vec<_> = artifact.files.iter().zip(&targets[start..start + count]).collect();
-        let tensors: Vec<_> =
-            places.iter().flat_map(|(file, target)| file.tensors.iter().map(move |t| (target, t))).collect();
+        let headers = files.iter().map(|file| header(file)).collect::<Result<Vec<_>>>()?;
+        let tensors: Vec<_> = files
+            .iter()
+            .zip(&headers)
+            .flat_map(|(file, header)| header.tensors.iter().map(move |tensor| (file, tensor)))
+            .collect();
         let digests: HashMap<&str, String> = tensors
             .par_iter()
-            .map(|(target, tensor)| {
-                Ok((tensor.desc.name.as_str(), target.digest_of(tensor.offset, tensor.bytes)?))
+            .map(|(file, tensor)| {
+                let digest = sha256(file.file(), tensor.offset, tensor.desc.byte_len());
+                Ok((tensor.desc.name.as_str(), digest.map_err(|e| file.fail(&e))?))
             })
             .collect::<Result<_>>()?;
-        for ((file, target), entry) in places.into_iter().zip(&mut files[start..]) {
-            if let Some(header) = plan::with_digests(file, &digests)? {
-                target.write_provisional(0, &header)?;
-                entry.sha256 = target.digest_of(0, file.bytes)?;
+        for ((file, header), entry) in files.into_iter().zip(&headers).zip(&mut artifact.outputs) {
+            if let Some(header) = plan::with_digests(header, |name| digests.get(name).cloned())? {
+                file.write_at(&header, 0)?;
+                entry.sha256 = sha256(file.file(), 0, entry.bytes).map_err(|e| file.fail(&e))?;
             }
         }
     }
     Ok(())
+}
+
+/// Makes the header of a file that a process began to complete what the parts have written. Their hashes tell whether it is.
+pub(crate) fn clear(file: &OutputFile) -> Result<()> {
+    let cleared = header(file).and_then(|header| plan::without_digests(&header));
+    match cleared {
+        Ok(Some(header)) => file.write_at(&header, 0),
+        _ => Ok(()),
+    }
+}
+
+fn header(file: &OutputFile) -> Result<Header> {
+    let fail = |e: std::io::Error| file.fail(&e);
+    let mut from = file.file();
+    from.rewind().map_err(fail)?;
+    let len = from.metadata().map_err(fail)?.len();
+    Header::read(&mut BufReader::new(from), len).map_err(|e: Error| e.within(file.path().display()))
+}
+
+/// The SHA-256 of a range of a file in hex.
+pub(crate) fn sha256(file: &File, mut offset: u64, bytes: u64) -> std::io::Result<String> {
+    let (end, mut hash, mut buffer) = (offset + bytes, Sha256::new(), vec![0; PIECE]);
+    while offset < end {
+        let piece = &mut buffer[..PIECE.min((end - offset) as usize)];
+        file.read_exact_at(piece, offset)?;
+        hash.update(&*piece);
+        offset += piece.len() as u64;
+    }
+    Ok(base::hex(&hash.finish()))
 }

@@ -11,6 +11,8 @@ use base::{OutputFile, Positioned, Sha256};
 use plan::FileRange;
 use tensor::{Error, Result};
 
+use crate::digests::sha256;
+
 /// Bytes per read when hashing.
 const HASH_BYTES: usize = 1 << 20;
 
@@ -126,18 +128,16 @@ impl HashedOutput {
                     self.hash_to(&mut hash, u64::MAX)?;
                     base::hex(&hash.state.clone().finish())
                 }
-                _ => self.digest_of(start, end - start)?,
+                _ => sha256(self.output.file(), start, end - start).map_err(|e| self.fail(&e))?,
             };
             Ok(FileRange { offset: start, bytes: end - start, sha256 })
         };
         written.into_iter().map(range).collect()
     }
 
-    /// The SHA-256 of a written range in hex, read back from the file.
-    pub(crate) fn digest_of(&self, offset: u64, len: u64) -> Result<String> {
-        let mut hash = Hash { state: Sha256::new(), bytes: offset, buffer: Vec::new() };
-        self.read_back(&mut hash, offset + len)?;
-        Ok(base::hex(&hash.state.finish()))
+    /// The output file.
+    pub(crate) fn output(&self) -> &OutputFile {
+        &self.output
     }
 
     /// The output file, ready to be published.

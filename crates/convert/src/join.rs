@@ -5,10 +5,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use base::{FoundPart, JobParts, OutputFile, Positioned, Progress, Sha256, Task, Unit};
-use plan::{ArtifactEntry, FileEntry, FileRange, PartHost, RepackedTensor};
+use plan::{ArtifactEntry, CalibrationEntry, FileEntry, FileRange, PartHost, RepackedTensor};
 use rayon::prelude::*;
+use serde_json::Value;
 use tensor::{Error, Result};
 
+use crate::digests;
 use crate::part_outputs::PartOutputs;
 use crate::preflight::{EXISTS, is_occupied};
 use crate::publish::publish;
@@ -68,12 +70,17 @@ pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) ->
         for (at, input) in artifact.inputs.iter_mut().enumerate() {
             *input = joined_input(input, of_parts().map(|entry| &entry.inputs[at]))?;
         }
+        artifact.calibration = calibration(of_parts());
         artifact.parts = found
             .iter()
             .map(|found| PartHost { part: found.part.part.to_string(), host: found.part.host.clone() })
             .collect();
         let files = artifact.outputs.par_iter().enumerate().map(|(at, file)| {
             let output = open(&here, &options.folder, file)?;
+            if artifact.calibration.is_some() {
+                // a join that was killed has filled them in
+                digests::clear(&output)?;
+            }
             let ranges = found.iter().flat_map(|found| {
                 let ranges = &found.outputs.artifacts[number].outputs[at];
                 ranges.hashed().into_iter().map(move |range| (range, found.part))
@@ -87,6 +94,7 @@ pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) ->
             outputs.push(output);
         }
     }
+    digests::fill_in(&outputs.iter().collect::<Vec<_>>(), &mut artifacts)?;
     if options.sync {
         outputs.iter().try_for_each(OutputFile::sync)?;
     }
@@ -107,6 +115,12 @@ fn agree(first: &PartOutputs, other: &Found<'_>) -> Result<()> {
             inputs: entry.inputs.iter().map(strip).collect(),
             outputs: entry.outputs.iter().map(strip).collect(),
             repacked: Vec::new(),
+            // the tensors are those of the part; vector instructions do not change bytes, and the kernel is that of the job
+            calibration: entry.calibration.clone().map(|calibration| CalibrationEntry {
+                compute: String::new(),
+                tensors: Value::Null,
+                ..calibration
+            }),
             ..entry.clone()
         };
         outputs.artifacts.iter().map(entry).collect()
@@ -117,6 +131,14 @@ fn agree(first: &PartOutputs, other: &Found<'_>) -> Result<()> {
     Err(Error::malformed(format!("part {}", other.part.part), "its record contradicts that of part 1")
         .expected("the same recipe, inputs and outputs", other.part.folder.display())
         .help("Run this part again as the others were run."))
+}
+
+/// The record of a calibration with the tensors of all parts, each of which has consecutive ones.
+fn calibration<'a>(parts: impl Iterator<Item = &'a ArtifactEntry> + Clone) -> Option<CalibrationEntry> {
+    let of_part = |entry: &'a ArtifactEntry| entry.calibration.as_ref();
+    let tensors = parts.clone().filter_map(of_part).filter_map(|part| part.tensors.as_array()).flatten();
+    let tensors = Value::Array(tensors.cloned().collect());
+    parts.filter_map(of_part).next().map(|first| CalibrationEntry { tensors, ..first.clone() })
 }
 
 /// Counts of repacked tensors, summed over the parts.

@@ -19,6 +19,8 @@
 //!     # hash_input: convert::HashInput::Always,
 //!     # importance: None,
 //!     # rounded: Vec::new(),
+//!     # groups: Vec::new(),
+//!     # depends_on: Vec::new(),
 //!     # calibrations: Vec::new(),
 //!     # inputs: Vec::new(),
 //!     # settings: Vec::new(),
@@ -61,8 +63,8 @@ pub use input_hashes::HashInput;
 pub use join::{JoinOptions, join};
 pub use lora::{LORA_TYPES, lora_bytes, lora_tensors};
 pub use manifest::file_entry;
-pub use part::{PartSize, part_sizes};
-pub use part_outputs::CONVERSION;
+pub use part::{PartSize, TensorGroup, part_sizes};
+pub use part_outputs::{CONVERSION, part_folder};
 pub use preflight::{check, finished, not_the_source};
 pub use publish::publish_named;
 pub use reencode::{Buffers, Encoding, Scales, Steps};

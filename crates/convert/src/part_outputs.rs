@@ -1,7 +1,7 @@
 //! What a part of a run leaves for [`join`](crate::join): the outputs under their names in the folder of the parts, to which each part
 //! writes its own ranges, and these ranges in its record.
 
-use base::{FoundPart, Job, Part, PartFolder};
+use base::{FoundPart, Job, PartFolder};
 use checkpoint::Checkpoint;
 use plan::{ArtifactEntry, Plan};
 use serde::{Deserialize, Serialize};
@@ -37,16 +37,12 @@ impl PartOutputs {
     }
 }
 
-/// The folder of the parts of a run.
+/// The folder of the parts of a run; `None` for a run that is the whole.
 ///
 /// # Errors
 /// `Target`; those of the checkpoint's fingerprint.
-pub(crate) fn folder(
-    checkpoint: &Checkpoint,
-    plan: &Plan,
-    part: Part,
-    options: &Options,
-) -> Result<PartFolder> {
+pub fn part_folder(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Result<Option<PartFolder>> {
+    let Some(part) = options.part else { return Ok(None) };
     let commit = options.source.as_ref().map_or("", |source| &source.commit);
     let inputs = [
         ("checkpoint", base::hex(&checkpoint.fingerprint()?)),
@@ -58,7 +54,11 @@ pub(crate) fn folder(
     let job = Job {
         kind: CONVERSION.to_owned(),
         outputs: plan.artifacts.iter().map(|artifact| artifact.recipe.clone()).collect(),
-        inputs: inputs.map(|(name, value)| (name.to_owned(), value)).into(),
+        inputs: inputs
+            .into_iter()
+            .chain(options.depends_on.iter().cloned())
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
     };
-    PartFolder::create(&options.folder, job, part)
+    PartFolder::create(&options.folder, job, part).map(Some)
 }

@@ -96,7 +96,7 @@ pub(crate) fn convert(
         failure: Mutex::new(None),
         large: Mutex::default(),
     };
-    let blocks = part::blocks(&work, options.part.unwrap_or_default());
+    let blocks = part::blocks(&work, &options.groups, options.part.unwrap_or_default());
     let verified = |name: &str| stream.as_ref().and_then(|stream| stream.verified_sha256(name));
     let hashes = InputHashes::new(options.hash_input, checkpoint.shards(), verified);
     let input = Mutex::new(Input { blocks, taken: 0, hashes, stream });

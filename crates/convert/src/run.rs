@@ -18,8 +18,8 @@ use tensor::{Error, Result, TensorSource};
 use crate::hashed_output::HashedOutput;
 use crate::input_hashes::HashInput;
 use crate::manifest;
-use crate::part::run_size;
-use crate::part_outputs::{self, PartOutputs};
+use crate::part::{TensorGroup, run_size};
+use crate::part_outputs::{PartOutputs, part_folder};
 use crate::pipeline::{Passed, convert};
 use crate::preflight::{check, outputs, vacant};
 use crate::publish::publish;
@@ -48,6 +48,10 @@ pub struct Options {
     pub importance: Option<Arc<Importance>>,
     /// For each artifact of the plan, the tensors that calibrated quantization has already encoded, if any.
     pub rounded: Vec<Option<Arc<dyn TensorSource>>>,
+    /// All tensors that calibrated quantization encodes, of a part the others' too.
+    pub groups: Vec<TensorGroup>,
+    /// What the outputs depend on besides checkpoint, plan and tool, or digests of it, by name: `text`, `kernel`.
+    pub depends_on: Vec<(&'static str, String)>,
     /// For each artifact, the record of its calibration, for the manifest.
     pub calibrations: Vec<Option<CalibrationEntry>>,
     /// For each artifact, inputs besides the checkpoint and the imatrix, for the manifest.
@@ -115,7 +119,7 @@ fn run_from(
 ) -> Result<Finished> {
     check(checkpoint, plan, options)?;
     let outputs = outputs(plan);
-    let parts = options.part.map(|part| part_outputs::folder(checkpoint, plan, part, options)).transpose()?;
+    let parts = part_folder(checkpoint, plan, options)?;
     let folder = parts.as_ref().map_or(options.folder.as_path(), |parts| parts.path());
     let mut targets = Vec::with_capacity(outputs.len());
     for output in &outputs {
@@ -153,19 +157,21 @@ fn run_from(
     inputs.truncate(checkpoint.shards().iter().filter(|shard| !shard.is_adapter).count());
     inputs.extend(companions?);
     let files = outputs.iter().zip(written);
-    let mut files: Vec<FileEntry> = files
+    let files: Vec<FileEntry> = files
         .map(|(output, ranges)| FileEntry::of_ranges(output.name.clone(), output.bytes, ranges))
         .collect();
     if options.part.is_none() {
         files.iter().try_for_each(|file| whole(&options.folder, file))?;
     }
-    digests::fill_in(plan, &options.rounded, &targets, &mut files)?;
+    let mut artifacts = entries(plan, options, &inputs, files, repacked);
+    if options.part.is_none() {
+        digests::fill_in(&targets.iter().map(HashedOutput::output).collect::<Vec<_>>(), &mut artifacts)?;
+    }
     checkpoint.check_unchanged()?;
     stream.map_or(Ok(()), StreamedFiles::finish)?;
     if options.sync {
         targets.iter().try_for_each(HashedOutput::flush)?;
     }
-    let artifacts = entries(plan, options, &inputs, files, repacked);
     if let Some(parts) = parts {
         let outputs = PartOutputs { manifest: base::file_name(&options.manifest()), artifacts };
         let record = parts.record(&outputs, options.sync)?;

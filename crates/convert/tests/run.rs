@@ -45,6 +45,8 @@ fn made(from: &Path, out: &Path, types: &[&str], threads: usize) -> Result<BTree
         simd: quant::Simd::detect(),
         importance: None,
         rounded: Vec::new(),
+        groups: Vec::new(),
+        depends_on: Vec::new(),
         calibrations: Vec::new(),
         inputs: Vec::new(),
         settings: Vec::new(),

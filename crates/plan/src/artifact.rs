@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tensor::{DType, TensorDesc};
 
 use crate::budget::Allocation;
+use crate::calibration::Calibration;
 use crate::grid::Lattice;
 use crate::imatrix::ImportanceSource;
 use crate::manifest::AdapterEntry;
@@ -84,6 +85,9 @@ pub struct Artifact {
     /// it out.
     #[serde(skip)]
     pub allocation: Option<Allocation>,
+    /// Calibrated quantization.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Tensors that the artifact leaves out, with reasons.
     pub dropped: Vec<Dropped>,
     /// Notes for the user: type fall-backs, unused tensors that are kept.

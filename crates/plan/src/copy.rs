@@ -61,6 +61,7 @@ pub fn copy(
         offloaded: Vec::new(),
         importance: None,
         allocation: None,
+        calibration: None,
         dropped: Vec::new(),
         notes: Vec::new(),
     };

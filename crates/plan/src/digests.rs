@@ -1,12 +1,8 @@
 //! SHA-256 of tensors in a GGUF's own keys, for files that calibrated quantization wrote: these cannot be reproduced
 //! from the checkpoint alone.
 
-use std::collections::HashMap;
-
 use gguf::{Header, Layout};
 use tensor::{Result, TensorDesc};
-
-use crate::artifact::PlannedFile;
 
 /// The key. Its value is an array of strings, one per tensor of the whole set: name, space, SHA-256 of the tensor's
 /// bytes in hex.
@@ -25,16 +21,16 @@ pub fn digest_of_entry(entry: &str) -> Option<(&str, &str)> {
     entry.split_once(' ').filter(|(_, sha256)| sha256.len() == UNKNOWN.len())
 }
 
-/// The header of a planned file with the digests filled in, at unchanged length. `None` if it has no such key.
+/// A header with the digests that `digest` has of tensors, at unchanged length. `None` if it has no such key.
 ///
 /// # Errors
-/// Errors of reading and laying out a header.
-pub fn with_digests(file: &PlannedFile, digests: &HashMap<&str, String>) -> Result<Option<Vec<u8>>> {
-    let mut header = Header::read(&mut file.header.as_slice(), file.bytes)?;
+/// Errors of laying out a header.
+pub fn with_digests(header: &Header, digest: impl Fn(&str) -> Option<String>) -> Result<Option<Vec<u8>>> {
+    let mut header = header.clone();
     let Some(entries) = header.metadata.typed::<&[String]>(TENSOR_DIGESTS)? else { return Ok(None) };
     let filled: Vec<String> = entries
         .iter()
-        .map(|entry| match digest_of_entry(entry).and_then(|(name, _)| Some((name, digests.get(name)?))) {
+        .map(|entry| match digest_of_entry(entry).and_then(|(name, _)| Some((name, digest(name)?))) {
             Some((name, digest)) => format!("{name} {digest}"),
             None => entry.clone(),
         })
@@ -42,4 +38,12 @@ pub fn with_digests(file: &PlannedFile, digests: &HashMap<&str, String>) -> Resu
     header.metadata.insert(TENSOR_DIGESTS, filled);
     let tensors = header.tensors.into_iter().map(|placed| placed.desc).collect();
     Ok(Some(Layout::new(&header.metadata, tensors)?.header))
+}
+
+/// A header as it is before the tensors are written. `None` if it has no digests.
+///
+/// # Errors
+/// Errors of laying out a header.
+pub fn without_digests(header: &Header) -> Result<Option<Vec<u8>>> {
+    with_digests(header, |_| Some(UNKNOWN.to_owned()))
 }

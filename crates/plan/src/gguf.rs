@@ -70,6 +70,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         given.source.keys.append(&mut metadata);
     }
     if let Some(calibration) = &recipe.calibration {
+        calibration.check(config.layers())?;
         metadata.append(CALIBRATION, calibration.method.name());
         metadata.append(TENSOR_DIGESTS, digests::unknown(chosen.iter().map(|chosen| &chosen.desc)));
     }
@@ -85,6 +86,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         offloaded,
         importance: request.importance.as_ref().map(|given| given.source.clone()),
         allocation: request.allocation.clone(),
+        calibration: recipe.calibration.clone(),
         dropped,
         notes,
     })

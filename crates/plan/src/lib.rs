@@ -68,7 +68,7 @@ pub use calibration::{Calibration, CalibrationMethod};
 pub use companions::is_companion;
 pub use copy::{Parts, copy};
 pub use device_map::device_map;
-pub use digests::{TENSOR_DIGESTS, digest_of_entry, with_digests};
+pub use digests::{TENSOR_DIGESTS, digest_of_entry, with_digests, without_digests};
 pub use grid::{GridPolicy, Lattice, to_survey};
 pub use manifest::{
     AdapterEntry, ArtifactEntry, CalibrationEntry, FileEntry, FileRange, HubSource, MANIFEST_SUFFIX,

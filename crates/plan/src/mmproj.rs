@@ -103,6 +103,7 @@ pub(crate) fn laid_out(
         offloaded: Vec::new(),
         importance: None,
         allocation: None,
+        calibration: None,
         dropped: Vec::new(),
         notes,
     })

@@ -110,6 +110,7 @@ pub(crate) fn artifact(model: &ModelSpec, shards: &Shards<'_>, request: &Request
         offloaded,
         importance: None,
         allocation: None,
+        calibration: None,
         dropped: left_out,
         notes,
     })

@@ -63,6 +63,7 @@ fn artifact(
         offloaded: Vec::new(),
         importance: None,
         allocation: None,
+        calibration: None,
         dropped: Vec::new(),
         notes: Vec::new(),
     })

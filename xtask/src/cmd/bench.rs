@@ -5,6 +5,7 @@ mod files;
 mod formats;
 mod lora;
 mod measure;
+mod parts;
 mod quality;
 mod towers;
 mod turns;
@@ -22,6 +23,7 @@ enum What {
     Convert(convert::Args),
     Formats(formats::Args),
     Lora(lora::Args),
+    Parts(parts::Args),
     Quality(quality::Args),
     Towers(towers::Args),
     Verify(verify::Args),
@@ -33,6 +35,7 @@ impl Args {
             What::Convert(args) => args.run(),
             What::Formats(args) => args.run(),
             What::Lora(args) => args.run(),
+            What::Parts(args) => args.run(),
             What::Quality(args) => args.run(),
             What::Towers(args) => args.run(),
             What::Verify(args) => args.run(),

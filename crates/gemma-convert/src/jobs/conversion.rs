@@ -12,7 +12,7 @@ use tensor::{Error, Result};
 
 use super::Planned;
 use super::drafts;
-use super::rounding::{self, Calibrated};
+use super::rounding::{self, StoredLayers};
 use super::sensitivities::Costs;
 use crate::TOOL;
 use crate::model::open_checkpoint;
@@ -226,9 +226,14 @@ impl Convert {
     /// Refuses a part of what no part can do alone.
     fn check_part(&self) -> Result<()> {
         let Some(part) = self.part else { return Ok(()) };
-        for Request { name, recipe, .. } in requests(&self.recipes, &Destination::new(&self.out))? {
+        let requests = requests(&self.recipes, &Destination::new(&self.out))?;
+        // groups of the layers of two recipes may be different ones
+        if requests.iter().filter(|request| request.recipe.calibration.is_some()).count() > 1 {
+            return Err(Error::recipe(format!("‹part› {part}"), "several recipes are calibrated")
+                .help("Run each of them with a command of its own."));
+        }
+        for Request { name, recipe, .. } in requests {
             let whole = [
-                ("calibration", recipe.calibration.is_some(), "Run it without ‹part›."),
                 (
                     "budget",
                     recipe.budget.is_some() && self.recipes.budget.sensitivity.is_none(),
@@ -273,6 +278,8 @@ impl Convert {
             simd: self.compute.simd,
             importance: requests.iter().find_map(|request| request.importance.as_ref()?.entries.clone()),
             rounded: Vec::new(),
+            groups: Vec::new(),
+            depends_on: Vec::new(),
             calibrations: Vec::new(),
             inputs: Vec::new(),
             settings: Vec::new(),
@@ -301,11 +308,9 @@ impl Convert {
         options.settings = settings.collect();
         let allocated = requests.iter().any(|request| request.allocation.is_some());
         let measured = allocated && self.recipes.budget.sensitivity.is_none();
-        let calibrated =
-            rounding::round((&self.text, self.compute), measured, &planned, &requests, &options, progress)?;
-        options.rounded = calibrated.iter().map(|c| c.as_ref().map(|c| c.tensors.clone())).collect();
         options.inputs = self.given(&requests, &planned.given)?;
-        options.calibrations = calibrated.iter().map(|c| c.as_ref().map(|c| c.entry.clone())).collect();
+        let text = (&self.text, self.compute);
+        let stored = rounding::round(text, measured, &planned, &requests, &mut options, progress)?;
 
         let Planned { checkpoint, plan, .. } = &planned;
         for note in plan.notes.iter().chain(plan.artifacts.iter().flat_map(|artifact| &artifact.notes)) {
@@ -316,7 +321,7 @@ impl Convert {
             None => convert::run(checkpoint, plan, &options, progress)?,
             Some(stream) => convert::run_streamed(checkpoint, stream, plan, &options, progress)?,
         };
-        calibrated.iter().flatten().for_each(Calibrated::remove);
+        stored.iter().for_each(StoredLayers::remove);
         Ok(Converted {
             folder,
             skipped: names(&skipped),

@@ -173,6 +173,8 @@ impl Edit {
             simd: Simd::detect(),
             importance: None,
             rounded: Vec::new(),
+            groups: Vec::new(),
+            depends_on: Vec::new(),
             calibrations: Vec::new(),
             inputs: Vec::new(),
             settings: Vec::new(),

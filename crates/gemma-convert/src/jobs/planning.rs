@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 
 use checkpoint::{Adapter, Checkpoint};
-use convert::{Options, PartSize};
+use convert::{Options, PartSize, TensorGroup};
+use gemma::Config;
+use imatrix::Importance;
 use plan::{FileEntry, GridPolicy, Plan, Request, Shards};
 use quant::Simd;
 use tensor::Result;
 
+use super::calibration_targets::CalibrationTargets;
 use super::estimates::{ArtifactMemory, EstimateOptions};
 use super::sensitivities::Costs;
-use base::{Progress, Silent};
+use base::{Part, Progress, Silent};
 
 use crate::model::open_checkpoint;
 use crate::options::RecipeOptions;
@@ -42,9 +45,26 @@ pub struct PlanOutcome {
     pub plan: Plan,
     /// The memory estimates of each text model: with each mmproj file, if any is planned.
     pub memory: Vec<ArtifactMemory>,
-    /// The sizes of the parts, if they are wanted.
-    pub parts: Vec<PartSize>,
+    /// What the parts need, if they are wanted.
+    pub parts: Vec<PartNeeds>,
 }
+
+/// What a part of a conversion needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartNeeds {
+    /// Bytes of the files that it reads and writes.
+    pub size: PartSize,
+    /// Bytes on the disk: those that it writes, and the layers that calibrated quantization keeps until then.
+    pub disk: u64,
+    /// Bytes of memory. Of calibrated quantization that for a text of 16,384 tokens.
+    pub memory: u64,
+}
+
+/// Bytes of memory of a conversion.
+const CONVERSION_MEMORY: u64 = 130_000_000;
+
+/// The tokens of the calibration text of which a plan gives the memory.
+const TOKENS: u64 = 16_384;
 
 impl Planning {
     /// A planning job without an artifact yet.
@@ -96,12 +116,9 @@ impl Planning {
         let checkpoint = open_checkpoint(&self.model, &self.adapters)?;
         let checkpoint = if self.headers_only { checkpoint.of_headers() } else { checkpoint };
         let importance = requests.iter().find_map(|request| request.importance.as_ref()?.entries.clone());
-        let parts = |plan: &Plan| match self.parts {
-            Some(count) => convert::part_sizes(plan, importance.as_deref(), count),
-            None => Ok(Vec::new()),
-        };
+        let importance = importance.as_deref();
         if let Some(plan) = of_mmproj(&checkpoint, &requests)? {
-            let parts = parts(&plan)?;
+            let parts = self.part_needs(&plan, importance, None)?;
             return Ok(PlanOutcome { plan, memory: Vec::new(), parts });
         }
         let model = gemma::ModelSpec::open(&checkpoint)?;
@@ -111,8 +128,36 @@ impl Planning {
         let plan = plan::plan(&model, &shards, &requests)?;
         let memory = self.estimate.estimates(&model, &shards, &plan)?;
         drop(shards);
-        let parts = parts(&plan)?;
+        let parts = self.part_needs(&plan, importance, Some(&model.config))?;
         Ok(PlanOutcome { plan, memory, parts })
+    }
+
+    /// What the parts need, if they are wanted. A plan without a text model has no `config`.
+    fn part_needs(
+        &self,
+        plan: &Plan,
+        importance: Option<&Importance>,
+        config: Option<&Config>,
+    ) -> Result<Vec<PartNeeds>> {
+        let Some(count) = self.parts else { return Ok(Vec::new()) };
+        let of = |artifact| Some((config?, CalibrationTargets::of(config?, artifact)?));
+        let targets: Vec<_> = plan.artifacts.iter().filter_map(of).collect();
+        let groups: Vec<TensorGroup> =
+            targets.iter().flat_map(|(_, targets)| targets.tensor_groups()).collect();
+        let sizes = convert::part_sizes(plan, importance, &groups, count)?;
+        let needs = |(number, size): (u32, PartSize)| {
+            let part = Part::new(number, count)?;
+            let (mut disk, mut memory) = (size.output, CONVERSION_MEMORY);
+            for (config, targets) in &targets {
+                let stored = targets.stored_bytes(part);
+                disk += stored;
+                if stored > 0 {
+                    memory = memory.max(CONVERSION_MEMORY + targets.memory(config, TOKENS));
+                }
+            }
+            Ok(PartNeeds { size, disk, memory })
+        };
+        (1..).zip(sizes).map(needs).collect()
     }
 }
 

@@ -1,34 +1,35 @@
 //! Quantization with error feedback (LDLQ) before a conversion, and its calibration text.
 
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base::{Progress, Unit};
-use calibrate::{CalibrationStore, CalibrationTokens, QuantTarget, RoundedTensors};
+use calibrate::{CalibrationStore, CalibrationTokens, LayerGroup, TensorReport};
 use checkpoint::Checkpoint;
 use convert::Options;
-use plan::{Artifact, CalibrationEntry, FileEntry, Lattice, Origin, Request};
+use plan::{Artifact, CalibrationEntry, Request};
 use runtime::Compute;
-use tensor::{DType, Error, Result, TensorSource};
+use tensor::{Error, Result};
 use text::{Corpus, Cut, Reader, Scored, Tokenizer};
 
-use crate::jobs::Planned;
+use super::Planned;
+use super::calibration_targets::CalibrationTargets;
 use crate::model::reader;
 use crate::options::TextOptions;
 
-/// The calibrated tensors of one artifact.
-pub(crate) struct Calibrated {
-    pub(crate) tensors: Arc<dyn TensorSource>,
-    pub(crate) entry: CalibrationEntry,
+/// The extension of the folder with the layers that are quantized so far.
+const STORE: &str = "calibration";
+
+/// The stored layers of one artifact.
+pub(crate) struct StoredLayers {
     store: CalibrationStore,
-    kept: Range<usize>,
+    layers: Vec<usize>,
 }
 
-impl Calibrated {
-    /// Removes the stored layers, once they are in the artifact.
+impl StoredLayers {
+    /// Removes them, once they are in the artifact.
     pub(crate) fn remove(&self) {
-        self.store.remove(self.kept.clone());
+        self.store.remove(self.layers.iter().copied());
     }
 }
 
@@ -73,8 +74,8 @@ pub(crate) fn names(texts: &[PathBuf]) -> Vec<String> {
     texts.iter().map(|path| path.display().to_string()).collect()
 }
 
-/// Quantizes with error feedback for the recipes that have `[calibration]`; one item per request. `measured` says that
-/// the text was already used for sensitivities.
+/// Quantizes with error feedback for the recipes that have `[calibration]`, and adds the results to the options of the run. `measured`
+/// says that the text was already used for sensitivities.
 ///
 /// # Errors
 /// `Recipe` for a recipe that needs a text if there is none, and for a text that no recipe needs; `Target` for a
@@ -84,9 +85,9 @@ pub(crate) fn round(
     measured: bool,
     planned: &Planned,
     requests: &[Request],
-    options: &Options,
+    options: &mut Options,
     progress: &dyn Progress,
-) -> Result<Vec<Option<Calibrated>>> {
+) -> Result<Vec<StoredLayers>> {
     let Planned { checkpoint, model, plan, .. } = planned;
     let wants = |request: &&Request| request.recipe.calibration.is_some();
     match (requests.iter().find(wants), text.files.is_empty()) {
@@ -101,43 +102,62 @@ pub(crate) fn round(
             return Err(Error::recipe("‹text›", "has no effect: no recipe needs a calibration text")
                 .help("q4_0-calibrated does, and every recipe with ‹set› calibration.method=ldlq."));
         }
-        (None, _) => return Ok(requests.iter().map(|_| None).collect()),
-        // check before hours of work, and not only after them
-        (Some(_), false) => convert::check(checkpoint, plan, options)?,
+        (None, _) => return Ok(Vec::new()),
+        (Some(_), false) => {}
     }
     let Some(model) = model else {
         return Err(Error::recipe("calibration", "an mmproj file has no text model to calibrate"));
     };
+    let targets = |artifact: &Artifact| CalibrationTargets::of(&model.config, artifact);
+    let targets: Vec<Option<CalibrationTargets>> = plan.artifacts.iter().map(targets).collect();
+    options.groups = targets.iter().flatten().flat_map(CalibrationTargets::tensor_groups).collect();
+    // check before hours of work, and not only after them
+    convert::check(checkpoint, plan, options)?;
+
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
     let reader = reader(&tokenizer, model);
-    let texts = text.files.iter().map(|path| convert::file_entry(path)).collect::<Result<Vec<_>>>()?;
-    let one = |(number, request): (usize, &Request)| {
-        let Some(calibration) = &request.recipe.calibration else { return Ok(None) };
+    let mut runs = Vec::new();
+    for (number, (request, targets)) in requests.iter().zip(targets).enumerate() {
+        let (Some(calibration), Some(targets)) = (&request.recipe.calibration, targets) else { continue };
         let sequences = sequences(text, calibration.context, &reader, progress)?;
-        let artifact = &plan.artifacts[number];
-        let run = Run { checkpoint, model, artifact, sequences, texts: &texts, compute };
-        let folder = options.folder.join(format!("{}.calibration", request.stem));
-        let id = run.id(&plan.only(number).digest());
-        run.round(&folder, &id, text.memory, progress).map(Some)
-    };
-    requests.iter().enumerate().map(one).collect()
+        options.depends_on.push(("text", calibrate::store_id(&[], &sequences)));
+        options.depends_on.push(("kernel", compute.kernel.name().to_owned()));
+        runs.push((number, Run { checkpoint, model, targets, sequences, compute }));
+    }
+    let texts = text.files.iter().map(|path| convert::file_entry(path)).collect::<Result<Vec<_>>>()?;
+    let parts = convert::part_folder(checkpoint, plan, options)?;
+    options.rounded = vec![None; requests.len()];
+    options.calibrations = vec![None; requests.len()];
+    let mut stored = Vec::new();
+    for (number, run) in runs {
+        let folder = match &parts {
+            Some(parts) => parts.file(STORE),
+            None => options.folder.join(format!("{}.{STORE}", requests[number].stem)),
+        };
+        let store = CalibrationStore::new(folder, run.id(&plan.only(number).digest()))?;
+        let groups = run.targets.groups(options.part.unwrap_or_default());
+        let layers = run.targets.stored(groups);
+        let reports = run.round(&requests[number].name, groups, &store, text.memory, progress)?;
+        options.rounded[number] = Some(Arc::new(store.open(layers.iter().copied())?));
+        options.calibrations[number] = Some(CalibrationEntry {
+            texts: texts.clone(),
+            tokens: run.tokens(),
+            sequences: run.sequences.len() as u64,
+            compute: compute.to_string(),
+            tensors: serde_json::to_value(&reports).expect("reports are plain data"),
+        });
+        stored.push(StoredLayers { store, layers });
+    }
+    Ok(stored)
 }
 
+/// The calibrated quantization of one artifact.
 struct Run<'a> {
     checkpoint: &'a Checkpoint,
     model: &'a gemma::ModelSpec,
-    artifact: &'a Artifact,
+    targets: CalibrationTargets,
     sequences: Vec<Vec<u32>>,
-    texts: &'a [FileEntry],
     compute: Compute,
-}
-
-/// The 4-bit quantization grid that a tensor keeps.
-fn lattice(tensor: &plan::OutputTensor) -> Option<Lattice> {
-    match &tensor.from {
-        Origin::Checkpoint(stored) => stored.lattice,
-        _ => None,
-    }
 }
 
 impl Run<'_> {
@@ -147,28 +167,21 @@ impl Run<'_> {
         calibrate::store_id(&[&self.model.fingerprint, plan.as_bytes(), kernel.as_bytes()], &self.sequences)
     }
 
-    fn round(&self, folder: &Path, id: &str, memory: u64, progress: &dyn Progress) -> Result<Calibrated> {
-        let config = &self.model.config;
-        let layers = config.layers();
-        let tensors = self.artifact.files.iter().flat_map(|file| &file.tensors);
-        let embedding = tensors.clone().find(|tensor| tensor.role == "token_embd");
-        // on a quantization grid it keeps its values
-        let embedding = embedding.filter(|tensor| lattice(tensor).is_none());
-        let embedding = embedding.map_or(DType::F32, |tensor| tensor.desc.dtype);
-        let target = |tensor: &plan::OutputTensor| {
-            let grid = lattice(tensor);
-            // weights on a quantization grid are repacked without loss
-            let rounds =
-                grid != Some(Lattice::On) && calibrate::supports_ldlq(config, tensor.role, tensor.desc.dtype);
-            let layer = tensor.layer.unwrap_or(layers);
-            let desc = || tensor.desc.clone();
-            rounds.then(|| QuantTarget { role: tensor.role, layer, desc: desc(), keeps_grid: grid.is_some() })
-        };
-        let targets: Vec<QuantTarget> = tensors.filter_map(target).collect();
-        let tokens: u64 = self.sequences.iter().map(|sequence| sequence.len() as u64).sum();
-        let steps = calibrate::ldlq_passes(&targets, layers) * tokens;
-        let name = format!("{}: calibrating", self.artifact.recipe);
-        let task = progress.begin(&name, steps, Unit::Steps);
+    fn tokens(&self) -> u64 {
+        self.sequences.iter().map(|sequence| sequence.len() as u64).sum()
+    }
+
+    /// Quantizes groups of layers into the store.
+    fn round(
+        &self,
+        recipe: &str,
+        groups: &[LayerGroup],
+        store: &CalibrationStore,
+        memory: u64,
+        progress: &dyn Progress,
+    ) -> Result<Vec<TensorReport>> {
+        let steps = self.targets.passes(groups) * self.tokens();
+        let task = progress.begin(&format!("{recipe}: calibrating"), steps, Unit::Steps);
         let text = CalibrationTokens {
             sequences: &self.sequences,
             names: Vec::new(),
@@ -176,19 +189,8 @@ impl Run<'_> {
             compute: self.compute,
             progress: &|tokens| task.advance(tokens),
         };
-        let store = CalibrationStore::new(folder, id)?;
-        let (source, inventory) = (self.checkpoint, &self.model.inventory);
-        let reports = calibrate::ldlq(config, source, inventory, &targets, embedding, &text, &store)?;
-        // a quantized head is stored as one more layer
-        let kept = 0..layers + usize::from(targets.iter().any(|target| target.layer == layers));
-        let tensors: RoundedTensors = store.open(kept.clone())?;
-        let entry = CalibrationEntry {
-            texts: self.texts.to_vec(),
-            tokens,
-            sequences: self.sequences.len() as u64,
-            compute: self.compute.to_string(),
-            tensors: serde_json::to_value(&reports).expect("reports are plain data"),
-        };
-        Ok(Calibrated { tensors: Arc::new(tensors), entry, store, kept })
+        let (config, inventory) = (&self.model.config, &self.model.inventory);
+        let targets = (&self.targets.tensors[..], self.targets.embedding);
+        calibrate::ldlq(config, self.checkpoint, inventory, targets, groups, &text, store)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use gemma_convert::{Artifact, Dropped, PartSize, Plan, Result};
+use gemma_convert::{Artifact, Dropped, PartNeeds, Plan, Result};
 use report::{Table, grouped};
 use serde_json::{Value, json};
 
@@ -30,8 +30,8 @@ pub(crate) fn run(args: &args::Plan) -> Result<Output> {
     let mut text = describe(&plan, &memory, args.tensors);
     if !outcome.parts.is_empty() {
         text.push_str(&parts(&outcome.parts).render());
-        json["parts"] =
-            outcome.parts.iter().map(|part| json!({"input": part.input, "output": part.output})).collect();
+        let part = |part: &PartNeeds| json!({"input": part.size.input, "output": part.size.output, "disk": part.disk, "memory": part.memory});
+        json["parts"] = outcome.parts.iter().map(part).collect();
     }
     Ok(Output { passed: memory.iter().all(MemoryPlan::fits), ..Output::new(text, json) })
 }
@@ -75,11 +75,12 @@ fn describe(plan: &Plan, memory: &[MemoryPlan], with_tensors: bool) -> String {
     text
 }
 
-/// What each part of a conversion reads and writes.
-fn parts(sizes: &[PartSize]) -> Table {
-    let mut table = Table::new(&["part", "bytes read", "bytes written"]);
-    for (number, size) in (1..).zip(sizes) {
-        table.row(vec![format!("{number}/{}", sizes.len()), grouped(size.input), grouped(size.output)]);
+/// What each part of a conversion reads, writes and needs.
+fn parts(parts: &[PartNeeds]) -> Table {
+    let mut table = Table::new(&["part", "bytes read", "bytes written", "disk", "memory"]);
+    for (number, part) in (1..).zip(parts) {
+        let bytes = [part.size.input, part.size.output, part.disk, part.memory].map(grouped);
+        table.row([format!("{number}/{}", parts.len())].into_iter().chain(bytes).collect());
     }
     table
 }
