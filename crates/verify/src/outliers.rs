@@ -11,9 +11,10 @@ const ENOUGH: usize = 16;
 const LEAST: f64 = 0.04;
 /// The least distance of an outlier row in robust standard deviations.
 const FAR: f64 = 12.0;
-/// The least distance of an outlier row in standard errors of its own scale, as its rounding errors give them: a row of few weights
-/// that is rounded alone among exact ones is no outlier.
-const STANDARD_ERRORS: f64 = 5.0;
+/// The least distance of an outlier row in standard errors of its own scale, as its errors give them: a row of few weights that is
+/// rounded alone among exact ones is no outlier. A row that is nothing but scaled is 5.7 of them away if it is one block of 32, whose
+/// scale calibrated quantization chooses, and 8 if it is two.
+const STANDARD_ERRORS: f64 = 6.0;
 /// The least power for a reliable scale, in multiples of the power that the type cannot distinguish from zero.
 const LOUD: f64 = 256.0;
 /// The fewest non-zero groups for the scale of a row.
