@@ -62,7 +62,7 @@ pub use digest::{Sha256, hex, sha256, sha256_file};
 pub use error::{Error, ErrorKind, Fault, Result};
 pub use folder::WorkFolder;
 pub use kind::{FileKind, GENERATOR, STORE_KEY, refuse_foreign_model};
-pub use names::{file_name, folder_of, is_hex, is_plain_name, is_repository_id};
+pub use names::{file_name, folder_of, is_hex, is_plain_name, is_repository_id, with_slashes};
 pub use number::grouped;
 pub use output::{OutputFile, PARTIAL, write_whole};
 pub use part::Part;

@@ -15,6 +15,12 @@ pub fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// A path as files that other systems read name it: with `/`, also on Windows, where `\` stands between folders too.
+pub fn with_slashes(path: &Path) -> String {
+    let text = path.display().to_string();
+    if cfg!(windows) { text.replace('\\', "/") } else { text }
+}
+
 /// The folder of a file: `.` for a path of one component.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -53,6 +59,14 @@ mod tests {
             assert_eq!((folder_of(path), file_name(path).as_str()), (Path::new(folder), name));
         }
         assert_eq!(file_name(Path::new("..")), "");
+    }
+
+    #[test]
+    fn a_path_in_a_file_has_slashes() {
+        let path: std::path::PathBuf = ["a folder", "b", "é.txt"].iter().collect();
+        assert_eq!(with_slashes(&path), "a folder/b/é.txt");
+        // a name may hold it elsewhere
+        assert_eq!(with_slashes(Path::new(r"a\b")), if cfg!(windows) { "a/b" } else { r"a\b" });
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Sources: llama.cpp's `tools/quantize/quantize.cpp` (keys), `src/llama-quant.cpp` (shapes).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use gguf::Metadata;
@@ -43,9 +44,9 @@ pub struct ImportanceKeys {
 
 impl ImportanceKeys {
     /// The keys for an imatrix that was given as `path`.
-    pub fn new(path: &str, importance: &Importance) -> ImportanceKeys {
+    pub fn new(path: &Path, importance: &Importance) -> ImportanceKeys {
         ImportanceKeys {
-            file: short(path),
+            file: short(&base::with_slashes(path)),
             dataset: importance.datasets.first().map(|text| short(text)),
             entries: u32::try_from(importance.len()).unwrap_or(u32::MAX),
             chunks: Some(importance.chunks).filter(|chunks| *chunks > 0),

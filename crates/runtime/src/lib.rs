@@ -27,7 +27,7 @@
 //! | `ple.rs`, `ple_cache.rs` | per-layer embeddings (PLE) of E2B and E4B; LRU cache of rows of their table |
 //! | `hooks.rs` | observers of the inputs and outputs of each matrix, for calibration |
 //! | `speculative/` | draft models for speculative decoding: assistants, and draft sessions along a sequence |
-//! | `norm.rs`, `math.rs` | RMS norm; exp, tanh, gelu |
+//! | `norm.rs`, `math.rs`, `sin_cos.rs` | RMS norm; exp, tanh, gelu; sine and cosine |
 //! | `weights.rs`, `matmul.rs`, `matrix.rs` | tensors by role; products with weights that are decoded a few rows at a time |
 //! | `segments.rs` | a prompt of tokens, images and sounds |
 //! | `batch.rs`, `batching.rs` | sequences between two layers; grouping of sequences by token count, activation memory |
@@ -63,6 +63,7 @@ mod ple;
 mod ple_cache;
 mod rope;
 mod segments;
+mod sin_cos;
 mod speculative;
 pub mod towers;
 mod weights;

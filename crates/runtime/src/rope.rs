@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use crate::sin_cos::sin_cos;
 use crate::{Matrix, RowMajor};
 
 /// The frequency of each pair of a head, in radians a position.
@@ -38,7 +39,7 @@ pub(crate) fn rotate_axes<const AXES: usize>(
         |turns, (row, values)| {
             for (turns, position) in turns.chunks_exact_mut(half).zip(positions(row)) {
                 for (turn, frequency) in turns.iter_mut().zip(frequencies) {
-                    *turn = (position as f32 * frequency).sin_cos();
+                    *turn = sin_cos(position as f32 * frequency);
                 }
             }
             for head in values.chunks_exact_mut(AXES * 2 * half) {
@@ -63,11 +64,11 @@ mod tests {
         assert_eq!(frequencies, [1.0, 0.01 / 1e30]);
         let mut x = ndarray::array![[1.0, 2.0, 0.0, 3.0], [1.0, 2.0, 0.0, 3.0]];
         rotate(&mut x, &[0, 2], &frequencies);
-        assert_eq!(x, ndarray::array![[1.0, 2.0, 0.0, 3.0], [2f32.cos(), 2.0, 2f32.sin(), 3.0]]);
+        assert_eq!(x, ndarray::array![[1.0, 2.0, 0.0, 3.0], [sin_cos(2.0).1, 2.0, sin_cos(2.0).0, 3.0]]);
         // two axes: the first half of a head turns by the first position
         let mut x = ndarray::array![[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0]];
         rotate_axes(&mut x, |_| [2, 3], &[1.0]);
-        let [(a, b), (c, d)] = [2f32.sin_cos(), 3f32.sin_cos()];
+        let [(a, b), (c, d)] = [2.0, 3.0].map(sin_cos);
         assert_eq!(x, ndarray::array![[b, a, d, c, -a, b, d, c]]);
     }
 }

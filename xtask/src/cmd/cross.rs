@@ -18,7 +18,7 @@ use super::tools::{output, run};
 /// A target that this machine builds for and emulates.
 pub(super) struct Target {
     name: &'static str,
-    pub(super) triple: &'static str,
+    triple: &'static str,
     linker: &'static str,
     /// Precedes the program in a command. The first word is the emulator.
     emulator: &'static [&'static str],
@@ -67,7 +67,17 @@ impl Windows {
 }
 
 impl Target {
-    fn check(&self) -> Result<()> {
+    /// The target of this triple, with everything there that it needs.
+    pub(super) fn ready(triple: &str) -> Result<&'static Target> {
+        let targets = [&AARCH64, &WINDOWS];
+        let target = targets.into_iter().find(|target| target.triple == triple).with_context(|| {
+            format!("{triple} is not built here: {} are", targets.map(|target| target.triple).join(" and "))
+        })?;
+        target.prepare()?;
+        Ok(target)
+    }
+
+    fn prepare(&self) -> Result<()> {
         for program in [self.linker, self.emulator[0]] {
             let found = self.environment(&mut Command::new(program))?.arg("--version").output();
             ensure!(
@@ -80,6 +90,11 @@ impl Target {
         if self.emulator == WINDOWS.emulator {
             self.complete_wine()?;
         }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        self.prepare()?;
         // switches for the features of this machine's processor, and its log of tests, are not for the other one
         let mut tests = self.cargo("test")?;
         tests.args(self.tested.iter().flat_map(|name| ["--package", name]));
@@ -120,9 +135,8 @@ impl Target {
         Ok(command)
     }
 
-    /// A command of cargo for the target. Without debug information, and with less optimisation of what others wrote, it
-    /// takes less time.
-    fn cargo(&self, command: &str) -> Result<Command> {
+    /// A command of cargo for the target. Without debug information it takes less time.
+    pub(super) fn cargo(&self, command: &str) -> Result<Command> {
         let mut cargo = crate::cargo();
         cargo.args([command, "--target", self.triple]);
         cargo.args(["--config", "profile.dev.debug=false"]);
@@ -134,7 +148,7 @@ impl Target {
     }
 
     /// Variables of the emulator: wine has a folder with the files of a Windows, and messages of its own.
-    fn environment<'a>(&self, command: &'a mut Command) -> Result<&'a mut Command> {
+    pub(super) fn environment<'a>(&self, command: &'a mut Command) -> Result<&'a mut Command> {
         command.env("WINEPREFIX", wine()?);
         Ok(command.env("WINEDEBUG", "-all").env("WINEDLLOVERRIDES", "mscoree,mshtml="))
     }

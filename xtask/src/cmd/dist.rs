@@ -11,6 +11,7 @@ mod elf;
 mod licences;
 mod release;
 mod wheel;
+mod zip;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,12 +21,17 @@ use archive::Entry;
 use build::Build;
 use release::Release;
 
+use super::cross::Target;
+
 /// Make the archive of a release and, on request, a wheel for PyPI.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Also make a wheel (needs Python 3 and, the first time, the network)
     #[arg(long)]
     wheel: bool,
+    /// Build for this target, and run its program in an emulator: x86_64-pc-windows-gnu, aarch64-unknown-linux-gnu
+    #[arg(long, value_name = "TRIPLE", conflicts_with = "wheel")]
+    target: Option<String>,
     /// Unpack the archive, install the wheel, convert the tiny checkpoint with each and compare the digest
     #[arg(long)]
     check: bool,
@@ -48,11 +54,12 @@ struct Made {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let release = Release::read()?;
+        let release = Release::read(self.target.as_deref())?;
         if let Some(tag) = &self.tag {
             release.check_tag(tag)?;
         }
-        let build = Build::new(&release, self.glibc)?;
+        let cross = self.target.as_deref().map(Target::ready).transpose()?;
+        let build = Build::new(&release, self.glibc, cross)?;
         let dist = build.target_dir.join("dist");
         if dist.exists() {
             fs::remove_dir_all(&dist)?;
@@ -65,12 +72,11 @@ impl Args {
         if let (Some(asked), Some(needed)) = (self.glibc, glibc) {
             ensure!(needed <= asked, "the program needs glibc {needed}, which is later than {asked}");
         }
-        let pages = build::pages(&program)?;
+        let pages = build::pages(&build, &program)?;
         let licences = licences::entries(&release)?;
 
-        let name = release.name();
-        let archive = dist.join(format!("{name}.tar.gz"));
-        let content: Vec<_> = std::iter::once(Entry::program("gemma-convert", bytes))
+        let archive = dist.join(release.archive());
+        let content: Vec<_> = std::iter::once(Entry::program(release.program(), bytes))
             .chain(release.documents()?)
             .chain(pages.iter().map(|page| page.entry.clone()))
             .chain(licences.iter().cloned())
@@ -78,7 +84,7 @@ impl Args {
         for entry in &content {
             build::check_paths(&entry.path, &entry.bytes)?;
         }
-        fs::write(&archive, archive::pack(&name, &content, release.epoch)?)?;
+        fs::write(&archive, archive::pack(&release, &content)?)?;
         write_digest(&archive)?;
         let wheel = match self.wheel {
             true => Some(wheel::make(&build, &pages, &licences, &dist)?),
@@ -88,7 +94,7 @@ impl Args {
         let made = Made { release, archive, wheel, glibc };
         made.describe(content.len())?;
         if self.check {
-            check::run(&made, &content)?;
+            check::run(&build, &made, &content)?;
         }
         Ok(())
     }

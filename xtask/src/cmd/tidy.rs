@@ -63,9 +63,11 @@ impl Args {
             found.problems.extend(tree::check_paths(&entry.path, &entry.text));
         }
         let sources = entries.iter().filter(|entry| entry.path.ends_with(".rs"));
-        found
-            .problems
-            .extend(type_names::check(sources.map(|entry| (entry.path.as_str(), entry.text.as_str()))));
+        let sources = sources.map(|entry| (entry.path.as_str(), entry.text.as_str()));
+        found.problems.extend(type_names::check(sources.clone()));
+        let container = entries.iter().find(|entry| entry.path == tree::CONTAINER);
+        let container = container.map_or("", |entry| entry.text.as_str());
+        found.problems.extend(tree::check_container(container, sources));
         let sizes: Vec<_> = entries.iter().map(|entry| (entry.path.as_str(), entry.bytes)).collect();
         found.problems.extend(tree::check(&sizes));
 

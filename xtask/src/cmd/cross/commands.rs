@@ -25,14 +25,19 @@ const COMMANDS: &[&[&str]] = &[
     &["draft", "extract", "e2b", "--layers=0,3", "-o", "extract"],
     &["pack", "ollama", "out/model-q4_0.gguf", "--name=tiny", "--store=store"],
     &["verify", "out/model-q4_0.gguf", "--against=e2b", "--report-json=report.json", "--html=report.html"],
+    &["calibrate", "e2b", "--text=text/eval.txt", "--ctx-size=64", "--chunks=4", "-o", "imatrix.gguf"],
+    &["convert", "e2b", "--type=iq4_xs", "--importance=imatrix.gguf", "-o", "weighted"],
     &["release", "e2b", "--recipe=ggml-org", "--ctx-size=128", "--eval-chunks=2", "-o", "release"],
 ];
 
 /// Greedy text of a file and of the checkpoint.
 const SPEAKS: [&str; 2] = ["out/model-q4_0.gguf", "e2b"];
 
-/// The copies of what is read, and files that contain times, hosts or separators of paths.
-const OTHERS: [&str; 5] = ["e2b", "e2b-assistant", "manifest.json", "report.json", "report.html"];
+/// What is read: folders of `fixtures/`, copied.
+const INPUTS: [&str; 3] = ["checkpoints/e2b", "checkpoints/e2b-assistant", "text"];
+
+/// Files with times and hosts.
+const REPORTS: [&str; 2] = ["report.json", "report.html"];
 
 /// What a program has made: by name the digest of a file, by model the text.
 pub(super) struct Made {
@@ -43,8 +48,8 @@ pub(super) struct Made {
 impl Made {
     /// Runs the commands with the program that `program` begins a command with, in the empty folder `folder`.
     pub(super) fn by(program: impl Fn() -> Result<Command>, folder: &Path) -> Result<Made> {
-        for name in &OTHERS[..2] {
-            copy(&crate::root().join("fixtures/checkpoints").join(name), &folder.join(name))?;
+        for input in INPUTS.map(Path::new) {
+            copy(&crate::root().join("fixtures").join(input), &folder.join(base::file_name(input)))?;
         }
         let said = |arguments: &[&str]| {
             let mut command = program()?;
@@ -91,13 +96,22 @@ fn list(folder: &Path, within: &str, files: &mut BTreeMap<String, String>) -> Re
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let (path, long) = (entry.path(), format!("{within}{name}"));
-        if OTHERS.contains(&name.as_str()) {
+        if REPORTS.contains(&name.as_str()) || INPUTS.iter().any(|input| input.ends_with(&long)) {
             continue;
         }
-        match path.is_dir() {
-            true => list(&path, &format!("{long}/"), files)?,
-            false => _ = files.insert(long, base::sha256_file(&path, &|_| ())?.1),
+        match name.as_str() {
+            _ if path.is_dir() => list(&path, &format!("{long}/"), files)?,
+            "manifest.json" => _ = files.insert(long, without_hosts(&fs::read(&path)?)?),
+            _ => _ = files.insert(long, base::sha256_file(&path, &|_| ())?.1),
         }
     }
     Ok(())
+}
+
+/// The digest of a manifest without the machines that made parts.
+fn without_hosts(manifest: &[u8]) -> Result<String> {
+    let mut manifest: Value = serde_json::from_slice(manifest)?;
+    let entries = manifest["artifacts"].as_array_mut().context("a manifest without artifacts")?;
+    entries.iter_mut().filter_map(Value::as_object_mut).for_each(|entry| _ = entry.remove("parts"));
+    Ok(base::hex(&base::Sha256::of(manifest.to_string().as_bytes())))
 }

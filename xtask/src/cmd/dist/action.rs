@@ -59,7 +59,7 @@ pub(super) fn check(made: &Made, scratch: &Path) -> Result<()> {
     let releases = scratch.join("releases");
     let tag = releases.join(format!("v{version}"));
     fs::create_dir_all(&tag)?;
-    let name = format!("{}.tar.gz", made.release.name());
+    let name = made.release.archive();
     for name in [name.clone(), format!("{name}.sha256")] {
         fs::copy(made.archive.with_file_name(&name), tag.join(&name))?;
     }

@@ -13,6 +13,7 @@ use super::archive::Entry;
 use super::elf::Glibc;
 use super::release::Release;
 use super::wheel;
+use crate::cmd::cross::Target;
 use crate::cmd::tools::output;
 
 /// For the compiler when it makes the program, and not for the libraries, which are those of `cargo build --release`.
@@ -25,11 +26,17 @@ pub(super) struct Build {
     pub(super) triple: String,
     /// The version of glibc to link for, in place of this machine's.
     pub(super) glibc: Option<Glibc>,
+    /// The target, if another machine's.
+    pub(super) cross: Option<&'static Target>,
     epoch: u64,
 }
 
 impl Build {
-    pub(super) fn new(release: &Release, glibc: Option<Glibc>) -> Result<Build> {
+    pub(super) fn new(
+        release: &Release,
+        glibc: Option<Glibc>,
+        cross: Option<&'static Target>,
+    ) -> Result<Build> {
         let metadata = output(crate::cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
         let metadata: Value = serde_json::from_slice(&metadata)?;
         let target_dir = metadata["target_directory"].as_str().context("cargo metadata: no target folder")?;
@@ -37,6 +44,7 @@ impl Build {
             target_dir: target_dir.into(),
             triple: release.triple.clone(),
             glibc,
+            cross,
             epoch: release.epoch,
         })
     }
@@ -49,16 +57,10 @@ impl Build {
             wheel::make(self, &[], &[], folder.path())?;
             return Ok(self.target_dir.join(&self.triple).join("release/gemma-convert"));
         }
-        let mut cargo = crate::cargo();
-        cargo.args([
-            "rustc",
-            "--release",
-            "--locked",
-            "--package",
-            "gemma-convert",
-            "--bin",
-            "gemma-convert",
-        ]);
+        let mut native = crate::cargo();
+        native.arg("rustc");
+        let mut cargo = self.cross.map_or(Ok(native), |target| target.cargo("rustc"))?;
+        cargo.args(["--release", "--locked", "--package", "gemma-convert", "--bin", "gemma-convert"]);
         cargo.args(["--message-format=json-render-diagnostics", "--"]).args(STRIP).stderr(Stdio::inherit());
         self.configure(&mut cargo);
         let messages = cargo.output().with_context(|| format!("cannot run {cargo:?}"))?;
@@ -68,6 +70,11 @@ impl Build {
         let program =
             artifacts.filter_map(|artifact| Some(artifact["executable"].as_str()?.into())).next_back();
         program.context("cargo names no program")
+    }
+
+    /// A command that runs a program of the target.
+    pub(super) fn command(&self, program: &Path) -> Result<Command> {
+        self.cross.map_or_else(|| Ok(Command::new(program)), |target| target.emulated(program))
     }
 
     /// The environment of a command that compiles. Flags of the environment win.
@@ -134,9 +141,9 @@ const PAGES: &[(&[&str], &str, Option<&str>)] = &[
 ];
 
 /// The manual page and the completion scripts.
-pub(super) fn pages(program: &Path) -> Result<Vec<Page>> {
+pub(super) fn pages(build: &Build, program: &Path) -> Result<Vec<Page>> {
     let page = |(arguments, path, installed): &(&[&str], &str, Option<&'static str>)| {
-        let text = output(Command::new(program).args(*arguments))?;
+        let text = output(build.command(program)?.args(*arguments))?;
         Ok(Page { entry: Entry::file(*path, text), installed: *installed })
     };
     PAGES.iter().map(page).collect()

@@ -10,21 +10,26 @@ use testkit::hub::{FakeHub, FakeRepo};
 use xtask::oracle::clients;
 
 use super::archive::Entry;
-use super::{Made, action, build, licences, wheel};
+use super::build::{self, Build};
+use super::{Made, action, licences, wheel};
 use crate::cmd::tools::{output, run as run_command};
 
-/// Checks archive, wheel and the action that installs the archive. `content` is what the archive has to hold.
-pub(super) fn run(made: &Made, content: &[Entry]) -> Result<()> {
+/// Checks archive, wheel and, for this machine, the action that installs the archive. `content` is what the archive has to
+/// hold.
+pub(super) fn run(build: &Build, made: &Made, content: &[Entry]) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let folder = unpack(made, scratch.path())?;
     compare(&folder, content)?;
     let listing = fs::read_to_string(folder.join(licences::CRATES))?;
     ensure!(listing.lines().any(|line| line.starts_with("rayon ")), "{} is incomplete", licences::CRATES);
     let digest = promised()?;
-    converts(Command::new(folder.join("gemma-convert")), &digest, scratch.path())?;
+    converts(build, &folder.join(made.release.program()), &digest, scratch.path())?;
     println!("archive: unpacked; it converts to the digest of README.md");
     if let Some(wheel) = &made.wheel {
-        check_wheel(made, wheel, &digest, scratch.path())?;
+        check_wheel(build, made, wheel, &digest, scratch.path())?;
+    }
+    if build.cross.is_some() {
+        return Ok(());
     }
     action::check(made, scratch.path())?;
     println!("action: installs the archive, converts and verifies");
@@ -34,11 +39,20 @@ pub(super) fn run(made: &Made, content: &[Entry]) -> Result<()> {
 /// Compares the checksum and unpacks, both with the programs of users.
 fn unpack(made: &Made, scratch: &Path) -> Result<PathBuf> {
     let dist = made.archive.parent().context("an archive without a folder")?;
-    let name = format!("{}.tar.gz", made.release.name());
+    let name = made.release.archive();
     let line = fs::read_to_string(dist.join(format!("{name}.sha256")))?;
     let (_, digest) = base::sha256(fs::File::open(&made.archive)?, &|_| ())?;
     ensure!(line == format!("{digest}  {name}\n"), "the checksum is of another archive");
-    run_command(Command::new("tar").arg("-xzf").arg(&made.archive).current_dir(scratch))?;
+    let mut unpacker = if name.ends_with(".zip") {
+        let mut python = Command::new("python3");
+        python.args(["-m", "zipfile", "-e"]).arg(&made.archive).arg(scratch);
+        python
+    } else {
+        let mut tar = Command::new("tar");
+        tar.arg("-xzf").arg(&made.archive);
+        tar
+    };
+    run_command(unpacker.current_dir(scratch))?;
     Ok(scratch.join(made.release.name()))
 }
 
@@ -65,9 +79,13 @@ fn promised() -> Result<String> {
 }
 
 /// The program converts the tiny checkpoint, away from the repository and with an empty environment.
-fn converts(mut program: Command, digest: &str, scratch: &Path) -> Result<()> {
+fn converts(build: &Build, program: &Path, digest: &str, scratch: &Path) -> Result<()> {
     let folder = tempfile::tempdir_in(scratch)?;
+    let mut program = build.command(program)?;
     program.env_clear().env("HOME", folder.path()).current_dir(folder.path());
+    if let Some(target) = build.cross {
+        target.environment(&mut program)?;
+    }
     program.arg("convert").arg(crate::root().join("fixtures/checkpoints/e2b"));
     program.args(["--recipe", "q4_0", "-o", "out", "--quiet"]);
     output(&mut program)?;
@@ -110,7 +128,7 @@ fn releases(mut program: Command, scratch: &Path) -> Result<()> {
 }
 
 /// Installs the wheel with pip in a fresh environment, and runs it out of the wheel with uv; both without a network.
-fn check_wheel(made: &Made, wheel: &Path, digest: &str, scratch: &Path) -> Result<()> {
+fn check_wheel(build: &Build, made: &Made, wheel: &Path, digest: &str, scratch: &Path) -> Result<()> {
     if let (Some(needed), Some(tagged)) = (made.glibc, wheel::tagged_glibc(wheel)) {
         ensure!(needed <= tagged, "the wheel is tagged for glibc {tagged}, the program needs {needed}");
     }
@@ -132,7 +150,7 @@ fn check_wheel(made: &Made, wheel: &Path, digest: &str, scratch: &Path) -> Resul
     output(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
     let pip = || Command::new(venv.join("bin/pip"));
     output(pip().args(["install", "--quiet", "--no-index", "--no-deps"]).arg(wheel))?;
-    converts(Command::new(venv.join("bin/gemma-convert")), digest, scratch)?;
+    converts(build, &venv.join("bin/gemma-convert"), digest, scratch)?;
     releases(Command::new(venv.join("bin/gemma-convert")), scratch)?;
     for place in ["share/man/man1/gemma-convert.1", "share/bash-completion/completions/gemma-convert"] {
         ensure!(venv.join(place).is_file(), "the wheel installs no {place}");

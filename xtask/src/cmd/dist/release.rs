@@ -23,11 +23,11 @@ pub(super) struct Release {
 }
 
 impl Release {
-    /// The version of the workspace, for this machine. The time is `SOURCE_DATE_EPOCH`, else that of the commit.
-    pub(super) fn read() -> Result<Release> {
+    /// The version of the workspace, for a target, else for this machine. The time is `SOURCE_DATE_EPOCH`, else that of the commit.
+    pub(super) fn read(target: Option<&str>) -> Result<Release> {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let described = String::from_utf8(output(Command::new(rustc).arg("-vV"))?)?;
-        let triple = described.lines().find_map(|line| line.strip_prefix("host: "));
+        let triple = target.or_else(|| described.lines().find_map(|line| line.strip_prefix("host: ")));
         let epoch = match std::env::var("SOURCE_DATE_EPOCH") {
             Ok(epoch) => epoch.parse().context("SOURCE_DATE_EPOCH is not a number of seconds")?,
             Err(_) => {
@@ -47,6 +47,20 @@ impl Release {
     /// The name of the archive, and of the folder in it: one that cargo-binstall looks for.
     pub(super) fn name(&self) -> String {
         format!("gemma-convert-v{}-{}", self.version, self.triple)
+    }
+
+    /// The archive's file, as cargo-binstall looks for it (`[package.metadata.binstall]` in Cargo.toml of the program).
+    pub(super) fn archive(&self) -> String {
+        format!("{}.{}", self.name(), if self.is_for_windows() { "zip" } else { "tar.gz" })
+    }
+
+    /// The program's file.
+    pub(super) fn program(&self) -> &'static str {
+        if self.is_for_windows() { "gemma-convert.exe" } else { "gemma-convert" }
+    }
+
+    pub(super) fn is_for_windows(&self) -> bool {
+        self.triple.contains("windows")
     }
 
     /// The documents of [`DOCUMENTS`].
@@ -93,10 +107,36 @@ mod tests {
         }
     }
 
+    /// The templates of cargo-binstall, for the targets of releases.
     #[test]
-    fn the_name_is_one_that_binstall_looks_for() {
-        let release =
-            Release { version: "0.2.0".into(), triple: "x86_64-unknown-linux-gnu".into(), epoch: 0 };
-        assert_eq!(release.name(), "gemma-convert-v0.2.0-x86_64-unknown-linux-gnu");
+    fn binstall_looks_for_the_archive() {
+        let cargo: toml::Table = include_str!("../../../../crates/gemma-convert/Cargo.toml").parse().unwrap();
+        let settings = &cargo["package"]["metadata"]["binstall"];
+        for (triple, format, url, program) in [
+            ("x86_64-unknown-linux-gnu", "tgz", "gemma-convert-v0.2.0-x86_64-unknown-linux-gnu.tar.gz", ""),
+            ("x86_64-pc-windows-gnu", "zip", "gemma-convert-v0.2.0-x86_64-pc-windows-gnu.zip", ".exe"),
+        ] {
+            let release = Release { version: "0.2.0".into(), triple: triple.into(), epoch: 0 };
+            let own = settings.get("overrides").and_then(|overrides| overrides.get(triple));
+            let filled = |key: &str| {
+                let template = own.and_then(|own| own.get(key)).unwrap_or(&settings[key]).as_str().unwrap();
+                [
+                    ("name", "gemma-convert"),
+                    ("bin", "gemma-convert"),
+                    ("repo", "R"),
+                    ("version", "0.2.0"),
+                    ("target", triple),
+                    ("binary-ext", program),
+                ]
+                .iter()
+                .fold(template.to_owned(), |text, (name, value)| {
+                    text.replace(&format!("{{ {name} }}"), value)
+                })
+            };
+            assert_eq!(filled("pkg-fmt"), format);
+            assert_eq!(filled("pkg-url"), format!("R/releases/download/v0.2.0/{url}"));
+            assert_eq!(release.archive(), url);
+            assert_eq!(filled("bin-dir"), format!("{}/{}", release.name(), release.program()));
+        }
     }
 }

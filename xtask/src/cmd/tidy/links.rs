@@ -45,7 +45,7 @@ fn links(line: &str) -> Vec<&str> {
 }
 
 /// `target` seen from `folder`, without `.` and `..`. `None` when it leaves the repository.
-fn resolve(folder: &str, target: &str) -> Option<String> {
+pub(super) fn resolve(folder: &str, target: &str) -> Option<String> {
     let mut parts: Vec<&str> = Vec::new();
     for part in folder.split('/').chain(target.split('/')) {
         match part {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::links;
+
 /// What may lie at the top.
 const TOP: &[&str] = &[
     ".cargo",
@@ -71,6 +73,41 @@ pub(super) fn check(files: &[(&str, u64)]) -> Vec<String> {
     problems
 }
 
+/// The file of the container image's build that lists what it gets.
+pub(super) const CONTAINER: &str = ".github/Dockerfile.dockerignore";
+
+/// Files that the program embeds and that the build of its container image does not get. `ignore` is the text of [`CONTAINER`];
+/// `sources` are paths and texts.
+pub(super) fn check_container<'e>(
+    ignore: &str,
+    sources: impl IntoIterator<Item = (&'e str, &'e str)>,
+) -> Vec<String> {
+    let kept: Vec<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let is_kept = |path: &str| {
+        kept.iter()
+            .any(|kept| path.strip_prefix(kept).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    };
+    let mut problems = Vec::new();
+    for (path, text) in
+        sources.into_iter().filter(|(path, _)| path.starts_with("crates/") && path.contains("/src/"))
+    {
+        for start in ["include_str!(\"", "include_bytes!(\"", "include_dir!(\"$CARGO_MANIFEST_DIR/"] {
+            for (at, _) in text.match_indices(start) {
+                let target = text[at + start.len()..].split('"').next().unwrap_or_default();
+                let from = match start.ends_with('/') {
+                    true => path.split("/src/").next().unwrap_or(path),
+                    false => path.rsplit_once('/').map_or("", |(folder, _)| folder),
+                };
+                let embedded = links::resolve(from, target).unwrap_or_default();
+                if !is_kept(&embedded) {
+                    problems.push(format!("{path}: embeds {embedded}, which {CONTAINER} leaves out"));
+                }
+            }
+        }
+    }
+    problems
+}
+
 /// Paths of a machine in the text of one file.
 pub(super) fn check_paths(path: &str, text: &str) -> Vec<String> {
     let mut problems = Vec::new();
@@ -89,6 +126,19 @@ pub(super) fn check_paths(path: &str, text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_program_embeds_goes_into_its_container() {
+        let ignore = "*\n!crates\n!fixtures/text\n";
+        let embed = |target: &str| format!("const A: &str = include_{}!(\"{target}\");", "str");
+        let check = |text: &str| check_container(ignore, [("crates/a/src/b/c.rs", text)]);
+        assert!(check(&embed("../../../../fixtures/text/x.txt")).is_empty());
+        assert!(check(&embed("page.css")).is_empty());
+        let problems = check(&embed("../../../../fixtures/texts/x.txt"));
+        assert!(problems[0].contains("fixtures/texts/x.txt"), "{problems:?}");
+        let folder = format!("include_{}!(\"$CARGO_MANIFEST_DIR/../../recipes\")", "dir");
+        assert!(check(&folder)[0].contains("embeds recipes"));
+    }
 
     #[test]
     fn top_level_and_provenance() {

@@ -8,6 +8,7 @@ use tensor::Result;
 
 use super::AudioTower;
 use crate::math::{dot, softcap, softmax};
+use crate::sin_cos::sin_cos;
 use crate::towers::weights::PartWeights;
 use crate::{Matrix, RowMajor};
 
@@ -18,7 +19,7 @@ pub(super) fn distances(window: usize, width: usize) -> Matrix {
     let step = 10_000f64.ln() / half.saturating_sub(1).max(1) as f64;
     Matrix::from_shape_fn((window, width), |(distance, column)| {
         let frequency = (-step * (column % half) as f64).exp() as f32;
-        let (sin, cos) = (distance as f32 * frequency).sin_cos();
+        let (sin, cos) = sin_cos(distance as f32 * frequency);
         if column < half { sin } else { cos }
     })
 }
