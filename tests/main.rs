@@ -55,6 +55,7 @@ mod pack_ollama;
 mod parts;
 mod parts_of_calibration;
 mod parts_of_text;
+mod parts_of_verification;
 mod plans;
 mod preparation;
 mod protocol;

@@ -1,10 +1,10 @@
 //! The job file for Slurm, run by a real Slurm: a part is cancelled and run again, a node is drained, and the artifact is that of
-//! the single run. An importance matrix is collected by an array, too, and a calibrated conversion is made by one.
+//! the single run. An importance matrix is collected by an array, too, and a calibrated conversion is made and verified by two.
 
 use std::path::Path;
 
 use crate::support::slurm::Slurm;
-use crate::support::{convert, fixture, run, sha256, text};
+use crate::support::{convert, fixture, json, run, sha256, text};
 
 #[test]
 fn an_array_of_parts_survives_a_cancelled_task_and_a_drained_node() {
@@ -77,4 +77,34 @@ fn an_array_of_parts_survives_a_cancelled_task_and_a_drained_node() {
     submit(Path::new("sbatch"), &["--wait", "--output=calibrated.log", &format!("--wrap={again}")]);
     let log = std::fs::read_to_string(home.path().join("slurm/calibrated.log")).unwrap();
     assert_eq!(sha256(&out.join(file)), sha256(&single.join(file)), "{log}");
+
+    // and verified, likewise
+    let eval = text("eval.txt");
+    let artifact = out.join(file);
+    let options = ["--against", model, "--text", eval.to_str().unwrap(), "-c", "256", "--chunks", "24"];
+    let verify = [&["verify", artifact.to_str().unwrap()], &options[..]].concat();
+    let [whole, report, parts] = ["whole.json", "report.json", "parts"].map(|name| home.path().join(name));
+    run(verify.iter().copied().chain(["--report-json", whole.to_str().unwrap()])).good();
+    slurm.call("scontrol", &["update", "PartitionName=all", "State=DOWN"]);
+    let of_report = format!("--report-json {}", report.display());
+    let job = [&["3", artifact.to_str().unwrap(), parts.to_str().unwrap()], &options[..]].concat();
+    let variables = [("COMMAND", "verify"), ("JOIN", of_report.as_str())];
+    let join: u32 = submit_with(&variables, &script, &job).parse().unwrap();
+    slurm.call("scancel", &[&format!("{}_2", join - 1)]);
+    slurm.call("scontrol", &["update", "PartitionName=all", "State=UP"]);
+    slurm.drained();
+    assert!(!report.exists());
+    let (verify, parts) = (format!("gemma-convert {}", verify.join(" ")), parts.display());
+    let again = format!("{verify} --part 2/3 -o {parts} && {verify} --join {parts} {of_report}");
+    submit(Path::new("sbatch"), &["--wait", "--output=verified.log", &format!("--wrap={again}")]);
+    let log = std::fs::read_to_string(home.path().join("slurm/verified.log")).unwrap();
+    let timeless = |path: &Path| {
+        let mut report = json(path);
+        // the command and its times
+        for key in ["run", "seconds"] {
+            report.as_object_mut().unwrap().remove(key).unwrap();
+        }
+        report
+    };
+    assert_eq!(timeless(&report), timeless(&whole), "{log}");
 }

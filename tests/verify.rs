@@ -36,7 +36,7 @@ fn number(report: &Value, pointer: &str) -> f64 {
 /// What stock llama-perplexity prints about a model against base logits, or writes them.
 fn stock(oracle: &Oracle, model: &Path, logits: &Path, more: &[&str]) -> String {
     // its logger loses the last lines on a busy machine; another try finds them
-    for attempt in 0..10 {
+    for attempt in 0..40 {
         let mut tool: Command = oracle.runner("llama-perplexity");
         tool.args(["-c", "256", "--chunks", "24", "-t", "2", "-f"]).arg(testkit::fixtures("text/eval.txt"));
         let output =
@@ -155,15 +155,13 @@ fn a_file_does_not_diverge_from_itself_whatever_the_memory() {
         assert_eq!(same["passed"], true, "{same:#}");
         assert!(number(&same, "/kld/max") < 1e-6 && (number(&same, "/perplexity/ratio") - 1.0).abs() < 1e-6);
 
-        // so little memory that every chunk goes through the model by itself
+        // so little memory that each batch goes through the model by itself
         let [much, little] = ["1GiB", "1KiB"].map(|memory| {
             verify(&q8_0, &[&args[..], &["--against", path(&model), "--memory", memory]].concat())
         });
         assert!(number(&much, "/kld/mean") > 0.0);
         for pointer in ["/kld/mean", "/kld/p99", "/perplexity/base", "/perplexity/artifact"] {
-            let (a, b) = (number(&much, pointer), number(&little, pointer));
-            // sums are rounded differently where other rows are beside them, and a router may see it
-            assert!((a - b).abs() <= 1e-4 * a.abs(), "{name} {pointer}: {a} and {b}");
+            assert_eq!(number(&much, pointer), number(&little, pointer), "{name} {pointer}");
         }
     }
 }
@@ -188,8 +186,9 @@ fn the_fast_kernel_does_not_diverge_from_the_reference() {
         });
         let tokens = (0..256u32).map(|n| if n == 0 { 2 } else { 300 + n * 7 % 1500 }).collect();
         let sequences = [text::Sequence { tokens, scored: (1..256).collect(), ..Default::default() }];
-        let soft_tokens = eval::SoftTokens::default();
-        let options = eval::EvalOptions { memory: 1 << 30, soft_tokens, logits: None, progress: &|_| {} };
+        let (part, soft_tokens) = (base::Part::default(), eval::SoftTokens::default());
+        let options =
+            eval::EvalOptions { memory: 1 << 30, part, soft_tokens, logits: None, progress: &|_| {} };
         let base = Some(eval::Base::Model(&plain));
         let tokens = eval::evaluate(&[&tiles], base, &sequences, options).unwrap().remove(0).unwrap();
         let mean = tokens.iter().map(|token| token.against.unwrap().kld).sum::<f64>() / tokens.len() as f64;

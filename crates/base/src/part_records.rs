@@ -37,6 +37,16 @@ pub struct Job {
 }
 
 impl Job {
+    /// A job of a kind, with all that its outputs depend on by name.
+    pub fn new<'n>(
+        kind: &str,
+        outputs: Vec<String>,
+        inputs: impl IntoIterator<Item = (&'n str, String)>,
+    ) -> Job {
+        let inputs = inputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Job { kind: kind.to_owned(), outputs, inputs }
+    }
+
     /// The digest that tells the job apart.
     fn id(&self) -> String {
         let mut hash = Sha256::new();
@@ -214,6 +224,21 @@ impl JobParts {
         complete(find(folders)?)
     }
 
+    /// Checks that the parts are of this job.
+    ///
+    /// # Errors
+    /// `Malformed`, with the names of what differs.
+    pub fn check_job(&self, job: &Job) -> Result<()> {
+        if self.job == *job {
+            return Ok(());
+        }
+        Err(Error::malformed(
+            "parts",
+            format!("they belong to another job; these differ: {}", job.differences(&self.job)),
+        )
+        .help("Give the same files and options as to the parts."))
+    }
+
     /// The folder of the parts in a target folder.
     pub fn folder_in(&self, target: &Path) -> PathBuf {
         target.join(self.job.folder())
@@ -246,8 +271,10 @@ fn find(folders: &[PathBuf]) -> Result<Vec<FoundPart>> {
     Ok(found)
 }
 
+/// Whether a folder is one of a job, and not a target that a user has called `parts-…`.
 fn is_part_folder(path: &Path) -> bool {
-    crate::file_name(path).starts_with(PREFIX) && path.is_dir()
+    let name = crate::file_name(path);
+    name.strip_prefix(PREFIX).is_some_and(|id| crate::is_hex(id, ID_DIGITS)) && path.is_dir()
 }
 
 fn is_record(path: &Path) -> bool {
@@ -339,7 +366,7 @@ mod tests {
     #[test]
     fn a_job_is_complete_with_every_part_once() {
         let home = tempfile::tempdir().unwrap();
-        let (a, b) = (home.path().join("a"), home.path().join("b"));
+        let (a, b) = (home.path().join("parts-of-a"), home.path().join("b"));
         record(&a, "f32", "2/3", 20);
         assert!(refused(&[&a]).contains("parts 1/3, 3/3 are missing"));
         record(&b, "f32", "3/3", 30);
@@ -363,6 +390,12 @@ mod tests {
         record(home.path(), "amx", "2/2", 2);
         let refused = refused(&[home.path()]);
         assert!(refused.contains("different jobs; these differ: kernel"), "{refused}");
+        let home = tempfile::tempdir().unwrap();
+        record(home.path(), "f32", "1/1", 1);
+        let found = JobParts::find(&[home.path().to_owned()]).unwrap();
+        found.check_job(&job("f32")).unwrap();
+        let refused = found.check_job(&job("amx")).unwrap_err().to_string();
+        assert!(refused.contains("another job; these differ: kernel"), "{refused}");
     }
 
     #[test]

@@ -61,4 +61,4 @@ pub use ldlq::{QuantTarget, ldlq, ldlq_memory, ldlq_passes, supports_ldlq};
 pub use resume::{CalibrationStore, RoundedTensors, store_id};
 pub use select::{Method, TensorReport};
 pub use sensitivity::{sample, sensitivity, sensitivity_id, sensitivity_work};
-pub use tokens::{CalibrationTokens, part_tokens};
+pub use tokens::CalibrationTokens;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use base::Part;
 use eval::stream;
 use gemma::Config;
-use runtime::{BATCH_TOKENS, Compute, activation_bytes_per_token, group_by_tokens};
+use runtime::{Compute, activation_bytes_per_token};
 
 /// Token sequences to calibrate with, and the memory for their hidden states.
 pub struct CalibrationTokens<'a> {
@@ -34,24 +34,6 @@ impl CalibrationTokens<'_> {
 
     /// Runs of sequences of one part whose hidden states fit into the memory together. Runs consist of whole batches of the text.
     pub(crate) fn runs(&self, config: &Config, part: Part) -> Vec<Range<usize>> {
-        let (batches, lengths) = batches(self.sequences, part);
-        let most = self.memory / activation_bytes_per_token(config);
-        let runs = group_by_tokens(lengths.iter().map(|&length| length as usize), most as usize);
-        runs.into_iter().map(|run| batches[run.start].start..batches[run.end - 1].end).collect()
+        stream::runs(self.sequences, part, (self.memory / activation_bytes_per_token(config)) as usize)
     }
-}
-
-/// Tokens of one part of a text.
-pub fn part_tokens(sequences: &[Vec<u32>], part: Part) -> u64 {
-    batches(sequences, part).1.iter().sum()
-}
-
-/// The batches of one part of a text, with their numbers of tokens. The batches of the whole text are cut into parts, so that each batch has
-/// the same sequences for any number of parts.
-fn batches(sequences: &[Vec<u32>], part: Part) -> (Vec<Range<usize>>, Vec<u64>) {
-    let all = stream::groups(sequences, BATCH_TOKENS);
-    let length = |batch: &Range<usize>| sequences[batch.clone()].iter().map(|s| s.len() as u64).sum();
-    let lengths: Vec<u64> = all.iter().map(length).collect();
-    let units = part.units(&lengths);
-    (all[units.clone()].to_vec(), lengths[units].to_vec())
 }

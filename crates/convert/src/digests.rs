@@ -1,17 +1,15 @@
 //! Tensor digests, written into the headers of complete files.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufReader, Seek};
 
-use base::{OutputFile, Positioned, Sha256};
+use base::OutputFile;
 use gguf::Header;
 use plan::ArtifactEntry;
 use rayon::prelude::*;
 use tensor::{Error, Result};
 
-/// Bytes read at a time.
-const PIECE: usize = 1 << 20;
+use crate::hashed_output::RangeHash;
 
 /// Fills in the digests in the headers of artifacts with calibrated tensors. `outputs` are the complete files of the artifacts, in
 /// order; the entries of changed files get their new SHA-256.
@@ -34,14 +32,13 @@ pub(crate) fn fill_in(outputs: &[&OutputFile], artifacts: &mut [ArtifactEntry]) 
         let digests: HashMap<&str, String> = tensors
             .par_iter()
             .map(|(file, tensor)| {
-                let digest = sha256(file.file(), tensor.offset, tensor.desc.byte_len());
-                Ok((tensor.desc.name.as_str(), digest.map_err(|e| file.fail(&e))?))
+                Ok((tensor.desc.name.as_str(), sha256(file, tensor.offset, tensor.desc.byte_len())?))
             })
             .collect::<Result<_>>()?;
         for ((file, header), entry) in files.into_iter().zip(&headers).zip(&mut artifact.outputs) {
             if let Some(header) = plan::with_digests(header, |name| digests.get(name).cloned())? {
                 file.write_at(&header, 0)?;
-                entry.sha256 = sha256(file.file(), 0, entry.bytes).map_err(|e| file.fail(&e))?;
+                entry.sha256 = sha256(file, 0, entry.bytes)?;
             }
         }
     }
@@ -66,13 +63,8 @@ fn header(file: &OutputFile) -> Result<Header> {
 }
 
 /// The SHA-256 of a range of a file in hex.
-pub(crate) fn sha256(file: &File, mut offset: u64, bytes: u64) -> std::io::Result<String> {
-    let (end, mut hash, mut buffer) = (offset + bytes, Sha256::new(), vec![0; PIECE]);
-    while offset < end {
-        let piece = &mut buffer[..PIECE.min((end - offset) as usize)];
-        file.read_exact_at(piece, offset)?;
-        hash.update(&*piece);
-        offset += piece.len() as u64;
-    }
-    Ok(base::hex(&hash.finish()))
+fn sha256(file: &OutputFile, offset: u64, bytes: u64) -> Result<String> {
+    let mut hash = RangeHash::from(offset);
+    hash.read_to(file.file(), offset + bytes).map_err(|e| file.fail(&e))?;
+    Ok(hash.hex())
 }

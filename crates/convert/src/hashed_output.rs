@@ -4,14 +4,13 @@
 //! prefix is read back (from the page cache, as it was just written).
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use base::{OutputFile, Positioned, Sha256};
 use plan::FileRange;
 use tensor::{Error, Result};
-
-use crate::digests::sha256;
 
 /// Bytes per read when hashing.
 const HASH_BYTES: usize = 1 << 20;
@@ -20,17 +19,43 @@ pub(crate) struct HashedOutput {
     output: OutputFile,
     len: u64,
     done: Mutex<Done>,
-    hash: Mutex<Hash>,
+    hash: Mutex<RangeHash>,
 }
 
 /// Written ranges, start → end, disjoint and not adjacent.
 #[derive(Default)]
 struct Done(BTreeMap<u64, u64>);
 
-struct Hash {
+/// The SHA-256 of a range of a file so far.
+pub(crate) struct RangeHash {
     state: Sha256,
-    bytes: u64,
+    /// The end of the range so far.
+    end: u64,
     buffer: Vec<u8>,
+}
+
+impl RangeHash {
+    /// The hash of no bytes yet, of a range that begins there.
+    pub(crate) fn from(start: u64) -> RangeHash {
+        RangeHash { state: Sha256::new(), end: start, buffer: Vec::new() }
+    }
+
+    /// Continues up to `end`, with the bytes in the file.
+    pub(crate) fn read_to(&mut self, file: &File, end: u64) -> std::io::Result<()> {
+        self.buffer.resize(HASH_BYTES, 0);
+        while self.end < end {
+            let piece = &mut self.buffer[..HASH_BYTES.min((end - self.end) as usize)];
+            file.read_exact_at(piece, self.end)?;
+            self.state.update(&*piece);
+            self.end += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The hash so far, in hexadecimal.
+    pub(crate) fn hex(&self) -> String {
+        base::hex(&self.state.clone().finish())
+    }
 }
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -51,8 +76,7 @@ impl HashedOutput {
 
     fn of(output: OutputFile, len: u64) -> Result<HashedOutput> {
         output.set_len(len)?;
-        let hash = Hash { state: Sha256::new(), bytes: 0, buffer: Vec::new() };
-        Ok(HashedOutput { output, len, done: Mutex::default(), hash: Mutex::new(hash) })
+        Ok(HashedOutput { output, len, done: Mutex::default(), hash: Mutex::new(RangeHash::from(0)) })
     }
 
     /// Whether an unfinished file of an earlier run was replaced.
@@ -95,21 +119,13 @@ impl HashedOutput {
         }
     }
 
-    fn hash_to(&self, hash: &mut Hash, limit: u64) -> Result<()> {
-        let end = locked(&self.done).beginning().min(hash.bytes.saturating_add(limit));
+    fn hash_to(&self, hash: &mut RangeHash, limit: u64) -> Result<()> {
+        let end = locked(&self.done).beginning().min(hash.end.saturating_add(limit));
         self.read_back(hash, end)
     }
 
-    /// Continues the hash up to `end`, with the bytes in the file.
-    fn read_back(&self, Hash { state, bytes, buffer }: &mut Hash, end: u64) -> Result<()> {
-        buffer.resize(HASH_BYTES, 0);
-        while *bytes < end {
-            let count = ((end - *bytes) as usize).min(HASH_BYTES);
-            self.output.file().read_exact_at(&mut buffer[..count], *bytes).map_err(|e| self.fail(&e))?;
-            state.update(&buffer[..count]);
-            *bytes += count as u64;
-        }
-        Ok(())
+    fn read_back(&self, hash: &mut RangeHash, end: u64) -> Result<()> {
+        hash.read_to(self.output.file(), end).map_err(|e| self.fail(&e))
     }
 
     /// Flushes the page cache to disk, and waits.
@@ -126,9 +142,13 @@ impl HashedOutput {
                 0 => {
                     let mut hash = locked(&self.hash);
                     self.hash_to(&mut hash, u64::MAX)?;
-                    base::hex(&hash.state.clone().finish())
+                    hash.hex()
                 }
-                _ => sha256(self.output.file(), start, end - start).map_err(|e| self.fail(&e))?,
+                _ => {
+                    let mut hash = RangeHash::from(start);
+                    self.read_back(&mut hash, end)?;
+                    hash.hex()
+                }
             };
             Ok(FileRange { offset: start, bytes: end - start, sha256 })
         };

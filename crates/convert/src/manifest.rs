@@ -22,7 +22,7 @@ pub(crate) fn read(path: &Path) -> Result<Manifest> {
     })
 }
 
-/// Size and SHA-256 of a file outside the checkpoint. The entry's name is the path as given.
+/// Size and SHA-256 of a file outside the checkpoint. The entry's name is the path as given, with `/`.
 ///
 /// # Errors
 /// `Malformed` if there is no such file; `Io`.
@@ -30,7 +30,7 @@ pub fn file_entry(path: &Path) -> Result<FileEntry> {
     let io = |e| Error::io(path.display(), &e);
     let file = File::open(path).map_err(io)?;
     let (bytes, sha256) = base::sha256(file, &|_| ()).map_err(io)?;
-    Ok(FileEntry { name: path.display().to_string(), bytes, sha256, ..FileEntry::default() })
+    Ok(FileEntry { name: base::with_slashes(path), bytes, sha256, ..FileEntry::default() })
 }
 
 /// Writes a manifest to a temporary file beside `path`, so that only the renaming is left.

@@ -6,7 +6,6 @@
 //! it is the whole run.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 
 use base::Part;
 use imatrix::Importance;
@@ -16,20 +15,13 @@ use tensor::{DType, Result};
 use crate::run::Options;
 use crate::schedule::{Block, Use, Wanted, Work};
 
-/// Tensors of the outputs that one part encodes together, before the run.
+/// Tensors of the outputs that one part encodes together, before the run: a unit of [`Part::units`].
 #[derive(Clone, Debug)]
 pub struct TensorGroup {
     /// Their names in the outputs.
     pub tensors: Vec<String>,
     /// Predicted time to encode them on one core.
     pub picoseconds: u64,
-}
-
-impl TensorGroup {
-    /// The groups of a part, by number.
-    pub fn of_part(groups: &[TensorGroup], part: Part) -> Range<usize> {
-        part.units(&groups.iter().map(|group| group.picoseconds).collect::<Vec<_>>())
-    }
 }
 
 /// What a part reads and writes.
@@ -123,12 +115,13 @@ fn owners<'w>(
 
 /// The parts of tensors that are encoded before the run, by their numbers in [`Work::wanted`], and the time of each part for them.
 fn encoded_before(work: &Work<'_>, groups: &[TensorGroup], count: u32) -> (HashMap<usize, u32>, Vec<u128>) {
+    let costs: Vec<u64> = groups.iter().map(|group| group.picoseconds).collect();
     let mut spent = vec![0; count as usize];
     let mut parts: HashMap<&str, u32> = HashMap::new();
     for (number, spent) in (1..).zip(&mut spent) {
         // the count is that of a part
         let Ok(part) = Part::new(number, count) else { continue };
-        for group in &groups[TensorGroup::of_part(groups, part)] {
+        for group in &groups[part.units(&costs)] {
             *spent += u128::from(group.picoseconds);
             parts.extend(group.tensors.iter().map(|name| (name.as_str(), number)));
         }

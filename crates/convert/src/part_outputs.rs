@@ -51,14 +51,7 @@ pub fn part_folder(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> R
         ("plan", plan.digest()),
         ("tool", options.tool.clone()),
     ];
-    let job = Job {
-        kind: CONVERSION.to_owned(),
-        outputs: plan.artifacts.iter().map(|artifact| artifact.recipe.clone()).collect(),
-        inputs: inputs
-            .into_iter()
-            .chain(options.depends_on.iter().cloned())
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
-    };
+    let outputs = plan.artifacts.iter().map(|artifact| artifact.recipe.clone()).collect();
+    let job = Job::new(CONVERSION, outputs, inputs.into_iter().chain(options.depends_on.iter().cloned()));
     PartFolder::create(&options.folder, job, part).map(Some)
 }

@@ -1,11 +1,12 @@
 //! Evaluation of artifacts and their base on one text. Each weight is read once, and logits are not stored.
 //!
-//! As many sequences as fit in memory pass layer i, batch by batch, before layer i + 1. Between layers only their
-//! hidden states are kept. Then the heads of all models are multiplied in slices of the vocabulary, and [`Row`]
+//! As many batches as fit in memory pass layer i, before layer i + 1. Between layers only their hidden states are kept. Then the
+//! heads of all models are multiplied with the rows of one batch after the other, in slices of the vocabulary, and [`Row`]
 //! accumulates the results of each artifact.
 
 use std::ops::Range;
 
+use base::Part;
 use gemma::Config;
 use ndarray::s;
 use quant::Simd;
@@ -17,7 +18,7 @@ use text::Sequence;
 use crate::token::Row;
 use crate::{LogitsFile, LogitsWriter, Token, stream};
 
-/// Scored positions whose logits are computed together.
+/// The most scored positions whose logits are computed together; they are of one batch.
 const ROWS: usize = 2048;
 /// Tokens per slice of the vocabulary; with [`ROWS`], logits of 64 MiB per model.
 const PIECE: usize = 8192;
@@ -43,8 +44,10 @@ pub struct SoftTokens<'a> {
 
 /// Options of [`evaluate`].
 pub struct EvalOptions<'a> {
-    /// The most bytes for all hidden states between two layers.
+    /// The most bytes for all hidden states between two layers; at least one batch is read at a time.
     pub memory: u64,
+    /// The part of the text: some of its batches.
+    pub part: Part,
     /// Soft tokens of the sequences; empty for text alone.
     pub soft_tokens: SoftTokens<'a>,
     /// Writer for the logits of the base, or of the first artifact if the base is not a model.
@@ -54,16 +57,16 @@ pub struct EvalOptions<'a> {
 }
 
 /// The number of progress steps: tokens times layers and heads.
-pub fn work(configs: &[&Config], sequences: &[Sequence]) -> u64 {
-    let tokens: usize = sequences.iter().map(|s| s.tokens.len()).sum();
-    configs.iter().map(|config| (config.layers() + 1) as u64 * tokens as u64).sum()
+pub fn work(configs: &[&Config], sequences: &[Sequence], part: Part) -> u64 {
+    let tokens = stream::part_tokens(sequences, part);
+    configs.iter().map(|config| (config.layers() + 1) as u64 * tokens).sum()
 }
 
-/// The predictions of the scored tokens of each sequence by each artifact, and by the base if there is one, in order. The base
-/// reads the text once for all artifacts. An artifact that cannot be read has an error in its place, and the others are evaluated.
+/// The predictions of the scored tokens of each sequence in the part by each artifact, and by the base if there is one, in order.
+/// The base reads the text once for all artifacts. An artifact that cannot be read has an error in its place, and the others are
+/// evaluated.
 ///
-/// An artifact has the same bits in any company, unless the text takes more memory than there is: more models leave room for
-/// fewer sequences at a time, and products are rounded differently where other rows are beside them.
+/// A token has the same bits in any company of artifacts, with any memory, and in any part.
 ///
 /// # Errors
 /// The errors of the base and of the file of logits. Those of an artifact, in its place: of the model; `Malformed` for a
@@ -83,9 +86,8 @@ pub fn evaluate(
     let mut results: Vec<Result<Vec<Token>>> =
         artifacts.iter().map(|artifact| same_vocabulary(artifact, vocab).map(|()| Vec::new())).collect();
     let models: Vec<_> = artifacts.iter().copied().chain(base_model).collect();
-    let mut row = 0;
-    for group in stream::groups(sequences, tokens_that_fit(&models, options.memory)) {
-        let members = &sequences[group.clone()];
+    for run in stream::runs(sequences, options.part, tokens_that_fit(&models, options.memory)) {
+        let members = &sequences[run.clone()];
         let mut readings = Vec::new();
         for (model, tokens) in artifacts.iter().zip(&mut results).filter(|(_, tokens)| tokens.is_ok()) {
             match predictions(model, members, options.soft_tokens.artifact, options.progress) {
@@ -98,11 +100,14 @@ pub fn evaluate(
         }
         let of_base =
             base_model.map(|model| predictions(model, members, options.soft_tokens.base, options.progress));
-        let scored = Scored::new(group.start, row, members);
-        row += scored.targets.len();
+        let scored = Scored::new(run.start, scored_tokens(&sequences[..run.start]), members);
         scored.score(vocab as usize, &mut readings, (base.as_ref(), of_base.transpose()?), &mut options)?;
     }
     Ok(results)
+}
+
+fn scored_tokens(sequences: &[Sequence]) -> usize {
+    sequences.iter().map(|sequence| sequence.scored.len()).sum()
 }
 
 fn same_vocabulary(artifact: &Model<'_>, vocab: u64) -> Result<()> {
@@ -182,17 +187,19 @@ fn predictors(batch: &Batch, sequences: &[Sequence]) -> Vec<usize> {
     members.flat_map(|(rows, s)| s.scored.iter().map(move |&position| rows.start + position - 1)).collect()
 }
 
-/// An artifact with its normalised final hidden states of a group of sequences, one row per scored token.
+/// An artifact with its normalised final hidden states of a run of sequences, one row per scored token.
 struct Reading<'r> {
     model: &'r Model<'r>,
     states: Matrix,
     tokens: &'r mut Result<Vec<Token>>,
 }
 
-/// The scored tokens of a group of sequences.
+/// The scored tokens of a run of sequences.
 struct Scored {
     /// Index of the sequence, and the token.
     targets: Vec<(usize, u32)>,
+    /// Those of each batch.
+    batches: Vec<Range<usize>>,
     /// Index of the first of them among the scored tokens of all sequences.
     row: usize,
     /// Number of all tokens.
@@ -205,7 +212,22 @@ impl Scored {
         let targets = sequences.iter().enumerate().flat_map(|(number, s)| {
             s.scored.iter().map(move |&position| (first + number, s.tokens[position]))
         });
-        Scored { targets: targets.collect(), row, all: sequences.iter().map(|s| s.tokens.len()).sum() }
+        let mut end = 0;
+        let batches = stream::batches(sequences, Part::default()).into_iter().map(|batch| {
+            let start = end;
+            end += scored_tokens(&sequences[batch]);
+            start..end
+        });
+        let all = sequences.iter().map(|s| s.tokens.len()).sum();
+        Scored { targets: targets.collect(), batches: batches.collect(), row, all }
+    }
+
+    /// Ranges of at most `rows` tokens, each within a batch.
+    fn spans(&self, rows: usize) -> impl Iterator<Item = Range<usize>> {
+        let batches = self.batches.iter().cloned();
+        batches.flat_map(move |batch| {
+            batch.clone().step_by(rows).map(move |start| start..(start + rows).min(batch.end))
+        })
     }
 
     /// Multiplies the heads and appends the tokens to those of each artifact. At a time there are logits of the base and of
@@ -220,8 +242,7 @@ impl Scored {
         let simd = readings[0].model.compute().simd;
         let (rows, piece) = if options.logits.is_some() { (WHOLE_ROWS, vocab) } else { (ROWS, PIECE) };
         let models = (readings.len() + usize::from(of_base.is_some())) as u64;
-        for start in (0..self.targets.len()).step_by(rows) {
-            let span = start..(start + rows).min(self.targets.len());
+        for span in self.spans(rows) {
             let part = |states: &Matrix| states.slice(s![span.clone(), ..]).to_owned();
             let of_base = of_base.as_ref().map(part);
             let parts: Vec<Matrix> = readings.iter().map(|reading| part(&reading.states)).collect();

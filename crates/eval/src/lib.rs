@@ -5,6 +5,7 @@
 //! # use checkpoint::Checkpoint;
 //! # use gemma::ModelSpec;
 //! # use runtime::{Compute, Model, Weights};
+//! # use base::Part;
 //! use eval::{Base, EvalOptions, SoftTokens, evaluate};
 //!
 //! # let checkpoint = Checkpoint::open(&folder)?;
@@ -12,7 +13,8 @@
 //! # let open = || Model::new(&config, Weights::new(&checkpoint, &inventory, Compute::detect())?);
 //! # let (artifact, base) = (open()?, open()?);
 //! let sequences = [text::Sequence { tokens: vec![2, 100, 101, 102], scored: vec![2, 3], media: vec![] }];
-//! let options = EvalOptions { memory: 1 << 30, soft_tokens: SoftTokens::default(), logits: None, progress: &|_| () };
+//! let (part, soft_tokens) = (Part::default(), SoftTokens::default());
+//! let options = EvalOptions { memory: 1 << 30, part, soft_tokens, logits: None, progress: &|_| () };
 //! let mut results = evaluate(&[&artifact], Some(Base::Model(&base)), &sequences, options)?;
 //!
 //! let tokens = results.remove(0)?; // of the first artifact

@@ -2,9 +2,13 @@
 //! next one, so each weight is read once for all of them.
 //!
 //! Evaluation and calibration use this loop. Between two layers only the hidden states of the sequences are kept.
+//!
+//! The batches of a text depend on its sequences alone. Products of a row are rounded differently where other rows are beside it, so
+//! results have the same bits for any memory, and in any number of parts, because each batch has the same rows.
 
 use std::ops::Range;
 
+use base::Part;
 use runtime::{BATCH_TOKENS, Batch, Matrix, Model, Segment, group_by_tokens};
 use tensor::Result;
 use text::Sequence;
@@ -12,6 +16,31 @@ use text::Sequence;
 /// Ranges of consecutive sequences with at most `tokens` tokens in total, or with one longer sequence.
 pub fn groups<S: AsRef<[u32]>>(sequences: &[S], tokens: usize) -> Vec<Range<usize>> {
     group_by_tokens(sequences.iter().map(|sequence| sequence.as_ref().len()), tokens)
+}
+
+/// The batches of one part of a text.
+pub fn batches<S: AsRef<[u32]>>(sequences: &[S], part: Part) -> Vec<Range<usize>> {
+    let all = groups(sequences, BATCH_TOKENS);
+    let lengths: Vec<u64> = all.iter().map(|batch| tokens(&sequences[batch.clone()])).collect();
+    all[part.units(&lengths)].to_vec()
+}
+
+/// Runs of sequences of one part whose hidden states are kept together, at most `most` tokens or one batch. Runs consist of whole
+/// batches of the text.
+pub fn runs<S: AsRef<[u32]>>(sequences: &[S], part: Part, most: usize) -> Vec<Range<usize>> {
+    let batches = batches(sequences, part);
+    let lengths = batches.iter().map(|batch| tokens(&sequences[batch.clone()]) as usize);
+    let runs = group_by_tokens(lengths, most);
+    runs.into_iter().map(|run| batches[run.start].start..batches[run.end - 1].end).collect()
+}
+
+/// Tokens of one part of a text.
+pub fn part_tokens<S: AsRef<[u32]>>(sequences: &[S], part: Part) -> u64 {
+    batches(sequences, part).into_iter().map(|batch| tokens(&sequences[batch])).sum()
+}
+
+fn tokens<S: AsRef<[u32]>>(sequences: &[S]) -> u64 {
+    sequences.iter().map(|sequence| sequence.as_ref().len() as u64).sum()
 }
 
 /// Embeds sequences of token ids, BOS first, in batches of [`BATCH_TOKENS`].

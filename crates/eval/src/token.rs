@@ -5,11 +5,12 @@
 //! slice has a larger maximum, the sums so far are rescaled to it.
 
 use quant::Simd;
+use serde::{Deserialize, Serialize};
 
 use crate::exp_sums;
 
 /// The predictions of a scored token.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Token {
     /// Index of the sequence.
     pub document: usize,
@@ -20,7 +21,7 @@ pub struct Token {
 }
 
 /// The base's prediction of a token.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Against {
     /// `−ln p` of the token.
     pub nll: f64,
@@ -35,7 +36,7 @@ pub struct Against {
 }
 
 /// The most probable token of a prediction.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Guess {
     /// Its id.
     pub token: u32,

@@ -33,7 +33,7 @@ const TABLE: &str = "per_layer_token_embd";
 /// Bytes of the weights of a GGUF that are mapped, of `resident` ones without towers: all but the per-layer table, whose rows are
 /// read wherever it is.
 pub(super) fn mapped(artifact: &Artifact, resident: u64) -> u64 {
-    if artifact.offloaded.iter().any(|class| class.class == "per-layer") {
+    if artifact.offloaded.iter().any(|class| class.holds(TABLE)) {
         return resident;
     }
     let tables = artifact.tensors().filter(|tensor| tensor.role == TABLE);

@@ -106,7 +106,7 @@ pub(crate) fn requests(options: &RecipeOptions, destination: &Destination) -> Re
 /// An importance matrix with the SHA-256 of its file.
 fn importance(path: &Path) -> Result<GivenImportance> {
     let entries = Importance::read(path)?;
-    let keys = ImportanceKeys::new(&path.display().to_string(), &entries);
+    let keys = ImportanceKeys::new(path, &entries);
     let source = ImportanceSource { keys, file: Some(convert::file_entry(path)?) };
     Ok(GivenImportance { source, entries: Some(Arc::new(entries)) })
 }

@@ -106,7 +106,7 @@ impl AdapterEntry {
             ..FileEntry::default()
         };
         AdapterEntry {
-            folder: merged.adapter.folder.display().to_string(),
+            folder: base::with_slashes(&merged.adapter.folder),
             scale: merged.adapter.scale,
             tie: merged.adapter.tie,
             rule: merged.rule.to_owned(),

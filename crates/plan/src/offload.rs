@@ -45,6 +45,13 @@ pub struct Offloaded {
     pub bytes_per_token: u64,
 }
 
+impl Offloaded {
+    /// Whether the class has the tensors of a role.
+    pub fn holds(&self, role: &str) -> bool {
+        table().class.iter().any(|class| class.name == self.class && class.holds(role))
+    }
+}
+
 fn table() -> &'static Table {
     static TABLE: LazyLock<Table> = LazyLock::new(|| {
         toml::from_str(include_str!("../../../formats/offload.toml")).expect("formats/offload.toml is tested")

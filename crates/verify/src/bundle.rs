@@ -13,9 +13,10 @@ use rayon::prelude::*;
 use tensor::{Result, TensorSource};
 
 use crate::artifact::{Part as FilePart, name};
-use crate::errors::{GROUP, Part};
+use crate::errors::GROUP;
 use crate::manifest::describing;
 use crate::provenance::changed;
+use crate::row_errors::RowErrors;
 use crate::summary::{Measured, collect};
 use crate::sums::Sums;
 use crate::{Compared, Finding, Severity, Step, TensorError, Tensors};
@@ -125,19 +126,19 @@ impl Held<'_> {
             let count = step.min(rows - first);
             let x = quant::decode_rows(simd, base, index, first..first + count)?;
             let y = self.stored.values(first, count)?;
-            let mut part = Part::default();
+            let mut errors = RowErrors::default();
             let pairs = x.chunks_exact(cols as usize).zip(y.chunks_exact(cols as usize));
             for (row, (x, y)) in (first..).zip(pairs) {
                 let blocks: Vec<_> =
                     x.chunks(GROUP).zip(y.chunks(GROUP)).map(|(x, y)| Sums::of(x, y)).collect();
-                part.add_row(row, &blocks);
+                errors.add_row(row, &blocks);
             }
             progress(count * cols);
-            Ok((part, self.stored.differing(first, &x)?))
+            Ok((errors, self.stored.differing(first, &x)?))
         });
-        let (mut whole, mut differing) = (Part::default(), 0);
-        for (part, rows) in compared.collect::<Result<Vec<_>>>()? {
-            whole.add(part);
+        let (mut whole, mut differing) = (RowErrors::default(), 0);
+        for (errors, rows) in compared.collect::<Result<Vec<_>>>()? {
+            whole.add(errors);
             differing += rows;
         }
         let slot = &self.found.slot;

@@ -12,9 +12,10 @@ mod tests;
 
 use tensor::Result;
 
-use crate::errors::{Pair, Part};
+use crate::errors::Pair;
 use crate::expected::Expected;
 use crate::limits::Judge;
+use crate::row_errors::RowErrors;
 use crate::sums::Sums;
 use crate::{Finding, Severity, Step};
 
@@ -48,7 +49,7 @@ pub(crate) struct Case<'a> {
     /// All tensors.
     pairs: &'a [Pair<'a>],
     expected: &'a Expected,
-    part: &'a Part,
+    errors: &'a RowErrors,
     /// The sampled rows: their numbers, values of the base, values of the artifact.
     rows: Vec<u64>,
     x: Vec<Vec<f32>>,
@@ -56,18 +57,22 @@ pub(crate) struct Case<'a> {
 }
 
 /// Findings about wrong and unusually coarse tensors, in the order of the file.
-pub(crate) fn findings(pairs: &[Pair<'_>], errors: &[Part], expected: &Expected) -> Result<Vec<Finding>> {
+pub(crate) fn findings(
+    pairs: &[Pair<'_>],
+    errors: &[RowErrors],
+    expected: &Expected,
+) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut wrong = 0;
-    for (pair, part) in pairs.iter().zip(errors) {
-        findings.extend(not_finite(pair, part));
-        if is_wrong(pair, part) {
+    for (pair, of_pair) in pairs.iter().zip(errors) {
+        findings.extend(not_finite(pair, of_pair));
+        if is_wrong(pair, of_pair) {
             wrong += 1;
             if wrong <= DIAGNOSED {
-                findings.push(Case::new(pair, pairs, expected, part)?.finding()?);
+                findings.push(Case::new(pair, pairs, expected, of_pair)?.finding()?);
             }
         } else {
-            findings.extend(remarkable(pair, part));
+            findings.extend(remarkable(pair, of_pair));
         }
     }
     if wrong > DIAGNOSED {
@@ -83,21 +88,21 @@ pub(crate) fn findings(pairs: &[Pair<'_>], errors: &[Part], expected: &Expected)
 }
 
 /// Whether a tensor exceeds a limit.
-pub(crate) fn is_wrong(pair: &Pair<'_>, part: &Part) -> bool {
-    part.bad_rows > 0
+pub(crate) fn is_wrong(pair: &Pair<'_>, errors: &RowErrors) -> bool {
+    errors.bad_rows > 0
         || matches!(pair.judge(), Judge::Blocks(limits)
-            if !part.exact && (part.scale() - 1.0).abs() > limits.scale)
+            if !errors.exact && (errors.scale() - 1.0).abs() > limits.scale)
 }
 
 fn place(pair: &Pair<'_>) -> String {
     format!("tensor {}", pair.name())
 }
 
-fn not_finite(pair: &Pair<'_>, part: &Part) -> Option<Finding> {
-    let (row, column) = part.first_not_finite?;
+fn not_finite(pair: &Pair<'_>, errors: &RowErrors) -> Option<Finding> {
+    let (row, column) = errors.first_not_finite?;
     let problem = format!(
         "{} weights are NaN or infinite, the first in row {row}, column {column}: its scale is damaged",
-        part.not_finite
+        errors.not_finite
     );
     Some(Finding::new(Severity::Failure, Step::Tensors, place(pair), problem))
 }
@@ -106,9 +111,9 @@ fn not_finite(pair: &Pair<'_>, part: &Part) -> Option<Finding> {
 const FED: f64 = 2.0;
 
 /// A warning about a tensor that is correct, but unusually coarse.
-fn remarkable(pair: &Pair<'_>, part: &Part) -> Option<Finding> {
+fn remarkable(pair: &Pair<'_>, errors: &RowErrors) -> Option<Finding> {
     let Judge::Blocks(limits) = pair.judge() else { return None };
-    let relative = part.sums.relative();
+    let relative = errors.sums.relative();
     // error feedback increases the error of weights to reduce the error of outputs
     let most = if pair.tensor.rounding.feedback { FED * limits.tensor } else { limits.tensor };
     (relative > most).then(|| {
@@ -123,17 +128,17 @@ impl<'a> Case<'a> {
         pair: &'a Pair<'a>,
         pairs: &'a [Pair<'a>],
         expected: &'a Expected,
-        part: &'a Part,
+        errors: &'a RowErrors,
     ) -> Result<Case<'a>> {
         // without a bad row, the scale of the whole tensor is wrong: any rows will do
-        let rows: Vec<u64> = if part.some_bad.is_empty() {
+        let rows: Vec<u64> = if errors.some_bad.is_empty() {
             let step = (pair.rows() / SAMPLE as u64).max(1);
             (0..pair.rows()).step_by(step as usize).take(SAMPLE).collect()
         } else {
-            let some = &part.some_bad;
+            let some = &errors.some_bad;
             let count = some.len().min(SAMPLE);
             let mut rows: Vec<u64> = (0..count).map(|i| some[i * some.len() / count]).collect();
-            rows.push(part.last_bad);
+            rows.push(errors.last_bad);
             rows.dedup();
             rows
         };
@@ -147,7 +152,7 @@ impl<'a> Case<'a> {
             x.push(of_base);
             y.push(of_artifact);
         }
-        Ok(Case { pair, pairs, expected, part, rows, x, y })
+        Ok(Case { pair, pairs, expected, errors, rows, x, y })
     }
 
     fn finding(&self) -> Result<Finding> {
@@ -162,14 +167,14 @@ impl<'a> Case<'a> {
         // K/V that no layer reads are harmless
         let severity = if self.pair.tensor.unused { Severity::Warning } else { Severity::Failure };
         let finding = Finding::new(severity, Step::Tensors, place(self.pair), problem);
-        Ok(match self.part.first_bad {
+        Ok(match self.errors.first_bad {
             Some((row, column)) => {
                 let at = self.rows.iter().position(|&r| r == row).unwrap_or(0);
                 let (row, column) = (self.rows[at], self.first_difference(at, column));
                 let value = |value: f32| format!("{value} in row {row}, column {column}");
                 finding.expected(value(self.x[at][column]), self.y[at][column])
             }
-            None => finding.expected("a scale of 1", format!("{:.4}", self.part.scale())),
+            None => finding.expected("a scale of 1", format!("{:.4}", self.errors.scale())),
         })
     }
 
@@ -181,7 +186,7 @@ impl<'a> Case<'a> {
     }
 
     fn unexplained(&self) -> String {
-        let (bad, rows) = (self.part.bad_rows, self.pair.rows());
+        let (bad, rows) = (self.errors.bad_rows, self.pair.rows());
         if rows == 1 {
             return "it holds other values than the base".to_owned();
         }
@@ -210,7 +215,7 @@ impl<'a> Case<'a> {
 
     /// Whether about `rows` rows are wrong; a few may match by chance.
     fn about(&self, rows: u64) -> bool {
-        let bad = self.part.bad_rows;
+        let bad = self.errors.bad_rows;
         bad <= rows && 10 * bad >= 9 * rows
     }
 

@@ -3,6 +3,9 @@
 //!
 //! `limits.rs` decides which errors are wrong values, `diagnose.rs` finds the cause.
 
+use std::ops::Range;
+
+use base::{Part, Sha256};
 use checkpoint::{Checkpoint, StoredEncoding};
 use gemma::towers::is_bound;
 use quant::Simd;
@@ -15,9 +18,10 @@ use crate::integers::integers;
 use crate::limits::Judge;
 use crate::outliers::{self, Group, Row};
 use crate::reencode::{self, Bytes, Kept, Reencode, Trust, Verdict};
+use crate::row_errors::RowErrors;
 use crate::structure::comparable;
 use crate::sums::Sums;
-use crate::{Finding, Tensors, WorstBlock, diagnose, summary};
+use crate::{Finding, Tensors, diagnose, summary};
 
 /// Bytes of decoded weights per worker and side (at least a row).
 const BLOCK: u64 = 1 << 20;
@@ -25,10 +29,8 @@ const BLOCK: u64 = 1 << 20;
 pub(crate) const GROUP: usize = 32;
 /// The most weights of the tensors compared in one batch. Figures of each row are kept for the duration of a batch.
 const BATCH: u64 = 1 << 27;
-/// The most bad rows recorded per block of rows.
-const REMEMBERED: usize = 4;
 
-/// Compares all tensors that both have. `progress` gets numbers of weights; see [`weights`].
+/// Compares all tensors that both have. `progress` gets numbers of weights.
 ///
 /// # Errors
 /// `Io`; `Malformed` if the base has values that are not finite.
@@ -40,79 +42,138 @@ pub fn tensor_errors<'a>(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Tensors, Vec<Finding>)> {
     let artifact = artifact.into();
-    let folder = match artifact {
-        Artifact::Folder(folder) => Some(folder),
-        Artifact::Gguf(_) => None,
-    };
-    compare((artifact.source(), folder), &artifact.stored(), base, expected, simd, progress)
+    let stored = artifact.stored();
+    let comparison = TensorComparison::new(artifact, &stored, base, expected, simd);
+    comparison.judge(comparison.measure(Part::default(), progress)?)
 }
 
-/// [`tensor_errors`] of any source; `folder` is the source's folder, if it is one. `stored` has an item for each
-/// tensor.
-pub(crate) fn compare(
-    (artifact, folder): (&dyn TensorSource, Option<&Checkpoint>),
-    stored: &[Stored],
-    base: &dyn TensorSource,
-    expected: &Expected,
-    simd: Simd,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<(Tensors, Vec<Finding>)> {
-    let code = |index| folder.and_then(|folder| Some((folder, folder.encoding(index)?)));
-    let pairs: Vec<Pair<'_>> = comparable(artifact.tensors(), expected)
-        .into_iter()
-        .map(|(index, tensor)| {
-            let (stored, code) = (&stored[index], code(index));
-            let (quantised, rounded) = (expected.quantised, expected.lenient);
-            Pair { artifact, base, index, stored, code, tensor, quantised, rounded, simd }
-        })
-        .collect();
-    let reencode: Vec<Option<Reencode<'_>>> = pairs.iter().map(|pair| Reencode::of(pair, expected)).collect();
-    let mut errors = Vec::with_capacity(pairs.len());
-    while errors.len() < pairs.len() {
-        let first = errors.len();
-        let mut weights = 0;
-        let fits = |pair: &&Pair<'_>| {
-            weights += pair.tensor.desc.elements();
-            weights <= BATCH
+/// The comparison of an artifact's weights with the expected ones: errors are measured tensor by tensor, and judged together.
+pub struct TensorComparison<'a> {
+    artifact: &'a dyn TensorSource,
+    base: &'a dyn TensorSource,
+    expected: &'a Expected,
+    pairs: Vec<Pair<'a>>,
+    reencode: Vec<Option<Reencode<'a>>>,
+}
+
+impl<'a> TensorComparison<'a> {
+    /// The tensors that both have. `stored` are [`Artifact::stored`] of the artifact.
+    pub fn new(
+        artifact: Artifact<'a>,
+        stored: &'a [Stored],
+        base: &'a dyn TensorSource,
+        expected: &'a Expected,
+        simd: Simd,
+    ) -> TensorComparison<'a> {
+        let folder = match artifact {
+            Artifact::Folder(folder) => Some(folder),
+            Artifact::Gguf(_) => None,
         };
-        let count = pairs[first..].iter().take_while(fits).count().max(1);
-        let parts: Vec<(usize, u64, u64)> = (first..first + count)
-            .flat_map(|number| pairs[number].parts().map(move |(first, rows)| (number, first, rows)))
-            .collect();
-        let compared = parts.into_par_iter().map_init(Buffers::default, |buffers, (number, first, rows)| {
-            let part = pairs[number].compare(first, rows, reencode[number].as_ref(), buffers)?;
-            progress(rows * pairs[number].cols() as u64);
-            Ok((number, part))
-        });
-        errors.resize(first + count, Part::default());
-        for (number, part) in compared.collect::<Result<Vec<_>>>()? {
-            errors[number].add(part);
-        }
-        errors[first..].iter_mut().for_each(Part::settle);
+        TensorComparison::of((artifact.source(), folder), stored, base, expected, simd)
     }
-    let bytes: Vec<Bytes> = errors.iter_mut().map(|part| std::mem::take(&mut part.bytes)).collect();
-    let verdicts = reencode::verdicts(&pairs, &reencode, &bytes, expected.lenient);
-    for (part, verdict) in errors.iter_mut().zip(&verdicts) {
-        match verdict {
-            Verdict::Exact => part.exact = true,
-            Verdict::Fault => {}
-            Verdict::Otherwise => part.count_outliers(),
-        }
-    }
-    let mut findings = diagnose::findings(&pairs, &errors, expected)?;
-    let told =
-        |number: usize| errors[number].not_finite > 0 || diagnose::is_wrong(&pairs[number], &errors[number]);
-    findings.extend(reencode::findings(&pairs, &reencode, &bytes, &verdicts, told));
-    findings.extend(integers(artifact, base, expected)?);
-    Ok((summary::tensors(&pairs, &errors, &bytes, &verdicts), findings))
-}
 
-/// The number of weights that [`tensor_errors`] compares.
-pub fn weights<'a>(artifact: impl Into<Artifact<'a>>, expected: &Expected) -> u64 {
-    comparable(artifact.into().source().tensors(), expected)
-        .iter()
-        .map(|(_, tensor)| tensor.desc.elements())
-        .sum()
+    /// [`new`](Self::new) of any source; `folder` is the source's folder, if it is one. `stored` has an item for each tensor.
+    pub(crate) fn of(
+        (artifact, folder): (&'a dyn TensorSource, Option<&'a Checkpoint>),
+        stored: &'a [Stored],
+        base: &'a dyn TensorSource,
+        expected: &'a Expected,
+        simd: Simd,
+    ) -> TensorComparison<'a> {
+        let code = |index| folder.and_then(|folder| Some((folder, folder.encoding(index)?)));
+        let pairs: Vec<Pair<'_>> = comparable(artifact.tensors(), expected)
+            .into_iter()
+            .map(|(index, tensor)| {
+                let (stored, code) = (&stored[index], code(index));
+                let (quantised, rounded) = (expected.quantised, expected.lenient);
+                Pair { artifact, base, index, stored, code, tensor, quantised, rounded, simd }
+            })
+            .collect();
+        let reencode = pairs.iter().map(|pair| Reencode::of(pair, expected)).collect();
+        TensorComparison { artifact, base, expected, pairs, reencode }
+    }
+
+    /// The tensors of a part: whole ones, because the rows of a tensor are judged together.
+    fn tensors_of(&self, part: Part) -> Range<usize> {
+        part.units(&self.pairs.iter().map(|pair| pair.tensor.desc.elements()).collect::<Vec<_>>())
+    }
+
+    /// A digest of the tensors and of how each is quantized again. Errors that were measured with another digest do not belong together.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for (pair, reencode) in self.pairs.iter().zip(&self.reencode) {
+            let ways = reencode.as_ref().map(Reencode::description);
+            hash.update(format!("{} {} {:?} {ways:?}\n", pair.name(), pair.dtype(), pair.tensor.rounding));
+        }
+        base::hex(&hash.finish())
+    }
+
+    /// The number of weights in a part.
+    pub fn weights(&self, part: Part) -> u64 {
+        self.pairs[self.tensors_of(part)].iter().map(|pair| pair.tensor.desc.elements()).sum()
+    }
+
+    /// Measures the errors of the tensors of a part. `progress` gets numbers of weights; see [`weights`](Self::weights).
+    ///
+    /// # Errors
+    /// `Io`; `Malformed` if the base has values that are not finite.
+    pub fn measure(&self, part: Part, progress: &(dyn Fn(u64) + Sync)) -> Result<Vec<RowErrors>> {
+        let tensors = self.tensors_of(part);
+        let (pairs, reencode) = (&self.pairs[tensors.clone()], &self.reencode[tensors]);
+        let mut errors = Vec::with_capacity(pairs.len());
+        while errors.len() < pairs.len() {
+            let first = errors.len();
+            let mut weights = 0;
+            let fits = |pair: &&Pair<'_>| {
+                weights += pair.tensor.desc.elements();
+                weights <= BATCH
+            };
+            let count = pairs[first..].iter().take_while(fits).count().max(1);
+            let blocks: Vec<(usize, u64, u64)> = (first..first + count)
+                .flat_map(|number| pairs[number].blocks().map(move |(first, rows)| (number, first, rows)))
+                .collect();
+            let compared =
+                blocks.into_par_iter().map_init(Buffers::default, |buffers, (number, first, rows)| {
+                    let of_block = pairs[number].compare(first, rows, reencode[number].as_ref(), buffers)?;
+                    progress(rows * pairs[number].cols() as u64);
+                    Ok((number, of_block))
+                });
+            errors.resize(first + count, RowErrors::default());
+            for (number, of_block) in compared.collect::<Result<Vec<_>>>()? {
+                errors[number].add(of_block);
+            }
+            errors[first..].iter_mut().for_each(RowErrors::settle);
+        }
+        Ok(errors)
+    }
+
+    /// The figures of the weights, and the findings. `errors` are those of all tensors: of all parts, in order.
+    ///
+    /// # Errors
+    /// `Malformed` for the errors of fewer or more tensors; `Io`.
+    pub fn judge(&self, mut errors: Vec<RowErrors>) -> Result<(Tensors, Vec<Finding>)> {
+        let TensorComparison { artifact, base, expected, pairs, reencode } = self;
+        if errors.len() != pairs.len() {
+            return Err(Error::malformed("parts", "the errors of other tensors than those of the artifact")
+                .expected(format!("{} tensors", pairs.len()), errors.len()));
+        }
+        let bytes: Vec<Bytes> = errors.iter_mut().map(|errors| std::mem::take(&mut errors.bytes)).collect();
+        let verdicts = reencode::verdicts(pairs, reencode, &bytes, expected.lenient);
+        for (errors, verdict) in errors.iter_mut().zip(&verdicts) {
+            match verdict {
+                Verdict::Exact => errors.exact = true,
+                Verdict::Fault => {}
+                Verdict::Otherwise => errors.count_outliers(),
+            }
+        }
+        let mut findings = diagnose::findings(pairs, &errors, expected)?;
+        let told = |number: usize| {
+            errors[number].not_finite > 0 || diagnose::is_wrong(&pairs[number], &errors[number])
+        };
+        findings.extend(reencode::findings(pairs, reencode, &bytes, &verdicts, told));
+        findings.extend(integers(*artifact, *base, expected)?);
+        Ok((summary::tensors(pairs, &errors, &bytes, &verdicts), findings))
+    }
 }
 
 /// A tensor of the artifact with the expected one.
@@ -202,8 +263,8 @@ impl Pair<'_> {
         }
     }
 
-    /// First rows and row counts. No part spans two slices.
-    fn parts(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+    /// First rows and row counts of blocks of rows. No block spans two slices.
+    fn blocks(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
         let slice = self.slice_rows().max(1);
         let step = (BLOCK / (4 * self.cols().max(1)) as u64).clamp(1, slice);
         let rows = self.rows();
@@ -242,7 +303,7 @@ impl Pair<'_> {
         rows: u64,
         reencode: Option<&Reencode<'_>>,
         buffers: &mut Buffers,
-    ) -> Result<Part> {
+    ) -> Result<RowErrors> {
         let Buffers { bytes, x, y, blocks, reencode: kept } = buffers;
         let (cols, count) = (self.cols(), rows as usize * self.cols());
         for values in [&mut *x, &mut *y] {
@@ -254,9 +315,9 @@ impl Pair<'_> {
         if self.tensor.role == SOFTPLUS {
             take_neighbours(x, y);
         }
-        let mut part = Part::default();
+        let mut errors = RowErrors::default();
         if let Some(reencode) = reencode.filter(|_| self.is_encodable(x)) {
-            part.bytes = reencode.compare(self, first, (&*x, &*y), kept)?;
+            errors.bytes = reencode.compare(self, first, (&*x, &*y), kept)?;
         }
         if self.tensor.role == plan::OTHER || is_bound(self.tensor.role) {
             drop_equal(x, y);
@@ -269,19 +330,19 @@ impl Pair<'_> {
             )
             .expected("finite weights", format!("{} in {place}", x[at])));
         }
-        part.drop_not_finite(first, cols, x, y);
+        errors.drop_not_finite(first, cols, x, y);
         let judge = self.judge();
         let mut groups = Vec::new();
         for (row, (x, y)) in (first..).zip(x.chunks_exact(cols).zip(y.chunks_exact(cols))) {
             blocks.clear();
             blocks.extend(x.chunks(GROUP).zip(y.chunks(GROUP)).map(|(x, y)| Sums::of(x, y)));
-            let total = part.add_row(row, blocks);
+            let total = errors.add_row(row, blocks);
             // only rows whose bytes are not known to be right; adjusted weights may differ
             if let Judge::Blocks(limits) = &judge
-                && (part.bytes.differing > 0 || reencode.is_none())
+                && (errors.bytes.differing > 0 || reencode.is_none())
                 && !self.tensor.fitted
             {
-                part.rows.push(Row::of(row, blocks, limits.beneath(cols)));
+                errors.rows.push(Row::of(row, blocks, limits.beneath(cols)));
                 // error feedback moves errors between blocks; importance weights alone do not
                 let by_block = reencode.is_some_and(|reencode| reencode.trust == Trust::Importance);
                 let unit = if by_block { limits.block_len() } else { cols };
@@ -301,15 +362,15 @@ impl Pair<'_> {
                     x.iter().zip(y).position(beyond)
                 }
                 // every block is one that the checkpoint gives
-                Judge::Blocks(_) if part.bytes.blocks > 0 && part.bytes.differing == 0 => None,
+                Judge::Blocks(_) if errors.bytes.blocks > 0 && errors.bytes.differing == 0 => None,
                 Judge::Blocks(limits) => limits.first_wrong(blocks, cols, total),
             };
             if let Some(column) = bad {
-                part.bad_row(row, column);
+                errors.bad_row(row, column);
             }
         }
-        part.groups = outliers::groups_far_off(&groups);
-        Ok(part)
+        errors.groups = outliers::groups_far_off(&groups);
+        Ok(errors)
     }
 }
 
@@ -333,120 +394,4 @@ pub(crate) fn read(
     source.read_rows(index, first, &mut bytes[..len])?;
     quant::decode(simd, desc.dtype, &bytes[..len], out);
     Ok(())
-}
-
-/// Result for some rows of a tensor.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Part {
-    pub(crate) sums: Sums,
-    pub(crate) worst: WorstBlock,
-    /// Σxy and Σx² of the groups that are not all zeros in the artifact, as an importance of zero makes them.
-    pub(crate) shown: (f64, f64),
-    /// Number of values of the artifact that are not finite, and the first (row, column). The sums exclude them.
-    pub(crate) not_finite: u64,
-    pub(crate) first_not_finite: Option<(u64, usize)>,
-    /// Number of rows with wrong values, and the first wrong place (row, column).
-    pub(crate) bad_rows: u64,
-    pub(crate) first_bad: Option<(u64, usize)>,
-    /// Some of the bad rows, in order.
-    pub(crate) some_bad: Vec<u64>,
-    pub(crate) last_bad: u64,
-    /// All blocks are those that the checkpoint gives, so no limit applies.
-    pub(crate) exact: bool,
-    /// Comparison of the bytes with those that the checkpoint gives.
-    pub(crate) bytes: Bytes,
-    /// Scales of rows whose bytes are not known to be right.
-    pub(crate) rows: Vec<Row>,
-    /// Numbers of the outlier rows.
-    outliers: Vec<u64>,
-    /// Outlier groups among those of one block of rows.
-    groups: Vec<Group>,
-}
-
-impl Part {
-    /// Finds the outlier rows, once all rows are added.
-    fn settle(&mut self) {
-        self.outliers = outliers::outliers(&std::mem::take(&mut self.rows));
-    }
-
-    /// Counts outlier rows and groups as wrong rows.
-    fn count_outliers(&mut self) {
-        let rows = std::mem::take(&mut self.outliers).into_iter().map(|row| (row, 0));
-        let groups = std::mem::take(&mut self.groups).into_iter().map(|group| (group.row, group.column));
-        let mut found: Vec<(u64, usize)> = groups.chain(rows).collect();
-        found.sort_unstable();
-        found.dedup_by_key(|(row, _)| *row);
-        for (row, column) in found {
-            if self.bad_rows == 0 || self.last_bad < row {
-                self.bad_row(row, column);
-            } else if !self.some_bad.contains(&row) {
-                self.bad_rows += 1;
-            }
-        }
-    }
-
-    pub(crate) fn add(&mut self, other: Part) {
-        self.sums = self.sums.plus(other.sums);
-        self.shown = (self.shown.0 + other.shown.0, self.shown.1 + other.shown.1);
-        if other.worst.relative > self.worst.relative {
-            self.worst = other.worst;
-        }
-        self.not_finite += other.not_finite;
-        self.first_not_finite = self.first_not_finite.or(other.first_not_finite);
-        if other.bad_rows > 0 {
-            self.last_bad = other.last_bad;
-        }
-        self.bad_rows += other.bad_rows;
-        self.first_bad = self.first_bad.or(other.first_bad);
-        self.some_bad.extend(other.some_bad);
-        self.bytes.add(&other.bytes);
-        self.rows.extend(other.rows);
-        self.groups.extend(other.groups);
-    }
-
-    /// Counts values that are not finite and zeroes them on both sides.
-    fn drop_not_finite(&mut self, first: u64, cols: usize, x: &mut [f32], y: &mut [f32]) {
-        if quant::first_beyond(y, f32::MAX).is_none() {
-            return;
-        }
-        for (at, (x, y)) in x.iter_mut().zip(y).enumerate().filter(|(_, (_, y))| !y.is_finite()) {
-            (*x, *y) = (0.0, 0.0);
-            self.not_finite += 1;
-            self.first_not_finite.get_or_insert((first + (at / cols) as u64, at % cols));
-        }
-    }
-
-    /// The least-squares factor from the base to the artifact; 0 for an artifact of zeros.
-    pub(crate) fn scale(&self) -> f64 {
-        match self.shown {
-            (xy, xx) if xx > 0.0 => xy / xx,
-            _ if self.sums.xx > 0.0 => 0.0,
-            _ => 1.0,
-        }
-    }
-
-    pub(crate) fn add_row(&mut self, row: u64, blocks: &[Sums]) -> Sums {
-        let mut total = Sums::default();
-        for (number, block) in blocks.iter().enumerate() {
-            total = total.plus(*block);
-            if block.yy > 0.0 {
-                self.shown = (self.shown.0 + block.xy, self.shown.1 + block.xx);
-            }
-            if block.xx > 0.0 && block.relative() > self.worst.relative {
-                let column = (number * GROUP) as u64;
-                self.worst = WorstBlock { row, column, relative: block.relative() };
-            }
-        }
-        self.sums = self.sums.plus(total);
-        total
-    }
-
-    fn bad_row(&mut self, row: u64, column: usize) {
-        self.bad_rows += 1;
-        self.first_bad.get_or_insert((row, column));
-        self.last_bad = row;
-        if self.some_bad.len() < REMEMBERED {
-            self.some_bad.push(row);
-        }
-    }
 }

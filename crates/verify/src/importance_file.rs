@@ -25,7 +25,7 @@ impl Provenance {
         if let Some(path) = given {
             let entries = Importance::read(path)?;
             if self.importance.is_none() {
-                self.importance = Some(ImportanceKeys::new(&path.display().to_string(), &entries));
+                self.importance = Some(ImportanceKeys::new(path, &entries));
             }
             self.entries = Some(Arc::new(entries));
             return Ok(());
@@ -55,6 +55,6 @@ fn read(path: &Path, keys: &ImportanceKeys, recorded: Option<&FileEntry>) -> Opt
         return None;
     }
     let entries = Importance::read(path).ok()?;
-    let is = ImportanceKeys::new(&keys.file, &entries);
+    let is = ImportanceKeys::new(Path::new(&keys.file), &entries);
     (is.entries == keys.entries && is.chunks == keys.chunks).then_some(entries)
 }

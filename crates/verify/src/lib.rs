@@ -23,7 +23,7 @@
 //! | `unread.rs` | parts that llama.cpp does not read: padding, trailing bytes, keys of later parts |
 //! | `folder.rs`, `obeyed.rs` | other contents of a folder of safetensors; the files that readers obey |
 //! | `alone.rs`, `alone_weights.rs` | checks without a checkpoint |
-//! | `errors.rs`, `sums.rs`, `limits.rs`, `summary.rs` | error of each weight; limits by type; figures by role |
+//! | `errors.rs`, `row_errors.rs`, `sums.rs`, `limits.rs`, `summary.rs` | error of each weight; limits by type; figures by role |
 //! | `reencode.rs`, `reencode/`, `outliers.rs` | comparison of bytes with a second quantization; outlier rows |
 //! | `features.rs` | soft tokens of images and sounds in both |
 //! | `integers.rs` | tensors of integers |
@@ -59,6 +59,7 @@ mod pair;
 mod provenance;
 mod reencode;
 mod report;
+mod row_errors;
 mod set_report;
 mod structure;
 mod summary;
@@ -72,7 +73,7 @@ pub use alone_weights::{weights_alone, weights_of};
 pub use artifact::{Artifact, Stored, is_mmproj};
 pub use bundle::{bundle_file, bundle_weights, of_bundle};
 pub use contents::contents;
-pub use errors::{tensor_errors, weights};
+pub use errors::{TensorComparison, tensor_errors};
 pub use expected::{Expected, ExpectedTensor, Rounding, Values};
 pub use features::{FeatureErrors, StageError, StageErrors};
 pub use folder::Folder;
@@ -80,6 +81,7 @@ pub use form::form;
 pub use pair::differing_weights;
 pub use provenance::Provenance;
 pub use report::*;
+pub use row_errors::RowErrors;
 pub use set_report::{SetReport, Unverified};
 pub use structure::structure;
 pub use usual::usual_error;

@@ -2,6 +2,8 @@
 //! be compared, the limits of a type must allow for the worst correct file; the rows of the same tensor give a tighter
 //! measure, by which a scaled or exchanged row stands out.
 
+use serde::{Deserialize, Serialize};
+
 use crate::errors::GROUP;
 use crate::sums::Sums;
 
@@ -73,7 +75,7 @@ pub(crate) fn outliers(rows: &[Row]) -> Vec<u64> {
 
 /// The error of a group of weights, relative to the largest weight of its block, which determines the quantization
 /// step. Error feedback moves errors between blocks, so that errors are relative to the largest weight of the row.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Group {
     pub(crate) row: u64,
     pub(crate) column: usize,

@@ -10,6 +10,7 @@ mod verdict;
 
 use checkpoint::{Checkpoint, StoredEncoding};
 use convert::{Buffers, Encoding, Scales, Steps};
+use serde::{Deserialize, Serialize};
 use tensor::{DType, Result, TensorDesc};
 
 use crate::errors::{GROUP, Pair};
@@ -47,7 +48,7 @@ pub(crate) struct Reencode<'a> {
 }
 
 /// Result of the comparison of some blocks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Bytes {
     pub(crate) blocks: u64,
     /// Blocks that differ from the checkpoint's in every way.
@@ -64,7 +65,7 @@ pub(crate) struct Bytes {
 }
 
 /// The first block that differs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Mismatch {
     pub(crate) row: u64,
     /// Index of the block in its row.
@@ -158,6 +159,11 @@ impl<'a> Reencode<'a> {
         let ways: Vec<_> = steps.into_iter().filter_map(|steps| Encoding::new(&desc, steps)).collect();
         let scale = pair.stored.scale;
         (!ways.is_empty()).then_some(Reencode { ways, trust, dtype, cols: pair.cols(), coded, scale })
+    }
+
+    /// How the tensor is quantized again: for comparison with another process.
+    pub(crate) fn description(&self) -> String {
+        format!("{:?}, {} ways", self.trust, self.ways.len())
     }
 
     /// Weights per compared block: a block of the type, or 32 for types without blocks.

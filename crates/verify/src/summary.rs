@@ -1,7 +1,8 @@
 //! Error figures of the report: by tensor and by role.
 
-use crate::errors::{Pair, Part};
+use crate::errors::Pair;
 use crate::reencode::{Bytes, Verdict};
+use crate::row_errors::RowErrors;
 use crate::sums::Sums;
 use crate::{RoleError, TensorError, Tensors};
 
@@ -15,9 +16,14 @@ pub(crate) struct Measured {
 }
 
 /// Figures of all tensors, in the order of the file.
-pub(crate) fn tensors(pairs: &[Pair<'_>], errors: &[Part], bytes: &[Bytes], verdicts: &[Verdict]) -> Tensors {
+pub(crate) fn tensors(
+    pairs: &[Pair<'_>],
+    errors: &[RowErrors],
+    bytes: &[Bytes],
+    verdicts: &[Verdict],
+) -> Tensors {
     let all = pairs.iter().zip(errors).zip(bytes).zip(verdicts);
-    collect(all.map(|(((pair, part), bytes_of_it), verdict)| {
+    collect(all.map(|(((pair, errors), bytes_of_it), verdict)| {
         let desc = &pair.stored.desc;
         let (base, weights) = (pair.base_dtype(), desc.elements());
         let error = TensorError {
@@ -27,14 +33,14 @@ pub(crate) fn tensors(pairs: &[Pair<'_>], errors: &[Part], bytes: &[Bytes], verd
             dtype: desc.dtype.name().to_owned(),
             bytes: pair.stored.bytes,
             weights,
-            worst_block: part.worst.clone(),
+            worst_block: errors.worst.clone(),
             compared: verdict.compared(),
             blocks: bytes_of_it.blocks,
             differing: bytes_of_it.differing,
             ..TensorError::default()
         };
         let base_bytes = weights / base.block_len() as u64 * base.block_bytes() as u64;
-        Measured { error, sums: part.sums, base_bytes }
+        Measured { error, sums: errors.sums, base_bytes }
     }))
 }
 

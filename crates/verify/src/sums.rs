@@ -1,7 +1,9 @@
 //! Sums over two lists of values: their relative difference, and the angle between them.
 
+use serde::{Deserialize, Serialize};
+
 /// Sums over values `x` of the base and `y` of the artifact.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Sums {
     pub(crate) xx: f64,
     pub(crate) yy: f64,

@@ -88,7 +88,7 @@ impl Checkpoint {
     fn attach(&mut self, folder: AdapterFolder, adapter: &Adapter) -> Result<bool> {
         let AdapterFolder { dir, mut shard, parts, tied, is_old, dropped, .. } = folder;
         let place = dir.display().to_string();
-        shard.name = format!("{}/{}", dir.display(), shard.name);
+        shard.name = format!("{}/{}", base::with_slashes(&dir), shard.name);
         shard.is_adapter = true;
         self.shards.push(shard);
         let number = self.shards.len() - 1;

@@ -412,6 +412,14 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE")]
     pub(crate) save_logits: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) part: PartArgs,
+    /// Folder for what a part measures
+    #[arg(short, long, value_name = "FOLDER", requires = "part")]
+    pub(crate) out: Option<PathBuf>,
+    /// Make the report from what the parts have measured, in their folders
+    #[arg(long, value_name = "FOLDER", conflicts_with = "part")]
+    pub(crate) join: Vec<PathBuf>,
+    #[command(flatten)]
     pub(crate) reports: ReportFiles,
     #[command(flatten)]
     pub(crate) arithmetic: Arithmetic,

@@ -40,7 +40,7 @@ fn relative(arg: &str, folder: &Path) -> String {
     }
     match path.strip_prefix(folder) {
         Ok(below) if below.as_os_str().is_empty() => ".".to_owned(),
-        Ok(below) => below.display().to_string(),
+        Ok(below) => base::with_slashes(below),
         Err(_) => path.file_name().map_or_else(|| arg.to_owned(), |name| name.to_string_lossy().into_owned()),
     }
 }

@@ -66,12 +66,9 @@ pub(super) fn verify(
         if let Some(section) = other_vocabulary(&bundle, &file, checkpoint.dir()).map_err(within)? {
             report.findings.push(Finding::new(Severity::Failure, Step::Structure, section, OTHER_VOCABULARY));
         }
-        let found = match recognised((&bundle, &file), &spec.config, &spec.inventory, checkpoint) {
-            Ok(None) => litert::map(&bundle, &file, &**checkpoint, &wanted(&spec.inventory)),
-            Ok(Some(by_name)) => Ok(by_name),
-            Err(error) => Err(error),
-        };
-        match found {
+        let by_name = recognised((&bundle, &file), &spec.config, &spec.inventory, checkpoint);
+        let by_value = || litert::map(&bundle, &file, &**checkpoint, &wanted(&spec.inventory));
+        match by_name.and_then(|by_name| by_name.map_or_else(by_value, Ok)) {
             Ok(found) => mapped = Some(found),
             Err(error) => report.findings.push((&error).into()),
         }

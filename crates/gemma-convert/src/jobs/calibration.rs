@@ -148,7 +148,7 @@ impl Calibrate {
         part: Part,
         progress: &dyn Progress,
     ) -> Result<(ImportanceSums, TextSource)> {
-        let steps = calibrate::part_tokens(sequences, part) * model.config().layers() as u64;
+        let steps = eval::stream::part_tokens(sequences, part) * model.config().layers() as u64;
         let task = progress.begin("calibrating", steps, Unit::Steps);
         let text = CalibrationTokens {
             sequences,

@@ -55,7 +55,8 @@ impl CalibrationTargets {
 
     /// The groups of layers of a part.
     pub(crate) fn groups(&self, part: Part) -> &[LayerGroup] {
-        &self.groups[TensorGroup::of_part(&self.tensor_groups(), part)]
+        let costs: Vec<u64> = self.groups.iter().map(|group| group.picoseconds).collect();
+        &self.groups[part.units(&costs)]
     }
 
     /// The layers that the store has of some groups. A quantized head is one more layer.

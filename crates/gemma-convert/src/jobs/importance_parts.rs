@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tensor::Result;
 
 use super::calibration::Calibrated;
-use super::text_parts;
+use super::text_parts::{self, PartFile};
 use crate::requests::refuse_existing;
 
 /// The kind of job.
@@ -48,9 +48,8 @@ impl TextSource {
 #[derive(Serialize, Deserialize)]
 struct PartSums {
     text: TextSource,
-    /// Size of the file of sums.
-    bytes: u64,
-    sha256: String,
+    #[serde(flatten)]
+    sums: PartFile,
 }
 
 /// Writes the sums of a part and its record. Returns the path of the record.
@@ -59,8 +58,7 @@ struct PartSums {
 /// `Target`.
 pub(crate) fn record(folder: &PartFolder, sums: &ImportanceSums, text: TextSource) -> Result<PathBuf> {
     let path = folder.write(SUMS, true, |file| sums.write(file))?;
-    let (bytes, sha256) = base::sha256_file(&path, &|_| ())?;
-    folder.record(&PartSums { text, bytes, sha256 }, true)
+    folder.record(&PartSums { text, sums: PartFile::of(&path)? }, true)
 }
 
 /// Makes the importance matrix from all of its parts. Returns its path.
@@ -78,14 +76,12 @@ pub(crate) fn join(
     let output = OutputFile::sequential(&out)?;
     let records = parts.parts.iter().map(|part| part.content().map(|record| (part, record)));
     let records = records.collect::<Result<Vec<(_, PartSums)>>>()?;
-    let task = progress.begin("joining", records.iter().map(|(_, record)| record.bytes).sum(), Unit::Bytes);
+    let task =
+        progress.begin("joining", records.iter().map(|(_, record)| record.sums.bytes).sum(), Unit::Bytes);
     let text = records[0].1.text.clone();
     let mut sums = ImportanceSums::default();
     for (part, record) in records {
-        let path = part.file(SUMS);
-        if base::sha256_file(&path, &|bytes| task.advance(bytes))? != (record.bytes, record.sha256) {
-            return Err(part.damaged(format!("{} has changed", base::file_name(&path))));
-        }
+        let path = record.sums.unchanged(part, SUMS, &|bytes| task.advance(bytes))?;
         let of_part = ImportanceSums::read(&path)?;
         sums.add(of_part).map_err(|e| e.within(format!("part {}", part.part)))?;
     }

@@ -10,6 +10,7 @@ use tensor::{Error, Result};
 use super::calibration::Calibrated;
 use super::importance_parts::{self, IMPORTANCE};
 use super::sensitivity_measurement::{self, SENSITIVITY};
+use super::verification_parts::VERIFICATION;
 
 /// Makes the outputs of a conversion, an importance matrix or sensitivities from parts.
 ///
@@ -97,6 +98,13 @@ impl Join {
             SENSITIVITY => {
                 let (file, found) = sensitivity_measurement::join(&parts, folder, self.force)?;
                 JoinedOutputs::Sensitivity(file, found)
+            }
+            VERIFICATION => {
+                return Err(Error::unsupported(
+                    "parts",
+                    "they are of a verification, whose report `verify` makes",
+                )
+                .help("Run the command of the parts with ‹join›, in place of ‹part› and ‹out›."));
             }
             other => {
                 return Err(Error::unsupported("parts", "they are of an unknown kind of job")

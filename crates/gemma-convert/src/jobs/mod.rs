@@ -34,6 +34,7 @@ mod set_verification;
 mod text_parts;
 mod thresholds;
 mod verification;
+mod verification_parts;
 mod verification_steps;
 
 pub use adapter_conversion::{AdapterConvert, AdapterConverted, ConvertedPair, DroppedPair};

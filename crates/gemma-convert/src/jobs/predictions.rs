@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use base::{OutputFile, Progress, Unit};
+use base::{OutputFile, Part, Progress, Unit};
 use eval::{Base, EvalOptions, EvaluatedText, LogitsFile, LogitsWriter};
 use tensor::{Error, Result};
 use text::{Corpus, Cut};
@@ -42,6 +42,13 @@ impl Verify {
             let mut media =
                 ConversationMedia::new(models, self.mmproj.as_deref(), self.compute, self.text_memory);
             let corpus = self.corpus(artifact, against, &mut media, progress)?;
+            if media.is_used() && first.measuring.is_in_parts() {
+                return Err(Error::unsupported(
+                    "‹text›",
+                    "conversations with images and sounds are read by one process",
+                )
+                .help("Leave ‹part› and ‹join› out."));
+            }
             let bos = artifact.tokenizer.bos();
             let shares = |(one, model): &Reading<'_, '_>| match (against, one.against) {
                 (Some(base), Some(other)) if std::ptr::eq(base, other) => match base {
@@ -133,19 +140,30 @@ impl Verify {
         let configs: Vec<_> = models.iter().chain(&base_model).map(runtime::Model::config).collect();
         let Some(vocab) = configs.last().map(|config| config.vocab) else { return Ok(()) };
         let sequences = &corpus.sequences;
+        let (mut part, mut joined) = (Part::default(), None);
+        // a set is not verified in parts
+        if let [one] = &mut readers[..] {
+            part = one.measuring.part();
+            joined = one.measuring.joined_tokens(corpus.scored_tokens())?;
+        }
         let mut writer = logits.map(|file| LogitsWriter::new(file, sequences, vocab)).transpose()?;
-        let task = progress.begin("perplexity", eval::work(&configs, sequences), Unit::Steps);
+        let task = progress.begin("perplexity", eval::work(&configs, sequences, part), Unit::Steps);
         let options = EvalOptions {
             memory: self.text_memory,
+            part,
             soft_tokens: media.soft_tokens(),
             logits: writer.as_mut(),
             progress: &|done| task.advance(done),
         };
-        let results = eval::evaluate(&artifacts, base, sequences, options)?;
+        let results = match joined {
+            Some(tokens) => vec![Ok(tokens)],
+            None => eval::evaluate(&artifacts, base, sequences, options)?,
+        };
         let is_complete = results.iter().any(Result::is_ok);
         for (one, result) in readers.into_iter().zip(results) {
             match result {
                 Ok(tokens) => {
+                    let Some(tokens) = one.measuring.tokens(tokens) else { continue };
                     if let Some(figures) = eval::summarise(&tokens) {
                         one.report.add(figures, tokens.len() as u64);
                     }

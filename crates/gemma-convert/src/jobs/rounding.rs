@@ -69,9 +69,9 @@ pub(crate) fn corpus(
     Ok(corpus)
 }
 
-/// The paths of the texts as given.
+/// The paths of the texts as given, with `/`.
 pub(crate) fn names(texts: &[PathBuf]) -> Vec<String> {
-    texts.iter().map(|path| path.display().to_string()).collect()
+    texts.iter().map(|path| base::with_slashes(path)).collect()
 }
 
 /// Quantizes with error feedback for the recipes that have `[calibration]`, and adds the results to the options of the run. `measured`

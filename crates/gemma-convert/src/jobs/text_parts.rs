@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use base::{Job, JobParts, Part, PartFolder};
+use base::{FoundPart, Job, JobParts, Part, PartFolder};
 use runtime::Compute;
+use serde::{Deserialize, Serialize};
 use tensor::{Error, Result};
 
 use super::rounding::names;
@@ -19,6 +20,43 @@ pub struct MadePart {
     pub folder: PathBuf,
     /// The record of the part.
     pub record: PathBuf,
+}
+
+/// A file of a part, in its record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PartFile {
+    /// Its size.
+    pub(crate) bytes: u64,
+    sha256: String,
+}
+
+impl PartFile {
+    /// Describes a finished file.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn of(path: &Path) -> Result<PartFile> {
+        let (bytes, sha256) = base::sha256_file(path, &|_| ())?;
+        Ok(PartFile { bytes, sha256 })
+    }
+
+    /// The path of the file, which has the recorded bytes. `progress` gets numbers of bytes.
+    ///
+    /// # Errors
+    /// `Malformed` for a file that has changed, `Io`.
+    pub(crate) fn unchanged(
+        &self,
+        part: &FoundPart,
+        extension: &str,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<PathBuf> {
+        let path = part.file(extension);
+        let (bytes, sha256) = base::sha256_file(&path, progress)?;
+        if (bytes, sha256) != (self.bytes, self.sha256.clone()) {
+            return Err(part.damaged(format!("{} has changed", base::file_name(&path))));
+        }
+        Ok(path)
+    }
 }
 
 /// A job in parts that makes one file of a model and a text.
@@ -48,11 +86,7 @@ impl TextJob<'_> {
             ("names of texts", names(self.texts).join(", ")),
             ("tool", TOOL.to_owned()),
         ];
-        let job = Job {
-            kind: self.kind.to_owned(),
-            outputs: vec![base::file_name(self.out)],
-            inputs: inputs.map(|(name, value)| (name.to_owned(), value)).into(),
-        };
+        let job = Job::new(self.kind, vec![base::file_name(self.out)], inputs);
         PartFolder::create(base::folder_of(self.out), job, part)
     }
 

@@ -14,12 +14,14 @@ use tensor::{Error, Fault, Result, TensorSource};
 use text::MediaFile;
 use verify::{
     Artifact, Expected, Finding, Outcome, Provenance, Report, SCHEMA, Severity, Skipped, Step, Structure,
+    TensorComparison,
 };
 
 use super::Verify;
 use super::against::Against;
 use super::model_info::{artifact_info, hashed_files};
 use super::thresholds::{check, failed};
+use super::verification_parts::{Measurements, Measuring};
 use crate::TOOL;
 use crate::model::{Container, Model, ModelFile};
 use crate::requests::recipe_text;
@@ -36,6 +38,7 @@ pub(super) struct Verification<'b> {
     pub(super) is_mmproj: bool,
     pub(super) report: Report,
     of_recipe: Thresholds,
+    pub(super) measuring: Measuring,
     /// The names in the manifest by the names of renamed files.
     pub(super) renamed: HashMap<String, String>,
     /// The error that ended it.
@@ -70,6 +73,7 @@ impl<'b> Verification<'b> {
             decoded: None,
             report,
             of_recipe: Thresholds::default(),
+            measuring: Measuring::All,
             renamed: HashMap::new(),
             error: None,
         }
@@ -78,8 +82,8 @@ impl<'b> Verification<'b> {
     /// Compares files, keys, tensors, weights and soft tokens.
     fn compare(&mut self, progress: &dyn Progress) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        let (artifact, report) = (file.artifact(), &mut self.report);
-        let from = self.settings.provenance(artifact, report, progress)?;
+        let (artifact, report, measuring) = (file.artifact(), &mut self.report, &mut self.measuring);
+        let from = self.settings.provenance(artifact, report, measuring, progress)?;
         let merged = from.entry.as_ref().map_or(0, |entry| entry.adapters.len());
         if merged > 0 && self.settings.adapters.is_empty() && self.against.is_some() {
             let problem = format!("{merged} adapters were merged into the base: give them with ‹lora›");
@@ -87,7 +91,7 @@ impl<'b> Verification<'b> {
         }
         self.of_recipe = from.recipe.verify;
         self.renamed.clone_from(from.renamed());
-        self.settings.structure(artifact, &from, self.against, report, progress)?;
+        self.settings.structure(artifact, &from, self.against, (report, measuring), progress)?;
         self.settings.features_step(self.against, report, progress)
     }
 
@@ -119,6 +123,18 @@ impl<'b> Verification<'b> {
         };
         skip(&mut self.report, Step::Text, why);
         None
+    }
+
+    /// What this process has measured of its part.
+    ///
+    /// # Errors
+    /// The error that ended the verification.
+    pub(super) fn measured(self) -> Result<Measurements> {
+        match (self.error, self.measuring) {
+            (Some(error), _) => Err(error),
+            (None, Measuring::Part(_, kept)) => Ok(kept),
+            (None, Measuring::All | Measuring::Joined(_)) => Ok(Measurements::default()),
+        }
     }
 
     /// Compares the figures with the limits, and ends the report.
@@ -196,7 +212,7 @@ impl Verify {
         artifact: Artifact<'_>,
         from: &Provenance,
         against: Option<&Against>,
-        report: &mut Report,
+        (report, measuring): (&mut Report, &mut Measuring),
         progress: &dyn Progress,
     ) -> Result<()> {
         let base = match against {
@@ -212,11 +228,11 @@ impl Verify {
                         .expected("the checkpoint, or a GGUF of the text model", "an mmproj file"));
                     }
                 };
-                return self.compare_with(artifact, &**base, &expected, report, progress);
+                return self.compare_with(artifact, &**base, &expected, (report, measuring), progress);
             }
             // the base has at most logits
             Some(Against::Logits(_)) | None => {
-                return self.alone(artifact, report, progress);
+                return self.alone(artifact, (report, measuring), progress);
             }
         };
         let towers = match (&base.container, from.recipe.output.format) {
@@ -238,7 +254,7 @@ impl Verify {
                 return Ok(());
             }
         };
-        self.compare_with(artifact, source, &expected, report, progress)
+        self.compare_with(artifact, source, &expected, (report, measuring), progress)
     }
 
     /// Compares keys, tensors and weights with the expected ones, whose values are in `source`.
@@ -247,13 +263,15 @@ impl Verify {
         artifact: Artifact<'_>,
         source: &dyn TensorSource,
         expected: &Expected,
-        report: &mut Report,
+        (report, measuring): (&mut Report, &mut Measuring),
         progress: &dyn Progress,
     ) -> Result<()> {
         structure_step(report, || verify::structure(artifact, expected))?;
-        self.weights_step(report, verify::weights(artifact, expected), progress, |report, done| {
-            let (tensors, findings) =
-                verify::tensor_errors(artifact, source, expected, self.compute.simd, done)?;
+        let stored = artifact.stored();
+        let comparison = TensorComparison::new(artifact, &stored, source, expected, self.compute.simd);
+        self.weights_step(report, comparison.weights(measuring.part()), progress, |report, done| {
+            let Some(errors) = measuring.errors(&comparison, done)? else { return Ok(Vec::new()) };
+            let (tensors, findings) = comparison.judge(errors)?;
             report.tensors = Some(tensors);
             Ok(findings)
         })
@@ -265,6 +283,7 @@ impl Verify {
         &self,
         artifact: Artifact<'_>,
         report: &mut Report,
+        measuring: &Measuring,
         progress: &dyn Progress,
     ) -> Result<Provenance> {
         let mut provenance = Provenance::of(artifact)?;
@@ -275,7 +294,12 @@ impl Verify {
             report.findings.push(Finding::new(Severity::Failure, Step::Structure, "manifest", problem));
         }
         report.allocation = provenance.entry.as_ref().and_then(|entry| entry.allocation.clone());
+        let is_part = measuring.is_part();
         timed(report, "files", |report| {
+            // the process that joins the parts hashes the files
+            if is_part {
+                return Ok(());
+            }
             let task = progress.begin("files", provenance.bytes(artifact), Unit::Bytes);
             let (files, findings) = provenance.check_files(artifact, &|done| task.advance(done))?;
             let hashed = if provenance.entry.is_some() { files.len() as u64 } else { 0 };
@@ -332,8 +356,16 @@ impl Verify {
     }
 
     /// Checks that the artifact is consistent, and that its weights are finite and not all zero.
-    fn alone(&self, artifact: Artifact<'_>, report: &mut Report, progress: &dyn Progress) -> Result<()> {
+    fn alone(
+        &self,
+        artifact: Artifact<'_>,
+        (report, measuring): (&mut Report, &Measuring),
+        progress: &dyn Progress,
+    ) -> Result<()> {
         structure_step(report, || verify::structure_alone(artifact))?;
+        if measuring.is_part() {
+            return Ok(());
+        }
         self.weights_step(report, verify::weights_of(artifact), progress, |_, done| {
             verify::weights_alone(artifact, self.compute.simd, done)
         })

@@ -44,7 +44,7 @@ pub(super) fn another_tensor(case: &Case<'_>) -> Result<Option<String>> {
             (true, false) if shared == pair.rows() => format!("it holds the values of {name}"),
             (true, false) => format!("its first {shared} rows are those of {name}"),
             (false, _) => {
-                format!("{} rows, from row {} on, are those of {name}", case.part.bad_rows, case.rows[0])
+                format!("{} rows, from row {} on, are those of {name}", case.errors.bad_rows, case.rows[0])
             }
         }));
     }
@@ -73,7 +73,7 @@ fn row_of(pair: &Pair<'_>, row: u64) -> Result<Vec<f32>> {
 /// All rows are shifted by a few rows.
 pub(super) fn shifted(case: &Case<'_>) -> Result<Option<String>> {
     // two wrong rows may be exchanged, and one may be moved
-    if case.part.bad_rows < 3 {
+    if case.errors.bad_rows < 3 {
         return Ok(None);
     }
     let rows = case.pair.rows();
@@ -89,7 +89,7 @@ pub(super) fn shifted(case: &Case<'_>) -> Result<Option<String>> {
         if seen > 1 {
             let first = case.rows[0];
             // rows that resemble their neighbours do not look wrong
-            let throughout = 10 * first <= rows && 10 * (rows - case.part.last_bad) <= rows;
+            let throughout = 10 * first <= rows && 10 * (rows - case.errors.last_bad) <= rows;
             let from = if throughout { String::new() } else { format!("from row {first} on ") };
             let by = if slip.abs() == 1 { "one".to_owned() } else { slip.abs().to_string() };
             return Ok(Some(format!(
@@ -104,7 +104,7 @@ pub(super) fn shifted(case: &Case<'_>) -> Result<Option<String>> {
 /// The two halves of each slice are exchanged, such as gate and up of an expert.
 pub(super) fn halves_exchanged(case: &Case<'_>) -> Result<Option<String>> {
     let slice = case.pair.slice_rows();
-    if slice < 2 || !slice.is_multiple_of(2) || case.part.bad_rows < 3 {
+    if slice < 2 || !slice.is_multiple_of(2) || case.errors.bad_rows < 3 {
         return Ok(None);
     }
     for (&row, y) in case.rows.iter().zip(&case.y) {
@@ -294,5 +294,5 @@ pub(super) fn rows_permuted(case: &Case<'_>) -> Result<Option<String>> {
             None => return Ok(None),
         }
     }
-    Ok(Some(told("row", "rows", &moves, case.part.bad_rows == 2)))
+    Ok(Some(told("row", "rows", &moves, case.errors.bad_rows == 2)))
 }

@@ -1,5 +1,6 @@
 //! Causes that `xtask::broken` has no files for, in a square matrix of BF16 and of Q4_0.
 
+use base::Part;
 use gemma::{Attention, Config, ModelKind, Rope};
 use gguf::Metadata;
 use quant::Simd;
@@ -7,7 +8,7 @@ use tensor::{DType, TensorDesc, TensorSource};
 use testkit::{MemoryTensors, SplitMix64};
 
 use crate::artifact::Stored;
-use crate::errors::compare;
+use crate::errors::TensorComparison;
 use crate::{Expected, ExpectedTensor, Severity, Values};
 
 const SIZE: usize = 64;
@@ -91,8 +92,9 @@ fn said(base: &[f32], artifact: &MemoryTensors) -> Vec<String> {
     };
     let expected = expected(tensor);
     let stored = [Stored::plain(&artifact.tensors()[0])];
-    let (_, findings) =
-        compare((artifact, None), &stored, &base, &expected, Simd::detect(), &|_| {}).unwrap();
+    let comparison = TensorComparison::of((artifact, None), &stored, &base, &expected, Simd::detect());
+    let errors = comparison.measure(Part::default(), &|_| {}).unwrap();
+    let (_, findings) = comparison.judge(errors).unwrap();
     findings.into_iter().filter(|f| f.severity == Severity::Failure).map(|f| f.problem).collect()
 }
 
@@ -161,8 +163,9 @@ fn figures_are_those_of_the_definition() {
     };
     let expected = expected(tensor);
     let stored = [Stored::plain(&artifact.tensors()[0])];
-    let (tensors, _) =
-        compare((&artifact, None), &stored, &of_base, &expected, Simd::detect(), &|_| {}).unwrap();
+    let comparison = TensorComparison::of((&artifact, None), &stored, &of_base, &expected, Simd::detect());
+    let errors = comparison.measure(Part::default(), &|_| {}).unwrap();
+    let (tensors, _) = comparison.judge(errors).unwrap();
     let error = &tensors.tensors[0];
     for (found, definition) in [
         (error.rmse, (ee / base.len() as f64).sqrt()),

@@ -17,11 +17,11 @@ pub(super) fn constant(case: &Case<'_>) -> Result<Option<String>> {
         }
         (_, 1, 0.0 | 1.0) => Some(format!("it is {value}")),
         (_, 1, _) => None,
-        _ if case.part.bad_rows == 1 && case.pair.rows() > 1 => {
+        _ if case.errors.bad_rows == 1 && case.pair.rows() > 1 => {
             Some(format!("row {} holds only the value {value}", case.rows[0]))
         }
-        _ if case.part.bad_rows < case.pair.rows() => {
-            Some(format!("{} rows hold only the value {value}", case.part.bad_rows))
+        _ if case.errors.bad_rows < case.pair.rows() => {
+            Some(format!("{} rows hold only the value {value}", case.errors.bad_rows))
         }
         _ => Some(format!("all values are {value}")),
     })
@@ -63,7 +63,7 @@ pub(super) fn byte_swapped(case: &Case<'_>) -> Result<Option<String>> {
 
 /// All values have a constant factor or another sign.
 pub(super) fn scaled(case: &Case<'_>) -> Result<Option<String>> {
-    let factor = match case.part.bad_rows {
+    let factor = match case.errors.bad_rows {
         // some rows only: their own factor
         bad if bad > 0 && bad < case.pair.rows() => {
             let (xy, xx) =
@@ -73,7 +73,7 @@ pub(super) fn scaled(case: &Case<'_>) -> Result<Option<String>> {
                 });
             if xx > 0.0 { xy / xx } else { 0.0 }
         }
-        _ => case.part.scale(),
+        _ => case.errors.scale(),
     };
     // one value is always a multiple of another
     if factor == 0.0 || case.pair.cols() == 1 {

@@ -5,8 +5,8 @@ use quant::Simd;
 use rayon::prelude::*;
 
 use super::*;
-use crate::errors::Part;
 use crate::outliers::{self, Group, Row, groups_far_off, outliers};
+use crate::row_errors::RowErrors;
 
 const COLS: usize = 512;
 const ROWS: usize = 16;
@@ -159,7 +159,7 @@ fn sums_of(x: &[f32], y: &[f32]) -> Vec<Sums> {
 
 impl Figures {
     pub(super) fn of(limits: &Limits, x: &[f32], y: &[f32], way: Way) -> Figures {
-        let (mut figures, mut part) = (Figures::default(), Part::default());
+        let (mut figures, mut part) = (Figures::default(), RowErrors::default());
         for (row, (x, y)) in x.chunks(COLS).zip(y.chunks(COLS)).enumerate() {
             let groups = sums_of(x, y);
             let sums = part.add_row(row as u64, &groups);

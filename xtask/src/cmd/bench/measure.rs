@@ -16,6 +16,11 @@ pub(super) struct Cost {
 }
 
 impl Cost {
+    /// Processor time.
+    pub(super) fn processor(&self) -> Duration {
+        self.user + self.system
+    }
+
     /// The cost of both, one after the other.
     pub(super) fn then(self, next: Cost) -> Cost {
         Cost {

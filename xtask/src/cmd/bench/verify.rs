@@ -123,7 +123,7 @@ fn table(rows: &[Row], presets: &[String], tokens: u64) -> String {
     for row in rows {
         let [least, median, most] = row.walls();
         let speed = tokens as f64 / median;
-        let busy = row.costs.iter().map(|cost| (cost.user + cost.system).as_secs_f64()).sum::<f64>();
+        let busy = row.costs.iter().map(|cost| cost.processor().as_secs_f64()).sum::<f64>();
         let busy = busy / row.costs.len() as f64;
         let peak = row.peak() >> 20;
         text += &format!(

@@ -5,8 +5,8 @@ use gemma_convert::{Error, Part, Result};
 /// A part of a job.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct PartArgs {
-    /// Do one part of the job: I/N, such as 3/8; auto in a Slurm array, auto/N in a Kubernetes indexed job. `join` makes the
-    /// outputs from all parts
+    /// Do one part of the job: I/N, such as 3/8; auto in a Slurm array, auto/N in a Kubernetes indexed job. `join` (`verify
+    /// --join`) makes the outputs from all parts
     #[arg(long, value_name = "I/N|auto|auto/N")]
     part: Option<String>,
 }

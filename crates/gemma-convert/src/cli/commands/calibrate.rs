@@ -16,7 +16,7 @@ use crate::cli::progress::Console;
 pub(crate) fn run(args: &args::Calibrate) -> Result<Output> {
     let (job, console) = (args.job()?, Console::default());
     if let Some(part) = args.part.part()? {
-        return job.run_part(part, &console).map(|made| join::part(&made));
+        return job.run_part(part, &console).map(|made| join::part_of_file(&made));
     }
     let start = Instant::now();
     let made = job.run(&console)?;

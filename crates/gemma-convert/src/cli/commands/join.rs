@@ -30,13 +30,14 @@ pub(crate) fn run(args: &args::Join) -> Result<Output> {
     Ok(output)
 }
 
-/// The output of a part that makes no file by itself.
-pub(super) fn part(made: &MadePart) -> Output {
+/// The output of a part that makes one file with the others.
+pub(super) fn part_of_file(made: &MadePart) -> Output {
+    part(made, &format!("`gemma-convert join {}` makes the file", made.folder.display()))
+}
+
+/// The output of a part. `then` says what follows once all parts are there.
+pub(super) fn part(made: &MadePart, then: &str) -> Output {
     let MadePart { part, folder, record } = made;
-    let text = format!(
-        "part {part}: {}\nWhen all parts are there, `gemma-convert join {}` makes the file.\n",
-        record.display(),
-        folder.display()
-    );
+    let text = format!("part {part}: {}\nWhen all parts are there, {then}.\n", record.display());
     Output::new(text, json!({"part": part.to_string(), "folder": folder, "record": record}))
 }

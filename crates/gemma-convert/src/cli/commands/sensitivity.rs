@@ -16,7 +16,7 @@ use crate::cli::progress::Console;
 pub(crate) fn run(args: &args::Sensitivity) -> Result<Output> {
     let (job, console) = (args.job()?, Console::default());
     if let Some(part) = args.part.part()? {
-        return job.run_part(part, &console).map(|made| join::part(&made));
+        return job.run_part(part, &console).map(|made| join::part_of_file(&made));
     }
     let start = Instant::now();
     let found = job.run(&console)?;

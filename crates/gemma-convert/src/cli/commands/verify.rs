@@ -1,8 +1,9 @@
 //! `verify`: comparison of artifacts with their checkpoint, and the report in its forms.
 
-use gemma_convert::{Finding, Report, Result, SetReport, Severity};
+use gemma_convert::{Error, Finding, Part, Report, Result, SetReport, Severity, Verify};
 use report::Detail;
 
+use super::join;
 use crate::cli::args;
 use crate::cli::invocation;
 use crate::cli::options;
@@ -13,6 +14,14 @@ use crate::cli::reports::Reports;
 pub(crate) fn run(args: &args::Verify) -> Result<Output> {
     let set = args.set_job()?;
     let job = args.job()?;
+    let part = args.part.part()?;
+    if set.is_some() && (part.is_some() || !args.join.is_empty()) {
+        return Err(Error::recipe("‹part›, ‹join›", "several artifacts are verified by one process")
+            .help("Verify each of them in parts."));
+    }
+    if let Some(part) = part {
+        return measure(args, &job, part);
+    }
     let files = Reports::open(&args.reports, &[args.save_logits.as_ref()])?;
     let console = Console::default();
     let detail = if progress::is_verbose() { Detail::Full } else { Detail::Short };
@@ -28,7 +37,10 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
             Output { text: report::set_text(&report, detail), json, passed: report.passed, unwritten }
         }
         None => {
-            let mut report = job.run(&console)?;
+            let mut report = match &args.join[..] {
+                [] => job.run(&console)?,
+                folders => job.join(folders, &console)?,
+            };
             options::in_report(&mut report);
             invocation::record(&mut report.run);
             let json = serde_json::to_value(&report).expect("a report is plain data");
@@ -37,6 +49,27 @@ pub(crate) fn run(args: &args::Verify) -> Result<Output> {
             Output { text: report::text(&report, detail), json, passed: report.passed, unwritten }
         }
     })
+}
+
+/// Measures a part.
+fn measure(args: &args::Verify, job: &Verify, part: Part) -> Result<Output> {
+    let Some(folder) = &args.out else {
+        return Err(
+            Error::recipe("‹part›", "no folder for what the part measures").help("Give it with ‹out›.")
+        );
+    };
+    let reports = &args.reports;
+    let files = [&reports.report_json, &reports.html, &reports.markdown];
+    if files.iter().any(|file| file.is_some()) {
+        return Err(Error::recipe(format!("‹part› {part}"), "a part makes no report")
+            .help("Give the names of reports to the command that joins the parts."));
+    }
+    let made = job.run_part(part, folder, &Console::default())?;
+    let folder = folder.display();
+    Ok(join::part(
+        &made,
+        &format!("the same command with --join {folder}, in place of --part and -o, makes the report"),
+    ))
 }
 
 /// The findings of an artifact, each with the path of the artifact.
