@@ -288,6 +288,78 @@ fn verify_measures_the_predictions_of_the_decoded_weights() {
     assert!(0.0 < eight && 4.0 * eight < four && four < two, "{eight} {four} {two}");
 }
 
+/// Without and with importance; `verify` takes both from the manifest.
+#[test]
+fn searched_scales_are_nearer_to_the_checkpoint() {
+    let files = Files::new("mixed48");
+    let (text, imatrix) = (crate::support::text("eval.txt"), files.path("imatrix.gguf"));
+    let [text, importance] = [&text, &imatrix].map(|path| path.to_str().unwrap());
+    let base = files.path("base");
+    let base = base.to_str().unwrap();
+    run(["calibrate", base, "--text", text, "-c", "64", "--chunks", "8", "-o", importance]).good();
+    let predict = ["--require-manifest", "--json", "--text", text, "-c", "64", "--chunks", "4"];
+    let divergence = |name: &str, options: &[&str]| {
+        files.fill("same", "base", name, options).good();
+        let report = files.verify(name, "base", &predict).good().json();
+        let tensors = report["tensors"]["tensors"].as_array().unwrap();
+        assert!(tensors.len() > 60 && tensors.iter().all(|one| one["compared"] == "bytes"), "{report}");
+        report["kld"]["mean"].as_f64().unwrap()
+    };
+    let search = ["--recipe", "litertlm-int4-search"];
+    let weighted = [search[0], search[1], "--imatrix", importance];
+    let min_max = divergence("min-max.litertlm", &["--recipe", "litertlm-int4"]);
+    let searched = divergence("searched.litertlm", &search);
+    let important = divergence("weighted.litertlm", &weighted);
+    println!("KL divergence: min-max {min_max}, searched {searched}, with importance {important}");
+    assert!(searched < 0.9 * min_max && important < 0.9 * min_max, "{min_max} {searched} {important}");
+
+    // another importance than that of the file, one that is not at hand, and none
+    let kept = fs::read(&imatrix).unwrap();
+    run(["calibrate", base, "--text", text, "-c", "64", "--chunks", "2", "--force", "-o", importance]).good();
+    let said = files.verify("weighted.litertlm", "base", &[]).good().stdout;
+    assert!(
+        said.contains("is not at hand") && said.contains("‹importance›") || said.contains("--importance"),
+        "{said}"
+    );
+    let other = files.verify("weighted.litertlm", "base", &["--importance", importance]);
+    assert!(other.code == Some(1), "{}", other.stdout);
+    fs::write(&imatrix, kept).unwrap();
+    let mut bytes = fs::read(files.path("weighted.litertlm")).unwrap();
+    let at = bytes.len() - 100_000;
+    bytes[at] ^= 0x11;
+    fs::remove_file(files.path("weighted.litertlm.manifest.json")).unwrap();
+    fs::write(files.path("weighted.litertlm"), bytes).unwrap();
+    let changed = files.verify("weighted.litertlm", "base", &["--importance", importance]);
+    assert!(changed.code == Some(1) && changed.stdout.contains("rows are not those"), "{}", changed.stdout);
+
+    let refused =
+        files.fill("same", "base", "x.litertlm", &["--recipe", "litertlm-int4", "--imatrix", importance]);
+    assert!(refused.refusal(2).contains("litertlm-int4-search"), "{}", refused.stderr);
+    let refused = files.verify("min-max.litertlm", "base", &["--importance", importance]);
+    assert!(refused.refusal(2).contains("has no effect"), "{}", refused.stderr);
+}
+
+/// Options of other outputs, which would change nothing.
+#[test]
+fn options_that_a_bundle_does_not_have_are_refused() {
+    let files = Files::new("mixed48");
+    for option in [
+        ["--set", "metadata.name=x"],
+        ["--tensor-type", "attn_q=q8_0"],
+        ["--split-max-size", "2GB"],
+        ["--target-bpw", "4.5"],
+        ["--text", "x.txt"],
+        ["--skip-existing", "--force"],
+    ] {
+        let said = files.convert("base", "x.litertlm", &option);
+        let refused = said.refusal(2);
+        assert!(
+            refused.contains(&option[0].replace('-', "_")[2..]) || refused.contains(option[0]),
+            "{refused}"
+        );
+    }
+}
+
 /// Commands that get a bundle, or a file of another runtime, in the place of a model.
 #[test]
 fn files_of_other_runtimes_are_named() {

@@ -104,7 +104,10 @@ pub(crate) fn requests(options: &RecipeOptions, destination: &Destination) -> Re
 }
 
 /// An importance matrix with the SHA-256 of its file.
-fn importance(path: &Path) -> Result<GivenImportance> {
+///
+/// # Errors
+/// Those of [`Importance::read`]; `Io`.
+pub(crate) fn importance(path: &Path) -> Result<GivenImportance> {
     let entries = Importance::read(path)?;
     let keys = ImportanceKeys::new(path, &entries);
     let source = ImportanceSource { keys, file: Some(convert::file_entry(path)?) };

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use quant::{IntegerBits, Integers};
+use quant::{IntegerBits, IntegerScales, Integers};
 use tensor::{Error, Result};
 
 use crate::tflite::{ElementType, Model, Quantization, Tensor};
@@ -37,14 +37,20 @@ impl ConstantEncoding {
     }
 
     /// Encodes whole rows: codes and scales. With `keep_grid`, rows that are codes times a scale keep both.
-    pub(crate) fn encode(self, cols: usize, x: &[f32], keep_grid: bool) -> (Vec<u8>, Vec<u8>) {
+    pub(crate) fn encode(
+        self,
+        cols: usize,
+        x: &[f32],
+        rule: IntegerScales<'_>,
+        keep_grid: bool,
+    ) -> (Vec<u8>, Vec<u8>) {
         match self {
             ConstantEncoding::Float32 => (x.iter().flat_map(|x| x.to_le_bytes()).collect(), Vec::new()),
             ConstantEncoding::Integers(integers) => {
                 let rows = x.len() / cols;
                 let mut codes = vec![0; rows * integers.code_bytes(cols)];
                 let mut scales = vec![0; rows * integers.scale_bytes(cols)];
-                integers.encode(cols, x, &mut codes, &mut scales);
+                integers.encode(cols, x, rule, &mut codes, &mut scales);
                 if keep_grid {
                     integers.keep_grid(cols, x, &mut codes, &mut scales);
                 }

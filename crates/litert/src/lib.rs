@@ -48,5 +48,5 @@ pub use source::{FileSource, Source, SourceRange};
 pub use stored::StoredConstant;
 pub use tflite::{Buffer, ElementType, Model, Quantization, Subgraph, Tensor};
 pub use tokenizer::{pack_tokenizer, unpack_tokenizer};
-pub use transplant::{BundleTypes, Replacement, Transplant};
+pub use transplant::{BundleScales, BundleTypes, Replacement, Transplant};
 pub use weights::rows_at_once;

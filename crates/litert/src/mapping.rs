@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 
+use quant::IntegerScales;
 use tensor::{Error, Result, TensorSource};
 
 use crate::bundle::{Bundle, Section, SectionType};
@@ -172,7 +173,7 @@ fn equal_to(stored: &StoredConstant<'_>, weights: &[Weights<'_>]) -> Result<Vec<
         let all = (0..rows).step_by(step as usize).map(|first| (first, step.min(rows - first)));
         let mut is_equal = true;
         for (first, count) in few.into_iter().chain(all) {
-            is_equal = stored.differing(first, &tensor.rows(first, count)?)? == 0;
+            is_equal = stored.differing(first, &tensor.rows(first, count)?, IntegerScales::MinMax)? == 0;
             if !is_equal {
                 break;
             }

@@ -1,5 +1,6 @@
 //! The rows of a constant in its model: as values, and held against the rounded rows of a checkpoint.
 
+use quant::IntegerScales;
 use tensor::Result;
 
 use crate::constants::{Constant, ConstantEncoding, Scales};
@@ -37,30 +38,36 @@ impl<'a> StoredConstant<'a> {
         Ok(self.encoding.decode(self.constant.cols as usize, &codes, &scales.unwrap_or_default()))
     }
 
-    /// The number of rows from `first` on whose codes or scales, in any copy, are not those of rounding `x`. Rows of `x` that are codes
-    /// times a scale may have both.
+    /// The number of rows from `first` on whose codes or scales, in any copy, are not those of rounding `x` by `rule`. Rows of `x` that
+    /// are codes times a scale may have both.
     ///
     /// # Errors
     /// Those of reading.
-    pub fn differing(&self, first: u64, x: &[f32]) -> Result<u64> {
+    pub fn differing(&self, first: u64, x: &[f32], rule: IntegerScales<'_>) -> Result<u64> {
         let cols = self.constant.cols as usize;
-        let equal = self.equal_rows(first, x, false)?;
+        let equal = self.equal_rows(first, x, rule, false)?;
         if equal.iter().all(|equal| *equal) {
             return Ok(0);
         }
         let mut differing = 0;
         for (number, x) in x.chunks_exact(cols).enumerate().filter(|(number, _)| !equal[*number]) {
-            differing += u64::from(self.equal_rows(first + number as u64, x, true)? != [true]);
+            differing += u64::from(self.equal_rows(first + number as u64, x, rule, true)? != [true]);
         }
         Ok(differing)
     }
 
     /// Whether each row has the bytes of an encoding of `x`.
-    fn equal_rows(&self, first: u64, x: &[f32], keep_grid: bool) -> Result<Vec<bool>> {
+    fn equal_rows(
+        &self,
+        first: u64,
+        x: &[f32],
+        rule: IntegerScales<'_>,
+        keep_grid: bool,
+    ) -> Result<Vec<bool>> {
         let cols = self.constant.cols as usize;
         let count = (x.len() / cols) as u64;
         let (code_bytes, scale_bytes) = self.encoding.row_bytes(cols);
-        let (codes, scales) = self.encoding.encode(cols, x, keep_grid);
+        let (codes, scales) = self.encoding.encode(cols, x, rule, keep_grid);
         let stored = self.codes(first, count)?;
         let of_rows = codes.chunks_exact(code_bytes).zip(stored.chunks_exact(code_bytes));
         let mut equal: Vec<bool> = of_rows.map(|(encoded, stored)| encoded == stored).collect();

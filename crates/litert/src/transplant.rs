@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use base::{OutputFile, Progress, Unit};
-use quant::{IntegerBits, Integers};
+use quant::{IntegerBits, IntegerScales, Integers};
 use rayon::prelude::*;
 use tensor::{Error, Result, TensorSource};
 
@@ -53,6 +53,26 @@ impl BundleTypes {
         };
         let new = Integers { bits, ..old };
         if new.fits(cols as usize) { ConstantEncoding::Integers(new) } else { encoding }
+    }
+}
+
+/// How the scales of all integers of a bundle are chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum BundleScales {
+    /// By the rule of the exporter.
+    #[default]
+    MinMax,
+    /// By a search, with the weights of columns of tensors by their index in the checkpoint; tensors without have equal weights.
+    Search(BTreeMap<usize, Vec<f32>>),
+}
+
+impl BundleScales {
+    /// The rule for a tensor.
+    pub fn of(&self, tensor: usize) -> IntegerScales<'_> {
+        match self {
+            BundleScales::MinMax => IntegerScales::MinMax,
+            BundleScales::Search(weights) => IntegerScales::Search(weights.get(&tensor).map(Vec::as_slice)),
+        }
     }
 }
 
@@ -178,7 +198,7 @@ impl Transplant {
         }
     }
 
-    /// Writes the bundle. `from` is the old one. The threads of rayon encode.
+    /// Writes the bundle. `from` is the old one; `scales` has indices of `tuned`. The threads of rayon encode.
     ///
     /// # Errors
     /// Those of reading and writing; `Malformed` for weights that are not finite.
@@ -186,6 +206,7 @@ impl Transplant {
         &self,
         from: &dyn Source,
         tuned: &dyn TensorSource,
+        scales: &BundleScales,
         out: &OutputFile,
         progress: &dyn Progress,
     ) -> Result<()> {
@@ -203,7 +224,7 @@ impl Transplant {
         }
         let pieces: Vec<(&Replacement, u64)> = self.replacements.iter().flat_map(pieces).collect();
         pieces.into_par_iter().try_for_each(|(replacement, first)| {
-            task.advance(replacement.write(tuned, first, out)?);
+            task.advance(replacement.write(tuned, first, scales, out)?);
             Ok(())
         })
     }
@@ -217,11 +238,18 @@ fn pieces(replacement: &Replacement) -> impl Iterator<Item = (&Replacement, u64)
 
 impl Replacement {
     /// Writes the piece of rows that begins at `first`; returns its bytes.
-    fn write(&self, tuned: &dyn TensorSource, first: u64, out: &OutputFile) -> Result<u64> {
+    fn write(
+        &self,
+        tuned: &dyn TensorSource,
+        first: u64,
+        scales: &BundleScales,
+        out: &OutputFile,
+    ) -> Result<u64> {
         let count = rows_at_once(self.cols).min(self.rows - first);
         let weights = Weights::new(tuned, self.tensor)?;
         let values = weights.rows(first, count)?;
-        let (codes, scales) = self.after.encode(self.cols as usize, &values, weights.may_be_grid());
+        let rule = scales.of(self.tensor);
+        let (codes, scales) = self.after.encode(self.cols as usize, &values, rule, weights.may_be_grid());
         let (code_bytes, scale_bytes) = self.after.row_bytes(self.cols as usize);
         out.write_at(&codes, self.codes_at + first * code_bytes as u64)?;
         for at in &self.scales_at {

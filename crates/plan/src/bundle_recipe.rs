@@ -28,9 +28,29 @@ pub struct BundleRecipe {
 pub struct BundleRecipeTypes {
     /// The type of matrices that no rule matches.
     pub default: IntegerType,
+    /// How scales are chosen.
+    #[serde(default, skip_serializing_if = "ScaleRule::is_default")]
+    pub scales: ScaleRule,
     /// Type rules. The first that matches a tensor decides its type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<IntegerRule>,
+}
+
+/// How the scales of integers are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScaleRule {
+    /// By the largest magnitude, as the exporter.
+    #[default]
+    MinMax,
+    /// By the least squared error, weighted with an importance matrix if there is one.
+    Search,
+}
+
+impl ScaleRule {
+    fn is_default(&self) -> bool {
+        *self == ScaleRule::default()
+    }
 }
 
 /// A type for the matrices whose GGUF name matches a regular expression.
@@ -122,8 +142,11 @@ mod tests {
     #[test]
     fn embedded_recipes_give_bits_by_name() {
         let names: Vec<_> = BundleRecipe::embedded().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["litertlm-int2", "litertlm-int4", "litertlm-int8"]);
+        assert_eq!(names, ["litertlm-int2", "litertlm-int4", "litertlm-int4-search", "litertlm-int8"]);
+        let searched = BundleRecipe::named("litertlm-int4-search").unwrap().types;
+        assert_eq!(searched.scales, ScaleRule::Search);
         let recipe = BundleRecipe::named("LiteRTLM-int4").unwrap();
+        assert_eq!(BundleRecipeTypes { scales: ScaleRule::MinMax, ..searched }, recipe.types);
         let bits = recipe.bits().unwrap();
         for (name, expected) in [
             ("token_embd.weight", IntegerBits::Four),
@@ -144,6 +167,7 @@ mod tests {
         for (text, says) in [
             ("types.default = \"int5\"", "unknown variant"),
             ("types.preset = \"q4_0\"", "unknown field"),
+            ("types = { default = \"int4\", scales = \"best\" }", "unknown variant"),
             (
                 "types.default = \"int4\"\n[[types.rules]]\ntensors = \"(\"\ntype = \"int8\"",
                 "not a regular expression",

@@ -171,12 +171,7 @@ impl<'a> ImatrixMatcher<'a> {
         let strange: Vec<_> =
             self.entries.iter().map(|(name, _)| name).filter(|name| !self.used.contains(*name)).collect();
         if self.used.is_empty() {
-            return Err(Error::malformed(file, "no entry names a tensor of this model")
-                .expected(
-                    "names as in a GGUF of Gemma 4, such as blk.0.attn_q.weight",
-                    strange.first().unwrap_or(&"none"),
-                )
-                .help("The imatrix is of another model, or its names are not llama.cpp's."));
+            return Err(of_another_model(file, strange.first()));
         }
         if let Some(first) = strange.first() {
             notes.push(format!(
@@ -196,6 +191,33 @@ impl<'a> ImatrixMatcher<'a> {
         notes.extend(self.unseen);
         Ok(())
     }
+}
+
+/// The weights of the columns of matrices, by their index: those of `tensors` (GGUF name, index and description) that have an entry. `file` is
+/// for errors.
+///
+/// # Errors
+/// `Malformed` for an entry of another shape or of zeros, and if no tensor has one.
+pub fn column_weights<'a>(
+    (entries, file): (&Importance, &str),
+    tensors: impl IntoIterator<Item = (&'a str, usize, &'a TensorDesc)>,
+) -> Result<BTreeMap<usize, Vec<f32>>> {
+    let mut weights = BTreeMap::new();
+    for (name, index, desc) in tensors {
+        let Some(entry) = entries.get(name) else { continue };
+        check(entry, desc).map_err(|e| e.within(format!("{file}: entry {name}")))?;
+        weights.insert(index, entry.weights());
+    }
+    if weights.is_empty() {
+        return Err(of_another_model(file, entries.iter().next().map(|(name, _)| name).as_ref()));
+    }
+    Ok(weights)
+}
+
+fn of_another_model(file: &str, found: Option<&&str>) -> Error {
+    Error::malformed(file, "no entry names a tensor of this model")
+        .expected("names as in a GGUF of Gemma 4, such as blk.0.attn_q.weight", found.unwrap_or(&"none"))
+        .help("The imatrix is of another model, or its names are not llama.cpp's.")
 }
 
 /// Checks that an entry has the shape of the tensor, and that no matrix is all zeros.

@@ -56,13 +56,13 @@ mod similar;
 mod stock;
 
 pub use self::gguf::CALIBRATION;
-pub use self::imatrix::{GivenImportance, ImportanceKeys, ImportanceSource};
+pub use self::imatrix::{GivenImportance, ImportanceKeys, ImportanceSource, column_weights};
 pub use artifact::{
     Artifact, DraftTarget, Dropped, InputFile, Origin, OutputTensor, Pieces, Plan, PlannedFile, StoredChange,
     StoredPiece, StoredScale, StoredTensor,
 };
 pub use budget::{Allocation, Budget, allocate, check_budget};
-pub use bundle_recipe::{BundleRecipe, BundleRecipeTypes, IntegerRule, IntegerType};
+pub use bundle_recipe::{BundleRecipe, BundleRecipeTypes, IntegerRule, IntegerType, ScaleRule};
 pub use byte_size::byte_size;
 pub use calibration::{Calibration, CalibrationMethod};
 pub use companions::is_companion;

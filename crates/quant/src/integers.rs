@@ -7,9 +7,15 @@
 //!
 //! One difference: where ai-edge-quantizer gives a block the scale 0, this codec writes 2⁻¹⁴. The runtime refuses to load
 //! a scale of 0. The codes are 0 either way.
+//!
+//! Instead of the min-max scale, [`IntegerScales::Search`] takes the one with the least squared error.
+
+mod search;
 
 use crate::float::{f16_to_f32, f32_to_bf16, f32_to_f16, nearest_int};
 use crate::max_abs;
+
+use search::Group;
 
 /// The f16 scale of blocks whose scale would be 0: the smallest normal f16, 2⁻¹⁴.
 pub const ZERO_BLOCK: u16 = 0x0400;
@@ -62,6 +68,16 @@ impl IntegerBits {
     }
 }
 
+/// How scales are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum IntegerScales<'a> {
+    /// By the largest magnitude of a group, as ai-edge-quantizer's min-max rule.
+    MinMax,
+    /// By the least squared error of a group: a search among clipped ranges. With the weight of each column, such as its mean square of
+    /// activations; `None` for equal weights.
+    Search(Option<&'a [f32]>),
+}
+
 /// Integers of a matrix, and the values that share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Integers {
@@ -93,27 +109,64 @@ impl Integers {
         if self.block.is_some() { 2 } else { 4 }
     }
 
-    /// Encodes whole rows of `cols` finite values. `codes` and `scales` have exactly the size of the results.
+    /// Encodes whole rows of `cols` finite values. `codes` and `stored` scales have exactly the size of the results.
     ///
     /// # Panics
     /// If `cols` does not [fit](Self::fits), or the sizes do not match.
-    pub fn encode(self, cols: usize, x: &[f32], codes: &mut [u8], scales: &mut [u8]) {
-        self.check(cols, x.len(), codes.len(), scales.len());
+    pub fn encode(
+        self,
+        cols: usize,
+        x: &[f32],
+        scales: IntegerScales<'_>,
+        codes: &mut [u8],
+        stored: &mut [u8],
+    ) {
+        self.check(cols, x.len(), codes.len(), stored.len());
         let group = self.block.unwrap_or(cols);
-        let (_, most) = self.bits.range();
+        let range = self.bits.range();
+        let equal;
+        let weights = match scales {
+            IntegerScales::MinMax => None,
+            IntegerScales::Search(Some(weights)) => {
+                assert_eq!(weights.len(), cols, "weights of the columns");
+                Some(weights)
+            }
+            IntegerScales::Search(None) => {
+                equal = vec![1.0; cols];
+                Some(equal.as_slice())
+            }
+        };
         let groups = x.chunks_exact(group).zip(codes.chunks_exact_mut(self.code_bytes(group)));
-        for ((x, codes), stored) in groups.zip(scales.chunks_exact_mut(self.scale_size())) {
-            let exact = max_abs(x).max(MIN_BOUND) / most;
-            let scale = if self.block.is_some() {
-                let rounded = f32_to_f16(f32::from_bits(u32::from(f32_to_bf16(exact)) << 16));
-                let half = if rounded == 0 { ZERO_BLOCK } else { rounded };
-                stored.copy_from_slice(&half.to_le_bytes());
-                f16_to_f32(half)
-            } else {
-                stored.copy_from_slice(&exact.to_le_bytes());
-                exact
+        for (number, ((x, codes), stored)) in
+            groups.zip(stored.chunks_exact_mut(self.scale_size())).enumerate()
+        {
+            let min_max = max_abs(x).max(MIN_BOUND) / range.1;
+            let scale = match weights {
+                None => self.storable(min_max),
+                Some(weights) => {
+                    let weights = &weights[number * group % cols..][..group];
+                    Group { x, weights, range }.scale(min_max, |scale| self.storable(scale))
+                }
             };
-            self.pack(x, scale, self.bits.range(), codes);
+            self.store(scale, stored);
+            self.pack(x, scale, range, codes);
+        }
+    }
+
+    /// The scale as it can be stored. That of a block is rounded to BF16, and not 0.
+    fn storable(self, scale: f32) -> f32 {
+        if self.block.is_none() {
+            return scale;
+        }
+        let rounded = f32_to_f16(f32::from_bits(u32::from(f32_to_bf16(scale)) << 16));
+        f16_to_f32(if rounded == 0 { ZERO_BLOCK } else { rounded })
+    }
+
+    /// Stores a scale.
+    fn store(self, scale: f32, stored: &mut [u8]) {
+        match self.block {
+            Some(_) => stored.copy_from_slice(&f32_to_f16(scale).to_le_bytes()),
+            None => stored.copy_from_slice(&scale.to_le_bytes()),
         }
     }
 
@@ -134,10 +187,7 @@ impl Integers {
                 continue;
             }
             let Some(scale) = self.grid_scale(x) else { continue };
-            match self.block {
-                Some(_) => stored.copy_from_slice(&f32_to_f16(scale).to_le_bytes()),
-                None => stored.copy_from_slice(&scale.to_le_bytes()),
-            }
+            self.store(scale, stored);
             self.pack(x, scale, self.bits.whole_range(), codes);
         }
     }
@@ -245,7 +295,7 @@ mod tests {
         let rows = x.len() / cols;
         let mut codes = vec![0; rows * integers.code_bytes(cols)];
         let mut scales = vec![0; rows * integers.scale_bytes(cols)];
-        integers.encode(cols, x, &mut codes, &mut scales);
+        integers.encode(cols, x, IntegerScales::MinMax, &mut codes, &mut scales);
         let mut back = vec![f32::NAN; x.len()];
         integers.decode(cols, &codes, &scales, &mut back);
         (codes, scales, back)
@@ -308,6 +358,70 @@ mod tests {
         let before = (codes.clone(), scales.clone());
         Integers { bits: IntegerBits::Four, block: None }.keep_grid(8, &x, &mut codes, &mut scales);
         assert_eq!((codes, scales), before);
+    }
+
+    /// Against every scale of a fine ladder, each rounded as a plain sum over the values says.
+    #[test]
+    fn the_search_finds_the_scale_of_the_least_squared_error() {
+        let mut random = testkit::SplitMix64(7);
+        let mut normal =
+            || (0..12).map(|_| (random.next() >> 40) as f32 / (1 << 24) as f32).sum::<f32>() - 6.0;
+        let cols = 128;
+        let x: Vec<f32> = (0..4 * cols).map(|_| normal().powi(3) * 0.01).collect();
+        let weights: Vec<f32> = (0..cols).map(|_| normal().powi(2)).collect();
+        for (bits, block) in [
+            (IntegerBits::Two, None),
+            (IntegerBits::Four, None),
+            (IntegerBits::Eight, None),
+            (IntegerBits::Four, Some(32)),
+        ] {
+            let integers = Integers { bits, block };
+            let group = block.unwrap_or(cols);
+            for weights in [None, Some(weights.as_slice())] {
+                let error = |of: &[f32], back: &[f32], first: usize| -> f64 {
+                    let weight = |at: usize| weights.map_or(1.0, |w| f64::from(w[(first + at) % cols]));
+                    let pairs = of.iter().zip(back).enumerate();
+                    pairs.map(|(at, (x, y))| weight(at) * f64::from(x - y).powi(2)).sum()
+                };
+                let mut codes = vec![0; 4 * integers.code_bytes(cols)];
+                let mut scales = vec![0; 4 * integers.scale_bytes(cols)];
+                integers.encode(cols, &x, IntegerScales::Search(weights), &mut codes, &mut scales);
+                let mut back = vec![0.0; x.len()];
+                integers.decode(cols, &codes, &scales, &mut back);
+                let (_, _, min_max) = round_trip(bits, block, cols, &x);
+                for first in (0..x.len()).step_by(group) {
+                    let of = &x[first..][..group];
+                    let found = error(of, &back[first..][..group], first);
+                    let (least, most) = bits.range();
+                    let ladder = (1..=4096).map(|step| {
+                        let scale = max_abs(of) / most * step as f32 / 4096.0;
+                        let near: Vec<_> = of
+                            .iter()
+                            .map(|x| (x / scale).clamp(least, most).round_ties_even() * scale)
+                            .collect();
+                        error(of, &near, first)
+                    });
+                    let best = ladder.fold(f64::INFINITY, f64::min);
+                    assert!(found <= 1.02 * best, "{integers:?} {first}: {found} {best}");
+                    let min_max = error(of, &min_max[first..][..group], first);
+                    assert!(found <= min_max, "{integers:?} {first}: {found} {min_max}");
+                }
+            }
+        }
+    }
+
+    /// Zeros, one large value, and weights of 0 leave the min-max scale or a better one, never 0 or none.
+    #[test]
+    fn groups_without_a_best_scale_keep_the_min_max_scale() {
+        let integers = Integers { bits: IntegerBits::Four, block: Some(32) };
+        let mut x = [0.0; 96];
+        (x[32], x[70]) = (1e3, 0.5);
+        let weights = [&[1.0; 64][..], &[0.0; 32]].concat();
+        let (mut codes, mut scales) = (vec![0; 48], vec![0; 6]);
+        integers.encode(96, &x, IntegerScales::Search(Some(&weights)), &mut codes, &mut scales);
+        let (expected_codes, expected, _) = round_trip(IntegerBits::Four, Some(32), 96, &x);
+        assert_eq!((&scales[..2], &scales[4..]), (&expected[..2], &expected[4..]));
+        assert_eq!((&codes[..16], &codes[32..]), (&expected_codes[..16], &expected_codes[32..]));
     }
 
     #[test]

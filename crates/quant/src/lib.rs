@@ -35,7 +35,7 @@ mod types;
 pub use dot::{DOT_VECTORS, dot};
 pub use feedback::{PANEL, Panel, feeds_back, round_panel};
 pub use grid::{GridSurvey, RepackCounts, grid_scales, repack_q4_0, survey};
-pub use integers::{IntegerBits, Integers, ZERO_BLOCK};
+pub use integers::{IntegerBits, IntegerScales, Integers, ZERO_BLOCK};
 pub use rows::decode_rows;
 pub use simd::Simd;
 use tensor::DType;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use eval::HashedFile;
 use gemma::{Found, Inventory};
-use litert::{Bundle, ConstantEncoding, Mapped, Source, StoredConstant, rows_at_once};
+use litert::{Bundle, BundleScales, ConstantEncoding, Mapped, Source, StoredConstant, rows_at_once};
 use plan::ArtifactEntry;
 use quant::Simd;
 use rayon::prelude::*;
@@ -54,7 +54,8 @@ struct Held<'a> {
     bytes: u64,
 }
 
-/// Compares the constants of a bundle with the tensors of `base` that they are mapped to. `inventory` is that of `base`.
+/// Compares the constants of a bundle with the tensors of `base` that they are mapped to. `inventory` is that of `base`. `scales` says how the
+/// bundle was rounded; without it only the errors of the weights are known.
 ///
 /// Constants that are not those of rounding the checkpoint are failures, unless no integer constant is: then the bundle was
 /// rounded in another way, and a note says so. `progress` gets numbers of weights.
@@ -65,6 +66,7 @@ pub fn of_bundle(
     (bundle, from): (&Bundle, &dyn Source),
     mapped: &[Mapped],
     (base, inventory): (&dyn TensorSource, &Inventory),
+    scales: Option<&BundleScales>,
     simd: Simd,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(Tensors, Vec<Finding>)> {
@@ -84,18 +86,28 @@ pub fn of_bundle(
             let model_type = section.model_type().unwrap_or_default();
             let bytes = stored.bytes();
             let held = Held { found, model_type, stored, encoding, bytes };
-            measured.push((encoding, held.measure(base, simd, progress)?));
+            measured.push((encoding, held.measure(base, scales, simd, progress)?));
         }
     }
     let is_integer = |encoding: &ConstantEncoding| *encoding != ConstantEncoding::Float32;
     let is_equal = |measured: &Measured| measured.error.differing == 0;
-    let findings = if measured.iter().any(|(encoding, one)| is_integer(encoding) && is_equal(one)) {
+    let findings = if scales.is_none() {
+        let problem = "the importance matrix that the scales were searched with is not at hand: codes and scales are not compared, only the \
+                       errors of the weights are known. Give it with ‹importance›";
+        vec![Finding::new(Severity::Note, Step::Tensors, "constants", problem)]
+    } else if measured.iter().any(|(encoding, one)| is_integer(encoding) && is_equal(one)) {
         measured.iter().filter(|(_, one)| !is_equal(one)).map(|(_, one)| wrong(one)).collect()
     } else if measured.iter().all(|(_, one)| is_equal(one)) {
         Vec::new()
     } else {
-        let problem = "no constant has the bytes of min-max rounding: the bundle was rounded in another way, such as by \
-                       quantization-aware training. Only the errors of its weights are known";
+        let rule = match scales {
+            Some(BundleScales::Search(_)) => "a search of scales with this importance",
+            _ => "min-max rounding",
+        };
+        let problem = format!(
+            "no constant has the bytes of {rule}: the bundle was rounded in another way, such as by quantization-aware training. Only the \
+             errors of its weights are known"
+        );
         vec![Finding::new(Severity::Note, Step::Tensors, "constants", problem)]
     };
     Ok((collect(measured.into_iter().map(|(_, one)| one)), findings))
@@ -114,6 +126,7 @@ impl Held<'_> {
     fn measure(
         &self,
         base: &dyn TensorSource,
+        scales: Option<&BundleScales>,
         simd: Simd,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Measured> {
@@ -134,7 +147,9 @@ impl Held<'_> {
                 errors.add_row(row, &blocks);
             }
             progress(count * cols);
-            Ok((errors, self.stored.differing(first, &x)?))
+            let differing =
+                scales.map_or(Ok(0), |scales| self.stored.differing(first, &x, scales.of(index)))?;
+            Ok((errors, differing))
         });
         let (mut whole, mut differing) = (RowErrors::default(), 0);
         for (errors, rows) in compared.collect::<Result<Vec<_>>>()? {
@@ -151,7 +166,7 @@ impl Held<'_> {
             bytes: self.bytes,
             weights: rows * cols,
             worst_block: whole.worst,
-            compared: if differing == 0 { Compared::Bytes } else { Compared::Limits },
+            compared: if differing == 0 && scales.is_some() { Compared::Bytes } else { Compared::Limits },
             blocks: rows,
             differing,
             ..TensorError::default()

@@ -31,18 +31,23 @@ impl Provenance {
             return Ok(());
         }
         let Some(keys) = &self.importance else { return Ok(()) };
-        let inputs = self.entry.iter().flat_map(|entry| &entry.inputs);
-        let recorded = inputs.rev().find(|file| file.name.starts_with(keys.file.as_str()));
-        let named = PathBuf::from(recorded.map_or(keys.file.as_str(), |file| file.name.as_str()));
-        let beside = artifact
-            .into()
-            .parts()
-            .first()
-            .and_then(|part| Some(part.path.with_file_name(named.file_name()?)));
-        let places = [Some(named), beside];
-        self.entries = places.iter().flatten().find_map(|path| read(path, keys, recorded)).map(Arc::new);
+        let inputs = self.entry.as_ref().map(|entry| entry.inputs.as_slice()).unwrap_or_default();
+        let first = artifact.into().parts().first().map(|part| part.path.clone());
+        self.entries = recorded_importance(first.as_deref(), keys, inputs).map(Arc::new);
         Ok(())
     }
+}
+
+/// The imatrix that `keys` and `inputs` of a manifest describe, at its path or in the folder of `artifact`.
+pub fn recorded_importance(
+    artifact: Option<&Path>,
+    keys: &ImportanceKeys,
+    inputs: &[FileEntry],
+) -> Option<Importance> {
+    let recorded = inputs.iter().rev().find(|file| file.name.starts_with(keys.file.as_str()));
+    let named = PathBuf::from(recorded.map_or(keys.file.as_str(), |file| file.name.as_str()));
+    let beside = artifact.and_then(|path| Some(path.with_file_name(named.file_name()?)));
+    [Some(named), beside].iter().flatten().find_map(|path| read(path, keys, recorded))
 }
 
 /// The imatrix in a file, if it matches `keys` and the manifest's entry.

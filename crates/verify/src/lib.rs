@@ -78,6 +78,7 @@ pub use expected::{Expected, ExpectedTensor, Rounding, Values};
 pub use features::{FeatureErrors, StageError, StageErrors};
 pub use folder::Folder;
 pub use form::form;
+pub use importance_file::recorded_importance;
 pub use pair::differing_weights;
 pub use provenance::Provenance;
 pub use report::*;

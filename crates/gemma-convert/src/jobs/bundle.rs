@@ -7,17 +7,22 @@ use std::path::{Path, PathBuf};
 
 use base::{OutputFile, Progress};
 use checkpoint::{Adapter, Checkpoint};
+use gemma::Inventory;
 use litert::{
-    Bundle, BundleTypes, EmptyBundle, FileSource, Mapped, Section, SectionType, Source, Transplant,
+    Bundle, BundleScales, BundleTypes, EmptyBundle, FileSource, Mapped, Section, SectionType, Source,
+    Transplant,
 };
-use plan::{AdapterEntry, ArtifactEntry, BundleRecipe, FileEntry, HubSource};
+use plan::{
+    AdapterEntry, ArtifactEntry, BundleRecipe, FileEntry, GivenImportance, HubSource, ImportanceSource,
+    ScaleRule,
+};
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use tensor::{Error, Result, TensorSource};
+use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::TOOL;
 use crate::model::open_checkpoint;
-use crate::requests::recipe_file;
+use crate::requests::{self, recipe_file};
 
 use super::bundle_skeleton::empty_bundle;
 use super::bundle_tensors::{Text, used, wanted};
@@ -65,6 +70,8 @@ pub struct ConvertBundle {
     pub out: PathBuf,
     /// A recipe of a bundle, a name or a file, which gives the type of each matrix.
     pub recipe: Option<String>,
+    /// A file with an importance matrix (imatrix), for recipes that search scales.
+    pub importance: Option<PathBuf>,
     /// Replaces an existing file.
     pub force: bool,
 }
@@ -94,13 +101,20 @@ impl ConvertBundle {
     /// Finds the place of each weight, and writes the bundle with those of the checkpoint.
     ///
     /// # Errors
-    /// Those of [`litert::map`] and [`Transplant::plan`]; `Recipe` for a name with another ending, and for a new bundle without a
-    /// recipe; `Target` for a file that exists; `Unsupported` for a fine-tune with another vocabulary than the bundle's, and for
+    /// Those of [`litert::map`] and [`Transplant::plan`]; `Recipe` for a name with another ending, for a new bundle without a
+    /// recipe, and for an importance matrix that the recipe does not use; `Target` for a file that exists; `Unsupported` for a fine-tune with another vocabulary than the bundle's, and for
     /// another architecture than the skeleton's.
     pub fn run(&self, progress: &dyn Progress) -> Result<ConvertedBundle> {
         self.check_out()?;
         let recipe = self.recipe()?;
+        let importance = self.importance(recipe.as_ref())?;
         let tuned = Text::open(open_checkpoint(&self.model, &self.adapters)?)?;
+        let scales = match recipe.as_ref().map(|(_, recipe)| recipe.types.scales) {
+            Some(ScaleRule::Search) => {
+                searched(tuned.checkpoint.tensors(), &tuned.inventory, importance.as_ref())?
+            }
+            Some(ScaleRule::MinMax) | None => BundleScales::MinMax,
+        };
         let planned = match &self.graph {
             BundleGraph::File { bundle, base, types } => {
                 let planned = self.plan_of_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
@@ -114,11 +128,13 @@ impl ConvertBundle {
         };
         let Planned { source, plan, old_len, copied } = planned;
         let out = OutputFile::create(&self.out)?;
-        plan.write(&*source, &tuned.checkpoint, &out, progress)?;
-        let inputs = self.inputs(&tuned.checkpoint)?;
+        plan.write(&*source, &tuned.checkpoint, &scales, &out, progress)?;
+        let importance = importance.map(|given| given.source);
+        let inputs = self.inputs(&tuned.checkpoint, importance.as_ref())?;
         tuned.checkpoint.check_unchanged()?;
-        let (entry, manifest) =
-            convert::publish_named(out, self.entry(&plan, recipe, &tuned.checkpoint, inputs))?;
+        let mut entry = self.entry(&plan, recipe, &tuned.checkpoint, inputs);
+        entry.importance = importance.map(|source| source.keys);
+        let (entry, manifest) = convert::publish_named(out, entry)?;
         let FileEntry { bytes, sha256, .. } = entry.outputs[0].clone();
         let retyped = plan.replacements.iter().filter(|replacement| replacement.before != replacement.after);
         Ok(ConvertedBundle {
@@ -185,8 +201,23 @@ impl ConvertBundle {
         }))
     }
 
-    /// The files of the checkpoint, by their names in its folder, and that of the graph.
-    fn inputs(&self, tuned: &Checkpoint) -> Result<Vec<FileEntry>> {
+    /// The importance matrix.
+    fn importance(&self, recipe: Option<&(String, BundleRecipe)>) -> Result<Option<GivenImportance>> {
+        let Some(path) = &self.importance else { return Ok(None) };
+        if recipe.is_none_or(|(_, recipe)| recipe.types.scales != ScaleRule::Search) {
+            let error = Error::recipe(
+                "‹importance›",
+                "the scales are those of the largest magnitudes, whatever the importance",
+            );
+            return Err(error.help(
+                "Use the recipe litertlm-int4-search, or put `scales = \"search\"` under [types] of a recipe.",
+            ));
+        }
+        requests::importance(path).map(Some)
+    }
+
+    /// The files of the checkpoint, by their names in its folder, that of the graph, and that of the importance.
+    fn inputs(&self, tuned: &Checkpoint, importance: Option<&ImportanceSource>) -> Result<Vec<FileEntry>> {
         let shards = tuned
             .shards()
             .iter()
@@ -203,6 +234,7 @@ impl ConvertBundle {
             BundleGraph::Skeleton(file) => file.as_ref(),
         };
         inputs.extend(graph.map(|file| convert::file_entry(file)).transpose()?);
+        inputs.extend(importance.and_then(|source| source.file.clone()));
         Ok(inputs)
     }
 
@@ -262,6 +294,22 @@ impl ConvertBundle {
             |name| format!("{name} of the fine-tune differs from that of its base, which the bundle keeps");
         COMPANIONS.iter().filter(differs).map(note).collect()
     }
+}
+
+/// Searched scales, with the importance of columns.
+///
+/// # Errors
+/// Those of [`plan::column_weights`].
+pub(super) fn searched(
+    tensors: &[TensorDesc],
+    inventory: &Inventory,
+    importance: Option<&GivenImportance>,
+) -> Result<BundleScales> {
+    let Some(GivenImportance { source, entries: Some(entries) }) = importance else {
+        return Ok(BundleScales::Search(BTreeMap::new()));
+    };
+    let named = used(inventory).map(|found| (found.slot.gguf.as_str(), found.index, &tensors[found.index]));
+    Ok(BundleScales::Search(plan::column_weights((entries, &source.keys.file), named)?))
 }
 
 /// A bundle that is to be written.

@@ -1,19 +1,24 @@
 //! Verification of a bundle of LiteRT-LM: file, tokenizer, constants, and the predictions of the decoded weights.
 
+use std::sync::Arc;
+
 use base::{OutputFile, Progress};
+use checkpoint::Checkpoint;
 use eval::ModelInfo;
 use gemma::ModelSpec;
-use litert::{Bundle, DecodedWeights, FileSource, Mapped, Source};
+use litert::{Bundle, BundleScales, DecodedWeights, FileSource, Mapped, Source};
+use plan::{ArtifactEntry, BundleRecipeTypes, GivenImportance, ImportanceSource, ScaleRule};
 use tensor::{Error, Result, TensorSource};
 use verify::{Finding, Severity, Step, Structure};
 
 use super::Verify;
 use super::against::Against;
-use super::bundle::{OTHER_VOCABULARY, other_vocabulary};
+use super::bundle::{OTHER_VOCABULARY, other_vocabulary, searched};
 use super::bundle_skeleton::recognised;
 use super::bundle_tensors::{HEAD, MODELS, wanted};
 use super::verification_steps::{AFTER_FAILURE, Verification, skip, timed};
 use crate::model::{Container, Model, ModelFile};
+use crate::requests;
 
 const NO_CAP: &str = "the exported graph has no final soft cap: its logits differ from the figures below, which are of its weights \
                       with the cap; the most probable token does not";
@@ -48,8 +53,10 @@ pub(super) fn verify(
         file_bytes: bundle.file_len(),
         ..ModelInfo::default()
     };
+    let mut scales = None;
     timed(report, "files", |report| {
         let (hashed, entry, findings) = verify::bundle_file(&job.artifact)?;
+        scales = self::scales(job, entry.as_ref(), (checkpoint, spec))?;
         if job.require_manifest && entry.is_none() {
             let problem = "no manifest describes the artifact, and ‹require_manifest› asks for one";
             report.findings.push(Finding::new(Severity::Failure, Step::Structure, "manifest", problem));
@@ -76,7 +83,8 @@ pub(super) fn verify(
     })?;
     match mapped {
         Some(mapped) => {
-            weights(job, (&bundle, &file), &mapped, (checkpoint, spec), &mut verification, progress)?;
+            let base = (checkpoint, spec);
+            weights(job, (&bundle, &file), &mapped, base, scales.as_ref(), &mut verification, progress)?;
             let decoded = decoded(file, bundle, mapped, (checkpoint, spec))?;
             verification.decoded = Some(decoded);
         }
@@ -99,7 +107,6 @@ fn check(job: &Verify) -> Result<()> {
     }
     let without = [
         (job.recipe.is_some(), "‹recipe›"),
-        (job.importance.is_some(), "‹importance›"),
         (!job.media.is_empty(), "‹image›, ‹audio›"),
         (job.mmproj.is_some(), "‹mmproj›"),
     ];
@@ -109,12 +116,47 @@ fn check(job: &Verify) -> Result<()> {
     }
 }
 
+/// How the bundle was rounded, as its manifest says; without one, an importance matrix says that scales were searched. `None` if the matrix
+/// is not at hand.
+fn scales(
+    job: &Verify,
+    entry: Option<&ArtifactEntry>,
+    (checkpoint, spec): (&Checkpoint, &ModelSpec),
+) -> Result<Option<BundleScales>> {
+    let types = entry.and_then(|entry| serde_json::from_value(entry.settings["types"].clone()).ok());
+    let rule = types.map_or(ScaleRule::MinMax, |types: BundleRecipeTypes| types.scales);
+    if rule == ScaleRule::MinMax {
+        match &job.importance {
+            None => return Ok(Some(BundleScales::MinMax)),
+            Some(_) if entry.is_some() => {
+                let problem = "has no effect: by its manifest, the scales of the bundle are those of the largest magnitudes";
+                return Err(Error::recipe("‹importance›", problem));
+            }
+            Some(_) => {}
+        }
+    }
+    let recorded = entry.and_then(|entry| Some((entry.importance.clone()?, &entry.inputs)));
+    let importance = match (&job.importance, recorded) {
+        (Some(path), _) => Some(requests::importance(path)?),
+        (None, None) => None,
+        (None, Some((keys, inputs))) => {
+            let Some(entries) = verify::recorded_importance(Some(&job.artifact), &keys, inputs) else {
+                return Ok(None);
+            };
+            let source = ImportanceSource { keys, file: None };
+            Some(GivenImportance { source, entries: Some(Arc::new(entries)) })
+        }
+    };
+    searched(checkpoint.tensors(), &spec.inventory, importance.as_ref()).map(Some)
+}
+
 /// Compares the constants.
 fn weights(
     job: &Verify,
     bundle: (&Bundle, &dyn Source),
     mapped: &[Mapped],
-    (checkpoint, spec): (&checkpoint::Checkpoint, &ModelSpec),
+    (checkpoint, spec): (&Checkpoint, &ModelSpec),
+    scales: Option<&BundleScales>,
     verification: &mut Verification<'_>,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -126,7 +168,7 @@ fn weights(
     }
     job.weights_step(report, total, progress, |report, done| {
         let base = (checkpoint as &dyn TensorSource, &spec.inventory);
-        let (tensors, findings) = verify::of_bundle(bundle, mapped, base, job.compute.simd, done)?;
+        let (tensors, findings) = verify::of_bundle(bundle, mapped, base, scales, job.compute.simd, done)?;
         for tensor in &tensors.tensors {
             report.artifact.bytes += tensor.bytes;
             report.artifact.weights += tensor.weights;
@@ -142,7 +184,7 @@ fn decoded(
     file: FileSource,
     bundle: Bundle,
     mapped: Vec<Mapped>,
-    (checkpoint, spec): (&checkpoint::Checkpoint, &ModelSpec),
+    (checkpoint, spec): (&Checkpoint, &ModelSpec),
 ) -> Result<(DecodedWeights, Option<usize>)> {
     let role = |index: usize| {
         spec.inventory.text.iter().find(|found| found.index == index).map(|found| found.slot.role)

@@ -2,6 +2,7 @@
 
 use base::Fault;
 use litert::{Bundle, BundleTypes, Mapped, Skeleton, StoredConstant, Transplant};
+use quant::IntegerScales;
 use tensor::{Result, TensorSource};
 use testkit::MemoryTensors;
 
@@ -39,7 +40,7 @@ fn differing(file: &Vec<u8>, tensors: &MemoryTensors, mapped: &[Mapped]) -> Vec<
             let value = |bytes: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
             let values: Vec<f32> = bytes.as_chunks().0.iter().map(value).collect();
             let stored = StoredConstant::new(model, &part, &assignment.constant).unwrap();
-            if stored.differing(0, &values).unwrap() > 0 {
+            if stored.differing(0, &values, IntegerScales::MinMax).unwrap() > 0 {
                 names.push(desc.name.clone());
             }
         }

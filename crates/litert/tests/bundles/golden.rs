@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use base::{OutputFile, Silent};
 use litert::{
-    ALIGNMENT, Bundle, BundleTypes, LlmMetadata, Mapped, MetadataToken, SectionType, Source, Transplant,
+    ALIGNMENT, Bundle, BundleScales, BundleTypes, LlmMetadata, Mapped, MetadataToken, SectionType, Source,
+    Transplant,
 };
 use quant::IntegerBits;
 use testkit::MemoryTensors;
@@ -174,7 +175,7 @@ fn transplant(
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tuned.litertlm");
     let out = OutputFile::create(&path).unwrap();
-    plan.write(file, tuned, &out, &Silent).unwrap();
+    plan.write(file, tuned, &BundleScales::MinMax, &out, &Silent).unwrap();
     out.publish().unwrap();
     std::fs::read(path).unwrap()
 }

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use base::{OutputFile, Silent};
-use litert::{Bundle, BundleTypes, Mapped, Model, StoredConstant, Transplant};
-use quant::Simd;
+use litert::{Bundle, BundleScales, BundleTypes, Mapped, Model, StoredConstant, Transplant};
+use quant::{IntegerScales, Simd};
 use tensor::TensorSource;
 use testkit::{MemoryTensors, SplitMix64};
 
@@ -73,7 +73,7 @@ fn a_checkpoint_of_codes_and_scales_keeps_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("qat.litertlm");
     let out = OutputFile::create(&path).unwrap();
-    plan.write(&file, &qat, &out, &Silent).unwrap();
+    plan.write(&file, &qat, &BundleScales::MinMax, &out, &Silent).unwrap();
     out.publish().unwrap();
     let made = std::fs::read(path).unwrap();
     let mut compared = 0;
@@ -86,7 +86,7 @@ fn a_checkpoint_of_codes_and_scales_keeps_them() {
             let values = quant::decode_rows(Simd::detect(), &qat, index, 0..rows).unwrap();
             let stored = StoredConstant::new(&model, &part, &assignment.constant).unwrap();
             assert!(stored.values(0, rows).unwrap() == values, "{}", qat.tensors()[index].name);
-            assert_eq!(stored.differing(0, &values).unwrap(), 0);
+            assert_eq!(stored.differing(0, &values, IntegerScales::MinMax).unwrap(), 0);
             compared += 1;
         }
     }

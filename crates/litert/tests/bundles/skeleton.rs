@@ -2,7 +2,9 @@
 //! quarter and with half of its widths, whose cache has another length.
 
 use base::{OutputFile, Silent};
-use litert::{Bundle, BundleTypes, SectionType, Skeleton, SkeletonSections, SkeletonWeight, Transplant};
+use litert::{
+    Bundle, BundleScales, BundleTypes, SectionType, Skeleton, SkeletonSections, SkeletonWeight, Transplant,
+};
 use quant::IntegerBits;
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
@@ -56,7 +58,7 @@ pub(crate) fn made((name, units): (&str, u64), tensors: &MemoryTensors, recipe: 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new.litertlm");
     let out = OutputFile::create(&path).unwrap();
-    plan.write(&empty.source, tensors, &out, &Silent).unwrap();
+    plan.write(&empty.source, tensors, &BundleScales::MinMax, &out, &Silent).unwrap();
     out.publish().unwrap();
     std::fs::read(path).unwrap()
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::{Budget, What};
 use clap::ValueEnum;
 use gemma_convert::{BundleGraph, BundleTypes, ConvertBundle, Error, Result};
 
@@ -68,6 +69,46 @@ impl super::Convert {
         }
     }
 
+    /// Refuses options that only other outputs have.
+    fn check_bundle_options(&self) -> Result<()> {
+        let What {
+            recipes: _,
+            types,
+            mmproj,
+            tensor_types,
+            token_embd_type,
+            per_layer_token_embd_type,
+            split_max_size,
+            max_shard_size,
+            text_only,
+            importance: _,
+            budget: Budget { target_size, target_bpw, target_kld, sensitivity },
+            settings,
+        } = &self.what;
+        let given = [
+            (!types.is_empty(), "‹type›"),
+            (!mmproj.is_empty(), "‹mmproj›"),
+            (!tensor_types.is_empty(), "‹tensor_type›"),
+            (token_embd_type.is_some(), "‹token_embd_type›"),
+            (per_layer_token_embd_type.is_some(), "‹per_layer_token_embd_type›"),
+            (split_max_size.is_some(), "‹split_max_size›"),
+            (max_shard_size.is_some(), "‹max_shard_size›"),
+            (*text_only, "‹text_only›"),
+            (target_size.is_some(), "‹target_size›"),
+            (target_bpw.is_some(), "‹target_bpw›"),
+            (target_kld.is_some(), "‹target_kld›"),
+            (sensitivity.is_some(), "‹sensitivity›"),
+            (!settings.is_empty(), "‹set›"),
+            (!self.text.text.is_empty(), "‹text›"),
+            (self.skip_existing, "‹skip_existing›"),
+        ];
+        match given.into_iter().find(|(given, _)| *given) {
+            Some((_, option)) => Err(Error::recipe(option, "has no effect on a bundle")
+                .help("A recipe gives the type of each matrix: recipes/README.md has its keys.")),
+            None => Ok(()),
+        }
+    }
+
     /// The conversion into a bundle, if that is what the arguments say.
     pub(crate) fn bundle_job(&self) -> Result<Option<ConvertBundle>> {
         let graph = match (&self.bundle.bundle, &self.bundle.bundle_base) {
@@ -85,6 +126,7 @@ impl super::Convert {
             _ => return Ok(None),
         };
         self.check_whole()?;
+        self.check_bundle_options()?;
         let recipe = match self.what.recipes.as_slice() {
             [] => None,
             [one] => Some(one.clone()),
@@ -99,6 +141,7 @@ impl super::Convert {
             graph,
             out: self.out.clone(),
             recipe,
+            importance: self.what.importance.clone(),
             force: self.force,
         }))
     }
