@@ -133,7 +133,7 @@ fn lists_have_what_there_is() {
     let recipes = run(["recipes", "--json"]).good().json();
     let of_bundles: Vec<_> =
         recipes["bundle_recipes"].as_array().unwrap().iter().map(|recipe| &recipe["name"]).collect();
-    assert_eq!(of_bundles, ["litertlm-int2", "litertlm-int4", "litertlm-int8"]);
+    assert_eq!(of_bundles, ["litertlm-int2", "litertlm-int4", "litertlm-int4-search", "litertlm-int8"]);
     let of_releases = recipes["release_recipes"].as_array().unwrap();
     assert!(of_releases.iter().any(|recipe| recipe["name"] == "default"), "{recipes}");
     assert!(

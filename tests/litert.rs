@@ -288,54 +288,62 @@ fn verify_measures_the_predictions_of_the_decoded_weights() {
     assert!(0.0 < eight && 4.0 * eight < four && four < two, "{eight} {four} {two}");
 }
 
-/// Without and with importance; `verify` takes both from the manifest.
+/// On a trained model. `verify` takes rule and importance from the manifest.
 #[test]
 fn searched_scales_are_nearer_to_the_checkpoint() {
-    let files = Files::new("mixed48");
-    let (text, imatrix) = (crate::support::text("eval.txt"), files.path("imatrix.gguf"));
-    let [text, importance] = [&text, &imatrix].map(|path| path.to_str().unwrap());
-    let base = files.path("base");
-    let base = base.to_str().unwrap();
-    run(["calibrate", base, "--text", text, "-c", "64", "--chunks", "8", "-o", importance]).good();
-    let predict = ["--require-manifest", "--json", "--text", text, "-c", "64", "--chunks", "4"];
-    let divergence = |name: &str, options: &[&str]| {
-        files.fill("same", "base", name, options).good();
-        let report = files.verify(name, "base", &predict).good().json();
+    let home = tempfile::tempdir().unwrap();
+    let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let (base, imatrix) = (fixture("e2b").to_str().unwrap().to_owned(), path("imatrix.gguf"));
+    let [text, eval] =
+        ["calib.txt", "eval.txt"].map(|name| crate::support::text(name).to_str().unwrap().to_owned());
+    let calibrate = |chunks: &str| {
+        run(["calibrate", &base, "--text", &text, "-c", "64", "--chunks", chunks, "--force", "-o", &imatrix])
+            .good();
+    };
+    let skeleton = testkit::fixtures("golden/litertlm/e2b.skeleton").to_str().unwrap().to_owned();
+    let fill = |name: &str, recipe: &str, more: &[&str]| {
+        let bundle = path(name);
+        run([&["convert", &base, "--skeleton", &skeleton, "--recipe", recipe, "-o", &bundle], more].concat())
+    };
+    let verify = |name: &str, more: &[&str]| {
+        let bundle = path(name);
+        run([&["verify", &bundle, "--against", &base], more].concat())
+    };
+    calibrate("32");
+    let divergence = |name: &str, recipe: &str, more: &[&str]| {
+        fill(name, recipe, more).good();
+        let predict = ["--require-manifest", "--json", "--text", &eval, "-c", "128", "--chunks", "16"];
+        let report = verify(name, &predict).good().json();
         let tensors = report["tensors"]["tensors"].as_array().unwrap();
         assert!(tensors.len() > 60 && tensors.iter().all(|one| one["compared"] == "bytes"), "{report}");
         report["kld"]["mean"].as_f64().unwrap()
     };
-    let search = ["--recipe", "litertlm-int4-search"];
-    let weighted = [search[0], search[1], "--imatrix", importance];
-    let min_max = divergence("min-max.litertlm", &["--recipe", "litertlm-int4"]);
-    let searched = divergence("searched.litertlm", &search);
-    let important = divergence("weighted.litertlm", &weighted);
-    println!("KL divergence: min-max {min_max}, searched {searched}, with importance {important}");
-    assert!(searched < 0.9 * min_max && important < 0.9 * min_max, "{min_max} {searched} {important}");
+    let min_max = divergence("min-max.litertlm", "litertlm-int4", &[]);
+    let searched = divergence("searched.litertlm", "litertlm-int4-search", &[]);
+    let important = divergence("weighted.litertlm", "litertlm-int4-search", &["--imatrix", &imatrix]);
+    assert!(searched < 0.8 * min_max && important < 0.8 * min_max, "{min_max} {searched} {important}");
 
-    // another importance than that of the file, one that is not at hand, and none
+    // the importance of the file is not at hand, or another one is given
     let kept = fs::read(&imatrix).unwrap();
-    run(["calibrate", base, "--text", text, "-c", "64", "--chunks", "2", "--force", "-o", importance]).good();
-    let said = files.verify("weighted.litertlm", "base", &[]).good().stdout;
-    assert!(
-        said.contains("is not at hand") && said.contains("‹importance›") || said.contains("--importance"),
-        "{said}"
-    );
-    let other = files.verify("weighted.litertlm", "base", &["--importance", importance]);
+    calibrate("2");
+    let said = verify("weighted.litertlm", &[]).good().stdout;
+    assert!(said.contains("is not at hand") && said.contains("--importance"), "{said}");
+    let other = verify("weighted.litertlm", &["--importance", &imatrix]);
     assert!(other.code == Some(1), "{}", other.stdout);
     fs::write(&imatrix, kept).unwrap();
-    let mut bytes = fs::read(files.path("weighted.litertlm")).unwrap();
+
+    // a changed code, without a manifest
+    let mut bytes = fs::read(path("weighted.litertlm")).unwrap();
     let at = bytes.len() - 100_000;
     bytes[at] ^= 0x11;
-    fs::remove_file(files.path("weighted.litertlm.manifest.json")).unwrap();
-    fs::write(files.path("weighted.litertlm"), bytes).unwrap();
-    let changed = files.verify("weighted.litertlm", "base", &["--importance", importance]);
+    fs::remove_file(path("weighted.litertlm.manifest.json")).unwrap();
+    fs::write(path("weighted.litertlm"), bytes).unwrap();
+    let changed = verify("weighted.litertlm", &["--importance", &imatrix]);
     assert!(changed.code == Some(1) && changed.stdout.contains("rows are not those"), "{}", changed.stdout);
 
-    let refused =
-        files.fill("same", "base", "x.litertlm", &["--recipe", "litertlm-int4", "--imatrix", importance]);
+    let refused = fill("x.litertlm", "litertlm-int4", &["--imatrix", &imatrix]);
     assert!(refused.refusal(2).contains("litertlm-int4-search"), "{}", refused.stderr);
-    let refused = files.verify("min-max.litertlm", "base", &["--importance", importance]);
+    let refused = verify("min-max.litertlm", &["--importance", &imatrix]);
     assert!(refused.refusal(2).contains("has no effect"), "{}", refused.stderr);
 }
 
@@ -357,6 +365,19 @@ fn options_that_a_bundle_does_not_have_are_refused() {
             refused.contains(&option[0].replace('-', "_")[2..]) || refused.contains(option[0]),
             "{refused}"
         );
+    }
+}
+
+/// A folder of this name is not what the user means.
+#[test]
+fn types_of_a_gguf_do_not_go_into_a_bundle() {
+    let files = Files::new("mixed48");
+    let [base, out] = ["base", "x.litertlm"].map(|name| files.path(name));
+    for (option, value) in [("--type", "q4_0"), ("--mmproj", "bf16"), ("--recipe", "q4_0")] {
+        let said =
+            run(["convert".into(), base.clone(), option.into(), value.into(), "-o".into(), out.clone()]);
+        assert!(said.refusal(2).contains("bundle"), "{}", said.stderr);
+        assert!(!out.exists(), "{option}");
     }
 }
 

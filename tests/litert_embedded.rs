@@ -12,7 +12,7 @@ use crate::litert_judge::says;
 use crate::support::{Run, WEIGHTS, Weights, fixture, run};
 
 /// Those that have a skeleton.
-const MODELS: [&str; 1] = ["gemma-4-E2B-it"];
+const MODELS: [&str; 2] = ["gemma-4-E2B-it", "gemma-4-E4B-it"];
 const SMALLER: u64 = 16;
 /// Sizes of the config that depend on the width.
 const WIDTHS: [&str; 7] = [
@@ -101,11 +101,16 @@ fn the_embedded_skeletons_are_filled_and_verified() {
 #[test]
 fn the_skeleton_of_another_model_is_refused() {
     let home = tempfile::tempdir().unwrap();
-    let e4b = home.path().join("e4b");
-    checkpoint(&e4b, "gemma-4-E4B-it");
+    let [e4b, other] = ["e4b", "other"].map(|name| home.path().join(name));
+    for folder in [&e4b, &other] {
+        checkpoint(folder, "gemma-4-E4B-it");
+    }
+    let mut config: Value = serde_json::from_slice(&fs::read(other.join("config.json")).unwrap()).unwrap();
+    config["text_config"]["sliding_window"] = 256.into();
+    fs::write(other.join("config.json"), config.to_string()).unwrap();
     let e2b = testkit::root().join("formats/litertlm-e2b.skeleton");
-    for more in [&["--skeleton", e2b.to_str().unwrap()][..], &[]] {
-        let said = convert(&e4b, &home.path().join("x.litertlm"), more);
+    for (folder, more) in [(&e4b, &["--skeleton", e2b.to_str().unwrap()][..]), (&other, &[])] {
+        let said = convert(folder, &home.path().join("x.litertlm"), more);
         let refused = said.refusal(3);
         assert!(refused.contains("another architecture than that of the graph skeleton"), "{refused}");
         assert!(refused.contains("35 layers") && refused.contains("42 layers"), "{refused}");

@@ -192,7 +192,7 @@ pub(crate) fn recipe_text(name: &str) -> Result<(String, String)> {
     }
     if BundleRecipe::named(name).is_ok() {
         return Err(Error::recipe(format!("recipe {name:?}"), "a recipe of a bundle of LiteRT-LM").help(
-            "Name the output .litertlm. For another graph than that of E2B give a bundle with ‹bundle›, and the checkpoint from which it was made \
+            "Name the output .litertlm. For another graph than those of E2B and E4B give a bundle with ‹bundle›, and the checkpoint from which it was made \
              with ‹bundle_base›; or a graph with ‹skeleton›.",
         ));
     }

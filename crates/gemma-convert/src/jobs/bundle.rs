@@ -50,7 +50,7 @@ pub enum BundleGraph {
         /// Types of the weights, without a recipe.
         types: BundleTypes,
     },
-    /// A graph skeleton: a file that `cargo xtask skeleton` makes, or the embedded one, of E2B. Tokenizer and metadata come from the
+    /// A graph skeleton: a file that `cargo xtask skeleton` makes, or an embedded one, of E2B or E4B. Tokenizer and metadata come from the
     /// checkpoint, and the types from the recipe.
     Skeleton(Option<PathBuf>),
 }

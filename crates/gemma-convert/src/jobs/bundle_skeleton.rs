@@ -14,9 +14,12 @@ use super::bundle::{MAX_COMPANION, TOKENIZER};
 use super::bundle_metadata::metadata;
 use super::bundle_tensors::{MODELS, Text, used};
 
-/// The graph skeletons of the program, that of E2B, for CPUs: a prefill of 128 tokens and a cache of 4,096. docs/litertlm.md says how it was
-/// made.
-const EMBEDDED: [&[u8]; 1] = [include_bytes!("../../../../formats/litertlm-e2b.skeleton")];
+/// The graph skeletons of the program, those of E2B and E4B, for CPUs: a prefill of 128 tokens and a cache of 4,096. docs/litertlm.md says how
+/// they were made.
+const EMBEDDED: [&[u8]; 2] = [
+    include_bytes!("../../../../formats/litertlm-e2b.skeleton"),
+    include_bytes!("../../../../formats/litertlm-e4b.skeleton"),
+];
 
 /// A graph skeleton, with what it says about itself.
 struct Described {

@@ -83,7 +83,7 @@ pub(super) fn verify(
     })?;
     match mapped {
         Some(mapped) => {
-            let base = (checkpoint, spec);
+            let base: (&Checkpoint, &ModelSpec) = (checkpoint, spec);
             weights(job, (&bundle, &file), &mapped, base, scales.as_ref(), &mut verification, progress)?;
             let decoded = decoded(file, bundle, mapped, (checkpoint, spec))?;
             verification.decoded = Some(decoded);

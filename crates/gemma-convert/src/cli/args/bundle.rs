@@ -22,7 +22,7 @@ pub(crate) struct IntoBundle {
     /// The checkpoint from which the bundle was made: folder, or the id of a model on the hub
     #[arg(long, value_name = "BASE", requires = "bundle")]
     pub(crate) bundle_base: Option<PathBuf>,
-    /// For LiteRT-LM without a bundle, where the graph is not that of E2B: take it from this skeleton, which `cargo xtask skeleton` makes for
+    /// For LiteRT-LM without a bundle, where the graph is not that of E2B or E4B: take it from this skeleton, which `cargo xtask skeleton` makes for
     /// an architecture. --recipe gives the types, -o names the new file
     #[arg(
         long,
@@ -50,10 +50,9 @@ pub(crate) enum Fewest {
 }
 
 impl super::Convert {
-    /// Whether recipe and output are those of a bundle.
+    /// Whether the output is a bundle.
     fn is_new_bundle(&self) -> bool {
-        let others = self.what.types.is_empty() && self.what.mmproj.is_empty();
-        others && self.out.extension().is_some_and(|extension| extension == "litertlm")
+        self.out.extension().is_some_and(|extension| extension == "litertlm") && !self.out.is_dir()
     }
 
     /// Refuses the weights in parts or as a stream: places in a bundle are found by all of them.
