@@ -57,6 +57,23 @@ fn any_number_of_parts_has_the_bytes_of_the_single_importance_matrix() {
     }
 }
 
+/// Where AMX is the default, f32 gives other sums.
+#[test]
+fn parts_take_a_kernel_that_all_machines_have() {
+    let (from, home) = (fixture("e2b"), tempfile::tempdir().unwrap());
+    let [single, default, out] =
+        ["single", "default", "out"].map(|name| home.path().join(name).join("imatrix.gguf"));
+    run(job("calibrate", &from, &single, &["--kernel", "f32"])).good();
+    run(job("calibrate", &from, &default, &[])).good();
+    for number in ["1/2", "2/2"] {
+        run(job("calibrate", &from, &out, &["--kernel", "F32", "--part", number])).good();
+    }
+    join(&[&out], &[]).good();
+    assert_eq!(sha256(&out), sha256(&single));
+    let is_default = runtime::Kernel::detect() == runtime::Kernel::F32;
+    assert_eq!(sha256(&default) == sha256(&single), is_default);
+}
+
 #[test]
 fn any_number_of_parts_has_the_bytes_of_the_single_sensitivities() {
     for model in ["e2b", "26b-a4b"] {

@@ -179,6 +179,8 @@ fn usage() {
     }
     let simd = run(["convert", model, Q4_0, "-o", "x", "--simd", "avx9"]);
     assert!(simd.refusal(2).contains("--simd avx9: no such level on this processor (expected scalar, "));
+    let kernel = run(["convert", model, Q4_0, "-o", "x", "--kernel", "f16"]);
+    assert!(kernel.refusal(2).contains("--kernel f16: no such kernel on this processor (expected f32"));
 }
 
 /// A recipe of the user's own, with the line of what is wrong in it.

@@ -80,7 +80,7 @@ pub use plan::{
 };
 pub use quant::{IntegerBits, Simd};
 pub use requests::Destination;
-pub use runtime::Compute;
+pub use runtime::{Compute, Kernel};
 pub use settings::rename_settings;
 pub use tensor::{DType, Error, Fault, Result};
 pub use text::{MediaFile, Scored};

@@ -50,6 +50,11 @@ impl Kernel {
         if Kernel::AmxBf16.is_available() { Kernel::AmxBf16 } else { Kernel::F32 }
     }
 
+    /// All kernels that they support.
+    pub fn available() -> Vec<Kernel> {
+        [Kernel::F32, Kernel::AmxBf16].into_iter().filter(|kernel| kernel.is_available()).collect()
+    }
+
     /// Whether this CPU and its operating system support the kernel.
     pub fn is_available(self) -> bool {
         self == Kernel::F32 || amx::is_available()

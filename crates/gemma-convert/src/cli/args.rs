@@ -246,6 +246,10 @@ pub(crate) struct Arithmetic {
     /// Vector instructions of codecs and functions: scalar, baseline, avx2 or avx512. Results are the same with any
     #[arg(long, value_name = "LEVEL")]
     simd: Option<String>,
+    /// Kernel of matrix products: f32, or amx where the processor has it, which is the default there. The last bits of its results
+    /// differ: the parts of a job need the same one
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
 }
 
 /// Files for the report.

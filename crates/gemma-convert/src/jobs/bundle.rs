@@ -128,9 +128,14 @@ impl ConvertBundle {
         };
         let Planned { source, plan, old_len, copied } = planned;
         let out = OutputFile::create(&self.out)?;
-        plan.write(&*source, &tuned.checkpoint, &scales, &out, progress)?;
         let importance = importance.map(|given| given.source);
-        let inputs = self.inputs(&tuned.checkpoint, importance.as_ref())?;
+        // a file is hashed by one thread, while the others encode
+        let (inputs, written) = rayon::join(
+            || self.inputs(&tuned.checkpoint, importance.as_ref()),
+            || plan.write(&*source, &tuned.checkpoint, &scales, &out, progress),
+        );
+        written?;
+        let inputs = inputs?;
         tuned.checkpoint.check_unchanged()?;
         let mut entry = self.entry(&plan, recipe, &tuned.checkpoint, inputs);
         entry.importance = importance.map(|source| source.keys);

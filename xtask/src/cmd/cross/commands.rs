@@ -25,10 +25,22 @@ const COMMANDS: &[&[&str]] = &[
     &["draft", "extract", "e2b", "--layers=0,3", "-o", "extract"],
     &["pack", "ollama", "out/model-q4_0.gguf", "--name=tiny", "--store=store"],
     &["verify", "out/model-q4_0.gguf", "--against=e2b", "--report-json=report.json", "--html=report.html"],
-    &["calibrate", "e2b", "--text=text/eval.txt", "--ctx-size=64", "--chunks=4", "-o", "imatrix.gguf"],
+    &[
+        "calibrate",
+        "e2b",
+        "--text=text/eval.txt",
+        "--ctx-size=64",
+        "--chunks=4",
+        KERNEL,
+        "-o",
+        "imatrix.gguf",
+    ],
     &["convert", "e2b", "--type=iq4_xs", "--importance=imatrix.gguf", "-o", "weighted"],
-    &["release", "e2b", "--recipe=ggml-org", "--ctx-size=128", "--eval-chunks=2", "-o", "release"],
+    &["release", "e2b", "--recipe=ggml-org", "--ctx-size=128", "--eval-chunks=2", KERNEL, "-o", "release"],
 ];
+
+/// The kernel that every machine has.
+const KERNEL: &str = "--kernel=f32";
 
 /// Greedy text of a file and of the checkpoint.
 const SPEAKS: [&str; 2] = ["out/model-q4_0.gguf", "e2b"];
@@ -57,7 +69,8 @@ impl Made {
         };
         COMMANDS.iter().try_for_each(|arguments| said(arguments).map(drop))?;
         let text = |model: &&str| {
-            let answer = said(&["generate", model, "--prompt=In 1912 the", "--max-tokens=16", "--json"])?;
+            let answer =
+                said(&["generate", model, "--prompt=In 1912 the", "--max-tokens=16", "--json", KERNEL])?;
             let document: Value = serde_json::from_slice(&answer)?;
             Ok(document["text"].as_str().context("no text")?.to_owned())
         };

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use gemma_convert::{
     BudgetOptions, Calibrate, Compute, Convert, DraftConvert, DraftExtract, DraftMeasure, Error,
-    EstimateOptions, Generate, ImagePreprocess, MeasureSensitivity, MediaFile, MediaOptions, Planning,
-    Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions, Thresholds, Verify, VerifySet,
-    byte_size,
+    EstimateOptions, Generate, ImagePreprocess, Kernel, MeasureSensitivity, MediaFile, MediaOptions,
+    Planning, Prompt, RecipeOptions, Result, Sampling, Scored, Simd, TextOptions, Thresholds, Verify,
+    VerifySet, byte_size,
 };
 
 use super::Score;
@@ -312,16 +312,26 @@ impl super::Arithmetic {
     /// The fastest arithmetic of this machine, with the vector instructions that were asked for.
     pub(crate) fn compute(&self) -> Result<Compute> {
         let fastest = Compute::detect();
-        Ok(Compute { simd: self.simd.as_deref().map_or(Ok(fastest.simd), simd)?, ..fastest })
+        let simd = |name| available("--simd", "level", name, &Simd::available(), Simd::name);
+        let kernel = |name| available("--kernel", "kernel", name, &Kernel::available(), Kernel::name);
+        Ok(Compute {
+            simd: self.simd.as_deref().map_or(Ok(fastest.simd), simd)?,
+            kernel: self.kernel.as_deref().map_or(Ok(fastest.kernel), kernel)?,
+        })
     }
 }
 
-fn simd(name: &str) -> Result<Simd> {
-    let available = Simd::available();
-    let named = |level: &&Simd| level.name().eq_ignore_ascii_case(name);
-    available.iter().find(named).copied().ok_or_else(|| {
-        let known: Vec<_> = available.iter().map(|level| level.name()).collect();
-        Error::recipe(format!("--simd {name}"), "no such level on this processor")
+/// The one of this name among those that the processor has.
+fn available<T: Copy>(
+    option: &str,
+    what: &str,
+    name: &str,
+    all: &[T],
+    title: impl Fn(T) -> &'static str,
+) -> Result<T> {
+    all.iter().copied().find(|one| title(*one).eq_ignore_ascii_case(name)).ok_or_else(|| {
+        let known: Vec<_> = all.iter().map(|one| title(*one)).collect();
+        Error::recipe(format!("{option} {name}"), format!("no such {what} on this processor"))
             .expected(known.join(", "), name)
     })
 }
