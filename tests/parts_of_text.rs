@@ -62,7 +62,7 @@ fn any_number_of_parts_has_the_bytes_of_the_single_importance_matrix() {
 fn parts_take_a_kernel_that_all_machines_have() {
     let (from, home) = (fixture("e2b"), tempfile::tempdir().unwrap());
     let [single, default, out] =
-        ["single", "default", "out"].map(|name| home.path().join(name).join("imatrix.gguf"));
+        ["single.gguf", "default.gguf", "out/imatrix.gguf"].map(|name| home.path().join(name));
     run(job("calibrate", &from, &single, &["--kernel", "f32"])).good();
     run(job("calibrate", &from, &default, &[])).good();
     for number in ["1/2", "2/2"] {
