@@ -57,10 +57,9 @@ impl BundleTypes {
 }
 
 /// How the scales of all integers of a bundle are chosen.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum BundleScales {
     /// By the rule of the exporter.
-    #[default]
     MinMax,
     /// By a search, with the weights of columns of tensors by their index in the checkpoint; tensors without have equal weights.
     Search(BTreeMap<usize, Vec<f32>>),

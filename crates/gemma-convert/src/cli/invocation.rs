@@ -62,7 +62,7 @@ mod tests {
     fn a_command_line_has_relative_paths_and_no_token() {
         let args = [
             "verify",
-            "/srv/u/work/out/model.gguf",
+            "/srv/models/out/model.gguf",
             "--against=/data/gemma-4-E2B",
             "--text",
             "a b's.txt",
@@ -70,11 +70,11 @@ mod tests {
             "hf_secret",
             "--token=hf_secret",
             "--html",
-            "/srv/u/work",
+            "/srv/models",
             "google/gemma-4-E2B-it@main",
             "",
         ];
-        let line = command(args.into_iter().map(OsString::from), Path::new("/srv/u/work"));
+        let line = command(args.into_iter().map(OsString::from), Path::new("/srv/models"));
         assert_eq!(
             line,
             r"gemma-convert verify out/model.gguf --against=gemma-4-E2B --text 'a b'\''s.txt' --html . google/gemma-4-E2B-it@main ''"

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use base::{OutputFile, Progress};
 use checkpoint::{Adapter, Checkpoint};
 use gemma::Inventory;
+use imatrix::Importance;
 use litert::{
     Bundle, BundleScales, BundleTypes, EmptyBundle, FileSource, Mapped, Section, SectionType, Source,
     Transplant,
@@ -109,11 +110,14 @@ impl ConvertBundle {
         let recipe = self.recipe()?;
         let importance = self.importance(recipe.as_ref())?;
         let tuned = Text::open(open_checkpoint(&self.model, &self.adapters)?)?;
-        let scales = match recipe.as_ref().map(|(_, recipe)| recipe.types.scales) {
-            Some(ScaleRule::Search) => {
-                searched(tuned.checkpoint.tensors(), &tuned.inventory, importance.as_ref())?
+        let scales = match recipe.as_ref().map(|(_, recipe)| recipe.types.scales).unwrap_or_default() {
+            ScaleRule::MinMax => BundleScales::MinMax,
+            ScaleRule::Search => {
+                let given = importance.as_ref().and_then(|GivenImportance { source, entries }| {
+                    Some((entries.as_deref()?, source.keys.file.as_str()))
+                });
+                searched(tuned.checkpoint.tensors(), &tuned.inventory, given)?
             }
-            Some(ScaleRule::MinMax) | None => BundleScales::MinMax,
         };
         let planned = match &self.graph {
             BundleGraph::File { bundle, base, types } => {
@@ -301,20 +305,18 @@ impl ConvertBundle {
     }
 }
 
-/// Searched scales, with the importance of columns.
+/// Searched scales, with the importance of columns that a file has.
 ///
 /// # Errors
 /// Those of [`plan::column_weights`].
 pub(super) fn searched(
     tensors: &[TensorDesc],
     inventory: &Inventory,
-    importance: Option<&GivenImportance>,
+    importance: Option<(&Importance, &str)>,
 ) -> Result<BundleScales> {
-    let Some(GivenImportance { source, entries: Some(entries) }) = importance else {
-        return Ok(BundleScales::Search(BTreeMap::new()));
-    };
     let named = used(inventory).map(|found| (found.slot.gguf.as_str(), found.index, &tensors[found.index]));
-    Ok(BundleScales::Search(plan::column_weights((entries, &source.keys.file), named)?))
+    let weights = importance.map(|given| plan::column_weights(given, named)).transpose()?;
+    Ok(BundleScales::Search(weights.unwrap_or_default()))
 }
 
 /// A bundle that is to be written.

@@ -1,13 +1,12 @@
 //! Verification of a bundle of LiteRT-LM: file, tokenizer, constants, and the predictions of the decoded weights.
 
-use std::sync::Arc;
-
 use base::{OutputFile, Progress};
 use checkpoint::Checkpoint;
 use eval::ModelInfo;
 use gemma::ModelSpec;
+use imatrix::Importance;
 use litert::{Bundle, BundleScales, DecodedWeights, FileSource, Mapped, Source};
-use plan::{ArtifactEntry, BundleRecipeTypes, GivenImportance, ImportanceSource, ScaleRule};
+use plan::{ArtifactEntry, BundleRecipeTypes, ScaleRule};
 use tensor::{Error, Result, TensorSource};
 use verify::{Finding, Severity, Step, Structure};
 
@@ -18,7 +17,6 @@ use super::bundle_skeleton::recognised;
 use super::bundle_tensors::{HEAD, MODELS, wanted};
 use super::verification_steps::{AFTER_FAILURE, Verification, skip, timed};
 use crate::model::{Container, Model, ModelFile};
-use crate::requests;
 
 const NO_CAP: &str = "the exported graph has no final soft cap: its logits differ from the figures below, which are of its weights \
                       with the cap; the most probable token does not";
@@ -135,19 +133,19 @@ fn scales(
             Some(_) => {}
         }
     }
-    let recorded = entry.and_then(|entry| Some((entry.importance.clone()?, &entry.inputs)));
+    let recorded = entry.and_then(|entry| Some((entry.importance.as_ref()?, &entry.inputs)));
     let importance = match (&job.importance, recorded) {
-        (Some(path), _) => Some(requests::importance(path)?),
+        (Some(path), _) => Some((Importance::read(path)?, base::with_slashes(path))),
         (None, None) => None,
         (None, Some((keys, inputs))) => {
-            let Some(entries) = verify::recorded_importance(Some(&job.artifact), &keys, inputs) else {
+            let Some(entries) = verify::recorded_importance(Some(&job.artifact), keys, inputs) else {
                 return Ok(None);
             };
-            let source = ImportanceSource { keys, file: None };
-            Some(GivenImportance { source, entries: Some(Arc::new(entries)) })
+            Some((entries, keys.file.clone()))
         }
     };
-    searched(checkpoint.tensors(), &spec.inventory, importance.as_ref()).map(Some)
+    let importance = importance.as_ref().map(|(entries, file)| (entries, file.as_str()));
+    searched(checkpoint.tensors(), &spec.inventory, importance).map(Some)
 }
 
 /// Compares the constants.

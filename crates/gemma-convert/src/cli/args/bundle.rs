@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{Budget, What};
 use clap::ValueEnum;
 use gemma_convert::{BundleGraph, BundleTypes, ConvertBundle, Error, Result};
+
+use super::{Budget, What};
 
 /// Conversion into a bundle of LiteRT-LM.
 #[derive(Clone, Debug, Default, clap::Args)]
