@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 use tensor::{Error, Result};
 
+use crate::checksum::{Checksum, WrittenRange};
 use crate::digests;
 use crate::part_outputs::PartOutputs;
 use crate::preflight::{EXISTS, is_occupied};
@@ -37,7 +38,7 @@ struct Found<'a> {
 }
 
 /// Makes the artifacts of a conversion from all of its parts, which [`run`](crate::run) has made. Every range is compared with its
-/// SHA-256. Ranges in the target folder stay where they are; those of other folders are copied, and read once. At the end the parts in
+/// checksum. Ranges in the target folder stay where they are; those of other folders are copied, and read once. At the end the parts in
 /// the target folder are removed.
 ///
 /// # Errors
@@ -63,7 +64,7 @@ pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) ->
     let mut artifacts = first.artifacts.clone();
     let bytes = artifacts.iter().flat_map(|entry| &entry.outputs).map(|file| file.bytes).sum();
     let task = progress.begin("joining", bytes, Unit::Bytes);
-    let mut outputs = Vec::new();
+    let mut outputs: Vec<OutputFile> = Vec::new();
     for (number, artifact) in artifacts.iter_mut().enumerate() {
         let of_parts = || found.iter().map(move |found| &found.outputs.artifacts[number]);
         artifact.repacked = repacked(of_parts());
@@ -75,6 +76,7 @@ pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) ->
             .iter()
             .map(|found| PartHost { part: found.part.part.to_string(), host: found.part.host.clone() })
             .collect();
+        let first = outputs.len();
         let files = artifact.outputs.par_iter().enumerate().map(|(at, file)| {
             let output = open(&here, &options.folder, file)?;
             if artifact.calibration.is_some() {
@@ -82,15 +84,14 @@ pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) ->
                 digests::clear(&output)?;
             }
             let ranges = found.iter().flat_map(|found| {
-                let ranges = &found.outputs.artifacts[number].outputs[at];
-                ranges.hashed().into_iter().map(move |range| (range, found.part))
+                found.outputs.written[first + at].iter().map(move |range| (range, found.part))
             });
             let sha256 = assemble(file, &output, (&here, ranges.collect()), &*task)?;
             Ok((output, sha256))
         });
         let files = files.collect::<Result<Vec<_>>>()?;
         for (file, (output, sha256)) in artifact.outputs.iter_mut().zip(files) {
-            *file = FileEntry { sha256, ranges: Vec::new(), ..file.clone() };
+            file.sha256 = sha256;
             outputs.push(output);
         }
     }
@@ -190,7 +191,7 @@ fn open(here: &Path, target: &Path, file: &FileEntry) -> Result<OutputFile> {
 fn assemble(
     file: &FileEntry,
     output: &OutputFile,
-    (here, mut ranges): (&Path, Vec<(FileRange, &FoundPart)>),
+    (here, mut ranges): (&Path, Vec<(&WrittenRange, &FoundPart)>),
     task: &dyn Task,
 ) -> Result<String> {
     ranges.sort_by_key(|(range, _)| range.offset);
@@ -208,12 +209,12 @@ fn assemble(
         let elsewhere = away.then(|| File::open(&path)).transpose();
         let elsewhere = elsewhere.map_err(|e| Error::io(path.display(), &e))?;
         let source = elsewhere.as_ref().unwrap_or(output.file());
-        let mut of_range = Sha256::new();
+        let mut checksum = Checksum::default();
         let end = at + range.bytes;
         while at < end {
             let piece = &mut buffer[..PIECE.min((end - at) as usize)];
             source.read_exact_at(piece, at).map_err(|e| Error::io(path.display(), &e))?;
-            of_range.update(&*piece);
+            checksum.update(piece);
             whole.update(&*piece);
             if elsewhere.is_some() {
                 output.write_at(piece, at)?;
@@ -221,11 +222,10 @@ fn assemble(
             at += piece.len() as u64;
             task.advance(piece.len() as u64);
         }
-        let found_hash = base::hex(&of_range.finish());
-        if found_hash != range.sha256 {
+        if checksum.hex() != range.xxh3 {
             return Err(Error::malformed(place(), format!("{}: its bytes have changed", file.name))
                 .within(path.display())
-                .expected(format!("SHA-256 {} of {} bytes", range.sha256, range.bytes), found_hash)
+                .expected(format!("checksum {} of {} bytes", range.xxh3, range.bytes), checksum.hex())
                 .help("They were damaged, perhaps in a transfer. Copy the folder again, or run this part again."));
         }
     }

@@ -38,6 +38,7 @@
 //! A run may be one of several parts (`part.rs`), processes on any machines that write into `parts-ID` (`part_outputs.rs`); [`join`] makes
 //! the outputs of it.
 
+mod checksum;
 mod digests;
 mod encode;
 mod fp8_scales;

@@ -7,6 +7,7 @@ use plan::{ArtifactEntry, Plan};
 use serde::{Deserialize, Serialize};
 use tensor::Result;
 
+use crate::checksum::WrittenRange;
 use crate::run::Options;
 
 /// The kind of job of a run in parts.
@@ -17,8 +18,10 @@ pub const CONVERSION: &str = "conversion";
 pub(crate) struct PartOutputs {
     /// The name of the manifest.
     pub(crate) manifest: String,
-    /// The entries of the manifest, with the ranges of inputs and outputs that the part has read and written.
+    /// The entries of the manifest, with the ranges of inputs that the part has read. Outputs have no hashes yet.
     pub(crate) artifacts: Vec<ArtifactEntry>,
+    /// For each output of all artifacts, in order, the ranges that the part has written: ascending and disjoint.
+    pub(crate) written: Vec<Vec<WrittenRange>>,
 }
 
 impl PartOutputs {
@@ -29,9 +32,13 @@ impl PartOutputs {
     pub(crate) fn of(found: &FoundPart) -> Result<PartOutputs> {
         let outputs: PartOutputs = found.content()?;
         let files = outputs.artifacts.iter().flat_map(|entry| &entry.outputs).map(|file| &file.name);
+        let count = files.clone().count();
         let outside = files.chain([&outputs.manifest]).find(|name| !base::is_plain_name(name)).cloned();
         match outside {
             Some(name) => Err(found.damaged(format!("it names a file outside of its folder: {name:?}"))),
+            None if outputs.written.len() != count => {
+                Err(found.damaged("its outputs and their ranges differ in number"))
+            }
             None => Ok(outputs),
         }
     }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use base::Task;
 use checkpoint::{Checkpoint, Location, Scale};
-use plan::{FileEntry, FileRange, Plan, RepackedTensor, StoredPiece};
+use plan::{FileEntry, Plan, RepackedTensor, StoredPiece};
 use quant::Simd;
 use rayon::prelude::*;
 use tensor::{Error, Result, TensorDesc, TensorSource};
 
 use crate::encode::{Flaw, Loaded, Scratch, report};
-use crate::hashed_output::{HashedOutput, locked};
+use crate::hashed_output::{HashedOutput, Written, locked};
 use crate::input_hashes::InputHashes;
 use crate::run::Options;
 use crate::schedule::{Block, ScaleTo, TensorRows, Use, Wanted, Work};
@@ -67,8 +67,8 @@ impl<I> Input<'_, I> {
 /// The results of a pass.
 pub(crate) struct Passed {
     pub(crate) inputs: Vec<FileEntry>,
-    /// The written ranges of each target.
-    pub(crate) written: Vec<Vec<FileRange>>,
+    /// What was written to each target.
+    pub(crate) written: Vec<Written>,
     /// Results of repacking tensors from their quantization grid, by target.
     pub(crate) repacked: Vec<Vec<RepackedTensor>>,
 }
@@ -113,7 +113,7 @@ pub(crate) fn convert(
         pass.encode_large();
         let written = match locked(&pass.failure).take() {
             Some((_, error)) => Err(error),
-            None => targets.par_iter().map(HashedOutput::ranges).collect(),
+            None => targets.par_iter().map(HashedOutput::finish).collect(),
         };
         *locked(&ended.0) = true;
         ended.1.notify_all();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::{Part, Progress, Unit};
-use checkpoint::{Checkpoint, Companion};
+use checkpoint::Checkpoint;
 use imatrix::Importance;
 use plan::{
     Artifact, ArtifactEntry, CalibrationEntry, FileEntry, HubSource, Manifest, Origin, Plan, PlannedFile,
@@ -15,7 +15,8 @@ use plan::{
 use quant::Simd;
 use tensor::{Error, Result, TensorSource};
 
-use crate::hashed_output::HashedOutput;
+use crate::checksum::WrittenRange;
+use crate::hashed_output::{HashedOutput, Written};
 use crate::input_hashes::HashInput;
 use crate::manifest;
 use crate::part::{TensorGroup, run_size};
@@ -156,14 +157,8 @@ fn run_from(
     // adapters have entries of their own
     inputs.truncate(checkpoint.shards().iter().filter(|shard| !shard.is_adapter).count());
     inputs.extend(companions?);
-    let files = outputs.iter().zip(written);
-    let files: Vec<FileEntry> = files
-        .map(|(output, ranges)| FileEntry::of_ranges(output.name.clone(), output.bytes, ranges))
-        .collect();
-    if options.part.is_none() {
-        files.iter().try_for_each(|file| whole(&options.folder, file))?;
-    }
-    let mut artifacts = entries(plan, options, &inputs, files, repacked);
+    let (files, written): (Vec<_>, Vec<_>) = outputs.iter().zip(written).map(output_entry).unzip();
+    let mut artifacts = entries((checkpoint, plan), options, &inputs, files, repacked)?;
     if options.part.is_none() {
         digests::fill_in(&targets.iter().map(HashedOutput::output).collect::<Vec<_>>(), &mut artifacts)?;
     }
@@ -173,7 +168,7 @@ fn run_from(
         targets.iter().try_for_each(HashedOutput::flush)?;
     }
     if let Some(parts) = parts {
-        let outputs = PartOutputs { manifest: base::file_name(&options.manifest()), artifacts };
+        let outputs = PartOutputs { manifest: base::file_name(&options.manifest()), artifacts, written };
         let record = parts.record(&outputs, options.sync)?;
         return Ok(Finished { artifacts: outputs.artifacts, manifest: record, input_bytes });
     }
@@ -185,34 +180,38 @@ fn run_from(
     Ok(Finished { artifacts, manifest: options.manifest(), input_bytes })
 }
 
-/// Checks that every byte of an output was written.
-fn whole(folder: &Path, file: &FileEntry) -> Result<()> {
-    if !file.sha256.is_empty() {
-        return Ok(());
+/// The entry of an output, with its SHA-256 if all of it was written, and the ranges that a part has written.
+fn output_entry((output, written): (&&PlannedFile, Written)) -> (FileEntry, Vec<WrittenRange>) {
+    let entry =
+        |sha256| FileEntry { name: output.name.clone(), bytes: output.bytes, sha256, ..FileEntry::default() };
+    match written {
+        Written::Whole(sha256) => (entry(sha256), Vec::new()),
+        Written::Ranges(ranges) => (entry(String::new()), ranges),
     }
-    let written: u64 = file.ranges.iter().map(|range| range.bytes).sum();
-    Err(Error::target(folder.join(&file.name).display(), "a range of the file was never written")
-        .expected(format!("{} bytes", file.bytes), written)
-        .help("This is a fault of gemma-convert: please report it with the command."))
 }
 
 /// The manifest entries of the artifacts. `files` are all outputs, and `repacked` the counts of each, in plan order.
 fn entries(
-    plan: &Plan,
+    (checkpoint, plan): (&Checkpoint, &Plan),
     options: &Options,
     inputs: &[FileEntry],
     files: Vec<FileEntry>,
     repacked: Vec<Vec<RepackedTensor>>,
-) -> Vec<ArtifactEntry> {
+) -> Result<Vec<ArtifactEntry>> {
     let (mut files, mut repacked) = (files.into_iter(), repacked.into_iter());
     let entry = |(number, artifact): (usize, &Artifact)| {
         let outputs: Vec<FileEntry> = files.by_ref().take(artifact.files.len()).collect();
-        // a copy has the bytes of the original
         let copies = artifact.files.iter().zip(&outputs).filter_map(|(file, output)| {
-            let name = file.copy.clone().filter(|name| inputs.iter().all(|input| input.name != *name))?;
-            Some(FileEntry { name, ..output.clone() })
+            let name = file.copy.as_ref().filter(|name| inputs.iter().all(|input| input.name != **name))?;
+            Some(match output.sha256.as_str() {
+                // of a part, which has no hashes of outputs
+                "" => companion(checkpoint, name),
+                // a copy has the bytes of the original
+                _ => Ok(FileEntry { name: name.clone(), ..output.clone() }),
+            })
         });
-        ArtifactEntry {
+        let copies = copies.collect::<Result<Vec<_>>>()?;
+        Ok(ArtifactEntry {
             recipe: artifact.recipe.clone(),
             settings: options.settings.get(number).cloned().unwrap_or_default(),
             tool: options.tool.clone(),
@@ -233,7 +232,7 @@ fn entries(
                 .collect(),
             outputs,
             parts: Vec::new(),
-        }
+        })
     };
     plan.artifacts.iter().enumerate().map(entry).collect()
 }
@@ -241,11 +240,13 @@ fn entries(
 /// Size and SHA-256 of the companion files of the checkpoint that were read besides the weights. The caller checks
 /// that they have not changed since.
 fn companions(checkpoint: &Checkpoint) -> Result<Vec<FileEntry>> {
-    let entry = |file: &Companion| {
-        let read = manifest::file_entry(&checkpoint.dir().join(&file.name))?;
-        Ok(FileEntry { name: file.name.clone(), ..read })
-    };
-    checkpoint.companions().iter().map(entry).collect()
+    checkpoint.companions().iter().map(|file| companion(checkpoint, &file.name)).collect()
+}
+
+/// Size and SHA-256 of a file of the checkpoint, by its name there.
+fn companion(checkpoint: &Checkpoint, name: &str) -> Result<FileEntry> {
+    let read = manifest::file_entry(&checkpoint.dir().join(name))?;
+    Ok(FileEntry { name: name.to_owned(), ..read })
 }
 
 /// Writes everything that needs no weights of the checkpoint: headers, generated tensors, copies of whole files.

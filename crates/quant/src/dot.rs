@@ -1,8 +1,8 @@
 //! Dot products of f32 vectors with stored (quantized) rows, as needed to multiply one token with the weights.
 //!
-//! Definition: [`decode`](crate::decode) the row, and add `x[i] · w[i]` to lane `i mod 32` of sums that begin at 0,
-//! with ascending `i`; then fold the lanes in halves (16 onto 16, 8 onto 8, …). There is no fused multiply-add. So
-//! every level gives the same bits, for any distribution of rows among threads.
+//! Definition: [`decode`](crate::decode) the row, and add `w[i] · x[i]` to lane `i mod 32` of sums that begin at 0,
+//! with ascending `i`; then fold the lanes in halves (16 onto 16, 8 onto 8, …). Product and sum are one fused
+//! multiply-add, which rounds once. So every level gives the same bits, for any distribution of rows among threads.
 //!
 //! [`Simd::Scalar`], and the baseline of x86, implement the definition, a few blocks at a time. With AVX2, AVX-512 and NEON
 //! the types below have a faster path: a weight goes from its code to its product in registers, which is 4 to 9 times as
@@ -78,8 +78,10 @@ impl Job<'_> {
             // SAFETY: the CPU has the level, see `dot`
             Simd::Avx512 => unsafe { x86::avx512::<V>(self, y) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above, and F16C has been checked
-            Simd::Avx2 if is_x86_feature_detected!("f16c") => unsafe { x86::avx2::<V>(self, y) },
+            // SAFETY: as above, and both features have been checked
+            Simd::Avx2 if is_x86_feature_detected!("f16c") && is_x86_feature_detected!("fma") => unsafe {
+                x86::avx2::<V>(self, y)
+            },
             #[cfg(target_arch = "aarch64")]
             Simd::Baseline => rows::by_type::<neon::Four, V>(self, y),
             _ => self.decoded::<Plain, V>(y),
@@ -126,7 +128,7 @@ impl<L: Lanes16, const V: usize> Sums<L, V> {
         for (v, sums) in self.0.iter_mut().enumerate() {
             let x: &[f32; 32] = x[v * cols + first..].first_chunk().expect("as many values as weights");
             let [x0, x1] = load(x);
-            *sums = [sums[0].add(w[0].mul(x0)), sums[1].add(w[1].mul(x1))];
+            *sums = [w[0].mul_add(x0, sums[0]), w[1].mul_add(x1, sums[1])];
         }
     }
 
@@ -135,7 +137,7 @@ impl<L: Lanes16, const V: usize> Sums<L, V> {
     fn add_rest(&mut self, w: [L; 2], x: &[f32], cols: usize, first: usize) {
         for (v, sums) in self.0.iter_mut().enumerate() {
             let [x0, x1] = load(&padded(&x[v * cols..][first..cols]));
-            *sums = [sums[0].add(w[0].mul(x0)), sums[1].add(w[1].mul(x1))];
+            *sums = [w[0].mul_add(x0, sums[0]), w[1].mul_add(x1, sums[1])];
         }
     }
 

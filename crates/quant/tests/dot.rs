@@ -9,11 +9,11 @@ fn fill(len: usize, seed: usize) -> Vec<f32> {
     (0..len).map(|n| ((n * 7919 + seed) % 1009) as f32 / 504.0 - 1.0 + (n % 13) as f32 * 1e-4).collect()
 }
 
-/// A second implementation of the definition: 32 lanes, folded in halves.
+/// A second implementation of the definition: 32 lanes, one rounding a product, folded in halves.
 fn defined(w: &[f32], x: &[f32]) -> f32 {
     let mut lanes = [0.0; 32];
     for (i, (w, x)) in w.iter().zip(x).enumerate() {
-        lanes[i % 32] += w * x;
+        lanes[i % 32] = w.mul_add(*x, lanes[i % 32]);
     }
     for half in [16, 8, 4, 2, 1] {
         for lane in 0..half {

@@ -6,6 +6,8 @@ pub(super) trait Lanes16: Copy {
     fn load(values: &[f32; 16]) -> Self;
     fn add(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
+    /// `self · other + sum`, rounded once.
+    fn mul_add(self, other: Self, sum: Self) -> Self;
     /// The sum of all lanes: 8 onto 8, 4 onto 4, 2 onto 2, 1 onto 1.
     fn fold(self) -> f32;
 }
@@ -58,6 +60,12 @@ impl Lanes16 for Plain {
         Plain(lanes)
     }
     #[inline(always)]
+    fn mul_add(self, other: Plain, sum: Plain) -> Plain {
+        let mut lanes = sum.0;
+        lanes.iter_mut().zip(self.0).zip(other.0).for_each(|((sum, a), b)| *sum = mul_add(a, b, *sum));
+        Plain(lanes)
+    }
+    #[inline(always)]
     fn fold(self) -> f32 {
         let mut lanes = self.0;
         for half in [8, 4, 2, 1] {
@@ -66,5 +74,63 @@ impl Lanes16 for Plain {
             }
         }
         lanes[0]
+    }
+}
+
+/// `a · b + c`, rounded once, as [`f32::mul_add`], which calls a slow function of the C library on a processor without the instruction.
+///
+/// The product is exact in f64. The sum is rounded to odd there: of the two neighbours of the exact sum, the one whose last bit is 1.
+/// f64 has more than two bits beyond those of f32, so rounding that to f32 is the same as rounding the exact sum (Boldo and Melquiond,
+/// "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
+#[inline(always)]
+fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    // what the sum has lost (Knuth's TwoSum)
+    let of_c = sum - product;
+    let lost = (product - (sum - of_c)) + (c - of_c);
+    let bits = sum.to_bits();
+    let odd = match bits & 1 {
+        // away from zero if what was lost has the sign of the sum, else towards it
+        0 if lost > 0.0 || lost < 0.0 => {
+            bits.wrapping_add(if (lost > 0.0) == (sum > 0.0) { 1 } else { u64::MAX })
+        }
+        _ => bits,
+    };
+    f64::from_bits(odd) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mul_add;
+
+    #[test]
+    fn the_sum_is_rounded_once() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let equal = |a: f32, b: f32, c: f32| {
+            let (ours, expected) = (mul_add(a, b, c), a.mul_add(b, c));
+            assert!(
+                ours.to_bits() == expected.to_bits() || ours.is_nan() && expected.is_nan(),
+                "{a:e} {b:e} {c:e}"
+            );
+        };
+        for _ in 0..4_000_000 {
+            // any bits: all exponents, subnormal numbers, infinities, NaN
+            let [a, b, c] = [next(), next(), next()].map(|bits| f32::from_bits((bits >> 32) as u32));
+            equal(a, b, c);
+            // sums near a tie: of products with few bits, and of a number close to the negative product
+            let few = |value: f32| f32::from_bits(value.to_bits() & 0xffff_f000);
+            equal(few(a), few(b), c);
+            let near = f32::from_bits((-a * b).to_bits().wrapping_add((next() % 5) as u32));
+            equal(a, b, near);
+            let tie = f32::from_bits(((a * b).to_bits()).wrapping_add(((next() % 3 + 11) as u32) << 23));
+            equal(few(a), few(b), tie);
+        }
     }
 }

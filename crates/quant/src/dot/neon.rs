@@ -57,6 +57,10 @@ impl Lanes16 for Four {
         Four(from_fn(|i| unsafe { vmulq_f32(self.0[i], other.0[i]) }))
     }
     #[inline(always)]
+    fn mul_add(self, other: Four, sum: Four) -> Four {
+        Four(from_fn(|i| unsafe { vfmaq_f32(sum.0[i], self.0[i], other.0[i]) }))
+    }
+    #[inline(always)]
     fn fold(self) -> f32 {
         let [a, b, c, d] = self.0;
         unsafe {

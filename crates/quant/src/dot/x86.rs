@@ -20,8 +20,8 @@ pub(super) fn avx512<const V: usize>(job: &Job<'_>, y: &mut [f32]) {
 }
 
 /// # Safety
-/// The CPU must have AVX2 and F16C.
-#[target_feature(enable = "avx2,f16c")]
+/// The CPU must have AVX2, F16C and FMA.
+#[target_feature(enable = "avx2,f16c,fma")]
 pub(super) fn avx2<const V: usize>(job: &Job<'_>, y: &mut [f32]) {
     by_type::<Two, V>(job, y);
 }
@@ -46,6 +46,10 @@ impl Lanes16 for One {
     #[inline(always)]
     fn mul(self, other: One) -> One {
         One(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    fn mul_add(self, other: One, sum: One) -> One {
+        One(unsafe { _mm512_fmadd_ps(self.0, other.0, sum.0) })
     }
     #[inline(always)]
     fn fold(self) -> f32 {
@@ -138,6 +142,10 @@ impl Lanes16 for Two {
     #[inline(always)]
     fn mul(self, other: Two) -> Two {
         unsafe { Two(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
+    }
+    #[inline(always)]
+    fn mul_add(self, other: Two, sum: Two) -> Two {
+        unsafe { Two(_mm256_fmadd_ps(self.0, other.0, sum.0), _mm256_fmadd_ps(self.1, other.1, sum.1)) }
     }
     #[inline(always)]
     fn fold(self) -> f32 {
