@@ -64,7 +64,7 @@ pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) ->
     let mut artifacts = first.artifacts.clone();
     let bytes = artifacts.iter().flat_map(|entry| &entry.outputs).map(|file| file.bytes).sum();
     let task = progress.begin("joining", bytes, Unit::Bytes);
-    let mut outputs: Vec<OutputFile> = Vec::new();
+    let mut outputs = Vec::<OutputFile>::new();
     for (number, artifact) in artifacts.iter_mut().enumerate() {
         let of_parts = || found.iter().map(move |found| &found.outputs.artifacts[number]);
         artifact.repacked = repacked(of_parts());
@@ -76,7 +76,7 @@ pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) ->
             .iter()
             .map(|found| PartHost { part: found.part.part.to_string(), host: found.part.host.clone() })
             .collect();
-        let first = outputs.len();
+        let before = outputs.len();
         let files = artifact.outputs.par_iter().enumerate().map(|(at, file)| {
             let output = open(&here, &options.folder, file)?;
             if artifact.calibration.is_some() {
@@ -84,7 +84,7 @@ pub fn join(parts: &JobParts, options: &JoinOptions, progress: &dyn Progress) ->
                 digests::clear(&output)?;
             }
             let ranges = found.iter().flat_map(|found| {
-                found.outputs.written[first + at].iter().map(move |range| (range, found.part))
+                found.outputs.written[before + at].iter().map(move |range| (range, found.part))
             });
             let sha256 = assemble(file, &output, (&here, ranges.collect()), &*task)?;
             Ok((output, sha256))
