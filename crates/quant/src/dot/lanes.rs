@@ -92,7 +92,7 @@ fn mul_add(a: f32, b: f32, c: f32) -> f32 {
     let bits = sum.to_bits();
     let odd = match bits & 1 {
         // away from zero if what was lost has the sign of the sum, else towards it
-        0 if lost > 0.0 || lost < 0.0 => {
+        0 if sum.is_finite() && lost != 0.0 => {
             bits.wrapping_add(if (lost > 0.0) == (sum > 0.0) { 1 } else { u64::MAX })
         }
         _ => bits,
