@@ -45,7 +45,7 @@ pub(crate) fn fill_in(outputs: &[&OutputFile], artifacts: &mut [ArtifactEntry]) 
     Ok(())
 }
 
-/// Makes the header of a file that a process began to complete what the parts have written. Their hashes tell whether it is.
+/// Makes the header of a file that a process began to complete what the parts have written. Their checksums tell whether it is.
 pub(crate) fn clear(file: &OutputFile) -> Result<()> {
     let cleared = header(file).and_then(|header| plan::without_digests(&header));
     match cleared {

@@ -58,7 +58,7 @@ impl RangeHash {
     /// Continues up to `end`, with the bytes in the file.
     pub(crate) fn read_to(&mut self, file: &File, end: u64) -> std::io::Result<()> {
         let state = &mut self.state;
-        read_pieces(file, self.end..end.max(self.end), &mut self.buffer, |piece| state.update(piece))?;
+        read_pieces(file, self.end..end, &mut self.buffer, |piece| state.update(piece))?;
         self.end = self.end.max(end);
         Ok(())
     }

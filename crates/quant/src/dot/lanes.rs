@@ -102,17 +102,14 @@ fn mul_add(a: f32, b: f32, c: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use testkit::SplitMix64;
+
     use super::mul_add;
 
     #[test]
     fn the_sum_is_rounded_once() {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut random = SplitMix64(1);
+        let mut next = || random.next();
         let equal = |a: f32, b: f32, c: f32| {
             let (ours, expected) = (mul_add(a, b, c), a.mul_add(b, c));
             assert!(
