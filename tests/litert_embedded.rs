@@ -11,8 +11,14 @@ use xtask::oracle::clients::LITERT_LM;
 use crate::litert_judge::says;
 use crate::support::{Run, WEIGHTS, Weights, fixture, run};
 
-/// Those that have a skeleton.
-const MODELS: [&str; 2] = ["gemma-4-E2B-it", "gemma-4-E4B-it"];
+/// Those that have a skeleton, and the backends.
+const GRAPHS: [(&str, &str); 5] = [
+    ("gemma-4-E2B-it", "cpu"),
+    ("gemma-4-E2B-it", "gpu"),
+    ("gemma-4-E4B-it", "cpu"),
+    ("gemma-4-E4B-it", "gpu"),
+    ("gemma-4-12B-it", "cpu"),
+];
 const SMALLER: u64 = 16;
 /// Sizes of the config that depend on the width.
 const WIDTHS: [&str; 7] = [
@@ -32,7 +38,10 @@ fn checkpoint(folder: &Path, model: &str) {
     let mut config = testkit::json(format!("configs/{model}.json"));
     for width in WIDTHS {
         let value = &mut config["text_config"][width];
-        *value = (value.as_u64().unwrap() / SMALLER).into();
+        // 12B has no per-layer embeddings
+        if let Some(full) = value.as_u64() {
+            *value = (full / SMALLER).into();
+        }
     }
     config["vision_config"] = Value::Null;
     config["audio_config"] = Value::Null;
@@ -71,10 +80,10 @@ fn convert(checkpoint: &Path, out: &Path, more: &[&str]) -> Run {
     run(args.into_iter().chain(recipe))
 }
 
-fn made(home: &TempDir, model: &str) -> (PathBuf, PathBuf) {
-    let (folder, bundle) = (home.path().join(model), home.path().join(format!("{model}.litertlm")));
+fn made(home: &TempDir, (model, backend): (&str, &str)) -> (PathBuf, PathBuf) {
+    let (folder, bundle) = (home.path().join(model), home.path().join(format!("{model}-{backend}.litertlm")));
     checkpoint(&folder, model);
-    convert(&folder, &bundle, &[]).good();
+    convert(&folder, &bundle, &["--bundle-backend", backend]).good();
     (folder, bundle)
 }
 
@@ -82,19 +91,23 @@ fn made(home: &TempDir, model: &str) -> (PathBuf, PathBuf) {
 #[test]
 fn the_embedded_skeletons_are_filled_and_verified() {
     let home = tempfile::tempdir().unwrap();
-    for model in MODELS {
-        let (folder, bundle) = made(&home, model);
+    for graph in GRAPHS {
+        let (folder, bundle) = made(&home, graph);
         let verify = || run([Path::new("verify"), &bundle, Path::new("--against"), &folder]);
-        assert!(verify().good().stdout.contains("Passed"), "{model}");
+        assert!(verify().good().stdout.contains("Passed"), "{graph:?}");
         fs::remove_file(format!("{}.manifest.json", bundle.display())).unwrap();
         let mut bytes = fs::read(&bundle).unwrap();
-        let norm = [1f32.to_le_bytes(); 96].concat();
+        let config: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let width = config["text_config"]["hidden_size"].as_u64().unwrap();
+        // a vector of a flatbuffer has its length before it
+        let norm =
+            [&(4 * width as u32).to_le_bytes()[..], &1f32.to_le_bytes().repeat(width as usize)].concat();
         let at = bytes.windows(norm.len()).rposition(|bytes| bytes == norm).expect("a norm");
-        bytes[at + 2] ^= 1;
+        bytes[at + 4 + 2] ^= 1;
         fs::write(&bundle, bytes).unwrap();
         let said = verify();
-        assert_eq!(said.code, Some(1), "{model}: {}", said.stdout);
-        assert!(said.stdout.contains("norm.weight"), "{model}: {}", said.stdout);
+        assert_eq!(said.code, Some(1), "{graph:?}: {}", said.stdout);
+        assert!(said.stdout.contains("norm.weight"), "{graph:?}: {}", said.stdout);
     }
 }
 
@@ -118,11 +131,25 @@ fn the_skeleton_of_another_model_is_refused() {
 }
 
 #[test]
+fn there_are_no_skeletons_of_12b_for_graphics_processors() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("12b");
+    checkpoint(&folder, "gemma-4-12B-it");
+    let said = convert(&folder, &home.path().join("x.litertlm"), &["--bundle-backend", "gpu"]);
+    assert!(said.refusal(3).contains("another architecture than that of the graph skeleton"));
+    let gguf = convert(&folder, &home.path().join("x"), &["--bundle-backend", "gpu"]);
+    assert!(gguf.refusal(2).contains("--bundle-backend: has no effect on this output"));
+}
+
+/// The CPU backend runs graphs for graphics processors, too.
+#[test]
 fn litert_lm_runs_the_embedded_skeletons() {
     let Some(runtime) = LITERT_LM.for_tests() else { return };
     let home = tempfile::tempdir().unwrap();
-    let bundles = MODELS.map(|model| made(&home, model).1);
-    for (said, model) in says(&runtime, &["The river"], 8, &bundles).iter().zip(MODELS) {
-        assert!(!said[0].as_str().unwrap().is_empty(), "{model}: {said}");
+    let bundles = GRAPHS.map(|graph| made(&home, graph).1);
+    let said = says(&runtime, &["The river"], 8, &bundles);
+    for (said, graph) in said.iter().zip(GRAPHS) {
+        assert!(!said[0].as_str().unwrap().is_empty(), "{graph:?}: {said}");
     }
+    assert_eq!((&said[0], &said[2]), (&said[1], &said[3]));
 }

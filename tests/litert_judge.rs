@@ -29,7 +29,7 @@ sampler = litert_lm.SamplerConfig(top_k=1, temperature=0.0)
 options = dict(apply_prompt_template=False, sampler_config=sampler, max_output_tokens=int(count))
 found = []
 for file in files:
-    with litert_lm.Engine(file, backend=litert_lm.Backend.CPU(thread_count=1), max_num_tokens=64) as engine:
+    with litert_lm.Engine(file, backend=litert_lm.Backend.CPU(thread_count=1)) as engine:
         for prompt in json.loads(prompts):
             with engine.create_session(**options) as session:
                 session.run_prefill([prompt])

@@ -16,7 +16,10 @@
 //! Without a bundle, [`Skeleton`] builds the models of one: the graph that was recorded from the exporter, at any width, with zeros as
 //! weights. Step 4 is the same, and [`Skeleton::recognise`] takes the place of step 3 for such a bundle.
 //!
-//! Not covered: fused matrices, activations with static scales, bundles of the runtime for the web. This crate knows no name of a tensor: the caller says which tensors belong to which model.
+//! A graph may have weights in another form, as fused matrices: [`GraphTensors`] has them after the tensors of a checkpoint. Step 3 does not find
+//! them.
+//!
+//! Not covered: activations with static scales, bundles of the runtime for the web. This crate knows no name of a tensor: the caller says which tensors belong to which model.
 //!
 //! Sources: see `bundle.rs`, `tflite.rs`, `flatbuffer.rs` and `metadata.rs`; of the codecs, `integers.rs` of `quant`.
 
@@ -24,6 +27,7 @@ mod bundle;
 mod constants;
 mod decoded;
 mod flatbuffer;
+mod graph_tensors;
 mod mapping;
 mod metadata;
 mod new_metadata;
@@ -40,6 +44,7 @@ mod weights;
 pub use bundle::{ALIGNMENT, Bundle, BundleLayout, ItemValue, Items, Section, SectionType};
 pub use constants::{Constant, ConstantEncoding, constants, static_activation};
 pub use decoded::DecodedWeights;
+pub use graph_tensors::{GraphTensorName, GraphTensors};
 pub use mapping::{Assignment, Mapped, Wanted, map};
 pub use metadata::{LlmMetadata, MetadataToken};
 pub use new_metadata::NewMetadata;

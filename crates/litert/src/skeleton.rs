@@ -12,7 +12,7 @@ mod format;
 mod graph;
 mod recognition;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tensor::{Error, Result, TensorSource};
 
@@ -21,7 +21,7 @@ use crate::constants::constants;
 use crate::mapping::{Assignment, Mapped};
 use crate::source::{Source, within};
 use crate::tflite::Model;
-use format::{Parts, Streams};
+use format::{Content, Parts, Streams};
 
 pub use graph::SkeletonWeight;
 
@@ -74,8 +74,21 @@ impl Skeleton {
         self.parts.full
     }
 
-    /// The bundle at a width of so many units. `weight` finds a tensor by its name in a checkpoint, without the prefix of the text
-    /// model.
+    /// The names of the weights. [`GraphTensorName`](crate::GraphTensorName) reads them.
+    ///
+    /// # Errors
+    /// `Malformed` for a damaged skeleton.
+    pub fn weights(&self) -> Result<BTreeSet<&str>> {
+        let buffers = self.parts.models.iter().flat_map(|model| &model.buffers);
+        let names = buffers.filter_map(|content| match content {
+            Content::Weight(_, name) => Some(graph::text(&self.parts, *name)),
+            _ => None,
+        });
+        names.collect()
+    }
+
+    /// The bundle at a width of so many units. `weight` finds a tensor by its name among those of [`weights`](Self::weights), `tensors` has
+    /// it.
     ///
     /// # Errors
     /// Those of `weight`; `Malformed` for tensors of other shapes than the graph's.
@@ -84,7 +97,7 @@ impl Skeleton {
         units: u64,
         weight: &dyn Fn(&str) -> Result<SkeletonWeight>,
         sections: SkeletonSections,
-        checkpoint: &dyn TensorSource,
+        tensors: &dyn TensorSource,
     ) -> Result<EmptyBundle> {
         let mut streams = self.streams.clone();
         let mut models = BTreeMap::new();
@@ -121,7 +134,7 @@ impl Skeleton {
         for (section, weights) in weights.into_iter().filter(|(_, weights)| !weights.is_empty()) {
             let part = bundle.part(&source, &bundle.sections[section])?;
             let title = bundle.sections[section].title();
-            let found = assign(section, Model::read(&part)?, &weights, checkpoint);
+            let found = assign(section, Model::read(&part)?, &weights, tensors);
             mapped.push(found.map_err(|e| e.within(title))?);
         }
         Ok(EmptyBundle { bundle, source, mapped })
@@ -148,14 +161,14 @@ fn assign(
     section: usize,
     model: Model,
     weights: &[(usize, usize)],
-    checkpoint: &dyn TensorSource,
+    tensors: &dyn TensorSource,
 ) -> Result<Mapped> {
     let mut assignments = Vec::new();
     for constant in constants(&model)? {
         let Some((_, tensor)) = weights.iter().find(|(buffer, _)| *buffer == constant.buffer) else {
             continue;
         };
-        let desc = &checkpoint.tensors()[*tensor];
+        let desc = &tensors.tensors()[*tensor];
         if (desc.rows(), desc.cols()) != (constant.rows, constant.cols) || constant.encoding.is_none() {
             return Err(Error::malformed(format!("tensor {}", desc.name), "it does not fit the graph")
                 .expected(constant.title(), format!("{:?}", desc.shape)));

@@ -26,9 +26,20 @@ pub(crate) struct Args {
     /// Tokens in the KV cache
     #[arg(long, default_value_t = 4096)]
     cache: u32,
+    /// The backend of LiteRT-LM for which the graph is
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
     /// A folder for the exports: those that are there are used, and all are kept
     #[arg(long)]
     exports: Option<PathBuf>,
+}
+
+/// A backend of LiteRT-LM.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Backend {
+    #[default]
+    Cpu,
+    Gpu,
 }
 
 impl Args {
@@ -46,6 +57,9 @@ impl Args {
             let mut command = script(&exporter, "export.py");
             command.arg(&config).arg(&tokenizer).arg((units / f64::from(self.units)).to_string()).arg(export);
             command.args(["--prefill", &self.prefill.to_string(), "--cache", &self.cache.to_string()]);
+            if let Backend::Gpu = self.backend {
+                command.arg("--gpu");
+            }
             run(command)?;
         }
         let mut command = script(&exporter, "record.py");

@@ -2,12 +2,11 @@
 //! zeros in a new one.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use base::{OutputFile, Progress};
 use checkpoint::{Adapter, Checkpoint};
-use gemma::Inventory;
 use imatrix::Importance;
 use litert::{
     Bundle, BundleScales, BundleTypes, EmptyBundle, FileSource, Mapped, Section, SectionType, Source,
@@ -19,14 +18,14 @@ use plan::{
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use tensor::{Error, Result, TensorDesc, TensorSource};
+use tensor::{Error, Result, TensorSource};
 
 use crate::TOOL;
 use crate::model::open_checkpoint;
 use crate::requests::{self, recipe_file};
 
-use super::bundle_skeleton::empty_bundle;
-use super::bundle_tensors::{Text, used, wanted};
+use super::bundle_skeleton::{GivenGraph, empty_bundle};
+use super::bundle_tensors::{GraphText, Text, used, wanted};
 
 /// The name of a recipe in manifests where none was given.
 const RECIPE: &str = "litertlm";
@@ -51,9 +50,30 @@ pub enum BundleGraph {
         /// Types of the weights, without a recipe.
         types: BundleTypes,
     },
-    /// A graph skeleton: a file that `cargo xtask skeleton` makes, or an embedded one, of E2B or E4B. Tokenizer and metadata come from the
-    /// checkpoint, and the types from the recipe.
-    Skeleton(Option<PathBuf>),
+    /// An embedded graph skeleton, for a backend. Tokenizer and metadata come from the checkpoint, and the types from the recipe.
+    Embedded(BundleBackend),
+    /// A file with a graph skeleton, which `cargo xtask skeleton` makes; all else as with an embedded one.
+    Skeleton(PathBuf),
+}
+
+/// The backend of LiteRT-LM for which the graph of a bundle was exported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BundleBackend {
+    /// Processors.
+    #[default]
+    Cpu,
+    /// Graphics processors: operators are fused (`apply_gpu_composites`), and the caches of sliding windows are ring buffers. The CPU
+    /// backend runs it, too.
+    Gpu,
+}
+
+impl fmt::Display for BundleBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            BundleBackend::Cpu => "cpu",
+            BundleBackend::Gpu => "gpu",
+        })
+    }
 }
 
 /// Makes a bundle with the weights of a checkpoint.
@@ -110,33 +130,34 @@ impl ConvertBundle {
         let recipe = self.recipe()?;
         let importance = self.importance(recipe.as_ref())?;
         let tuned = Text::open(open_checkpoint(&self.model, &self.adapters)?)?;
+        let planned = match &self.graph {
+            BundleGraph::File { bundle, base, types } => {
+                let planned = self.plan_of_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
+                planned.map_err(|e| e.within(bundle.display()))?
+            }
+            BundleGraph::Embedded(backend) => new(&tuned, recipe.as_ref(), GivenGraph::Embedded(*backend))?,
+            BundleGraph::Skeleton(path) => {
+                let packed = base::read_regular(path, MAX_SKELETON)?;
+                let planned = new(&tuned, recipe.as_ref(), GivenGraph::Skeleton(&packed));
+                planned.map_err(|e| e.within(path.display()))?
+            }
+        };
+        let Planned { source, plan, tensors, old_len, copied } = planned;
         let scales = match recipe.as_ref().map(|(_, recipe)| recipe.types.scales).unwrap_or_default() {
             ScaleRule::MinMax => BundleScales::MinMax,
             ScaleRule::Search => {
                 let given = importance.as_ref().and_then(|GivenImportance { source, entries }| {
                     Some((entries.as_deref()?, source.keys.file.as_str()))
                 });
-                searched(tuned.checkpoint.tensors(), &tuned.inventory, given)?
+                searched(&tensors, given)?
             }
         };
-        let planned = match &self.graph {
-            BundleGraph::File { bundle, base, types } => {
-                let planned = self.plan_of_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
-                planned.map_err(|e| e.within(bundle.display()))?
-            }
-            BundleGraph::Skeleton(None) => new(&tuned, recipe.as_ref(), None)?,
-            BundleGraph::Skeleton(Some(path)) => {
-                let packed = base::read_regular(path, MAX_SKELETON)?;
-                new(&tuned, recipe.as_ref(), Some(&packed)).map_err(|e| e.within(path.display()))?
-            }
-        };
-        let Planned { source, plan, old_len, copied } = planned;
         let out = OutputFile::create(&self.out)?;
         let importance = importance.map(|given| given.source);
         // a file is hashed by one thread, while the others encode
         let (inputs, written) = rayon::join(
             || self.inputs(&tuned.checkpoint, importance.as_ref()),
-            || plan.write(&*source, &tuned.checkpoint, &scales, &out, progress),
+            || plan.write(&*source, &tensors.tensors, &scales, &out, progress),
         );
         written?;
         let inputs = inputs?;
@@ -159,14 +180,14 @@ impl ConvertBundle {
     }
 
     /// The plan for a given bundle.
-    fn plan_of_file(
+    fn plan_of_file<'t>(
         &self,
         (bundle, base): (&Path, &Path),
         types: BundleTypes,
         recipe: Option<&(String, BundleRecipe)>,
-        tuned: &Text,
+        tuned: &'t Text,
         progress: &dyn Progress,
-    ) -> Result<Planned> {
+    ) -> Result<Planned<'t>> {
         let file = FileSource::open(bundle)?;
         let base_folder = base;
         let base = Text::open(open_checkpoint(base, &[])?)?;
@@ -195,7 +216,8 @@ impl ConvertBundle {
             progress.note(&note);
         }
         let copied = copied.into_iter().map(Section::title).collect();
-        Ok(Planned { old_len: bundle.file_len(), source: Box::new(file), plan, copied })
+        let tensors = GraphText::new(&tuned.checkpoint, &tuned.inventory);
+        Ok(Planned { old_len: bundle.file_len(), source: Box::new(file), plan, tensors, copied })
     }
 
     /// The recipe and its name.
@@ -240,7 +262,8 @@ impl ConvertBundle {
         let mut inputs = named.collect::<Result<Vec<_>>>()?;
         let graph = match &self.graph {
             BundleGraph::File { bundle, .. } => Some(bundle),
-            BundleGraph::Skeleton(file) => file.as_ref(),
+            BundleGraph::Embedded(_) => None,
+            BundleGraph::Skeleton(file) => Some(file),
         };
         inputs.extend(graph.map(|file| convert::file_entry(file)).transpose()?);
         inputs.extend(importance.and_then(|source| source.file.clone()));
@@ -261,6 +284,7 @@ impl ConvertBundle {
                 let types = of_recipe.unwrap_or_else(|| json!(types.to_string()));
                 json!({ "bundle": bundle, "bundle_base": base, "types": types })
             }
+            BundleGraph::Embedded(backend) => json!({ "backend": backend.to_string(), "types": of_recipe }),
             BundleGraph::Skeleton(path) => json!({ "skeleton": path, "types": of_recipe }),
         };
         ArtifactEntry {
@@ -310,20 +334,26 @@ impl ConvertBundle {
 /// # Errors
 /// Those of [`plan::column_weights`].
 pub(super) fn searched(
-    tensors: &[TensorDesc],
-    inventory: &Inventory,
+    text: &GraphText<'_>,
     importance: Option<(&Importance, &str)>,
 ) -> Result<BundleScales> {
-    let named = used(inventory).map(|found| (found.slot.gguf.as_str(), found.index, &tensors[found.index]));
+    let tensors = text.tensors.tensors();
+    let named = used(&text.inventory).map(|found| {
+        // all parts of a fused matrix have the same inputs
+        let name = found.slot.gguf.split(['+', '/']).next().unwrap_or_default();
+        (name, found.index, &tensors[found.index])
+    });
     let weights = importance.map(|given| plan::column_weights(given, named)).transpose()?;
     Ok(BundleScales::Search(weights.unwrap_or_default()))
 }
 
 /// A bundle that is to be written.
-struct Planned {
+struct Planned<'t> {
     /// What is copied.
     source: Box<dyn Source>,
     plan: Transplant,
+    /// What is written.
+    tensors: GraphText<'t>,
     /// Size of the given bundle.
     old_len: u64,
     /// Its sections that stay.
@@ -331,15 +361,19 @@ struct Planned {
 }
 
 /// The plan for a new bundle.
-fn new(tuned: &Text, recipe: Option<&(String, BundleRecipe)>, skeleton: Option<&[u8]>) -> Result<Planned> {
+fn new<'t>(
+    tuned: &'t Text,
+    recipe: Option<&(String, BundleRecipe)>,
+    graph: GivenGraph<'_>,
+) -> Result<Planned<'t>> {
     let Some((_, recipe)) = recipe else {
         return Err(Error::recipe("‹recipe›", "a new bundle has no types without a recipe"));
     };
-    let EmptyBundle { bundle, source, mapped } = empty_bundle(tuned, recipe, skeleton)?;
-    let same = (0..tuned.checkpoint.tensors().len()).map(|index| (index, index)).collect();
-    let keep = |_| BundleTypes::Keep;
-    let plan = Transplant::plan(&bundle, &mapped, &tuned.checkpoint, &tuned.checkpoint, &same, &keep)?;
-    Ok(Planned { old_len: bundle.file_len(), source: Box::new(source), plan, copied: Vec::new() })
+    let (EmptyBundle { bundle, source, mapped }, tensors) = empty_bundle(tuned, recipe, graph)?;
+    let written = &tensors.tensors;
+    let same = (0..written.tensors().len()).map(|index| (index, index)).collect();
+    let plan = Transplant::plan(&bundle, &mapped, written, written, &same, &|_| BundleTypes::Keep)?;
+    Ok(Planned { old_len: bundle.file_len(), source: Box::new(source), plan, tensors, copied: Vec::new() })
 }
 
 /// A file of a checkpoint folder, if there is one that can be read.

@@ -1,25 +1,38 @@
 //! Bundles without a bundle to take the graph from: the graph is that of a skeleton, tokenizer and metadata come from the checkpoint.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use checkpoint::Checkpoint;
-use gemma::{Config, Found, Inventory};
-use litert::{Bundle, EmptyBundle, Mapped, Skeleton, SkeletonSections, SkeletonWeight, Source};
+use gemma::{Config, Inventory};
+use litert::{
+    Bundle, EmptyBundle, GraphTensorName, Mapped, Skeleton, SkeletonSections, SkeletonWeight, Source,
+};
 use plan::BundleRecipe;
+use quant::IntegerBits;
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
 
-use super::bundle::{MAX_COMPANION, TOKENIZER};
+use super::bundle::{BundleBackend, MAX_COMPANION, TOKENIZER};
 use super::bundle_metadata::metadata;
-use super::bundle_tensors::{MODELS, Text, used};
+use super::bundle_tensors::{GraphText, MODELS, Text, used};
 
-/// The graph skeletons of the program, those of E2B and E4B, for CPUs: a prefill of 128 tokens and a cache of 4,096. docs/litertlm.md says how
-/// they were made.
-const EMBEDDED: [&[u8]; 2] = [
-    include_bytes!("../../../../formats/litertlm-e2b.skeleton"),
-    include_bytes!("../../../../formats/litertlm-e4b.skeleton"),
+/// The graph skeletons of the program. docs/litertlm.md says how they were made.
+const EMBEDDED: [(BundleBackend, &[u8]); 5] = [
+    (BundleBackend::Cpu, include_bytes!("../../../../formats/litertlm-e2b.skeleton")),
+    (BundleBackend::Cpu, include_bytes!("../../../../formats/litertlm-e4b.skeleton")),
+    (BundleBackend::Cpu, include_bytes!("../../../../formats/litertlm-12b.skeleton")),
+    (BundleBackend::Gpu, include_bytes!("../../../../formats/litertlm-e2b-gpu.skeleton")),
+    (BundleBackend::Gpu, include_bytes!("../../../../formats/litertlm-e4b-gpu.skeleton")),
 ];
+
+/// Where the graph of a new bundle comes from.
+#[derive(Clone, Copy)]
+pub(super) enum GivenGraph<'a> {
+    /// An embedded skeleton for these backends.
+    Embedded(BundleBackend),
+    /// This skeleton.
+    Skeleton(&'a [u8]),
+}
 
 /// A graph skeleton, with what it says about itself.
 struct Described {
@@ -73,16 +86,21 @@ fn graph(config: &Config) -> String {
     )
 }
 
-/// The bundle of a checkpoint, with zeros as weights. Without a skeleton, the graph is that of an embedded one.
+/// The bundle of a checkpoint, with zeros as weights, and the tensors that belong there.
 ///
 /// # Errors
 /// `Unsupported` for a checkpoint of another architecture than the skeletons'; those of [`Skeleton`]; `Io` without a tokenizer.
-pub(super) fn empty_bundle(
-    tuned: &Text,
+pub(super) fn empty_bundle<'t>(
+    tuned: &'t Text,
     recipe: &BundleRecipe,
-    skeleton: Option<&[u8]>,
-) -> Result<EmptyBundle> {
-    let packed = skeleton.as_ref().map_or(&EMBEDDED[..], std::slice::from_ref);
+    graph: GivenGraph<'_>,
+) -> Result<(EmptyBundle, GraphText<'t>)> {
+    let packed = match graph {
+        GivenGraph::Skeleton(packed) => vec![packed],
+        GivenGraph::Embedded(backend) => {
+            EMBEDDED.iter().filter(|(of, _)| *of == backend).map(|(_, packed)| *packed).collect()
+        }
+    };
     let known = packed.iter().map(|packed| Described::read(packed)).collect::<Result<Vec<_>>>()?;
     let mut fitting = known.iter().filter_map(|known| Some((known, known.units(&tuned.config)?)));
     let (described, units) = fitting.next().ok_or_else(|| {
@@ -92,13 +110,14 @@ pub(super) fn empty_bundle(
             .help("Layers, heads and window must be the same, and all widths by the same factor.")
     })?;
     let bits = recipe.bits()?;
-    let tensors = tuned.checkpoint.tensors();
-    let asked = RefCell::new(BTreeSet::new());
+    let (graph, indices) = GraphText::of_skeleton(&described.skeleton, &tuned.checkpoint, &tuned.inventory)?;
+    let names: BTreeMap<usize, &str> =
+        used(&graph.inventory).map(|found| (found.index, found.slot.gguf.as_str())).collect();
     let weight = |name: &str| {
-        let found = named(&tuned.inventory, name)?;
-        asked.borrow_mut().insert(found.index);
-        let bits = bits(&found.slot.gguf);
-        Ok(SkeletonWeight { tensor: found.index, elements: tensors[found.index].elements(), bits })
+        let tensor = indices[name];
+        let parts = GraphTensorName::parse(names[&tensor])?.parts;
+        let bits = parts.into_iter().map(&bits).max().unwrap_or(IntegerBits::Eight);
+        Ok(SkeletonWeight { tensor, elements: graph.tensors.tensors()[tensor].elements(), bits })
     };
     let sections = SkeletonSections {
         metadata: metadata(&tuned.checkpoint, described.cache_length)?.to_bytes(),
@@ -108,38 +127,27 @@ pub(super) fn empty_bundle(
         )?)?,
         id: tuned.checkpoint.fingerprint()?[..16].try_into().unwrap_or_default(),
     };
-    let empty = described.skeleton.bundle(units, &weight, sections, &tuned.checkpoint)?;
-    if let Some(left) = used(&tuned.inventory).find(|found| !asked.borrow().contains(&found.index)) {
-        let place = format!("tensor {}", tensors[left.index].name);
-        return Err(Error::unsupported(place, "the graph has no place for it"));
-    }
-    Ok(empty)
-}
-
-/// The tensor of a name without the prefix of the text model.
-fn named<'a>(inventory: &'a Inventory, name: &str) -> Result<&'a Found> {
-    let found = used(inventory).find(|found| found.slot.hf == name);
-    found.ok_or_else(|| Error::missing(format!("tensor {name}")))
+    let empty = described.skeleton.bundle(units, &weight, sections, &graph.tensors)?;
+    Ok((empty, graph))
 }
 
 /// The weights of a bundle that an embedded skeleton made for a checkpoint, in the order of [`MODELS`]; `None` for another graph.
 ///
 /// # Errors
 /// Those of [`Skeleton::recognise`].
-pub(super) fn recognised(
+pub(super) fn recognised<'c>(
     (bundle, from): (&Bundle, &dyn Source),
     config: &Config,
     inventory: &Inventory,
-    checkpoint: &Checkpoint,
-) -> Result<Option<Vec<Mapped>>> {
-    for packed in EMBEDDED {
+    checkpoint: &'c Checkpoint,
+) -> Result<Option<(Vec<Mapped>, GraphText<'c>)>> {
+    for (_, packed) in EMBEDDED {
         let known = Described::read(packed)?;
         let Some(units) = known.units(config) else { continue };
-        let weight = |name: &str| {
-            let found = named(inventory, name)?;
-            Ok((found.index, checkpoint.tensors()[found.index].elements()))
-        };
-        let Some(mut mapped) = known.skeleton.recognise((bundle, from), units, &weight, checkpoint)? else {
+        let (graph, indices) = GraphText::of_skeleton(&known.skeleton, checkpoint, inventory)?;
+        let tensors = &graph.tensors;
+        let weight = |name: &str| Ok((indices[name], tensors.tensors()[indices[name]].elements()));
+        let Some(mut mapped) = known.skeleton.recognise((bundle, from), units, &weight, tensors)? else {
             continue;
         };
         let order = |mapped: &Mapped| {
@@ -147,7 +155,7 @@ pub(super) fn recognised(
             MODELS.iter().position(|(model, _)| Some(*model) == model_type)
         };
         mapped.sort_by_key(order);
-        return Ok(Some(mapped));
+        return Ok(Some((mapped, graph)));
     }
     Ok(None)
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use checkpoint::Checkpoint;
 use gemma::{Config, Found, Inventory};
-use litert::Wanted;
-use tensor::{Result, TensorSource};
+use litert::{GraphTensorName, GraphTensors, Skeleton, Wanted};
+use tensor::{Error, Result, TensorSource};
 
 /// Type of the sections with the text model, and the role of the tensor that is all of its weights; none for all but the
 /// per-layer embeddings.
@@ -38,6 +38,59 @@ impl Text {
         let others: BTreeMap<&str, usize> =
             used(&other.inventory).map(|f| (f.slot.gguf.as_str(), f.index)).collect();
         used(&self.inventory).filter_map(|f| Some((f.index, *others.get(f.slot.gguf.as_str())?))).collect()
+    }
+}
+
+/// The tensors of a text model in the forms that a graph has, which may be others than those of the checkpoint.
+pub(super) struct GraphText<'a> {
+    pub(super) tensors: GraphTensors<'a>,
+    /// What they are. The name in a GGUF of a tensor in another form is read by [`GraphTensorName`], too.
+    pub(super) inventory: Inventory,
+}
+
+impl<'a> GraphText<'a> {
+    /// The forms of the checkpoint.
+    pub(super) fn new(checkpoint: &'a dyn TensorSource, inventory: &Inventory) -> GraphText<'a> {
+        GraphText { tensors: GraphTensors::new(checkpoint), inventory: inventory.clone() }
+    }
+
+    /// The forms of a skeleton, and the indices of its weights by their names in it.
+    ///
+    /// # Errors
+    /// `Missing` for a tensor that the checkpoint lacks, `Unsupported` for one that the graph lacks; those of [`GraphTensors::add`].
+    pub(super) fn of_skeleton(
+        skeleton: &Skeleton,
+        checkpoint: &'a dyn TensorSource,
+        inventory: &Inventory,
+    ) -> Result<(GraphText<'a>, BTreeMap<String, usize>)> {
+        let mut graph = GraphText::new(checkpoint, inventory);
+        let own: BTreeMap<&str, &Found> =
+            used(inventory).map(|found| (found.slot.hf.as_str(), found)).collect();
+        let (mut indices, mut left) = (BTreeMap::new(), own.clone());
+        for name in skeleton.weights()? {
+            let GraphTensorName { parts, divisor } = GraphTensorName::parse(name)?;
+            let missing = |part: &str| Error::missing(format!("tensor {part}"));
+            let found = parts.iter().map(|part| own.get(part).copied().ok_or_else(|| missing(part)));
+            let found = found.collect::<Result<Vec<_>>>()?;
+            let index =
+                graph.tensors.add(&found.iter().map(|found| found.index).collect::<Vec<_>>(), divisor)?;
+            if index >= checkpoint.tensors().len() {
+                let parts = found.iter().map(|found| found.slot.gguf.as_str()).collect();
+                let gguf = GraphTensorName { parts, divisor }.to_string();
+                let mut slot = found[0].slot.clone();
+                slot.gguf = gguf;
+                graph.inventory.text.push(Found { slot, index });
+            }
+            indices.insert(name.to_owned(), index);
+            left.retain(|name, _| !parts.contains(name));
+        }
+        match left.into_values().next() {
+            Some(left) => {
+                let place = format!("tensor {}", checkpoint.tensors()[left.index].name);
+                Err(Error::unsupported(place, "the graph has no place for it"))
+            }
+            None => Ok((graph, indices)),
+        }
     }
 }
 

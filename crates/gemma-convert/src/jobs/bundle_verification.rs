@@ -5,7 +5,7 @@ use checkpoint::Checkpoint;
 use eval::ModelInfo;
 use gemma::ModelSpec;
 use imatrix::Importance;
-use litert::{Bundle, BundleScales, DecodedWeights, FileSource, Mapped, Source};
+use litert::{Bundle, BundleScales, DecodedWeights, FileSource, GraphTensors, Mapped, Source};
 use plan::{ArtifactEntry, BundleRecipeTypes, ScaleRule};
 use tensor::{Error, Result, TensorSource};
 use verify::{Finding, Severity, Step, Structure};
@@ -14,7 +14,7 @@ use super::Verify;
 use super::against::Against;
 use super::bundle::{OTHER_VOCABULARY, other_vocabulary, searched};
 use super::bundle_skeleton::recognised;
-use super::bundle_tensors::{HEAD, MODELS, wanted};
+use super::bundle_tensors::{GraphText, HEAD, MODELS, wanted};
 use super::verification_steps::{AFTER_FAILURE, Verification, skip, timed};
 use crate::model::{Container, Model, ModelFile};
 
@@ -51,10 +51,10 @@ pub(super) fn verify(
         file_bytes: bundle.file_len(),
         ..ModelInfo::default()
     };
-    let mut scales = None;
+    let mut entry = None;
     timed(report, "files", |report| {
-        let (hashed, entry, findings) = verify::bundle_file(&job.artifact)?;
-        scales = self::scales(job, entry.as_ref(), (checkpoint, spec))?;
+        let (hashed, described, findings) = verify::bundle_file(&job.artifact)?;
+        entry = described;
         if job.require_manifest && entry.is_none() {
             let problem = "no manifest describes the artifact, and ‹require_manifest› asks for one";
             report.findings.push(Finding::new(Severity::Failure, Step::Structure, "manifest", problem));
@@ -67,23 +67,30 @@ pub(super) fn verify(
         Ok(())
     })?;
     let mut mapped = None;
+    let mut tensors = GraphText::new(&**checkpoint, &spec.inventory);
     timed(report, "structure", |report| {
         if let Some(section) = other_vocabulary(&bundle, &file, checkpoint.dir()).map_err(within)? {
             report.findings.push(Finding::new(Severity::Failure, Step::Structure, section, OTHER_VOCABULARY));
         }
         let by_name = recognised((&bundle, &file), &spec.config, &spec.inventory, checkpoint);
-        let by_value = || litert::map(&bundle, &file, &**checkpoint, &wanted(&spec.inventory));
-        match by_name.and_then(|by_name| by_name.map_or_else(by_value, Ok)) {
+        let found = by_name.and_then(|by_name| match by_name {
+            Some((found, of_skeleton)) => {
+                tensors = of_skeleton;
+                Ok(found)
+            }
+            None => litert::map(&bundle, &file, &**checkpoint, &wanted(&spec.inventory)),
+        });
+        match found {
             Ok(found) => mapped = Some(found),
             Err(error) => report.findings.push((&error).into()),
         }
         Ok(())
     })?;
+    let scales = scales(job, entry.as_ref(), &tensors)?;
     match mapped {
         Some(mapped) => {
-            let base: (&Checkpoint, &ModelSpec) = (checkpoint, spec);
-            weights(job, (&bundle, &file), &mapped, base, scales.as_ref(), &mut verification, progress)?;
-            let decoded = decoded(file, bundle, mapped, (checkpoint, spec))?;
+            weights(job, (&bundle, &file), &mapped, &tensors, scales.as_ref(), &mut verification, progress)?;
+            let decoded = decoded(file, bundle, mapped, &tensors.tensors, (checkpoint, spec))?;
             verification.decoded = Some(decoded);
         }
         None => skip(&mut verification.report, Step::Tensors, AFTER_FAILURE),
@@ -119,7 +126,7 @@ fn check(job: &Verify) -> Result<()> {
 fn scales(
     job: &Verify,
     entry: Option<&ArtifactEntry>,
-    (checkpoint, spec): (&Checkpoint, &ModelSpec),
+    tensors: &GraphText<'_>,
 ) -> Result<Option<BundleScales>> {
     let types = entry.and_then(|entry| serde_json::from_value(entry.settings["types"].clone()).ok());
     let rule = types.map_or(ScaleRule::MinMax, |types: BundleRecipeTypes| types.scales);
@@ -145,7 +152,7 @@ fn scales(
         }
     };
     let importance = importance.as_ref().map(|(entries, file)| (entries, file.as_str()));
-    searched(checkpoint.tensors(), &spec.inventory, importance).map(Some)
+    searched(tensors, importance).map(Some)
 }
 
 /// Compares the constants.
@@ -153,7 +160,7 @@ fn weights(
     job: &Verify,
     bundle: (&Bundle, &dyn Source),
     mapped: &[Mapped],
-    (checkpoint, spec): (&Checkpoint, &ModelSpec),
+    tensors: &GraphText<'_>,
     scales: Option<&BundleScales>,
     verification: &mut Verification<'_>,
     progress: &dyn Progress,
@@ -165,7 +172,7 @@ fn weights(
         structure.tensors = constants;
     }
     job.weights_step(report, total, progress, |report, done| {
-        let base = (checkpoint as &dyn TensorSource, &spec.inventory);
+        let base = (&tensors.tensors as &dyn TensorSource, &tensors.inventory);
         let (tensors, findings) = verify::of_bundle(bundle, mapped, base, scales, job.compute.simd, done)?;
         for tensor in &tensors.tensors {
             report.artifact.bytes += tensor.bytes;
@@ -182,6 +189,7 @@ fn decoded(
     file: FileSource,
     bundle: Bundle,
     mapped: Vec<Mapped>,
+    graph: &GraphTensors<'_>,
     (checkpoint, spec): (&Checkpoint, &ModelSpec),
 ) -> Result<(DecodedWeights, Option<usize>)> {
     let role = |index: usize| {
@@ -196,7 +204,7 @@ fn decoded(
     let head = embedding.filter(|_| spec.config.tied).map(|found| found.index);
     let all = tensors.iter().enumerate().map(|(index, desc)| (desc, index, model(index)));
     let last = head.map(|index| (&tensors[index], index, HEAD));
-    let weights = DecodedWeights::new(file, bundle, mapped, all.chain(last))?;
+    let weights = DecodedWeights::new(file, bundle, mapped, graph, all.chain(last))?;
     Ok((weights, head.map(|_| tensors.len())))
 }
 

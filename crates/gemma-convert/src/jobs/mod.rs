@@ -38,7 +38,7 @@ mod verification_parts;
 mod verification_steps;
 
 pub use adapter_conversion::{AdapterConvert, AdapterConverted, ConvertedPair, DroppedPair};
-pub use bundle::{BundleGraph, ConvertBundle, ConvertedBundle};
+pub use bundle::{BundleBackend, BundleGraph, ConvertBundle, ConvertedBundle};
 pub use calibration::{Calibrate, Calibrated};
 pub use catalogue::{CatalogueEntry, bundle_recipes, presets, recipes, release_recipes};
 pub use conversion::{Convert, Converted};

@@ -76,6 +76,8 @@ pub(super) enum Content {
 pub(super) enum Values {
     Zeros(Line),
     Lines(Vec<Line>),
+    /// Bytes, as of a flexbuffer, and numbers in them: position, bytes, value.
+    Words(Vec<u8>, Vec<(usize, usize, Line)>),
 }
 
 /// A vector of numbers.
@@ -188,17 +190,28 @@ impl Stream {
     }
 
     fn numbers(&mut self) -> Result<Numbers> {
-        let (size, alignment, zeros) = (self.index()?, self.index()?, self.number()? != 0);
+        let (size, alignment, kind) = (self.index()?, self.index()?, self.number()?);
         let is_size = |n| matches!(n, 1 | 2 | 4 | 8);
         if !is_size(size) || !is_size(alignment) {
             return Err(wrong());
         }
         let count = self.line()?;
-        let values = match zeros {
-            true => Values::Zeros(count),
-            false => {
+        let values = match kind {
+            0 => {
                 let count = count.count(0, size)?;
                 Values::Lines((0..count).map(|_| self.line()).collect::<Result<_>>()?)
+            }
+            1 => Values::Zeros(count),
+            _ => {
+                let bytes = self.blob()?;
+                let words = self.list(|stream| Ok((stream.index()?, stream.index()?, stream.line()?)))?;
+                let fits = |(at, len, _): &(usize, usize, Line)| {
+                    *len <= size_of::<i64>() && at.checked_add(*len).is_some_and(|end| end <= bytes.len())
+                };
+                if size != 1 || !words.iter().all(fits) {
+                    return Err(wrong());
+                }
+                Values::Words(bytes, words)
             }
         };
         Ok(Numbers { size, alignment, values })

@@ -238,6 +238,17 @@ impl Replay<'_> {
                         }
                         self.builder.vector(size, alignment, &bytes)?
                     }
+                    Values::Words(bytes, words) => {
+                        let mut bytes = bytes.clone();
+                        for (at, len, line) in words {
+                            let value = line.at(self.units)?.to_le_bytes();
+                            if value[*len..].iter().any(|byte| *byte != 0) {
+                                return Err(wrong());
+                            }
+                            bytes[*at..at + len].copy_from_slice(&value[..*len]);
+                        }
+                        self.builder.vector(size, alignment, &bytes)?
+                    }
                 }
             }
             REFERENCES => {

@@ -16,7 +16,7 @@ use crate::tflite::Model;
 
 impl Skeleton {
     /// The weights of a bundle that was made of this skeleton at a width of so many units, with any types; `None` for another graph.
-    /// `weight` gives index and number of values of a tensor by its name in a checkpoint, without the prefix of the text model.
+    /// `weight` gives index and number of values of a tensor by its name among those of [`weights`](Self::weights), `tensors` has it.
     ///
     /// # Errors
     /// Those of `weight` and of reading.
@@ -25,7 +25,7 @@ impl Skeleton {
         (bundle, from): (&Bundle, &dyn Source),
         units: u64,
         weight: &dyn Fn(&str) -> Result<(usize, u64)>,
-        checkpoint: &dyn TensorSource,
+        tensors: &dyn TensorSource,
     ) -> Result<Option<Vec<Mapped>>> {
         let mut streams = self.streams.clone();
         let mut mapped = Vec::new();
@@ -43,7 +43,7 @@ impl Skeleton {
             };
             let graph = build(&self.parts, &mut streams, model, units, &with_type)?;
             let made = SparseSource { len: graph.len, pieces: graph.pieces.into_iter().collect() };
-            let found = assign(section, Model::read(&made)?, &graph.weights, checkpoint)?;
+            let found = assign(section, Model::read(&made)?, &graph.weights, tensors)?;
             if !is_filled(&made, &part, &found)? {
                 return Ok(None);
             }

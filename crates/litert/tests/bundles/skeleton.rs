@@ -1,39 +1,65 @@
 //! Bundles of graph skeletons: `same.skeleton` was recorded from the golden bundle `mixed48` itself, `tiny.skeleton` from exports with a
-//! quarter and with half of its widths, whose cache has another length.
+//! quarter and with half of its widths, whose cache has another length, and `same-gpu.skeleton` from an export of the golden checkpoint for
+//! graphics processors, in which matrices are fused.
+
+use std::collections::BTreeMap;
 
 use base::{OutputFile, Silent};
 use litert::{
-    Bundle, BundleScales, BundleTypes, SectionType, Skeleton, SkeletonSections, SkeletonWeight, Transplant,
+    Bundle, BundleScales, BundleTypes, GraphTensorName, GraphTensors, SectionType, Skeleton,
+    SkeletonSections, SkeletonWeight, Transplant,
 };
 use quant::IntegerBits;
 use serde_json::Value;
 use tensor::{Error, Result, TensorSource};
 use testkit::MemoryTensors;
 
-use crate::common::{
-    base_checkpoint, bundle, counterparts, expected, section_bytes, sha256, tuned_checkpoint,
-};
+use crate::common::{base_checkpoint, bundle, expected, section_bytes, sha256, tuned_checkpoint};
 
 /// A skeleton, and the units of the golden checkpoint.
 pub(crate) const SAME: (&str, u64) = ("same", 1);
 const TINY: (&str, u64) = ("tiny", 4);
+const SAME_GPU: (&str, u64) = ("same-gpu", 1);
 
 pub(crate) fn skeleton(name: &str) -> Vec<u8> {
     testkit::read(format!("golden/litertlm/{name}.skeleton"))
 }
 
-/// The tensor of this name, with the type of a recipe of the exporter.
-pub(crate) fn weight(tensors: &MemoryTensors, recipe: &str, name: &str) -> Result<SkeletonWeight> {
-    let full = format!("model.language_model.{name}");
-    let tensor = tensors.tensors().iter().position(|desc| desc.name == full);
-    let tensor = tensor.ok_or_else(|| Error::missing(full))?;
-    let bits = match recipe {
+/// The bits of a weight in a recipe of the exporter.
+fn bits(recipe: &str, name: &str) -> IntegerBits {
+    match recipe {
         "wi2" => IntegerBits::Two,
         "wi8" => IntegerBits::Eight,
         _ if name.contains("per_layer") && !name.starts_with("embed") => IntegerBits::Eight,
         _ => IntegerBits::Four,
-    };
-    Ok(SkeletonWeight { tensor, elements: tensors.tensors()[tensor].elements(), bits })
+    }
+}
+
+/// The index of the tensor of this name in the text model.
+fn index(tensors: &MemoryTensors, name: &str) -> Result<usize> {
+    let full = format!("model.language_model.{name}");
+    let tensor = tensors.tensors().iter().position(|desc| desc.name == full);
+    tensor.ok_or_else(|| Error::missing(full))
+}
+
+/// The tensor of this name, with the type of a recipe of the exporter.
+pub(crate) fn weight(tensors: &MemoryTensors, recipe: &str, name: &str) -> Result<SkeletonWeight> {
+    let tensor = index(tensors, name)?;
+    Ok(SkeletonWeight { tensor, elements: tensors.tensors()[tensor].elements(), bits: bits(recipe, name) })
+}
+
+/// The weights of a skeleton, and their indices by name.
+fn graph_tensors<'t>(
+    skeleton: &Skeleton,
+    tensors: &'t MemoryTensors,
+) -> (GraphTensors<'t>, BTreeMap<String, usize>) {
+    let (mut graph, mut indices) = (GraphTensors::new(tensors), BTreeMap::new());
+    for name in skeleton.weights().unwrap() {
+        let GraphTensorName { parts, divisor } = GraphTensorName::parse(name).unwrap();
+        let parts: Vec<_> = parts.iter().map(|part| index(tensors, part).unwrap()).collect();
+        indices.insert(name.to_owned(), graph.add(&parts, divisor).unwrap());
+    }
+    (graph, indices)
 }
 
 /// The bundle of a checkpoint, with metadata and tokenizer of the exporter's.
@@ -50,15 +76,20 @@ pub(crate) fn made((name, units): (&str, u64), tensors: &MemoryTensors, recipe: 
         id: [7; 16],
     };
     let skeleton = Skeleton::read(&skeleton(name)).unwrap();
-    let empty = skeleton.bundle(units, &|name| weight(tensors, recipe, name), sections, tensors).unwrap();
-    let same = counterparts(tensors, tensors);
-    let plan =
-        Transplant::plan(&empty.bundle, &empty.mapped, tensors, tensors, &same, &|_| BundleTypes::Keep)
-            .unwrap();
+    let (graph, indices) = graph_tensors(&skeleton, tensors);
+    let weight = |name: &str| {
+        let tensor = indices[name];
+        let elements = graph.tensors()[tensor].elements();
+        Ok(SkeletonWeight { tensor, elements, bits: bits(recipe, name) })
+    };
+    let empty = skeleton.bundle(units, &weight, sections, &graph).unwrap();
+    let same = (0..graph.tensors().len()).map(|index| (index, index)).collect();
+    let plan = Transplant::plan(&empty.bundle, &empty.mapped, &graph, &graph, &same, &|_| BundleTypes::Keep)
+        .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new.litertlm");
     let out = OutputFile::create(&path).unwrap();
-    plan.write(&empty.source, tensors, &BundleScales::MinMax, &out, &Silent).unwrap();
+    plan.write(&empty.source, &graph, &BundleScales::MinMax, &out, &Silent).unwrap();
     out.publish().unwrap();
     std::fs::read(path).unwrap()
 }
@@ -80,24 +111,43 @@ fn the_graph_of_a_skeleton_has_the_bytes_of_an_export() {
     }
 }
 
-/// Four times the widths that were recorded.
-#[test]
-fn a_skeleton_at_another_width_has_the_bytes_of_an_export() {
-    let file = made(TINY, &base_checkpoint(), "mixed48");
-    let bundle = Bundle::read(&file).unwrap();
-    let (expected, mut compared) = (&expected()["cache_80_mixed48"], 0);
+/// Compares the models and the metadata of the runtime with those that the exporter makes.
+fn assert_same_sections(file: &Vec<u8>, expected: &Value, title: &str) {
+    let bundle = Bundle::read(file).unwrap();
+    let mut compared = 0;
     for section in &bundle.sections {
         let same = |one: &&Value| {
             one["type"].as_str() == section.content.name()
                 && one["model_type"].as_str() == section.model_type()
         };
         let Some(expected) = expected.as_array().unwrap().iter().find(same) else { continue };
-        let bytes = section_bytes(&bundle, &file, section);
-        assert_eq!(Some(bytes.len() as u64), expected["bytes"].as_u64(), "{}", section.title());
-        assert_eq!(Some(sha256(&bytes).as_str()), expected["sha256"].as_str(), "{}", section.title());
+        let bytes = section_bytes(&bundle, file, section);
+        assert_eq!(Some(bytes.len() as u64), expected["bytes"].as_u64(), "{title}: {}", section.title());
+        assert_eq!(
+            Some(sha256(&bytes).as_str()),
+            expected["sha256"].as_str(),
+            "{title}: {}",
+            section.title()
+        );
         compared += 1;
     }
-    assert_eq!(compared, 4);
+    assert_eq!(compared, 4, "{title}");
+}
+
+/// Four times the widths that were recorded.
+#[test]
+fn a_skeleton_at_another_width_has_the_bytes_of_an_export() {
+    let file = made(TINY, &base_checkpoint(), "mixed48");
+    assert_same_sections(&file, &expected()["cache_80_mixed48"], "tiny");
+}
+
+/// Also with weights that were not recorded.
+#[test]
+fn fused_matrices_have_the_bytes_of_an_export() {
+    for (which, tensors) in [("base", base_checkpoint()), ("tuned", tuned_checkpoint())] {
+        let file = made(SAME_GPU, &tensors, "mixed48");
+        assert_same_sections(&file, &expected()["gpu_cache_80_mixed48"][which], which);
+    }
 }
 
 /// The header differs in uuid and time.

@@ -1,9 +1,10 @@
 """Exports a text model with random weights, all widths of its config times a factor, with the public exporter.
 
-    export.py CONFIG TOKENIZER FACTOR OUT [--prefill N] [--cache N] [--recipe NAME]
+    export.py CONFIG TOKENIZER FACTOR OUT [--prefill N] [--cache N] [--recipe NAME] [--gpu]
 
 CONFIG is a config.json, TOKENIZER a folder with the files of a tokenizer. OUT gets `checkpoint/` and `model.litertlm`, quantized by
-the recipe, or in f32 by the recipe `none`. `cargo xtask skeleton` has the versions of the packages.
+the recipe, or in f32 by the recipe `none`. `cargo xtask skeleton` has the versions of the packages. With `--gpu` operators are fused for
+graphics processors, and the caches of sliding windows are ring buffers.
 """
 
 import argparse
@@ -78,6 +79,7 @@ def main() -> None:
     arguments.add_argument("--prefill", type=int, nargs="+", default=[128])
     arguments.add_argument("--cache", type=int, default=4096)
     arguments.add_argument("--recipe", default="gemma4_mixed48")
+    arguments.add_argument("--gpu", action="store_true")
     given = arguments.parse_args()
 
     checkpoint = given.out / "checkpoint"
@@ -104,6 +106,8 @@ def main() -> None:
     from ai_edge_quantizer import aeq
     from litert_torch.generative.export_hf import export
 
+    window = json.loads((checkpoint / "config.json").read_text())["text_config"]["sliding_window"]
+    gpu = {"apply_gpu_composites": True, "sliding_window_ring_buffer_size": window} if given.gpu else {}
     export.export(
         str(checkpoint),
         str(given.out),
@@ -111,6 +115,7 @@ def main() -> None:
         cache_length=given.cache,
         externalize_embedder=True,
         quantization_recipe="none",
+        **gpu,
     )
     if given.recipe == "none":
         return

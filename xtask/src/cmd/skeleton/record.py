@@ -22,8 +22,15 @@ from ai_edge_quantizer.utils import litertlm_utils
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
 PREFIX = "model.language_model."
+# Matrices of a layer whose rows an export may have in one constant (`fuse_qkv`, `fuse_gate_up`).
+FUSED = [[f"{part}_proj.weight" for part in parts] for parts in (
+    ("self_attn.q", "self_attn.k", "self_attn.v"),
+    ("self_attn.q", "self_attn.k"),
+    ("mlp.gate", "mlp.up"),
+)]
 INTEGERS = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4, schema.TensorType.INT2: 2}
 METADATA, EXECUTOR, MODEL = 5, 9, 3
+FLEXBUFFER_MAP = 9
 
 
 class Weighted(int):
@@ -115,6 +122,17 @@ def tensors(file: bytes):
             yield name.removeprefix(PREFIX), bits.view("<f4").reshape(entry["shape"])
 
 
+def derived(tensors: dict, config: dict):
+    """Tensors that a graph may have in another form, by names as `crates/litert/src/graph_tensors.rs` reads them."""
+    for layer in range(config["num_hidden_layers"]):
+        for parts in FUSED:
+            names = [f"layers.{layer}.{part}" for part in parts]
+            if all(name in tensors for name in names):
+                yield "+".join(names), numpy.concatenate([tensors[name] for name in names])
+    if cap := config.get("final_logit_softcapping"):
+        yield f"embed_tokens.weight/{cap:g}", tensors["embed_tokens.weight"] * (1 / numpy.float32(cap))
+
+
 def encodings(values: numpy.ndarray):
     """The tensor as f32, and if it is a matrix in integers a row, by the rule of ai-edge-quantizer."""
     yield 32, values.tobytes()
@@ -166,7 +184,8 @@ class Export:
         self.header = data[: int.from_bytes(data[24:32], "little")]
         self.text = json.loads((folder / "checkpoint/config.json").read_text())["text_config"]
         payloads = {}
-        for name, values in tensors((folder / "checkpoint/model.safetensors").read_bytes()):
+        known = dict(tensors((folder / "checkpoint/model.safetensors").read_bytes()))
+        for name, values in (*known.items(), *derived(known, self.text)):
             for bits, payload in encodings(values):
                 payloads[payload] = (name, bits)
         self.graphs = {}
@@ -251,16 +270,32 @@ class Writer:
             self.unsigned("numbers", alignment)
             zeros = not any(small) and not any(large)
             assert zeros or len(small) == len(large), (small[:9], large[:9])
-            self.unsigned("numbers", zeros)
+            words = size == 1 and small != large and not zeros
+            self.unsigned("numbers", 1 if zeros else 2 if words else 0)
             self.line("numbers", len(small), len(large))
-            for pair in () if zeros else zip(small, large):
-                self.line("numbers", *pair)
+            if words:
+                self.words(bytes(small), bytes(large))
+            else:
+                for pair in () if zeros else zip(small, large):
+                    self.line("numbers", *pair)
         kinds = {1: 0, 2: 1, 4: 2, 8: 3, "reference": 4, "type": 5}
         for layout in self.layouts:
             self.unsigned("tables", len(layout))
             for slot, kind in layout:
                 self.unsigned("tables", slot)
                 self.unsigned("tables", kinds[kind])
+
+    def words(self, small: bytes, large: bytes) -> None:
+        """Attributes of an operator: a flexbuffer with a map, all of whose numbers have the same size."""
+        assert small[-3:] == large[-3:] and small[-2] >> 2 == FLEXBUFFER_MAP, (small, large)
+        size = 1 << (small[-2] & 3)
+        differing = sorted({at - at % size for at, pair in enumerate(zip(small, large)) if pair[0] != pair[1]})
+        self.blob("numbers", small)
+        self.unsigned("numbers", len(differing))
+        for at in differing:
+            self.unsigned("numbers", at)
+            self.unsigned("numbers", size)
+            self.line("numbers", *(int.from_bytes(x[at : at + size], "little") for x in (small, large)))
 
     def buffer(self, small: "Graph", large: "Graph", number: int, widths: list, tables: list) -> None:
         a, b = small.buffers[number], large.buffers[number]
@@ -313,7 +348,8 @@ class Writer:
 
 
 def frequencies(config: dict) -> list[numpy.ndarray]:
-    """The tables of RoPE at full width, of which smaller widths have every n-th value."""
+    """The tables of RoPE at full width, of which smaller widths have every n-th value: those of transformers, and those of the operators
+    for GPUs, which rotate a part of the values and have frequencies of all."""
     import torch
     import transformers
     from transformers.models.gemma4 import modeling_gemma4
@@ -321,7 +357,13 @@ def frequencies(config: dict) -> list[numpy.ndarray]:
     text = transformers.AutoConfig.for_model(**config["text_config"])
     with torch.device("cpu"):
         rope = modeling_gemma4.Gemma4TextRotaryEmbedding(text)
-    return [getattr(rope, f"{kind}_inv_freq").numpy() for kind in ("sliding_attention", "full_attention")]
+    kinds = ("sliding_attention", "full_attention")
+    tables = [getattr(rope, f"{kind}_inv_freq").numpy() for kind in kinds]
+    for kind, table in zip(kinds, tables[:]):
+        width = 2 * len(table)
+        base = text.rope_parameters[kind]["rope_theta"]
+        tables.append((1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)).numpy())
+    return tables
 
 
 def main() -> None:

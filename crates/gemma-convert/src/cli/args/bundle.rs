@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use gemma_convert::{BundleGraph, BundleTypes, ConvertBundle, Error, Result};
+use gemma_convert::{BundleBackend, BundleGraph, BundleTypes, ConvertBundle, Error, Result};
 
 use super::{Budget, What};
 
@@ -23,7 +23,10 @@ pub(crate) struct IntoBundle {
     /// The checkpoint from which the bundle was made: folder, or the id of a model on the hub
     #[arg(long, value_name = "BASE", requires = "bundle")]
     pub(crate) bundle_base: Option<PathBuf>,
-    /// For LiteRT-LM without a bundle, where the graph is not that of E2B or E4B: take it from this skeleton, which `cargo xtask skeleton` makes for
+    /// For LiteRT-LM without a bundle: the backend for which the graph is
+    #[arg(long, value_name = "BACKEND", requires = "recipes", conflicts_with_all = ["bundle", "skeleton"])]
+    pub(crate) bundle_backend: Option<Backend>,
+    /// For LiteRT-LM without a bundle, where the graph is not that of E2B, E4B or 12B: take it from this skeleton, which `cargo xtask skeleton` makes for
     /// an architecture. --recipe gives the types, -o names the new file
     #[arg(
         long,
@@ -36,6 +39,16 @@ pub(crate) struct IntoBundle {
     /// type of each matrix instead
     #[arg(long, value_name = "TYPE", requires = "bundle", conflicts_with = "recipes")]
     pub(crate) bundle_types: Option<Fewest>,
+}
+
+/// A backend of LiteRT-LM.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Backend {
+    /// Processors
+    #[default]
+    Cpu,
+    /// Graphics processors. The graph has fused operators, and ring buffers as caches of sliding windows
+    Gpu,
 }
 
 /// The fewest bits of a weight in a bundle.
@@ -120,10 +133,20 @@ impl super::Convert {
                 };
                 BundleGraph::File { bundle: bundle.clone(), base: base.clone(), types }
             }
-            _ if self.bundle.skeleton.is_some() || self.is_new_bundle() => {
-                BundleGraph::Skeleton(self.bundle.skeleton.clone())
-            }
-            _ => return Ok(None),
+            _ => match &self.bundle.skeleton {
+                Some(skeleton) => BundleGraph::Skeleton(skeleton.clone()),
+                None if self.is_new_bundle() => {
+                    BundleGraph::Embedded(match self.bundle.bundle_backend.unwrap_or_default() {
+                        Backend::Cpu => BundleBackend::Cpu,
+                        Backend::Gpu => BundleBackend::Gpu,
+                    })
+                }
+                None if self.bundle.bundle_backend.is_some() => {
+                    return Err(Error::recipe("‹bundle_backend›", "has no effect on this output")
+                        .expected("a file name that ends in .litertlm", self.out.display()));
+                }
+                None => return Ok(None),
+            },
         };
         self.check_whole()?;
         self.check_bundle_options()?;
