@@ -10,12 +10,16 @@ mod make;
 use std::collections::HashMap;
 use std::path::Path;
 
+use foldhash::fast::RandomState;
 use serde::Deserialize;
 use serde_json::Value;
 use tensor::{Error, Result};
 
 use crate::files;
 use document::{Document, Probe, ProbeModel, Strings, Vocab};
+
+/// Ids by the texts of tokens.
+type Texts<'a> = HashMap<&'a str, u32, RandomState>;
 
 /// The contents of a BPE tokenizer file.
 #[derive(Debug)]
@@ -137,7 +141,7 @@ impl TokenizerFile {
                 return Err(twice(self.ids[a], self.tokens.get(a), self.tokens.get(b)).within("model.vocab"));
             }
         }
-        let mut known = HashMap::with_capacity(self.ids.len());
+        let mut known = Texts::with_capacity_and_hasher(self.ids.len(), RandomState::default());
         for (token, id) in self.vocab() {
             if let Some(first) = known.insert(token, id) {
                 return Err(Error::malformed(format!("model.vocab: token {token:?}"), "has two ids")
@@ -181,7 +185,11 @@ impl TokenizerFile {
 
     /// The merges by descending priority, as left and right part.
     pub fn merges(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        (0..self.merges.len() / 2).map(|i| (self.merges.get(2 * i), self.merges.get(2 * i + 1)))
+        (0..self.merges.len() / 2).map(|rank| self.merge(rank))
+    }
+
+    fn merge(&self, rank: usize) -> (&str, &str) {
+        (self.merges.get(2 * rank), self.merges.get(2 * rank + 1))
     }
 }
 

@@ -3,12 +3,11 @@
 //! The same check serves tokenization and conversion: llama.cpp hard-codes this structure and ignores settings that
 //! contradict it.
 
-use std::collections::{HashMap, HashSet};
-
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use tensor::{Error, Result};
 
-use super::TokenizerFile;
+use super::{Texts, TokenizerFile};
 
 impl TokenizerFile {
     /// Checks that the settings of the file are the behaviour of programs with a Gemma 4 tokenizer, and that its merges
@@ -71,10 +70,10 @@ impl TokenizerFile {
     }
 
     fn check_merges(&self) -> Result<()> {
-        let added = self.added_tokens.iter().map(|token| token.content.as_str());
-        let tokens: HashSet<&str> = self.vocab().map(|(text, _)| text).chain(added).collect();
+        let added = self.added_tokens.iter().map(|token| (token.content.as_str(), token.id));
+        let tokens: Texts<'_> = self.vocab().chain(added).collect();
         if let Some(byte) =
-            (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).find(|text| !tokens.contains(&**text))
+            (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).find(|text| !tokens.contains_key(&**text))
         {
             return Err(Error::malformed("vocabulary", "lacks a byte token")
                 .expected(format!("a token {byte}"), "none"));
@@ -83,23 +82,31 @@ impl TokenizerFile {
             return Err(Error::malformed("model.merges", "there are none")
                 .expected("the merges of a BPE tokenizer", "an empty list"));
         }
-        let mut ranks = HashMap::with_capacity(self.merges().len());
-        let mut product = String::new();
-        for (rank, (left, right)) in self.merges().enumerate() {
+        // ids are compared and sorted: a map of half a million pairs of texts takes longer than the rest of the file
+        let ids_of = |product: &mut String, rank: usize| {
+            let (left, right) = self.merge(rank);
             product.clear();
-            product.push_str(left);
-            product.push_str(right);
-            if let Some(lacking) = [left, right, &product].into_iter().find(|text| !tokens.contains(text)) {
-                return Err(Error::malformed(
-                    format!("merge {rank}: {left:?} with {right:?}"),
-                    "needs a token that the vocabulary lacks",
-                )
-                .expected(format!("token {lacking:?}"), "none"));
-            }
-            if let Some(first) = ranks.insert((left, right), rank) {
-                return Err(Error::malformed(format!("merge {rank}"), "is listed twice")
-                    .expected("each merge once", format!("the same as merge {first}")));
-            }
+            product.extend([left, right]);
+            let id = |text: &str| {
+                tokens.get(text).copied().ok_or_else(|| {
+                    let place = format!("merge {rank}: {left:?} with {right:?}");
+                    Error::malformed(place, "needs a token that the vocabulary lacks")
+                        .expected(format!("token {text:?}"), "none")
+                })
+            };
+            let pair = (id(left)?, id(right)?);
+            id(product).map(|_| (pair, rank))
+        };
+        let ranks = 0..self.merges().len();
+        let pairs: Result<Vec<_>> =
+            ranks.clone().into_par_iter().map_init(String::new, |product, rank| ids_of(product, rank)).collect();
+        // threads end at any error: the first one is reported
+        let mut pairs = pairs.or_else(|_| ranks.map(|rank| ids_of(&mut String::new(), rank)).collect::<Result<_>>())?;
+        pairs.par_sort_unstable();
+        let twice = pairs.windows(2).filter(|pair| pair[0].0 == pair[1].0).min_by_key(|pair| pair[1].1);
+        if let Some([(_, first), (_, rank)]) = twice {
+            return Err(Error::malformed(format!("merge {rank}"), "is listed twice")
+                .expected("each merge once", format!("the same as merge {first}")));
         }
         Ok(())
     }
