@@ -184,8 +184,8 @@ const INPUT_BYTE: u64 = 1_000;
 /// Picoseconds to write and hash a byte of an output.
 const OUTPUT_BYTE: u64 = 2_000;
 
-/// Picoseconds to encode a weight on one core with AVX2: without and with an imatrix. From the example `throughput` of the
-/// crate `quant`. A wrong figure makes parts unequal, and nothing else.
+/// Picoseconds to encode a weight on one core with AVX2: without and with an imatrix. From `cargo xtask bench codecs`. A wrong
+/// figure makes parts unequal, and nothing else.
 const WEIGHT: &[(DType, u64, u64)] = &[
     (DType::Q4_0, 600, 12_000),
     (DType::Q4_1, 1_500, 120_000),

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what we take, and what the stock tools take for the same, in one session.
 
+mod codecs;
 mod convert;
 mod files;
 mod formats;
@@ -20,6 +21,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    Codecs(codecs::Args),
     Convert(convert::Args),
     Formats(formats::Args),
     Lora(lora::Args),
@@ -32,6 +34,7 @@ enum What {
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.what {
+            What::Codecs(args) => args.run(),
             What::Convert(args) => args.run(),
             What::Formats(args) => args.run(),
             What::Lora(args) => args.run(),
