@@ -95,6 +95,13 @@ fn the_embedded_skeletons_are_filled_and_verified() {
         let (folder, bundle) = made(&home, graph);
         let verify = || run([Path::new("verify"), &bundle, Path::new("--against"), &folder]);
         assert!(verify().good().stdout.contains("Passed"), "{graph:?}");
+        let text = testkit::fixtures("text/eval.txt");
+        let measured =
+            ["--text", text.to_str().unwrap(), "--context", "32", "--chunks", "1"].map(PathBuf::from);
+        let args = ["verify".into(), bundle.clone(), "--against".into(), folder.clone()];
+        let said = run(args.into_iter().chain(measured)).good().stdout;
+        // only the graph of 12B has the soft cap
+        assert_eq!(said.contains("no final soft cap"), graph.0 != "gemma-4-12B-it", "{graph:?}: {said}");
         fs::remove_file(format!("{}.manifest.json", bundle.display())).unwrap();
         let mut bytes = fs::read(&bundle).unwrap();
         let config: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();

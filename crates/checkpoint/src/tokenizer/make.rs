@@ -98,10 +98,14 @@ impl TokenizerFile {
             id(product).map(|_| (pair, rank))
         };
         let ranks = 0..self.merges().len();
-        let pairs: Result<Vec<_>> =
-            ranks.clone().into_par_iter().map_init(String::new, |product, rank| ids_of(product, rank)).collect();
+        let pairs: Result<Vec<_>> = ranks
+            .clone()
+            .into_par_iter()
+            .map_init(String::new, |product, rank| ids_of(product, rank))
+            .collect();
         // threads end at any error: the first one is reported
-        let mut pairs = pairs.or_else(|_| ranks.map(|rank| ids_of(&mut String::new(), rank)).collect::<Result<_>>())?;
+        let mut pairs =
+            pairs.or_else(|_| ranks.map(|rank| ids_of(&mut String::new(), rank)).collect::<Result<_>>())?;
         pairs.par_sort_unstable();
         let twice = pairs.windows(2).filter(|pair| pair[0].0 == pair[1].0).min_by_key(|pair| pair[1].1);
         if let Some([(_, first), (_, rank)]) = twice {

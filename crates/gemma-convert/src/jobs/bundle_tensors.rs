@@ -92,6 +92,11 @@ impl<'a> GraphText<'a> {
             None => Ok((graph, indices)),
         }
     }
+
+    /// True if the graph has the final soft cap of the logits: then its head is the embedding times the inverse of the cap.
+    pub(super) fn has_softcap(&self) -> bool {
+        self.inventory.text.iter().any(|found| found.slot.gguf.contains('/'))
+    }
 }
 
 /// The tensors of a text model that are computed with.

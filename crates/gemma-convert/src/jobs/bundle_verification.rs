@@ -96,7 +96,7 @@ pub(super) fn verify(
         None => skip(&mut verification.report, Step::Tensors, AFTER_FAILURE),
     }
     if verification.decoded.is_some() {
-        if job.predicts(base.as_ref()) && spec.config.softcap.is_some() {
+        if job.predicts(base.as_ref()) && spec.config.softcap.is_some() && !tensors.has_softcap() {
             verification.report.findings.push(Finding::new(Severity::Note, Step::Text, "logits", NO_CAP));
         }
         job.text_step(&mut [&mut verification], logits, progress)?;
