@@ -12,8 +12,9 @@
 //! | kinds | for each operation: [`TABLE`] … [`BUFFER`] |
 //! | layouts, fields | for each table: its layout; the values of its fields |
 //! | references | for references in tables: distance in operations; for vectors of them: number, distance, then steps |
-//! | vectors, strings | for each of these operations: which one |
-//! | texts, numbers, tables, frequencies | the strings, vectors, layouts of tables, frequencies of RoPE |
+//! | vectors, strings | for each of these operations: which one, as the step from the last of them |
+//! | texts | the strings: bytes at the start and at the end that are those of the last one, and what is between them |
+//! | numbers, tables, frequencies | the vectors, layouts of tables, frequencies of RoPE |
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use tensor::{Error, Result};
 
 use crate::metadata::varint;
 
-const MAGIC: &[u8; 8] = b"GCSKEL01";
+const MAGIC: &[u8; 8] = b"GCSKEL02";
 /// Limit of the streams. Those of E2B have 2 MB.
 const MAX_BYTES: u32 = 64 << 20;
 /// Limit of the bytes of a vector or buffer that is no weight.
@@ -135,6 +136,8 @@ pub(super) struct Streams {
 pub(super) struct Stream {
     bytes: Arc<[u8]>,
     at: usize,
+    /// What the steps led to.
+    index: i64,
 }
 
 impl Stream {
@@ -159,6 +162,20 @@ impl Stream {
     pub(super) fn signed(&mut self) -> Result<i64> {
         let value = self.number()?;
         Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
+    }
+
+    /// An index, which is written as the step from the last one.
+    pub(super) fn step(&mut self) -> Result<usize> {
+        self.index = self.index.checked_add(self.signed()?).ok_or_else(wrong)?;
+        usize::try_from(self.index).map_err(|_| wrong())
+    }
+
+    /// A string that begins and ends as the last one.
+    fn text(&mut self, last: &[u8]) -> Result<Vec<u8>> {
+        let (start, end, own) = (self.index()?, self.index()?, self.blob()?);
+        let start = last.get(..start).ok_or_else(wrong)?;
+        let end = last.len().checked_sub(end).ok_or_else(wrong)?;
+        Ok([start, &own, &last[end..]].concat())
     }
 
     fn line(&mut self) -> Result<Line> {
@@ -234,7 +251,7 @@ impl Stream {
 /// Unpacks a skeleton.
 pub(super) fn read(packed: &[u8]) -> Result<(Parts, Streams)> {
     let not_one =
-        || Error::malformed("skeleton", "not a graph skeleton").expected("GCSKEL01", "another start");
+        || Error::malformed("skeleton", "not a graph skeleton").expected("GCSKEL02", "another start");
     let rest = packed.strip_prefix(MAGIC).ok_or_else(not_one)?;
     let (len, rest) = rest.split_first_chunk().ok_or_else(wrong)?;
     let len = u32::from_le_bytes(*len);
@@ -248,7 +265,7 @@ pub(super) fn read(packed: &[u8]) -> Result<(Parts, Streams)> {
         let (len, rest) = bytes.split_first_chunk().ok_or_else(wrong)?;
         let (stream, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(wrong)?;
         bytes = rest;
-        Ok(Stream { bytes: stream.into(), at: 0 })
+        Ok(Stream { bytes: stream.into(), at: 0, index: 0 })
     };
     let mut head = stream()?;
     let (mut models, mut buffers) = (stream()?, stream()?);
@@ -256,6 +273,7 @@ pub(super) fn read(packed: &[u8]) -> Result<(Parts, Streams)> {
     let (vectors, strings) = (stream()?, stream()?);
     let (mut texts, mut numbers, mut tables, mut frequencies) = (stream()?, stream()?, stream()?, stream()?);
 
+    let mut last = Vec::new();
     let full = head.number()?;
     let [of_models, of_strings, of_vectors, of_layouts, of_frequencies] =
         [head.number()?, head.number()?, head.number()?, head.number()?, head.number()?];
@@ -268,7 +286,10 @@ pub(super) fn read(packed: &[u8]) -> Result<(Parts, Streams)> {
             let (model_type, count, operations) = (models.index()?, models.number()?, models.number()?);
             Ok(Model { model_type, buffers: times(count, || buffers.content())?, operations })
         })?,
-        strings: times(of_strings, || texts.blob())?,
+        strings: times(of_strings, || {
+            last = texts.text(&last)?;
+            Ok(last.clone())
+        })?,
         vectors: times(of_vectors, || numbers.numbers())?,
         layouts: times(of_layouts, || tables.layout())?,
         frequencies: times(of_frequencies, || Ok(frequencies.blob()?.as_chunks().0.to_vec()))?,

@@ -225,7 +225,7 @@ impl Replay<'_> {
                 self.builder.table(&fields)?.0
             }
             VECTOR => {
-                let numbers = self.parts.vectors.get(streams.vectors.index()?).ok_or_else(wrong)?;
+                let numbers = self.parts.vectors.get(streams.vectors.step()?).ok_or_else(wrong)?;
                 let (size, alignment) = (numbers.size, numbers.alignment);
                 match &numbers.values {
                     Values::Zeros(count) => {
@@ -268,7 +268,7 @@ impl Replay<'_> {
                 self.builder.references(&to)?
             }
             STRING => {
-                let text = self.parts.strings.get(streams.strings.index()?).ok_or_else(wrong)?;
+                let text = self.parts.strings.get(streams.strings.step()?).ok_or_else(wrong)?;
                 self.builder.string(text)?
             }
             _ => return Err(Error::malformed("skeleton", "an unknown operation").expected("0 to 4", kind)),

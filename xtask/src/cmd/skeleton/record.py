@@ -12,6 +12,7 @@ down what it is asked for. So the result has the bytes of the exporter, and neit
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import struct
 import zlib
@@ -210,6 +211,7 @@ class Writer:
     def __init__(self):
         self.streams = {}
         self.strings, self.vectors, self.layouts = {}, {}, {}
+        self.last = {}
 
     def unsigned(self, stream: str, value: int) -> None:
         out = self.streams.setdefault(stream, bytearray())
@@ -227,6 +229,20 @@ class Writer:
 
     def known(self, known: dict, key, stream: str) -> None:
         self.unsigned(stream, known.setdefault(key, len(known)))
+
+    def step(self, known: dict, key, stream: str) -> None:
+        """As `known`, written as the step from the last one."""
+        index = known.setdefault(key, len(known))
+        self.signed(stream, index - self.last.get(stream, 0))
+        self.last[stream] = index
+
+    def text(self, text: bytes, last: bytes) -> None:
+        """What it has in common with the last one, at its start and at its end, and the rest."""
+        start = len(os.path.commonprefix([text, last]))
+        end = len(os.path.commonprefix([text[start:][::-1], last[start:][::-1]]))
+        self.unsigned("texts", start)
+        self.unsigned("texts", end)
+        self.blob("texts", text[start : len(text) - end])
 
     def blob(self, stream: str, data: bytes) -> None:
         self.unsigned(stream, len(data))
@@ -255,16 +271,18 @@ class Writer:
                     last = value
             case "vector":
                 assert small[1:3] == large[1:3]
-                self.known(self.vectors, (*small[1:], large[3]), "vectors")
+                self.step(self.vectors, (*small[1:], large[3]), "vectors")
             case "string":
                 assert small == large
-                self.known(self.strings, small[1], "strings")
+                self.step(self.strings, small[1], "strings")
             case "buffer":
                 assert small == large
 
     def dictionaries(self) -> None:
+        last = b""
         for text in self.strings:
-            self.blob("texts", text)
+            self.text(text, last)
+            last = text
         for size, alignment, small, large in self.vectors:
             self.unsigned("numbers", size)
             self.unsigned("numbers", alignment)
@@ -407,7 +425,7 @@ def main() -> None:
     for name in ("head", *names):
         print(f"{name}: {len(writer.streams[name])} bytes, {len(zlib.compress(writer.streams[name], 9))} compressed")
     streams = b"".join(struct.pack("<I", len(writer.streams[name])) + writer.streams[name] for name in ("head", *names))
-    given.out.write_bytes(b"GCSKEL01" + struct.pack("<I", len(streams)) + zlib.compress(streams, 9))
+    given.out.write_bytes(b"GCSKEL02" + struct.pack("<I", len(streams)) + zlib.compress(streams, 9))
     print(f"{given.out}: {given.out.stat().st_size} bytes")
 
 
