@@ -7,6 +7,7 @@ use crate::graph_tensors::{GraphTensors, RowsOf};
 use crate::mapping::Mapped;
 use crate::source::FileSource;
 use crate::stored::StoredConstant;
+use crate::weights::put;
 
 /// A tensor of the checkpoint in a bundle.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,7 +83,7 @@ impl TensorSource for DecodedWeights {
         if values.len() * size_of::<f32>() != out.len() {
             return Err(Error::malformed(format!("tensor {}", desc.name), "the bundle has no such weights"));
         }
-        out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, value)| *out = value.to_le_bytes());
+        put(values, out);
         Ok(())
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use tensor::{DType, Error, Result, TensorDesc, TensorSource};
 
+use crate::weights::put;
+
 /// A tensor of a graph, as a skeleton names it: `a`, `a+b+c` for rows of several tensors, `a/30` for a quotient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GraphTensorName<'n> {
@@ -128,8 +130,7 @@ impl<'a> GraphTensors<'a> {
         }
         let count = out.len() as u64 / desc.row_bytes();
         let rows = quant::decode_rows(quant::Simd::detect(), self.checkpoint, part, first..first + count)?;
-        let values = rows.iter().map(|value| (value * made.divisor.recip()).to_le_bytes());
-        out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, value)| *out = value);
+        put(rows.iter().map(|value| value * made.divisor.recip()), out);
         Ok(())
     }
 }

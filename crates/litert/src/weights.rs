@@ -11,6 +11,11 @@ pub fn rows_at_once(cols: u64) -> u64 {
     (CHUNK / cols.max(1)).max(1)
 }
 
+/// Writes values as the bytes of f32.
+pub(crate) fn put(values: impl IntoIterator<Item = f32>, out: &mut [u8]) {
+    out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, value)| *out = value.to_le_bytes());
+}
+
 /// A tensor of a checkpoint.
 #[derive(Clone, Copy)]
 pub(crate) struct Weights<'a> {

@@ -5,8 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use xtask::oracle::clients::{EXPORTER, Installed};
+
+use super::tools;
 
 /// Make a graph skeleton with the public exporter of LiteRT-LM, which is installed into the cache folder (7 GB).
 #[derive(clap::Args)]
@@ -60,11 +62,11 @@ impl Args {
             if let Backend::Gpu = self.backend {
                 command.arg("--gpu");
             }
-            run(command)?;
+            tools::run(&mut command)?;
         }
         let mut command = script(&exporter, "record.py");
         command.arg(&small).arg(&large).arg(self.units.to_string()).arg(&config).arg(&out);
-        run(command)
+        tools::run(&mut command)
     }
 }
 
@@ -75,10 +77,4 @@ fn script(exporter: &Installed, name: &str) -> std::process::Command {
     // transformers computes RoPE of the kinds of layers in the order of a set: a seed makes that order the same in both exports
     command.env("PYTHONHASHSEED", "0").env("CUDA_VISIBLE_DEVICES", "");
     command
-}
-
-fn run(mut command: std::process::Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(())
 }

@@ -65,7 +65,7 @@ pub const LITERT_LM: Client = Client {
 };
 
 /// The public exporter of LiteRT-LM, and the quantizer of its bundles. Not needed by any test: `cargo xtask skeleton` runs it. Versions that
-/// import together; transformers 5.23 is for exports with `apply_gpu_composites`.
+/// import together; with transformers 5.24, which renamed an argument, exports with ring buffers fail.
 pub const EXPORTER: Client = Client {
     name: "litert-torch-0.10.0-transformers-5.23.0",
     registry: Registry::PyPi,
@@ -76,7 +76,6 @@ pub const EXPORTER: Client = Client {
         "ai-edge-litert==2.3.0",
         "litert-lm-builder==0.18.1",
         "flatbuffers==25.12.19",
-        // the exporter's attention with ring buffers fails with 5.24, which renamed an argument
         "transformers==5.23.0",
         "torch==2.14.1",
         "torchao==0.18.0",

@@ -9,8 +9,8 @@ use base::{OutputFile, Progress};
 use checkpoint::{Adapter, Checkpoint};
 use imatrix::Importance;
 use litert::{
-    Bundle, BundleScales, BundleTypes, EmptyBundle, FileSource, Mapped, Section, SectionType, Source,
-    Transplant,
+    Bundle, BundleScales, BundleTypes, EmptyBundle, FileSource, GraphTensorName, Mapped, Section,
+    SectionType, Source, Transplant,
 };
 use plan::{
     AdapterEntry, ArtifactEntry, BundleRecipe, FileEntry, GivenImportance, HubSource, ImportanceSource,
@@ -24,7 +24,7 @@ use crate::TOOL;
 use crate::model::open_checkpoint;
 use crate::requests::{self, recipe_file};
 
-use super::bundle_skeleton::{GivenGraph, empty_bundle};
+use super::bundle_skeleton::{embedded, empty_bundle};
 use super::bundle_tensors::{GraphText, Text, used, wanted};
 
 /// The name of a recipe in manifests where none was given.
@@ -135,11 +135,10 @@ impl ConvertBundle {
                 let planned = self.plan_of_file((bundle, base), *types, recipe.as_ref(), &tuned, progress);
                 planned.map_err(|e| e.within(bundle.display()))?
             }
-            BundleGraph::Embedded(backend) => new(&tuned, recipe.as_ref(), GivenGraph::Embedded(*backend))?,
+            BundleGraph::Embedded(backend) => new(&tuned, recipe.as_ref(), &embedded(*backend))?,
             BundleGraph::Skeleton(path) => {
                 let packed = base::read_regular(path, MAX_SKELETON)?;
-                let planned = new(&tuned, recipe.as_ref(), GivenGraph::Skeleton(&packed));
-                planned.map_err(|e| e.within(path.display()))?
+                new(&tuned, recipe.as_ref(), &[&packed]).map_err(|e| e.within(path.display()))?
             }
         };
         let Planned { source, plan, tensors, old_len, copied } = planned;
@@ -340,9 +339,10 @@ pub(super) fn searched(
     let tensors = text.tensors.tensors();
     let named = used(&text.inventory).map(|found| {
         // all parts of a fused matrix have the same inputs
-        let name = found.slot.gguf.split(['+', '/']).next().unwrap_or_default();
-        (name, found.index, &tensors[found.index])
+        let name = GraphTensorName::parse(&found.slot.gguf)?.parts[0];
+        Ok((name, found.index, &tensors[found.index]))
     });
+    let named = named.collect::<Result<Vec<_>>>()?;
     let weights = importance.map(|given| plan::column_weights(given, named)).transpose()?;
     Ok(BundleScales::Search(weights.unwrap_or_default()))
 }
@@ -364,12 +364,12 @@ struct Planned<'t> {
 fn new<'t>(
     tuned: &'t Text,
     recipe: Option<&(String, BundleRecipe)>,
-    graph: GivenGraph<'_>,
+    skeletons: &[&[u8]],
 ) -> Result<Planned<'t>> {
     let Some((_, recipe)) = recipe else {
         return Err(Error::recipe("‹recipe›", "a new bundle has no types without a recipe"));
     };
-    let (EmptyBundle { bundle, source, mapped }, tensors) = empty_bundle(tuned, recipe, graph)?;
+    let (EmptyBundle { bundle, source, mapped }, tensors) = empty_bundle(tuned, recipe, skeletons)?;
     let written = &tensors.tensors;
     let same = (0..written.tensors().len()).map(|index| (index, index)).collect();
     let plan = Transplant::plan(&bundle, &mapped, written, written, &same, &|_| BundleTypes::Keep)?;

@@ -25,13 +25,9 @@ const EMBEDDED: [(BundleBackend, &[u8]); 5] = [
     (BundleBackend::Gpu, include_bytes!("../../../../formats/litertlm-e4b-gpu.skeleton")),
 ];
 
-/// Where the graph of a new bundle comes from.
-#[derive(Clone, Copy)]
-pub(super) enum GivenGraph<'a> {
-    /// An embedded skeleton for these backends.
-    Embedded(BundleBackend),
-    /// This skeleton.
-    Skeleton(&'a [u8]),
+/// The embedded skeletons for a backend.
+pub(super) fn embedded(backend: BundleBackend) -> Vec<&'static [u8]> {
+    EMBEDDED.iter().filter(|(of, _)| *of == backend).map(|(_, packed)| *packed).collect()
 }
 
 /// A graph skeleton, with what it says about itself.
@@ -86,22 +82,16 @@ fn graph(config: &Config) -> String {
     )
 }
 
-/// The bundle of a checkpoint, with zeros as weights, and the tensors that belong there.
+/// The bundle of a checkpoint, with zeros as weights, and the tensors that belong there. The graph is that of the skeleton that fits.
 ///
 /// # Errors
 /// `Unsupported` for a checkpoint of another architecture than the skeletons'; those of [`Skeleton`]; `Io` without a tokenizer.
 pub(super) fn empty_bundle<'t>(
     tuned: &'t Text,
     recipe: &BundleRecipe,
-    graph: GivenGraph<'_>,
+    skeletons: &[&[u8]],
 ) -> Result<(EmptyBundle, GraphText<'t>)> {
-    let packed = match graph {
-        GivenGraph::Skeleton(packed) => vec![packed],
-        GivenGraph::Embedded(backend) => {
-            EMBEDDED.iter().filter(|(of, _)| *of == backend).map(|(_, packed)| *packed).collect()
-        }
-    };
-    let known = packed.iter().map(|packed| Described::read(packed)).collect::<Result<Vec<_>>>()?;
+    let known = skeletons.iter().map(|packed| Described::read(packed)).collect::<Result<Vec<_>>>()?;
     let mut fitting = known.iter().filter_map(|known| Some((known, known.units(&tuned.config)?)));
     let (described, units) = fitting.next().ok_or_else(|| {
         let titles: Vec<_> = known.iter().map(|known| title(&known.config)).collect();

@@ -82,7 +82,9 @@ impl<'a> GraphText<'a> {
                 graph.inventory.text.push(Found { slot, index });
             }
             indices.insert(name.to_owned(), index);
-            left.retain(|name, _| !parts.contains(name));
+            for part in parts {
+                left.remove(part);
+            }
         }
         match left.into_values().next() {
             Some(left) => {
@@ -95,7 +97,8 @@ impl<'a> GraphText<'a> {
 
     /// True if the graph has the final soft cap of the logits: then its head is the embedding times the inverse of the cap.
     pub(super) fn has_softcap(&self) -> bool {
-        self.inventory.text.iter().any(|found| found.slot.gguf.contains('/'))
+        let names = self.inventory.text.iter().map(|found| GraphTensorName::parse(&found.slot.gguf));
+        names.flatten().any(|name| name.divisor != 1.0)
     }
 }
 

@@ -1,9 +1,9 @@
 // The rate of ggml's encoders: what llama-quantize calls, on one thread.
 //
-//     codecs ROWS COLS VALUES IMPORTANCE OUT TYPE...
+//     codecs ROWS COLS SECONDS VALUES IMPORTANCE OUT TYPE...
 //
 // VALUES are ROWS * COLS f32, IMPORTANCE is COLS of them. For each type (an id of ggml) OUT gets the encoded rows, without and with
-// importance, and stdout the two shortest times in seconds.
+// importance, and stdout the two shortest times within SECONDS.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,12 +29,13 @@ static float *read_floats(const char *path, size_t count) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 7) return 2;
+    if (argc < 8) return 2;
     long rows = atol(argv[1]), cols = atol(argv[2]);
-    float *values = read_floats(argv[3], rows * cols), *importance = read_floats(argv[4], cols);
-    FILE *out = fopen(argv[5], "wb");
+    double seconds = atof(argv[3]);
+    float *values = read_floats(argv[4], rows * cols), *importance = read_floats(argv[5], cols);
+    FILE *out = fopen(argv[6], "wb");
     if (!out) return 1;
-    for (int n = 6; n < argc; n++) {
+    for (int n = 7; n < argc; n++) {
         enum ggml_type type = atoi(argv[n]);
         size_t bytes = rows * ggml_row_size(type, cols);
         void *encoded = malloc(bytes);
@@ -45,7 +46,7 @@ int main(int argc, char **argv) {
                 ggml_quantize_chunk(type, values, encoded, 0, rows, cols, weighted ? importance : NULL);
                 double taken = now() - start;
                 if (taken < best) best = taken;
-            } while (now() - begin < 0.5);
+            } while (now() - begin < seconds);
             if (fwrite(encoded, 1, bytes, out) != bytes) return 1;
             printf("%.9f\n", best);
         }

@@ -12,6 +12,8 @@ use tensor::DType;
 use testkit::SplitMix64;
 use xtask::oracle::Oracle;
 
+use crate::cmd::tools;
+
 const ROWS: usize = 256;
 const COLS: usize = 4096;
 /// The shortest run within so many seconds counts.
@@ -113,18 +115,19 @@ fn ggml(oracle: &Oracle, types: &[DType], values: &[f32], importance: &[f32]) ->
     compiler.args(["-O2", "-x", "c"]).arg(crate::root().join("xtask/src/cmd/bench/codecs.c"));
     compiler.args(["-x", "none", "-I"]).arg(oracle.src.join("ggml/include")).arg("-o").arg(&program);
     compiler.arg(library).args(["-lm", "-lpthread", "-ldl", "-fopenmp"]);
-    text(&mut compiler)?;
+    tools::output(&mut compiler)?;
     let floats = |path: &Path, values: &[f32]| {
         fs::write(path, values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
     };
     floats(&path("values"), values)?;
     floats(&path("importance"), importance)?;
     let mut command = Command::new(program);
-    command.args([ROWS, COLS].map(|n| n.to_string())).arg(path("values")).arg(path("importance")).arg(&out);
+    command.args([ROWS.to_string(), COLS.to_string(), SECONDS.to_string()]);
+    command.arg(path("values")).arg(path("importance")).arg(&out);
     for dtype in types {
         command.arg(gguf::type_id(*dtype)?.to_string());
     }
-    let said = text(&mut command)?;
+    let said = String::from_utf8(tools::output(&mut command)?)?;
     let seconds: Vec<f64> = said.lines().map(str::parse).collect::<Result<_, _>>()?;
     let bytes = fs::read(out)?;
     let mut rest = &bytes[..];
@@ -138,11 +141,4 @@ fn ggml(oracle: &Oracle, types: &[DType], values: &[f32], importance: &[f32]) ->
         Encoded { seconds: *seconds, bytes: [take(len), take(len)] }
     });
     Ok(encoded.collect())
-}
-
-/// Runs a program, and gives its output.
-fn text(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
 }
